@@ -1,0 +1,10 @@
+# Kernels for one instruction set live in files named *_avx2.cc and *_avx512.cc; nothing else is compiled for more than
+# the x86-64 baseline, so that the library loads on any machine and chooses at run time.
+foreach(source ${kernel_sources})
+  if(source MATCHES "_avx2\\.cc$")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+  elseif(source MATCHES "_avx512\\.cc$")
+    set_source_files_properties(${source} PROPERTIES
+      COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx2;-mfma;-mf16c")
+  endif()
+endforeach()

@@ -1,0 +1,29 @@
+"""Print TVM's folder, version and the libraries' build-ids for CMake, without importing TVM."""
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "python" / "kvctl"))
+from _build_id import gnu_build_id  # noqa: E402  (the module that checks the same ids at import)
+
+
+def package_dir(name: str) -> Path:
+    """Return the folder of an importable package."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit(f"no Python package '{name}'; install third_party/requirements/build.txt")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+tvm, ffi = package_dir("tvm"), package_dir("tvm_ffi")
+version = runpy.run_path(str(tvm / "_version.py"))["version"]
+facts = (
+    tvm,
+    version,
+    gnu_build_id(tvm / "lib" / "libtvm_runtime.so"),
+    gnu_build_id(ffi / "lib" / "libtvm_ffi.so"),
+    ffi,
+)
+print(";".join(map(str, facts)))

@@ -1,0 +1,27 @@
+// "kvctl.build.*": what this library is.
+#include <tvm/ffi/reflection/registry.h>
+#include <tvm/ffi/string.h>
+
+#include "build_info.h"
+#include "kvctl/api.h"
+#include "runtime/guard.h"
+
+namespace kvctl {
+namespace {
+
+tvm::ffi::String Version() { return KVCTL_VERSION; }
+tvm::ffi::String TVMVersion() { return KVCTL_TVM_VERSION; }
+void InitDevice(const tvm::ffi::String& device) { Init(device.c_str()); }
+
+}  // namespace
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      .def("kvctl.build.version", Guarded(Version), "kvctl's version")
+      .def("kvctl.build.tvm_version", Guarded(TVMVersion),
+           "The TVM version kvctl was compiled against")
+      .def("kvctl.build.init", Guarded(InitDevice), "Check the loaded TVM and make a device ready");
+}
+
+}  // namespace kvctl

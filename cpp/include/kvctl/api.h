@@ -1,0 +1,30 @@
+/*!
+ * \file kvctl/api.h
+ * \brief What libkvctl.so exports to C++ programs, and how a program makes it ready.
+ */
+#ifndef KVCTL_API_H_
+#define KVCTL_API_H_
+
+#if defined(KVCTL_EXPORTS)
+#define KVCTL_API __attribute__((visibility("default")))
+#else
+#define KVCTL_API
+#endif
+
+namespace kvctl {
+
+/*!
+ * \brief Makes kvctl ready in a C++ program: call it once before anything else.
+ *
+ * Checks that the TVM libraries in this process are the builds that kvctl was compiled against, and
+ * for "cuda" loads TVM's CUDA runtime. A program that reaches kvctl through FFI functions alone
+ * must call it too, or the linker drops the library (--as-needed).
+ *
+ * \param device "cpu" or "cuda".
+ * \throws kvctl::Error kRuntime if the process holds another TVM; kValue for another device.
+ */
+KVCTL_API void Init(const char* device = "cpu");
+
+}  // namespace kvctl
+
+#endif  // KVCTL_API_H_

@@ -1,0 +1,10 @@
+"""kvctl: verify, roll back and mask the KV cache of models on TVM and MLC-LLM."""
+
+from __future__ import annotations
+
+from . import _load  # first: everything below needs the libraries it loads
+from .errors import OutOfPagesError
+
+__version__ = _load.build_info()["kvctl"]
+
+__all__ = ["OutOfPagesError", "__version__"]

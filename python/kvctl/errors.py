@@ -1,0 +1,15 @@
+"""The exceptions of kvctl that are not Python's own."""
+
+from __future__ import annotations
+
+from tvm_ffi import register_error
+
+
+@register_error("OutOfPagesError")
+class OutOfPagesError(RuntimeError):
+    """The cache has fewer free pages than an operation needs; the cache is unchanged."""
+
+
+# Kinds that tvm-ffi does not know by itself and would hand over as RuntimeError.
+register_error("NotImplementedError", NotImplementedError)
+register_error("MemoryError", MemoryError)
