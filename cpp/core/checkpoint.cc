@@ -1,0 +1,84 @@
+#include "core/checkpoint.h"
+
+#include <algorithm>
+
+#include "core/sequence_table.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+
+Checkpoint::~Checkpoint() {
+  if (table_ != nullptr) table_->Forget(this);
+}
+
+CheckpointPtr SequenceTable::MakeCheckpoint(int64_t id) {
+  RequireNoForward("checkpoint");
+  Sequence& sequence = Find(id);
+  CheckpointPtr checkpoint(new Checkpoint());
+  checkpoint->sequence_ = &sequence;
+  checkpoint->sequence_id_ = id;
+  checkpoint->num_committed_ = sequence.num_committed;
+  checkpoint->next_position_ = sequence.next_position;
+  checkpoint->positions_ = sequence.positions;
+  checkpoint->pending_ = sequence.pending;
+  checkpoint->num_shared_pages_ = PagesFor(sequence.num_columns());
+  sequence.checkpoints.push_back(checkpoint.get());
+  checkpoint->table_ = this;
+  return checkpoint;
+}
+
+void SequenceTable::Forget(Checkpoint* checkpoint) {
+  for (int32_t page : checkpoint->saved_pages_) pool_.Release(page);
+  auto& live = checkpoint->sequence_->checkpoints;
+  live.erase(std::find(live.begin(), live.end(), checkpoint));
+}
+
+void SequenceTable::Preserve(Sequence* sequence, int32_t column) {
+  const int32_t first_page = column / config_.page_size;
+  for (Checkpoint* checkpoint : sequence->checkpoints) {
+    if (checkpoint->num_columns() <= column || checkpoint->num_shared_pages_ <= first_page)
+      continue;
+    auto begin = sequence->pages.begin() + first_page;
+    auto end = sequence->pages.begin() + checkpoint->num_shared_pages_;
+    checkpoint->saved_pages_.insert(checkpoint->saved_pages_.begin(), begin, end);
+    std::for_each(begin, end, [this](int32_t page) { pool_.Retain(page); });
+    checkpoint->num_shared_pages_ = first_page;
+  }
+}
+
+void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
+  RequireNoForward("rollback");
+  Sequence& sequence = Find(id);
+  if (!checkpoint->valid()) {
+    Throw(ErrorKind::kValue, "the checkpoint's sequence ", checkpoint->sequence_id(),
+          " has been removed since");
+  }
+  if (checkpoint->table_ != this || checkpoint->sequence_ != &sequence) {
+    Throw(ErrorKind::kValue, "the checkpoint is one of sequence ", checkpoint->sequence_id(),
+          checkpoint->table_ != this ? " of another cache" : "", ", not of sequence ", id);
+  }
+  const int32_t columns = checkpoint->num_columns();
+  // Everything that may fail comes first.
+  PendingRegion pending = checkpoint->pending_;
+  sequence.pages.reserve(PagesFor(columns));
+  Preserve(&sequence, checkpoint->saved_pages_.empty()
+                          ? columns
+                          : checkpoint->num_shared_pages_ * config_.page_size);
+  ShrinkPages(&sequence, checkpoint->num_shared_pages_);
+  // The checkpoint's hold on its pages passes to the sequence, whose prefix it is again.
+  for (int32_t page : checkpoint->saved_pages_) sequence.pages.push_back(page);
+  checkpoint->saved_pages_.clear();
+  checkpoint->num_shared_pages_ = PagesFor(columns);
+  sequence.num_committed = checkpoint->num_committed_;
+  sequence.next_position = checkpoint->next_position_;
+  sequence.positions = checkpoint->positions_;
+  if (sequence.positions &&
+      static_cast<int32_t>(sequence.positions->size()) > sequence.num_committed) {
+    // Grown since by appends; what follows here is another continuation.
+    sequence.positions = std::make_shared<std::vector<int32_t>>(
+        checkpoint->positions_->begin(), checkpoint->positions_->begin() + sequence.num_committed);
+  }
+  sequence.pending = std::move(pending);
+}
+
+}  // namespace kvctl

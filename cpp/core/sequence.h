@@ -1,0 +1,68 @@
+/*!
+ * \file core/sequence.h
+ * \brief What the host knows of one sequence: its pages, its committed columns, its pending region.
+ */
+#ifndef KVCTL_CORE_SEQUENCE_H_
+#define KVCTL_CORE_SEQUENCE_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace kvctl {
+
+class Checkpoint;
+
+/*!
+ * \brief The pending region of a sequence: drafted tokens that nobody has accepted yet, after its
+ * committed columns. Its nodes form a forest that may grow over several steps.
+ */
+struct PendingRegion {
+  std::vector<int32_t> parents;    //!< index into the region, or -1 for the committed context
+  std::vector<int32_t> depths;     //!< distance from the committed context; a root has depth 0
+  std::vector<int32_t> positions;  //!< rotary position of each node
+  bool chain = true;               //!< every node is the child of the one before it
+
+  int32_t size() const { return static_cast<int32_t>(parents.size()); }
+  bool empty() const { return parents.empty(); }
+  void Push(int32_t parent, int32_t position);
+  /*! \brief Keeps the first `size` nodes: a parent precedes its children, so what is left is a
+   * forest. */
+  void Truncate(int32_t size);
+};
+
+/*! \brief Positions of committed columns where they differ from 0, 1, 2, ... (after eviction, or
+ * given). */
+using Positions = std::shared_ptr<std::vector<int32_t>>;
+
+/*!
+ * \brief One sequence of the cache.
+ *
+ * Its columns are the committed ones, [0, num_committed), and then the pending nodes in the order
+ * they were appended. Column c lives in pages[c / page_size].
+ */
+struct Sequence {
+  int64_t id = 0;
+  std::vector<int32_t> pages;
+  int32_t num_committed = 0;
+  int32_t next_position = 0;  //!< position of the next committed column
+  Positions positions;        //!< null: position = column
+  PendingRegion pending;
+  std::vector<Checkpoint*> checkpoints;  //!< the live ones, oldest first
+  uint64_t batch_mark = 0;               //!< the last batch that named this sequence
+
+  int32_t num_columns() const { return num_committed + pending.size(); }
+  int32_t PositionOf(int32_t committed_column) const {
+    return positions ? (*positions)[committed_column] : committed_column;
+  }
+  /*! \brief Appends `count` committed columns that continue at next_position. */
+  void ExtendCommitted(int32_t count);
+  /*! \brief Appends one committed column at a position of its own. */
+  void PushCommitted(int32_t position);
+  /*! \brief Keeps the first `length` committed columns. */
+  void TruncateCommitted(int32_t length);
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_SEQUENCE_H_

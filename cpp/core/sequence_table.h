@@ -1,0 +1,192 @@
+/*!
+ * \file core/sequence_table.h
+ * \brief All sequences of a cache over its pages: the host's brain.
+ */
+#ifndef KVCTL_CORE_SEQUENCE_TABLE_H_
+#define KVCTL_CORE_SEQUENCE_TABLE_H_
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "core/checkpoint.h"
+#include "core/page_pool.h"
+#include "core/sequence.h"
+#include "core/step_plan.h"
+
+namespace kvctl {
+
+/*! \brief Copy a whole page, in every layer. */
+struct PageCopy {
+  int32_t source;
+  int32_t target;
+};
+
+/*! \brief Copy one token's K and V, in every layer: slots are page * page_size + offset. */
+struct SlotMove {
+  int32_t source;
+  int32_t target;
+};
+
+/*!
+ * \brief What an operation on the table asks of the device. The page copies come first; the moves
+ * follow in order. A move's target never lies behind a later move's source of the same sequence.
+ */
+struct DataMoves {
+  std::vector<PageCopy> pages;
+  std::vector<SlotMove> slots;
+  bool empty() const { return pages.empty() && slots.empty(); }
+  void clear() {
+    pages.clear();
+    slots.clear();
+  }
+};
+
+/*! \brief One sequence's share of a forward step. */
+struct Append {
+  int64_t sequence_id;
+  int32_t num_rows;
+  bool pending = false;              //!< the new tokens become pending nodes
+  const int32_t* parents = nullptr;  //!< [num_rows] into the pending region, or nullptr for a chain
+  const int32_t* positions = nullptr;  //!< [num_rows] rotary positions, or nullptr to follow depth
+};
+
+struct TableConfig {
+  int32_t num_pages;
+  int32_t page_size;
+  int32_t max_rows;           //!< the most new tokens in one step: the prefill chunk
+  int32_t max_sequences = 0;  //!< 0: any number
+};
+
+/*!
+ * \brief Sequences, their pages, and the step in flight.
+ *
+ * Every operation either happens or throws and leaves the table as it was. Operations that need K/V
+ * data moved append to a DataMoves, which the caller carries out before anything reads the pages.
+ */
+class SequenceTable {
+ public:
+  explicit SequenceTable(const TableConfig& config);
+  ~SequenceTable();
+  SequenceTable(const SequenceTable&) = delete;
+  SequenceTable& operator=(const SequenceTable&) = delete;
+
+  // Queries.
+  const TableConfig& config() const { return config_; }
+  const PagePool& pool() const { return pool_; }
+  size_t num_sequences() const { return sequences_.size(); }
+  int64_t total_columns() const;
+  bool Contains(int64_t id) const { return sequences_.count(id) > 0; }
+  /*! \throws Error kKey if there is no such sequence. */
+  const Sequence& Get(int64_t id) const;
+  /*! \brief Where column `column` of a sequence lives: page * page_size + offset. */
+  int32_t Slot(const Sequence& sequence, int32_t column) const {
+    return sequence.pages[column / config_.page_size] * config_.page_size +
+           column % config_.page_size;
+  }
+  /*! \brief For each slot of the cache, whether a column of a sequence or a checkpoint lies there.
+   */
+  std::vector<bool> UsedSlots() const;
+
+  // Sequences.
+  void Clear();
+  void Add(int64_t id);
+  void Remove(int64_t id);
+  /*!
+   * \brief Makes `child` a copy of the first `position` columns of `parent` (-1: all, pending ones
+   * included). Shares every page; whoever writes into a shared page first copies it.
+   */
+  void Fork(int64_t parent, int64_t child, int64_t position);
+  /*! \brief Takes back the last n columns: pending nodes, the latest first, and then committed
+   * ones. */
+  void PopN(int64_t id, int64_t n);
+
+  // The step in flight.
+  bool in_forward() const { return forward_.active; }
+  const StepPlan& plan() const { return forward_.plan; }
+  /*! \brief Reserves columns for the new tokens of every sequence, and plans the step. */
+  void BeginForward(const std::vector<Append>& appends, DataMoves* moves);
+  /*! \brief The new tokens of chains are committed, those of trees stay pending. */
+  void EndForward();
+  /*! \brief Takes the step in flight back. */
+  void AbortForward();
+
+  // Pending nodes.
+  /*!
+   * \brief Commits, for each named sequence, the kept nodes of its pending region and drops the
+   * others.
+   * \param ids [n] the sequences, each at most once, in any order.
+   * \param kept [n] indices into each pending region, ascending; their positions must continue the
+   * sequence.
+   */
+  void Commit(const std::vector<int64_t>& ids, const std::vector<std::vector<int32_t>>& kept,
+              DataMoves* moves);
+  /*! \brief Drops the pending nodes of a sequence. */
+  void DropPending(int64_t id);
+
+  // Checkpoints.
+  CheckpointPtr MakeCheckpoint(int64_t id);
+  /*! \brief Makes the sequence what it was when the checkpoint was made; the checkpoint stays
+   * valid. */
+  void Rollback(int64_t id, Checkpoint* checkpoint);
+
+ private:
+  friend class Checkpoint;
+
+  struct ForwardEntry {
+    Sequence* sequence;
+    int32_t num_rows;
+    bool pending;
+    bool own_positions;  // committed at positions of their own, found in the plan
+    int32_t row_begin;
+    int32_t old_num_pages;
+    int32_t old_num_pending;
+    int32_t copied_index;  // page index whose shared page was replaced by a copy, or -1
+    int32_t copied_page;   // the page that was there
+  };
+  struct Forward {
+    bool active = false;
+    std::vector<ForwardEntry> entries;
+    StepPlan plan;
+  };
+
+  Sequence& Find(int64_t id);
+  void RequireNoForward(const char* operation) const;
+  void CheckNewId(int64_t id) const;
+  int32_t PagesFor(int32_t columns) const {
+    return (columns + config_.page_size - 1) / config_.page_size;
+  }
+  /*! \brief Lets go of the pages past the first `count`. */
+  void ShrinkPages(Sequence* sequence, int32_t count);
+  /*! \brief Keeps the first `columns` columns, checkpoints preserved. */
+  void TruncateColumns(Sequence* sequence, int32_t columns);
+  /*! \brief Before columns from `column` on are overwritten or dropped: checkpoints that need them
+   * take hold. */
+  void Preserve(Sequence* sequence, int32_t column);
+  /*! \brief Replaces a shared page by a copy that only this sequence holds. */
+  void MakeOwn(Sequence* sequence, int32_t page_index, DataMoves* moves);
+  void Forget(Checkpoint* checkpoint);
+
+  /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_; each may be named once.
+   */
+  Sequence& NameInBatch(int64_t id);
+  /*! \brief The pages that a step needs; throws if the pool has fewer. */
+  void CheckPagesForStep(const std::vector<Append>& appends);
+  void Reserve(const Append& append, DataMoves* moves);
+  void PlanRows(const Append& append, const ForwardEntry& entry);
+  void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
+  void CheckPagesForCommit(const std::vector<int64_t>& ids,
+                           const std::vector<std::vector<int32_t>>& kept);
+  void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, DataMoves* moves);
+
+  TableConfig config_;
+  PagePool pool_;
+  std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
+  uint64_t batch_mark_ = 0;  // names the batch under validation, to see an id named twice
+  Forward forward_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_SEQUENCE_TABLE_H_

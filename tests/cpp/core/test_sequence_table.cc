@@ -1,0 +1,153 @@
+#include <vector>
+
+#include "check.h"
+#include "core/sequence_table.h"
+
+using kvctl::Append;
+using kvctl::DataMoves;
+using kvctl::SequenceTable;
+
+namespace {
+
+// Pages of 4 tokens, 8 of them, steps of at most 16.
+struct Fixture {
+  SequenceTable table{{8, 4, 16, 4}};
+  DataMoves moves;
+
+  void Append_(int64_t id, int32_t rows) {
+    moves.clear();
+    table.BeginForward({{id, rows}}, &moves);
+    table.EndForward();
+  }
+  void Tree(int64_t id, const std::vector<int32_t>& parents) {
+    moves.clear();
+    table.BeginForward({{id, static_cast<int32_t>(parents.size()), true, parents.data()}}, &moves);
+    table.EndForward();
+  }
+};
+
+}  // namespace
+
+TEST(TableAppendsAndPops) {
+  Fixture f;
+  f.table.Add(7);
+  f.Append_(7, 6);
+  EXPECT_EQ(f.table.Get(7).num_committed, 6);
+  EXPECT_EQ(f.table.pool().num_free(), 6);
+  f.table.PopN(7, 3);
+  EXPECT_EQ(f.table.Get(7).num_committed, 3);
+  EXPECT_EQ(f.table.pool().num_free(), 7);
+  EXPECT_ERROR(f.table.PopN(7, 4), kValue, "cannot pop 4 tokens from sequence 7, which has 3");
+  EXPECT_ERROR(f.table.PopN(8, 1), kKey, "no sequence 8");
+}
+
+TEST(TableForkCopiesASharedPageOnWrite) {
+  Fixture f;
+  f.table.Add(0);
+  f.Append_(0, 6);
+  f.table.Fork(0, 1, -1);
+  EXPECT_EQ(f.table.pool().num_free(), 6);
+  f.Append_(1, 1);
+  EXPECT_EQ(f.moves.pages.size(), 1u);
+  EXPECT_EQ(f.moves.pages[0].source, f.table.Get(0).pages[1]);
+  EXPECT_EQ(f.moves.pages[0].target, f.table.Get(1).pages[1]);
+  f.Append_(0, 1);  // alone with its page again
+  EXPECT(f.moves.empty());
+}
+
+TEST(TableCommitsAPathInPlaceOfTheTree) {
+  Fixture f;
+  f.table.Add(0);
+  f.Append_(0, 3);
+  // 0 -> 1, 0 -> 2 -> 3
+  f.Tree(0, {-1, 0, 0, 2});
+  f.moves.clear();
+  f.table.Commit({0}, {{0, 2, 3}}, &f.moves);
+  EXPECT_EQ(f.moves.slots.size(), 2u);
+  EXPECT_EQ(f.table.Get(0).num_committed, 6);
+  EXPECT(f.table.Get(0).pending.empty());
+  EXPECT_EQ(f.table.Get(0).next_position, 6);
+}
+
+TEST(TableCommitRefusesWhatIsNotAPath) {
+  Fixture f;
+  f.table.Add(0);
+  f.Tree(0, {-1, 0, 0, 2});
+  EXPECT_ERROR(f.table.Commit({0}, {{0, 3}}, &f.moves), kValue,
+               "position 2 and would be committed");
+  EXPECT_ERROR(f.table.Commit({0}, {{2, 0}}, &f.moves), kValue, "position");
+  EXPECT_ERROR(f.table.Commit({0}, {{0, 4}}, &f.moves), kIndex, "has 4 nodes");
+  EXPECT_ERROR(f.table.Commit({0, 0}, {{0}, {0}}, &f.moves), kValue, "named twice");
+  EXPECT_EQ(f.table.Get(0).pending.size(), 4);
+}
+
+TEST(TableTreeGrowsOverSeveralSteps) {
+  Fixture f;
+  f.table.Add(0);
+  f.Append_(0, 2);
+  f.Tree(0, {-1, 0});
+  f.Tree(0, {0, 2});
+  EXPECT_EQ(f.table.Get(0).pending.depths[3], 2);
+  f.table.Commit({0}, {{0, 2, 3}}, &f.moves);
+  EXPECT_EQ(f.table.Get(0).num_committed, 5);
+}
+
+TEST(TableOutOfPagesChangesNothing) {
+  Fixture f;
+  f.table.Add(0);
+  f.table.Add(1);
+  f.Append_(0, 16);
+  f.Append_(0, 10);  // 7 pages
+  EXPECT_ERROR(f.table.BeginForward({{1, 4}, {0, 4}}, &f.moves), kOutOfPages,
+               "begin_forward needs 2 pages and 1 of 8 are free");
+  EXPECT(!f.table.in_forward());
+  EXPECT_EQ(f.table.Get(0).num_columns(), 26);
+  EXPECT_EQ(f.table.pool().num_free(), 1);
+}
+
+TEST(TableAbortForwardRestoresPages) {
+  Fixture f;
+  f.table.Add(0);
+  f.Append_(0, 6);
+  f.table.Fork(0, 1, -1);
+  const std::vector<int32_t> pages = f.table.Get(1).pages;
+  f.table.BeginForward({{1, 5}, {0, 3}}, &f.moves);
+  EXPECT_ERROR(f.table.PopN(1, 1), kRuntime, "between begin_forward and end_forward");
+  f.table.AbortForward();
+  EXPECT(f.table.Get(1).pages == pages);
+  EXPECT(f.table.Get(0).pages == pages);
+  EXPECT_EQ(f.table.pool().num_free(), 6);
+  EXPECT_EQ(f.table.pool().ref_count(pages[1]), 2);
+}
+
+TEST(CheckpointHoldsNothingUntilItMust) {
+  Fixture f;
+  f.table.Add(0);
+  f.Append_(0, 6);
+  auto checkpoint = f.table.MakeCheckpoint(0);
+  f.Append_(0, 5);
+  EXPECT(f.moves.empty());  // growing is no reason to copy
+  EXPECT_EQ(f.table.pool().num_free(), 5);
+  f.table.PopN(0, 7);  // below the checkpoint: it takes hold of the second page
+  EXPECT_EQ(f.table.Get(0).num_columns(), 4);
+  EXPECT_EQ(f.table.pool().num_free(), 6);
+  f.Append_(0, 1);
+  f.table.Rollback(0, checkpoint.get());
+  EXPECT_EQ(f.table.Get(0).num_columns(), 6);
+  EXPECT_EQ(f.table.pool().num_free(), 6);
+  checkpoint.reset();
+  f.table.Remove(0);
+  EXPECT_EQ(f.table.pool().num_free(), 8);
+}
+
+TEST(CheckpointOutlivesItsSequenceHarmlessly) {
+  Fixture f;
+  f.table.Add(0);
+  f.Append_(0, 6);
+  auto checkpoint = f.table.MakeCheckpoint(0);
+  f.table.PopN(0, 6);
+  f.table.Remove(0);
+  EXPECT_EQ(f.table.pool().num_free(), 8);
+  f.table.Add(0);
+  EXPECT_ERROR(f.table.Rollback(0, checkpoint.get()), kValue, "has been removed");
+}
