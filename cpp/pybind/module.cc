@@ -6,4 +6,5 @@
 PYBIND11_MODULE(_core, module) {
   module.doc() = "kvctl's host-side objects.";
   kvctl::RegisterErrors(module);
+  kvctl::RegisterTokenTree(module);
 }

@@ -10,6 +10,7 @@
 namespace kvctl {
 
 void RegisterErrors(pybind11::module_& module);
+void RegisterTokenTree(pybind11::module_& module);
 
 }  // namespace kvctl
 

@@ -1,0 +1,187 @@
+"""Trees of drafted tokens: what a verify step checks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+
+if TYPE_CHECKING:
+    from .mask import Mask
+
+Int32Array = npt.NDArray[np.int32]
+
+# Larger trees are shown by their size alone.
+_DRAWN_NODES = 32
+
+
+def _integers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
+    """Return values as int64; NumPy would cut 1.5 to 1 without a word."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    return array.astype(np.int64)
+
+
+class TokenTree:
+    """The drafted tokens of one sequence as a tree; a chain is a tree.
+
+    Node 0 is the root: the last emitted token, which is not in the cache yet, so it is forwarded
+    with the drafts and always kept. Siblings stand in the order in which they were drawn, and
+    equal siblings are legal. A tree does not change once made.
+
+    Parameters
+    ----------
+    tokens
+        (n,) integers, the token of each node.
+    parents
+        (n,) integers, the parent of each node, which precedes it; -1 for node 0 alone.
+    rows
+        (n,) integers, the row of the sequence's pending region that holds each node's KV and
+        logits; by default node i is row i. Nodes may share a row where they are the same token
+        behind the same path, and rows may belong to no node.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not describe such a tree.
+    TypeError
+        If they are not integers.
+
+    Examples
+    --------
+    >>> print(kvctl.TokenTree([11, 5, 7, 5], [-1, 0, 0, 1]))
+    0:11
+    |- 1:5
+    |  `- 3:5
+    `- 2:7
+    """
+
+    def __init__(
+        self, tokens: npt.ArrayLike, parents: npt.ArrayLike, *, rows: npt.ArrayLike | None = None
+    ) -> None:
+        self._core = _core.TokenTree(
+            _integers(tokens, "tokens"),
+            _integers(parents, "parents"),
+            None if rows is None else _integers(rows, "rows"),
+        )
+
+    @classmethod
+    def _wrap(cls, core: _core.TokenTree) -> TokenTree:
+        tree = cls.__new__(cls)
+        tree._core = core
+        return tree
+
+    @classmethod
+    def chain(cls, tokens: npt.ArrayLike) -> TokenTree:
+        """Return the tree without branches: node i + 1 follows node i."""
+        return cls._wrap(_core.TokenTree.chain(_integers(tokens, "tokens")))
+
+    @property
+    def tokens(self) -> Int32Array:
+        """(n,) token of each node, read-only."""
+        return self._core.tokens
+
+    @property
+    def parents(self) -> Int32Array:
+        """(n,) parent of each node, -1 for the root; read-only."""
+        return self._core.parents
+
+    @property
+    def rows(self) -> Int32Array:
+        """(n,) pending row of each node, read-only."""
+        return self._core.rows
+
+    @property
+    def depths(self) -> Int32Array:
+        """(n,) edges between the root and each node, read-only."""
+        return self._core.depths
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows a forward of this tree has: one more than the largest row of a node."""
+        return self._core.num_rows
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether no node has more than one child."""
+        return self._core.is_chain
+
+    def prune(self, scores: npt.ArrayLike, n: int) -> tuple[TokenTree, Int32Array]:
+        """Return the best subtree of n nodes, and which nodes they were.
+
+        The root is in it; then, one after another, the best-scored node whose parent is. With
+        path scores, which never grow towards the leaves, these are the n best nodes. Ties go to
+        the lower index. Rows are numbered anew without gaps.
+
+        Siblings that were drawn at random and then pruned by value no longer follow the law they
+        were drawn from: ``verify`` them with ``drawn="deterministic"``.
+
+        Parameters
+        ----------
+        scores
+            (len(self),) a score per node; the root's is not read.
+        n
+            Nodes to keep, the root included.
+
+        Returns
+        -------
+        tuple
+            The smaller tree, and (n,) int32 with the old index of each of its nodes, ascending.
+
+        Raises
+        ------
+        ValueError
+            If n is not in [1, len(self)], or the scores are not one number per node.
+        """
+        core, nodes = self._core.prune(np.asarray(scores, np.float64), n)
+        return self._wrap(core), nodes
+
+    def mask(self) -> Mask:
+        """Return the attention mask of the tree's rows: each sees its ancestors and itself.
+
+        Raises
+        ------
+        ValueError
+            If a row belongs to no node: only the caller knows what it may see.
+        """
+        from .mask import Mask  # here, because masks do not know trees
+
+        return Mask.tree(self._core.row_parents())
+
+    def __len__(self) -> int:
+        return len(self._core)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TokenTree):
+            return NotImplemented
+        return all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("tokens", "parents", "rows")
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.tokens.tobytes(), self.parents.tobytes(), self.rows.tobytes()))
+
+    def __str__(self) -> str:
+        return str(self._core) if len(self) <= _DRAWN_NODES else repr(self)
+
+    def __repr__(self) -> str:
+        if len(self) > _DRAWN_NODES:
+            return f"TokenTree({len(self)} nodes, depth {cast(int, self.depths.max())})"
+        rows = (
+            ""
+            if np.array_equal(self.rows, np.arange(len(self)))
+            else f", rows={self.rows.tolist()}"
+        )
+        return f"TokenTree({self.tokens.tolist()}, {self.parents.tolist()}{rows})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.tokens.copy(), self.parents.copy(), self.rows.copy())
+
+
+def _rebuild(tokens: Int32Array, parents: Int32Array, rows: Int32Array) -> TokenTree:
+    return TokenTree(tokens, parents, rows=rows)
