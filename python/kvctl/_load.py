@@ -74,9 +74,7 @@ def load() -> None:
     libraries, info = library_dir(), build_info()
     runtime = package_dir("tvm") / "lib" / "libtvm_runtime.so"
     check_build(runtime, info["tvm_runtime_build_id"], info)
-    check_build(
-        package_dir("tvm_ffi") / "lib" / "libtvm_ffi.so", info["tvm_ffi_build_id"], info
-    )
+    check_build(package_dir("tvm_ffi") / "lib" / "libtvm_ffi.so", info["tvm_ffi_build_id"], info)
 
     import tvm_ffi  # noqa: F401  (loads libtvm_ffi.so, globally)
 

@@ -1,0 +1,418 @@
+"""The KV cache as one would explain it: every sequence is a plain list of tokens.
+
+No pages, no sharing, no kernels: a fork copies a list, a commit appends to it, attention is a
+softmax in float64. It says what any clever cache must do, and what it must raise instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating]
+
+
+@dataclass
+class Tokens:
+    """One sequence; tokens are numbers, the rows of the model's K/V tables."""
+
+    committed: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    """Parent of each pending token as an index into ``pending``; -1 is the committed context."""
+    depths: list[int] = field(default_factory=list)
+    window: tuple[int, int] | None = None
+    """How many of the latest positions a token sees, itself included, and how many sinks."""
+
+    def copy(self) -> Tokens:
+        """Return an independent copy."""
+        return Tokens(
+            list(self.committed),
+            list(self.pending),
+            list(self.parents),
+            list(self.depths),
+            self.window,
+        )
+
+    def drop_pending(self) -> None:
+        """Forget every pending token."""
+        self.pending, self.parents, self.depths = [], [], []
+
+    def ancestors(self, node: int) -> list[int]:
+        """Return a pending node and its ancestors, oldest first, as indices into ``pending``."""
+        path = [node]
+        while self.parents[path[-1]] >= 0:
+            path.append(self.parents[path[-1]])
+        return path[::-1]
+
+
+@dataclass
+class _Step:
+    seq_ids: list[int]
+    lengths: list[int]
+    before: dict[int, Tokens]
+    commits: list[bool]  # whether the new tokens of a sequence are committed at end_forward
+    visible: list[npt.NDArray[np.bool_] | None]  # who may look where, instead of causality
+    positions: npt.NDArray[np.int64]
+
+
+class CacheModel:
+    """What a cache of many sequences must do, without any of what makes one fast.
+
+    Parameters
+    ----------
+    num_layers, num_qo_heads, num_kv_heads, head_dim : int
+        Shapes; several query heads share a key/value head.
+    prefill_chunk_size : int
+        The most tokens that one step may append over all sequences.
+    rope_theta : float or None
+        The base of rotary embeddings, None for none.
+    rope_inline : bool
+        Rotate keys when they are read, at their logical position, not when they are appended.
+
+    Notes
+    -----
+    A mask is ``None`` (causal) or, per sequence, ``None``, the parents of the new tokens as indices
+    into the pending region (-1: the committed context), or a boolean array ``(new, columns)`` over
+    past and new tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_qo_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        prefill_chunk_size: int = 1 << 30,
+        max_sequences: int = 1 << 30,
+        rope_theta: float | None = None,
+        rope_inline: bool = False,
+    ) -> None:
+        self.num_layers = num_layers
+        self.num_qo_heads = num_qo_heads
+        self.num_kv_heads = num_kv_heads
+        self.head_dim = head_dim
+        self.prefill_chunk_size = prefill_chunk_size
+        self.max_sequences = max_sequences
+        self.rope_theta = rope_theta
+        self.rope_inline = rope_inline
+        self.sequences: dict[int, Tokens] = {}
+        self._step: _Step | None = None
+        self._num_tokens = 0
+        self._kv = np.full((2, num_layers, 64, num_kv_heads, head_dim), np.nan)
+
+    # Sequences
+
+    def add_sequence(self, seq_id: int) -> None:
+        """Add an empty sequence."""
+        self._require_no_step("add_sequence")
+        self._require_new(seq_id)
+        self.sequences[seq_id] = Tokens()
+
+    def remove_sequence(self, seq_id: int) -> None:
+        """Remove a sequence with everything in it."""
+        self._require_no_step("remove_sequence")
+        self._find(seq_id)
+        del self.sequences[seq_id]
+
+    def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
+        """Add a sequence made of the first ``position`` tokens of another (-1: all of it)."""
+        self._require_no_step("fork_sequence")
+        source = self._find(parent)
+        self._require_new(child)
+        length = len(source.committed)
+        if position < -1 or position > length:
+            raise IndexError(f"position {position} of a sequence of length {length}")
+        copy = source.copy()
+        if position >= 0:
+            copy.drop_pending()
+            copy.committed = copy.committed[:position]
+        self.sequences[child] = copy
+
+    def popn(self, seq_id: int, n: int) -> None:
+        """Drop the pending tokens, and then the last ``n`` committed ones."""
+        self._require_no_step("popn")
+        tokens = self._find(seq_id)
+        if n < 0:
+            raise ValueError(f"cannot pop {n} tokens")
+        if n > len(tokens.committed):
+            raise IndexError(f"cannot pop {n} of {len(tokens.committed)} tokens")
+        tokens.drop_pending()
+        del tokens.committed[len(tokens.committed) - n :]
+
+    def enable_sliding_window(self, seq_id: int, window: int, sinks: int = 0) -> None:
+        """From now on tokens see the ``window`` latest positions, and the first ``sinks``."""
+        self._require_no_step("enable_sliding_window")
+        self._find(seq_id).window = (window, sinks)
+
+    # A step
+
+    def begin_forward(
+        self,
+        seq_ids: Seq[int],
+        append_lengths: Seq[int],
+        *,
+        mask: Seq[Seq[int] | npt.NDArray[np.bool_] | None] | None = None,
+        positions: Seq[int] | None = None,
+        pending: bool | None = None,
+    ) -> None:
+        """Append room for new tokens; ``attention`` fills it."""
+        self._require_no_step("begin_forward")
+        if len(seq_ids) != len(append_lengths):
+            raise ValueError("as many lengths as sequences")
+        if mask is not None and len(mask) != len(seq_ids):
+            raise ValueError("as many masks as sequences")
+        if len(set(seq_ids)) != len(seq_ids):
+            raise ValueError("a sequence is named twice")
+        if not seq_ids or min(append_lengths) < 1:
+            raise ValueError("nothing to append")
+        for seq_id in seq_ids:
+            self._find(seq_id)
+        total = sum(append_lengths)
+        if total > self.prefill_chunk_size:
+            raise ValueError(f"{total} tokens are more than a chunk of {self.prefill_chunk_size}")
+        if positions is not None and len(positions) != total:
+            raise ValueError("as many positions as new tokens")
+        plans = []
+        for i, (seq_id, length) in enumerate(zip(seq_ids, append_lengths, strict=True)):
+            after, visible, is_tree = self._extend(
+                self.sequences[seq_id], length, None if mask is None else mask[i]
+            )
+            plans.append((seq_id, after, visible, is_tree if pending is None else pending))
+        before = {seq_id: self.sequences[seq_id] for seq_id in seq_ids}
+        rows: list[int] = []
+        for (seq_id, after, _, _), length in zip(plans, append_lengths, strict=True):
+            self.sequences[seq_id] = after
+            rows += [len(after.committed) + depth for depth in after.depths[-length:]]
+        self._step = _Step(
+            list(seq_ids),
+            list(append_lengths),
+            before,
+            [not stays for *_, stays in plans],
+            [visible for _, _, visible, _ in plans],
+            np.asarray(rows if positions is None else positions),
+        )
+
+    def attention(self, layer: int, qkv: Array, *, sm_scale: float | None = None) -> Array:
+        """Store the new K and V of a layer and return its attention output, in float64.
+
+        Parameters
+        ----------
+        layer : int
+            Which layer.
+        qkv : array
+            ``(total new tokens, num_qo_heads + 2 * num_kv_heads, head_dim)``.
+        sm_scale : float or None
+            The softmax scale, by default ``head_dim ** -0.5``.
+        """
+        step = self._require_step("attention")
+        if not 0 <= layer < self.num_layers:
+            raise IndexError(f"layer {layer} of {self.num_layers}")
+        scale = self.head_dim**-0.5 if sm_scale is None else sm_scale
+        q, k, v = np.split(
+            np.asarray(qkv, np.float64),
+            [self.num_qo_heads, self.num_qo_heads + self.num_kv_heads],
+            axis=1,
+        )
+        q = self._rotate(q, step.positions)
+        if not self.rope_inline:
+            k = self._rotate(k, step.positions)
+        out = np.zeros_like(q)
+        row = 0
+        for seq_id, length, visible in zip(step.seq_ids, step.lengths, step.visible, strict=True):
+            tokens = self.sequences[seq_id]
+            new = slice(row, row + length)
+            numbers = tokens.pending[-length:]
+            self._kv[0, layer, numbers] = k[new]
+            self._kv[1, layer, numbers] = v[new]
+            see = self.visible(seq_id, length) if visible is None else visible
+            out[new] = self._attend(q[new], layer, tokens, see, scale)
+            row += length
+        return out
+
+    def end_forward(self) -> None:
+        """Commit what is not to stay pending."""
+        step = self._require_step("end_forward")
+        for seq_id, commits in zip(step.seq_ids, step.commits, strict=True):
+            if commits:
+                tokens = self.sequences[seq_id]
+                tokens.committed += tokens.pending
+                tokens.drop_pending()
+        self._step = None
+
+    def commit(self, seq_ids: Seq[int], kept: Seq[Seq[int]]) -> None:
+        """Append the kept pending tokens to the committed ones; the others are gone."""
+        self._require_no_step("commit")
+        if len(seq_ids) != len(kept):
+            raise ValueError("as many lists of kept nodes as sequences")
+        if len(set(seq_ids)) != len(seq_ids):
+            raise ValueError("a sequence is named twice")
+        for seq_id, nodes in zip(seq_ids, kept, strict=True):
+            tokens = self._find(seq_id)
+            for index, node in enumerate(nodes):
+                if not 0 <= node < len(tokens.pending):
+                    raise IndexError(f"node {node} of {len(tokens.pending)} pending ones")
+                if index and node <= nodes[index - 1]:
+                    raise ValueError("kept nodes are given in order")
+                if tokens.depths[node] != index:
+                    raise ValueError(f"node {node} of depth {tokens.depths[node]} at {index}")
+        for seq_id, nodes in zip(seq_ids, kept, strict=True):
+            tokens = self.sequences[seq_id]
+            tokens.committed += [tokens.pending[node] for node in nodes]
+            tokens.drop_pending()
+
+    def abort(self, seq_ids: Seq[int] | None = None) -> None:
+        """Undo a step that has begun; otherwise drop pending tokens of some or all sequences."""
+        if self._step is not None:
+            self.sequences.update(self._step.before)
+            self._step = None
+            return
+        named = list(self.sequences) if seq_ids is None else seq_ids
+        for seq_id in named:
+            self._find(seq_id)
+        for seq_id in named:
+            self.sequences[seq_id].drop_pending()
+
+    # Looking and going back
+
+    def checkpoint(self, seq_id: int) -> Tokens:
+        """Return what ``rollback`` needs to come back here."""
+        self._require_no_step("checkpoint")
+        return self._find(seq_id).copy()
+
+    def rollback(self, seq_id: int, checkpoint: Tokens) -> None:
+        """Make the sequence what it was at the checkpoint."""
+        self._require_no_step("rollback")
+        self._find(seq_id)
+        self.sequences[seq_id] = checkpoint.copy()
+
+    def sequence_length(self, seq_id: int) -> int:
+        """Return the number of committed tokens."""
+        return len(self._find(seq_id).committed)
+
+    def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Array, Array]:
+        """Return committed K and V, each ``(num_layers, length, num_kv_heads, head_dim)``."""
+        tokens = self._find(seq_id).committed[begin:end]
+        return self._kv[0][:, tokens], self._kv[1][:, tokens]
+
+    def visible(self, seq_id: int, length: int) -> npt.NDArray[np.bool_]:
+        """Return which columns, committed then pending, each of the last ``length`` tokens sees."""
+        tokens = self._find(seq_id)
+        past, columns = len(tokens.committed), len(tokens.committed) + len(tokens.pending)
+        see = np.zeros((length, columns), bool)
+        for row, node in enumerate(range(len(tokens.pending) - length, len(tokens.pending))):
+            see[row, :past] = True
+            see[row, [past + ancestor for ancestor in tokens.ancestors(node)]] = True
+        if tokens.window is not None:
+            window, sinks = tokens.window
+            position = np.array([*range(past), *(past + depth for depth in tokens.depths)])
+            near = position[None] > position[-length:, None] - window
+            see &= near | (position[None] < sinks)
+        return see
+
+    # What is inside
+
+    def _attend(
+        self,
+        q: npt.NDArray[np.float64],
+        layer: int,
+        tokens: Tokens,
+        see: npt.NDArray[np.bool_],
+        scale: float,
+    ) -> npt.NDArray[np.float64]:
+        numbers = tokens.committed + tokens.pending
+        k, v = self._kv[0, layer, numbers], self._kv[1, layer, numbers]
+        if self.rope_inline:
+            past = len(tokens.committed)
+            logical = np.array([*range(past), *(past + depth for depth in tokens.depths)])
+            k = self._rotate(k, logical)
+        # What is hidden may be anything, never-written memory included: it is not even multiplied.
+        used = see.any(axis=0)
+        k, v, see = k[used], v[used], see[:, used]
+        group = self.num_qo_heads // self.num_kv_heads
+        grouped = q.reshape(len(q), self.num_kv_heads, group, self.head_dim)
+        scores = np.einsum("qhgd,khd->hgqk", grouped, k) * scale
+        scores[:, :, ~see] = -np.inf
+        if not scores.shape[-1]:
+            return np.zeros_like(q)
+        top = scores.max(axis=-1, keepdims=True)
+        weights = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
+        total = weights.sum(axis=-1, keepdims=True)
+        weights /= np.where(total > 0, total, 1.0)
+        out: npt.NDArray[np.float64] = np.einsum("hgqk,khd->qhgd", weights, v)
+        return out.reshape(q.shape)
+
+    def _extend(
+        self, tokens: Tokens, length: int, mask: Seq[int] | npt.NDArray[np.bool_] | None
+    ) -> tuple[Tokens, npt.NDArray[np.bool_] | None, bool]:
+        """Return the grown sequence, its boolean mask if any, and whether it is a tree."""
+        old = len(tokens.pending)
+        after = tokens.copy()
+        visible = None
+        is_tree = mask is not None and np.ndim(np.asarray(mask)) == 1
+        if mask is not None and not is_tree:
+            visible = np.asarray(mask, bool)
+            columns = len(tokens.committed) + old + length
+            if visible.shape != (length, columns):
+                raise ValueError(f"a mask of shape {visible.shape}, not {(length, columns)}")
+        if is_tree:
+            assert mask is not None
+            parents = [int(parent) for parent in mask]
+            if len(parents) != length:
+                raise ValueError(f"{len(parents)} parents for {length} tokens")
+        else:
+            if old:
+                raise RuntimeError("tokens are pending: commit or abort them first")
+            parents = list(range(-1, length - 1))
+        for index, parent in enumerate(parents):
+            if not -1 <= parent < old + index:
+                raise ValueError(f"node {old + index} has parent {parent}")
+            after.depths.append(0 if parent < 0 else after.depths[parent] + 1)
+            after.parents.append(parent)
+            after.pending.append(self._new_token())
+        return after, visible, is_tree
+
+    def _new_token(self) -> int:
+        if self._num_tokens == self._kv.shape[2]:
+            grown = np.full(
+                (2, self.num_layers, 2 * self._num_tokens, self.num_kv_heads, self.head_dim), np.nan
+            )
+            grown[:, :, : self._num_tokens] = self._kv
+            self._kv = grown
+        self._num_tokens += 1
+        return self._num_tokens - 1
+
+    def _rotate(
+        self, x: npt.NDArray[np.float64], positions: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        if self.rope_theta is None:
+            return x
+        half = self.head_dim // 2
+        angle = positions[:, None] * self.rope_theta ** (-np.arange(half) / half)
+        cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+        low, high = x[..., :half], x[..., half:]
+        return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+    def _find(self, seq_id: int) -> Tokens:
+        if seq_id not in self.sequences:
+            raise KeyError(f"no sequence {seq_id}")
+        return self.sequences[seq_id]
+
+    def _require_new(self, seq_id: int) -> None:
+        if seq_id in self.sequences:
+            raise ValueError(f"sequence {seq_id} exists")
+        if len(self.sequences) >= self.max_sequences:
+            raise ValueError(f"no more than {self.max_sequences} sequences")
+
+    def _require_no_step(self, what: str) -> None:
+        if self._step is not None:
+            raise RuntimeError(f"{what} between begin_forward and end_forward")
+
+    def _require_step(self, what: str) -> _Step:
+        if self._step is None:
+            raise RuntimeError(f"{what} outside a step")
+        return self._step
