@@ -1,0 +1,260 @@
+"""One cache and the model beside it: an operation goes to both, and everything they answer is compared.
+
+An operation is a plain tuple, so that a log of them can be replayed, cut down and printed. Every
+operation may be applied in every state: where it makes no sense, both must refuse it alike and stay
+as they were, which keeps any part of a log meaningful.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import kvctl
+from kvctl.testing.cache_model import CacheModel
+
+REFUSALS = (KeyError, IndexError, ValueError, RuntimeError)
+
+
+class Mismatch(AssertionError):
+    """The cache answered otherwise than the model."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A small cache: few pages, so that they run out often."""
+
+    page_size: int = 4
+    num_pages: int = 24
+    dtype: str = "float32"
+    num_layers: int = 2
+    num_qo_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 16
+    prefill_chunk_size: int = 24
+
+    def shapes(self) -> dict[str, int]:
+        return {
+            "num_layers": self.num_layers,
+            "num_qo_heads": self.num_qo_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "prefill_chunk_size": self.prefill_chunk_size,
+        }
+
+
+class Trial:
+    """Applies operations to a kvctl cache and to the model.
+
+    ``("add", s)``, ``("remove", s)``, ``("fork", parent, child, position)``, ``("popn", s, n)``,
+    ``("step", ((s, chain length | parents), ...), pending, data, finish)`` where data says which random
+    numbers are appended and finish is "end", "abort" (at once) or "late" (abort after one layer),
+    ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
+    ``("rollback", s, name)``, ``("check", s)``.
+    """
+
+    POOL = 1 << 12
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.cache = self.create()
+        self.model = CacheModel(**setup.shapes())
+        self.num_pages = self.cache.num_available_pages
+        self.checkpoints: dict[int, tuple[int, Any, Any]] = {}
+        heads = setup.num_qo_heads + 2 * setup.num_kv_heads
+        self.pool = _pool((setup.num_layers, self.POOL, heads, setup.head_dim), setup.dtype)
+        self.tolerance = 1e-5 if setup.dtype == "float32" else 4e-3
+        self.poison()
+
+    def create(self) -> Any:
+        return kvctl.PagedKVCache.create(
+            **self.setup.shapes(),
+            max_total_tokens=self.setup.num_pages * self.setup.page_size,
+            page_size=self.setup.page_size,
+            max_sequences=16,
+            dtype=self.setup.dtype,
+        )
+
+    def masks(self, trees: list[list[int] | None]) -> Any:
+        causal, tree = kvctl.Mask.causal, kvctl.Mask.tree
+        return [causal() if parents is None else tree(parents) for parents in trees]
+
+    def poison(self) -> None:
+        """Fill what no sequence uses with NaN: reading it shows."""
+        kvctl.cache.debug_poison(self.cache)
+
+    def apply(self, operation: tuple[Any, ...]) -> str:
+        """Apply one operation; return "done" or the name of the exception that both raised.
+
+        Raises
+        ------
+        Mismatch
+            If the cache and the model disagree.
+        """
+        free, lengths = self.cache.num_available_pages, self._lengths()
+        try:
+            result = getattr(self, "_" + operation[0])(*operation[1:])
+        except _Refused as refused:
+            if self.cache.num_available_pages != free:
+                now = self.cache.num_available_pages
+                raise Mismatch(f"{refused} changed the free pages from {free} to {now}") from None
+            if self._lengths() != lengths:
+                raise Mismatch(
+                    f"{refused} changed the lengths: {lengths}, {self._lengths()}"
+                ) from None
+            return str(refused)
+        return "done" if result is None else str(result)
+
+    def check_all(self) -> None:
+        """Compare everything that can be seen of every sequence."""
+        for seq_id in self.model.sequences:
+            self._check(seq_id)
+
+    def drain(self) -> None:
+        """Remove everything; every page must come back."""
+        self.check_all()
+        self.checkpoints.clear()
+        for seq_id in list(self.model.sequences):
+            self.apply(("remove", seq_id))
+        if self.cache.num_available_pages != self.num_pages:
+            free = self.cache.num_available_pages
+            raise Mismatch(f"an empty cache has {free} free pages of {self.num_pages}")
+
+    # One method per operation
+
+    def _both(
+        self, method: str, cache_args: tuple[Any, ...], model_args: Any = None, **kw: Any
+    ) -> Any:
+        """Call a method of both; they must both return or raise exceptions of the same type."""
+        free = self.cache.num_available_pages
+        got, mine = _attempt(getattr(self.cache, method), cache_args, kw.pop("cache_kw", {}))
+        if isinstance(mine, kvctl.OutOfPagesError):
+            self._check_out_of_pages(method, free)
+            raise _Refused("OutOfPagesError")
+        model_args = cache_args if model_args is None else model_args
+        expected, theirs = _attempt(getattr(self.model, method), model_args, kw.pop("model_kw", {}))
+        if type(mine) is not type(theirs):
+            raise Mismatch(f"{method}{model_args}: {mine!r} where the model says {theirs!r}")
+        if mine is not None:
+            raise _Refused(type(mine).__name__)
+        return got, expected
+
+    def _add(self, seq_id: int) -> None:
+        self._both("add_sequence", (seq_id,))
+
+    def _remove(self, seq_id: int) -> None:
+        self._both("remove_sequence", (seq_id,))
+
+    def _fork(self, parent: int, child: int, position: int) -> None:
+        self._both("fork_sequence", (parent, child, position))
+
+    def _popn(self, seq_id: int, n: int) -> None:
+        self._both("popn", (seq_id, n))
+
+    def _step(
+        self,
+        parts: tuple[tuple[int, int | tuple[int, ...]], ...],
+        pending: bool | None,
+        data: int,
+        finish: str,
+    ) -> None:
+        seq_ids = [seq_id for seq_id, _ in parts]
+        lengths = [spec if isinstance(spec, int) else len(spec) for _, spec in parts]
+        trees = [None if isinstance(spec, int) else list(spec) for _, spec in parts]
+        is_tree = any(tree is not None for tree in trees)
+        self._both(
+            "begin_forward",
+            (seq_ids, lengths),
+            cache_kw={"mask": self.masks(trees) if is_tree else None, "pending": pending},
+            model_kw={"mask": trees if is_tree else None, "pending": pending},
+        )
+        self.poison()
+        total = sum(lengths)
+        data %= self.POOL - total
+        for layer in range(self.setup.num_layers if finish != "abort" else 0):
+            qkv = self.pool[layer, data : data + total]
+            got = np.from_dlpack(self.cache.attention(layer, qkv))
+            expected = self.model.attention(layer, qkv)
+            if not np.allclose(got, expected, rtol=self.tolerance, atol=self.tolerance):
+                raise Mismatch(_difference(f"attention of layer {layer}", got, expected))
+            if finish == "late":
+                break
+        self._both("end_forward" if finish == "end" else "abort", ())
+
+    def _commit(self, parts: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
+        self._both("commit", ([seq_id for seq_id, _ in parts], [list(kept) for _, kept in parts]))
+
+    def _abort(self, seq_ids: tuple[int, ...] | None) -> None:
+        self._both("abort", (None if seq_ids is None else list(seq_ids),))
+
+    def _checkpoint(self, seq_id: int, name: int) -> None:
+        mine, theirs = self._both("checkpoint", (seq_id,))
+        self.checkpoints[name] = (seq_id, mine, theirs)
+
+    def _rollback(self, seq_id: int, name: int) -> str | None:
+        if name not in self.checkpoints:
+            return "no such checkpoint"
+        _, mine, theirs = self.checkpoints[name]
+        self._both("rollback", (seq_id, mine), (seq_id, theirs))
+        return None
+
+    def _check(self, seq_id: int) -> None:
+        length, expected = self._both("sequence_length", (seq_id,))
+        if length != expected:
+            raise Mismatch(f"sequence {seq_id} has {length} tokens, not {expected}")
+        if length:
+            for name, got, want in zip(
+                "KV", self.cache.get_kv(seq_id), self.model.get_kv(seq_id), strict=True
+            ):
+                # What went in comes out: no rounding but that of the values themselves.
+                if not np.array_equal(np.from_dlpack(got), want):
+                    what = f"{name} of sequence {seq_id}"
+                    raise Mismatch(_difference(what, np.from_dlpack(got), want))
+
+    # Bookkeeping
+
+    def _lengths(self) -> dict[int, int]:
+        return {seq_id: self.cache.sequence_length(seq_id) for seq_id in self.model.sequences}
+
+    def _check_out_of_pages(self, method: str, free: int) -> None:
+        """Pages cannot run out while every sequence could have had all its pages to itself."""
+        size = self.setup.page_size
+        held = sum(
+            -(-(len(tokens.committed) + len(tokens.pending)) // size)
+            for tokens in self.model.sequences.values()
+        )
+        held += sum(-(-len(theirs.committed) // size) for _, _, theirs in self.checkpoints.values())
+        if free < self.num_pages - held:
+            raise Mismatch(f"{free} pages are free where at most {held} are in use")
+
+
+class _Refused(Exception):
+    """Both refused: not an error, but the state must be what it was."""
+
+
+def _attempt(call: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> tuple[Any, Exception | None]:
+    try:
+        return call(*args, **kw), None
+    except REFUSALS as error:
+        return None, error
+
+
+def _difference(what: str, got: Any, expected: Any) -> str:
+    if got.shape != expected.shape:
+        return f"{what} has shape {got.shape}, not {expected.shape}"
+    wrong = np.abs(got.astype(np.float64) - expected)
+    place = np.unravel_index(np.argmax(np.where(np.isnan(wrong), np.inf, wrong)), wrong.shape)
+    where = tuple(int(i) for i in place)
+    return f"{what} at {where} is {got[where]}, not {expected[where]}"
+
+
+_pools: dict[Any, Any] = {}
+
+
+def _pool(shape: tuple[int, ...], dtype: str) -> Any:
+    if (shape, dtype) not in _pools:
+        values = np.random.default_rng(7).standard_normal(shape, dtype=np.float32)
+        _pools[shape, dtype] = values.astype(dtype)
+    return _pools[shape, dtype]

@@ -1,0 +1,101 @@
+"""A stream of random cache operations, steered by the model so that most of them make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+from kvctl.testing.cache_model import CacheModel, Tokens
+
+Operation = tuple[Any, ...]
+
+
+def random_operations(
+    model: CacheModel, rng: Random, *, max_sequences: int = 6, max_new: int = 9
+) -> Iterator[Operation]:
+    """Yield operations for the state that the model is in each time; a few of them are mistakes."""
+    while True:
+        yield _operation(model, rng, max_sequences, max_new)
+
+
+def _operation(model: CacheModel, rng: Random, max_sequences: int, max_new: int) -> Operation:
+    known = list(model.sequences)
+    anyone = rng.randrange(max_sequences)
+    if not known:
+        return ("add", anyone)
+    someone = rng.choice(known) if rng.random() < 0.97 else anyone
+    tokens = model.sequences.get(someone, Tokens())
+    length = len(tokens.committed)
+    kind = rng.random()
+    if kind < 0.05:
+        return ("add", anyone)
+    if kind < 0.09:
+        return ("remove", someone)
+    if kind < 0.17:
+        position = rng.choice([-1, length, rng.randint(0, length), rng.randint(-2, length + 1)])
+        return ("fork", someone, anyone, position)
+    if kind < 0.25:
+        return ("popn", someone, _skewed(rng, length) if rng.random() < 0.95 else length + 1)
+    if kind < 0.31:
+        return ("checkpoint", someone, rng.randrange(4))
+    if kind < 0.37:
+        return ("rollback", someone, rng.randrange(4))
+    if kind < 0.41:
+        return ("abort", rng.choice([None, (someone,), tuple(known[:2])]))
+    pending = [seq_id for seq_id in known if model.sequences[seq_id].pending]
+    if kind < 0.60 and pending:
+        chosen = rng.sample(pending, rng.randint(1, min(4, len(pending))))
+        return (
+            "commit",
+            tuple((seq_id, _kept(model.sequences[seq_id], rng)) for seq_id in chosen),
+        )
+    if kind < 0.63:
+        return ("check", someone)
+    return _step(model, rng, known, max_new)
+
+
+def _step(model: CacheModel, rng: Random, known: list[int], max_new: int) -> Operation:
+    chosen = rng.sample(known, rng.randint(1, min(4, len(known))))
+    trees = rng.random()
+    parts: list[tuple[int, Any]] = []
+    for seq_id in chosen:
+        old = len(model.sequences[seq_id].pending)
+        new = 1 + _skewed(rng, max_new - 1)
+        # A chain cannot follow pending tokens: now and then that mistake, else a tree.
+        wants_tree = trees < 0.3 or (trees < 0.5 and rng.random() < 0.5)
+        if wants_tree or (old and rng.random() < 0.97):
+            parents = [_parent(rng, old + index) for index in range(new)]
+            if rng.random() < 0.02:
+                parents[-1] = old + new
+            parts.append((seq_id, tuple(parents)))
+        else:
+            parts.append((seq_id, new))
+    finish = rng.choices(["end", "abort", "late"], [20, 1, 1])[0]
+    return ("step", tuple(parts), rng.choice([None, None, None, True]), rng.randrange(4000), finish)
+
+
+def _parent(rng: Random, nodes: int) -> int:
+    """Often the last node, or its parent's sibling, sometimes a new root."""
+    return nodes - 1 - _skewed(rng, nodes)
+
+
+def _kept(tokens: Tokens, rng: Random) -> tuple[int, ...]:
+    kind = rng.random()
+    if kind < 0.15:
+        return ()
+    if kind < 0.8:
+        path = tokens.ancestors(rng.randrange(len(tokens.pending)))
+        return tuple(path[: rng.randint(1, len(path))])
+    if kind < 0.97:  # not a path, but one node of each depth, in order
+        kept: list[int] = []
+        for node, depth in enumerate(tokens.depths):
+            if depth == len(kept) and rng.random() < 0.6:
+                kept.append(node)
+        return tuple(kept)
+    return tuple(rng.randrange(-1, len(tokens.pending) + 1) for _ in range(rng.randint(1, 3)))
+
+
+def _skewed(rng: Random, most: int) -> int:
+    """0 to most, small ones more often."""
+    return int((most + 1) * rng.random() ** 2)

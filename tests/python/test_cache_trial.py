@@ -1,0 +1,99 @@
+"""The oracle's own tests: the comparison passes a right cache and catches every broken one."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from cache_trial import Mismatch, Setup, Trial
+from random_operations import random_operations
+
+from kvctl.testing.cache_model import CacheModel
+
+
+class PlainCache(CacheModel):
+    """The model itself, dressed as a cache; the broken ones below differ from it by one defect."""
+
+    num_available_pages = 24
+
+    def attention(self, layer: int, qkv: Any, **kw: Any) -> Any:
+        return super().attention(layer, qkv, **kw).astype(np.float32)
+
+
+class CommitsForgetToCompact(PlainCache):
+    def commit(self, seq_ids: Any, kept: Any) -> None:
+        super().commit(seq_ids, [list(range(len(nodes))) if nodes else [] for nodes in kept])
+
+
+class CommitsByPlaceInTheBatch(PlainCache):
+    def commit(self, seq_ids: Any, kept: Any) -> None:
+        super().commit(sorted(seq_ids), kept)
+
+
+class ForksShareTheirLastPage(PlainCache):
+    def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
+        super().fork_sequence(parent, child, position)
+        self.sequences[child].committed = self.sequences[parent].committed
+
+
+class TreesSeeTheirSiblings(PlainCache):
+    def visible(self, seq_id: int, length: int) -> Any:
+        see = super().visible(seq_id, length)
+        past = len(self.sequences[seq_id].committed)
+        for row in range(length):
+            see[row, past : see.shape[1] - length + row + 1] = True
+        return see
+
+
+class RollbackForgetsWhatWasPopped(PlainCache):
+    def rollback(self, seq_id: int, checkpoint: Any) -> None:
+        now = len(self._find(seq_id).committed)
+        super().rollback(seq_id, checkpoint)
+        del self.sequences[seq_id].committed[now:]
+
+
+class AbortKeepsTheStep(PlainCache):
+    def abort(self, seq_ids: Any = None) -> None:
+        if self._step is not None:
+            self.end_forward()
+        else:
+            super().abort(seq_ids)
+
+
+class ReadsUnusedMemory(PlainCache):
+    def _attend(self, q: Any, layer: int, tokens: Any, see: Any, scale: float) -> Any:
+        out = super()._attend(q, layer, tokens, see, scale)
+        return out + (np.nan if len(tokens.committed) % 7 == 6 else 0.0)
+
+
+class FakeTrial(Trial):
+    kind: type[PlainCache] = PlainCache
+
+    def create(self) -> Any:
+        return self.kind(**self.setup.shapes())
+
+    def masks(self, trees: Any) -> Any:
+        return trees
+
+    def poison(self) -> None:
+        pass
+
+
+def run(kind: type[PlainCache], operations: int) -> None:
+    trial = type("TrialOf" + kind.__name__, (FakeTrial,), {"kind": kind})(Setup())
+    stream = random_operations(trial.model, Random(1))
+    for _ in range(operations):
+        trial.apply(next(stream))
+    trial.drain()
+
+
+def test_a_right_cache_passes() -> None:
+    run(PlainCache, 2000)
+
+
+@pytest.mark.parametrize("kind", PlainCache.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_a_broken_cache_is_caught(kind: type[PlainCache]) -> None:
+    with pytest.raises(Mismatch):
+        run(kind, 2000)
