@@ -6,12 +6,12 @@ import os
 from typing import Any
 
 import pytest
-from cache_trial import Setup, Trial
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import kvctl
+from cache_trial import Setup, Trial
 
 if not hasattr(kvctl, "PagedKVCache"):
     pytest.skip("kvctl has no cache yet", allow_module_level=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cache_trial import Mismatch, Setup, Trial
-from random_operations import random_operations
 
+from cache_trial import Mismatch, Setup, Trial
 from kvctl.testing.cache_model import CacheModel
+from random_operations import random_operations
 
 
 class PlainCache(CacheModel):
