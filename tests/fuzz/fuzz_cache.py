@@ -1,7 +1,7 @@
-"""Random operations against the model, for as long as you like: fuzz_cache.py --operations N --seed S.
+"""Random operations on the cache and the model: fuzz_cache.py --operations N --seed S.
 
-A failure is cut down to the smallest log that still fails, which is printed as Python and can be run
-again with --replay.
+A failure is cut down to the smallest log that still fails, which is printed as Python and can be
+run again with --replay.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def run(setup: Setup, log: Log) -> Exception | None:
 
 
 def shrink(setup: Setup, log: Log, kind: type[Exception]) -> Log:
-    """Cut a failing log down: drop ever smaller runs of operations while it fails in the same way."""
+    """Cut a failing log down: drop ever smaller runs of operations while it fails alike."""
     size = len(log) // 2
     while size:
         at, shorter = 0, False
@@ -103,9 +103,7 @@ def report(setup: Setup, log: Log, error: Exception, where: str) -> None:
     """Print the smallest log that fails like this one."""
     print(f"{where}, operation {len(log)}: {type(error).__name__}: {error}")
     if run(setup, log) is None:
-        print(
-            "It does not fail again from its log: the failure depends on more than the operations."
-        )
+        print("It does not fail again from its log: it depends on more than the operations.")
         return
     small = shrink(setup, log, type(error))
     again = run(setup, small)

@@ -1,4 +1,4 @@
-"""One cache and the model beside it: an operation goes to both, and everything they answer is compared.
+"""One cache and the model beside it: every operation goes to both, every answer is compared.
 
 An operation is a plain tuple, so that a log of them can be replayed, cut down and printed. Every
 operation may be applied in every state: where it makes no sense, both must refuse it alike and stay
@@ -49,8 +49,8 @@ class Trial:
     """Applies operations to a kvctl cache and to the model.
 
     ``("add", s)``, ``("remove", s)``, ``("fork", parent, child, position)``, ``("popn", s, n)``,
-    ``("step", ((s, chain length | parents), ...), pending, data, finish)`` where data says which random
-    numbers are appended and finish is "end", "abort" (at once) or "late" (abort after one layer),
+    ``("step", ((s, chain length | parents), ...), pending, data, finish)`` where data says which
+    random numbers are appended and finish is "end", "abort" (at once) or "late" (after one layer),
     ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
     ``("rollback", s, name)``, ``("check", s)``.
     """
@@ -125,16 +125,22 @@ class Trial:
     # One method per operation
 
     def _both(
-        self, method: str, cache_args: tuple[Any, ...], model_args: Any = None, **kw: Any
+        self,
+        method: str,
+        cache_args: tuple[Any, ...],
+        model_args: tuple[Any, ...] | None = None,
+        *,
+        cache_kw: dict[str, Any] | None = None,
+        model_kw: dict[str, Any] | None = None,
     ) -> Any:
         """Call a method of both; they must both return or raise exceptions of the same type."""
         free = self.cache.num_available_pages
-        got, mine = _attempt(getattr(self.cache, method), cache_args, kw.pop("cache_kw", {}))
+        got, mine = _attempt(getattr(self.cache, method), cache_args, cache_kw or {})
         if isinstance(mine, kvctl.OutOfPagesError):
             self._check_out_of_pages(method, free)
             raise _Refused("OutOfPagesError")
         model_args = cache_args if model_args is None else model_args
-        expected, theirs = _attempt(getattr(self.model, method), model_args, kw.pop("model_kw", {}))
+        expected, theirs = _attempt(getattr(self.model, method), model_args, model_kw or {})
         if type(mine) is not type(theirs):
             raise Mismatch(f"{method}{model_args}: {mine!r} where the model says {theirs!r}")
         if mine is not None:
