@@ -254,18 +254,18 @@ class BuiltinCache:
         return np.split(np.stack(outputs), np.cumsum(lengths)[:-1], axis=1)
 
 
-def tvm_cache(config: Config) -> BuiltinCache:
+def tvm_cache(config: Config, *more: Any) -> BuiltinCache:
     """Create TVM's own cache on TVM's own CPU kernels."""
     create = tvm_ffi.get_global_func("vm.builtin.paged_attention_kv_cache_create")
-    return BuiltinCache(create(*create_arguments(config)), config)
+    return BuiltinCache(create(*create_arguments(config), *more), config)
 
 
-def kvctl_cache(config: Config) -> BuiltinCache:
+def kvctl_cache(config: Config, *more: Any) -> BuiltinCache:
     """Create kvctl's cache with the very call that creates TVM's."""
     if not hasattr(kvctl, "installed"):
         pytest.skip("kvctl has no cache yet")
     with kvctl.installed():
-        return tvm_cache(config)
+        return tvm_cache(config, *more)
 
 
 class Wrong(AssertionError):

@@ -1,0 +1,189 @@
+"""Behind ``kvctl.install()`` nobody can tell the caches apart: the same calls, the same answers.
+
+Every test drives TVM's cache and kvctl's through TVM's functions with the same data and compares
+what comes back. What TVM gets wrong is left to test_tvm_defects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builtin_cache import Config, compiler_or_skip, kvctl_cache, tvm_cache
+
+FORMS = [
+    pytest.param(Config(head_dim=head_dim, dtype=dtype), id=f"{dtype}-{head_dim}")
+    for head_dim in (64, 128)
+    for dtype in ("float32", "float16")
+]
+
+
+class Pair:
+    """TVM's cache and another one; every call goes to both and must give the same."""
+
+    def __init__(self, config: Config, *, other: Any = kvctl_cache) -> None:
+        compiler_or_skip()
+        self.config = config
+        self.tvm, self.other = tvm_cache(config), other(config)
+        self.rng = np.random.default_rng(5)
+        self.tolerance = 2e-5 if config.dtype == "float32" else 4e-3
+
+    def both(self, method: str, *args: Any) -> Any:
+        expected = getattr(self.tvm, method)(*args)
+        got = getattr(self.other, method)(*args)
+        self.same(method, got, expected)
+        return got
+
+    def same(self, what: str, got: Any, expected: Any) -> None:
+        if isinstance(expected, list | tuple):
+            assert len(got) == len(expected), what
+            for one, other in zip(got, expected, strict=True):
+                self.same(what, one, other)
+        elif isinstance(expected, np.ndarray) and expected.dtype.kind == "f":
+            np.testing.assert_allclose(
+                got, expected, rtol=self.tolerance, atol=self.tolerance, err_msg=what
+            )
+        else:
+            np.testing.assert_array_equal(got, expected, err_msg=what)
+
+    def qkv(self, length: int) -> np.ndarray:
+        config = self.config
+        heads = config.num_qo_heads + 2 * config.num_kv_heads
+        shape = (config.num_layers, length, heads, config.head_dim)
+        return self.rng.standard_normal(shape, dtype=np.float32).astype(config.dtype)
+
+    def forward(self, lengths: dict[int, int], parents: list[list[int]] | None = None) -> None:
+        self.both("forward", list(lengths), [self.qkv(n) for n in lengths.values()], parents)
+        self.both("positions")
+        self.look(*lengths)
+
+    def look(self, *seq_ids: int) -> None:
+        self.both("total_length")
+        for seq_id in seq_ids:
+            if self.both("length", seq_id):
+                self.both("get_kv", seq_id)
+
+
+def a_serving_day(pair: Pair) -> None:
+    """Prefill, decode, fork on and off a page boundary, pop, branch, remove."""
+    assert pair.both("empty")
+    pair.both("free_pages")
+    pair.both("add", 0, 1, 7)
+    pair.forward({0: 5, 7: 33, 1: 16})
+    pair.both("free_pages")
+    pair.forward({7: 1, 0: 1})
+    pair.forward({0: 1, 1: 1, 7: 1})
+    pair.both("fork", 7, 2, 32)  # on a page boundary
+    pair.both("fork", 7, 3, 20)
+    pair.both("fork", 1, 4)
+    pair.both("fork", 0, 5, 0)
+    pair.forward({5: 4, 2: 1})
+    pair.forward({seq_id: 1 for seq_id in (3, 7, 4, 2, 1)})
+    pair.both("popn", 7, 3)
+    pair.both("popn", 3, 9)
+    pair.both("popn", 2, 0)
+    pair.forward({7: 2, 3: 18, 2: 1})
+    pair.look(0, 1, 2, 3, 4, 5, 7)
+    pair.both("remove", 7)
+    pair.forward({2: 1, 3: 1})
+    pair.look(0, 1, 2, 3, 4, 5)
+    for seq_id in (0, 1, 2, 3, 4, 5):
+        pair.both("remove", seq_id)
+    assert pair.both("empty")
+    pair.both("free_pages")
+    pair.both("add", 3)
+    pair.forward({3: 40})
+    pair.both("clear")
+    assert pair.both("empty")
+    pair.both("free_pages")
+
+
+def without_a_commit(pair: Pair) -> None:
+    """A chain begun without parents and taken back with popn."""
+    pair.both("add", 0)
+    pair.forward({0: 19})
+    pair.forward({0: 5})
+    pair.both("popn", 0, 4)
+    pair.forward({0: 1})
+
+
+@pytest.mark.parametrize("rope", ["none", "normal", "inline"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_serving_day(form: Config, rope: str) -> None:
+    a_serving_day(Pair(replace(form, rope=rope)))
+
+
+@pytest.mark.parametrize("rope", ["none", "normal"])  # TVM refuses trees with inline rope
+@pytest.mark.parametrize("form", FORMS)
+def test_speculation(form: Config, rope: str) -> None:
+    pair = Pair(replace(form, rope=rope))
+    pair.both("add", 0, 1)
+    pair.forward({0: 19, 1: 6})
+    pair.forward({0: 4, 1: 4}, [[-1, 0, 1, 2], [-1, 0, 1, 2]])
+    pair.both("commit", [0, 1], [1, 3])
+    pair.look(0, 1)
+    pair.forward({0: 5, 1: 3}, [[-1, 0, 0, 1, 2], [-1, 0, 0]])
+    pair.both("commit", [0, 1], [4, 2])
+    pair.look(0, 1)
+    pair.forward({0: 3, 1: 3}, [[-1, 0, 0], [-1, 0, 0]])
+    pair.both("commit", [0, 1], [-1, -1])
+    pair.forward({0: 1, 1: 1})
+
+
+@pytest.mark.parametrize("rope", ["none", "normal", "inline"])
+def test_a_chain_taken_back_without_a_commit(rope: str) -> None:
+    without_a_commit(Pair(Config(rope=rope)))
+
+
+def test_deep_forks() -> None:
+    """More generations than TVM has depths for; every one of them goes on."""
+    pair = Pair(Config(max_sequences=12, max_total_tokens=1024))
+    pair.both("add", 0)
+    pair.forward({0: 17})
+    for child in range(1, 9):
+        pair.both("fork", child - 1, child)
+        pair.forward({child: 17})
+    pair.forward({seq_id: 1 for seq_id in (8, 3, 0, 5, 1)})
+
+
+def test_softmax_scale() -> None:
+    pair = Pair(Config())
+    pair.both("add", 0)
+    pair.both("begin", [0], [6])
+    pair.both("attention", 0, pair.qkv(6)[0], 0.3)
+    pair.both("attention", 1, pair.qkv(6)[1], 1.0)
+
+
+def test_rows_beyond_the_step_are_ignored() -> None:
+    """Models pad: TVM reads and writes as many rows as the step has."""
+    pair = Pair(Config())
+    pair.both("add", 0)
+    pair.both("begin", [0], [3])
+    for layer in range(2):
+        qkv = pair.qkv(5)[layer]
+        expected = pair.tvm.attention(layer, qkv)[:3]
+        pair.same("padded rows", pair.other.attention(layer, qkv)[:3], expected)
+    pair.both("end")
+    pair.look(0)
+
+
+def test_a_twenty_ninth_argument_is_allowed() -> None:
+    compiler_or_skip()
+    cache = kvctl_cache(Config(), None)
+    cache.add(0)
+    cache.forward([0], [np.zeros((2, 3, 8, 64), np.float32)])
+    assert cache.length(0) == 3
+
+
+def test_peer_tvm_beside_itself() -> None:
+    """The negative control: two caches of TVM's agree, and other data is noticed."""
+    a_serving_day(Pair(Config(), other=tvm_cache))
+    pair = Pair(Config(), other=tvm_cache)
+    pair.both("add", 0)
+    pair.tvm.forward([0], [pair.qkv(3)])
+    pair.other.forward([0], [pair.qkv(3)])
+    with pytest.raises(AssertionError, match="get_kv"):
+        pair.look(0)
