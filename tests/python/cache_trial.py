@@ -227,11 +227,8 @@ class Trial:
     def _check_out_of_pages(self, method: str, free: int) -> None:
         """Pages cannot run out while every sequence could have had all its pages to itself."""
         size = self.setup.page_size
-        held = sum(
-            -(-(len(tokens.committed) + len(tokens.pending)) // size)
-            for tokens in self.model.sequences.values()
-        )
-        held += sum(-(-len(theirs.committed) // size) for _, _, theirs in self.checkpoints.values())
+        held = sum(-(-len(tokens) // size) for tokens in self.model.sequences.values())
+        held += sum(-(-len(theirs) // size) for _, _, theirs in self.checkpoints.values())
         if free < self.num_pages - held:
             raise Mismatch(f"{free} pages are free where at most {held} are in use")
 

@@ -26,7 +26,7 @@ def _operation(model: CacheModel, rng: Random, max_sequences: int, max_new: int)
         return ("add", anyone)
     someone = rng.choice(known) if rng.random() < 0.97 else anyone
     tokens = model.sequences.get(someone, Tokens())
-    length = len(tokens.committed)
+    length = len(tokens)
     kind = rng.random()
     if kind < 0.05:
         return ("add", anyone)
@@ -58,13 +58,16 @@ def _operation(model: CacheModel, rng: Random, max_sequences: int, max_new: int)
 def _step(model: CacheModel, rng: Random, known: list[int], max_new: int) -> Operation:
     chosen = rng.sample(known, rng.randint(1, min(4, len(known))))
     trees = rng.random()
+    pending = rng.choice([None, None, None, True])
     parts: list[tuple[int, Any]] = []
     for seq_id in chosen:
-        old = len(model.sequences[seq_id].pending)
+        tokens = model.sequences[seq_id]
+        old = len(tokens.pending)
         new = 1 + _skewed(rng, max_new - 1)
-        # A chain cannot follow pending tokens: now and then that mistake, else a tree.
+        # A chain follows pending ones only as pending itself: now and then that mistake, else a tree.
         wants_tree = trees < 0.3 or (trees < 0.5 and rng.random() < 0.5)
-        if wants_tree or (old and rng.random() < 0.97):
+        fits = not old or (pending and tokens.is_chain)
+        if wants_tree or (not fits and rng.random() < 0.97):
             parents = [_parent(rng, old + index) for index in range(new)]
             if rng.random() < 0.02:
                 parents[-1] = old + new
@@ -72,7 +75,7 @@ def _step(model: CacheModel, rng: Random, known: list[int], max_new: int) -> Ope
         else:
             parts.append((seq_id, new))
     finish = rng.choices(["end", "abort", "late"], [20, 1, 1])[0]
-    return ("step", tuple(parts), rng.choice([None, None, None, True]), rng.randrange(4000), finish)
+    return ("step", tuple(parts), pending, rng.randrange(4000), finish)
 
 
 def _parent(rng: Random, nodes: int) -> int:

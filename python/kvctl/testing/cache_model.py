@@ -26,6 +26,8 @@ class Tokens:
     depths: list[int] = field(default_factory=list)
     window: tuple[int, int] | None = None
     """How many of the latest positions a token sees, itself included, and how many sinks."""
+    birth: int = 0
+    """Which sequence of its id this is: a later one of the same id is another."""
 
     def copy(self) -> Tokens:
         """Return an independent copy."""
@@ -35,11 +37,26 @@ class Tokens:
             list(self.parents),
             list(self.depths),
             self.window,
+            self.birth,
         )
+
+    def __len__(self) -> int:
+        return len(self.committed) + len(self.pending)
+
+    def truncate(self, length: int) -> None:
+        """Keep the first ``length`` tokens, pending ones counted after the committed."""
+        nodes = max(length - len(self.committed), 0)
+        del self.committed[length:]
+        del self.pending[nodes:], self.parents[nodes:], self.depths[nodes:]
 
     def drop_pending(self) -> None:
         """Forget every pending token."""
-        self.pending, self.parents, self.depths = [], [], []
+        self.truncate(len(self.committed))
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every pending token follows the one before it."""
+        return self.parents == list(range(-1, len(self.parents) - 1))
 
     def ancestors(self, node: int) -> list[int]:
         """Return a pending node and its ancestors, oldest first, as indices into ``pending``."""
@@ -103,6 +120,7 @@ class CacheModel:
         self.sequences: dict[int, Tokens] = {}
         self._step: _Step | None = None
         self._num_tokens = 0
+        self._births = 0
         self._kv = np.full((2, num_layers, 64, num_kv_heads, head_dim), np.nan)
 
     # Sequences
@@ -111,7 +129,7 @@ class CacheModel:
         """Add an empty sequence."""
         self._require_no_step("add_sequence")
         self._require_new(seq_id)
-        self.sequences[seq_id] = Tokens()
+        self.sequences[seq_id] = Tokens(birth=self._next_birth())
 
     def remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence with everything in it."""
@@ -124,25 +142,21 @@ class CacheModel:
         self._require_no_step("fork_sequence")
         source = self._find(parent)
         self._require_new(child)
-        length = len(source.committed)
-        if position < -1 or position > length:
-            raise IndexError(f"position {position} of a sequence of length {length}")
+        if position < -1 or position > len(source):
+            raise ValueError(f"position {position} of a sequence of {len(source)} tokens")
         copy = source.copy()
         if position >= 0:
-            copy.drop_pending()
-            copy.committed = copy.committed[:position]
+            copy.truncate(position)
+        copy.birth = self._next_birth()
         self.sequences[child] = copy
 
     def popn(self, seq_id: int, n: int) -> None:
-        """Drop the pending tokens, and then the last ``n`` committed ones."""
+        """Drop the last ``n`` tokens: pending ones, the latest first, and then committed ones."""
         self._require_no_step("popn")
         tokens = self._find(seq_id)
-        if n < 0:
-            raise ValueError(f"cannot pop {n} tokens")
-        if n > len(tokens.committed):
-            raise IndexError(f"cannot pop {n} of {len(tokens.committed)} tokens")
-        tokens.drop_pending()
-        del tokens.committed[len(tokens.committed) - n :]
+        if n < 0 or n > len(tokens):
+            raise ValueError(f"cannot pop {n} of {len(tokens)} tokens")
+        tokens.truncate(len(tokens) - n)
 
     def enable_sliding_window(self, seq_id: int, window: int, sinks: int = 0) -> None:
         """From now on tokens see the ``window`` latest positions, and the first ``sinks``."""
@@ -179,10 +193,10 @@ class CacheModel:
             raise ValueError("as many positions as new tokens")
         plans = []
         for i, (seq_id, length) in enumerate(zip(seq_ids, append_lengths, strict=True)):
-            after, visible, is_tree = self._extend(
-                self.sequences[seq_id], length, None if mask is None else mask[i]
+            after, visible, stays = self._extend(
+                self.sequences[seq_id], length, None if mask is None else mask[i], pending
             )
-            plans.append((seq_id, after, visible, is_tree if pending is None else pending))
+            plans.append((seq_id, after, visible, stays))
         before = {seq_id: self.sequences[seq_id] for seq_id in seq_ids}
         rows: list[int] = []
         for (seq_id, after, _, _), length in zip(plans, append_lengths, strict=True):
@@ -285,19 +299,21 @@ class CacheModel:
         return self._find(seq_id).copy()
 
     def rollback(self, seq_id: int, checkpoint: Tokens) -> None:
-        """Make the sequence what it was at the checkpoint."""
+        """Make the sequence what it was at the checkpoint, which must be one of its own."""
         self._require_no_step("rollback")
-        self._find(seq_id)
+        if self._find(seq_id).birth != checkpoint.birth:
+            raise ValueError(f"the checkpoint is not one of this sequence {seq_id}")
         self.sequences[seq_id] = checkpoint.copy()
 
     def sequence_length(self, seq_id: int) -> int:
-        """Return the number of committed tokens."""
-        return len(self._find(seq_id).committed)
+        """Return the number of tokens, pending ones included."""
+        return len(self._find(seq_id))
 
     def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Array, Array]:
-        """Return committed K and V, each ``(num_layers, length, num_kv_heads, head_dim)``."""
-        tokens = self._find(seq_id).committed[begin:end]
-        return self._kv[0][:, tokens], self._kv[1][:, tokens]
+        """Return K and V, each ``(num_layers, length, num_kv_heads, head_dim)``."""
+        tokens = self._find(seq_id)
+        numbers = (tokens.committed + tokens.pending)[begin:end]
+        return self._kv[0][:, numbers], self._kv[1][:, numbers]
 
     def visible(self, seq_id: int, length: int) -> npt.NDArray[np.bool_]:
         """Return which columns, committed then pending, each of the last ``length`` tokens sees."""
@@ -347,9 +363,13 @@ class CacheModel:
         return out.reshape(q.shape)
 
     def _extend(
-        self, tokens: Tokens, length: int, mask: Seq[int] | npt.NDArray[np.bool_] | None
+        self,
+        tokens: Tokens,
+        length: int,
+        mask: Seq[int] | npt.NDArray[np.bool_] | None,
+        pending: bool | None,
     ) -> tuple[Tokens, npt.NDArray[np.bool_] | None, bool]:
-        """Return the grown sequence, its boolean mask if any, and whether it is a tree."""
+        """Return the grown sequence, its boolean mask if any, and whether it stays pending."""
         old = len(tokens.pending)
         after = tokens.copy()
         visible = None
@@ -364,17 +384,25 @@ class CacheModel:
             parents = [int(parent) for parent in mask]
             if len(parents) != length:
                 raise ValueError(f"{len(parents)} parents for {length} tokens")
+            if pending is False:
+                raise ValueError("the tokens of a tree are pending")
         else:
-            if old:
-                raise RuntimeError("tokens are pending: commit or abort them first")
-            parents = list(range(-1, length - 1))
+            if old and not pending:
+                raise ValueError("tokens are pending: commit or abort them first")
+            if not tokens.is_chain:
+                raise ValueError("the pending tokens branch: a tree must say where to go on")
+            parents = list(range(old - 1, old + length - 1))
         for index, parent in enumerate(parents):
             if not -1 <= parent < old + index:
                 raise ValueError(f"node {old + index} has parent {parent}")
             after.depths.append(0 if parent < 0 else after.depths[parent] + 1)
             after.parents.append(parent)
             after.pending.append(self._new_token())
-        return after, visible, is_tree
+        return after, visible, is_tree or bool(pending)
+
+    def _next_birth(self) -> int:
+        self._births += 1
+        return self._births
 
     def _new_token(self) -> int:
         if self._num_tokens == self._kv.shape[2]:
@@ -403,6 +431,8 @@ class CacheModel:
         return self.sequences[seq_id]
 
     def _require_new(self, seq_id: int) -> None:
+        if seq_id < 0:
+            raise ValueError(f"a sequence id must not be negative, got {seq_id}")
         if seq_id in self.sequences:
             raise ValueError(f"sequence {seq_id} exists")
         if len(self.sequences) >= self.max_sequences:
