@@ -74,7 +74,6 @@ void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& k
   }
   sequence->pending.Truncate(0);
   sequence->ExtendCommitted(count);
-  ShrinkPages(sequence, PagesFor(sequence->num_committed));
 }
 
 void SequenceTable::Commit(const std::vector<int64_t>& ids,
@@ -88,6 +87,9 @@ void SequenceTable::Commit(const std::vector<int64_t>& ids,
   for (size_t i = 0; i < ids.size(); ++i) ValidateKept(NameInBatch(ids[i]), kept[i]);
   CheckPagesForCommit(ids, kept);
   for (size_t i = 0; i < ids.size(); ++i) CommitKept(&Find(ids[i]), kept[i], moves);
+  // Only now: a page freed earlier could become the target of another sequence's page copy, which
+  // is carried out before the tokens kept from the page are read.
+  for (int64_t id : ids) ShrinkPages(&Find(id), PagesFor(Find(id).num_committed));
 }
 
 }  // namespace kvctl

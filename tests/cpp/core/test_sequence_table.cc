@@ -81,6 +81,29 @@ TEST(TableCommitRefusesWhatIsNotAPath) {
   EXPECT_EQ(f.table.Get(0).pending.size(), 4);
 }
 
+TEST(TableCommitReadsAPageBeforeAnotherSequenceGetsIt) {
+  SequenceTable table({12, 4, 16, 4});
+  DataMoves moves;
+  const std::vector<int32_t> roots(6, -1);
+  table.Add(0);
+  table.BeginForward({{0, 3}}, &moves);
+  table.EndForward();
+  table.BeginForward({{0, 2, true, roots.data()}}, &moves);
+  table.EndForward();
+  table.Fork(0, 1, -1);  // a commit of 0 must copy the page it shares with 1
+  table.Add(2);
+  table.BeginForward({{2, 3}}, &moves);
+  table.EndForward();
+  table.BeginForward({{2, 6, true, roots.data()}}, &moves);
+  table.EndForward();
+  moves.clear();
+  table.Commit({2, 0}, {{2}, {1}}, &moves);  // 2 keeps a node whose page it then gives up
+  EXPECT_EQ(moves.pages.size(), 1u);
+  for (const kvctl::SlotMove& move : moves.slots) {
+    EXPECT(moves.pages[0].target != move.source / 4);
+  }
+}
+
 TEST(TableTreeGrowsOverSeveralSteps) {
   Fixture f;
   f.table.Add(0);
