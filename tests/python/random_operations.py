@@ -64,7 +64,7 @@ def _step(model: CacheModel, rng: Random, known: list[int], max_new: int) -> Ope
         tokens = model.sequences[seq_id]
         old = len(tokens.pending)
         new = 1 + _skewed(rng, max_new - 1)
-        # A chain follows pending ones only as pending itself: now and then that mistake, else a tree.
+        # A chain follows pending tokens only as pending itself: else a tree, or that mistake.
         wants_tree = trees < 0.3 or (trees < 0.5 and rng.random() < 0.5)
         fits = not old or (pending and tokens.is_chain)
         if wants_tree or (not fits and rng.random() < 0.97):
