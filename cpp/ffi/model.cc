@@ -1,0 +1,173 @@
+// "kvctl.model.*": the layers that models compiled for the CPU call from their graph.
+#include <sys/mman.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/reflection/registry.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <new>
+
+#include "kernels/embed.h"
+#include "kernels/linear.h"
+#include "kernels/rms_norm.h"
+#include "kernels/silu_mul.h"
+#include "kvctl/error.h"
+#include "runtime/guard.h"
+
+namespace kvctl {
+namespace {
+
+using tvm::ffi::Tensor;
+using tvm::ffi::TensorView;
+
+constexpr DLDataType kFloat32{kDLFloat, 32, 1};
+constexpr DLDataType kInt32{kDLInt, 32, 1};
+constexpr DLDataType kBytes{kDLUInt, 8, 1};
+
+bool Same(DLDataType a, DLDataType b) {
+  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
+
+/*! \brief Memory for packed weights, in huge pages where the system has them: weights are read as
+ * streams. */
+struct PackedAllocator {
+  static constexpr size_t kHugePage = size_t{2} << 20;
+  void AllocData(DLTensor* tensor) {
+    const size_t bytes = tvm::ffi::GetDataSize(*tensor);
+    const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+    if (posix_memalign(&tensor->data, alignment, bytes) != 0) throw std::bad_alloc();
+    if (bytes >= kHugePage) madvise(tensor->data, bytes, MADV_HUGEPAGE);  // a wish, not a need
+  }
+  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+};
+
+/*! \brief Refuses a tensor that is not contiguous CPU memory of this type with at least min_dims
+ * axes. */
+void CheckTensor(const TensorView& tensor, DLDataType dtype, int min_dims, const char* name) {
+  if (tensor.device().device_type != kDLCPU) {
+    Throw(ErrorKind::kValue, name, " must be on the CPU");
+  }
+  if (!Same(tensor.dtype(), dtype)) {
+    Throw(ErrorKind::kType, name, " must be ", tvm::ffi::DLDataTypeToString(dtype), ", not ",
+          tvm::ffi::DLDataTypeToString(tensor.dtype()));
+  }
+  if (tensor.ndim() < min_dims || !tensor.IsContiguous()) {
+    Throw(ErrorKind::kValue, name, " must be contiguous and have ", min_dims,
+          " or more dimensions, not ", tensor.ndim());
+  }
+}
+
+template <typename T>
+T* Data(const TensorView& tensor) {
+  return reinterpret_cast<T*>(static_cast<char*>(tensor.data_ptr()) + tensor.byte_offset());
+}
+
+/*! \brief A tensor seen as rows of its last axis. */
+struct Rows {
+  int64_t rows;
+  int64_t cols;
+};
+
+Rows RowsOf(const TensorView& tensor) {
+  const int64_t cols = tensor.size(-1);
+  int64_t rows = 1;
+  for (int i = 0; i + 1 < tensor.ndim(); ++i) rows *= tensor.size(i);
+  return {rows, cols};
+}
+
+void CheckRows(const TensorView& tensor, int64_t rows, int64_t cols, const char* name) {
+  CheckTensor(tensor, kFloat32, 1, name);
+  const Rows found = RowsOf(tensor);
+  if (found.rows != rows || found.cols != cols) {
+    Throw(ErrorKind::kValue, name, " must be ", rows, " rows of ", cols, ", not ", found.rows,
+          " of ", found.cols);
+  }
+}
+
+Tensor PackAs(const TensorView& weight, WeightType type) {
+  CheckTensor(weight, kFloat32, 2, "weight");
+  const Rows shape = RowsOf(weight);
+  const LinearBackend backend = ChooseLinearBackend(type);
+  const int64_t bytes =
+      static_cast<int64_t>(PackedLinearBytes(shape.rows, shape.cols, type, backend));
+  Tensor packed =
+      Tensor::FromNDAlloc(PackedAllocator(), tvm::ffi::Shape({bytes}), kBytes, weight.device());
+  PackLinear(Data<const float>(weight), shape.rows, shape.cols, type, backend, packed.data_ptr());
+  return packed;
+}
+
+Tensor PackFloat32(const TensorView& weight) { return PackAs(weight, WeightType::kFloat32); }
+Tensor PackBFloat16(const TensorView& weight) { return PackAs(weight, WeightType::kBFloat16); }
+
+void Multiply(const TensorView& x, const TensorView& packed, const TensorView* residual,
+              const TensorView& out) {
+  CheckTensor(packed, kBytes, 1, "packed");
+  CheckTensor(x, kFloat32, 1, "x");
+  const PackedLinearInfo info =
+      InspectPackedLinear(Data<const void>(packed), static_cast<size_t>(packed.numel()));
+  const int64_t rows = RowsOf(x).rows;
+  CheckRows(x, rows, info.k, "x");
+  CheckRows(out, rows, info.n, "out");
+  if (residual != nullptr) CheckRows(*residual, rows, info.n, "residual");
+  Linear(Data<const float>(x), rows, Data<const void>(packed),
+         residual == nullptr ? nullptr : Data<const float>(*residual), Data<float>(out));
+}
+
+void LinearOp(const TensorView& x, const TensorView& packed, const TensorView& out) {
+  Multiply(x, packed, nullptr, out);
+}
+
+void LinearAddOp(const TensorView& x, const TensorView& packed, const TensorView& residual,
+                 const TensorView& out) {
+  Multiply(x, packed, &residual, out);
+}
+
+void RmsNormOp(const TensorView& x, const TensorView& weight, double epsilon,
+               const TensorView& out) {
+  CheckTensor(x, kFloat32, 1, "x");
+  const Rows shape = RowsOf(x);
+  CheckRows(weight, 1, shape.cols, "weight");
+  CheckRows(out, shape.rows, shape.cols, "out");
+  if (!(epsilon >= 0.0) || !std::isfinite(epsilon)) {
+    Throw(ErrorKind::kValue, "epsilon must be finite and not negative, not ", epsilon);
+  }
+  RmsNorm(Data<const float>(x), Data<const float>(weight), shape.rows, shape.cols,
+          static_cast<float>(epsilon), Data<float>(out));
+}
+
+void SiluMulOp(const TensorView& gate_up, const TensorView& out) {
+  CheckTensor(gate_up, kFloat32, 1, "gate_up");
+  const Rows shape = RowsOf(gate_up);
+  if (shape.cols % 2 != 0) {
+    Throw(ErrorKind::kValue, "gate_up must hold two halves, not ", shape.cols, " columns");
+  }
+  CheckRows(out, shape.rows, shape.cols / 2, "out");
+  SiluMul(Data<const float>(gate_up), shape.rows, shape.cols / 2, Data<float>(out));
+}
+
+void TakeRowsOp(const TensorView& table, const TensorView& indices, const TensorView& out) {
+  CheckTensor(table, kFloat32, 2, "table");
+  CheckTensor(indices, kInt32, 1, "indices");
+  const Rows shape = RowsOf(table);
+  CheckRows(out, indices.numel(), shape.cols, "out");
+  TakeRows(Data<const float>(table), shape.rows, shape.cols, Data<const int32_t>(indices),
+           indices.numel(), Data<float>(out));
+}
+
+}  // namespace
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      .def("kvctl.model.pack_linear", Guarded(PackFloat32),
+           "Pack a float32 (outputs, inputs) weight for this machine")
+      .def("kvctl.model.pack_linear_bf16", Guarded(PackBFloat16),
+           "Pack a float32 (outputs, inputs) weight for this machine, rounded to bfloat16")
+      .def("kvctl.model.linear", Guarded(LinearOp), "out = x Wᵀ")
+      .def("kvctl.model.linear_add", Guarded(LinearAddOp), "out = x Wᵀ + residual")
+      .def("kvctl.model.rms_norm", Guarded(RmsNormOp), "out = RMSNorm(x) * weight")
+      .def("kvctl.model.silu_mul", Guarded(SiluMulOp), "out = SiLU(first half) * second half")
+      .def("kvctl.model.take_rows", Guarded(TakeRowsOp), "out[i] = table[indices[i]]");
+}
+
+}  // namespace kvctl

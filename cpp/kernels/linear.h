@@ -1,0 +1,80 @@
+/*!
+ * \file kernels/linear.h
+ * \brief y = x Wᵀ (+ r) for few rows, with weights packed once for the machine they run on.
+ *
+ * Decoding and verifying read every weight of a model for a handful of rows, so their speed is that
+ * of DRAM as long as the arithmetic keeps up. Weights are laid out in panels of a few output
+ * columns, k-major within a panel: a thread walks its panels as one sequential stream.
+ *
+ * kvctl's own kernels sum each output over k in ascending order, one fused multiply-add at a time
+ * (a multiplication and an addition on machines without FMA), whatever the number of rows and
+ * threads: a row's result is bitwise the same alone, among others, decoded or verified. oneDNN's
+ * promises less; see LinearBackend.
+ */
+#ifndef KVCTL_KERNELS_LINEAR_H_
+#define KVCTL_KERNELS_LINEAR_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kvctl {
+
+/*! \brief How weights are stored; products and sums are float32 either way. */
+enum class WeightType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
+
+/*! \brief Who multiplies. */
+enum class LinearBackend : int32_t {
+  kOwn = 0,    //!< kvctl's kernels: row results are bitwise independent of the number of rows
+  kOneDNN = 1  //!< oneDNN (float32 only): the same was measured with AVX-512 for 1..64 rows; not so
+               //!< on AVX2
+};
+
+/*!
+ * \brief The backend that new weights are packed for: oneDNN for float32 on AVX-512 machines where
+ * the plugin is installed, else kvctl's own. The environment variable KVCTL_LINEAR ("own",
+ * "onednn") overrides; read once.
+ */
+LinearBackend ChooseLinearBackend(WeightType type);
+
+/*!
+ * \brief Bytes of a packed (n, k) weight on this machine.
+ *
+ * Throws kValue when n or k is not positive or the size does not fit.
+ */
+size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend backend);
+
+/*!
+ * \brief Packs a row-major float32 (n, k) weight (n outputs, k inputs) for this machine.
+ * \param packed PackedLinearBytes(...) bytes, aligned to 64. Never to be saved: other machines
+ * differ.
+ */
+void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, LinearBackend backend,
+                void* packed);
+
+/*! \brief What a packed weight holds. */
+struct PackedLinearInfo {
+  int64_t n = 0;  //!< outputs
+  int64_t k = 0;  //!< inputs
+  WeightType type = WeightType::kFloat32;
+  LinearBackend backend = LinearBackend::kOwn;
+};
+
+/*!
+ * \brief Reads the head of a packed weight.
+ *
+ * Throws kValue when the bytes are not a whole weight packed by this library on this machine.
+ */
+PackedLinearInfo InspectPackedLinear(const void* packed, size_t bytes);
+
+/*!
+ * \brief out = x Wᵀ + addend.
+ * \param x (m, k) float32, row-major.
+ * \param packed A weight for which InspectPackedLinear did not throw.
+ * \param addend (m, n) float32 or nullptr; may be out itself.
+ * \param out (m, n) float32, row-major; must not overlap x.
+ */
+void Linear(const float* x, int64_t m, const void* packed, const float* addend, float* out);
+
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_LINEAR_H_

@@ -1,0 +1,20 @@
+"""Models that kvctl can build: graph, weights, tokenizer, and the driver of TVM's compiler.
+
+Needs TVM's compiler; nothing else of kvctl's does.
+"""
+
+from .compile import compile_model
+from .config import LlamaConfig
+from .layers import ParamSpec
+from .llama import export
+from .weights import Checkpoint, RandomCheckpoint, open_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "LlamaConfig",
+    "ParamSpec",
+    "RandomCheckpoint",
+    "compile_model",
+    "export",
+    "open_checkpoint",
+]

@@ -1,0 +1,172 @@
+"""Read a GGUF file without trusting it: counts and offsets are checked before use."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_MAX_DIMS = 4
+
+
+@dataclass(frozen=True)
+class _TensorInfo:
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+    nbytes: int
+
+
+class GGUFFile:
+    """The metadata and the tensors of a GGUF file (version 2 or 3, little-endian).
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is mapped, not read.
+
+    Raises
+    ------
+    ValueError
+        If it is no GGUF file, or a truncated or inconsistent one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.stat().st_size < 24:
+            raise ValueError(f"{path} is no GGUF file: it has {path.stat().st_size} bytes")
+        self._data: npt.NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+        self._at = 0
+        if self._take(4) != _MAGIC:
+            raise ValueError(f"{path} is no GGUF file: it does not begin with 'GGUF'")
+        version, tensors, pairs = self._unpack("IQQ")
+        if version not in _VERSIONS:
+            raise ValueError(f"{path} is GGUF version {version}; kvctl reads {_VERSIONS}")
+        self.metadata: dict[str, Any] = {}
+        for _ in range(self._count(pairs, 12, "metadata pairs")):
+            key = self._string()
+            (kind,) = self._unpack("I")
+            self.metadata[key] = self._value(kind)
+        self._tensors = self._tensor_infos(self._count(tensors, 24, "tensors"))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._tensors)
+
+    def tensor(self, name: str) -> npt.NDArray[np.float32]:
+        """Return a tensor as float32, outermost axis first.
+
+        Raises
+        ------
+        ValueError
+            If there is none of that name.
+        """
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        if name not in self._tensors:
+            raise ValueError(f"{self._path} has no tensor '{name}': is it a whole model?")
+        info = self._tensors[name]
+        raw = self._data[info.offset : info.offset + info.nbytes]
+        rows = raw.reshape(-1, info.nbytes // max(1, int(np.prod(info.shape[:-1]))))
+        values = dequantize(np.ascontiguousarray(rows), GGMLQuantizationType(info.kind))
+        return np.ascontiguousarray(values, dtype=np.float32).reshape(info.shape)
+
+    def _tensor_infos(self, count: int) -> dict[str, _TensorInfo]:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        found = []
+        for _ in range(count):
+            name = self._string()
+            (num_dims,) = self._unpack("I")
+            if not 1 <= num_dims <= _MAX_DIMS:
+                raise ValueError(f"{self._path}: tensor '{name}' has {num_dims} dimensions")
+            dims = self._unpack(f"{num_dims}Q")
+            kind, offset = self._unpack("IQ")
+            found.append((name, dims[::-1], kind, offset))
+        alignment = self.metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"{self._path}: alignment {alignment!r} is not a power of two")
+        start = -(-self._at // alignment) * alignment
+        infos: dict[str, _TensorInfo] = {}
+        for name, shape, kind, offset in found:
+            try:
+                block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+            except (ValueError, KeyError):
+                raise ValueError(
+                    f"{self._path}: tensor '{name}' has the unknown type {kind}"
+                ) from None
+            elements = 1
+            for extent in shape:
+                elements *= extent
+            if elements == 0 or shape[-1] % block:
+                raise ValueError(f"{self._path}: tensor '{name}' cannot have the shape {shape}")
+            nbytes = elements // block * block_bytes
+            if start + offset + nbytes > len(self._data):
+                raise ValueError(
+                    f"{self._path} is truncated: tensor '{name}' ends at byte "
+                    f"{start + offset + nbytes}, the file at {len(self._data)}"
+                )
+            if name in infos:
+                raise ValueError(f"{self._path} has two tensors named '{name}'")
+            infos[name] = _TensorInfo(shape, kind, start + offset, nbytes)
+        return infos
+
+    def _count(self, count: int, least_bytes: int, what: str) -> int:
+        """Refuse a count of things that the rest of the file is too short for."""
+        if count * least_bytes > len(self._data) - self._at:
+            raise ValueError(f"{self._path} is truncated: it announces {count} {what}")
+        return count
+
+    def _take(self, size: int) -> bytes:
+        if size > len(self._data) - self._at:
+            raise ValueError(f"{self._path} is truncated: its header ends at byte {self._at}")
+        self._at += size
+        return self._data[self._at - size : self._at].tobytes()
+
+    def _unpack(self, layout: str) -> tuple[Any, ...]:
+        return struct.unpack("<" + layout, self._take(struct.calcsize("<" + layout)))
+
+    def _string(self) -> str:
+        (size,) = self._unpack("Q")
+        return self._take(size).decode("utf-8", errors="replace")
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind in _SCALARS:
+            return self._unpack(_SCALARS[kind])[0]
+        if kind != _ARRAY:
+            raise ValueError(f"{self._path}: metadata of the unknown type {kind}")
+        of, size = self._unpack("IQ")
+        if of in _SCALARS:
+            layout = _SCALARS[of]
+            self._count(size, struct.calcsize("<" + layout), "array elements")
+            return list(self._unpack(f"{size}{layout}"))
+        if of != _STRING:
+            raise ValueError(f"{self._path}: an array of the unsupported type {of}")
+        return [self._string() for _ in range(self._count(size, 8, "strings"))]

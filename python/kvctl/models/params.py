@@ -1,0 +1,100 @@
+"""Write parameters as MLC-LLM does: ``params_shard_*.bin`` and ``tensor-cache.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_SHARD_BYTES = 32 << 20
+"""A shard is closed before it would grow past this; a larger parameter gets one of its own."""
+
+
+def _to_bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Round to the nearest bfloat16, ties to even; NaN stays NaN."""
+    bits = array.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(array), (bits >> np.uint32(16)) | np.uint32(0x40), rounded).astype(
+        np.uint16
+    )
+
+
+class ParamWriter:
+    """Collects parameters into shards.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the files go; it must exist.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> writer = ParamWriter(Path(tempfile.mkdtemp()))
+    >>> writer.add("table", np.zeros((4, 2), np.float32))
+    >>> writer.alias("head", "table")  # the same bytes under a second name
+    >>> writer.finish({})
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._shards: list[dict[str, Any]] = []
+        self._data = bytearray()
+        self._records: list[dict[str, Any]] = []
+        self._where: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
+
+    def add(self, name: str, array: npt.NDArray[Any], *, bfloat16: bool = False) -> None:
+        """Append a parameter, float32 or float16.
+
+        `bfloat16` saves a float32 parameter in half the bytes; TVM's loader widens it again.
+        """
+        array = np.ascontiguousarray(array)
+        encoding = "f32-to-bf16" if bfloat16 else "raw"
+        data = (_to_bfloat16(array) if bfloat16 else array).tobytes()
+        if self._data and len(self._data) + len(data) > _SHARD_BYTES:
+            self._close_shard()
+        record = {
+            "name": name,
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "format": encoding,
+            "nbytes": len(data),
+            "byteOffset": len(self._data),
+        }
+        self._data += data
+        self._records.append(record)
+        self._where[name] = (self._records, record)
+
+    def alias(self, name: str, existing: str) -> None:
+        """Give the bytes of a parameter a second name, without saving them twice."""
+        records, record = self._where[existing]
+        records.append({**record, "name": name})
+
+    def finish(self, metadata: dict[str, Any]) -> None:
+        """Write what is left, and the index last: without it the directory is no model."""
+        self._close_shard()
+        index = {
+            "metadata": {"ParamSize": sum(len(s["records"]) for s in self._shards), **metadata},
+            "records": self._shards,
+        }
+        (self._directory / "tensor-cache.json").write_text(json.dumps(index, indent=1))
+
+    def _close_shard(self) -> None:
+        if not self._data:
+            return
+        file = f"params_shard_{len(self._shards)}.bin"
+        (self._directory / file).write_bytes(self._data)
+        self._shards.append(
+            {
+                "dataPath": file,
+                "format": "raw-shard",
+                "nbytes": len(self._data),
+                "records": self._records,
+                "md5sum": hashlib.md5(self._data, usedforsecurity=False).hexdigest(),
+            }
+        )
+        self._data, self._records = bytearray(), []

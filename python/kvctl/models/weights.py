@@ -1,0 +1,154 @@
+"""Where a model's weights come from, under Hugging Face's names and as float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import LlamaConfig
+
+Array = npt.NDArray[np.float32]
+
+
+class Checkpoint(Protocol):
+    """A model on disk, or one made up."""
+
+    config: LlamaConfig
+
+    def tensor(self, name: str) -> Array:
+        """Return a weight by Hugging Face's name, float32.
+
+        Raises
+        ------
+        ValueError
+            If there is no such weight.
+        """
+        ...
+
+    def tokenizer_json(self) -> str | None:
+        """Return the contents of a ``tokenizer.json``, or None where the model has no tokenizer."""
+        ...
+
+    def chat(self) -> dict[str, Any]:
+        """Return what is known of conversing with it: token ids of begin and end, template."""
+        ...
+
+
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Open a GGUF file, or a directory with ``config.json`` and safetensors files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing there, or a directory lacks what a model needs.
+    ValueError
+        If the files are damaged or not a model that kvctl can build.
+    """
+    from .gguf_checkpoint import GGUFCheckpoint
+    from .safetensors_checkpoint import SafetensorsCheckpoint
+
+    path = Path(source)
+    if path.is_dir():
+        return SafetensorsCheckpoint(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no model at {path}")
+    if path.suffix == ".safetensors":
+        return SafetensorsCheckpoint(path.parent)
+    return GGUFCheckpoint(path)
+
+
+class RandomCheckpoint:
+    """Random weights of a given shape, the same for the same seed; no tokenizer.
+
+    Parameters
+    ----------
+    config : LlamaConfig
+        The model's shape.
+    seed : int
+        Seeds NumPy's generator.
+    """
+
+    def __init__(self, config: LlamaConfig, *, seed: int = 0) -> None:
+        self.config = config
+        self._seed = seed
+
+    def tensor(self, name: str) -> Array:
+        """See `Checkpoint`."""
+        shape = weight_shape(self.config, name)
+        rng = np.random.default_rng([self._seed, *name.encode()])
+        if len(shape) == 1:
+            return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        scale = 0.5 if "embed" in name else shape[1] ** -0.5
+        return rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+
+    def tokenizer_json(self) -> str | None:
+        """See `Checkpoint`."""
+        return None
+
+    def chat(self) -> dict[str, Any]:
+        """See `Checkpoint`."""
+        return {}
+
+
+def weight_shape(config: LlamaConfig, name: str) -> tuple[int, ...]:
+    """Return the shape that a weight must have.
+
+    Raises
+    ------
+    ValueError
+        If a Llama model has no weight of that name.
+    """
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "q_proj": (queries, hidden),
+        "k_proj": (keys, hidden),
+        "v_proj": (keys, hidden),
+        "o_proj": (hidden, queries),
+        "gate_proj": (ffn, hidden),
+        "up_proj": (ffn, hidden),
+        "down_proj": (hidden, ffn),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+        "norm": (hidden,),
+        "embed_tokens": (config.vocab_size, hidden),
+        "lm_head": (config.vocab_size, hidden),
+    }
+    layer = name.removesuffix(".weight").rsplit(".", 1)[-1]
+    if layer not in shapes:
+        raise ValueError(f"a Llama model has no weight '{name}'")
+    return shapes[layer]
+
+
+_FUSED = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
+
+
+def load_parameter(checkpoint: Checkpoint, name: str) -> Array:
+    """Return a parameter of ours: a weight of the checkpoint, or several that ours fuses into one.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint lacks a weight or has it in another shape.
+    """
+    if name == "lm_head.weight" and checkpoint.config.tie_word_embeddings:
+        return load_parameter(checkpoint, "model.embed_tokens.weight")
+    parts = [name]
+    for fused, sources in _FUSED.items():
+        if f".{fused}." in name:
+            parts = [name.replace(fused, source) for source in sources]
+    arrays = [checkpoint.tensor(part) for part in parts]
+    for part, array in zip(parts, arrays, strict=True):
+        wanted = weight_shape(checkpoint.config, part)
+        if array.shape != wanted:
+            raise ValueError(
+                f"weight '{part}' is {array.shape}, where the model's shape asks for {wanted}"
+            )
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

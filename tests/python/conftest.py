@@ -1,0 +1,19 @@
+"""What tests of several files share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tiny_model import compile_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Directory of a tiny model on kvctl's cache (see tiny_model.py; float32, vocabulary 256)."""
+    return compile_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_tvm(tmp_path_factory):
+    """The same model, same weights, on TVM's own cache."""
+    return compile_tiny_model(tmp_path_factory.mktemp("models") / "tiny_tvm", cache="tvm")
