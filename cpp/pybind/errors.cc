@@ -17,6 +17,8 @@ PyObject* PythonType(ErrorKind kind) {
       return PyExc_KeyError;
     case ErrorKind::kType:
       return PyExc_TypeError;
+    case ErrorKind::kFileNotFound:
+      return PyExc_FileNotFoundError;
     case ErrorKind::kNotImplemented:
       return PyExc_NotImplementedError;
     default:

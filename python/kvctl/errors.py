@@ -13,3 +13,4 @@ class OutOfPagesError(RuntimeError):
 # Kinds that tvm-ffi does not know by itself and would hand over as RuntimeError.
 register_error("NotImplementedError", NotImplementedError)
 register_error("MemoryError", MemoryError)
+register_error("FileNotFoundError", FileNotFoundError)

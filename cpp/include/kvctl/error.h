@@ -19,6 +19,7 @@ enum class ErrorKind {
   kKey,             //!< KeyError: an id that does not exist
   kType,            //!< TypeError: an argument of the wrong type or dtype
   kRuntime,         //!< RuntimeError: a call that is not possible in the present state
+  kFileNotFound,    //!< FileNotFoundError: a file that does not exist
   kOutOfPages,      //!< kvctl.OutOfPagesError, a RuntimeError
   kNotImplemented,  //!< NotImplementedError: something kvctl does not do
   kInternal,        //!< RuntimeError: a bug of kvctl's
@@ -35,6 +36,8 @@ inline const char* ErrorKindName(ErrorKind kind) {
       return "KeyError";
     case ErrorKind::kType:
       return "TypeError";
+    case ErrorKind::kFileNotFound:
+      return "FileNotFoundError";
     case ErrorKind::kOutOfPages:
       return "OutOfPagesError";
     case ErrorKind::kNotImplemented:

@@ -4,4 +4,14 @@
 
 #include <tvm/support/io.h>
 
+namespace tvm {
+namespace support {
+
+/*! \brief Declared so that tvm/runtime/vm/executable.h can specialise it. */
+template <typename T>
+struct Serializer;
+
+}  // namespace support
+}  // namespace tvm
+
 #endif  // TVM_SUPPORT_SERIALIZER_H_
