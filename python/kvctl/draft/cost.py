@@ -11,6 +11,12 @@ import numpy as np
 # Row counts that a calibration measures: each draft length with its root, doubling.
 _CALIBRATION_ROWS = (1, 2, 3, 5, 9, 17, 33)
 _CALIBRATION_ROUNDS = 2
+_CALIBRATION_WEIGHT = 3  # timings that a calibrated value counts as
+
+# The scale follows quickly, the shape slowly: a machine that slows down must not look like rows
+# that have become dear.
+_SCALE_WINDOW = 5
+_SHAPE_WINDOW = 15
 
 
 class RoundCost:
@@ -18,26 +24,22 @@ class RoundCost:
 
     A round's time is modelled as ``scale * shape[rows]``: what slows the whole machine down, or a
     context that grows, moves the scale and leaves the decision alone, which depends on the shape
-    only. Both are running medians, because timings have outliers and outliers have no meaning.
+    only. Both are running medians: a timing that was disturbed says nothing.
 
-    Between measured row counts the shape is interpolated; it never falls with more rows. Beyond
-    them it is proportional to the rows, so that nothing promises a gain before it was measured.
+    Between measured row counts the shape is interpolated, and it never falls with more rows.
+    Beyond them it is proportional to the rows: nothing promises a gain before it was measured.
 
     Parameters
     ----------
     max_rows
         The largest round that will be asked for.
-    window
-        Timings that a median looks back at.
     """
 
-    def __init__(self, *, max_rows: int = 33, window: int = 9) -> None:
-        if max_rows < 1 or window < 1:
-            raise ValueError(f"max_rows and window must be positive, got {max_rows}, {window}")
+    def __init__(self, *, max_rows: int = 33) -> None:
+        if max_rows < 1:
+            raise ValueError(f"max_rows must be positive, got {max_rows}")
         self._samples: dict[int, deque[float]] = {}
-        self._medians: dict[int, float] = {1: 1.0}
-        self._recent: deque[float] = deque(maxlen=window)
-        self._window = window
+        self._recent: deque[float] = deque(maxlen=_SCALE_WINDOW)
         self._max_rows = max_rows
         self._shape: list[float] = []
         self._fit()
@@ -68,9 +70,8 @@ class RoundCost:
         self._recent.append(seconds / self(rows))
         if rows == 1 or rows > self._max_rows:
             return
-        samples = self._samples.setdefault(rows, deque(maxlen=self._window))
+        samples = self._samples.setdefault(rows, deque(maxlen=_SHAPE_WINDOW))
         samples.append(seconds / median(self._recent))
-        self._medians[rows] = median(samples)
         self._fit()
 
     def calibrate(self, measure: Callable[[int], float]) -> None:
@@ -92,18 +93,34 @@ class RoundCost:
         step = min(times.pop(1))
         self._recent.append(step)
         for rows, seconds in times.items():
-            self._samples[rows] = deque([min(seconds) / step], maxlen=self._window)
-            self._medians[rows] = self._samples[rows][0]
+            self._samples[rows] = deque(
+                [min(seconds) / step] * _CALIBRATION_WEIGHT, maxlen=_SHAPE_WINDOW
+            )
         self._fit()
 
     def _fit(self) -> None:
-        rows = np.array(sorted(self._medians), dtype=np.float64)
-        values = np.array([self._medians[int(n)] for n in rows])
-        # More rows never cost less: an outlier above is lowered to what more rows were seen to cost.
-        values = np.maximum(np.minimum.accumulate(values[::-1])[::-1], 1.0)
-        counts = np.arange(self._max_rows + 1, dtype=np.float64)
-        shape = np.interp(counts, rows, values)
+        sizes = sorted(self._samples)
+        values = _nondecreasing(
+            [median(self._samples[rows]) for rows in sizes],
+            [len(self._samples[rows]) for rows in sizes],
+        )
+        rows, costs = [1, *sizes], [1.0, *(max(value, 1.0) for value in values)]
+        counts = np.arange(self._max_rows + 1)
+        shape = np.interp(counts, rows, costs)
         beyond = counts > rows[-1]
-        shape[beyond] = values[-1] * counts[beyond] / rows[-1]
+        shape[beyond] = costs[-1] * counts[beyond] / rows[-1]
         shape[0] = 0.0
         self._shape = shape.tolist()
+
+
+def _nondecreasing(values: list[float], weights: list[int]) -> list[float]:
+    """Return the nondecreasing values nearest to these: neighbours that disagree share a mean."""
+    blocks: list[tuple[float, int, int]] = []  # mean, weight, count
+    for value, weight in zip(values, weights, strict=True):
+        count = 1
+        while blocks and blocks[-1][0] > value:
+            mean, more, others = blocks.pop()
+            value = (value * weight + mean * more) / (weight + more)
+            weight, count = weight + more, count + others
+        blocks.append((value, weight, count))
+    return [mean for mean, _, count in blocks for _ in range(count)]
