@@ -39,7 +39,7 @@ def report(checks: Sequence[Check], console: Console) -> None:
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
         style = _STYLE[check.status]
-        name = f"{check.name:{width}}"
+        name = escape(f"{check.name:{width}}")
         console.print(f"[{style}]{check.status.value:4}[/]  {name}  {escape(check.found)}")
         if check.advice:
             console.print(f"{'':{width + 8}}[{style}]->[/] {escape(check.advice)}")
