@@ -1,8 +1,10 @@
 // "kvctl.build.*": what this library is.
+#include <omp.h>
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
 #include "build_info.h"
+#include "kernels/cpu/isa.h"
 #include "kvctl/api.h"
 #include "runtime/guard.h"
 
@@ -11,6 +13,8 @@ namespace {
 
 tvm::ffi::String Version() { return KVCTL_VERSION; }
 tvm::ffi::String TVMVersion() { return KVCTL_TVM_VERSION; }
+tvm::ffi::String CpuInstructions() { return IsaName(CpuIsa()); }
+int64_t OpenMPThreads() { return omp_get_max_threads(); }
 void InitDevice(const tvm::ffi::String& device) { Init(device.c_str()); }
 
 }  // namespace
@@ -21,6 +25,10 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.build.version", Guarded(Version), "kvctl's version")
       .def("kvctl.build.tvm_version", Guarded(TVMVersion),
            "The TVM version kvctl was compiled against")
+      .def("kvctl.build.isa", Guarded(CpuInstructions),
+           "The instruction set of the CPU kernels: baseline, avx2 or avx512")
+      .def("kvctl.build.openmp_threads", Guarded(OpenMPThreads),
+           "How many threads a parallel region of the caller's would have")
       .def("kvctl.build.init", Guarded(InitDevice), "Check the loaded TVM and make a device ready");
 }
 

@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "kvctl's host-side objects.";
   kvctl::RegisterErrors(module);
   kvctl::RegisterTokenTree(module);
+  kvctl::RegisterNgramIndex(module);
 }

@@ -1,0 +1,50 @@
+"""`kvctl doctor`: is everything here that kvctl needs, and if not, what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .check import Check, Status
+from .machine import machine_checks
+from .software import probe, software_checks
+
+_STYLE = {
+    Status.OK: "green",
+    Status.NOTE: "cyan",
+    Status.WARN: "yellow",
+    Status.FAIL: "bold red",
+}
+
+
+def doctor() -> None:
+    """Check the installation and the machine; say what to do about each failure."""
+    probed = probe()
+    spec = importlib.util.find_spec("tvm")
+    places = None if spec is None else spec.submodule_search_locations
+    tvm = Path(next(iter(places))) if places else None
+    checks = [*software_checks(probed), *machine_checks(probed, tvm)]
+    report(checks, Console(soft_wrap=True, highlight=False))
+    if any(check.status is Status.FAIL for check in checks):
+        raise typer.Exit(1)
+
+
+def report(checks: Sequence[Check], console: Console) -> None:
+    """Print a line for each check, with what to do about it below."""
+    width = max((len(check.name) for check in checks), default=0)
+    for check in checks:
+        style = _STYLE[check.status]
+        name = escape(f"{check.name:{width}}")
+        console.print(f"[{style}]{check.status.value:4}[/]  {name}  {escape(check.found)}")
+        if check.advice:
+            console.print(f"{'':{width + 8}}[{style}]->[/] {escape(check.advice)}")
+    failures = sum(check.status is Status.FAIL for check in checks)
+    if failures:
+        console.print(f"\n[bold red]{failures} of {len(checks)} checks failed.[/]")
+    else:
+        console.print("\n[green]kvctl works here.[/]")

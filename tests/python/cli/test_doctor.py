@@ -1,0 +1,109 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kvctl.cli import doctor, machine, software
+from kvctl.cli.check import Check, Status, fail, note, ok
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-c", "from kvctl_launcher import main; main()", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+
+
+def line_of(output, name):
+    return next(line for line in output.splitlines() if line[6:].startswith(name))
+
+
+def test_a_good_installation():
+    done = run("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kvctl works here" in done.stdout
+    for name in ("TVM build", "tvm-ffi build", "import kvctl", "threads"):
+        assert line_of(done.stdout, name).startswith("ok")
+    assert "0.27" in line_of(done.stdout, "TVM ")
+    assert "OpenMP runs" in line_of(done.stdout, "threads")
+
+
+@pytest.fixture
+def other_tvm_ffi(tmp_path):
+    """A tvm_ffi that is another build, in front of the real one."""
+    package = tmp_path / "tvm_ffi"
+    (package / "lib").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    # Any shared library with a build-id of its own.
+    (package / "lib" / "libtvm_ffi.so").write_bytes(Path(sys.executable).resolve().read_bytes())
+    return str(tmp_path)
+
+
+def test_explains_why_kvctl_cannot_be_imported(other_tvm_ffi):
+    done = run("doctor", PYTHONPATH=other_tvm_ffi)
+    assert done.returncode == 1
+    assert line_of(done.stdout, "TVM build").startswith("ok")
+    assert line_of(done.stdout, "tvm-ffi build").startswith("fail")
+    assert "pip install apache-tvm==" in done.stdout
+    assert line_of(done.stdout, "import kvctl").startswith("fail")
+    assert "was compiled against TVM" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_other_commands_point_to_the_doctor(other_tvm_ffi):
+    done = run("bench", PYTHONPATH=other_tvm_ffi)
+    assert done.returncode == 1
+    assert "kvctl doctor" in done.stderr and "was compiled against TVM" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_tvm_says_what_to_install():
+    assert software._tvm(None).status is Status.FAIL
+    assert "pip install apache-tvm==" in software._tvm(None).advice
+
+
+def test_missing_library_in_tvm(tmp_path):
+    check = software._tvm(tmp_path)
+    assert check.status is Status.FAIL and "lacks lib/libtvm_runtime.so" in check.found
+
+
+def test_an_import_that_crashes_is_survived(monkeypatch):
+    monkeypatch.setattr(software, "_PROBE", "import os; os.abort()")
+    assert software.probe() == {"error": "the import was killed by signal 6"}
+
+
+def test_pinned_threads_are_seen():
+    allowed = len(os.sched_getaffinity(0))
+    check = machine._threads({"cpus": allowed - 1, "openmp_threads": allowed})
+    assert check.status is Status.WARN and "pinned" in check.found
+    assert machine._threads({"cpus": allowed, "openmp_threads": allowed}).status is Status.OK
+    assert machine._threads({"openmp_threads": allowed + 1}).status is Status.WARN
+
+
+def test_thread_settings_that_disturb_are_seen(monkeypatch):
+    monkeypatch.setenv("TVM_BIND_THREADS", "1")
+    assert machine._tvm_threads().status is Status.WARN
+
+
+def test_narrowed_instructions_are_seen(monkeypatch):
+    monkeypatch.setenv("KVCTL_ISA", "baseline")
+    assert machine._instructions({}).status is Status.WARN
+
+
+def test_report_has_advice_below_its_line():
+    console = Console(record=True, width=200, file=io.StringIO(), highlight=False)
+    doctor.report([ok("a", "fine"), fail("b [x]", "gone", "fetch it"), note("c", "so")], console)
+    text = console.export_text()
+    assert "ok    a      fine\n" in text
+    assert "fail  b [x]  gone\n             -> fetch it\n" in text
+    assert "1 of 3 checks failed" in text
+
+
+def test_report_counts_only_failures():
+    console = Console(record=True, width=200, file=io.StringIO())
+    doctor.report([Check("a", Status.WARN, "slow", "hurry")], console)
+    assert "kvctl works here" in console.export_text()

@@ -1,0 +1,73 @@
+import math
+import random
+
+import pytest
+
+from kvctl.draft import RoundCost
+
+TRUE_SHAPE = {1: 1.0, 2: 1.1, 3: 1.15, 5: 1.3, 9: 1.5, 17: 2.4}
+
+
+def test_uncalibrated_promises_nothing():
+    cost = RoundCost(max_rows=9)
+    assert not cost.calibrated and math.isnan(cost.seconds_per_step)
+    assert [cost(n) for n in (1, 2, 9, 12)] == [1.0, 2.0, 9.0, 12.0]
+
+
+def test_calibration_finds_the_shape_and_interpolates():
+    cost = RoundCost(max_rows=17)
+    asked = []
+
+    def measure(rows):
+        asked.append(rows)
+        return 0.02 * TRUE_SHAPE[rows]
+
+    cost.calibrate(measure)
+    assert set(asked) == set(TRUE_SHAPE)
+    for rows, value in TRUE_SHAPE.items():
+        assert cost(rows) == pytest.approx(value)
+    assert cost(7) == pytest.approx(1.4)
+    assert cost.seconds_per_step == pytest.approx(0.02)
+
+
+def test_a_slow_machine_moves_the_scale_and_not_the_shape():
+    cost = RoundCost(max_rows=17)
+    cost.calibrate(lambda rows: 0.02 * TRUE_SHAPE[rows])
+    before = cost.shape
+    for _ in range(20):
+        cost.observe(9, 0.06 * TRUE_SHAPE[9])
+    assert cost.seconds_per_step == pytest.approx(0.06)
+    assert cost.shape == pytest.approx(before, rel=0.05)
+
+
+def test_recovers_from_a_wrong_calibration():
+    cost = RoundCost(max_rows=17)
+    cost.calibrate(lambda rows: 0.02)  # "rows are free"
+    for _ in range(10):
+        for rows in (1, 9, 1):
+            cost.observe(rows, 0.02 * TRUE_SHAPE[rows])
+    assert cost(9) == pytest.approx(TRUE_SHAPE[9], rel=0.1)  # 17 rows still say "free"
+
+
+def test_outliers_do_not_matter():
+    cost = RoundCost(max_rows=17)
+    cost.calibrate(lambda rows: 0.02 * TRUE_SHAPE[rows])
+    rng = random.Random(1)
+    for _ in range(200):
+        rows = rng.choice(list(TRUE_SHAPE))
+        disturbed = 5.0 if rng.random() < 0.1 else 1.0
+        cost.observe(rows, disturbed * 0.02 * TRUE_SHAPE[rows])
+    for rows, value in TRUE_SHAPE.items():
+        assert cost(rows) == pytest.approx(value, rel=0.1)
+
+
+def test_never_falls_with_more_rows_and_never_below_a_step():
+    cost = RoundCost(max_rows=17)
+    cost.calibrate(lambda rows: {2: 0.05, 9: 0.01}.get(rows, 0.02 * TRUE_SHAPE[rows]))
+    shape = cost.shape[1:]
+    assert shape == sorted(shape) and shape[0] == 1.0
+
+
+def test_refuses_nonsense():
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        RoundCost(max_rows=0)

@@ -1,0 +1,176 @@
+import random
+
+import numpy as np
+import pytest
+
+from kvctl import TokenTree
+from kvctl._core import NgramIndex
+from kvctl.draft import LookupDrafter
+
+
+def avx512(rows):
+    return 0.024 * float(np.interp(rows, [1, 2, 8, 16], [1, 1.06, 1.25, 1.37]))
+
+
+def eight_cost_one_and_a_half(rows):
+    return 0.024 * (1 + 0.5 * (rows - 1) / 7)
+
+
+def avx2(rows):
+    return 0.025 * float(np.interp(rows, [1, 2, 4, 8, 16], [1, 1.2, 1.5, 2.3, 4.5]))
+
+
+MACHINES = [avx512, eight_cost_one_and_a_half, avx2]
+
+
+def follow(drafter, prompt, output, time_of, *, disturbed=0.0, seed=0):
+    """Decode `output` in simulated time; return how much faster than plainly it went."""
+    rng = random.Random(seed)
+
+    def elapsed(rows):
+        return time_of(rows) * (3.0 if rng.random() < disturbed else 1.0)
+
+    drafter.start(prompt + output[:1], elapsed)
+    at, spent, plain = 1, 0.0, 0.0
+    while at < len(output):
+        tree = drafter.propose(min(16, len(output) - at - 1))
+        assert tree.tokens[0] == output[at - 1]
+        assert len(tree) <= max(1, min(17, len(output) - at))
+        node, emitted = 0, []
+        while node is not None and at < len(output):
+            emitted.append(output[at])
+            at += 1
+            node = next(
+                (
+                    child
+                    for child in range(len(tree))
+                    if tree.parents[child] == node and tree.tokens[child] == emitted[-1]
+                ),
+                None,
+            )
+        seconds = elapsed(len(tree))
+        spent += seconds
+        plain += sum(elapsed(1) for _ in emitted)
+        drafter.observe(emitted, seconds)
+    return plain / spent
+
+
+def markov(length, rng, vocabulary=3000, branching=8):
+    """Return a text whose every token has a few successors, one more likely than the other."""
+    following = rng.integers(0, vocabulary, (vocabulary, branching))
+    weights = 1 / np.arange(1, branching + 1) ** 1.2
+    text = [0]
+    while len(text) < length:
+        choice = rng.choice(branching, p=weights / weights.sum())
+        text.append(int(following[text[-1], choice]))
+    return text
+
+
+def edited(text, rng, every):
+    """Return a copy in which a token is replaced, inserted or left out now and then."""
+    out = []
+    for token in text:
+        kind = rng.integers(3) if rng.random() < 1 / every else 3
+        if kind != 2:
+            out.append(int(rng.integers(3000)) if kind == 0 else token)
+        if kind == 1:
+            out.append(int(rng.integers(3000)))
+    return out
+
+
+@pytest.mark.parametrize("disturbed", [0.0, 0.05])
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("branches", [False, True])
+def test_never_much_slower_than_plain_on_open_text(machine, branches, disturbed):
+    gains = []
+    for seed in range(6):
+        text = markov(280, np.random.default_rng(seed))
+        drafter = LookupDrafter(branches=branches)
+        gains.append(follow(drafter, text[:80], text[80:], machine, disturbed=disturbed, seed=seed))
+    # Undisturbed each text holds the bar; disturbances fall on both sides and even out.
+    assert (min(gains) if disturbed == 0.0 else np.mean(gains)) >= 0.97
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_never_much_slower_on_text_made_to_mislead(machine):
+    # Every pair repeats and goes on otherwise each time.
+    output = [token for i in range(120) for token in (1, 2, 100 + i)]
+    assert follow(LookupDrafter(), [1, 2, 3, 1, 2, 4], output, machine) >= 0.97
+
+
+def test_copy_edit_is_much_faster_where_eight_rows_cost_one_and_a_half():
+    gains = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        text = markov(260, rng)
+        drafter = LookupDrafter()
+        gains.append(follow(drafter, text, edited(text, rng, 25), eight_cost_one_and_a_half))
+    assert min(gains) >= 2.8
+
+
+def test_what_was_learnt_serves_the_next_text():
+    drafter = LookupDrafter()
+    output = [token for i in range(120) for token in (1, 2, 100 + i)]
+    first = follow(drafter, [1, 2, 3, 1, 2, 4], output, avx512)
+    learnt, shape = drafter.acceptance.rate(2), drafter.adaptive.cost.shape
+    drafter.start([1, 2, 3], lambda rows: pytest.fail("was calibrated already"))
+    assert drafter.acceptance.rate(2) == learnt and drafter.adaptive.cost.shape == shape
+    assert follow(drafter, [1, 2, 3, 1, 2, 4], output, avx512) > first
+
+
+def test_a_tree_pays_where_continuations_compete():
+    rng = np.random.default_rng(5)
+    text = markov(400, rng, vocabulary=60, branching=3)
+    chain = follow(LookupDrafter(branches=False), text[:100], text[100:], avx512)
+    tree = follow(LookupDrafter(branches=True), text[:100], text[100:], avx512)
+    assert tree > chain > 1.0
+
+
+def test_fixed_length_drafts_it_wherever_there_is_a_match():
+    drafter = LookupDrafter(length=3, branches=False)
+    drafter.start([1, 2, 3, 4, 5, 1, 2], lambda rows: pytest.fail("has no use for costs"))
+    assert drafter.propose(16) == TokenTree.chain([2, 3, 4, 5])
+    assert drafter.propose(2) == TokenTree.chain([2, 3, 4])
+    assert drafter.propose(0) == TokenTree.chain([2])
+    drafter.observe([9], 0.1)
+    assert drafter.propose(16) == TokenTree.chain([9])
+
+
+def test_fixed_length_with_branches():
+    drafter = LookupDrafter(length=2)
+    drafter.start([1, 7, 1, 8, 1], lambda rows: 0.0)
+    tree = drafter.propose(16)
+    assert tree == TokenTree([1, 8, 1, 7, 1], [-1, 0, 1, 0, 3])
+    assert drafter.drawn == "deterministic"
+
+
+def test_learns_from_what_was_not_verified():
+    drafter = LookupDrafter()
+    drafter.start([1, 2, 3, 1], lambda rows: 1.0 * rows)  # rows cost too much: plain steps only
+    before = drafter.acceptance.rate(1)
+    assert len(drafter.propose(16)) == 1
+    drafter.observe([2], 1.0)
+    assert drafter.acceptance.rate(1) > before
+
+
+def test_refuses_nonsense():
+    with pytest.raises(ValueError, match="max_length must not be negative, got -2"):
+        LookupDrafter(max_length=-2)
+
+
+def test_index_takes_integers_of_one_dimension():
+    index = NgramIndex()
+    with pytest.raises(ValueError, match="one dimension, got 2"):
+        index.append(np.zeros((2, 2), np.int32))
+    with pytest.raises(ValueError, match="empty text"):
+        index.chain(3)
+    index.append(np.array([1, 2, 1], np.int32))
+    tokens, parents, lengths = index.chain(2)
+    assert (tokens.tolist(), parents.tolist(), lengths.tolist()) == (
+        [1, 2, 1],
+        [-1, 0, 1],
+        [0, 1, 2],
+    )
+    assert index.longest() == (1, 1)
+    index.truncate(2)
+    assert len(index) == 2 and index.longest() == (0, 0)
