@@ -1,0 +1,215 @@
+#include "kvctl/mask.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/mask_builder.h"
+#include "core/mask_node.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+MaskNode Leaf(MaskKind kind) {
+  MaskNode node;
+  node.kind = kind;
+  return node;
+}
+
+void CheckSize(const char* what, int32_t size, int32_t least) {
+  if (size < least) Throw(ErrorKind::kValue, what, " must be at least ", least, ", got ", size);
+}
+
+Mask Combination(MaskKind kind, std::vector<Mask> children) {
+  MaskNode node = Leaf(kind);
+  for (const Mask& child : children) node.depth = std::max(node.depth, child.node().depth + 1);
+  if (node.depth > kMaxMaskDepth) {
+    Throw(ErrorKind::kValue, "a mask expression may be at most ", kMaxMaskDepth, " operators deep");
+  }
+  node.tree = CommonTree(children);
+  node.children = std::move(children);
+  return MaskNode::Make(std::move(node));
+}
+
+Mask Choice(MaskKind kind, const char* what, std::vector<Mask> masks, std::vector<int32_t> choice) {
+  const auto count = static_cast<int32_t>(masks.size());
+  if (count == 0 || choice.empty()) {
+    Throw(ErrorKind::kValue, "a mask per ", what, " needs at least one mask and one ", what);
+  }
+  for (size_t i = 0; i < choice.size(); ++i) {
+    if (choice[i] < 0 || choice[i] >= count) {
+      Throw(ErrorKind::kValue, what, " ", i, " chooses mask ", choice[i], ", but there are ", count,
+            " masks");
+    }
+  }
+  for (const Mask& mask : masks) {
+    const MaskKind inner = mask.node().kind;
+    if (inner == MaskKind::kPerLayer || (inner == MaskKind::kPerHead && kind == inner)) {
+      Throw(ErrorKind::kValue, "a mask per ", what, " cannot hold a mask per ",
+            inner == MaskKind::kPerLayer ? "layer" : "head");
+    }
+  }
+  MaskNode node = Leaf(kind);
+  node.tree = CommonTree(masks);
+  node.children = std::move(masks);
+  node.ints = std::move(choice);
+  return MaskNode::Make(std::move(node));
+}
+
+void CheckOperand(const Mask& mask) {
+  if (mask.node().kind == MaskKind::kPerLayer || mask.node().kind == MaskKind::kPerHead) {
+    Throw(ErrorKind::kValue,
+          "a mask per layer or per head cannot be an operand of &, | or ~: combine the masks that it "
+          "chooses from");
+  }
+}
+
+}  // namespace
+
+const MaskNode* CommonTree(const std::vector<Mask>& children) {
+  const MaskNode* tree = nullptr;
+  for (const Mask& child : children) {
+    const MaskNode* other = child.node().tree;
+    if (other == nullptr) continue;
+    if (tree != nullptr && tree->ints != other->ints) {
+      Throw(ErrorKind::kValue,
+            "a mask can hold one tree only: the pending tokens have one parent each");
+    }
+    tree = other;
+  }
+  return tree;
+}
+
+Mask Mask::Causal() { return MaskNode::Make(Leaf(MaskKind::kCausal)); }
+
+Mask Mask::Tree(std::vector<int32_t> parents) {
+  for (size_t i = 0; i < parents.size(); ++i) {
+    if (parents[i] < -1 || parents[i] >= static_cast<int32_t>(i)) {
+      Throw(ErrorKind::kValue, "parent of tree node ", i, " is ", parents[i],
+            ": it must come before its child, or be -1 for the committed context");
+    }
+  }
+  MaskNode node = Leaf(MaskKind::kTree);
+  node.ints = std::move(parents);
+  auto shared = std::make_shared<MaskNode>(std::move(node));
+  shared->tree = shared.get();
+  return Mask(shared);
+}
+
+Mask Mask::Dense(const uint8_t* visible, int32_t num_new) {
+  CheckSize("number of new tokens", num_new, 1);
+  MaskNode node = Leaf(MaskKind::kDense);
+  node.num_rows = num_new;
+  const int32_t row_words = NumTiles(num_new);
+  node.words.assign(int64_t(num_new) * row_words, 0);
+  for (int32_t row = 0; row < num_new; ++row) {
+    for (int32_t column = 0; column < num_new; ++column) {
+      if (visible[int64_t(row) * num_new + column] == 0) continue;
+      node.words[int64_t(row) * row_words + column / kTileColumns] |=
+          uint64_t{1} << column % kTileColumns;
+    }
+  }
+  return MaskNode::Make(std::move(node));
+}
+
+Mask Mask::Full(const uint8_t* visible, int32_t num_new, int32_t num_columns) {
+  CheckSize("number of new tokens", num_new, 1);
+  CheckSize("number of columns", num_columns, num_new);
+  MaskNode node = Leaf(MaskKind::kFull);
+  node.num_rows = num_new;
+  node.num_columns = num_columns;
+  PlanFromBytes(visible, num_new, num_columns, &node.plan);
+  return MaskNode::Make(std::move(node));
+}
+
+Mask Mask::Window(int32_t size, int32_t sinks) {
+  CheckSize("window size", size, 1);
+  CheckSize("number of attention sinks", sinks, 0);
+  MaskNode node = Leaf(MaskKind::kWindow);
+  node.size = size;
+  node.sinks = sinks;
+  return MaskNode::Make(std::move(node));
+}
+
+Mask Mask::PrefixLM(int32_t length) {
+  CheckSize("prefix length", length, 0);
+  MaskNode node = Leaf(MaskKind::kPrefixLM);
+  node.size = length;
+  return MaskNode::Make(std::move(node));
+}
+
+Mask Mask::Documents(const std::vector<int32_t>& ids) {
+  CheckSize("number of document ids", static_cast<int32_t>(ids.size()), 1);
+  MaskNode node = Leaf(MaskKind::kDocuments);
+  node.num_columns = static_cast<int32_t>(ids.size());
+  for (int32_t column = 0; column < node.num_columns; ++column) {
+    if (column > 0 && ids[column] == ids[column - 1]) continue;
+    node.ints.push_back(column);
+    node.ints.push_back(ids[column]);
+  }
+  return MaskNode::Make(std::move(node));
+}
+
+Mask Mask::Ranges(const std::vector<std::vector<ColumnRange>>& rows) {
+  CheckSize("number of rows", static_cast<int32_t>(rows.size()), 1);
+  MaskNode node = Leaf(MaskKind::kRanges);
+  node.num_rows = static_cast<int32_t>(rows.size());
+  node.ints.assign(rows.size() + 1, 0);
+  std::vector<ColumnRange> sorted;
+  for (size_t row = 0; row < rows.size(); ++row) {
+    sorted.clear();
+    for (const ColumnRange& range : rows[row]) {
+      if (range.begin < 0 || range.end < range.begin) {
+        Throw(ErrorKind::kValue, "row ", row, " of the ranges holds [", range.begin, ", ",
+              range.end, "): a range needs 0 <= begin <= end");
+      }
+      if (range.begin < range.end) sorted.push_back(range);
+    }
+    std::sort(sorted.begin(), sorted.end(),
+              [](const ColumnRange& a, const ColumnRange& b) { return a.begin < b.begin; });
+    const size_t first = node.ints.size();
+    for (const ColumnRange& range : sorted) {
+      if (node.ints.size() > first && node.ints.back() >= range.begin) {
+        node.ints.back() = std::max(node.ints.back(), range.end);
+      } else {
+        node.ints.push_back(range.begin);
+        node.ints.push_back(range.end);
+      }
+      node.num_columns = std::max(node.num_columns, range.end);
+    }
+    node.ints[row + 1] =
+        node.ints[row] + static_cast<int32_t>((node.ints.size() - first) / 2);
+  }
+  return MaskNode::Make(std::move(node));
+}
+
+Mask Mask::PerLayer(std::vector<Mask> masks, std::vector<int32_t> choice) {
+  return Choice(MaskKind::kPerLayer, "layer", std::move(masks), std::move(choice));
+}
+
+Mask Mask::PerHead(std::vector<Mask> masks, std::vector<int32_t> choice) {
+  return Choice(MaskKind::kPerHead, "head", std::move(masks), std::move(choice));
+}
+
+Mask operator&(const Mask& a, const Mask& b) {
+  CheckOperand(a);
+  CheckOperand(b);
+  return Combination(MaskKind::kAnd, {a, b});
+}
+
+Mask operator|(const Mask& a, const Mask& b) {
+  CheckOperand(a);
+  CheckOperand(b);
+  return Combination(MaskKind::kOr, {a, b});
+}
+
+Mask Mask::operator~() const {
+  CheckOperand(*this);
+  return Combination(MaskKind::kNot, {*this});
+}
+
+const std::vector<int32_t>* Mask::tree_parents() const {
+  return node_->tree == nullptr ? nullptr : &node_->tree->ints;
+}
+
+}  // namespace kvctl

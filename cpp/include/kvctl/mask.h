@@ -1,0 +1,106 @@
+/*!
+ * \file kvctl/mask.h
+ * \brief Attention masks as values: which cache positions each new token may look at.
+ */
+#ifndef KVCTL_MASK_H_
+#define KVCTL_MASK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace kvctl {
+
+struct MaskNode;
+
+/*! \brief Columns [begin, end) of a sequence. */
+struct ColumnRange {
+  int32_t begin;
+  int32_t end;
+};
+
+/*!
+ * \brief For each new token of a sequence (row) and each of its cache columns: may the row look?
+ *
+ * A mask replaces causality, and the past stays visible unless the mask says otherwise. Masks are
+ * immutable and cheap to copy; they are not bound to a cache and are checked against a sequence
+ * when a forward step begins. Wherever a *position* is meant below, it is the logical one: depth in
+ * a tree of pending tokens, the original position after eviction.
+ */
+class Mask {
+ public:
+  /*! \brief Everything up to the row itself; in a pending tree: the past, the row's ancestors,
+   * itself. */
+  static Mask Causal();
+  /*!
+   * \brief A token tree: row i sees the committed past, its ancestors and itself.
+   * \param parents Parent of each pending token, an index into the whole pending region that is
+   * smaller than the token's own, or -1 for the committed past.
+   * \throws kValue for a parent outside [-1, own index).
+   */
+  static Mask Tree(std::vector<int32_t> parents);
+  /*!
+   * \brief Any relation among the new tokens; all columns before them are visible.
+   * \param visible [num_new, num_new] row-major, nonzero = row may see column.
+   */
+  static Mask Dense(const uint8_t* visible, int32_t num_new);
+  /*!
+   * \brief Any relation over past and new.
+   * \param visible [num_new, num_columns] row-major; num_columns counts the new tokens as well.
+   */
+  static Mask Full(const uint8_t* visible, int32_t num_new, int32_t num_columns);
+  /*!
+   * \brief Causal, but only the last `size` positions (the row's own included) and the first
+   * `sinks`.
+   * \throws kValue if size < 1 or sinks < 0.
+   */
+  static Mask Window(int32_t size, int32_t sinks = 0);
+  /*! \brief Causal, except that the first `length` positions are visible to every row. */
+  static Mask PrefixLM(int32_t length);
+  /*!
+   * \brief A row sees the columns of its own document, in both directions: `& Causal()` makes it
+   * causal.
+   * \param ids Document of every column of the sequence, new ones included.
+   */
+  static Mask Documents(const std::vector<int32_t>& ids);
+  /*!
+   * \brief Exactly the listed columns (the past too must be listed).
+   * \param rows One list of column ranges per new token, in any order, overlaps allowed.
+   */
+  static Mask Ranges(const std::vector<std::vector<ColumnRange>>& rows);
+
+  /*!
+   * \brief Another mask for some layers: layer l uses masks[choice[l]].
+   * \throws kValue for a choice outside masks, or trees that differ among the masks.
+   */
+  static Mask PerLayer(std::vector<Mask> masks, std::vector<int32_t> choice);
+  /*! \brief Another mask for some KV heads: head h uses masks[choice[h]]. Allowed within PerLayer,
+   * not around it. */
+  static Mask PerHead(std::vector<Mask> masks, std::vector<int32_t> choice);
+
+  friend Mask operator&(const Mask& a, const Mask& b);
+  friend Mask operator|(const Mask& a, const Mask& b);
+  /*! \brief The complement over past and new columns. */
+  Mask operator~() const;
+
+  /*! \brief Parents of the one Tree inside the expression; nullptr if there is none. */
+  const std::vector<int32_t>* tree_parents() const;
+
+  /*! \brief The mask as one flat buffer: how it crosses the FFI. */
+  std::vector<int32_t> Encode() const;
+  /*! \brief The inverse of Encode. \throws kValue if the buffer does not hold a mask. */
+  static Mask Decode(const int32_t* data, size_t size);
+
+  const MaskNode& node() const { return *node_; }
+
+ private:
+  explicit Mask(std::shared_ptr<const MaskNode> node) : node_(std::move(node)) {}
+  friend struct MaskNode;
+
+  std::shared_ptr<const MaskNode> node_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_MASK_H_

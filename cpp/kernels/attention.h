@@ -1,0 +1,88 @@
+/*!
+ * \file kernels/attention.h
+ * \brief Masked attention of a step's new tokens over a paged cache.
+ */
+#ifndef KVCTL_KERNELS_ATTENTION_H_
+#define KVCTL_KERNELS_ATTENTION_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "core/mask_plan.h"
+#include "core/step_plan.h"
+#include "kvctl/dtype.h"
+
+namespace kvctl {
+
+/*! \brief Scratch memory of AttentionCpu. Keep one per cache, and hand it to one call at a time. */
+class AttentionWorkspace {
+ public:
+  AttentionWorkspace();
+  ~AttentionWorkspace();
+  /*! \brief At least `size` floats, aligned to 64 bytes, contents unspecified. \throws bad_alloc */
+  float* Reserve(int64_t size);
+
+ private:
+  struct Free {
+    void operator()(float* data) const;
+  };
+  std::unique_ptr<float, Free> data_;
+  int64_t size_ = 0;
+};
+
+/*!
+ * \brief What one call computes. `row` counts the new tokens of the batch, as in StepPlan; K and V of
+ * the new tokens are already in their pages.
+ */
+struct AttentionArgs {
+  /*! \brief [rows] x [num_qo_heads, head_dim], rows q_row_stride elements apart: q can be read in
+   * place out of a fused (rows, num_qo_heads + 2 * num_kv_heads, head_dim) tensor. */
+  const void* q = nullptr;
+  DType q_dtype = DType::kFloat32;
+  int64_t q_row_stride = 0;
+  int32_t num_qo_heads = 0;  //!< a multiple of num_kv_heads: heads [g * h, g * (h + 1)) share KV head h
+
+  /*! \brief [num_pages, 2, num_kv_heads, page_size, head_dim]: this layer's pages, K then V. */
+  const void* pages = nullptr;
+  DType kv_dtype = DType::kFloat32;
+  int32_t num_kv_heads = 0;
+  int32_t page_size = 0;
+  int32_t head_dim = 0;  //!< a multiple of 8, at most 256
+
+  const SequencePlan* sequences = nullptr;  //!< [num_sequences]
+  int32_t num_sequences = 0;
+  LayerMasks masks;  //!< MaskTable::layer(layer) of the same step
+
+  /*! \brief [rows] x [num_qo_heads, head_dim], rows out_row_stride elements apart. */
+  void* out = nullptr;
+  DType out_dtype = DType::kFloat32;
+  int64_t out_row_stride = 0;
+
+  float sm_scale = 0;       //!< scores = sm_scale * q.k; usually head_dim ** -0.5
+  float soft_cap = 0;       //!< > 0: scores become soft_cap * tanh(scores / soft_cap)
+  /*! \brief [num_qo_heads] or nullptr: adds slope * (position of column - position of row). */
+  const float* alibi_slopes = nullptr;
+  /*! \brief [num_qo_heads] or nullptr: one more logit in each softmax, without a value. */
+  const float* sinks = nullptr;
+  /*! \brief [rows, num_qo_heads] or nullptr: receives the natural log of the sum of exponentials
+   * (-inf for a row that sees nothing). */
+  float* lse = nullptr;
+
+  AttentionWorkspace* workspace = nullptr;
+};
+
+/*!
+ * \brief out = softmax(scores over the visible columns) V, in float32, on OpenMP threads.
+ *
+ * A row's output is the same to the last bit whatever else is in the batch, however many threads
+ * there are, and whether the token is computed alone, in a chain or on a tree path: sums run over
+ * logical positions in a fixed order (mask_plan.h). Hidden columns are not read into any sum: their
+ * pages may hold anything, NaN too, or not exist (-1). A row that sees nothing yields zeros.
+ *
+ * \throws kValue for a head_dim, head count or page size that is not supported; bad_alloc.
+ */
+void AttentionCpu(const AttentionArgs& args);
+
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_ATTENTION_H_

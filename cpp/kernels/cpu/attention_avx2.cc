@@ -1,0 +1,24 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/attention_unit.h"
+#include "kernels/cpu/convert.h"
+
+namespace kvctl {
+namespace {
+
+#include "kernels/cpu/vec_avx2.h"
+//
+#include "kernels/cpu/attention_micro.h"
+//
+#include "kernels/cpu/attention_kernel.h"
+
+}  // namespace
+
+const AttentionKernels kAttentionAvx2 = {kLanes, ScratchFloats, Attend, Finish};
+
+}  // namespace kvctl

@@ -1,0 +1,28 @@
+// GCC 12's own AVX-512 intrinsics trip these (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/attention_unit.h"
+#include "kernels/cpu/convert.h"
+
+namespace kvctl {
+namespace {
+
+#include "kernels/cpu/vec_avx512.h"
+//
+#include "kernels/cpu/attention_micro.h"
+//
+#include "kernels/cpu/attention_kernel.h"
+
+}  // namespace
+
+const AttentionKernels kAttentionAvx512 = {kLanes, ScratchFloats, Attend, Finish};
+
+}  // namespace kvctl

@@ -1,0 +1,24 @@
+#include <emmintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/attention_unit.h"
+#include "kernels/cpu/convert.h"
+
+namespace kvctl {
+namespace {
+
+#include "kernels/cpu/vec_baseline.h"
+//
+#include "kernels/cpu/attention_micro.h"
+//
+#include "kernels/cpu/attention_kernel.h"
+
+}  // namespace
+
+const AttentionKernels kAttentionBaseline = {kLanes, ScratchFloats, Attend, Finish};
+
+}  // namespace kvctl

@@ -1,0 +1,51 @@
+// Vectors of sixteen floats. Include inside a namespace of this instruction set, after <immintrin.h>; see
+// attention_kernel.h for what is expected and vec_baseline.h for what each function does.
+constexpr int kLanes = 16;
+constexpr int kQkRows = 6;
+constexpr int kPvRows = 6;
+
+using Vec = __m512;
+
+inline Vec Zero() { return _mm512_setzero_ps(); }
+inline Vec Set(float x) { return _mm512_set1_ps(x); }
+inline Vec Load(const float* p) { return _mm512_loadu_ps(p); }
+inline Vec Load(const Float16* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Vec Load(const BFloat16* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline void Store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+inline Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+inline Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec Select(uint64_t bits, Vec x, Vec y) {
+  return _mm512_mask_blend_ps(static_cast<__mmask16>(bits), y, x);
+}
+inline Vec ZeroBelow(Vec x, Vec bound, Vec value) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), value);
+}
+inline Vec CopySign(Vec magnitude, Vec sign) {
+  const Vec bit = _mm512_set1_ps(-0.f);
+  return _mm512_or_ps(_mm512_andnot_ps(bit, magnitude), _mm512_and_ps(bit, sign));
+}
+inline Vec RoundToInt(Vec x) { return _mm512_cvtepi32_ps(_mm512_cvtps_epi32(x)); }
+inline Vec Scale2(Vec value, Vec n) {
+  const __m512i shifted = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(value), shifted));
+}
+
+inline void StoreSums(float* out, Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = Add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const Vec cd = Add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const Vec low = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd)));
+  const Vec high = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd)));
+  const Vec sums = Add(low, high);
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

@@ -1,0 +1,60 @@
+// Vectors of four floats (SSE2: every x86-64 has it). Include inside a namespace of this instruction
+// set, after <emmintrin.h>; see attention_kernel.h for what is expected.
+constexpr int kLanes = 4;
+constexpr int kQkRows = 3;  // rows times four columns of accumulators fit the registers
+constexpr int kPvRows = 3;
+
+using Vec = __m128;
+
+inline Vec Zero() { return _mm_setzero_ps(); }
+inline Vec Set(float x) { return _mm_set1_ps(x); }
+inline Vec Load(const float* p) { return _mm_loadu_ps(p); }
+inline Vec Load(const BFloat16* p) {
+  const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits));
+}
+inline Vec Load(const Float16* p) {
+  return _mm_setr_ps(ToFloat(p[0]), ToFloat(p[1]), ToFloat(p[2]), ToFloat(p[3]));
+}
+inline void Store(float* p, Vec x) { _mm_storeu_ps(p, x); }
+inline Vec Add(Vec a, Vec b) { return _mm_add_ps(a, b); }
+inline Vec Sub(Vec a, Vec b) { return _mm_sub_ps(a, b); }
+inline Vec Mul(Vec a, Vec b) { return _mm_mul_ps(a, b); }
+inline Vec Div(Vec a, Vec b) { return _mm_div_ps(a, b); }
+inline Vec Fma(Vec a, Vec b, Vec c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+/*! \brief b where either is NaN. */
+inline Vec Max(Vec a, Vec b) { return _mm_max_ps(a, b); }
+
+/*! \brief x in the lanes whose bit is set, y in the others. */
+inline Vec Select(uint64_t bits, Vec x, Vec y) {
+  const __m128i lane = _mm_setr_epi32(1, 2, 4, 8);
+  const __m128i chosen = _mm_and_si128(_mm_set1_epi32(static_cast<int>(bits & 15)), lane);
+  const Vec mask = _mm_castsi128_ps(_mm_cmpeq_epi32(chosen, lane));
+  return _mm_or_ps(_mm_and_ps(mask, x), _mm_andnot_ps(mask, y));
+}
+
+/*! \brief x where x >= bound or x is NaN, else 0: what an exponential below the bound becomes. */
+inline Vec ZeroBelow(Vec x, Vec bound, Vec value) {
+  return _mm_andnot_ps(_mm_cmplt_ps(x, bound), value);
+}
+
+/*! \brief 2^n for the integer part of x, times value. */
+inline Vec CopySign(Vec magnitude, Vec sign) {
+  const Vec bit = _mm_set1_ps(-0.f);
+  return _mm_or_ps(_mm_andnot_ps(bit, magnitude), _mm_and_ps(bit, sign));
+}
+inline Vec RoundToInt(Vec x) { return _mm_cvtepi32_ps(_mm_cvtps_epi32(x)); }
+inline Vec Scale2(Vec value, Vec n) {
+  const __m128i shifted = _mm_slli_epi32(_mm_cvtps_epi32(n), 23);
+  return _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(value), shifted));
+}
+
+/*! \brief Writes the sums over the lanes of a, b, c and d to out[0..3]. */
+inline void StoreSums(float* out, Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = Add(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+  const Vec cd = Add(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+  const Vec low = _mm_castpd_ps(_mm_unpacklo_pd(_mm_castps_pd(ab), _mm_castps_pd(cd)));
+  const Vec high = _mm_castpd_ps(_mm_unpackhi_pd(_mm_castps_pd(ab), _mm_castps_pd(cd)));
+  _mm_storeu_ps(out, Add(low, high));
+}
+inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
