@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from . import _load  # first: everything below needs the libraries it loads
+from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
 from .tree import TokenTree
 
 __version__ = _load.build_info()["kvctl"]
 
-__all__ = ["FunctionTable", "OutOfPagesError", "TokenTree", "__version__"]
+__all__ = [
+    "FunctionTable",
+    "OutOfPagesError",
+    "PagedKVCache",
+    "Rope",
+    "TokenTree",
+    "__version__",
+    "install",
+    "installed",
+    "uninstall",
+]

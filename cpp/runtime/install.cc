@@ -1,0 +1,123 @@
+// kvctl's cache behind the function through which model libraries create theirs.
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/reflection/registry.h>
+
+#include <mutex>
+
+#include "kvctl/error.h"
+#include "kvctl/paged_kv_cache.h"
+#include "runtime/guard.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+constexpr const char* kCreateName = "vm.builtin.paged_attention_kv_cache_create";
+
+/*! \brief What was registered before kvctl; the registry is the process's, so this is too. */
+struct Installation {
+  std::mutex mutex;
+  ffi::Optional<ffi::Function> original;
+};
+
+Installation& TheInstallation() {
+  static Installation* installation = new Installation();  // outlives every static destructor
+  return *installation;
+}
+
+/*! \brief TVM's kinds of attention layers, by its numbers. */
+void CheckAttentionKinds(const ffi::Shape& kinds) {
+  constexpr int64_t kMHA = 0, kMLA = 1;
+  for (int64_t kind : kinds) {
+    if (kind == kMHA) continue;
+    Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support ",
+          kind == kMLA ? "MLA layers" : "layers of attention kind ",
+          kind == kMLA ? "" : std::to_string(kind));
+  }
+}
+
+/*! \brief Reads the 28 or 29 arguments that a compiled model passes (TVM's paged_kv_cache.cc). */
+PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
+  if (args.size() != 28 && args.size() != 29) {
+    Throw(ErrorKind::kValue, kCreateName, " takes 28 or 29 arguments, got ", args.size());
+  }
+  const auto sizes = args[0].cast<ffi::Shape>();
+  if (sizes.size() != 5 && sizes.size() != 6) {
+    Throw(ErrorKind::kValue, "the cache configuration has 5 or 6 fields, got ", sizes.size());
+  }
+  const auto layers = args[1].cast<ffi::Shape>();
+  if (layers.size() != 2) {
+    Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support pipeline parallelism");
+  }
+  CheckAttentionKinds(args[6].cast<ffi::Shape>());
+  if (args[7].cast<bool>()) {
+    Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support disaggregated prefill");
+  }
+  if (args[4].cast<int64_t>() != args[5].cast<int64_t>()) {
+    Throw(ErrorKind::kNotImplemented, "kvctl's paged cache needs equal head dims for K and V, got ",
+          args[4].cast<int64_t>(), " and ", args[5].cast<int64_t>());
+  }
+  PagedKVCacheConfig config;
+  const int64_t total_tokens = sizes[1];
+  config.prefill_chunk_size = sizes[2];
+  config.page_size = sizes[3];
+  if (sizes[4] != 0) {
+    Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support sliding windows");
+  }
+  config.num_pages = (total_tokens + config.page_size - 1) / config.page_size + 1;
+  config.first_layer = layers[0];
+  config.num_layers = layers[1] - layers[0];
+  config.num_qo_heads = args[2].cast<int64_t>();
+  config.num_kv_heads = args[3].cast<int64_t>();
+  config.head_dim = args[4].cast<int64_t>();
+  // Rotating keys as they are cached or as they are read (TVM's inline mode) gives the same
+  // attention.
+  config.rope_mode = args[8].cast<int>() == 0 ? RopeMode::kNone : RopeMode::kNormal;
+  config.rope_scale = args[9].cast<double>();
+  config.rope_theta = args[10].cast<double>();
+  if (auto factors = args[11].as<tvm::runtime::Tensor>()) config.rope_ext_factors = factors.value();
+  const auto init = args[12].cast<tvm::runtime::Tensor>();
+  config.dtype = init->dtype;
+  config.device = init->device;
+  config.split_rotary = args[24].cast<ffi::Function>();
+  return config;
+}
+
+void CreateForModel(ffi::PackedArgs args, ffi::Any* result) {
+  Guard([&] { *result = PagedKVCache::Create(ConfigFromModel(args)); });
+}
+
+}  // namespace
+
+void InstallCache() {
+  Guard([] {
+    Installation& installation = TheInstallation();
+    std::lock_guard<std::mutex> lock(installation.mutex);
+    if (installation.original.has_value()) return;
+    ffi::Optional<ffi::Function> original = ffi::Function::GetGlobal(kCreateName);
+    if (!original.has_value()) {
+      Throw(ErrorKind::kRuntime, kCreateName, " is not registered: TVM's runtime is not loaded");
+    }
+    installation.original = original;
+    ffi::Function::SetGlobal(kCreateName, ffi::Function::FromPacked(CreateForModel), true);
+  });
+}
+
+void UninstallCache() {
+  Guard([] {
+    Installation& installation = TheInstallation();
+    std::lock_guard<std::mutex> lock(installation.mutex);
+    if (!installation.original.has_value()) return;
+    ffi::Function::SetGlobal(kCreateName, installation.original.value(), true);
+    installation.original = std::nullopt;
+  });
+}
+
+bool CacheInstalled() {
+  Installation& installation = TheInstallation();
+  std::lock_guard<std::mutex> lock(installation.mutex);
+  return installation.original.has_value();
+}
+
+}  // namespace kvctl

@@ -1,0 +1,173 @@
+// Creation, sequences and queries of the paged cache.
+#include <tvm/ffi/cast.h>
+
+#include <limits>
+
+#include "kvctl/error.h"
+#include "runtime/cache_checkpoint.h"
+#include "runtime/paged_kv_cache_impl.h"
+#include "runtime/tensor_view.h"
+
+namespace kvctl {
+namespace {
+
+void RequirePositive(int64_t value, const char* name) {
+  if (value < 1) Throw(ErrorKind::kValue, name, " must be at least 1, got ", value);
+}
+
+/*! \brief Checks a configuration before anything is allocated for it. */
+const PagedKVCacheConfig& Validated(const PagedKVCacheConfig& config) {
+  RequirePositive(config.num_layers, "num_layers");
+  RequirePositive(config.num_qo_heads, "num_qo_heads");
+  RequirePositive(config.num_kv_heads, "num_kv_heads");
+  RequirePositive(config.head_dim, "head_dim");
+  RequirePositive(config.page_size, "page_size");
+  RequirePositive(config.num_pages, "the number of pages");
+  RequirePositive(config.prefill_chunk_size, "prefill_chunk_size");
+  if (config.num_qo_heads % config.num_kv_heads != 0) {
+    Throw(ErrorKind::kValue, "num_qo_heads must be a multiple of num_kv_heads, got ",
+          config.num_qo_heads, " and ", config.num_kv_heads);
+  }
+  if (config.head_dim % 8 != 0 || config.head_dim > 256) {
+    Throw(ErrorKind::kValue, "head_dim must be a multiple of 8 and at most 256, got ",
+          config.head_dim);
+  }
+  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+  if (config.num_pages > kMaxInt / config.page_size || config.prefill_chunk_size > kMaxInt ||
+      config.num_qo_heads > kMaxInt / config.head_dim) {
+    Throw(ErrorKind::kValue, "a cache of ", config.num_pages, " pages of ", config.page_size,
+          " tokens is larger than 2^31 - 1 tokens");
+  }
+  if (config.device.device_type != kDLCPU) {
+    Throw(ErrorKind::kNotImplemented, "this build of kvctl has cache kernels for the CPU only");
+  }
+  FloatDType(config.dtype, "the cache's dtype");
+  return config;
+}
+
+TableConfig ToTableConfig(const PagedKVCacheConfig& config) {
+  return {static_cast<int32_t>(config.num_pages), static_cast<int32_t>(config.page_size),
+          static_cast<int32_t>(config.prefill_chunk_size),
+          static_cast<int32_t>(config.max_sequences)};
+}
+
+PageShape ToPageShape(const PagedKVCacheConfig& config) {
+  return {static_cast<int32_t>(config.num_kv_heads), static_cast<int32_t>(config.page_size),
+          static_cast<int32_t>(config.head_dim), FloatDType(config.dtype, "the cache's dtype")};
+}
+
+}  // namespace
+
+PagedKVCache PagedKVCache::Create(const PagedKVCacheConfig& config) {
+  return Guard([&] { return PagedKVCache(tvm::ffi::make_object<PagedKVCacheImpl>(config)); });
+}
+
+PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
+    : config_(Validated(config)),
+      page_shape_(ToPageShape(config)),
+      table_(ToTableConfig(config)),
+      positions_(Tensor::Empty({config.prefill_chunk_size}, {kDLInt, 32, 1}, config.device)) {
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    pages_.push_back(
+        Tensor::Empty({config.num_pages, 2, config.num_kv_heads, config.page_size, config.head_dim},
+                      config.dtype, config.device));
+  }
+  if (config.rope_mode == RopeMode::kNormal && !config.split_rotary.has_value()) {
+    RopeParams params;
+    params.theta = static_cast<float>(config.rope_theta);
+    params.scale = static_cast<float>(config.rope_scale);
+    params.rotary_dim = page_shape_.head_dim;
+    rope_ = std::make_unique<RopeTable>(params);
+  }
+}
+
+PagedKVCacheImpl::Turn::Turn(const PagedKVCacheImpl* cache) : cache_(cache) {
+  if (cache->busy_.exchange(true, std::memory_order_acquire)) {
+    Throw(ErrorKind::kRuntime, "the cache is in use by another thread; one thread at a time");
+  }
+  std::lock_guard<std::mutex> lock(cache->discarded_mutex_);
+  cache->discarded_.clear();
+}
+
+PagedKVCacheImpl::Turn::~Turn() { cache_->busy_.store(false, std::memory_order_release); }
+
+void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
+  {
+    std::lock_guard<std::mutex> lock(discarded_mutex_);
+    discarded_.push_back(std::move(checkpoint));
+  }
+  // A free cache lets go of it now. A busy one must not be touched: its next turn does.
+  if (busy_.exchange(true, std::memory_order_acquire)) return;
+  {
+    std::lock_guard<std::mutex> lock(discarded_mutex_);
+    discarded_.clear();
+  }
+  busy_.store(false, std::memory_order_release);
+}
+
+void PagedKVCacheImpl::Clear() {
+  InTurn([&] { table_.Clear(); });
+}
+
+void PagedKVCacheImpl::AddSequence(int64_t seq_id) {
+  InTurn([&] { table_.Add(seq_id); });
+}
+
+void PagedKVCacheImpl::RemoveSequence(int64_t seq_id) {
+  InTurn([&] { table_.Remove(seq_id); });
+}
+
+void PagedKVCacheImpl::ForkSequence(int64_t parent, int64_t child, int64_t position) {
+  InTurn([&] { table_.Fork(parent, child, position); });
+}
+
+void PagedKVCacheImpl::PopN(int64_t seq_id, int32_t n) { Pop(seq_id, n); }
+
+void PagedKVCacheImpl::Pop(int64_t seq_id, int64_t n) {
+  InTurn([&] { table_.PopN(seq_id, n); });
+}
+
+void PagedKVCacheImpl::DropPending(int64_t seq_id) {
+  InTurn([&] { table_.DropPending(seq_id); });
+}
+
+CacheCheckpoint PagedKVCacheImpl::MakeCheckpoint(int64_t seq_id) {
+  return InTurn([&] {
+    return CacheCheckpoint(tvm::ffi::make_object<CacheCheckpointImpl>(
+        tvm::ffi::GetRef<PagedKVCache>(this), table_.MakeCheckpoint(seq_id)));
+  });
+}
+
+void PagedKVCacheImpl::Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) {
+  InTurn([&] {
+    const auto* impl = checkpoint.as<CacheCheckpointImpl>();
+    if (impl == nullptr) Throw(ErrorKind::kType, "rollback needs a checkpoint of this cache");
+    table_.Rollback(seq_id, impl->checkpoint());
+  });
+}
+
+bool PagedKVCacheImpl::Empty() const {
+  return InTurn([&] { return table_.num_sequences() == 0; });
+}
+
+int32_t PagedKVCacheImpl::GetNumAvailablePages() const {
+  return InTurn([&] { return table_.pool().num_free(); });
+}
+
+int32_t PagedKVCacheImpl::GetTotalSequenceLength() const {
+  return InTurn([&] { return static_cast<int32_t>(table_.total_columns()); });
+}
+
+int32_t PagedKVCacheImpl::GetSequenceLength(int64_t seq_id) const {
+  return InTurn([&] { return table_.Get(seq_id).num_columns(); });
+}
+
+int64_t PagedKVCacheImpl::PendingLength(int64_t seq_id) const {
+  return InTurn([&] { return int64_t{table_.Get(seq_id).pending.size()}; });
+}
+
+CacheCheckpointImpl::~CacheCheckpointImpl() {
+  static_cast<const PagedKVCacheImpl*>(cache_.get())->Discard(std::move(checkpoint_));
+}
+
+}  // namespace kvctl

@@ -1,0 +1,83 @@
+// Looking into the paged cache, and setting its contents.
+#include "kvctl/error.h"
+#include "runtime/paged_kv_cache_impl.h"
+#include "runtime/tensor_view.h"
+
+namespace kvctl {
+
+std::vector<int32_t> PagedKVCacheImpl::Slots(int64_t seq_id, int64_t begin, int64_t end) const {
+  const Sequence& sequence = table_.Get(seq_id);
+  if (begin < 0 || begin > end || end > sequence.num_columns()) {
+    Throw(ErrorKind::kIndex, "tokens [", begin, ", ", end, ") are not in sequence ", seq_id,
+          ", which has ", sequence.num_columns());
+  }
+  std::vector<int32_t> slots;
+  slots.reserve(end - begin);
+  for (int64_t column = begin; column < end; ++column) {
+    slots.push_back(table_.Slot(sequence, static_cast<int32_t>(column)));
+  }
+  return slots;
+}
+
+void PagedKVCacheImpl::CheckKV(const Tensor& kv, const char* what, int64_t length) const {
+  CheckTensor(kv.operator->(), what, config_.device,
+              {config_.num_layers, length, config_.num_kv_heads, config_.head_dim});
+}
+
+namespace {
+
+/*! \brief The rows of one layer of a (num_layers, length, num_kv_heads, head_dim) tensor. */
+KVRows LayerRows(const tvm::runtime::Tensor& kv, int64_t layer) {
+  const DType dtype = FloatDType(kv.DataType(), "K and V");
+  const int64_t row = kv->shape[2] * kv->shape[3];
+  char* data = static_cast<char*>(DataPointer(kv.operator->()));
+  return {data + layer * kv->shape[1] * row * DTypeSize(dtype), dtype, row};
+}
+
+}  // namespace
+
+void PagedKVCacheImpl::DebugGetKV(int64_t seq_id, int64_t begin, int64_t end, Tensor k, Tensor v) {
+  InTurn([&] {
+    const std::vector<int32_t> slots = Slots(seq_id, begin, end);
+    CheckKV(k, "k_data", end - begin);
+    CheckKV(v, "v_data", end - begin);
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+      ReadSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), slots.size(),
+                   LayerRows(k, layer), LayerRows(v, layer));
+    }
+  });
+}
+
+void PagedKVCacheImpl::DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tensor v) {
+  InTurn([&] {
+    if (k->ndim != 4) Throw(ErrorKind::kValue, "k_data must have 4 dimensions, got ", k->ndim);
+    const int64_t length = k->shape[1];
+    const std::vector<int32_t> slots = Slots(seq_id, begin, begin + length);
+    CheckKV(k, "k_data", length);
+    CheckKV(v, "v_data", length);
+    for (int32_t slot : slots) {
+      if (table_.pool().shared(slot / page_shape_.page_size)) {
+        Throw(ErrorKind::kRuntime, "tokens of sequence ", seq_id,
+              " lie in a page that another sequence or a checkpoint shares; they cannot be set");
+      }
+    }
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+      WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(),
+                    slots.size(), LayerRows(k, layer), LayerRows(v, layer));
+    }
+  });
+}
+
+void PagedKVCacheImpl::PoisonUnused() {
+  InTurn([&] {
+    const std::vector<bool> used = table_.UsedSlots();
+    for (Tensor& pages : pages_) {
+      for (size_t slot = 0; slot < used.size(); ++slot) {
+        if (used[slot]) continue;
+        PoisonSlotCpu(page_shape_, DataPointer(pages.operator->()), static_cast<int32_t>(slot));
+      }
+    }
+  });
+}
+
+}  // namespace kvctl

@@ -1,0 +1,172 @@
+// A step of the paged cache: begin, end, commit.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "kvctl/error.h"
+#include "runtime/paged_kv_cache_impl.h"
+#include "runtime/tensor_view.h"
+
+namespace kvctl {
+namespace {
+
+/*! \brief An int64 that must fit the int32 of core. */
+int32_t Narrow(int64_t value, const char* what) {
+  if (value > std::numeric_limits<int32_t>::max() || value < std::numeric_limits<int32_t>::min()) {
+    Throw(ErrorKind::kValue, what, " ", value, " is out of range");
+  }
+  return static_cast<int32_t>(value);
+}
+
+/*! \brief The path from the root of its tree to a node, in order. */
+std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
+  std::vector<int32_t> path;
+  for (; node >= 0; node = pending.parents[node]) path.push_back(node);
+  std::reverse(path.begin(), path.end());
+  return path;
+}
+
+}  // namespace
+
+void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
+                                    const tvm::ffi::Optional<Shape>& opt_parents) {
+  InTurn([&] {
+    if (seq_ids.size() != append_lengths.size()) {
+      Throw(ErrorKind::kValue, "begin_forward names ", seq_ids.size(), " sequences and gives ",
+            append_lengths.size(), " append lengths");
+    }
+    std::vector<int32_t> parents;
+    int64_t total = 0;
+    for (int64_t length : append_lengths) total += std::max<int64_t>(length, 0);
+    if (opt_parents.has_value()) {
+      if (static_cast<int64_t>(opt_parents.value().size()) != total) {
+        Throw(ErrorKind::kValue, "the token trees have ", opt_parents.value().size(),
+              " parents and the step has ", total, " new tokens");
+      }
+      for (int64_t parent : opt_parents.value())
+        parents.push_back(Narrow(parent, "token tree parent"));
+    }
+    appends_.clear();
+    int64_t row = 0;
+    for (size_t i = 0; i < seq_ids.size(); ++i) {
+      Append append{seq_ids[i], Narrow(append_lengths[i], "append length")};
+      if (opt_parents.has_value()) {
+        append.pending = true;
+        append.parents = parents.data() + row;
+      }
+      row += std::max<int64_t>(append_lengths[i], 0);
+      appends_.push_back(append);
+    }
+    Begin(nullptr);
+  });
+}
+
+void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
+  InTurn([&] {
+    appends_.clear();
+    std::vector<const Mask*> masks;
+    for (const StepRequest& request : requests) {
+      const Mask* mask = request.mask.has_value() ? &*request.mask : nullptr;
+      const std::vector<int32_t>* tree = mask == nullptr ? nullptr : mask->tree_parents();
+      const int32_t length = Narrow(request.append_length, "append length");
+      Append append{request.seq_id, length, request.pending.value_or(tree != nullptr), nullptr,
+                    request.positions};
+      if (tree != nullptr) {
+        if (!append.pending) {
+          Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id,
+                " makes its new tokens pending; pending=False is for masks without a tree");
+        }
+        if (static_cast<int64_t>(tree->size()) != length) {
+          Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id, " has ", tree->size(),
+                " parents and the step appends ", length, " tokens to it");
+        }
+        append.parents = tree->data();
+      }
+      appends_.push_back(append);
+      masks.push_back(mask);
+    }
+    Begin(masks.data());
+  });
+}
+
+void PagedKVCacheImpl::Begin(const Mask* const* masks) {
+  moves_.clear();
+  table_.BeginForward(appends_, &moves_);
+  const StepPlan& plan = table_.plan();
+  try {
+    masks_.Lower(masks, plan, static_cast<int32_t>(config_.num_layers), page_shape_.num_kv_heads);
+    if (rope_ != nullptr) rope_->Fill(plan.positions.data(), plan.num_rows());
+  } catch (...) {
+    table_.AbortForward();
+    throw;
+  }
+  CarryOut();
+  std::memcpy(DataPointer(positions_.operator->()), plan.positions.data(),
+              plan.positions.size() * sizeof(int32_t));
+}
+
+void PagedKVCacheImpl::EndForward() {
+  InTurn([&] { table_.EndForward(); });
+}
+
+void PagedKVCacheImpl::AbortForward() {
+  InTurn([&] { table_.AbortForward(); });
+}
+
+void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,
+                              const std::vector<std::vector<int32_t>>& kept) {
+  InTurn([&] {
+    moves_.clear();
+    table_.Commit(seq_ids, kept, &moves_);
+    CarryOut();
+  });
+}
+
+void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
+                                                    const Shape& leaf_indices) {
+  InTurn([&] {
+    if (seq_ids.size() != leaf_indices.size()) {
+      Throw(ErrorKind::kValue, "commit names ", seq_ids.size(), " sequences and gives ",
+            leaf_indices.size(), " leaves");
+    }
+    std::vector<int64_t> ids(seq_ids.begin(), seq_ids.end());
+    std::vector<std::vector<int32_t>> kept;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const PendingRegion& pending = table_.Get(ids[i]).pending;
+      const int64_t leaf = leaf_indices[i];
+      if (leaf < -1 || leaf >= pending.size()) {
+        Throw(ErrorKind::kIndex, "leaf ", leaf, " is not in the pending region of sequence ",
+              ids[i], ", which has ", pending.size(), " nodes (-1 keeps none)");
+      }
+      kept.push_back(PathTo(pending, static_cast<int32_t>(leaf)));
+    }
+    moves_.clear();
+    table_.Commit(ids, kept, &moves_);
+    CarryOut();
+  });
+}
+
+void PagedKVCacheImpl::CarryOut() {
+  if (moves_.empty()) return;
+  for (Tensor& pages : pages_) {
+    void* data = DataPointer(pages.operator->());
+    for (const PageCopy& copy : moves_.pages) {
+      CopyPageCpu(page_shape_, data, copy.source, copy.target);
+    }
+    for (const SlotMove& move : moves_.slots) {
+      CopySlotCpu(page_shape_, data, move.source, move.target);
+    }
+  }
+}
+
+PagedKVCacheImpl::Tensor PagedKVCacheImpl::GetQueryPositions() {
+  return InTurn([&] {
+    if (!table_.in_forward()) {
+      Throw(ErrorKind::kRuntime,
+            "query positions exist only between begin_forward and end_forward");
+    }
+    return positions_.CreateView({table_.plan().num_rows()}, {kDLInt, 32, 1});
+  });
+}
+
+}  // namespace kvctl

@@ -1,0 +1,156 @@
+/*!
+ * \file runtime/paged_kv_cache_impl.h
+ * \brief PagedKVCacheObj: core's sequence table over pages that lie in TVM tensors.
+ */
+#ifndef KVCTL_RUNTIME_PAGED_KV_CACHE_IMPL_H_
+#define KVCTL_RUNTIME_PAGED_KV_CACHE_IMPL_H_
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "core/mask_plan.h"
+#include "core/sequence_table.h"
+#include "kernels/attention.h"
+#include "kernels/kv_copy.h"
+#include "kernels/rope.h"
+#include "kvctl/paged_kv_cache.h"
+#include "runtime/guard.h"
+
+namespace kvctl {
+
+class PagedKVCacheImpl final : public PagedKVCacheObj {
+ public:
+  using Shape = tvm::ffi::Shape;
+  using String = tvm::ffi::String;
+  using Tensor = tvm::runtime::Tensor;
+
+  explicit PagedKVCacheImpl(const PagedKVCacheConfig& config);
+
+  // KVState.
+  void Clear() final;
+  void AddSequence(int64_t seq_id) final;
+  void RemoveSequence(int64_t seq_id) final;
+  void ForkSequence(int64_t parent, int64_t child, int64_t position) final;
+  void PopN(int64_t seq_id, int32_t n) final;
+  void BeginForward(const Shape& seq_ids, const Shape& append_lengths,
+                    const tvm::ffi::Optional<Shape>& parents) final;
+  void EndForward() final;
+
+  // AttentionKVCache: queries.
+  bool Empty() const final;
+  int32_t GetNumAvailablePages() const final;
+  int32_t GetTotalSequenceLength() const final;
+  int32_t GetSequenceLength(int64_t seq_id) const final;
+  Tensor GetQueryPositions() final;
+
+  // AttentionKVCache: sequences.
+  void EnableSlidingWindowForSeq(int64_t seq_id, int32_t window, int32_t sinks) final;
+  void CommitAcceptedTokenTreeNodes(const Shape& seq_ids, const Shape& leaf_indices) final;
+  Shape DisaggPrepareRecv(int64_t seq_id, int length) final;
+  void DisaggMarkSend(int64_t seq_id, int64_t begin, const Shape& map, int32_t offset) final;
+
+  // AttentionKVCache: attention.
+  void AttentionWithFusedQKV(int64_t layer_id, Tensor qkv, tvm::ffi::Optional<Tensor> mask,
+                             Tensor out, double sm_scale) final;
+  void SelfAttention(int64_t layer_id, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,
+                     double sm_scale) final;
+  void CrossAttention(int64_t layer_id, Tensor q, Tensor out, Tensor lse, double sm_scale) final;
+  void AttentionWithSharedKV(int64_t source_layer_id, Tensor q, Tensor k, Tensor v, Tensor out,
+                             double sm_scale) final;
+  void AppendMLAKV(int64_t layer_id, Tensor kv) final;
+  tvm::ffi::Array<Tensor> MergeAttnOutputInplace(Tensor out1, Tensor lse1, Tensor out2,
+                                                 Tensor lse2) final;
+  void LinearAttention(int64_t layer_id, Tensor q, Tensor k, Tensor v, double sm_scale) final;
+
+  // AttentionKVCache: checkpoints to other processes.
+  String GetCheckpointMetadata(int64_t seq_id) const final;
+  String GetLayoutHash() const final;
+  void ExportPageGroup(int64_t seq_id, int64_t group_id, Tensor dst) final;
+  void PrepareImport(int64_t seq_id, String metadata_json) final;
+  void ImportPageGroup(int64_t seq_id, int64_t group_id, Tensor src) final;
+  void FinishImport(int64_t seq_id) final;
+
+  // AttentionKVCache: debugging.
+  void DebugGetKV(int64_t seq_id, int64_t begin, int64_t end, Tensor k, Tensor v) final;
+  void DebugGetKVMLA(int64_t seq_id, int64_t begin, int64_t end, Tensor kv) final;
+  void DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tensor v) final;
+
+  // PagedKVCacheObj.
+  void BeginForward(const std::vector<StepRequest>& requests) final;
+  void AbortForward() final;
+  void DropPending(int64_t seq_id) final;
+  bool InForward() const final { return table_.in_forward(); }
+  void Commit(const std::vector<int64_t>& seq_ids,
+              const std::vector<std::vector<int32_t>>& kept) final;
+  void Pop(int64_t seq_id, int64_t n) final;
+  CacheCheckpoint MakeCheckpoint(int64_t seq_id) final;
+  void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) final;
+  const PagedKVCacheConfig& config() const final { return config_; }
+  bool HasSequence(int64_t seq_id) const final { return table_.Contains(seq_id); }
+  int64_t PendingLength(int64_t seq_id) const final;
+  void PoisonUnused() final;
+
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.PagedKVCacheImpl", PagedKVCacheImpl, PagedKVCacheObj);
+
+ private:
+  friend class CacheCheckpointImpl;
+
+  /*! \brief One caller's turn with the cache; a second one at the same time is refused. */
+  class Turn {
+   public:
+    explicit Turn(const PagedKVCacheImpl* cache);
+
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    const PagedKVCacheImpl* cache_;
+  };
+  /*! \brief Runs f in a turn of its own, errors translated. */
+  template <typename F>
+  auto InTurn(F&& f) const {
+    return Guard([&] {
+      Turn turn(this);
+      return std::forward<F>(f)();
+    });
+  }
+
+  /*! \brief Lets go of a checkpoint: at once, or in the next turn if another caller has this one.
+   */
+  void Discard(CheckpointPtr checkpoint) const;
+  int32_t LocalLayer(int64_t layer_id) const;
+  /*! \brief Begins the step that appends_ describes, under one mask per sequence or nullptr. */
+  void Begin(const Mask* const* masks);
+  /*! \brief Carries out the data moves of the last operation on the table. */
+  void CarryOut();
+  /*! \brief Writes the new tokens' K and V of a layer into their slots. */
+  void AppendKV(int32_t layer, const KVRows& k, const KVRows& v);
+  void Attend(int32_t layer, const void* q, DType dtype, int64_t q_row_stride, const Tensor& out,
+              double sm_scale);
+  Tensor RotaryScratch(Tensor* buffer, int64_t num_heads, DLDataType dtype);
+  std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
+  void CheckKV(const Tensor& kv, const char* what, int64_t length) const;
+
+  PagedKVCacheConfig config_;
+  PageShape page_shape_;
+  SequenceTable table_;
+  std::vector<Tensor> pages_;  // one per layer
+  MaskTable masks_;
+  AttentionWorkspace workspace_;
+  std::unique_ptr<RopeTable> rope_;  // null unless the cache rotates by itself
+  Tensor q_, k_, v_;  // [prefill_chunk_size, heads, head_dim]: the step's rows, rotated
+  Tensor positions_;  // [prefill_chunk_size] int32
+  DataMoves moves_;
+  std::vector<Append> appends_;
+  mutable std::atomic<bool> busy_{false};
+  mutable std::mutex discarded_mutex_;
+  mutable std::vector<CheckpointPtr> discarded_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_RUNTIME_PAGED_KV_CACHE_IMPL_H_

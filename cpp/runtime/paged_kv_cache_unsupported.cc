@@ -1,0 +1,51 @@
+// The parts of TVM's interface that kvctl does not offer: each says so.
+#include "kvctl/error.h"
+#include "runtime/paged_kv_cache_impl.h"
+
+namespace kvctl {
+namespace {
+
+[[noreturn]] void Unsupported(const char* what) {
+  throw ToFFIError(ErrorKind::kNotImplemented,
+                   std::string("kvctl's paged cache does not support ") + what);
+}
+
+}  // namespace
+
+void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t, int32_t, int32_t) {
+  Unsupported("sliding windows per sequence");
+}
+PagedKVCacheImpl::Shape PagedKVCacheImpl::DisaggPrepareRecv(int64_t, int) {
+  Unsupported("disaggregated prefill");
+}
+void PagedKVCacheImpl::DisaggMarkSend(int64_t, int64_t, const Shape&, int32_t) {
+  Unsupported("disaggregated prefill");
+}
+void PagedKVCacheImpl::SelfAttention(int64_t, Tensor, Tensor, Tensor, Tensor, Tensor, double) {
+  Unsupported("self attention apart from the cache");
+}
+void PagedKVCacheImpl::CrossAttention(int64_t, Tensor, Tensor, Tensor, double) {
+  Unsupported("cross attention");
+}
+void PagedKVCacheImpl::AttentionWithSharedKV(int64_t, Tensor, Tensor, Tensor, Tensor, double) {
+  Unsupported("K/V shared between layers");
+}
+void PagedKVCacheImpl::AppendMLAKV(int64_t, Tensor) { Unsupported("MLA"); }
+tvm::ffi::Array<PagedKVCacheImpl::Tensor> PagedKVCacheImpl::MergeAttnOutputInplace(Tensor, Tensor,
+                                                                                   Tensor, Tensor) {
+  Unsupported("merging attention outputs");
+}
+void PagedKVCacheImpl::LinearAttention(int64_t, Tensor, Tensor, Tensor, double) {
+  Unsupported("linear attention");
+}
+PagedKVCacheImpl::String PagedKVCacheImpl::GetCheckpointMetadata(int64_t) const {
+  Unsupported("checkpoint metadata");
+}
+PagedKVCacheImpl::String PagedKVCacheImpl::GetLayoutHash() const { Unsupported("layout hashes"); }
+void PagedKVCacheImpl::ExportPageGroup(int64_t, int64_t, Tensor) { Unsupported("page export"); }
+void PagedKVCacheImpl::PrepareImport(int64_t, String) { Unsupported("page import"); }
+void PagedKVCacheImpl::ImportPageGroup(int64_t, int64_t, Tensor) { Unsupported("page import"); }
+void PagedKVCacheImpl::FinishImport(int64_t) { Unsupported("page import"); }
+void PagedKVCacheImpl::DebugGetKVMLA(int64_t, int64_t, int64_t, Tensor) { Unsupported("MLA"); }
+
+}  // namespace kvctl

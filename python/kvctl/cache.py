@@ -1,0 +1,504 @@
+"""The paged KV cache: fork, append, verify, commit, roll back.
+
+Every operation either happens or raises and leaves the cache as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import tvm_ffi
+
+from . import errors as errors  # registers the exception types that the functions below raise
+
+if TYPE_CHECKING:
+    from .mask import Mask
+    from .tree import TokenTree
+
+    MaskLike = Mask | TokenTree
+
+_ffi = tvm_ffi.get_global_func
+
+_create = _ffi("kvctl.cache.create")
+_begin_forward = _ffi("kvctl.cache.begin_forward")
+_end_forward = _ffi("kvctl.cache.end_forward")
+_abort_forward = _ffi("kvctl.cache.abort_forward")
+_in_forward = _ffi("kvctl.cache.in_forward")
+_drop_pending = _ffi("kvctl.cache.drop_pending")
+_commit = _ffi("kvctl.cache.commit")
+_popn = _ffi("kvctl.cache.popn")
+_checkpoint = _ffi("kvctl.cache.checkpoint")
+_rollback = _ffi("kvctl.cache.rollback")
+_has_sequence = _ffi("kvctl.cache.has_sequence")
+_pending_length = _ffi("kvctl.cache.pending_length")
+_attention = _ffi("kvctl.cache.attention")
+_get_kv = _ffi("kvctl.cache.get_kv")
+_sizes = _ffi("kvctl.cache.sizes")
+_dtype = _ffi("kvctl.cache.dtype")
+_debug_poison = _ffi("kvctl.cache.debug_poison")
+_install = _ffi("kvctl.cache.install")
+_uninstall = _ffi("kvctl.cache.uninstall")
+_installed = _ffi("kvctl.cache.installed")
+_clear = _ffi("vm.builtin.kv_state_clear")
+_add_sequence = _ffi("vm.builtin.kv_state_add_sequence")
+_remove_sequence = _ffi("vm.builtin.kv_state_remove_sequence")
+_fork_sequence = _ffi("vm.builtin.kv_state_fork_sequence")
+_empty = _ffi("vm.builtin.attention_kv_cache_empty")
+_num_available_pages = _ffi("vm.builtin.attention_kv_cache_get_num_available_pages")
+_total_sequence_length = _ffi("vm.builtin.attention_kv_cache_get_total_sequence_length")
+_sequence_length = _ffi("vm.builtin.attention_kv_cache_get_sequence_length")
+_query_positions = _ffi("vm.builtin.attention_kv_cache_get_query_positions")
+
+
+def _shape(values: Iterable[int]) -> Any:
+    """Integers as an FFI shape, which is how lists of them cross the boundary."""
+    return tvm_ffi.Shape(tuple(int(value) for value in values))
+
+
+def to_tensor(array: Any) -> Any:
+    """Return anything with DLPack as an FFI tensor that shares its memory."""
+    return array if isinstance(array, tvm_ffi.Tensor) else tvm_ffi.from_dlpack(array)
+
+
+class Rope:
+    """Rotary position embedding that the cache applies to q and k.
+
+    Parameters
+    ----------
+    theta : float
+        The base of the frequencies.
+    scale : float
+        Positions are multiplied by it.
+    """
+
+    def __init__(self, *, theta: float = 10000.0, scale: float = 1.0) -> None:
+        self.theta = theta
+        self.scale = scale
+
+
+class PagedKVCache:
+    """A paged KV cache over which any compiled model, or attention called from Python, runs.
+
+    Made by :meth:`create`, or around the cache that a model library created (:meth:`wrap`). The object
+    itself may be handed to every ``vm.builtin.kv_state_*`` and ``vm.builtin.attention_kv_cache_*``
+    function and to a model's functions.
+
+    A sequence has *committed* tokens and, after a step under a token tree, *pending* nodes: drafted
+    tokens that nobody has accepted yet. :meth:`commit` keeps some of them and drops the others.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        sizes = _sizes(handle)
+        self.num_layers: int = sizes[0]
+        self.num_qo_heads: int = sizes[1]
+        self.num_kv_heads: int = sizes[2]
+        self.head_dim: int = sizes[3]
+        self.num_pages: int = sizes[4]
+        self.page_size: int = sizes[5]
+        self.max_sequences: int = sizes[6]
+        self.prefill_chunk_size: int = sizes[7]
+        self.dtype: str = str(_dtype(handle))
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        num_layers: int,
+        num_qo_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        max_total_tokens: int,
+        page_size: int = 16,
+        max_sequences: int = 32,
+        prefill_chunk_size: int = 512,
+        dtype: str = "float32",
+        device: str = "cpu",
+        rope: Rope | None = None,
+    ) -> PagedKVCache:
+        """Create a cache.
+
+        Parameters
+        ----------
+        num_layers, num_qo_heads, num_kv_heads, head_dim : int
+            The model's shape. Query heads are a multiple of KV heads; ``head_dim`` is a multiple of 8,
+            at most 256.
+        max_total_tokens : int
+            Tokens of all sequences together; rounded up to whole pages.
+        page_size : int
+            Tokens in a page.
+        max_sequences : int
+            Sequences that may exist at once.
+        prefill_chunk_size : int
+            New tokens in one step, over the whole batch.
+        dtype : {"float32", "float16", "bfloat16"}
+            The pages' element type. Attention accumulates in float32.
+        device : str
+            "cpu".
+        rope : Rope, optional
+            Rotation that the cache applies; without it q and k are taken as they come.
+
+        Raises
+        ------
+        ValueError
+            If a size makes no sense.
+        NotImplementedError
+            If there are no kernels for the device.
+        """
+        return cls(
+            _create(
+                num_layers,
+                num_qo_heads,
+                num_kv_heads,
+                head_dim,
+                max_total_tokens,
+                page_size,
+                max_sequences,
+                prefill_chunk_size,
+                dtype,
+                tvm_ffi.device(device),
+                0 if rope is None else 1,
+                1.0 if rope is None else rope.scale,
+                1.0 if rope is None else rope.theta,
+            )
+        )
+
+    @classmethod
+    def wrap(cls, handle: Any) -> PagedKVCache:
+        """Return the Python view of a kvctl cache that a model library created.
+
+        Raises
+        ------
+        TypeError
+            If it is another cache, TVM's own say: the library was loaded before ``kvctl.install()``.
+        """
+        return cls(handle)
+
+    @property
+    def handle(self) -> Any:
+        """The FFI object, for functions that take an attention KV cache."""
+        return self._handle
+
+    def __tvm_ffi_object__(self) -> Any:
+        """Let the wrapper itself be passed to FFI functions."""
+        return self._handle
+
+    def __repr__(self) -> str:
+        return (
+            f"PagedKVCache(num_layers={self.num_layers}, num_qo_heads={self.num_qo_heads}, "
+            f"num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}, dtype={self.dtype!r}, "
+            f"free pages={self.num_available_pages} of {self.num_pages} x {self.page_size} tokens)"
+        )
+
+    # Sequences.
+
+    def add_sequence(self, seq_id: int) -> None:
+        """Add an empty sequence.
+
+        Raises
+        ------
+        ValueError
+            If the id is negative or taken, or the cache holds ``max_sequences`` already.
+        """
+        _add_sequence(self._handle, seq_id)
+
+    def remove_sequence(self, seq_id: int) -> None:
+        """Remove a sequence; its checkpoints become invalid.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        """
+        _remove_sequence(self._handle, seq_id)
+
+    def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
+        """Make ``child`` a copy of the first ``position`` tokens of ``parent``.
+
+        Pages are shared until somebody writes into one.
+
+        Parameters
+        ----------
+        parent, child : int
+            An existing sequence and a new id.
+        position : int
+            Tokens to take over; -1 takes all, pending nodes included.
+
+        Raises
+        ------
+        KeyError
+            If there is no parent.
+        ValueError
+            If the child exists, or the parent is shorter than ``position``.
+        """
+        _fork_sequence(self._handle, parent, child, position)
+
+    def __contains__(self, seq_id: int) -> bool:
+        return bool(_has_sequence(self._handle, seq_id))
+
+    def clear(self) -> None:
+        """Remove every sequence, whatever state the cache is in."""
+        _clear(self._handle)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the cache has no sequences."""
+        return bool(_empty(self._handle))
+
+    def sequence_length(self, seq_id: int) -> int:
+        """Tokens of a sequence, its pending nodes and those of a step in flight included."""
+        return int(_sequence_length(self._handle, seq_id))
+
+    def pending_length(self, seq_id: int) -> int:
+        """Pending nodes of a sequence."""
+        return int(_pending_length(self._handle, seq_id))
+
+    @property
+    def total_sequence_length(self) -> int:
+        """Tokens of all sequences."""
+        return int(_total_sequence_length(self._handle))
+
+    @property
+    def num_available_pages(self) -> int:
+        """Free pages."""
+        return int(_num_available_pages(self._handle))
+
+    # A step.
+
+    def begin_forward(
+        self,
+        seq_ids: Sequence[int],
+        append_lengths: Sequence[int],
+        *,
+        mask: MaskLike | Sequence[MaskLike | None] | None = None,
+        positions: Any = None,
+        pending: bool | None = None,
+    ) -> None:
+        """Begin a step that appends tokens to some sequences.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            The sequences, each at most once.
+        append_lengths : sequence of int
+            New tokens of each, at least 1.
+        mask : Mask or sequence of Mask, optional
+            What the new tokens may look at: one mask for a batch of one, or one per sequence, None
+            being causal. A :class:`kvctl.TokenTree` stands for the mask of its rows. The new tokens of a
+            tree are pending; its parents index the whole pending region.
+        positions : sequence of int, optional
+            Rotary positions of all new tokens, sequence after sequence. By default they follow the
+            mask: depth in a tree.
+        pending : bool, optional
+            Keep the new tokens pending although the mask is no tree.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If lengths, mask or positions do not fit, or a sequence has pending nodes and the step
+            does not add to them.
+        kvctl.OutOfPagesError
+            If there are too few free pages.
+        """
+        ids = list(seq_ids)
+        if mask is None:
+            masks = None
+        else:
+            many = [mask] if not isinstance(mask, (list, tuple)) else list(mask)
+            masks = [None if one is None else _encode(one) for one in many]
+        _begin_forward(
+            self._handle,
+            _shape(ids),
+            _shape(append_lengths),
+            masks,
+            None if positions is None else _shape(positions),
+            -1 if pending is None else int(pending),
+        )
+
+    def attention(
+        self, layer: int, qkv: Any, out: Any = None, *, sm_scale: float | None = None
+    ) -> Any:
+        """Append the new tokens' K and V to a layer and attend under the step's mask.
+
+        Parameters
+        ----------
+        layer : int
+            The layer.
+        qkv : tensor, (total_new, num_qo_heads + 2 * num_kv_heads, head_dim)
+            Q, K and V of the new tokens, float32, float16 or bfloat16.
+        out : tensor, (total_new, num_qo_heads, head_dim), optional
+            Receives the result.
+        sm_scale : float, optional
+            Scores are multiplied by it; ``head_dim ** -0.5`` by default.
+
+        Returns
+        -------
+        tensor, (total_new, num_qo_heads, head_dim)
+            ``out``, or a new tensor of qkv's type. A token that may look at nothing gets zeros.
+
+        Raises
+        ------
+        RuntimeError
+            If no step is in flight.
+        ValueError
+            If a shape does not fit.
+        """
+        return _attention(
+            self._handle,
+            layer,
+            to_tensor(qkv),
+            None if out is None else to_tensor(out),
+            self.head_dim**-0.5 if sm_scale is None else sm_scale,
+        )
+
+    def query_positions(self) -> Any:
+        """Rotary positions of the step's new tokens, int32 (total_new,)."""
+        return _query_positions(self._handle)
+
+    def end_forward(self) -> None:
+        """End the step: tokens of chains are committed, nodes of trees stay pending."""
+        _end_forward(self._handle)
+
+    def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> None:
+        """Commit the kept pending nodes of each sequence and drop its others.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            Any sequences, in any order.
+        kept : sequence of sequences of int
+            Indices into each pending region, ascending, whose positions continue the sequence: a path
+            from the committed context, or nothing.
+
+        Raises
+        ------
+        KeyError, IndexError, ValueError
+            If a sequence or a node does not exist, or nodes are no continuation.
+        kvctl.OutOfPagesError
+            If pages shared with a fork would have to be copied and none is free.
+        """
+        _commit(self._handle, _shape(seq_ids), [_shape(nodes) for nodes in kept])
+
+    def abort(self, seq_ids: Sequence[int] | None = None) -> None:
+        """Take back what is not committed.
+
+        During a step: the whole step, as if :meth:`begin_forward` had not been called. Otherwise: the
+        pending nodes of the given sequences, which must be named.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        """
+        if _in_forward(self._handle):
+            _abort_forward(self._handle)
+        elif seq_ids is not None:
+            _drop_pending(self._handle, _shape(seq_ids))
+
+    @contextmanager
+    def forward(
+        self,
+        seq_ids: Sequence[int],
+        append_lengths: Sequence[int],
+        *,
+        mask: MaskLike | Sequence[MaskLike | None] | None = None,
+        positions: Any = None,
+        pending: bool | None = None,
+    ) -> Iterator[None]:
+        """A step as a context: ended when the block ends, aborted when it raises."""
+        self.begin_forward(seq_ids, append_lengths, mask=mask, positions=positions, pending=pending)
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
+        self.end_forward()
+
+    # Rolling back.
+
+    def popn(self, seq_id: int, n: int) -> None:
+        """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If it has fewer tokens.
+        """
+        _popn(self._handle, seq_id, n)
+
+    def checkpoint(self, seq_id: int) -> Any:
+        """Return a point that :meth:`rollback` can return to, in constant time.
+
+        It takes no page until an operation would destroy what it needs, and lets go when the object
+        is garbage.
+        """
+        return _checkpoint(self._handle, seq_id)
+
+    def rollback(self, seq_id: int, checkpoint: Any) -> None:
+        """Make a sequence exactly what it was; the checkpoint stays valid.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint is of another sequence, or of one that was removed.
+        """
+        _rollback(self._handle, seq_id, checkpoint)
+
+    # Looking inside.
+
+    def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Any, Any]:
+        """K and V of tokens ``[begin, end)`` as the cache holds them.
+
+        Returns
+        -------
+        tuple of two tensors, (num_layers, end - begin, num_kv_heads, head_dim)
+
+        Raises
+        ------
+        IndexError
+            If the range is not in the sequence.
+        """
+        if end is not None and end < 0:
+            raise IndexError(f"end must not be negative, got {end}")
+        k, v = _get_kv(self._handle, seq_id, begin, -1 if end is None else end)
+        return k, v
+
+    def debug_poison(self) -> None:
+        """Fill every slot that no sequence and no checkpoint uses with NaN."""
+        _debug_poison(self._handle)
+
+
+def _encode(mask: MaskLike) -> Any:
+    return mask.mask() if hasattr(mask, "mask") else mask
+
+
+def install() -> None:
+    """Put kvctl's cache behind ``vm.builtin.paged_attention_kv_cache_create``.
+
+    A VM resolves its functions when it is initialised: model libraries initialised from now on get
+    kvctl's cache, and keep it after :func:`uninstall`.
+    """
+    _install()
+
+
+def uninstall() -> None:
+    """Put TVM's cache back."""
+    _uninstall()
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """:func:`install` for the length of a ``with`` block."""
+    before = bool(_installed())
+    install()
+    try:
+        yield
+    finally:
+        if not before:
+            uninstall()
