@@ -18,6 +18,13 @@ int64_t SequenceTable::total_columns() const {
   return total;
 }
 
+std::vector<int64_t> SequenceTable::SequenceIds() const {
+  std::vector<int64_t> ids;
+  for (const auto& [id, sequence] : sequences_) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
 const Sequence& SequenceTable::Get(int64_t id) const {
   auto it = sequences_.find(id);
   if (it == sequences_.end()) Throw(ErrorKind::kKey, "the cache has no sequence ", id);

@@ -77,6 +77,8 @@ class SequenceTable {
   const PagePool& pool() const { return pool_; }
   size_t num_sequences() const { return sequences_.size(); }
   int64_t total_columns() const;
+  /*! \brief The ids of all sequences, ascending. */
+  std::vector<int64_t> SequenceIds() const;
   bool Contains(int64_t id) const { return sequences_.count(id) > 0; }
   /*! \throws Error kKey if there is no such sequence. */
   const Sequence& Get(int64_t id) const;

@@ -120,11 +120,15 @@ void EndForward(const PagedKVCache& cache) { cache->EndForward(); }
 void AbortForward(const PagedKVCache& cache) { cache->AbortForward(); }
 bool InForward(const PagedKVCache& cache) { return cache->InForward(); }
 
-void DropPending(const PagedKVCache& cache, const ffi::Shape& seq_ids) {
-  for (int64_t id : seq_ids) {
+/*! \brief Of the named sequences, or of all. */
+void DropPending(const PagedKVCache& cache, const ffi::Optional<ffi::Shape>& seq_ids) {
+  const std::vector<int64_t> ids =
+      seq_ids.has_value() ? std::vector<int64_t>(seq_ids.value().begin(), seq_ids.value().end())
+                          : cache->SequenceIds();
+  for (int64_t id : ids) {
     if (!cache->HasSequence(id)) Throw(ErrorKind::kKey, "the cache has no sequence ", id);
   }
-  for (int64_t id : seq_ids) cache->DropPending(id);
+  for (int64_t id : ids) cache->DropPending(id);
 }
 
 void Commit(const PagedKVCache& cache, const ffi::Shape& seq_ids,
@@ -153,6 +157,10 @@ void Rollback(const PagedKVCache& cache, int64_t seq_id, const CacheCheckpoint& 
 }
 
 bool HasSequence(const PagedKVCache& cache, int64_t seq_id) { return cache->HasSequence(seq_id); }
+ffi::Shape SequenceIds(const PagedKVCache& cache) {
+  const std::vector<int64_t> ids = cache->SequenceIds();
+  return ffi::Shape(ids.begin(), ids.end());
+}
 int64_t PendingLength(const PagedKVCache& cache, int64_t seq_id) {
   return cache->PendingLength(seq_id);
 }
@@ -215,6 +223,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.checkpoint", Guarded(MakeCheckpoint), "A point to roll back to")
       .def("kvctl.cache.rollback", Guarded(Rollback), "Return to a checkpoint")
       .def("kvctl.cache.has_sequence", Guarded(HasSequence), "Whether a sequence exists")
+      .def("kvctl.cache.sequence_ids", Guarded(SequenceIds), "The ids of all sequences")
       .def("kvctl.cache.pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
       .def("kvctl.cache.attention", Guarded(Attention), "Append a layer's K/V and attend")
       .def("kvctl.cache.get_kv", Guarded(GetKV), "K and V of a range of tokens")

@@ -166,6 +166,18 @@ int64_t PagedKVCacheImpl::PendingLength(int64_t seq_id) const {
   return InTurn([&] { return int64_t{table_.Get(seq_id).pending.size()}; });
 }
 
+bool PagedKVCacheImpl::HasSequence(int64_t seq_id) const {
+  return InTurn([&] { return table_.Contains(seq_id); });
+}
+
+std::vector<int64_t> PagedKVCacheImpl::SequenceIds() const {
+  return InTurn([&] { return table_.SequenceIds(); });
+}
+
+bool PagedKVCacheImpl::InForward() const {
+  return InTurn([&] { return table_.in_forward(); });
+}
+
 CacheCheckpointImpl::~CacheCheckpointImpl() {
   static_cast<const PagedKVCacheImpl*>(cache_.get())->Discard(std::move(checkpoint_));
 }

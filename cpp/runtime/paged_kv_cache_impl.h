@@ -82,14 +82,15 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void BeginForward(const std::vector<StepRequest>& requests) final;
   void AbortForward() final;
   void DropPending(int64_t seq_id) final;
-  bool InForward() const final { return table_.in_forward(); }
+  bool InForward() const final;
   void Commit(const std::vector<int64_t>& seq_ids,
               const std::vector<std::vector<int32_t>>& kept) final;
   void Pop(int64_t seq_id, int64_t n) final;
   CacheCheckpoint MakeCheckpoint(int64_t seq_id) final;
   void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) final;
   const PagedKVCacheConfig& config() const final { return config_; }
-  bool HasSequence(int64_t seq_id) const final { return table_.Contains(seq_id); }
+  bool HasSequence(int64_t seq_id) const final;
+  std::vector<int64_t> SequenceIds() const final;
   int64_t PendingLength(int64_t seq_id) const final;
   void PoisonUnused() final;
 

@@ -14,10 +14,12 @@ import tvm_ffi
 from . import errors as errors  # registers the exception types that the functions below raise
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from .mask import Mask
     from .tree import TokenTree
 
-    MaskLike = Mask | TokenTree
+    MaskLike: TypeAlias = Mask | TokenTree
 
 _ffi = tvm_ffi.get_global_func
 
@@ -32,6 +34,7 @@ _popn = _ffi("kvctl.cache.popn")
 _checkpoint = _ffi("kvctl.cache.checkpoint")
 _rollback = _ffi("kvctl.cache.rollback")
 _has_sequence = _ffi("kvctl.cache.has_sequence")
+_sequence_ids = _ffi("kvctl.cache.sequence_ids")
 _pending_length = _ffi("kvctl.cache.pending_length")
 _attention = _ffi("kvctl.cache.attention")
 _get_kv = _ffi("kvctl.cache.get_kv")
@@ -81,9 +84,9 @@ class Rope:
 class PagedKVCache:
     """A paged KV cache over which any compiled model, or attention called from Python, runs.
 
-    Made by :meth:`create`, or around the cache that a model library created (:meth:`wrap`). The object
-    itself may be handed to every ``vm.builtin.kv_state_*`` and ``vm.builtin.attention_kv_cache_*``
-    function and to a model's functions.
+    Made by :meth:`create`, or around the cache that a model library created (:meth:`wrap`). The
+    object itself may be handed to every ``vm.builtin.kv_state_*`` and
+    ``vm.builtin.attention_kv_cache_*`` function and to a model's functions.
 
     A sequence has *committed* tokens and, after a step under a token tree, *pending* nodes: drafted
     tokens that nobody has accepted yet. :meth:`commit` keeps some of them and drops the others.
@@ -123,8 +126,8 @@ class PagedKVCache:
         Parameters
         ----------
         num_layers, num_qo_heads, num_kv_heads, head_dim : int
-            The model's shape. Query heads are a multiple of KV heads; ``head_dim`` is a multiple of 8,
-            at most 256.
+            The model's shape. Query heads are a multiple of KV heads; ``head_dim`` is a multiple
+            of 8, at most 256.
         max_total_tokens : int
             Tokens of all sequences together; rounded up to whole pages.
         page_size : int
@@ -172,7 +175,8 @@ class PagedKVCache:
         Raises
         ------
         TypeError
-            If it is another cache, TVM's own say: the library was loaded before ``kvctl.install()``.
+            If it is another cache, TVM's own say: its library was loaded before
+            ``kvctl.install()``.
         """
         return cls(handle)
 
@@ -251,6 +255,11 @@ class PagedKVCache:
         """Tokens of a sequence, its pending nodes and those of a step in flight included."""
         return int(_sequence_length(self._handle, seq_id))
 
+    @property
+    def sequence_ids(self) -> list[int]:
+        """The ids of all sequences, ascending."""
+        return [int(seq_id) for seq_id in _sequence_ids(self._handle)]
+
     def pending_length(self, seq_id: int) -> int:
         """Pending nodes of a sequence."""
         return int(_pending_length(self._handle, seq_id))
@@ -286,8 +295,8 @@ class PagedKVCache:
             New tokens of each, at least 1.
         mask : Mask or sequence of Mask, optional
             What the new tokens may look at: one mask for a batch of one, or one per sequence, None
-            being causal. A :class:`kvctl.TokenTree` stands for the mask of its rows. The new tokens of a
-            tree are pending; its parents index the whole pending region.
+            being causal. A :class:`kvctl.TokenTree` stands for the mask of its rows. The new tokens
+            of a tree are pending; its parents index the whole pending region.
         positions : sequence of int, optional
             Rotary positions of all new tokens, sequence after sequence. By default they follow the
             mask: depth in a tree.
@@ -371,8 +380,8 @@ class PagedKVCache:
         seq_ids : sequence of int
             Any sequences, in any order.
         kept : sequence of sequences of int
-            Indices into each pending region, ascending, whose positions continue the sequence: a path
-            from the committed context, or nothing.
+            Indices into each pending region, ascending, whose positions continue the sequence:
+            a path from the committed context, or nothing.
 
         Raises
         ------
@@ -386,8 +395,8 @@ class PagedKVCache:
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
 
-        During a step: the whole step, as if :meth:`begin_forward` had not been called. Otherwise: the
-        pending nodes of the given sequences, which must be named.
+        During a step: the whole step, as if :meth:`begin_forward` had not been called. Otherwise:
+        the pending nodes of the given sequences, of all by default.
 
         Raises
         ------
@@ -396,8 +405,8 @@ class PagedKVCache:
         """
         if _in_forward(self._handle):
             _abort_forward(self._handle)
-        elif seq_ids is not None:
-            _drop_pending(self._handle, _shape(seq_ids))
+        else:
+            _drop_pending(self._handle, None if seq_ids is None else _shape(seq_ids))
 
     @contextmanager
     def forward(
@@ -409,7 +418,7 @@ class PagedKVCache:
         positions: Any = None,
         pending: bool | None = None,
     ) -> Iterator[None]:
-        """A step as a context: ended when the block ends, aborted when it raises."""
+        """Run a step as a context: ended when the block ends, aborted when it raises."""
         self.begin_forward(seq_ids, append_lengths, mask=mask, positions=positions, pending=pending)
         try:
             yield

@@ -103,6 +103,8 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
 
   virtual const PagedKVCacheConfig& config() const = 0;
   virtual bool HasSequence(int64_t seq_id) const = 0;
+  /*! \brief The ids of all sequences, ascending. */
+  virtual std::vector<int64_t> SequenceIds() const = 0;
   virtual int64_t PendingLength(int64_t seq_id) const = 0;
   /*! \brief Fills every slot that no sequence and no checkpoint uses with NaN (for tests). */
   virtual void PoisonUnused() = 0;
