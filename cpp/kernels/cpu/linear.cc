@@ -124,7 +124,8 @@ void Linear(const float* x, int64_t m, const void* packed, const float* addend, 
   const PanelProduct product{x, Body(packed), addend, out, m, head.n, head.k};
   const int64_t panels = (head.n + kernels.panel_width - 1) / kernels.panel_width;
   auto run = head.type == WeightType::kFloat32 ? kernels.linear_f32 : kernels.linear_bf16;
-#pragma omp parallel
+  // Below this many products waking the threads costs more than the work.
+#pragma omp parallel if (m * head.n * head.k > (1 << 16))
   {
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
     run(product, panels * thread / threads, panels * (thread + 1) / threads);

@@ -1,0 +1,190 @@
+#include <omp.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "check.h"
+#include "kernels/linear.h"
+
+namespace {
+
+using namespace kvctl;
+
+/*! \brief A packed weight and the plain one that it came from. */
+struct Weight {
+  Weight(int64_t n, int64_t k, WeightType type, LinearBackend backend = LinearBackend::kOwn)
+      : n(n), k(k), plain(n * k), bytes(PackedLinearBytes(n, k, type, backend)) {
+    std::mt19937 random(static_cast<unsigned>(n * 131 + k));
+    std::normal_distribution<float> normal;
+    for (float& w : plain) w = normal(random);
+    packed = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    PackLinear(plain.data(), n, k, type, backend, packed);
+  }
+  ~Weight() { std::free(packed); }
+  Weight(const Weight&) = delete;
+  Weight& operator=(const Weight&) = delete;
+
+  int64_t n, k;
+  std::vector<float> plain;
+  size_t bytes;
+  void* packed;
+};
+
+std::vector<float> Input(int64_t m, int64_t k) {
+  std::mt19937 random(static_cast<unsigned>(m * 7 + k));
+  std::normal_distribution<float> normal;
+  std::vector<float> x(m * k);
+  for (float& value : x) value = normal(random);
+  return x;
+}
+
+std::vector<float> Run(const Weight& weight, const std::vector<float>& x, int64_t m,
+                       const float* addend = nullptr) {
+  std::vector<float> out(m * weight.n, NAN);
+  Linear(x.data(), m, weight.packed, addend, out.data());
+  return out;
+}
+
+/*! \brief Largest |out - x Wᵀ| over the bound that rounding allows: k * 2^-24 * sum |x w|, in these
+ * units. */
+double WorstError(const Weight& weight, const std::vector<float>& x, int64_t m,
+                  const std::vector<float>& out, double unit) {
+  double worst = 0;
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < weight.n; ++c) {
+      double exact = 0, magnitude = 1e-30;
+      for (int64_t i = 0; i < weight.k; ++i) {
+        const double product = double{x[r * weight.k + i]} * weight.plain[c * weight.k + i];
+        exact += product;
+        magnitude += std::abs(product);
+      }
+      worst = std::max(worst, std::abs(out[r * weight.n + c] - exact) / (unit * magnitude));
+    }
+  }
+  return worst;
+}
+
+bool SameBits(const float* a, const float* b, int64_t count) {
+  return std::memcmp(a, b, sizeof(float) * count) == 0;
+}
+
+// Shapes around the panel width (8, 16, 32), the chunk of inputs (128) and beyond.
+constexpr int64_t kShapes[][2] = {{1, 1},    {3, 5},    {16, 128}, {17, 127},
+                                  {33, 129}, {96, 300}, {64, 257}, {200, 64}};
+
+}  // namespace
+
+TEST(LinearAgreesWithDoubles) {
+  for (auto [n, k] : kShapes) {
+    Weight weight(n, k, WeightType::kFloat32);
+    const std::vector<float> x = Input(9, k);
+    EXPECT(WorstError(weight, x, 9, Run(weight, x, 9), k * std::ldexp(1.0, -24)) <= 1.0);
+  }
+}
+
+TEST(BFloat16WeightsAreRoundedToNearest) {
+  for (auto [n, k] : kShapes) {
+    Weight weight(n, k, WeightType::kBFloat16);
+    const std::vector<float> x = Input(9, k);
+    const double bound = std::ldexp(1.0, -8) + k * std::ldexp(1.0, -24);
+    EXPECT(WorstError(weight, x, 9, Run(weight, x, 9), bound) <= 1.0);
+  }
+}
+
+TEST(BFloat16KeepsWhatItCanSay) {
+  // Values of eight significant bits survive; 1 + 2^-8 lies half-way and goes to the even
+  // neighbour.
+  const float plain[] = {1.0f, -2.5f, 0.0f, 1.0f + 0.00390625f, 1.0f + 3 * 0.00390625f, 1e30f};
+  alignas(64) unsigned char packed[1024];
+  EXPECT(PackedLinearBytes(6, 1, WeightType::kBFloat16, LinearBackend::kOwn) <= sizeof(packed));
+  PackLinear(plain, 6, 1, WeightType::kBFloat16, LinearBackend::kOwn, packed);
+  const float one = 1.0f;
+  float out[6];
+  Linear(&one, 1, packed, nullptr, out);
+  EXPECT_EQ(out[0], 1.0f);
+  EXPECT_EQ(out[1], -2.5f);
+  EXPECT_EQ(out[2], 0.0f);
+  EXPECT_EQ(out[3], 1.0f);
+  EXPECT_EQ(out[4], 1.0f + 4 * 0.00390625f);
+  EXPECT(std::abs(out[5] - 1e30f) < 4e27f);
+}
+
+TEST(ARowIsTheSameAmongAnyNumberOfRows) {
+  for (WeightType type : {WeightType::kFloat32, WeightType::kBFloat16}) {
+    for (auto [n, k] : kShapes) {
+      Weight weight(n, k, type);
+      const std::vector<float> x = Input(100, k);
+      const std::vector<float> all = Run(weight, x, 100);
+      for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 31, 48, 49, 64}) {
+        EXPECT(SameBits(Run(weight, x, m).data(), all.data(), m * n));
+        // ... and wherever it stands among them.
+        const std::vector<float> tail(x.end() - m * k, x.end());
+        EXPECT(SameBits(Run(weight, tail, m).data(), all.data() + (100 - m) * n, m * n));
+      }
+    }
+  }
+}
+
+TEST(ARowIsTheSameWithAnyNumberOfThreads) {
+  Weight weight(200, 300, WeightType::kFloat32);
+  const std::vector<float> x = Input(7, 300);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const std::vector<float> alone = Run(weight, x, 7);
+  for (int count : {2, 3, 9}) {
+    omp_set_num_threads(count);
+    EXPECT(SameBits(Run(weight, x, 7).data(), alone.data(), 7 * 200));
+  }
+  omp_set_num_threads(threads);
+}
+
+TEST(AddendIsAddedOnce) {
+  Weight weight(33, 200, WeightType::kFloat32);
+  const std::vector<float> x = Input(9, 200);
+  const std::vector<float> plain = Run(weight, x, 9);
+  const std::vector<float> addend = Input(9, 33);
+  std::vector<float> sum = Run(weight, x, 9, addend.data());
+  for (size_t i = 0; i < sum.size(); ++i) EXPECT_EQ(sum[i], plain[i] + addend[i]);
+  std::vector<float> in_place = addend;
+  Linear(x.data(), 9, weight.packed, in_place.data(), in_place.data());
+  EXPECT(SameBits(in_place.data(), sum.data(), 9 * 33));
+}
+
+TEST(NaNStaysInItsRowAndColumn) {
+  Weight weight(20, 30, WeightType::kFloat32);
+  std::vector<float> x = Input(8, 30);
+  const std::vector<float> clean = Run(weight, x, 8);
+  x[3 * 30 + 7] = NAN;
+  const std::vector<float> out = Run(weight, x, 8);
+  for (int64_t i = 0; i < 8 * 20; ++i) {
+    EXPECT(i / 20 == 3 ? std::isnan(out[i]) : out[i] == clean[i]);
+  }
+}
+
+TEST(NoRowsWriteNothing) {
+  Weight weight(4, 4, WeightType::kFloat32);
+  Linear(nullptr, 0, weight.packed, nullptr, nullptr);
+}
+
+TEST(InspectTellsPackedWeightsFromOtherBytes) {
+  Weight weight(5, 6, WeightType::kBFloat16);
+  const PackedLinearInfo info = InspectPackedLinear(weight.packed, weight.bytes);
+  EXPECT_EQ(info.n, 5);
+  EXPECT_EQ(info.k, 6);
+  EXPECT(info.type == WeightType::kBFloat16);
+  EXPECT_ERROR(InspectPackedLinear(weight.packed, weight.bytes - 1), kValue, "no weight packed");
+  EXPECT_ERROR(InspectPackedLinear(weight.packed, 3), kValue, "these 3 bytes");
+  const std::vector<float> other(64, 1.0f);
+  EXPECT_ERROR(InspectPackedLinear(other.data(), 256), kValue, "no weight packed");
+}
+
+TEST(SizesAreCheckedBeforeAnythingIsAllocated) {
+  const auto bytes = [](int64_t n, int64_t k) {
+    return PackedLinearBytes(n, k, WeightType::kFloat32, LinearBackend::kOwn);
+  };
+  EXPECT_ERROR(bytes(0, 4), kValue, "not (0, 4)");
+  EXPECT_ERROR(bytes(4, -1), kValue, "not (4, -1)");
+  EXPECT_ERROR(bytes(int64_t{1} << 40, 4), kValue, "rows and columns");
+}
