@@ -57,7 +57,7 @@ class Pair:
 
     def forward(self, lengths: dict[int, int], parents: list[list[int]] | None = None) -> None:
         self.both("forward", list(lengths), [self.qkv(n) for n in lengths.values()], parents)
-        self.both("positions")
+        self.same("positions", self.other.positions_seen, self.tvm.positions_seen)
         self.look(*lengths)
 
     def look(self, *seq_ids: int) -> None:
