@@ -63,7 +63,8 @@ class Pair:
     def look(self, *seq_ids: int) -> None:
         self.both("total_length")
         for seq_id in seq_ids:
-            if self.both("length", seq_id):
+            # TVM shows K and V only where no layer slides.
+            if self.both("length", seq_id) and not self.config.sliding_layers:
                 self.both("get_kv", seq_id)
 
 
