@@ -164,6 +164,7 @@ class BuiltinCache:
     def __init__(self, handle: Any, config: Config) -> None:
         self.handle = handle
         self.config = config
+        self.positions_seen = np.zeros(0, np.int32)
 
     def _call(self, name: str, *args: Any) -> Any:
         return tvm_ffi.get_global_func(f"vm.builtin.{name}")(self.handle, *args)
@@ -246,6 +247,7 @@ class BuiltinCache:
         lengths = [part.shape[1] for part in qkv]
         flat = None if parents is None else [parent for tree in parents for parent in tree]
         self.begin(seq_ids, lengths, flat)
+        self.positions_seen = self.positions()
         outputs = [
             self.attention(layer, np.concatenate([part[layer] for part in qkv]))
             for layer in range(self.config.num_layers)

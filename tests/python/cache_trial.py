@@ -34,6 +34,7 @@ class Setup:
     num_kv_heads: int = 2
     head_dim: int = 16
     prefill_chunk_size: int = 24
+    rope: bool = False
 
     def shapes(self) -> dict[str, int]:
         return {
@@ -49,8 +50,9 @@ class Trial:
     """Applies operations to a kvctl cache and to the model.
 
     ``("add", s)``, ``("remove", s)``, ``("fork", parent, child, position)``, ``("popn", s, n)``,
-    ``("step", ((s, chain length | parents), ...), pending, data, finish)`` where data says which
-    random numbers are appended and finish is "end", "abort" (at once) or "late" (after one layer),
+    ``("step", ((s, chain length | parents), ...), pending, data, finish, shift)`` where data says
+    which random numbers are appended, finish is "end", "abort" (at once) or "late" (after a layer)
+    and shift, unless 0, moves the positions of the new tokens,
     ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
     ``("rollback", s, name)``, ``("check", s)``.
     """
@@ -60,7 +62,9 @@ class Trial:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.cache = self.create()
-        self.model = CacheModel(**setup.shapes())
+        self.model = CacheModel(
+            **setup.shapes(), max_sequences=16, rope_theta=10000.0 if setup.rope else None
+        )
         self.num_pages = self.cache.num_available_pages
         self.checkpoints: dict[int, tuple[int, Any, Any]] = {}
         heads = setup.num_qo_heads + 2 * setup.num_kv_heads
@@ -75,15 +79,24 @@ class Trial:
             page_size=self.setup.page_size,
             max_sequences=16,
             dtype=self.setup.dtype,
+            rope=kvctl.cache.Rope() if self.setup.rope else None,
         )
 
-    def masks(self, trees: list[list[int] | None]) -> Any:
-        causal, tree = kvctl.Mask.causal, kvctl.Mask.tree
-        return [causal() if parents is None else tree(parents) for parents in trees]
+    def masks(self, parts: Any) -> Any:
+        """Return kvctl's masks; a tree's names the parents of the whole pending region."""
+        masks = []
+        for seq_id, spec in parts:
+            if isinstance(spec, int):
+                masks.append(None)
+            else:
+                tokens = self.model.sequences.get(seq_id)
+                earlier = tokens.parents if tokens else []
+                masks.append(kvctl.Mask.tree([*earlier, *spec]))
+        return masks
 
     def poison(self) -> None:
         """Fill what no sequence uses with NaN: reading it shows."""
-        kvctl.cache.debug_poison(self.cache)
+        self.cache.debug_poison()
 
     def apply(self, operation: tuple[Any, ...]) -> str:
         """Apply one operation; return "done" or the name of the exception that both raised.
@@ -165,16 +178,18 @@ class Trial:
         pending: bool | None,
         data: int,
         finish: str,
+        shift: int = 0,
     ) -> None:
         seq_ids = [seq_id for seq_id, _ in parts]
         lengths = [spec if isinstance(spec, int) else len(spec) for _, spec in parts]
         trees = [None if isinstance(spec, int) else list(spec) for _, spec in parts]
         is_tree = any(tree is not None for tree in trees)
+        common = {"pending": pending, "positions": self._positions(parts, shift)}
         self._both(
             "begin_forward",
             (seq_ids, lengths),
-            cache_kw={"mask": self.masks(trees) if is_tree else None, "pending": pending},
-            model_kw={"mask": trees if is_tree else None, "pending": pending},
+            cache_kw={"mask": self.masks(parts) if is_tree else None, **common},
+            model_kw={"mask": trees if is_tree else None, **common},
         )
         self.poison()
         total = sum(lengths)
@@ -188,6 +203,18 @@ class Trial:
             if finish == "late":
                 break
         self._both("end_forward" if finish == "end" else "abort", ())
+
+    def _positions(self, parts: Any, shift: int) -> list[int] | None:
+        """Positions by depth, all of them moved; nodes hang on their place in the step alone."""
+        if not shift:
+            return None
+        positions: list[int] = []
+        for seq_id, spec in parts:
+            tokens = self.model.sequences.get(seq_id)
+            start = max(shift + (tokens.next_position if tokens else 0), 0)
+            count = spec if isinstance(spec, int) else len(spec)
+            positions += range(start, start + count)
+        return positions
 
     def _commit(self, parts: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
         self._both("commit", ([seq_id for seq_id, _ in parts], [list(kept) for _, kept in parts]))
@@ -214,8 +241,9 @@ class Trial:
             for name, got, want in zip(
                 "KV", self.cache.get_kv(seq_id), self.model.get_kv(seq_id), strict=True
             ):
-                # What went in comes out: no rounding but that of the values themselves.
-                if not np.array_equal(np.from_dlpack(got), want):
+                # What went in comes out: nothing is rounded but what the cache rotates.
+                bound = self.tolerance if self.setup.rope else 0.0
+                if not np.allclose(np.from_dlpack(got), want, rtol=bound, atol=bound):
                     what = f"{name} of sequence {seq_id}"
                     raise Mismatch(_difference(what, np.from_dlpack(got), want))
 

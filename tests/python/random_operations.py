@@ -74,8 +74,9 @@ def _step(model: CacheModel, rng: Random, known: list[int], max_new: int) -> Ope
             parts.append((seq_id, tuple(parents)))
         else:
             parts.append((seq_id, new))
+    shift = rng.choice([-2, -1, 1, 7]) if rng.random() < 0.03 else 0
     finish = rng.choices(["end", "abort", "late"], [20, 1, 1])[0]
-    return ("step", tuple(parts), pending, rng.randrange(4000), finish)
+    return ("step", tuple(parts), pending, rng.randrange(4000), finish, shift)
 
 
 def _parent(rng: Random, nodes: int) -> int:

@@ -55,8 +55,11 @@ class CacheMachine(RuleBasedStateMachine):
         pending=st.sampled_from([None, None, True]),
         data=st.integers(0, 4000),
         finish=FINISH,
+        shift=st.sampled_from([0] * 15 + [-1, 3]),
     )
-    def step(self, parts: list[Any], pending: bool | None, data: int, finish: str) -> None:
+    def step(
+        self, parts: list[Any], pending: bool | None, data: int, finish: str, shift: int
+    ) -> None:
         model = self.trial.model
         known = [(seq_id, spec) for seq_id, spec in parts if seq_id in model.sequences]
         resolved = []
@@ -66,7 +69,7 @@ class CacheMachine(RuleBasedStateMachine):
                 old = len(tokens.pending) if tokens else 0
                 spec = tuple((wish + 1) % (old + index + 1) - 1 for index, wish in enumerate(spec))
             resolved.append((seq_id, spec))
-        self.trial.apply(("step", tuple(resolved), pending, data, finish))
+        self.trial.apply(("step", tuple(resolved), pending, data, finish, shift))
 
     @rule(
         seq_ids=st.lists(SEQUENCES, min_size=1, max_size=4, unique=True),

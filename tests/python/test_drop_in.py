@@ -57,13 +57,14 @@ class Pair:
 
     def forward(self, lengths: dict[int, int], parents: list[list[int]] | None = None) -> None:
         self.both("forward", list(lengths), [self.qkv(n) for n in lengths.values()], parents)
-        self.both("positions")
+        self.same("positions", self.other.positions_seen, self.tvm.positions_seen)
         self.look(*lengths)
 
     def look(self, *seq_ids: int) -> None:
         self.both("total_length")
         for seq_id in seq_ids:
-            if self.both("length", seq_id):
+            # TVM shows K and V only where no layer slides.
+            if self.both("length", seq_id) and not self.config.sliding_layers:
                 self.both("get_kv", seq_id)
 
 

@@ -155,10 +155,7 @@ def popn_on_an_uncommitted_tree(create: Callable[[Config], BuiltinCache]) -> Non
     both.add(0)
     both.forward({0: 5})
     both.forward({0: [-1, 0, 0]})
-    both.cache.popn(
-        0, 3
-    )  # TVM's count includes the tree; so does everybody's who calls this function
-    both.model.popn(0, 0)
+    both.popn(0, 3)
     both.check()
     both.forward({0: 2})
     both.check()

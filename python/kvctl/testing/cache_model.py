@@ -24,6 +24,10 @@ class Tokens:
     parents: list[int] = field(default_factory=list)
     """Parent of each pending token as an index into ``pending``; -1 is the committed context."""
     depths: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    """Of all tokens, pending ones after the committed."""
+    next_position: int = 0
+    """The position of the next committed token."""
     window: tuple[int, int] | None = None
     """How many of the latest positions a token sees, itself included, and how many sinks."""
     birth: int = 0
@@ -36,6 +40,8 @@ class Tokens:
             list(self.pending),
             list(self.parents),
             list(self.depths),
+            list(self.positions),
+            self.next_position,
             self.window,
             self.birth,
         )
@@ -45,13 +51,23 @@ class Tokens:
 
     def truncate(self, length: int) -> None:
         """Keep the first ``length`` tokens, pending ones counted after the committed."""
+        if length < len(self.committed):
+            self.next_position = self.positions[length]
         nodes = max(length - len(self.committed), 0)
         del self.committed[length:]
         del self.pending[nodes:], self.parents[nodes:], self.depths[nodes:]
+        del self.positions[length:]
 
-    def drop_pending(self) -> None:
-        """Forget every pending token."""
-        self.truncate(len(self.committed))
+    def commit(self, kept: Seq[int]) -> None:
+        """Commit some pending tokens and forget the others."""
+        past = len(self.committed)
+        numbers = [self.pending[node] for node in kept]
+        positions = [self.positions[past + node] for node in kept]
+        self.truncate(past)
+        self.committed += numbers
+        self.positions += positions
+        if positions:
+            self.next_position = positions[-1] + 1
 
     @property
     def is_chain(self) -> bool:
@@ -189,8 +205,8 @@ class CacheModel:
         total = sum(append_lengths)
         if total > self.prefill_chunk_size:
             raise ValueError(f"{total} tokens are more than a chunk of {self.prefill_chunk_size}")
-        if positions is not None and len(positions) != total:
-            raise ValueError("as many positions as new tokens")
+        if positions is not None and (len(positions) != total or min(positions) < 0):
+            raise ValueError("as many positions as new tokens, none negative")
         plans = []
         for i, (seq_id, length) in enumerate(zip(seq_ids, append_lengths, strict=True)):
             after, visible, stays = self._extend(
@@ -198,17 +214,20 @@ class CacheModel:
             )
             plans.append((seq_id, after, visible, stays))
         before = {seq_id: self.sequences[seq_id] for seq_id in seq_ids}
+        given = None if positions is None else list(positions)
         rows: list[int] = []
         for (seq_id, after, _, _), length in zip(plans, append_lengths, strict=True):
             self.sequences[seq_id] = after
-            rows += [len(after.committed) + depth for depth in after.depths[-length:]]
+            if given is not None:
+                after.positions[-length:] = given[len(rows) : len(rows) + length]
+            rows += after.positions[-length:]
         self._step = _Step(
             list(seq_ids),
             list(append_lengths),
             before,
             [not stays for *_, stays in plans],
             [visible for _, _, visible, _ in plans],
-            np.asarray(rows if positions is None else positions),
+            np.asarray(rows),
         )
 
     def attention(self, layer: int, qkv: Array, *, sm_scale: float | None = None) -> Array:
@@ -254,8 +273,7 @@ class CacheModel:
         for seq_id, commits in zip(step.seq_ids, step.commits, strict=True):
             if commits:
                 tokens = self.sequences[seq_id]
-                tokens.committed += tokens.pending
-                tokens.drop_pending()
+                tokens.commit(range(len(tokens.pending)))
         self._step = None
 
     def commit(self, seq_ids: Seq[int], kept: Seq[Seq[int]]) -> None:
@@ -272,24 +290,20 @@ class CacheModel:
                     raise IndexError(f"node {node} of {len(tokens.pending)} pending ones")
                 if index and node <= nodes[index - 1]:
                     raise ValueError("kept nodes are given in order")
-                if tokens.depths[node] != index:
-                    raise ValueError(f"node {node} of depth {tokens.depths[node]} at {index}")
+                position = tokens.positions[len(tokens.committed) + node]
+                if position != tokens.next_position + index:
+                    raise ValueError(f"node {node} has position {position}: no continuation")
         for seq_id, nodes in zip(seq_ids, kept, strict=True):
-            tokens = self.sequences[seq_id]
-            tokens.committed += [tokens.pending[node] for node in nodes]
-            tokens.drop_pending()
+            self.sequences[seq_id].commit(nodes)
 
     def abort(self, seq_ids: Seq[int] | None = None) -> None:
-        """Undo a step that has begun; otherwise drop pending tokens of some or all sequences."""
+        """Undo a step that has begun; otherwise drop the pending tokens of the named sequences."""
         if self._step is not None:
             self.sequences.update(self._step.before)
             self._step = None
             return
-        named = list(self.sequences) if seq_ids is None else seq_ids
-        for seq_id in named:
-            self._find(seq_id)
-        for seq_id in named:
-            self.sequences[seq_id].drop_pending()
+        for tokens in [self._find(seq_id) for seq_id in seq_ids or ()]:
+            tokens.truncate(len(tokens.committed))
 
     # Looking and going back
 
@@ -325,7 +339,7 @@ class CacheModel:
             see[row, [past + ancestor for ancestor in tokens.ancestors(node)]] = True
         if tokens.window is not None:
             window, sinks = tokens.window
-            position = np.array([*range(past), *(past + depth for depth in tokens.depths)])
+            position = np.array(tokens.positions)
             near = position[None] > position[-length:, None] - window
             see &= near | (position[None] < sinks)
         return see
@@ -343,9 +357,7 @@ class CacheModel:
         numbers = tokens.committed + tokens.pending
         k, v = self._kv[0, layer, numbers], self._kv[1, layer, numbers]
         if self.rope_inline:
-            past = len(tokens.committed)
-            logical = np.array([*range(past), *(past + depth for depth in tokens.depths)])
-            k = self._rotate(k, logical)
+            k = self._rotate(k, np.array(tokens.positions))
         # What is hidden may be anything, never-written memory included: it is not even multiplied.
         used = see.any(axis=0)
         k, v, see = k[used], v[used], see[:, used]
@@ -396,6 +408,7 @@ class CacheModel:
             if not -1 <= parent < old + index:
                 raise ValueError(f"node {old + index} has parent {parent}")
             after.depths.append(0 if parent < 0 else after.depths[parent] + 1)
+            after.positions.append(after.next_position + after.depths[-1])
             after.parents.append(parent)
             after.pending.append(self._new_token())
         return after, visible, is_tree or bool(pending)
