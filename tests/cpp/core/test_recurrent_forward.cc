@@ -302,8 +302,11 @@ class Machine {
         if (last && chain) is_kept = true;
         if (append.pending) {
           const int32_t parent = append.parents != nullptr ? append.parents[i] : old + i - 1;
+          const State& above = parent < 0 ? model.states.back() : model.pending[parent].state;
+          EXPECT_EQ(results_[row].substr(0, results_[row].size() - 1), above);
           model.pending.push_back({parent, results_[row], is_kept});
         } else {
+          EXPECT_EQ(results_[row].substr(0, results_[row].size() - 1), model.states.back());
           model.Push(results_[row], is_kept, max_history_);
         }
       }
