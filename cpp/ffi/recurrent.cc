@@ -3,6 +3,7 @@
 #include <tvm/ffi/container/shape.h>
 #include <tvm/ffi/reflection/registry.h>
 
+#include <algorithm>
 #include <limits>
 #include <string>
 #include <vector>
@@ -50,7 +51,8 @@ RecurrentState Create(int64_t num_layers, int64_t max_sequences, int64_t max_his
   return RecurrentState::Create(config);
 }
 
-/*! \brief parents: of all new tokens, into each pending region, or nullopt for chains. */
+/*! \brief parents: per sequence those of its whole pending region, new tokens last; nullopt: a
+ * chain. */
 void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
                   const ffi::Shape& append_lengths, const ffi::Shape& pending,
                   const ffi::Optional<ffi::Array<ffi::Optional<ffi::Shape>>>& parents) {
@@ -66,13 +68,20 @@ void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
   for (size_t i = 0; i < batch; ++i) {
     RecurrentRequest request{seq_ids[i], append_lengths[i], pending[i] != 0};
     if (parents.has_value() && parents.value()[i].has_value()) {
-      const ffi::Shape list = parents.value()[i].value();
-      if (static_cast<int64_t>(list.size()) != append_lengths[i]) {
-        Throw(ErrorKind::kValue, "begin_forward: sequence ", seq_ids[i], " appends ",
-              append_lengths[i], " tokens and has ", list.size(), " parents");
+      for (int64_t parent : parents.value()[i].value()) {
+        lists[i].push_back(Narrow(parent, "a parent"));
       }
-      for (int64_t parent : list) lists[i].push_back(Narrow(parent, "a parent"));
-      request.parents = lists[i].data();
+      const std::vector<int32_t> old = state->PendingParents(seq_ids[i]);
+      if (static_cast<int64_t>(lists[i].size() - old.size()) != append_lengths[i]) {
+        Throw(ErrorKind::kValue, "begin_forward: sequence ", seq_ids[i], " has ", old.size(),
+              " pending tokens and appends ", append_lengths[i], ", but ", lists[i].size(),
+              " parents were given; they index the whole pending region");
+      }
+      if (!std::equal(old.begin(), old.end(), lists[i].begin())) {
+        Throw(ErrorKind::kValue, "begin_forward: the parents given for the nodes of sequence ",
+              seq_ids[i], " that are pending already are not those they have");
+      }
+      request.parents = lists[i].data() + old.size();
     }
     requests.push_back(request);
   }

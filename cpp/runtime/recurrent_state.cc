@@ -196,6 +196,13 @@ int64_t RecurrentStateImpl::SequenceLength(int64_t seq_id) const {
 int64_t RecurrentStateImpl::PendingLength(int64_t seq_id) const {
   return InTurn([&] { return static_cast<int64_t>(table_.Get(seq_id).num_pending()); });
 }
+std::vector<int32_t> RecurrentStateImpl::PendingParents(int64_t seq_id) const {
+  return InTurn([&] {
+    std::vector<int32_t> parents;
+    for (const PendingState& node : table_.Get(seq_id).pending) parents.push_back(node.parent);
+    return parents;
+  });
+}
 int64_t RecurrentStateImpl::EarliestPosition(int64_t seq_id) const {
   return InTurn([&] { return table_.EarliestPosition(seq_id); });
 }

@@ -64,6 +64,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   bool HasSequence(int64_t seq_id) const final { return table_.Contains(seq_id); }
   int64_t SequenceLength(int64_t seq_id) const final;
   int64_t PendingLength(int64_t seq_id) const final;
+  std::vector<int32_t> PendingParents(int64_t seq_id) const final;
   int64_t EarliestPosition(int64_t seq_id) const final;
   int64_t StateBytes() const final;
   int64_t NumSlots() const final { return table_.config().num_slots; }

@@ -133,6 +133,8 @@ class RecurrentStateObj : public tvm::runtime::vm::RNNStateObj {
   /*! \brief Tokens of a sequence, pending ones counted. */
   virtual int64_t SequenceLength(int64_t seq_id) const = 0;
   virtual int64_t PendingLength(int64_t seq_id) const = 0;
+  /*! \brief Parent of each pending node, an index into the pending region or -1. */
+  virtual std::vector<int32_t> PendingParents(int64_t seq_id) const = 0;
   /*! \brief The earliest length that the sequence can be rolled back to. */
   virtual int64_t EarliestPosition(int64_t seq_id) const = 0;
   /*! \brief Bytes of one kept state: all layers together. */
