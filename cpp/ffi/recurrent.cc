@@ -1,0 +1,217 @@
+// "kvctl.recurrent.*": what the recurrent state does beyond vm.builtin.kv_state_* and rnn_state_*.
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/shape.h>
+#include <tvm/ffi/reflection/registry.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kvctl/recurrent_state.h"
+#include "runtime/guard.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+using tvm::runtime::Tensor;
+
+int32_t Narrow(int64_t value, const char* what) {
+  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
+    Throw(ErrorKind::kIndex, what, " must fit 32 bits, got ", value);
+  }
+  return static_cast<int32_t>(value);
+}
+
+std::vector<std::vector<int32_t>> Paths(const ffi::Array<ffi::Shape>& kept) {
+  std::vector<std::vector<int32_t>> paths;
+  for (const ffi::Shape& one : kept) {
+    std::vector<int32_t>& path = paths.emplace_back();
+    for (int64_t node : one) path.push_back(Narrow(node, "a kept node"));
+  }
+  return paths;
+}
+
+std::vector<int64_t> Ids(const ffi::Shape& seq_ids) { return {seq_ids.begin(), seq_ids.end()}; }
+
+ffi::Shape ToShape(const std::vector<int32_t>& counts) {
+  return ffi::Shape(std::vector<int64_t>(counts.begin(), counts.end()));
+}
+
+RecurrentState Create(int64_t num_layers, int64_t max_sequences, int64_t max_history,
+                      int64_t max_bytes, bool keep_steps, const ffi::Array<Tensor>& init_values) {
+  RecurrentStateConfig config;
+  config.num_layers = num_layers;
+  config.max_sequences = max_sequences;
+  config.max_history = max_history;
+  config.max_bytes = max_bytes;
+  config.keep_steps = keep_steps;
+  config.init_values = init_values;
+  return RecurrentState::Create(config);
+}
+
+/*! \brief parents: per sequence those of its whole pending region, new tokens last; nullopt: a
+ * chain. */
+void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
+                  const ffi::Shape& append_lengths, const ffi::Shape& pending,
+                  const ffi::Optional<ffi::Array<ffi::Optional<ffi::Shape>>>& parents) {
+  const size_t batch = seq_ids.size();
+  if (append_lengths.size() != batch || pending.size() != batch ||
+      (parents.has_value() && parents.value().size() != batch)) {
+    Throw(ErrorKind::kValue, "begin_forward names ", batch, " sequences and gives ",
+          append_lengths.size(), " append lengths, ", pending.size(), " pending flags and ",
+          parents.has_value() ? parents.value().size() : batch, " lists of parents");
+  }
+  std::vector<std::vector<int32_t>> lists(batch);
+  std::vector<RecurrentRequest> requests;
+  for (size_t i = 0; i < batch; ++i) {
+    RecurrentRequest request{seq_ids[i], append_lengths[i], pending[i] != 0};
+    if (parents.has_value() && parents.value()[i].has_value()) {
+      for (int64_t parent : parents.value()[i].value()) {
+        lists[i].push_back(Narrow(parent, "a parent"));
+      }
+      const std::vector<int32_t> old = state->PendingParents(seq_ids[i]);
+      if (static_cast<int64_t>(lists[i].size() - old.size()) != append_lengths[i]) {
+        Throw(ErrorKind::kValue, "begin_forward: sequence ", seq_ids[i], " has ", old.size(),
+              " pending tokens and appends ", append_lengths[i], ", but ", lists[i].size(),
+              " parents were given; they index the whole pending region");
+      }
+      if (!std::equal(old.begin(), old.end(), lists[i].begin())) {
+        Throw(ErrorKind::kValue, "begin_forward: the parents given for the nodes of sequence ",
+              seq_ids[i], " that are pending already are not those they have");
+      }
+      request.parents = lists[i].data() + old.size();
+    }
+    requests.push_back(request);
+  }
+  state->BeginForward(requests);
+}
+
+void EndForward(const RecurrentState& state) { state->EndForward(); }
+void CheckEndForward(const RecurrentState& state) { state->CheckEndForward(); }
+void AbortForward(const RecurrentState& state) { state->AbortForward(); }
+bool InForward(const RecurrentState& state) { return state->InForward(); }
+
+int64_t NumRoots(const RecurrentState& state) { return state->NumRoots(); }
+ffi::Shape RootShape(const RecurrentState& state) { return ffi::Shape({state->NumRoots()}); }
+void GetRoots(const RecurrentState& state, int64_t layer_id, int64_t state_id, const Tensor& out) {
+  state->GetRoots(layer_id, state_id, out);
+}
+void GetRows(const RecurrentState& state, bool steps, const Tensor& out) {
+  state->GetRows(steps, out);
+}
+RecurrentState SetSteps(const RecurrentState& state, int64_t layer_id, int64_t state_id,
+                        const Tensor& data) {
+  state->SetSteps(layer_id, state_id, data);
+  return state;
+}
+
+int64_t Fork(const RecurrentState& state, int64_t parent, int64_t child, int64_t position) {
+  return state->Fork(parent, child, position);
+}
+int64_t PopN(const RecurrentState& state, int64_t seq_id, int64_t n) {
+  return state->Pop(seq_id, n);
+}
+ffi::Shape PlanPopN(const RecurrentState& state, int64_t seq_id, int64_t n) {
+  const RecurrentLanding landing = state->PlanPop(seq_id, n);
+  return ffi::Shape({landing.length, landing.pending, landing.replay});
+}
+ffi::Shape Commit(const RecurrentState& state, const ffi::Shape& seq_ids,
+                  const ffi::Array<ffi::Shape>& kept) {
+  return ToShape(state->Commit(Ids(seq_ids), Paths(kept)));
+}
+ffi::Shape PlanCommit(const RecurrentState& state, const ffi::Shape& seq_ids,
+                      const ffi::Array<ffi::Shape>& kept) {
+  return ToShape(state->PlanCommit(Ids(seq_ids), Paths(kept)));
+}
+void DropPending(const RecurrentState& state, const ffi::Shape& seq_ids) {
+  for (int64_t id : seq_ids) {
+    if (!state->HasSequence(id)) {
+      Throw(ErrorKind::kKey, "there is no sequence ", id, " in the recurrent state");
+    }
+  }
+  for (int64_t id : seq_ids) state->DropPending(id);
+}
+RecurrentCheckpoint MakeCheckpoint(const RecurrentState& state, int64_t seq_id) {
+  return state->MakeCheckpoint(seq_id);
+}
+void Rollback(const RecurrentState& state, int64_t seq_id, const RecurrentCheckpoint& checkpoint) {
+  state->Rollback(seq_id, checkpoint);
+}
+void CheckRollback(const RecurrentState& state, int64_t seq_id,
+                   const RecurrentCheckpoint& checkpoint) {
+  state->CheckRollback(seq_id, checkpoint);
+}
+
+bool HasSequence(const RecurrentState& state, int64_t seq_id) { return state->HasSequence(seq_id); }
+int64_t SequenceLength(const RecurrentState& state, int64_t seq_id) {
+  return state->SequenceLength(seq_id);
+}
+int64_t PendingLength(const RecurrentState& state, int64_t seq_id) {
+  return state->PendingLength(seq_id);
+}
+int64_t EarliestPosition(const RecurrentState& state, int64_t seq_id) {
+  return state->EarliestPosition(seq_id);
+}
+Tensor GetState(const RecurrentState& state, int64_t seq_id, int64_t position, int64_t layer_id,
+                int64_t state_id) {
+  return state->GetState(seq_id, position, layer_id, state_id);
+}
+/*! \brief bytes of one kept state, slots, free slots, max_history, keep_steps, layers, states of a
+ * layer. */
+ffi::Shape Facts(const RecurrentState& state) {
+  const RecurrentStateConfig& config = state->config();
+  return ffi::Shape({state->StateBytes(), state->NumSlots(), state->NumFreeSlots(),
+                     config.max_history, config.keep_steps ? 1 : 0, config.num_layers,
+                     static_cast<int64_t>(config.init_values.size())});
+}
+bool IsOurs(const ffi::ObjectRef& state) {
+  return state.defined() && state->IsInstance<RecurrentStateObj>();
+}
+
+}  // namespace
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      .def("kvctl.recurrent.create", Guarded(Create), "A recurrent state")
+      .def("kvctl.recurrent.begin_forward", Guarded(BeginForward), "Begin a step")
+      .def("kvctl.recurrent.end_forward", Guarded(EndForward), "End the step in flight")
+      .def("kvctl.recurrent.check_end_forward", Guarded(CheckEndForward),
+           "Throw what end_forward would throw")
+      .def("kvctl.recurrent.abort_forward", Guarded(AbortForward), "Take the step in flight back")
+      .def("kvctl.recurrent.in_forward", Guarded(InForward), "Whether a step is in flight")
+      .def("kvctl.recurrent.num_roots", Guarded(NumRoots), "States that new tokens start from")
+      .def("kvctl.recurrent.root_shape", Guarded(RootShape), "The shape (num_roots,)")
+      .def("kvctl.recurrent.get_roots", Guarded(GetRoots), "Copy the roots' states (for models)")
+      .def("kvctl.recurrent.get_rows", Guarded(GetRows),
+           "Which state each new token reads and writes (for models)")
+      .def("kvctl.recurrent.set_steps", Guarded(SetSteps),
+           "Hand over the state after every new token (for models)")
+      .def("kvctl.recurrent.fork_sequence", Guarded(Fork), "Fork; returns tokens to run again")
+      .def("kvctl.recurrent.popn", Guarded(PopN), "Take tokens back; returns tokens to run again")
+      .def("kvctl.recurrent.plan_popn", Guarded(PlanPopN),
+           "Where popn would land: length, pending, tokens to run again")
+      .def("kvctl.recurrent.commit", Guarded(Commit),
+           "Commit paths of pending tokens; returns tokens to run again")
+      .def("kvctl.recurrent.plan_commit", Guarded(PlanCommit), "What commit would return")
+      .def("kvctl.recurrent.drop_pending", Guarded(DropPending), "Drop pending tokens")
+      .def("kvctl.recurrent.checkpoint", Guarded(MakeCheckpoint), "A point to return to")
+      .def("kvctl.recurrent.rollback", Guarded(Rollback), "Return to a checkpoint")
+      .def("kvctl.recurrent.check_rollback", Guarded(CheckRollback), "Throw where rollback would")
+      .def("kvctl.recurrent.has_sequence", Guarded(HasSequence), "Whether a sequence exists")
+      .def("kvctl.recurrent.sequence_length", Guarded(SequenceLength), "Tokens, pending counted")
+      .def("kvctl.recurrent.pending_length", Guarded(PendingLength), "Pending tokens")
+      .def("kvctl.recurrent.earliest_position", Guarded(EarliestPosition),
+           "The earliest length to roll back to")
+      .def("kvctl.recurrent.get_state", Guarded(GetState), "A copy of a kept state")
+      .def("kvctl.recurrent.facts", Guarded(Facts), "Sizes and bounds")
+      .def("kvctl.recurrent.is_ours", Guarded(IsOurs), "Whether an object is a RecurrentState")
+      .def("kvctl.recurrent.install", Guarded(InstallRecurrentState),
+           "Put kvctl's state behind vm.builtin.rnn_state_create")
+      .def("kvctl.recurrent.uninstall", Guarded(UninstallRecurrentState), "Put TVM's back")
+      .def("kvctl.recurrent.installed", Guarded(RecurrentStateInstalled), "Whether it is there");
+}
+
+}  // namespace kvctl
