@@ -28,7 +28,7 @@ CheckpointPtr SequenceTable::MakeCheckpoint(int64_t id) {
 }
 
 void SequenceTable::Forget(Checkpoint* checkpoint) {
-  for (int32_t page : checkpoint->saved_pages_) pool_.Release(page);
+  for (int32_t page : checkpoint->saved_pages_) Release(page);
   auto& live = checkpoint->sequence_->checkpoints;
   live.erase(std::find(live.begin(), live.end(), checkpoint));
 }
@@ -41,7 +41,7 @@ void SequenceTable::Preserve(Sequence* sequence, int32_t column) {
     auto begin = sequence->pages.begin() + first_page;
     auto end = sequence->pages.begin() + checkpoint->num_shared_pages_;
     checkpoint->saved_pages_.insert(checkpoint->saved_pages_.begin(), begin, end);
-    std::for_each(begin, end, [this](int32_t page) { pool_.Retain(page); });
+    std::for_each(begin, end, [this](int32_t page) { Retain(page); });
     checkpoint->num_shared_pages_ = first_page;
   }
 }
@@ -58,6 +58,17 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
           checkpoint->table_ != this ? " of another cache" : "", ", not of sequence ", id);
   }
   const int32_t columns = checkpoint->num_columns();
+  int32_t first_held_page = sequence.first_held_page;
+  if (!checkpoint->saved_pages_.empty()) {
+    first_held_page = std::min(first_held_page, checkpoint->num_shared_pages_);
+  }
+  for (size_t i = 0; i < checkpoint->saved_pages_.size(); ++i) {
+    if (checkpoint->saved_pages_[i] >= 0) continue;
+    first_held_page = std::max(first_held_page, checkpoint->num_shared_pages_ + int32_t(i) + 1);
+  }
+  CheckHeld(id, sequence.window,
+            {first_held_page, columns, checkpoint->next_position_, checkpoint->positions_},
+            "rollback");
   // Everything that may fail comes first.
   PendingRegion pending = checkpoint->pending_;
   sequence.pages.reserve(PagesFor(columns));
@@ -69,6 +80,7 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
   for (int32_t page : checkpoint->saved_pages_) sequence.pages.push_back(page);
   checkpoint->saved_pages_.clear();
   checkpoint->num_shared_pages_ = PagesFor(columns);
+  sequence.first_held_page = std::min(first_held_page, PagesFor(columns));
   sequence.num_committed = checkpoint->num_committed_;
   sequence.next_position = checkpoint->next_position_;
   sequence.positions = checkpoint->positions_;

@@ -31,6 +31,19 @@ struct PendingRegion {
   void Truncate(int32_t size);
 };
 
+/*!
+ * \brief A sliding window: a token sees the last `size` positions, its own included, and the first
+ * `sinks`.
+ *
+ * Pages that lie behind the window are let go once they are `horizon` positions behind it: as far
+ * back the sequence can be popped or rolled back.
+ */
+struct SlidingWindow {
+  int32_t size = 0;  //!< 0: none
+  int32_t sinks = 0;
+  int32_t horizon = 0;
+};
+
 /*! \brief Positions of committed columns where they differ from 0, 1, 2, ... (after eviction, or
  * given). */
 using Positions = std::shared_ptr<std::vector<int32_t>>;
@@ -48,6 +61,8 @@ struct Sequence {
   int32_t next_position = 0;  //!< position of the next committed column
   Positions positions;        //!< null: position = column
   PendingRegion pending;
+  SlidingWindow window;
+  int32_t first_held_page = 0;  //!< pages before it, but for those with sinks, were let go (-1)
   std::vector<Checkpoint*> checkpoints;  //!< the live ones, oldest first
   uint64_t batch_mark = 0;               //!< the last batch that named this sequence
 

@@ -99,7 +99,7 @@ void SequenceTable::Remove(int64_t id) {
   RequireNoForward("remove_sequence");
   Sequence& sequence = Find(id);
   for (Checkpoint* checkpoint : sequence.checkpoints) {
-    for (int32_t page : checkpoint->saved_pages_) pool_.Release(page);
+    for (int32_t page : checkpoint->saved_pages_) Release(page);
     checkpoint->table_ = nullptr;
   }
   ShrinkPages(&sequence, 0);
@@ -115,6 +115,7 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
           ", which has ", parent.num_columns(), " tokens (-1 forks at the end)");
   }
   const int32_t columns = position < 0 ? parent.num_columns() : static_cast<int32_t>(position);
+  CheckCut(parent, columns, "fork_sequence");
   auto child = std::make_unique<Sequence>();
   child->id = child_id;
   child->pages.assign(parent.pages.begin(), parent.pages.begin() + PagesFor(columns));
@@ -123,10 +124,12 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
   if (parent.positions)
     child->positions = std::make_shared<std::vector<int32_t>>(*parent.positions);
   child->pending = parent.pending;
+  child->window = parent.window;
+  child->first_held_page = std::min(parent.first_held_page, PagesFor(columns));
   if (columns < parent.num_committed) child->TruncateCommitted(columns);
   child->pending.Truncate(std::max(columns - child->num_committed, 0));
   const Sequence& added = *sequences_.emplace(child_id, std::move(child)).first->second;
-  for (int32_t page : added.pages) pool_.Retain(page);
+  for (int32_t page : added.pages) Retain(page);
 }
 
 void SequenceTable::PopN(int64_t id, int64_t n) {
@@ -136,7 +139,9 @@ void SequenceTable::PopN(int64_t id, int64_t n) {
     Throw(ErrorKind::kValue, "cannot pop ", n, " tokens from sequence ", id, ", which has ",
           sequence.num_columns());
   }
-  TruncateColumns(&sequence, sequence.num_columns() - static_cast<int32_t>(n));
+  const int32_t columns = sequence.num_columns() - static_cast<int32_t>(n);
+  CheckCut(sequence, columns, "popn");
+  TruncateColumns(&sequence, columns);
 }
 
 void SequenceTable::DropPending(int64_t id) {
@@ -147,7 +152,7 @@ void SequenceTable::DropPending(int64_t id) {
 
 void SequenceTable::ShrinkPages(Sequence* sequence, int32_t count) {
   while (static_cast<int32_t>(sequence->pages.size()) > count) {
-    pool_.Release(sequence->pages.back());
+    Release(sequence->pages.back());
     sequence->pages.pop_back();
   }
 }
@@ -157,6 +162,7 @@ void SequenceTable::TruncateColumns(Sequence* sequence, int32_t columns) {
   if (columns < sequence->num_committed) sequence->TruncateCommitted(columns);
   sequence->pending.Truncate(columns - sequence->num_committed);
   ShrinkPages(sequence, PagesFor(columns));
+  sequence->first_held_page = std::min(sequence->first_held_page, PagesFor(columns));
 }
 
 void SequenceTable::MakeOwn(Sequence* sequence, int32_t page_index, DataMoves* moves) {

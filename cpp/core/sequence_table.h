@@ -104,6 +104,13 @@ class SequenceTable {
    * ones. */
   void PopN(int64_t id, int64_t n);
 
+  /*!
+   * \brief Gives a sequence a sliding window, or another one.
+   * \throws Error kValue for sizes that make no sense, or if tokens that the new window shows were
+   * let go.
+   */
+  void SetWindow(int64_t id, const SlidingWindow& window);
+
   // The step in flight.
   bool in_forward() const { return forward_.active; }
   const StepPlan& plan() const { return forward_.plan; }
@@ -161,6 +168,26 @@ class SequenceTable {
   }
   /*! \brief Lets go of the pages past the first `count`. */
   void ShrinkPages(Sequence* sequence, int32_t count);
+  void Retain(int32_t page) {
+    if (page >= 0) pool_.Retain(page);
+  }
+  void Release(int32_t page) {
+    if (page >= 0) pool_.Release(page);
+  }
+  /*! \brief Lets go of the pages that have passed the window and its horizon. */
+  void Slide(Sequence* sequence);
+  /*! \brief A state of a sequence whose window may show tokens that are gone. */
+  struct Held {
+    int32_t first_held_page;  //!< the pages before it, but for those with sinks, are gone
+    int32_t num_columns;
+    int32_t next_position;
+    const Positions& positions;
+  };
+  /*! \throws Error kValue if the window shows a token that is gone. */
+  void CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
+                 const char* operation) const;
+  /*! \brief CheckHeld for a sequence cut to its first `columns` columns. */
+  void CheckCut(const Sequence& sequence, int32_t columns, const char* operation) const;
   /*! \brief Keeps the first `columns` columns, checkpoints preserved. */
   void TruncateColumns(Sequence* sequence, int32_t columns);
   /*! \brief Before columns from `column` on are overwritten or dropped: checkpoints that need them

@@ -89,7 +89,11 @@ void SequenceTable::Commit(const std::vector<int64_t>& ids,
   for (size_t i = 0; i < ids.size(); ++i) CommitKept(&Find(ids[i]), kept[i], moves);
   // Only now: a page freed earlier could become the target of another sequence's page copy, which
   // is carried out before the tokens kept from the page are read.
-  for (int64_t id : ids) ShrinkPages(&Find(id), PagesFor(Find(id).num_committed));
+  for (int64_t id : ids) {
+    Sequence& sequence = Find(id);
+    ShrinkPages(&sequence, PagesFor(sequence.num_committed));
+    Slide(&sequence);
+  }
 }
 
 }  // namespace kvctl

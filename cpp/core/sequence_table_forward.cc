@@ -147,6 +147,7 @@ void SequenceTable::EndForward() {
     } else {
       entry.sequence->ExtendCommitted(entry.num_rows);
     }
+    Slide(entry.sequence);
   }
   forward_.active = false;
 }

@@ -3,6 +3,7 @@
 #include <tvm/ffi/container/shape.h>
 #include <tvm/ffi/reflection/registry.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -148,6 +149,11 @@ void Commit(const PagedKVCache& cache, const ffi::Shape& seq_ids,
 
 void PopN(const PagedKVCache& cache, int64_t seq_id, int64_t n) { cache->Pop(seq_id, n); }
 
+void SetSlidingWindow(const PagedKVCache& cache, int64_t seq_id, int64_t size, int64_t sinks,
+                      int64_t horizon) {
+  cache->SetSlidingWindow(seq_id, size, sinks, horizon);
+}
+
 CacheCheckpoint MakeCheckpoint(const PagedKVCache& cache, int64_t seq_id) {
   return cache->MakeCheckpoint(seq_id);
 }
@@ -220,6 +226,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.drop_pending", Guarded(DropPending), "Drop the sequences' pending nodes")
       .def("kvctl.cache.commit", Guarded(Commit), "Commit kept pending nodes, drop the others")
       .def("kvctl.cache.popn", Guarded(PopN), "Take back the last n tokens")
+      .def("kvctl.cache.set_sliding_window", Guarded(SetSlidingWindow), "Give a sequence a window")
       .def("kvctl.cache.checkpoint", Guarded(MakeCheckpoint), "A point to roll back to")
       .def("kvctl.cache.rollback", Guarded(Rollback), "Return to a checkpoint")
       .def("kvctl.cache.has_sequence", Guarded(HasSequence), "Whether a sequence exists")

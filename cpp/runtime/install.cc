@@ -3,6 +3,7 @@
 #include <tvm/ffi/reflection/registry.h>
 
 #include <mutex>
+#include <vector>
 
 #include "kvctl/error.h"
 #include "kvctl/paged_kv_cache.h"
@@ -26,15 +27,23 @@ Installation& TheInstallation() {
   return *installation;
 }
 
-/*! \brief TVM's kinds of attention layers, by its numbers. */
-void CheckAttentionKinds(const ffi::Shape& kinds) {
-  constexpr int64_t kMHA = 0, kMLA = 1;
-  for (int64_t kind : kinds) {
-    if (kind == kMHA) continue;
-    Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support ",
-          kind == kMLA ? "MLA layers" : "layers of attention kind ",
-          kind == kMLA ? "" : std::to_string(kind));
+/*! \brief The windows of the layers, by TVM's kinds of attention; empty if no layer slides. */
+std::vector<int32_t> LayerWindows(const ffi::Shape& kinds, int64_t begin, int64_t end,
+                                  int64_t window) {
+  constexpr int64_t kMHA = 0, kMLA = 1, kMHASliding = 3;
+  std::vector<int32_t> windows;
+  bool any = false;
+  for (int64_t layer = begin; layer < end; ++layer) {
+    const int64_t kind = kinds[layer];
+    if (kind != kMHA && kind != kMHASliding) {
+      Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support ",
+            kind == kMLA ? "MLA layers" : "linear attention layers");
+    }
+    windows.push_back(kind == kMHASliding ? static_cast<int32_t>(window) : 0);
+    any |= kind == kMHASliding;
   }
+  if (!any) windows.clear();
+  return windows;
 }
 
 /*! \brief Reads the 28 or 29 arguments that a compiled model passes (TVM's paged_kv_cache.cc). */
@@ -50,7 +59,6 @@ PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   if (layers.size() != 2) {
     Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support pipeline parallelism");
   }
-  CheckAttentionKinds(args[6].cast<ffi::Shape>());
   if (args[7].cast<bool>()) {
     Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support disaggregated prefill");
   }
@@ -62,12 +70,22 @@ PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   const int64_t total_tokens = sizes[1];
   config.prefill_chunk_size = sizes[2];
   config.page_size = sizes[3];
-  if (sizes[4] != 0) {
-    Throw(ErrorKind::kNotImplemented, "kvctl's paged cache does not support sliding windows");
+  if (config.page_size < 1) {
+    Throw(ErrorKind::kValue, "the page size must be at least 1, got ", config.page_size);
   }
-  config.num_pages = (total_tokens + config.page_size - 1) / config.page_size + 1;
+  auto pages_for = [&](int64_t tokens) {
+    return (tokens + config.page_size - 1) / config.page_size;
+  };
+  config.num_pages = pages_for(total_tokens) + 1;
+  if (sizes[4] != 0) {
+    // A window keeps its horizon as well, and slides when a step has ended.
+    config.num_pages +=
+        sizes[0] * (2 + pages_for(kDefaultHorizon)) + pages_for(config.prefill_chunk_size);
+  }
   config.first_layer = layers[0];
   config.num_layers = layers[1] - layers[0];
+  config.layer_windows = LayerWindows(args[6].cast<ffi::Shape>(), layers[0], layers[1],
+                                      sizes.size() == 6 ? sizes[5] : 1024);
   config.num_qo_heads = args[2].cast<int64_t>();
   config.num_kv_heads = args[3].cast<int64_t>();
   config.head_dim = args[4].cast<int64_t>();

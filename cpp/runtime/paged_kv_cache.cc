@@ -1,6 +1,7 @@
 // Creation, sequences and queries of the paged cache.
 #include <tvm/ffi/cast.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "kvctl/error.h"
@@ -40,6 +41,14 @@ const PagedKVCacheConfig& Validated(const PagedKVCacheConfig& config) {
   }
   if (config.device.device_type != kDLCPU) {
     Throw(ErrorKind::kNotImplemented, "this build of kvctl has cache kernels for the CPU only");
+  }
+  if (!config.layer_windows.empty() &&
+      static_cast<int64_t>(config.layer_windows.size()) != config.num_layers) {
+    Throw(ErrorKind::kValue, "layer_windows names ", config.layer_windows.size(),
+          " layers and the cache has ", config.num_layers);
+  }
+  for (int32_t window : config.layer_windows) {
+    if (window < 0) Throw(ErrorKind::kValue, "a layer's window must not be negative, got ", window);
   }
   FloatDType(config.dtype, "the cache's dtype");
   return config;
@@ -125,6 +134,27 @@ void PagedKVCacheImpl::PopN(int64_t seq_id, int32_t n) { Pop(seq_id, n); }
 
 void PagedKVCacheImpl::Pop(int64_t seq_id, int64_t n) {
   InTurn([&] { table_.PopN(seq_id, n); });
+}
+
+void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window, int32_t sinks) {
+  Guard([&] {
+    if (sinks < 0 || sinks >= window) {
+      Throw(ErrorKind::kValue, "attention sinks must be at least 0 and fewer than the window of ",
+            window, " tokens, got ", sinks);
+    }
+  });
+  // TVM counts the sinks as part of the window.
+  SetSlidingWindow(seq_id, int64_t{window} - sinks, sinks, kDefaultHorizon);
+}
+
+void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,
+                                        int64_t horizon) {
+  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+  InTurn([&] {
+    table_.SetWindow(seq_id, {static_cast<int32_t>(std::clamp<int64_t>(size, -1, kMaxInt)),
+                              static_cast<int32_t>(std::clamp<int64_t>(sinks, -1, kMaxInt)),
+                              static_cast<int32_t>(std::clamp<int64_t>(horizon, -1, kMaxInt))});
+  });
 }
 
 void PagedKVCacheImpl::DropPending(int64_t seq_id) {

@@ -26,6 +26,21 @@ std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
   return path;
 }
 
+/*! \brief A mask under which layer l sees windows[l] positions (0: all that the mask shows). */
+Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
+  std::vector<int32_t> sizes;  // the distinct ones
+  std::vector<Mask> masks;
+  std::vector<int32_t> choice;
+  for (int32_t size : windows) {
+    auto found = std::find(sizes.begin(), sizes.end(), size);
+    choice.push_back(static_cast<int32_t>(found - sizes.begin()));
+    if (found != sizes.end()) continue;
+    sizes.push_back(size);
+    masks.push_back(size > 0 ? mask & Mask::Window(size) : mask);
+  }
+  return Mask::PerLayer(std::move(masks), std::move(choice));
+}
+
 }  // namespace
 
 void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
@@ -94,7 +109,8 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
   table_.BeginForward(appends_, &moves_);
   const StepPlan& plan = table_.plan();
   try {
-    masks_.Lower(masks, plan, static_cast<int32_t>(config_.num_layers), page_shape_.num_kv_heads);
+    masks_.Lower(WithWindows(masks), plan, static_cast<int32_t>(config_.num_layers),
+                 page_shape_.num_kv_heads);
     if (rope_ != nullptr) rope_->Fill(plan.positions.data(), plan.num_rows());
   } catch (...) {
     table_.AbortForward();
@@ -103,6 +119,25 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
   CarryOut();
   std::memcpy(DataPointer(positions_.operator->()), plan.positions.data(),
               plan.positions.size() * sizeof(int32_t));
+}
+
+const Mask* const* PagedKVCacheImpl::WithWindows(const Mask* const* masks) {
+  bool any = !config_.layer_windows.empty();
+  for (const Append& append : appends_) any |= table_.Get(append.sequence_id).window.size > 0;
+  if (!any) return masks;
+  windowed_masks_.clear();
+  mask_pointers_.clear();
+  for (size_t i = 0; i < appends_.size(); ++i) {
+    const Sequence& sequence = table_.Get(appends_[i].sequence_id);
+    // Trees that came through TVM's interface are in the plan, not in a mask.
+    Mask mask = masks != nullptr && masks[i] != nullptr ? *masks[i] : Mask::Causal();
+    const SlidingWindow& window = sequence.window;
+    if (window.size > 0) mask = mask & Mask::Window(window.size, window.sinks);
+    if (!config_.layer_windows.empty()) mask = WithLayerWindows(mask, config_.layer_windows);
+    windowed_masks_.push_back(std::move(mask));
+  }
+  for (const Mask& mask : windowed_masks_) mask_pointers_.push_back(&mask);
+  return mask_pointers_.data();
 }
 
 void PagedKVCacheImpl::EndForward() {

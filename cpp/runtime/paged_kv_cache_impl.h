@@ -86,6 +86,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void Commit(const std::vector<int64_t>& seq_ids,
               const std::vector<std::vector<int32_t>>& kept) final;
   void Pop(int64_t seq_id, int64_t n) final;
+  void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon) final;
   CacheCheckpoint MakeCheckpoint(int64_t seq_id) final;
   void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) final;
   const PagedKVCacheConfig& config() const final { return config_; }
@@ -126,6 +127,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   int32_t LocalLayer(int64_t layer_id) const;
   /*! \brief Begins the step that appends_ describes, under one mask per sequence or nullptr. */
   void Begin(const Mask* const* masks);
+  /*! \brief The sequences' masks with their windows and those of the layers. */
+  const Mask* const* WithWindows(const Mask* const* masks);
   /*! \brief Carries out the data moves of the last operation on the table. */
   void CarryOut();
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
@@ -141,6 +144,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   SequenceTable table_;
   std::vector<Tensor> pages_;  // one per layer
   MaskTable masks_;
+  std::vector<Mask> windowed_masks_;
+  std::vector<const Mask*> mask_pointers_;
   AttentionWorkspace workspace_;
   std::unique_ptr<RopeTable> rope_;  // null unless the cache rotates by itself
   Tensor q_, k_, v_;  // [prefill_chunk_size, heads, head_dim]: the step's rows, rotated

@@ -12,9 +12,6 @@ namespace {
 
 }  // namespace
 
-void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t, int32_t, int32_t) {
-  Unsupported("sliding windows per sequence");
-}
 PagedKVCacheImpl::Shape PagedKVCacheImpl::DisaggPrepareRecv(int64_t, int) {
   Unsupported("disaggregated prefill");
 }

@@ -31,6 +31,7 @@ _in_forward = _ffi("kvctl.cache.in_forward")
 _drop_pending = _ffi("kvctl.cache.drop_pending")
 _commit = _ffi("kvctl.cache.commit")
 _popn = _ffi("kvctl.cache.popn")
+_set_sliding_window = _ffi("kvctl.cache.set_sliding_window")
 _checkpoint = _ffi("kvctl.cache.checkpoint")
 _rollback = _ffi("kvctl.cache.rollback")
 _has_sequence = _ffi("kvctl.cache.has_sequence")
@@ -120,6 +121,7 @@ class PagedKVCache:
         dtype: str = "float32",
         device: str = "cpu",
         rope: Rope | None = None,
+        layer_windows: Sequence[int] = (),
     ) -> PagedKVCache:
         """Create a cache.
 
@@ -142,6 +144,8 @@ class PagedKVCache:
             "cpu".
         rope : Rope, optional
             Rotation that the cache applies; without it q and k are taken as they come.
+        layer_windows : sequence of int, optional
+            Per layer the size of its own sliding window, 0 for none.
 
         Raises
         ------
@@ -165,6 +169,7 @@ class PagedKVCache:
                 0 if rope is None else 1,
                 1.0 if rope is None else rope.scale,
                 1.0 if rope is None else rope.theta,
+                _shape(layer_windows),
             )
         )
 
@@ -273,6 +278,33 @@ class PagedKVCache:
     def num_available_pages(self) -> int:
         """Free pages."""
         return int(_num_available_pages(self._handle))
+
+    def enable_sliding_window(
+        self, seq_id: int, size: int, *, sinks: int = 0, horizon: int = 64
+    ) -> None:
+        """Give a sequence a sliding window, or another one.
+
+        Pages that have passed the window and its horizon are let go.
+
+        Parameters
+        ----------
+        seq_id : int
+            The sequence.
+        size : int
+            A token sees the last ``size`` positions, its own included...
+        sinks : int
+            ... and the first ``sinks`` (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453).
+        horizon : int
+            How many tokens the sequence can be popped or rolled back.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If a size makes no sense, or tokens that the window shows have been let go.
+        """
+        _set_sliding_window(self._handle, seq_id, size, sinks, horizon)
 
     # A step.
 

@@ -49,7 +49,13 @@ struct PagedKVCacheConfig {
   /*! \brief The model's own rotation (TVM's f_split_rotary), or nullopt for kvctl's. */
   tvm::ffi::Optional<tvm::ffi::Function> split_rotary;
   tvm::ffi::Optional<tvm::runtime::Tensor> rope_ext_factors;
+  /*! \brief Per layer the size of its own sliding window, 0 for none; empty: no layer has one. */
+  std::vector<int32_t> layer_windows;
 };
+
+/*! \brief The rollback horizon of windows that are set through TVM's interface, which names none.
+ */
+constexpr int64_t kDefaultHorizon = 64;
 
 /*! \brief One sequence's share of a forward step. */
 struct StepRequest {
@@ -98,6 +104,13 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
                       const std::vector<std::vector<int32_t>>& kept) = 0;
   /*! \brief PopN over the full range of lengths (TVM's takes an int32). */
   virtual void Pop(int64_t seq_id, int64_t n) = 0;
+  /*!
+   * \brief Gives a sequence a sliding window: a token sees the last `size` positions, its own
+   * included, and the first `sinks`.
+   * \param horizon How many tokens the sequence can be popped or rolled back: pages are let go once
+   * they are that far behind the window.
+   */
+  virtual void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon) = 0;
   virtual CacheCheckpoint MakeCheckpoint(int64_t seq_id) = 0;
   virtual void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) = 0;
 

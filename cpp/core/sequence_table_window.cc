@@ -1,0 +1,66 @@
+// Sliding windows: which pages they let go, and how far back a windowed sequence can return.
+#include <algorithm>
+
+#include "core/sequence_table.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+
+void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
+  RequireNoForward("enable_sliding_window");
+  Sequence& sequence = Find(id);
+  if (window.size < 1 || window.sinks < 0 || window.horizon < 0) {
+    Throw(ErrorKind::kValue,
+          "a sliding window needs a size of at least 1 and sinks and a horizon of at "
+          "least 0, got ",
+          window.size, ", ", window.sinks, " and ", window.horizon);
+  }
+  if (sequence.first_held_page > 0 && window.sinks > sequence.window.sinks) {
+    Throw(ErrorKind::kValue, "sequence ", id, " has let go of tokens that would become sinks");
+  }
+  CheckHeld(id, window,
+            {sequence.first_held_page, sequence.num_columns(), sequence.next_position,
+             sequence.positions},
+            "enable_sliding_window");
+  sequence.window = window;
+  Slide(&sequence);
+}
+
+void SequenceTable::Slide(Sequence* sequence) {
+  const SlidingWindow& window = sequence->window;
+  if (window.size == 0) return;
+  // A row at position p sees positions above p - size; the earliest row that may still come, after
+  // a return over the whole horizon, is at next_position - horizon.
+  const int64_t last_gone = int64_t{sequence->next_position} - window.horizon - window.size;
+  int32_t page = std::max(sequence->first_held_page, PagesFor(window.sinks));
+  for (; (page + 1) * config_.page_size <= sequence->num_committed; ++page) {
+    if (sequence->PositionOf((page + 1) * config_.page_size - 1) > last_gone) break;
+    Release(sequence->pages[page]);
+    sequence->pages[page] = -1;
+    sequence->first_held_page = page + 1;
+  }
+}
+
+void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
+                              const char* operation) const {
+  const int32_t gone_columns = held.first_held_page * config_.page_size;
+  if (gone_columns == 0 || held.num_columns <= PagesFor(window.sinks) * config_.page_size) return;
+  if (held.num_columns >= gone_columns) {
+    const int32_t last_gone =
+        held.positions ? (*held.positions)[gone_columns - 1] : gone_columns - 1;
+    if (last_gone <= held.next_position - window.size) return;
+  }
+  Throw(ErrorKind::kValue, operation, " would show tokens of sequence ", id,
+        " that its sliding window of ", window.size, " has let go; the rollback horizon is ",
+        window.horizon, " tokens");
+}
+
+void SequenceTable::CheckCut(const Sequence& sequence, int32_t columns,
+                             const char* operation) const {
+  if (columns >= sequence.num_committed) return;
+  CheckHeld(sequence.id, sequence.window,
+            {sequence.first_held_page, columns, sequence.PositionOf(columns), sequence.positions},
+            operation);
+}
+
+}  // namespace kvctl
