@@ -26,6 +26,26 @@ std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
   return path;
 }
 
+/*!
+ * \brief The parents of a step's new nodes within a tree of the whole pending region, whose earlier
+ * nodes must be what is pending.
+ */
+const int32_t* NewParents(const std::vector<int32_t>& tree, const Sequence& sequence,
+                          int32_t length) {
+  const std::vector<int32_t>& earlier = sequence.pending.parents;
+  if (tree.size() != earlier.size() + static_cast<size_t>(std::max(length, 0))) {
+    Throw(ErrorKind::kValue, "the tree of sequence ", sequence.id, " has ", tree.size(),
+          " nodes; it must have one for each of the ", earlier.size(), " pending and the ", length,
+          " new tokens");
+  }
+  for (size_t node = 0; node < earlier.size(); ++node) {
+    if (tree[node] == earlier[node]) continue;
+    Throw(ErrorKind::kValue, "in the tree of sequence ", sequence.id, " the parent of node ", node,
+          " is ", tree[node], ", but it is pending with parent ", earlier[node]);
+  }
+  return tree.data() + earlier.size();
+}
+
 }  // namespace
 
 void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
@@ -76,11 +96,7 @@ void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
           Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id,
                 " makes its new tokens pending; pending=False is for masks without a tree");
         }
-        if (static_cast<int64_t>(tree->size()) != length) {
-          Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id, " has ", tree->size(),
-                " parents and the step appends ", length, " tokens to it");
-        }
-        append.parents = tree->data();
+        append.parents = NewParents(*tree, table_.Get(request.seq_id), length);
       }
       appends_.push_back(append);
       masks.push_back(mask);
