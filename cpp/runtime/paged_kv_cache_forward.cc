@@ -113,7 +113,7 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
     masks_.Lower(masks, plan, static_cast<int32_t>(config_.num_layers), page_shape_.num_kv_heads);
     if (rope_ != nullptr) rope_->Fill(plan.positions.data(), plan.num_rows());
   } catch (...) {
-    table_.AbortForward();
+    table_.AbortForward(nullptr);
     throw;
   }
   CarryOut();
@@ -126,7 +126,11 @@ void PagedKVCacheImpl::EndForward() {
 }
 
 void PagedKVCacheImpl::AbortForward() {
-  InTurn([&] { table_.AbortForward(); });
+  InTurn([&] {
+    moves_.clear();
+    table_.AbortForward(&moves_);
+    CarryOut();
+  });
 }
 
 void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,
