@@ -118,8 +118,12 @@ class SequenceTable {
   void BeginForward(const std::vector<Append>& appends, DataMoves* moves);
   /*! \brief The new tokens of chains are committed, those of trees stay pending. */
   void EndForward();
-  /*! \brief Takes the step in flight back. */
-  void AbortForward();
+  /*!
+   * \brief Takes the step in flight back.
+   * \param moves Receives what to move because the step may have written over it; nullptr if
+   * neither the moves of BeginForward were carried out nor anything was written.
+   */
+  void AbortForward(DataMoves* moves);
 
   // Pending nodes.
   /*!

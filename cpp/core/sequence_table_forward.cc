@@ -82,7 +82,7 @@ void SequenceTable::BeginForward(const std::vector<Append>& appends, DataMoves* 
   try {
     for (const Append& append : appends) Reserve(append, moves);
   } catch (...) {  // out of host memory
-    AbortForward();
+    AbortForward(nullptr);
     moves->clear();
     throw;
   }
@@ -152,7 +152,7 @@ void SequenceTable::EndForward() {
   forward_.active = false;
 }
 
-void SequenceTable::AbortForward() {
+void SequenceTable::AbortForward(DataMoves* moves) {
   if (!forward_.active) return;
   // Backwards, so that a page that two entries copied returns to each as it was.
   for (auto entry = forward_.entries.rbegin(); entry != forward_.entries.rend(); ++entry) {
@@ -160,6 +160,13 @@ void SequenceTable::AbortForward() {
     sequence.pending.Truncate(entry->old_num_pending);
     ShrinkPages(&sequence, entry->old_num_pages);
     if (entry->copied_index >= 0) {
+      // Whoever was then alone with the page that was copied wrote into it behind its own tokens,
+      // where this sequence may have some: its copy knows them.
+      const int32_t first = entry->copied_index * config_.page_size;
+      for (int32_t i = 0; moves != nullptr && first + i < sequence.num_columns(); ++i) {
+        moves->slots.push_back(
+            {Slot(sequence, first + i), entry->copied_page * config_.page_size + i});
+      }
       pool_.Release(sequence.pages[entry->copied_index]);
       pool_.Retain(entry->copied_page);
       sequence.pages[entry->copied_index] = entry->copied_page;

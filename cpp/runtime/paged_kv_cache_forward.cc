@@ -39,6 +39,25 @@ Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
     masks.push_back(size > 0 ? mask & Mask::Window(size) : mask);
   }
   return Mask::PerLayer(std::move(masks), std::move(choice));
+
+/*!
+ * \brief The parents of a step's new nodes within a tree of the whole pending region, whose earlier
+ * nodes must be what is pending.
+ */
+const int32_t* NewParents(const std::vector<int32_t>& tree, const Sequence& sequence,
+                          int32_t length) {
+  const std::vector<int32_t>& earlier = sequence.pending.parents;
+  if (tree.size() != earlier.size() + static_cast<size_t>(std::max(length, 0))) {
+    Throw(ErrorKind::kValue, "the tree of sequence ", sequence.id, " has ", tree.size(),
+          " nodes; it must have one for each of the ", earlier.size(), " pending and the ", length,
+          " new tokens");
+  }
+  for (size_t node = 0; node < earlier.size(); ++node) {
+    if (tree[node] == earlier[node]) continue;
+    Throw(ErrorKind::kValue, "in the tree of sequence ", sequence.id, " the parent of node ", node,
+          " is ", tree[node], ", but it is pending with parent ", earlier[node]);
+  }
+  return tree.data() + earlier.size();
 }
 
 }  // namespace
@@ -91,11 +110,7 @@ void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
           Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id,
                 " makes its new tokens pending; pending=False is for masks without a tree");
         }
-        if (static_cast<int64_t>(tree->size()) != length) {
-          Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id, " has ", tree->size(),
-                " parents and the step appends ", length, " tokens to it");
-        }
-        append.parents = tree->data();
+        append.parents = NewParents(*tree, table_.Get(request.seq_id), length);
       }
       appends_.push_back(append);
       masks.push_back(mask);
@@ -113,7 +128,7 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
                  page_shape_.num_kv_heads);
     if (rope_ != nullptr) rope_->Fill(plan.positions.data(), plan.num_rows());
   } catch (...) {
-    table_.AbortForward();
+    table_.AbortForward(nullptr);
     throw;
   }
   CarryOut();
@@ -145,7 +160,11 @@ void PagedKVCacheImpl::EndForward() {
 }
 
 void PagedKVCacheImpl::AbortForward() {
-  InTurn([&] { table_.AbortForward(); });
+  InTurn([&] {
+    moves_.clear();
+    table_.AbortForward(&moves_);
+    CarryOut();
+  });
 }
 
 void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,

@@ -148,13 +148,19 @@ class Trial:
     ) -> Any:
         """Call a method of both; they must both return or raise exceptions of the same type."""
         free = self.cache.num_available_pages
-        got, mine = _attempt(getattr(self.cache, method), cache_args, cache_kw or {})
+        got, mine = _attempt(
+            self._begin if method == "begin_forward" else getattr(self.cache, method),
+            cache_args,
+            cache_kw or {},
+        )
         if isinstance(mine, kvctl.OutOfPagesError):
             self._check_out_of_pages(method, free)
             raise _Refused("OutOfPagesError")
         model_args = cache_args if model_args is None else model_args
         expected, theirs = _attempt(getattr(self.model, method), model_args, model_kw or {})
-        if type(mine) is not type(theirs):
+        # A batch may hold several mistakes; which of them is named is not the model's business.
+        several = method in ("begin_forward", "commit") and mine is not None and theirs is not None
+        if type(mine) is not type(theirs) and not several:
             raise Mismatch(f"{method}{model_args}: {mine!r} where the model says {theirs!r}")
         if mine is not None:
             raise _Refused(type(mine).__name__)
@@ -188,7 +194,7 @@ class Trial:
         self._both(
             "begin_forward",
             (seq_ids, lengths),
-            cache_kw={"mask": self.masks(parts) if is_tree else None, **common},
+            cache_kw={"parts": parts if is_tree else None, **common},
             model_kw={"mask": trees if is_tree else None, **common},
         )
         self.poison()
@@ -203,6 +209,10 @@ class Trial:
             if finish == "late":
                 break
         self._both("end_forward" if finish == "end" else "abort", ())
+
+    def _begin(self, seq_ids: Any, lengths: Any, *, parts: Any, **common: Any) -> None:
+        mask = None if parts is None else self.masks(parts)
+        self.cache.begin_forward(seq_ids, lengths, mask=mask, **common)
 
     def _positions(self, parts: Any, shift: int) -> list[int] | None:
         """Positions by depth, all of them moved; nodes hang on their place in the step alone."""
@@ -269,7 +279,8 @@ def _attempt(call: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> tuple[Any,
     try:
         return call(*args, **kw), None
     except REFUSALS as error:
-        return None, error
+        # Its frames hold the arguments, a checkpoint among them, and so that checkpoint's pages.
+        return None, error.with_traceback(None)
 
 
 def _difference(what: str, got: Any, expected: Any) -> str:

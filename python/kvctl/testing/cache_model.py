@@ -297,12 +297,13 @@ class CacheModel:
             self.sequences[seq_id].commit(nodes)
 
     def abort(self, seq_ids: Seq[int] | None = None) -> None:
-        """Undo a step that has begun; otherwise drop the pending tokens of the named sequences."""
+        """Undo a step that has begun; otherwise drop pending tokens, of all by default."""
         if self._step is not None:
             self.sequences.update(self._step.before)
             self._step = None
             return
-        for tokens in [self._find(seq_id) for seq_id in seq_ids or ()]:
+        named = self.sequences if seq_ids is None else seq_ids
+        for tokens in [self._find(seq_id) for seq_id in named]:
             tokens.truncate(len(tokens.committed))
 
     # Looking and going back

@@ -136,11 +136,33 @@ TEST(TableAbortForwardRestoresPages) {
   const std::vector<int32_t> pages = f.table.Get(1).pages;
   f.table.BeginForward({{1, 5}, {0, 3}}, &f.moves);
   EXPECT_ERROR(f.table.PopN(1, 1), kRuntime, "between begin_forward and end_forward");
-  f.table.AbortForward();
+  f.table.AbortForward(nullptr);
   EXPECT(f.table.Get(1).pages == pages);
   EXPECT(f.table.Get(0).pages == pages);
   EXPECT_EQ(f.table.pool().num_free(), 6);
   EXPECT_EQ(f.table.pool().ref_count(pages[1]), 2);
+}
+
+TEST(TableAbortForwardBringsBackWhatAnotherOverwrote) {
+  Fixture f;
+  f.table.Add(0);
+  f.Append_(0, 7);
+  f.table.Fork(0, 1, 6);
+  const int32_t page = f.table.Get(0).pages[1];
+  f.moves.clear();
+  // 0 copies the page; then 1 is alone with it and writes where 0 has its token 6.
+  f.table.BeginForward({{0, 1}, {1, 1}}, &f.moves);
+  EXPECT_EQ(f.table.plan().slots[1], page * 4 + 2);
+  const int32_t copy = f.table.Get(0).pages[1];
+  EXPECT(copy != page);
+  f.moves.clear();
+  f.table.AbortForward(&f.moves);
+  EXPECT_EQ(f.table.Get(0).pages[1], page);
+  bool restored = false;
+  for (const kvctl::SlotMove& move : f.moves.slots) {
+    restored = restored || (move.source == copy * 4 + 2 && move.target == page * 4 + 2);
+  }
+  EXPECT(restored);
 }
 
 TEST(CheckpointHoldsNothingUntilItMust) {
