@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from . import _load  # first: everything below needs the libraries it loads
 from .errors import OutOfPagesError
+from .mask import Mask
 from .function_table import FunctionTable
 from .tree import TokenTree
 
 __version__ = _load.build_info()["kvctl"]
 
-__all__ = ["FunctionTable", "OutOfPagesError", "TokenTree", "__version__"]
+__all__ = ["FunctionTable", "Mask", "OutOfPagesError", "TokenTree", "__version__"]

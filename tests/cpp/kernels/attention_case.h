@@ -131,8 +131,8 @@ struct TestSequence {
 
 /*! \brief Runs the kernel. Sets row_begin of each sequence. q: [rows, qo_heads, head_dim]. */
 inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequence>& sequences,
-                                 const std::vector<const Mask*>& masks,
-                                 const std::vector<float>& q, AttentionArgs options = {}) {
+                                 const std::vector<const Mask*>& masks, const std::vector<float>& q,
+                                 AttentionArgs options = {}) {
   StepPlan step;
   int32_t rows = 0;
   for (TestSequence& sequence : sequences) {

@@ -1,5 +1,3 @@
-#include "kernels/attention.h"
-
 #include <omp.h>
 
 #include <algorithm>
@@ -7,6 +5,7 @@
 
 #include "attention_case.h"
 #include "check.h"
+#include "kernels/attention.h"
 
 namespace kvctl {
 namespace {
