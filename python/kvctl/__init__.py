@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import _load  # first: everything below needs the libraries it loads
 from .errors import OutOfPagesError
-from .mask import Mask
 from .function_table import FunctionTable
+from .mask import Mask
 from .tree import TokenTree
 
 __version__ = _load.build_info()["kvctl"]
