@@ -58,9 +58,10 @@ Mask Choice(MaskKind kind, const char* what, std::vector<Mask> masks, std::vecto
 
 void CheckOperand(const Mask& mask) {
   if (mask.node().kind == MaskKind::kPerLayer || mask.node().kind == MaskKind::kPerHead) {
-    Throw(ErrorKind::kValue,
-          "a mask per layer or per head cannot be an operand of &, | or ~: combine the masks that it "
-          "chooses from");
+    Throw(
+        ErrorKind::kValue,
+        "a mask per layer or per head cannot be an operand of &, | or ~: combine the masks that it "
+        "chooses from");
   }
 }
 
@@ -105,8 +106,8 @@ Mask Mask::Dense(const uint8_t* visible, int32_t num_new) {
   for (int32_t row = 0; row < num_new; ++row) {
     for (int32_t column = 0; column < num_new; ++column) {
       if (visible[int64_t(row) * num_new + column] == 0) continue;
-      node.words[int64_t(row) * row_words + column / kTileColumns] |=
-          uint64_t{1} << column % kTileColumns;
+      node.words[int64_t(row) * row_words + column / kTileColumns] |= uint64_t{1}
+                                                                      << column % kTileColumns;
     }
   }
   return MaskNode::Make(std::move(node));
@@ -177,8 +178,7 @@ Mask Mask::Ranges(const std::vector<std::vector<ColumnRange>>& rows) {
       }
       node.num_columns = std::max(node.num_columns, range.end);
     }
-    node.ints[row + 1] =
-        node.ints[row] + static_cast<int32_t>((node.ints.size() - first) / 2);
+    node.ints[row + 1] = node.ints[row] + static_cast<int32_t>((node.ints.size() - first) / 2);
   }
   return MaskNode::Make(std::move(node));
 }

@@ -36,8 +36,8 @@ void PlanFromRanges(const int32_t* offsets, const ColumnRange* ranges, int32_t n
     cuts.clear();
     for (int32_t i = offsets[begin]; i < offsets[begin + rows]; ++i) {
       // A range that ends with the columns fills the last tile: nothing lies behind it.
-      const int32_t end = ranges[i].end == num_columns ? NumTiles(num_columns) * kTileColumns
-                                                       : ranges[i].end;
+      const int32_t end =
+          ranges[i].end == num_columns ? NumTiles(num_columns) * kTileColumns : ranges[i].end;
       for (int32_t cut : {ranges[i].begin / kTileColumns, NumTiles(ranges[i].begin),
                           end / kTileColumns, NumTiles(end)}) {
         if (cuts.empty() || cuts.back() != cut) cuts.push_back(cut);
@@ -80,8 +80,8 @@ void PlanFromBytes(const uint8_t* bytes, int32_t num_rows, int32_t num_columns, 
           // multiplication.
           uint64_t eight;
           std::memcpy(&eight, first + column, 8);
-          eight = (((eight & 0x7f7f7f7f7f7f7f7fu) + 0x7f7f7f7f7f7f7f7fu) | eight) &
-                  0x8080808080808080u;
+          eight =
+              (((eight & 0x7f7f7f7f7f7f7f7fu) + 0x7f7f7f7f7f7f7f7fu) | eight) & 0x8080808080808080u;
           word |= ((eight >> 7) * 0x0102040810204080u >> 56) << column;
         }
         for (; column < width; ++column) word |= uint64_t{first[column] != 0} << column;

@@ -24,8 +24,8 @@ void PutWords(const std::vector<uint64_t>& words, std::vector<int32_t>* out) {
 }
 
 void PutNode(const MaskNode& node, std::vector<int32_t>* out) {
-  for (int32_t number : {static_cast<int32_t>(node.kind), node.num_rows, node.num_columns,
-                         node.size, node.sinks}) {
+  for (int32_t number :
+       {static_cast<int32_t>(node.kind), node.num_rows, node.num_columns, node.size, node.sinks}) {
     out->push_back(number);
   }
   PutInts(node.ints, out);
@@ -100,7 +100,8 @@ class Reader {
     plan.num_rows = node->num_rows;
     plan.num_columns = node->num_columns;
     plan.blocks = Ints();
-    Check(plan.num_blocks() == (plan.num_rows + kBlockRows - 1) / kBlockRows && plan.blocks[0] == 0);
+    Check(plan.num_blocks() == (plan.num_rows + kBlockRows - 1) / kBlockRows &&
+          plan.blocks[0] == 0);
     const int32_t num_spans = Next();
     Check(num_spans >= 0 && num_spans <= (end_ - data_) / 3);
     for (int32_t i = 0; i < num_spans; ++i) {
@@ -125,11 +126,12 @@ class Reader {
     Check(plan.blocks.back() == num_spans);
   }
 
-  /*! \brief Through the public constructors, which check; only packed bits are taken as they are. */
+  /*! \brief Through the public constructors, which check; only packed bits are taken as they are.
+   */
   static Mask Build(MaskNode node, std::vector<Mask> children) {
-    const size_t operands = node.kind == MaskKind::kNot                                  ? 1
+    const size_t operands = node.kind == MaskKind::kNot                                 ? 1
                             : node.kind == MaskKind::kAnd || node.kind == MaskKind::kOr ? 2
-                                                                                         : 0;
+                                                                                        : 0;
     const bool choice = node.kind == MaskKind::kPerLayer || node.kind == MaskKind::kPerHead;
     Check(choice || children.size() == operands);
     switch (node.kind) {

@@ -137,7 +137,8 @@ void PlanDocuments(const MaskNode& node, const SequencePlan& sequence, MaskPlan*
     runs.push_back({node.ints[i + 1], {node.ints[i], end}});
   }
   const std::vector<Run> by_column = runs;
-  std::stable_sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.id < b.id; });
+  std::stable_sort(runs.begin(), runs.end(),
+                   [](const Run& a, const Run& b) { return a.id < b.id; });
   RangeLists lists;
   size_t at = 0;
   for (int32_t row = 0; row < sequence.num_rows; ++row) {
@@ -244,7 +245,8 @@ void PlanNode(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan
 /*!
  * \brief Splits what lies in the pending region of a tree by the chunk of its logical indices.
  *
- * Siblings share a logical index, so that a token's sums run as if its path were the whole sequence.
+ * Siblings share a logical index, so that a token's sums run as if its path were the whole
+ * sequence.
  */
 void AssignChunks(const SequencePlan& sequence, MaskPlan* plan) {
   const int32_t committed = sequence.num_committed;
@@ -277,8 +279,8 @@ void AssignChunks(const SequencePlan& sequence, MaskPlan* plan) {
           }
           if (bits == 0) continue;
           int32_t words = spans[i].words;
-          if (bits != (LowBits(end - tile * kTileColumns) &
-                       ~LowBits(begin - tile * kTileColumns))) {
+          if (bits !=
+              (LowBits(end - tile * kTileColumns) & ~LowBits(begin - tile * kTileColumns))) {
             words = static_cast<int32_t>(plan->words.size());
             for (int32_t row = 0; row < rows; ++row) {
               plan->words.push_back(spans[i].words == MaskSpan::kAllRows

@@ -1,10 +1,11 @@
 /*!
  * \file core/mask_plan.h
- * \brief A mask as attention reads it: for blocks of rows, the spans of columns that some row may see.
+ * \brief A mask as attention reads it: for blocks of rows, the spans of columns that some row may
+ * see.
  *
- * Columns come in tiles of 64, one 64-bit word per row; rows in blocks of 64. The columns that every
- * row of a block sees, and those that none sees, cost nothing however many they are: the size of a
- * plan follows the mask's structure.
+ * Columns come in tiles of 64, one 64-bit word per row; rows in blocks of 64. The columns that
+ * every row of a block sees, and those that none sees, cost nothing however many they are: the size
+ * of a plan follows the mask's structure.
  */
 #ifndef KVCTL_CORE_MASK_PLAN_H_
 #define KVCTL_CORE_MASK_PLAN_H_
@@ -32,8 +33,8 @@ struct MaskSpan {
   /*! \brief kAllRows, or where the block's words begin in MaskPlan::words: bit b of a row's word
    * says whether the row sees column 64 * t + b, the same for each tile t that the span touches. */
   int32_t words;
-  /*! \brief kByColumn: logical index = column. Else the span is a part of one tile with pending tokens
-   * of a tree, and the logical indices of all its visible columns lie in this chunk. */
+  /*! \brief kByColumn: logical index = column. Else the span is a part of one tile with pending
+   * tokens of a tree, and the logical indices of all its visible columns lie in this chunk. */
   int32_t chunk;
 };
 
@@ -52,13 +53,13 @@ struct MaskPlan {
 };
 
 /*!
- * \brief Lowers a mask for one sequence of a step. Reuses the plan's storage: lowering causal or tree
- * masks into a plan that held one before does not allocate.
+ * \brief Lowers a mask for one sequence of a step. Reuses the plan's storage: lowering causal or
+ * tree masks into a plan that held one before does not allocate.
  *
  * \param mask nullptr: causal, along the sequence's parents where it has them.
  * \param sequence Where its mask holds a Tree, `parents` and `depths` must come from that tree.
- * \throws kValue if the mask does not fit the sequence (another number of new tokens, columns beyond
- * the cache, a tree of another size); the plan is then unspecified.
+ * \throws kValue if the mask does not fit the sequence (another number of new tokens, columns
+ * beyond the cache, a tree of another size); the plan is then unspecified.
  */
 void LowerMask(const Mask* mask, const SequencePlan& sequence, MaskPlan* plan);
 
@@ -74,8 +75,8 @@ struct LayerMasks {
 };
 
 /*!
- * \brief The lowered masks of a step, by sequence, layer and KV head; keeps its storage from step to
- * step.
+ * \brief The lowered masks of a step, by sequence, layer and KV head; keeps its storage from step
+ * to step.
  */
 class MaskTable {
  public:

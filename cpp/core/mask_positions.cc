@@ -15,7 +15,8 @@ int32_t Positions::CountBelow(int64_t bound) const {
     return static_cast<int32_t>(std::max<int64_t>(bound, 0));
   }
   if (sequence_.parents != nullptr) return committed;
-  const int64_t pending = std::clamp<int64_t>(bound - sequence_.next_position, 0, sequence_.num_pending);
+  const int64_t pending =
+      std::clamp<int64_t>(bound - sequence_.next_position, 0, sequence_.num_pending);
   return committed + static_cast<int32_t>(pending);
 }
 

@@ -16,7 +16,8 @@ namespace kvctl {
 /*! \brief Ranges of columns, row after row. */
 class RangeLists {
  public:
-  /*! \brief Adds a range behind the row's others; an empty one is dropped, an adjacent one joined. */
+  /*! \brief Adds a range behind the row's others; an empty one is dropped, an adjacent one joined.
+   */
   void Add(ColumnRange range) {
     if (range.begin >= range.end) return;
     if (static_cast<int32_t>(ranges_.size()) > offsets_.back() &&
@@ -28,7 +29,8 @@ class RangeLists {
   }
   void EndRow() { offsets_.push_back(static_cast<int32_t>(ranges_.size())); }
   void MakePlan(const SequencePlan& sequence, MaskPlan* plan) const {
-    PlanFromRanges(offsets_.data(), ranges_.data(), sequence.num_rows, sequence.num_columns(), plan);
+    PlanFromRanges(offsets_.data(), ranges_.data(), sequence.num_rows, sequence.num_columns(),
+                   plan);
   }
 
  private:

@@ -31,8 +31,8 @@ class AttentionWorkspace {
 };
 
 /*!
- * \brief What one call computes. `row` counts the new tokens of the batch, as in StepPlan; K and V of
- * the new tokens are already in their pages.
+ * \brief What one call computes. `row` counts the new tokens of the batch, as in StepPlan; K and V
+ * of the new tokens are already in their pages.
  */
 struct AttentionArgs {
   /*! \brief [rows] x [num_qo_heads, head_dim], rows q_row_stride elements apart: q can be read in
@@ -40,7 +40,8 @@ struct AttentionArgs {
   const void* q = nullptr;
   DType q_dtype = DType::kFloat32;
   int64_t q_row_stride = 0;
-  int32_t num_qo_heads = 0;  //!< a multiple of num_kv_heads: heads [g * h, g * (h + 1)) share KV head h
+  int32_t num_qo_heads =
+      0;  //!< a multiple of num_kv_heads: heads [g * h, g * (h + 1)) share KV head h
 
   /*! \brief [num_pages, 2, num_kv_heads, page_size, head_dim]: this layer's pages, K then V. */
   const void* pages = nullptr;
@@ -58,8 +59,8 @@ struct AttentionArgs {
   DType out_dtype = DType::kFloat32;
   int64_t out_row_stride = 0;
 
-  float sm_scale = 0;       //!< scores = sm_scale * q.k; usually head_dim ** -0.5
-  float soft_cap = 0;       //!< > 0: scores become soft_cap * tanh(scores / soft_cap)
+  float sm_scale = 0;  //!< scores = sm_scale * q.k; usually head_dim ** -0.5
+  float soft_cap = 0;  //!< > 0: scores become soft_cap * tanh(scores / soft_cap)
   /*! \brief [num_qo_heads] or nullptr: adds slope * (position of column - position of row). */
   const float* alibi_slopes = nullptr;
   /*! \brief [num_qo_heads] or nullptr: one more logit in each softmax, without a value. */

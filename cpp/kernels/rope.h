@@ -38,7 +38,8 @@ class RopeTable {
  public:
   /*! \throws kValue if rotary_dim is odd or not positive. */
   explicit RopeTable(const RopeParams& params);
-  /*! \brief Fills the table for these rotary positions. Does not allocate once it has held as many. */
+  /*! \brief Fills the table for these rotary positions. Does not allocate once it has held as many.
+   */
   void Fill(const int32_t* positions, int32_t num_rows);
 
   const RopeParams& params() const { return params_; }
@@ -56,8 +57,8 @@ class RopeTable {
 /*!
  * \brief Rotates num_heads heads of every row; in and out may be the same memory.
  *
- * \param in Rows of [num_heads, head_dim], in_row_stride elements apart: for q, the start of the fused
- * tensor; for k, the same plus num_qo_heads * head_dim elements.
+ * \param in Rows of [num_heads, head_dim], in_row_stride elements apart: for q, the start of the
+ * fused tensor; for k, the same plus num_qo_heads * head_dim elements.
  * \param out Same dtype, rows out_row_stride elements apart.
  */
 void RopeCpu(const RopeTable& table, DType dtype, int32_t num_heads, int32_t head_dim,

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, module) {
   kvctl::RegisterErrors(module);
   kvctl::RegisterTokenTree(module);
   kvctl::RegisterNgramIndex(module);
+  kvctl::RegisterMask(module);
 }

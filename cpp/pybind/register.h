@@ -12,6 +12,7 @@ namespace kvctl {
 void RegisterErrors(pybind11::module_& module);
 void RegisterTokenTree(pybind11::module_& module);
 void RegisterNgramIndex(pybind11::module_& module);
+void RegisterMask(pybind11::module_& module);
 
 }  // namespace kvctl
 

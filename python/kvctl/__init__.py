@@ -6,12 +6,14 @@ from . import _load  # first: everything below needs the libraries it loads
 from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
+from .mask import Mask
 from .tree import TokenTree
 
 __version__ = _load.build_info()["kvctl"]
 
 __all__ = [
     "FunctionTable",
+    "Mask",
     "OutOfPagesError",
     "PagedKVCache",
     "Rope",

@@ -94,8 +94,7 @@ class Schedule {
         pending_spans += span.chunk != MaskSpan::kByColumn;
         work_ += int64_t(span.end - span.begin) * tokens * group_;
       }
-      shape_.max_slots = std::max(shape_.max_slots,
-                                  kChunkColumns / kTileColumns + pending_spans);
+      shape_.max_slots = std::max(shape_.max_slots, kChunkColumns / kTileColumns + pending_spans);
       const int32_t row_pieces = std::min(tiles, pieces_);
       const int32_t unit_tokens = (tiles + row_pieces - 1) / row_pieces * shape_.tile_tokens;
       shape_.unit_tokens = std::max(shape_.unit_tokens, std::min(unit_tokens, tokens));
@@ -122,8 +121,8 @@ class Schedule {
       unit.chunk_end = static_cast<int32_t>(int64_t(chunks) * (piece + 1) / pieces);
       units_.push_back(unit);
     }
-    partial_floats_ += int64_t(chunks) * (unit.token_end - unit.token_begin) * group_ *
-                       (args_.head_dim + 2);
+    partial_floats_ +=
+        int64_t(chunks) * (unit.token_end - unit.token_begin) * group_ * (args_.head_dim + 2);
   }
 
   const AttentionArgs& args_;

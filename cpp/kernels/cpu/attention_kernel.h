@@ -1,11 +1,11 @@
-// Attention of one unit of work, for one instruction set. Included inside the namespace of that set,
-// after its vec_*.h and attention_micro.h.
+// Attention of one unit of work, for one instruction set. Included inside the namespace of that
+// set, after its vec_*.h and attention_micro.h.
 //
-// A chunk's partial result of a query row is (m, l, acc): the largest score (times log2 e), the sum of
-// p = 2^(score - m) and the sum of p * v. Scores, p and what follows depend on nothing but the row and
-// the columns that it sees in this chunk, so partial results merged in the order of chunks are the same
-// however the work was cut. (Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867, eq. 6; partial
-// results over the sequence: Dao et al. 2023, "Flash-Decoding".)
+// A chunk's partial result of a query row is (m, l, acc): the largest score (times log2 e), the sum
+// of p = 2^(score - m) and the sum of p * v. Scores, p and what follows depend on nothing but the
+// row and the columns that it sees in this chunk, so partial results merged in the order of chunks
+// are the same however the work was cut. (Online softmax: Milakov & Gimelshein 2018,
+// arXiv:1805.02867, eq. 6; partial results over the sequence: Dao et al. 2023, "Flash-Decoding".)
 
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
@@ -21,18 +21,18 @@ struct Slot {
 
 /*! \brief Where the parts of a thread's scratch memory begin. */
 struct Scratch {
-  float* q;          // [unit rows, head_dim]
-  float* acc;        // [unit rows, head_dim]
-  float* state;      // [unit rows, 2]: m, l
-  float* chunk_acc;  // [tile rows, head_dim]
-  float* maxima;     // [tile rows, kLanes]
-  float* lanes;      // [tile rows, kLanes]: partial sums of p by logical index modulo kLanes
-  float* scores;     // [tile rows, max_slots * 64]
-  float* positions;  // [max_slots * 64], for ALiBi
-  uint64_t* visible; // [max_slots, tile_tokens]
-  Slot* slots;       // [max_slots]
-  const void** keys; // [max_slots * 64]
-  int64_t size;      // floats in all
+  float* q;           // [unit rows, head_dim]
+  float* acc;         // [unit rows, head_dim]
+  float* state;       // [unit rows, 2]: m, l
+  float* chunk_acc;   // [tile rows, head_dim]
+  float* maxima;      // [tile rows, kLanes]
+  float* lanes;       // [tile rows, kLanes]: partial sums of p by logical index modulo kLanes
+  float* scores;      // [tile rows, max_slots * 64]
+  float* positions;   // [max_slots * 64], for ALiBi
+  uint64_t* visible;  // [max_slots, tile_tokens]
+  Slot* slots;        // [max_slots]
+  const void** keys;  // [max_slots * 64]
+  int64_t size;       // floats in all
 };
 
 inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, float* base) {
@@ -144,8 +144,8 @@ class UnitPass {
   void FindKeys(int32_t begin, int32_t end, int32_t index, Slot* slot) {
     const void** keys = s_.keys + int64_t(index) * kTileColumns;
     const int32_t page_size = args_.page_size;
-    const T* head = static_cast<const T*>(args_.pages) +
-                    int64_t(unit_.kv_head) * page_size * head_dim_;
+    const T* head =
+        static_cast<const T*>(args_.pages) + int64_t(unit_.kv_head) * page_size * head_dim_;
     for (int32_t column = begin; column < end;) {
       const int32_t page = sequence_.pages[column / page_size];
       const int32_t offset = column % page_size;
@@ -155,7 +155,8 @@ class UnitPass {
         for (int32_t c = column; c < stop; ++c, key += head_dim_) {
           keys[c - slot->first_column] = key;
         }
-        slot->columns |= LowestBits(stop - slot->first_column) & ~LowestBits(column - slot->first_column);
+        slot->columns |=
+            LowestBits(stop - slot->first_column) & ~LowestBits(column - slot->first_column);
       }
       column = stop;
     }
@@ -181,8 +182,7 @@ class UnitPass {
   void AttendTile(int32_t token_begin, int32_t token_end) {
     const int32_t tokens = token_end - token_begin, rows = tokens * shape_.group;
     const int64_t stride = int64_t(num_slots_) * kTileColumns;
-    const float* q =
-        s_.q + int64_t(token_begin - unit_.token_begin) * shape_.group * head_dim_;
+    const float* q = s_.q + int64_t(token_begin - unit_.token_begin) * shape_.group * head_dim_;
     for (int32_t i = 0; i < rows * kLanes; i += kLanes) {
       Store(s_.maxima + i, Set(kMinusInfinity));
       Store(s_.lanes + i, Zero());
@@ -218,8 +218,8 @@ class UnitPass {
     return any;
   }
 
-  static void Score(const float* q, int32_t rows, uint64_t any, const T* const* keys,
-                    float* scores, int64_t stride, int32_t head_dim) {
+  static void Score(const float* q, int32_t rows, uint64_t any, const T* const* keys, float* scores,
+                    int64_t stride, int32_t head_dim) {
     for (int32_t c = 0; c < kTileColumns; c += 4) {
       const auto bits = static_cast<uint32_t>(any >> c & 15);
       if (bits == 0) continue;
@@ -248,8 +248,9 @@ class UnitPass {
       const uint64_t bits = visible >> c & LowestBits(kLanes);
       Vec score = Set(kMinusInfinity);
       if (bits != 0) {
-        score = plain ? Mul(Load(scores + c), scale)
-                      : Shape(Load(scores + c), s_.positions + slot * kTileColumns + c, token, head);
+        score = plain
+                    ? Mul(Load(scores + c), scale)
+                    : Shape(Load(scores + c), s_.positions + slot * kTileColumns + c, token, head);
         if (bits != LowestBits(kLanes)) score = Select(bits, score, Set(kMinusInfinity));
       }
       Store(scores + c, score);
@@ -331,8 +332,8 @@ class UnitPass {
     }
   }
 
-  void WeighRows(uint64_t columns, int32_t slot, const float* weights, int64_t stride,
-                 int32_t rows, float* out) const {
+  void WeighRows(uint64_t columns, int32_t slot, const float* weights, int64_t stride, int32_t rows,
+                 float* out) const {
     uint8_t list[kTileColumns];
     int32_t count = 0;
     for (uint64_t bits = columns; bits != 0; bits &= bits - 1) {
@@ -419,8 +420,8 @@ inline void ClearState(const Scratch& s, int32_t rows) {
 }
 
 template <typename T>
-void AttendPages(const AttentionArgs& args, const AttentionShape& shape,
-                 const AttentionUnit& unit, float* scratch) {
+void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+                 float* scratch) {
   UnitPass<T> pass(args, shape, unit, scratch);
   const Scratch& s = pass.scratch();
   const int32_t head_dim = args.head_dim;

@@ -1,9 +1,9 @@
 // The inner loops of attention over vectors of kLanes floats. Included inside the namespace of an
 // instruction set, after its vec_*.h.
 //
-// Every sum has one fixed order, whatever the number of rows that share the work: a dot product adds
-// kLanes partial sums over the head dimension in StoreSums' order; an output element adds its columns
-// one after another.
+// Every sum has one fixed order, whatever the number of rows that share the work: a dot product
+// adds kLanes partial sums over the head dimension in StoreSums' order; an output element adds its
+// columns one after another.
 
 /*! \brief Scores of MR query rows with four keys: scores[r * stride + i] = q_r . k_i. */
 template <int MR, typename T>
@@ -42,12 +42,12 @@ inline void ScoreRows(const float* q, int32_t rows, int32_t head_dim, const T* c
   }
 }
 
-/*! \brief Adds weighted values to MR rows of ND vectors: out_r += sum_j weights_r[columns[j]] v_j. */
+/*! \brief Adds weighted values to MR rows of ND vectors: out_r += sum_j weights_r[columns[j]] v_j.
+ */
 template <int MR, int ND, typename T>
 inline void AddValuesBlock(const float* weights, int64_t stride, const uint8_t* columns,
                            const T* const* keys, int64_t value_offset, int32_t count, int32_t d,
-                           float* out,
-                           int32_t head_dim) {
+                           float* out, int32_t head_dim) {
   Vec sums[MR][ND];
   for (int r = 0; r < MR; ++r) {
     for (int i = 0; i < ND; ++i) sums[r][i] = Load(out + int64_t(r) * head_dim + d + i * kLanes);
@@ -71,12 +71,11 @@ inline void AddValuesBlock(const float* weights, int64_t stride, const uint8_t* 
 template <int ND, typename T>
 inline void AddValuesRows(const float* weights, int64_t stride, int32_t rows,
                           const uint8_t* columns, const T* const* keys, int64_t value_offset,
-                          int32_t count, int32_t d,
-                          float* out, int32_t head_dim) {
+                          int32_t count, int32_t d, float* out, int32_t head_dim) {
   int32_t row = 0;
   for (; row + kPvRows <= rows; row += kPvRows) {
-    AddValuesBlock<kPvRows, ND>(weights + row * stride, stride, columns, keys, value_offset, count, d,
-                                out + int64_t(row) * head_dim, head_dim);
+    AddValuesBlock<kPvRows, ND>(weights + row * stride, stride, columns, keys, value_offset, count,
+                                d, out + int64_t(row) * head_dim, head_dim);
   }
   for (; row + 2 <= rows; row += 2) {
     AddValuesBlock<2, ND>(weights + row * stride, stride, columns, keys, value_offset, count, d,

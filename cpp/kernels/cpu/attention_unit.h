@@ -13,7 +13,8 @@
 namespace kvctl {
 
 /*!
- * \brief One piece of work: some tokens of one sequence, the query heads of one KV head, some chunks.
+ * \brief One piece of work: some tokens of one sequence, the query heads of one KV head, some
+ * chunks.
  *
  * A *query row* is a (token, query head) pair: row t * group + g of the unit is token
  * token_begin + t, head kv_head * group + g.
@@ -21,7 +22,8 @@ namespace kvctl {
 struct AttentionUnit {
   int32_t sequence;
   int32_t kv_head;
-  int32_t token_begin, token_end;  //!< within the sequence's new tokens, all in one block of the mask
+  int32_t token_begin,
+      token_end;  //!< within the sequence's new tokens, all in one block of the mask
   int32_t chunk_begin, chunk_end;  //!< ordinals among the chunks that the block sees
   /*! \brief nullptr: the unit has all chunks and writes the output. Else [chunks of the block]
    * [query rows of the unit][head_dim + 2]: receives a partial result per chunk. */
@@ -30,10 +32,10 @@ struct AttentionUnit {
 
 /*! \brief Sizes that follow from the arguments, the same for all units. */
 struct AttentionShape {
-  int32_t group;        //!< query heads per KV head
-  int32_t tile_tokens;  //!< tokens whose query rows are worked on together
-  int32_t unit_tokens;  //!< at most so many tokens in a unit
-  int32_t max_slots;    //!< at most so many tiles of columns in a chunk
+  int32_t group;           //!< query heads per KV head
+  int32_t tile_tokens;     //!< tokens whose query rows are worked on together
+  int32_t unit_tokens;     //!< at most so many tokens in a unit
+  int32_t max_slots;       //!< at most so many tiles of columns in a chunk
   int64_t scratch_floats;  //!< of each thread
 };
 
@@ -43,12 +45,12 @@ struct AttentionKernels {
   /*! \brief Floats of scratch that a thread needs. */
   int64_t (*scratch)(const AttentionArgs& args, const AttentionShape& shape);
   /*! \brief Works a unit off: writes its rows' output, or its partial results. */
-  void (*attend)(const AttentionArgs& args, const AttentionShape& shape,
-                 const AttentionUnit& unit, float* scratch);
+  void (*attend)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+                 float* scratch);
   /*! \brief Merges the partial results of all `num_chunks` chunks of a unit's rows, and writes the
    * output. */
-  void (*finish)(const AttentionArgs& args, const AttentionShape& shape,
-                 const AttentionUnit& unit, int32_t num_chunks, float* scratch);
+  void (*finish)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+                 int32_t num_chunks, float* scratch);
 };
 
 extern const AttentionKernels kAttentionBaseline;

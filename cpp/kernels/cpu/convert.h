@@ -1,6 +1,7 @@
 /*!
  * \file kernels/cpu/convert.h
- * \brief float16 and bfloat16 to float32 and back, bit by bit: for any machine, one value at a time.
+ * \brief float16 and bfloat16 to float32 and back, bit by bit: for any machine, one value at a
+ * time.
  */
 #ifndef KVCTL_KERNELS_CPU_CONVERT_H_
 #define KVCTL_KERNELS_CPU_CONVERT_H_

@@ -73,8 +73,8 @@ void RopeTable::Fill(const int32_t* positions, int32_t num_rows) {
 void RopeCpu(const RopeTable& table, DType dtype, int32_t num_heads, int32_t head_dim,
              const void* in, int64_t in_row_stride, void* out, int64_t out_row_stride) {
   if (table.params().rotary_dim > head_dim) {
-    Throw(ErrorKind::kValue, "rotary_dim ", table.params().rotary_dim,
-          " is larger than head_dim ", head_dim);
+    Throw(ErrorKind::kValue, "rotary_dim ", table.params().rotary_dim, " is larger than head_dim ",
+          head_dim);
   }
   const auto rotate = [&](auto type) {
     using T = decltype(type);

@@ -1,5 +1,5 @@
-// Vectors of eight floats. Include inside a namespace of this instruction set, after <immintrin.h>; see
-// attention_kernel.h for what is expected and vec_baseline.h for what each function does.
+// Vectors of eight floats. Include inside a namespace of this instruction set, after <immintrin.h>;
+// see attention_kernel.h for what is expected and vec_baseline.h for what each function does.
 constexpr int kLanes = 8;
 constexpr int kQkRows = 3;
 constexpr int kPvRows = 3;

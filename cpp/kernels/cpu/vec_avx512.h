@@ -1,5 +1,6 @@
-// Vectors of sixteen floats. Include inside a namespace of this instruction set, after <immintrin.h>; see
-// attention_kernel.h for what is expected and vec_baseline.h for what each function does.
+// Vectors of sixteen floats. Include inside a namespace of this instruction set, after
+// <immintrin.h>; see attention_kernel.h for what is expected and vec_baseline.h for what each
+// function does.
 constexpr int kLanes = 16;
 constexpr int kQkRows = 6;
 constexpr int kPvRows = 6;

@@ -5,10 +5,12 @@
 #ifndef KVCTL_TESTS_KERNELS_ATTENTION_CASE_H_
 #define KVCTL_TESTS_KERNELS_ATTENTION_CASE_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "core/mask_plan.h"
@@ -56,6 +58,26 @@ class PagedLayer {
     }
   }
 
+  /*! \brief Copies K and V of a column, all heads, from one place to another. */
+  void Copy(int32_t from_page, int32_t from_offset, int32_t to_page, int32_t to_offset) {
+    const int64_t row = int64_t(shape.head_dim) * DTypeSize(dtype);
+    for (int32_t i = 0; i < 2 * shape.kv_heads; ++i) {
+      const uint8_t* from =
+          data.data() +
+          ((int64_t(from_page) * 2 * shape.kv_heads + i) * shape.page_size + from_offset) * row;
+      std::copy_n(
+          from, row,
+          data.data() +
+              ((int64_t(to_page) * 2 * shape.kv_heads + i) * shape.page_size + to_offset) * row);
+    }
+  }
+
+  int32_t TakePage() {
+    const int32_t page = free.back();
+    free.pop_back();
+    return page;
+  }
+
   void Put(int64_t at, float value) {
     switch (dtype) {
       case DType::kFloat16:
@@ -95,8 +117,7 @@ struct TestSequence {
     const Shape& shape = layer->shape;
     for (int32_t column = 0; column < columns; ++column) {
       if (column % shape.page_size == 0) {
-        pages.push_back(layer->free.back());
-        layer->free.pop_back();
+        pages.push_back(layer->TakePage());
       }
       for (int32_t head = 0; head < shape.kv_heads; ++head) {
         for (int32_t kv = 0; kv < 2; ++kv) {
@@ -109,6 +130,20 @@ struct TestSequence {
     plan.num_committed = committed;
     plan.num_pending = pending;
     plan.next_position = committed;
+    Link();
+  }
+  /*! \brief A chain of copies of the given columns of another sequence; the last is its one new
+   * row. */
+  TestSequence(PagedLayer* layer, const TestSequence& other, const std::vector<int32_t>& columns) {
+    const int32_t page_size = layer->shape.page_size;
+    for (size_t i = 0; i < columns.size(); ++i) {
+      const auto offset = static_cast<int32_t>(i % page_size);
+      if (offset == 0) pages.push_back(layer->TakePage());
+      layer->Copy(other.pages[columns[i] / page_size], columns[i] % page_size, pages.back(),
+                  offset);
+    }
+    plan.num_rows = plan.num_pending = 1;
+    plan.num_committed = plan.next_position = static_cast<int32_t>(columns.size()) - 1;
     Link();
   }
   TestSequence(const TestSequence& other) { *this = other; }
@@ -131,8 +166,8 @@ struct TestSequence {
 
 /*! \brief Runs the kernel. Sets row_begin of each sequence. q: [rows, qo_heads, head_dim]. */
 inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequence>& sequences,
-                                 const std::vector<const Mask*>& masks,
-                                 const std::vector<float>& q, AttentionArgs options = {}) {
+                                 const std::vector<const Mask*>& masks, const std::vector<float>& q,
+                                 AttentionArgs options = {}) {
   StepPlan step;
   int32_t rows = 0;
   for (TestSequence& sequence : sequences) {

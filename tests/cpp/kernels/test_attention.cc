@@ -1,5 +1,3 @@
-#include "kernels/attention.h"
-
 #include <omp.h>
 
 #include <algorithm>
@@ -7,6 +5,7 @@
 
 #include "attention_case.h"
 #include "check.h"
+#include "kernels/attention.h"
 
 namespace kvctl {
 namespace {
@@ -37,21 +36,38 @@ TEST(AttentionAgreesWithFloat64OverShapesAndLengths) {
   for (const Shape shape : {Shape{6, 2, 64, 16}, Shape{4, 4, 32, 8}, Shape{8, 1, 128, 32},
                             Shape{2, 2, 256, 1}, Shape{7, 1, 80, 5}, Shape{9, 3, 40, 16}}) {
     for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-      PagedLayer layer(shape, dtype, 2000, 7);
-      for (const int32_t past : {0, 1, 63, 255, 300}) {
-        for (const int32_t rows : {1, 3, 17, 70}) {
-          const double error =
-              ErrorOf(&layer, TestSequence(&layer, past + rows, {}, 0, rows), nullptr);
-          EXPECT(error < 1e-6);
-          if (error >= 1e-6) {
-            std::cerr << "error " << error << " D=" << shape.head_dim << " past=" << past
-                      << " rows=" << rows << " " << DTypeName(dtype) << "\n";
-          }
-          layer.free.resize(0);
-          for (int32_t page = 0; page < 2000; ++page) layer.free.push_back(page);
-        }
+      PagedLayer layer(shape, dtype, 400, 7);
+      const std::vector<int32_t> all = layer.free;
+      for (const auto& [past, rows] :
+           {std::pair{0, 1}, {0, 70}, {1, 3}, {63, 2}, {255, 1}, {300, 17}}) {
+        const double error = ErrorOf(&layer, TestSequence(&layer, past, {}, rows, rows), nullptr);
+        EXPECT_EQ(error < 1e-6, true);
+        layer.free = all;
       }
     }
+  }
+}
+
+TEST(AttentionUnderRandomMasksAgreesWithFloat64) {
+  PagedLayer layer(Shape{6, 2, 32, 16}, DType::kFloat32, 600, 3);
+  const std::vector<int32_t> all = layer.free;
+  for (int32_t round = 0; round < 30; ++round) {
+    layer.free = all;
+    const auto random = [&](int32_t n) { return static_cast<int32_t>(layer.rng() % n); };
+    const int32_t past = random(700), rows = 1 + random(40), columns = past + rows;
+    std::vector<uint8_t> bits(rows * columns);
+    const int32_t density = 1 + random(5);
+    for (uint8_t& bit : bits) bit = random(density) == 0;
+    const Mask masks[] = {Mask::Full(bits.data(), rows, columns),
+                          Mask::Dense(bits.data(), rows),
+                          Mask::Window(1 + random(300), random(5)),
+                          Mask::PrefixLM(random(columns)),
+                          ~Mask::Window(1 + random(100)),
+                          Mask::Full(bits.data(), rows, columns) & Mask::Causal()};
+    const bool tree = random(2) == 0;
+    const TestSequence sequence(
+        &layer, past, tree ? RandomTree(&layer.rng, rows) : std::vector<int32_t>{}, rows, rows);
+    for (const Mask& mask : masks) EXPECT(ErrorOf(&layer, sequence, &mask) < 1e-6);
   }
 }
 
@@ -61,6 +77,229 @@ TEST(AttentionOverTreesAgreesWithFloat64) {
     TestSequence sequence(&layer, past, RandomTree(&layer.rng, 40), 40, 25);
     EXPECT(ErrorOf(&layer, sequence, nullptr) < 1e-6);
   }
+}
+
+TEST(OptionsOfAttentionAgreeWithFloat64) {
+  PagedLayer layer(Shape{}, DType::kFloat32, 300, 5);
+  TestSequence sequence(&layer, 280, RandomTree(&layer.rng, 9), 9, 9);
+  for (int32_t c = 0; c < 280; ++c) sequence.positions.push_back(c < 40 ? c : c + 500);
+  sequence.plan.next_position = 780;
+  sequence.Link();
+  const std::vector<float> slopes = {0.5f, 0.25f, 0.125f, 0.01f, 0.f, 1.f};
+  const std::vector<float> sinks = {0.f, 3.f, -40.f, 40.f, 1.f, -1.f};
+  AttentionArgs options;
+  options.sm_scale = 0.4f;
+  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1e-6);
+  options.soft_cap = 5.f;
+  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+  options.soft_cap = 0.f;
+  options.alibi_slopes = slopes.data();
+  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+  options.sinks = sinks.data();
+  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+  options.soft_cap = 5.f;
+  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+}
+
+TEST(LseIsTheLogOfTheSumOfExponentials) {
+  // Equal keys: every score is s, so that lse = s + log(columns).
+  Shape shape{2, 1, 32, 4};
+  PagedLayer layer(shape, DType::kFloat32, 200, 5);
+  TestSequence sequence(&layer, 399, {}, 1, 1);
+  const std::vector<float> key = layer.Random(32), q = layer.Random(64);
+  for (int32_t c = 0; c < 400; ++c) layer.Set(sequence.pages[c / 4], 0, 0, c % 4, key.data());
+  std::vector<float> lse(2);
+  AttentionArgs options;
+  options.lse = lse.data();
+  options.sm_scale = 0.25f;
+  std::vector<TestSequence> batch{sequence};
+  Attend(layer, batch, {}, q, options);
+  for (int32_t head = 0; head < 2; ++head) {
+    double score = 0;
+    for (int32_t d = 0; d < 32; ++d) score += 0.25 * double{q[head * 32 + d]} * key[d];
+    EXPECT(std::abs(lse[head] - (score + std::log(400.0))) < 1e-5);
+  }
+  const Mask nothing = ~(Mask::Causal() | ~Mask::Causal());
+  EXPECT_EQ(Attend(layer, batch, {&nothing}, q, options)[0], 0.f);
+  EXPECT_EQ(lse[1], -INFINITY);
+}
+
+// The guarantee of attention.h: a token's output is the same to the last bit ...
+
+TEST(TokensOfATreeComeOutAsTheyWouldAlone) {
+  for (const Shape shape : {Shape{6, 2, 64, 16}, Shape{4, 4, 32, 3}, Shape{8, 1, 80, 32}}) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      PagedLayer layer(shape, dtype, 4000, 17);
+      const std::vector<int32_t> all = layer.free;
+      for (const int32_t past : {0, 30, 250, 505}) {
+        layer.free = all;
+        const int32_t nodes = 50;
+        std::vector<int32_t> parents = RandomTree(&layer.rng, nodes);
+        for (int32_t i = 1; i < 12; ++i) parents[i] = i - 1;  // one long path among short ones
+        const TestSequence tree(&layer, past, parents, nodes, nodes);
+        const int64_t width = shape.qo_heads * shape.head_dim;
+        const std::vector<float> q = layer.Random(nodes * width);
+        std::vector<TestSequence> batch{tree};
+        const std::vector<float> together = Attend(layer, batch, {}, q);
+        for (const int32_t node : {0, 5, 11, 30, 49}) {
+          std::vector<int32_t> path;
+          for (int32_t n = node; n >= 0; n = parents[n]) path.insert(path.begin(), past + n);
+          for (int32_t column = past - 1; column >= 0; --column) path.insert(path.begin(), column);
+          std::vector<TestSequence> alone{TestSequence(&layer, tree, path)};
+          const std::vector<float> own(q.begin() + node * width, q.begin() + (node + 1) * width);
+          EXPECT(std::memcmp(Attend(layer, alone, {}, own).data(), &together[node * width],
+                             width * sizeof(float)) == 0);
+        }
+      }
+    }
+  }
+}
+
+TEST(TokensOfAChainComeOutAsTheyWouldAlone) {
+  const Shape shape{9, 3, 64, 16};
+  PagedLayer layer(shape, DType::kFloat32, 500, 19);
+  const std::vector<int32_t> all = layer.free;
+  const int64_t width = shape.qo_heads * shape.head_dim;
+  for (const int32_t past : {0, 200, 700}) {
+    layer.free = all;
+    const int32_t rows = 80;
+    const TestSequence chain(&layer, past, {}, rows, rows);
+    const std::vector<float> q = layer.Random(rows * width);
+    std::vector<TestSequence> batch{chain};
+    const std::vector<float> together = Attend(layer, batch, {}, q);
+    for (const int32_t row : {0, 1, 33, 79}) {
+      TestSequence alone = chain;
+      alone.plan.num_committed = alone.plan.next_position = past + row;
+      alone.plan.num_rows = alone.plan.num_pending = 1;
+      std::vector<TestSequence> one{alone};
+      const std::vector<float> own(q.begin() + row * width, q.begin() + (row + 1) * width);
+      EXPECT(std::memcmp(Attend(layer, one, {}, own).data(), &together[row * width],
+                         width * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST(NeitherTheBatchNorTheThreadsChangeABit) {
+  const Shape shape{6, 2, 64, 16};
+  PagedLayer layer(shape, DType::kFloat16, 2000, 23);
+  const int64_t width = shape.qo_heads * shape.head_dim;
+  const Mask window = Mask::Window(100, 3);
+  std::vector<TestSequence> batch;
+  std::vector<const Mask*> masks;
+  std::vector<float> q;
+  for (const auto& [past, rows] : {std::pair{900, 1}, {3, 5}, {1500, 12}, {0, 1}, {600, 70}}) {
+    const bool tree = rows == 12;
+    batch.emplace_back(&layer, past, tree ? RandomTree(&layer.rng, rows) : std::vector<int32_t>{},
+                       rows, rows);
+    masks.push_back(rows == 5 ? &window : nullptr);
+    const std::vector<float> own = layer.Random(rows * width);
+    q.insert(q.end(), own.begin(), own.end());
+  }
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const std::vector<float> together = Attend(layer, batch, masks, q);
+  for (const int threads : {1, 2, 3, 8}) {
+    omp_set_num_threads(threads);
+    EXPECT(Attend(layer, batch, masks, q) == together);
+    int64_t row = 0;
+    for (size_t s = 0; s < batch.size(); ++s) {
+      const int64_t rows = batch[s].plan.num_rows;
+      std::vector<TestSequence> one{batch[s]};
+      const std::vector<float> own(q.begin() + row * width, q.begin() + (row + rows) * width);
+      const std::vector<float> alone = Attend(layer, one, {masks[s]}, own);
+      EXPECT(std::equal(alone.begin(), alone.end(), together.begin() + row * width));
+      row += rows;
+    }
+  }
+  omp_set_num_threads(before);
+}
+
+TEST(WhatIsHiddenMayBeAnything) {
+  // Each row sees every third column; column c holds NaN or infinity, in K and V, for all c of
+  // another third, and half the pages of the last third do not exist. Then every third row sees
+  // poison.
+  const Shape shape{4, 2, 64, 1};
+  PagedLayer layer(shape, DType::kFloat32, 1000, 29);
+  const int32_t past = 330, rows = 12, columns = past + rows;
+  TestSequence sequence(&layer, past, {}, rows, rows);
+  std::vector<uint8_t> bits(rows * columns);
+  for (int32_t r = 0; r < rows; ++r) {
+    for (int32_t c = 0; c < columns; ++c) bits[r * columns + c] = c % 3 == r % 3;
+  }
+  const Mask mask = Mask::Full(bits.data(), rows, columns);
+  const int64_t width = shape.qo_heads * shape.head_dim;
+  const std::vector<float> q = layer.Random(rows * width);
+  std::vector<TestSequence> batch{sequence};
+  const std::vector<float> clean = Attend(layer, batch, {&mask}, q);
+  for (int32_t c = 0; c < columns; ++c) {
+    const std::vector<float> poison(64, c % 2 == 0 ? NAN : INFINITY);
+    for (int32_t i = 0; c % 3 == 1 && i < 4; ++i) {
+      layer.Set(sequence.pages[c], i / 2, i % 2, 0, poison.data());
+    }
+    if (c % 3 == 2) batch[0].pages[c] = -1;
+  }
+  batch[0].Link();
+  const std::vector<float> poisoned = Attend(layer, batch, {&mask}, q);
+  for (int32_t r = 0; r < rows; ++r) {
+    for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+      if (r % 3 == 0) EXPECT(poisoned[i] == clean[i]);
+      if (r % 3 == 1) EXPECT(std::isnan(poisoned[i]));
+      if (r % 3 == 2) EXPECT(poisoned[i] == 0.f);  // all that it may see is gone
+    }
+  }
+}
+
+TEST(AttentionReadsQueriesOutOfAFusedTensor) {
+  const Shape shape{4, 2, 32, 16};
+  PagedLayer layer(shape, DType::kFloat16, 50, 31);
+  const TestSequence sequence(&layer, 20, {}, 3, 3);
+  std::vector<TestSequence> batch{sequence};
+  std::vector<float> q = layer.Random(3 * 4 * 32);
+  std::vector<Float16> fused(3 * 8 * 32, Float16{0x7e00}), out(3 * 5 * 32);
+  for (int32_t r = 0; r < 3; ++r) {
+    for (int32_t i = 0; i < 128; ++i) {
+      FromFloat(q[r * 128 + i], &fused[r * 256 + i]);
+      q[r * 128 + i] = ToFloat(fused[r * 256 + i]);
+    }
+  }
+  const std::vector<float> want = Attend(layer, batch, {}, q);
+
+  StepPlan step;
+  step.sequences = {batch[0].plan};
+  MaskTable table;
+  table.Lower(nullptr, step, 1, 2);
+  AttentionWorkspace workspace;
+  AttentionArgs args;
+  args.q = fused.data();
+  args.q_dtype = args.kv_dtype = args.out_dtype = DType::kFloat16;
+  args.q_row_stride = 256;
+  args.num_qo_heads = 4;
+  args.pages = layer.data.data();
+  args.num_kv_heads = 2;
+  args.page_size = 16;
+  args.head_dim = 32;
+  args.sequences = step.sequences.data();
+  args.num_sequences = 1;
+  args.masks = table.layer(0);
+  args.out = out.data();
+  args.out_row_stride = 160;
+  args.sm_scale = 1.f / std::sqrt(32.f);
+  args.workspace = &workspace;
+  AttentionCpu(args);
+  for (int32_t r = 0; r < 3; ++r) {
+    for (int32_t i = 0; i < 128; ++i) {
+      Float16 half;
+      FromFloat(want[r * 128 + i], &half);
+      EXPECT_EQ(out[r * 160 + i].bits, half.bits);
+    }
+    EXPECT_EQ(out[r * 160 + 128].bits, 0);
+  }
+
+  args.head_dim = 36;
+  EXPECT_ERROR(AttentionCpu(args), kValue, "multiple of 8 in [8, 256], got 36");
+  args.head_dim = 32;
+  args.num_qo_heads = 3;
+  EXPECT_ERROR(AttentionCpu(args), kValue, "multiple of num_kv_heads, got 3 and 2");
 }
 
 }  // namespace kvctl

@@ -1,0 +1,126 @@
+// kvctl._core.Mask: the value type of kvctl/mask.h over NumPy arrays. python/kvctl/mask.py wraps
+// it.
+#include "kvctl/mask.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/operators.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "core/mask_plan.h"
+#include "kvctl/error.h"
+#include "pybind/register.h"
+
+namespace kvctl {
+namespace {
+
+namespace py = pybind11;
+using Bits = py::array_t<bool, py::array::c_style | py::array::forcecast>;
+using Ints = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+std::vector<int32_t> ToVector(const Ints& ints) {
+  return std::vector<int32_t>(ints.data(), ints.data() + ints.size());
+}
+
+const uint8_t* Bytes(const Bits& bits) { return reinterpret_cast<const uint8_t*>(bits.data()); }
+
+int32_t Extent(const Bits& bits, int axis) {
+  if (bits.ndim() != 2) {
+    Throw(ErrorKind::kValue, "a boolean mask needs two axes (new tokens, columns), got ",
+          bits.ndim());
+  }
+  if (bits.shape(axis) > INT32_MAX) Throw(ErrorKind::kValue, "the boolean mask is too large");
+  return static_cast<int32_t>(bits.shape(axis));
+}
+
+Mask Dense(const Bits& bits) {
+  const int32_t rows = Extent(bits, 0), columns = Extent(bits, 1);
+  if (rows != columns) {
+    Throw(ErrorKind::kValue, "a dense mask is square (new tokens by new tokens), got ", rows, " x ",
+          columns, "; Mask.full takes one over past and new");
+  }
+  return Mask::Dense(Bytes(bits), rows);
+}
+
+Mask Full(const Bits& bits) { return Mask::Full(Bytes(bits), Extent(bits, 0), Extent(bits, 1)); }
+
+Mask Ranges(const std::vector<std::vector<std::pair<int32_t, int32_t>>>& rows) {
+  std::vector<std::vector<ColumnRange>> lists(rows.size());
+  for (size_t row = 0; row < rows.size(); ++row) {
+    for (const auto& [begin, end] : rows[row]) lists[row].push_back({begin, end});
+  }
+  return Mask::Ranges(lists);
+}
+
+Ints Encode(const Mask& mask) {
+  const std::vector<int32_t> code = mask.Encode();
+  return Ints(static_cast<py::ssize_t>(code.size()), code.data());
+}
+
+py::object TreeParents(const Mask& mask) {
+  const std::vector<int32_t>* parents = mask.tree_parents();
+  if (parents == nullptr) return py::none();
+  return Ints(static_cast<py::ssize_t>(parents->size()), parents->data());
+}
+
+/*! \brief The boolean (num_new, num_columns) array that attention would see: lowered, then
+ * expanded. */
+py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t num_columns,
+                              int32_t num_pending) {
+  if (num_new < 1 || num_pending < num_new || num_columns < num_pending) {
+    Throw(ErrorKind::kValue, "a picture needs 1 <= new tokens <= pending tokens <= columns, got ",
+          num_new, ", ", num_pending, " and ", num_columns);
+  }
+  SequencePlan sequence{};
+  sequence.num_rows = num_new;
+  sequence.num_pending = num_pending;
+  sequence.num_committed = num_columns - num_pending;
+  sequence.next_position = sequence.num_committed;
+  std::vector<int32_t> depths;
+  const std::vector<int32_t>* parents = mask.tree_parents();
+  if (parents != nullptr && static_cast<int32_t>(parents->size()) == num_pending) {
+    for (int32_t parent : *parents) depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
+    sequence.parents = parents->data();
+    sequence.depths = depths.data();
+  }
+  MaskPlan plan;
+  LowerMask(&mask, sequence, &plan);
+  py::array_t<bool> out({num_new, num_columns});
+  auto view = out.mutable_unchecked<2>();
+  for (int32_t row = 0; row < num_new; ++row) {
+    for (int32_t column = 0; column < num_columns; ++column) {
+      view(row, column) = plan.Visible(row, column);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+void RegisterMask(py::module_& module) {
+  py::class_<Mask>(module, "Mask")
+      .def_static("causal", &Mask::Causal)
+      .def_static("tree", [](const Ints& parents) { return Mask::Tree(ToVector(parents)); })
+      .def_static("dense", Dense)
+      .def_static("full", Full)
+      .def_static("window", &Mask::Window)
+      .def_static("prefix_lm", &Mask::PrefixLM)
+      .def_static("documents", [](const Ints& ids) { return Mask::Documents(ToVector(ids)); })
+      .def_static("ranges", Ranges)
+      .def_static("per_layer", &Mask::PerLayer)
+      .def_static("per_head", &Mask::PerHead)
+      .def(py::self & py::self)
+      .def(py::self | py::self)
+      .def(~py::self)
+      .def("tree_parents", TreeParents)
+      .def("encode", Encode)
+      .def_static("decode",
+                  [](const Ints& code) {
+                    return Mask::Decode(code.data(), static_cast<size_t>(code.size()));
+                  })
+      .def("materialize", Materialize);
+}
+
+}  // namespace kvctl

@@ -1,0 +1,315 @@
+"""Attention masks as values: which cache positions each new token may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm_ffi import Tensor, from_dlpack
+
+from . import _core
+
+_PICTURE_ROWS = 64
+_PICTURE_COLUMNS = 96
+
+
+def _int32(values: npt.ArrayLike, what: str) -> npt.NDArray[np.int32]:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{what} must have one axis, got shape {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{what} must be integers, got {array.dtype}")
+    limits = np.iinfo(np.int32)
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
+        raise ValueError(f"{what} must fit int32")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def _bool(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.ndim != 2:
+        raise ValueError(f"{what} needs two axes (new tokens, columns), got shape {array.shape}")
+    if array.dtype.kind not in "biu":
+        raise TypeError(
+            f"{what} must be boolean (True = may look), got {array.dtype}; "
+            "for an additive float mask pass (mask == 0)"
+        )
+    return np.ascontiguousarray(array, dtype=np.bool_)
+
+
+class Mask:
+    """Which cache columns each new token (row) of a sequence may look at.
+
+    A mask replaces causality; the past stays visible unless the mask says otherwise. Masks are
+    immutable values. They know nothing of a cache and are checked when ``begin_forward`` takes
+    them, which raises ``ValueError`` where one does not fit its sequence. ``a & b``, ``a | b`` and
+    ``~a`` combine masks, the complement being taken over past and new columns.
+
+    Where a *position* is meant, it is the logical one: depth in a tree of pending tokens, the
+    original position where earlier columns were evicted. A *column* counts what is in the cache.
+
+    Examples
+    --------
+    Hide columns 10 to 19 from the second of three new tokens, and from no other:
+
+    >>> mask = Mask.causal() & ~Mask.ranges([[], [(10, 20)], []])
+    >>> cache.begin_forward([0], [3], mask=mask)  # doctest: +SKIP
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self) -> None:
+        """Make the causal mask; use the class methods for others."""
+        self._core = _core.Mask.causal()
+
+    @classmethod
+    def _wrap(cls, core: _core.Mask) -> Mask:
+        mask = cls.__new__(cls)
+        mask._core = core
+        return mask
+
+    @classmethod
+    def causal(cls) -> Mask:
+        """Everything up to the row itself; in a pending tree: past, ancestors, itself."""
+        return cls._wrap(_core.Mask.causal())
+
+    @classmethod
+    def tree(cls, parents: npt.ArrayLike) -> Mask:
+        """Make a token tree: a row sees the committed past, its ancestors and itself.
+
+        Parameters
+        ----------
+        parents : array_like of int, shape (num_pending,)
+            Parent of each pending token: an earlier index of the pending region, which includes
+            tokens left pending by earlier forwards, or -1 for the committed past.
+
+        Raises
+        ------
+        ValueError
+            For a parent that does not come before its child.
+        """
+        return cls._wrap(_core.Mask.tree(_int32(parents, "parents")))
+
+    @classmethod
+    def dense(cls, visible: npt.ArrayLike) -> Mask:
+        """Any relation among the new tokens; every column before them is visible.
+
+        Parameters
+        ----------
+        visible : array_like of bool, shape (num_new, num_new)
+            ``visible[i, j]``: new token i may look at new token j.
+        """
+        return cls._wrap(_core.Mask.dense(_bool(visible, "a dense mask")))
+
+    @classmethod
+    def full(cls, visible: npt.ArrayLike) -> Mask:
+        """Any relation over past and new.
+
+        Parameters
+        ----------
+        visible : array_like of bool, shape (num_new, num_columns)
+            Columns count everything in the cache after the append, new tokens included.
+        """
+        return cls._wrap(_core.Mask.full(_bool(visible, "a full mask")))
+
+    @classmethod
+    def window(cls, size: int, sinks: int = 0) -> Mask:
+        """Causal within a window: the last ``size`` positions and the first ``sinks``.
+
+        The row's own position counts among the ``size``. This is
+        StreamingLLM's view (Xiao et al. 2023, arXiv:2309.17453).
+
+        Raises
+        ------
+        ValueError
+            If ``size`` is below 1 or ``sinks`` below 0.
+        """
+        return cls._wrap(_core.Mask.window(size, sinks))
+
+    @classmethod
+    def prefix_lm(cls, length: int) -> Mask:
+        """Causal, except that the first ``length`` positions are visible to every row."""
+        return cls._wrap(_core.Mask.prefix_lm(length))
+
+    @classmethod
+    def documents(cls, ids: npt.ArrayLike, *, causal: bool = True) -> Mask:
+        """Packed documents: a row sees its own document.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (num_columns,)
+            The document of every column, past and new.
+        causal : bool
+            Whether a row sees only what comes before it; False also shows what comes after.
+        """
+        same = cls._wrap(_core.Mask.documents(_int32(ids, "ids")))
+        return cls.causal() & same if causal else same
+
+    @classmethod
+    def ranges(cls, rows: Sequence[Iterable[tuple[int, int]]]) -> Mask:
+        """Exactly the listed columns, the past too.
+
+        Parameters
+        ----------
+        rows : sequence of iterables of (begin, end)
+            For each new token the half-open column ranges that it sees, in any order.
+        """
+        pairs = [[(int(begin), int(end)) for begin, end in row] for row in rows]
+        return cls._wrap(_core.Mask.ranges(pairs))
+
+    @classmethod
+    def per_layer(cls, masks: Sequence[Mask], layers: npt.ArrayLike) -> Mask:
+        """Another mask for some layers.
+
+        Parameters
+        ----------
+        masks : sequence of Mask
+            What the layers choose from.
+        layers : array_like of int, shape (num_layers,)
+            Index into ``masks`` of each layer of the model.
+        """
+        choice = _int32(layers, "layers").tolist()
+        return cls._wrap(_core.Mask.per_layer([mask._core for mask in masks], choice))
+
+    @classmethod
+    def per_head(cls, masks: Sequence[Mask], heads: npt.ArrayLike) -> Mask:
+        """Another mask for some KV heads; may be one of the masks of :meth:`per_layer`.
+
+        Parameters
+        ----------
+        masks : sequence of Mask
+            What the heads choose from.
+        heads : array_like of int, shape (num_kv_heads,)
+            Index into ``masks`` of each KV head.
+        """
+        choice = _int32(heads, "heads").tolist()
+        return cls._wrap(_core.Mask.per_head([mask._core for mask in masks], choice))
+
+    def __and__(self, other: Mask) -> Mask:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self._wrap(self._core & other._core)
+
+    def __or__(self, other: Mask) -> Mask:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self._wrap(self._core | other._core)
+
+    def __invert__(self) -> Mask:
+        return self._wrap(~self._core)
+
+    @property
+    def tree_parents(self) -> npt.NDArray[np.int32] | None:
+        """Parents of the one tree inside the expression, or None."""
+        parents: npt.NDArray[np.int32] | None = self._core.tree_parents()
+        return parents
+
+    def to_numpy(
+        self, num_new: int, num_columns: int, *, num_pending: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Return the boolean matrix that attention would apply.
+
+        Parameters
+        ----------
+        num_new : int
+            New tokens, the last columns of the sequence.
+        num_columns : int
+            Columns in the cache after the append.
+        num_pending : int, optional
+            Pending tokens, the new ones included; by default those of the tree inside the mask, or
+            the new ones.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (num_new, num_columns)
+
+        Raises
+        ------
+        ValueError
+            If the mask does not fit such a sequence.
+        """
+        if num_pending is None:
+            parents = self.tree_parents
+            num_pending = num_new if parents is None else len(parents)
+        matrix: npt.NDArray[np.bool_] = self._core.materialize(num_new, num_columns, num_pending)
+        return matrix
+
+    def picture(self, num_new: int, num_columns: int, *, num_pending: int | None = None) -> str:
+        """Draw the mask in characters, a row per new token: ``#`` it may look, ``.`` it may not.
+
+        A bar separates the past from the new tokens. Raises ``ValueError`` for masks too large to
+        read (see :meth:`plot`).
+        """
+        if num_new > _PICTURE_ROWS or num_columns > _PICTURE_COLUMNS:
+            raise ValueError(
+                f"a picture holds at most {_PICTURE_ROWS} rows and {_PICTURE_COLUMNS} columns, "
+                f"got {num_new} and {num_columns}; plot() draws larger masks"
+            )
+        matrix = self.to_numpy(num_new, num_columns, num_pending=num_pending)
+        lines = ("".join("#" if seen else "." for seen in row) for row in matrix)
+        past = num_columns - num_new
+        return "\n".join(line[:past] + "|" + line[past:] if past else line for line in lines)
+
+    def plot(
+        self, num_new: int, num_columns: int, *, num_pending: int | None = None, ax: Any = None
+    ) -> Any:
+        """Draw the mask with matplotlib (an optional dependency: ``pip install kvctl[plot]``).
+
+        Parameters
+        ----------
+        num_new, num_columns, num_pending
+            As in :meth:`to_numpy`.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        if ax is None:
+            try:
+                from matplotlib.figure import Figure
+            except ImportError as error:
+                raise ImportError("Mask.plot needs matplotlib: pip install kvctl[plot]") from error
+            ax = Figure().add_subplot()
+        matrix = self.to_numpy(num_new, num_columns, num_pending=num_pending)
+        ax.imshow(matrix, aspect="auto", interpolation="nearest", cmap="Greys", vmin=0, vmax=1)
+        ax.axvline(num_columns - num_new - 0.5, linewidth=1)
+        ax.set_xlabel("column")
+        ax.set_ylabel("new token")
+        return ax
+
+    def encode(self) -> npt.NDArray[np.int32]:
+        """Return the mask as one flat int32 buffer, which :meth:`decode` reads."""
+        code: npt.NDArray[np.int32] = self._core.encode()
+        return code
+
+    @classmethod
+    def decode(cls, code: npt.ArrayLike) -> Mask:
+        """Read what :meth:`encode` wrote; ``ValueError`` if the buffer does not hold a mask."""
+        return cls._wrap(_core.Mask.decode(_int32(code, "code")))
+
+    def __reduce__(self) -> tuple[Any, tuple[Any]]:
+        return Mask.decode, (self.encode(),)
+
+    def __repr__(self) -> str:
+        parents = self.tree_parents
+        if parents is not None and 0 < len(parents) <= _PICTURE_ROWS:
+            try:
+                return f"Mask over {len(parents)} pending tokens:\n" + self.picture(
+                    len(parents), len(parents)
+                )
+            except ValueError:
+                pass
+        return "Mask()"
+
+    def __tvm_ffi_value__(self) -> Tensor:
+        """Cross the FFI as an int32 tensor."""
+        return from_dlpack(self.encode())
