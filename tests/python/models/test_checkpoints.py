@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
-gguf = pytest.importorskip("gguf")
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
+import gguf
 import ml_dtypes
+import safetensors.numpy
 
 from kvctl.models import RandomCheckpoint, open_checkpoint
 from kvctl.models.weights import load_parameter
@@ -97,7 +97,7 @@ def write_huggingface(directory, dtype=np.float32):
     (directory / "config.json").write_text(json.dumps(config))
     for shard, names in enumerate((NAMES[:7], NAMES[7:])):
         arrays = {name: RANDOM.tensor(name).astype(dtype) for name in names}
-        safetensors_numpy.save_file(arrays, directory / f"model-{shard}.safetensors")
+        safetensors.numpy.save_file(arrays, directory / f"model-{shard}.safetensors")
     return directory
 
 

@@ -7,7 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+
+import gguf
 
 from kvctl.models.gguf_file import GGUFFile
 

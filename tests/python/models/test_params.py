@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-tvm = pytest.importorskip("tvm")
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+
+import tvm
 
 from kvctl.models import params
 from kvctl.models.params import ParamWriter

@@ -1,7 +1,7 @@
 """The real model against two independent implementations of it.
 
-data/smollm2_greedy.json holds what transformers (float32, dequantised weights) decoded greedily; llama.cpp
-agreed with every token. Where transformers is installed, all logits are compared with it as well.
+data/smollm2_greedy.json holds what transformers decoded greedily (float32, dequantised weights);
+llama.cpp agreed with every token. Where transformers is installed, all logits are compared too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 from kvctl.models import compile_model
 from vm_model import VMModel
 
-SHORT = 4  # the first cases have prompts of fewer than 50 tokens; TVM's CPU attention is slow
-
 
 @pytest.fixture(scope="session")
 def gguf():
@@ -32,18 +30,18 @@ def gguf():
 @pytest.fixture(scope="session")
 def cases():
     data = Path(__file__).parents[2] / "data" / "smollm2_greedy.json"
-    return json.loads(data.read_text())["cases"][:SHORT]
+    return json.loads(data.read_text())["cases"]
 
 
 @pytest.fixture(scope="session")
 def directory(gguf, tmp_path_factory):
-    return compile_model(gguf, tmp_path_factory.mktemp("smollm2") / "model", cache="tvm")
+    return compile_model(gguf, tmp_path_factory.mktemp("smollm2") / "model")
 
 
 @pytest.fixture(scope="session")
 def logits(directory, cases):
-    """Logits (64, vocab) of each case: of the prompt's last token, then of 63 tokens in one verify."""
-    model = VMModel(directory, max_total=1024)
+    """Logits (64, vocab) of each case: the prompt's last token's, then 63 of one verify."""
+    model = VMModel(directory, max_total=4096, max_batch=8, chunk=512)
     found = []
     for seq_id, case in enumerate(cases):
         model.add_sequence(seq_id)

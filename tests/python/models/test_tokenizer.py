@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
-tokenizers = pytest.importorskip("tokenizers")
+
+import tokenizers
 
 from kvctl.models.tokenizer import chatml_template, tokenizer_from_gguf
 
