@@ -107,7 +107,8 @@ class GGUFCheckpoint:
             num_key_value_heads=number("attention.head_count_kv", heads),
             head_dim=head_dim,
             vocab_size=number("vocab_size", len(metadata.get("tokenizer.ggml.tokens", []))),
-            rms_norm_eps=number("attention.layer_norm_rms_epsilon"),
+            # Stored as float32: the shortest decimal that means it is what the authors wrote.
+            rms_norm_eps=float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
             rope_theta=float(number("rope.freq_base", 10000.0)),
             tie_word_embeddings="output.weight" not in self._file,
             context_window_size=number("context_length"),

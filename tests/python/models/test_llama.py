@@ -1,4 +1,4 @@
-"""The graph of a compiled model against a NumPy model, both without kvctl's cache."""
+"""The graph of a compiled model against a NumPy model, on kvctl's cache and on TVM's own."""
 
 from __future__ import annotations
 
@@ -25,17 +25,28 @@ def run_all(model):
     return np.concatenate(logits), [19, 9, 20, 10, *range(11, 14), *range(21, 29)]
 
 
-def test_prefill_decode_and_verify_agree_with_the_reference(tiny_model_tvm):
-    logits, rows = run_all(VMModel(tiny_model_tvm))
+@pytest.mark.parametrize("model", ["tiny_model", "tiny_model_tvm"])
+def test_prefill_decode_and_verify_agree_with_the_reference(model, request):
+    logits, rows = run_all(VMModel(request.getfixturevalue(model)))
     reference = ReferenceLlama(RandomCheckpoint(tiny_config())).logits(TOKENS)
     np.testing.assert_allclose(logits, reference[rows], atol=2e-5)
 
 
+def test_verifying_gives_the_very_bits_of_decoding(tiny_model):
+    model = VMModel(tiny_model)
+    model.add_sequence(0)
+    model.add_sequence(1)
+    model.prefill(0, TOKENS[:7])
+    model.prefill(1, TOKENS[:3])
+    decoded = np.concatenate([model.decode([0], [token]) for token in TOKENS[7:19]])
+    model.popn(0, 12)
+    verified = model.verify([0, 1], [12, 2], TOKENS[7:19] + TOKENS[3:5])
+    np.testing.assert_array_equal(verified[:12], decoded)
+
+
 def test_tied_embeddings_and_bfloat16_weights(tmp_path):
     changes = {"tie_word_embeddings": True}
-    directory = compile_tiny_model(
-        tmp_path / "tied", changes=changes, cache="tvm", dtype="bfloat16"
-    )
+    directory = compile_tiny_model(tmp_path / "tied", changes=changes, dtype="bfloat16")
     logits, rows = run_all(VMModel(directory))
     checkpoint = RandomCheckpoint(tiny_config(**changes))
     exact = ReferenceLlama(checkpoint).logits(TOKENS)[rows]
@@ -44,15 +55,15 @@ def test_tied_embeddings_and_bfloat16_weights(tmp_path):
     assert 1e-4 < error < 0.1, error
 
 
-def test_a_token_outside_the_vocabulary_is_an_index_error(tiny_model_tvm):
-    model = VMModel(tiny_model_tvm)
+def test_a_token_outside_the_vocabulary_is_an_index_error(tiny_model):
+    model = VMModel(tiny_model)
     model.add_sequence(0)
     with pytest.raises(IndexError, match=r"index 256 at position 1 .* 256 rows"):
         model.prefill(0, [3, 256])
 
 
-def test_a_plain_weight_in_place_of_a_packed_one_is_refused(tiny_model_tvm):
-    model = VMModel(tiny_model_tvm)
+def test_a_plain_weight_in_place_of_a_packed_one_is_refused(tiny_model):
+    model = VMModel(tiny_model)
     model.params = model.plain
     with pytest.raises(Exception, match="uint8"):
         model.add_sequence(0) or model.prefill(0, [3])

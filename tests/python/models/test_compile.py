@@ -1,0 +1,84 @@
+"""compile_model: what it writes, what it refuses, and that it leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+
+from kvctl.models import RandomCheckpoint, compile_model
+from tiny_model import compile_tiny_model, tiny_config
+
+
+def test_the_directory_is_one_that_mlc_would_recognise(tiny_model):
+    files = {file.name for file in tiny_model.iterdir()}
+    assert {"lib.so", "tensor-cache.json", "mlc-chat-config.json", "params_shard_0.bin"} <= files
+    chat = json.loads((tiny_model / "mlc-chat-config.json").read_text())
+    assert chat["model_config"]["num_key_value_heads"] == 2
+    assert (chat["vocab_size"], chat["context_window_size"]) == (256, 512)
+
+
+def test_progress_goes_from_0_to_1_in_each_stage(tmp_path):
+    seen = []
+    compile_tiny_model(tmp_path / "m", progress=lambda stage, done: seen.append((stage, done)))
+    stages = list(dict.fromkeys(stage for stage, _ in seen))
+    assert stages == ["compile", "weights"]
+    for stage in stages:
+        fractions = [done for name, done in seen if name == stage]
+        assert fractions == sorted(fractions)
+        assert 0 <= fractions[0] and fractions[-1] == 1
+
+
+def test_a_model_is_replaced_whole(tmp_path):
+    directory = compile_tiny_model(tmp_path / "m", seed=1)
+    before = (directory / "params_shard_0.bin").read_bytes()
+    compile_tiny_model(directory, seed=2)
+    assert (directory / "params_shard_0.bin").read_bytes() != before
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+class _BrokenCheckpoint(RandomCheckpoint):
+    def tensor(self, name):
+        if name == "model.layers.1.mlp.up_proj.weight":
+            return np.zeros((3, 3), np.float32)
+        return super().tensor(name)
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    directory = compile_tiny_model(tmp_path / "m")
+    before = (directory / "params_shard_0.bin").read_bytes()
+    with pytest.raises(ValueError, match=r"up_proj.weight' is \(3, 3\), .* \(96, 64\)"):
+        compile_model(_BrokenCheckpoint(tiny_config(), seed=3), directory)
+    assert (directory / "params_shard_0.bin").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+def test_only_models_are_replaced(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not a model directory"):
+        compile_tiny_model(tmp_path)
+    with pytest.raises(FileExistsError, match="not a model directory"):
+        compile_tiny_model(tmp_path / "precious.txt")
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int4"}, "dtype must be one of float32, bfloat16, not 'int4'"),
+        ({"target": "tpu"}, "target must be .* not 'tpu'"),
+        ({"context_window_size": 513}, "from 1 to the model's 512, not 513"),
+    ],
+)
+def test_unknown_options_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        compile_tiny_model(tmp_path / "m", **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_missing_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        compile_model(tmp_path / "nothing.gguf", tmp_path / "out")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from tiny_model import tiny_config
+
+pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+
+from kvctl.models import LlamaConfig
+
+HF = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100000,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+}
+
+
+def test_from_huggingface():
+    config = LlamaConfig.from_huggingface(HF)
+    assert (config.head_dim, config.num_qkv_heads, config.rope_theta) == (64, 15, 100000.0)
+    assert config.tie_word_embeddings and config.context_window_size == 8192
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "qwen2"}, "not 'qwen2'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "'llama3' scaling"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "not 'gelu'"),
+        ({"num_key_value_heads": 2}, "9 query heads"),
+        ({"hidden_size": 1 << 40}, "hidden_size must be an integer from 1"),
+        ({"vocab_size": "many"}, "vocab_size must be an integer"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
+    ],
+)
+def test_models_that_kvctl_cannot_build(change, message):
+    with pytest.raises(ValueError, match=message):
+        LlamaConfig.from_huggingface({**HF, **change})
+
+
+def test_a_missing_number():
+    with pytest.raises(ValueError, match="lacks 'vocab_size'"):
+        LlamaConfig.from_huggingface({k: v for k, v in HF.items() if k != "vocab_size"})
+
+
+def test_odd_heads():
+    with pytest.raises(ValueError, match="head_dim must be even"):
+        tiny_config(head_dim=33)

@@ -1,0 +1,107 @@
+"""GGUF files, whole and damaged. The whole ones are written by the gguf package."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+
+import gguf
+
+from kvctl.models.gguf_file import GGUFFile
+
+RNG = np.random.default_rng(3)
+PLAIN = RNG.standard_normal((6, 64), dtype=np.float32)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_uint32("some.number", 77)
+    writer.add_array("some.strings", ["a", "bc", "é"])
+    writer.add_array("some.floats", [0.5, 1.5])
+    writer.add_bool("some.flag", True)
+    writer.add_tensor("plain", PLAIN)
+    writer.add_tensor("half", PLAIN.astype(np.float16))
+    for kind in ("Q4_1", "Q8_0"):
+        raw_type = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(kind, gguf.quants.quantize(PLAIN, raw_type), raw_dtype=raw_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_metadata(path):
+    metadata = GGUFFile(path).metadata
+    assert metadata["general.architecture"] == "llama"
+    assert metadata["some.number"] == 77
+    assert metadata["some.strings"] == ["a", "bc", "é"]
+    assert metadata["some.floats"] == [0.5, 1.5]
+    assert metadata["some.flag"] is True
+
+
+def test_tensors_are_what_the_gguf_package_dequantises(path):
+    file = GGUFFile(path)
+    np.testing.assert_array_equal(file.tensor("plain"), PLAIN)
+    np.testing.assert_array_equal(file.tensor("half"), PLAIN.astype(np.float16).astype(np.float32))
+    by_name = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    for kind in ("Q4_1", "Q8_0"):
+        theirs = by_name[kind]
+        ours = file.tensor(kind)
+        np.testing.assert_array_equal(
+            ours, gguf.quants.dequantize(theirs.data, theirs.tensor_type).reshape(PLAIN.shape)
+        )
+        assert ours.dtype == np.float32
+
+
+def test_a_missing_tensor(path):
+    assert "other" not in GGUFFile(path)
+    with pytest.raises(ValueError, match="no tensor 'other'"):
+        GGUFFile(path).tensor("other")
+
+
+def test_every_truncation_is_refused(path):
+    whole = path.read_bytes()  # ends with up to 31 bytes of padding
+    for size in [0, 3, 4, 23, 24, 25, *range(30, len(whole) - 32, 37), len(whole) - 32]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"truncated|no GGUF file"):
+            GGUFFile(path)
+
+
+def test_no_flipped_byte_in_the_header_escapes_as_another_error(path):
+    whole = path.read_bytes()
+    header = whole.index(b"Q8_0") + 40
+    accepted = 0
+    for at in range(header):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            GGUFFile(path)
+            accepted += 1
+        except ValueError as error:
+            assert str(path) in str(error)
+    assert 0 < accepted < header  # a byte of a name or a number may be anything
+
+
+@pytest.mark.parametrize(("at", "what"), [(8, "tensors"), (16, "metadata pairs")])
+def test_huge_counts_are_refused_at_once(path, at, what):
+    damaged = bytearray(path.read_bytes())
+    damaged[at : at + 8] = struct.pack("<Q", 1 << 60)
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f"announces .* {what}"):
+        GGUFFile(path)
+
+
+def test_another_version(path):
+    damaged = bytearray(path.read_bytes())
+    damaged[4:8] = struct.pack("<I", 9)
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="version 9"):
+        GGUFFile(path)

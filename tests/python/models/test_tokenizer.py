@@ -1,0 +1,71 @@
+"""Tokenizers rebuilt from GGUF metadata."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+
+import tokenizers
+
+from kvctl.models.tokenizer import chatml_template, tokenizer_from_gguf
+
+BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+TOKENS = ["<|im_start|>", "<|im_end|>", *BYTES, "12", "he", "llo", "Ġhe", "hello"]
+METADATA = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [3, 3, *[1] * (len(TOKENS) - 2)],
+    "tokenizer.ggml.merges": ["h e", "l l", "ll o", "Ġ he", "he llo", "1 2"],
+    "tokenizer.ggml.bos_token_id": 0,
+}
+METADATA["tokenizer.ggml.tokens"].insert(-1, "ll")
+METADATA["tokenizer.ggml.token_type"].append(1)
+
+
+def build(**changes):
+    metadata = {**METADATA, **{f"tokenizer.ggml.{key}": value for key, value in changes.items()}}
+    return tokenizers.Tokenizer.from_str(tokenizer_from_gguf(metadata))
+
+
+def test_merges_and_special_tokens():
+    encoding = build().encode("<|im_start|>hello he12<|im_end|>")
+    assert encoding.tokens == ["<|im_start|>", "hello", "Ġhe", "1", "2", "<|im_end|>"]
+
+
+def test_digits_stand_alone_only_where_the_model_says_so():
+    assert build(pre="gpt-2").encode("12").tokens == ["12"]
+    assert build(pre="smollm").encode("12").tokens == ["1", "2"]
+
+
+@pytest.mark.parametrize("text", ["héllo wörld", "漢字 🙂\n\ttab", "  spaces  ", ""])
+def test_any_text_comes_back(text):
+    tokenizer = build()
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_a_model_that_wants_a_first_token_gets_it():
+    assert build(add_bos_token=True).encode("he").tokens == ["<|im_start|>", "he"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "llama"}, r"not 'llama' .* put the model's tokenizer\.json beside"),
+        ({"pre": "qwen2"}, "'gpt2' with 'qwen2'"),
+        ({"tokens": []}, "tokens or merges are missing"),
+        ({"merges": ["a b c"]}, "a merge that is not a pair"),
+    ],
+)
+def test_other_tokenizers_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+def test_chatml():
+    jinja = "{{ '<|im_start|>system\nYou are kind.<|im_end|>\n' }}{{'<|im_start|>' + role}}"
+    template = chatml_template(jinja, 2)["conv_template"]
+    assert template["system_message"] == "You are kind."
+    assert template["stop_token_ids"] == [2]
+    assert chatml_template("[INST] {{ message }} [/INST]", 2) == {}
