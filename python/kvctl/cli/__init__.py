@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from . import doctor
+from . import compile, doctor
 
 app = typer.Typer(
     help="Control of the KV cache for speculative decoding on TVM and MLC-LLM.",
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(doctor.doctor)
+app.command("compile")(compile.compile_command)
 
 
 @app.callback()

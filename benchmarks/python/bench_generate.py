@@ -1,0 +1,191 @@
+"""Plain and speculative generation: kvctl beside transformers and llama.cpp.
+
+Every engine runs in a process of its own, because their thread pools would disturb each other, and
+the processes take turns: each figure of a round is measured once in every engine before the next
+round begins. Prints two tables and writes one JSON.
+
+    python bench_generate.py MODEL_DIR --gguf MODEL.gguf [--f32-gguf F32.gguf] --json out.json
+
+kvctl takes the compiled MODEL_DIR. transformers takes part where it is installed and --gguf given,
+llama.cpp (llama-cpp-python) where --f32-gguf is given: `f32_gguf.py` writes that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from time import sleep
+from typing import Any
+
+from engines import open_engine
+
+PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts"
+CONTEXT = 128
+
+
+class Worker:
+    """An engine in a process of its own; requests and answers are lines of JSON."""
+
+    def __init__(self, name: str, argument: str) -> None:
+        self.name = name
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", name, argument],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.version = self._answer()
+
+    def ask(self, **request: Any) -> Any:
+        """Return the engine's answer; idle engines' threads get time to fall asleep first."""
+        sleep(0.05)
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+def work(name: str, argument: str) -> None:
+    """Answer requests until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    engine = open_engine(name, argument)
+
+    def answer(value: Any) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    answer(engine.version())
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request.pop("op") == "step":
+            answer(engine.step(**request))
+        else:
+            answer(engine.generate(**request))
+
+
+def interleaved(workers: list[Worker], repeat: int, **request: Any) -> dict[str, list[Any]]:
+    """Ask every engine the same in turns, once more than wanted, and drop the first answers."""
+    answers: dict[str, list[Any]] = {worker.name: [] for worker in workers}
+    for _ in range(repeat + 1):
+        for worker in workers:
+            answers[worker.name].append(worker.ask(**request))
+    return {name: values[1:] for name, values in answers.items()}
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    return {"median": median(seconds), "least": min(seconds), "most": max(seconds)}
+
+
+def measure(workers: list[Worker], text: Any, options: argparse.Namespace) -> dict[str, Any]:
+    steps: dict[str, dict[int, Any]] = {worker.name: {} for worker in workers}
+    context = text.encode((PROMPTS / "edit_repeat.txt").read_text() * 4)[:CONTEXT]
+    for rows in options.rows:
+        answers = interleaved(workers, 3 * options.repeat, op="step", context=context, rows=rows)
+        for name, seconds in answers.items():
+            steps[name][rows] = spread(seconds)
+    generations: dict[str, dict[str, Any]] = {}
+    for prompt in options.prompts:
+        message = (PROMPTS / f"{prompt}.txt").read_text().strip()
+        tokens = text.encode(text.chat(message))
+        result: dict[str, Any] = {worker.name: {} for worker in workers}
+        for kind, lookup in (("plain", False), ("lookup", True)):
+            request = {"op": "generate", "prompt": tokens, "count": options.tokens}
+            answers = interleaved(workers, options.repeat, lookup=lookup, **request)
+            for name, runs in answers.items():
+                result[name][kind] = spread([seconds for _, seconds in runs])
+                result[name][f"{kind}_tokens"] = runs[-1][0]
+        generations[prompt] = result
+    return {"steps": steps, "generation": generations}
+
+
+def show(result: dict[str, Any], tokens: int) -> None:
+    print(f"\nOne forward behind {CONTEXT} tokens, ms (and in steps of one row)")
+    for name, steps in result["steps"].items():
+        one = steps[1]["median"]
+        cells = (
+            f"{n}: {1e3 * t['median']:.1f} ({t['median'] / one:.2f}x)" for n, t in steps.items()
+        )
+        print(f"  {name:14}", "   ".join(cells))
+    for prompt, engines in result["generation"].items():
+        print(f"\n{prompt}: {tokens} tokens, tokens/s between the first and the last")
+        reference = engines["kvctl"]["plain_tokens"]
+        for name, kinds in engines.items():
+            plain, fast = (kinds[kind]["median"] for kind in ("plain", "lookup"))
+            same = [kinds[f"{kind}_tokens"] == reference for kind in ("plain", "lookup")]
+            print(
+                f"  {name:14} plain {(tokens - 1) / plain:6.1f}   lookup "
+                f"{(tokens - 1) / fast:6.1f}   {plain / fast:.2f}x"
+                f"   same text as kvctl's plain: {same[0]}, {same[1]}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="kvctl's model directory")
+    parser.add_argument("--gguf", help="the GGUF file of the same weights, for transformers")
+    parser.add_argument("--f32-gguf", help="the same in float32, for llama.cpp")
+    parser.add_argument("--json", type=Path, help="where to write the measurements")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument(
+        "--prompts", nargs="+", default=["edit_repeat", "edit_rename", "chat_story"]
+    )
+    options = parser.parse_args()
+    if 1 not in options.rows:
+        parser.error("--rows needs 1: the others are compared with it")
+
+    from kvctl.cli.measure import describe_machine
+    from kvctl.cli.text import ModelText
+
+    wanted = {"kvctl": options.model}
+    if options.gguf and importlib.util.find_spec("transformers"):
+        wanted["transformers"] = options.gguf
+    if options.f32_gguf and importlib.util.find_spec("llama_cpp"):
+        wanted["llama.cpp"] = options.f32_gguf
+    workers = [Worker(name, str(Path(path).resolve())) for name, path in wanted.items()]
+    try:
+        result = measure(workers, ModelText(Path(options.model)), options)
+    finally:
+        for worker in workers:
+            worker.close()
+    result = {
+        **describe_machine(),
+        "engines": {worker.name: worker.version for worker in workers},
+        "tokens": options.tokens,
+        "context": CONTEXT,
+        **result,
+    }
+    show(result, options.tokens)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(*sys.argv[2:4])
+    else:
+        main()

