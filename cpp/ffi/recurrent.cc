@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "kvctl/mask.h"
 #include "kvctl/recurrent_state.h"
 #include "runtime/guard.h"
+#include "runtime/tensor_view.h"
 
 namespace kvctl {
 namespace {
@@ -86,6 +88,19 @@ void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
     requests.push_back(request);
   }
   state->BeginForward(requests);
+}
+
+/*! \brief Parents of the pending region under an encoded mask, or nullopt where it holds no tree.
+ */
+ffi::Optional<ffi::Shape> MaskParents(const Tensor& encoded) {
+  CheckTensor(encoded.operator->(), "an encoded mask", {kDLCPU, 0}, {kAnyExtent});
+  if (encoded->dtype.code != kDLInt || encoded->dtype.bits != 32) {
+    Throw(ErrorKind::kType, "an encoded mask must be int32");
+  }
+  const Mask mask = Mask::Decode(static_cast<const int32_t*>(DataPointer(encoded.operator->())),
+                                 static_cast<size_t>(encoded->shape[0]));
+  if (mask.tree_parents() == nullptr) return std::nullopt;
+  return ToShape(*mask.tree_parents());
 }
 
 void EndForward(const RecurrentState& state) { state->EndForward(); }
@@ -177,6 +192,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   refl::GlobalDef()
       .def("kvctl.recurrent.create", Guarded(Create), "A recurrent state")
       .def("kvctl.recurrent.begin_forward", Guarded(BeginForward), "Begin a step")
+      .def("kvctl.recurrent.mask_parents", Guarded(MaskParents),
+           "Parents of the tree in an encoded mask")
       .def("kvctl.recurrent.end_forward", Guarded(EndForward), "End the step in flight")
       .def("kvctl.recurrent.check_end_forward", Guarded(CheckEndForward),
            "Throw what end_forward would throw")

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
 from . import errors as errors  # registers the exception types that the functions below raise
 from .tree import TokenTree
 
-TreeLike = TokenTree | Sequence[int]
-"""A tree of pending tokens, or the parents of a whole pending region."""
+if TYPE_CHECKING:
+    from .mask import Mask
+
+    TreeLike = TokenTree | Mask | Sequence[int]
 
 _ffi = tvm_ffi.get_global_func
 
@@ -44,6 +46,7 @@ _pending_length = _ffi("kvctl.recurrent.pending_length")
 _earliest_position = _ffi("kvctl.recurrent.earliest_position")
 _get_state = _ffi("kvctl.recurrent.get_state")
 _facts = _ffi("kvctl.recurrent.facts")
+_mask_parents = _ffi("kvctl.recurrent.mask_parents")
 _is_ours = _ffi("kvctl.recurrent.is_ours")
 _clear = _ffi("vm.builtin.kv_state_clear")
 _add_sequence = _ffi("vm.builtin.kv_state_add_sequence")
@@ -66,6 +69,8 @@ def _tree_parents(mask: Any) -> Any:
         return None
     if isinstance(mask, TokenTree):
         return _shape(mask._core.row_parents())
+    if hasattr(mask, "__tvm_ffi_value__"):  # a Mask
+        return _mask_parents(mask)
     return _shape(mask)
 
 
@@ -263,7 +268,7 @@ class RecurrentState:
             The sequences, each at most once.
         append_lengths : sequence of int
             New tokens of each, at least 1.
-        mask : TokenTree or sequence of them, optional
+        mask : TokenTree, Mask, or sequence of them, optional
             Which token each new one follows: one tree for a batch of one, or one per sequence, None
             being a chain. Instead of a tree, the parents of the whole pending region will do. The
             new tokens of a tree are pending.
@@ -429,7 +434,7 @@ class RecurrentState:
         return int(_popn(self._handle, seq_id, n))
 
     def plan_popn(self, seq_id: int, n: int) -> tuple[int, int, int]:
-        """Return where :meth:`popn` would land: committed length, pending tokens, tokens to run again."""
+        """Return where :meth:`popn` would land: length, pending tokens, tokens to run again."""
         length, pending, replay = _plan_popn(self._handle, seq_id, n)
         return length, pending, replay
 
