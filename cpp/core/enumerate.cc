@@ -1,0 +1,71 @@
+#include "core/enumerate.h"
+
+#include <utility>
+
+namespace kvctl {
+
+int32_t ReplayRng::Choose(std::vector<std::pair<int32_t, double>> options) {
+  if (at_ == choices_.size()) {
+    choices_.emplace_back();
+    choices_.back().options = std::move(options);
+  }
+  const Choice& choice = choices_[at_++];
+  return choice.options[choice.current].first;
+}
+
+int32_t ReplayRng::Choose(const Law& law) {
+  std::vector<std::pair<int32_t, double>> options;
+  for (size_t x = 0; x < law.weights.size(); ++x) {
+    if (law.weights[x] > 0) {
+      options.emplace_back(static_cast<int32_t>(x), law.prob(static_cast<int32_t>(x)));
+    }
+  }
+  return Choose(std::move(options));
+}
+
+bool ReplayRng::Accept(double probability, int32_t) {
+  std::vector<std::pair<int32_t, double>> options;
+  if (probability > 0) options.emplace_back(1, probability);
+  if (probability < 1) options.emplace_back(0, 1 - probability);
+  return Choose(std::move(options)) == 1;
+}
+
+int32_t ReplayRng::Residual(const Round&, const Law& law, int32_t) { return Choose(law); }
+
+int32_t ReplayRng::Token(Round& round, int32_t node) {
+  Law law;
+  round.Target(node).FillLaw(&law);
+  return Choose(law);
+}
+
+double ReplayRng::probability() const {
+  double product = 1;
+  for (size_t i = 0; i < at_; ++i) product *= choices_[i].options[choices_[i].current].second;
+  return product;
+}
+
+bool ReplayRng::Next() {
+  at_ = 0;
+  while (!choices_.empty()) {
+    Choice& last = choices_.back();
+    if (++last.current < last.options.size()) return true;
+    choices_.pop_back();
+  }
+  return false;
+}
+
+std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
+                                       bool check) {
+  if (check) CheckRule(rule, input);
+  Round round(vocab);
+  ReplayRng rng;
+  std::vector<WeightedOutcome> outcomes;
+  do {
+    round.Start(input);
+    const Outcome outcome = RunRule(rule, round, rng);
+    outcomes.push_back({rng.probability(), outcome});
+  } while (rng.Next());
+  return outcomes;
+}
+
+}  // namespace kvctl

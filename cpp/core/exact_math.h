@@ -1,0 +1,125 @@
+/*!
+ * \file core/exact_math.h
+ * \brief exp and log that give the same bits on every machine, and the fixed-point grids of sums.
+ *
+ * A library's expf differs between versions and devices by an ulp, and an ulp is enough to pick
+ * another token. These are short polynomials whose every operation is an IEEE operation with an
+ * explicit fused multiply-add, so that scalar code, vector code and CUDA agree bit for bit.
+ * Everything here has internal linkage: files for different instruction sets may include it side by
+ * side.
+ */
+#ifndef KVCTL_CORE_EXACT_MATH_H_
+#define KVCTL_CORE_EXACT_MATH_H_
+
+#include <cstdint>
+#include <cstring>
+
+namespace kvctl {
+
+// The builtins and not std::fma, an inline function that files for different instruction sets would
+// share.
+static inline float FMA(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline double FMA(double a, double b, double c) { return __builtin_fma(a, b, c); }
+
+/*! \brief log2(e): logits become exponents of two. */
+constexpr double kLog2E = 1.4426950408889634;
+
+/*!
+ * \brief exp(l - max) as an integer: at most 2^45, so that a sum over 2^18 tokens fits 64 bits.
+ * A token whose probability is less than 2^-46 of the largest has weight 0.
+ */
+constexpr int kExpBits = 45;
+/*! \brief Exponents below this weigh nothing at kExpBits; clamping here keeps them out of
+ * denormals. */
+constexpr float kMinExponent = -64.0f;
+
+/*! \brief Probabilities as integers, at 2^50: their sums stay below 2^53, so doubles hold them
+ * exactly. */
+constexpr double kProbScale = 1125899906842624.0;
+
+/*! \brief 1.5 * 2^23: adding it to a float leaves the nearest integer in the low mantissa bits. */
+constexpr float kRoundFloat = 12582912.0f;
+/*! \brief 2^52: adding it to a double below 2^52 leaves the nearest integer in the mantissa. */
+constexpr double kRoundDouble = 4503599627370496.0;
+
+/*! \brief 2^f on [-1/2, 1/2], minimax in relative error (1.9e-9); highest power first. */
+constexpr float kExp2Poly[7] = {0x1.41d334p-13f,
+                                0x1.5f456ap-10f,
+                                0x1.3b2dbcp-7f,
+                                0x1.c6aed4p-5f,
+                                0x1.ebfbdap-3f,
+                                0x1.62e430p-1f,
+                                1.0f};
+
+/*!
+ * \brief 2^(logit * scale - shift + kExpBits) as a float, 0 where the exponent is NaN or below
+ * kMinExponent by rounding of the integer that follows.
+ */
+static inline float Exp2Scaled(float logit, float scale, float shift) {
+  float y = FMA(logit, scale, -shift);
+  if (!(y > kMinExponent)) y = kMinExponent;  // NaN too
+  const float shifted = y + kRoundFloat;
+  const float f = y - (shifted - kRoundFloat);
+  float p = kExp2Poly[0];
+  for (int i = 1; i < 7; ++i) p = FMA(p, f, kExp2Poly[i]);
+  int32_t bits, exponent;
+  std::memcpy(&bits, &p, sizeof(bits));
+  std::memcpy(&exponent, &shifted, sizeof(exponent));
+  bits += static_cast<int32_t>((static_cast<uint32_t>(exponent) + kExpBits) << 23);
+  std::memcpy(&p, &bits, sizeof(p));
+  return p;
+}
+
+/*! \brief The integer nearest to a float in [0, 2^51], ties to even. */
+static inline uint64_t ToFixed(float value) {
+  const double rounded = static_cast<double>(value) + kRoundDouble;
+  uint64_t bits;
+  std::memcpy(&bits, &rounded, sizeof(bits));
+  return bits & ((uint64_t{1} << 52) - 1);
+}
+
+/*! \brief A probability on the grid of kProbScale, as an integer-valued double. */
+static inline double ToGrid(double probability) {
+  return (probability * kProbScale + kRoundDouble) - kRoundDouble;
+}
+
+/*! \brief 2 / (2k + 1) for k = 10..0: log(m) = s * P(s^2) with s = (m - 1) / (m + 1). */
+constexpr double kLogPoly[11] = {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13, 2.0 / 11,
+                                 2.0 / 9,  2.0 / 7,  2.0 / 5,  2.0 / 3,  2.0};
+/*! \brief ln 2 in two parts: the first has 20 trailing zero bits, so exponent * kLn2Hi is exact. */
+constexpr double kLn2Hi = 0x1.62e42fee00000p-1;
+constexpr double kLn2Lo = 0x1.a39ef35793c76p-33;
+/*! \brief Mantissas from this one (sqrt 2) on count as halves of the next power of two. */
+constexpr double kSqrt2 = 0x1.6a09e667f3bcdp+0;
+
+/*! \brief Natural logarithm of a positive normal double, within a few ulp. */
+static inline double ExactLog(double x) {
+  uint64_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  int64_t exponent = static_cast<int64_t>(bits >> 52) - 1023;
+  bits = (bits & 0x000fffffffffffffull) | 0x3ff0000000000000ull;
+  double m;
+  std::memcpy(&m, &bits, sizeof(m));
+  if (m >= kSqrt2) {
+    m *= 0.5;
+    ++exponent;
+  }
+  const double s = (m - 1.0) / (m + 1.0);
+  const double z = s * s;
+  double p = kLogPoly[0];
+  for (int i = 1; i < 11; ++i) p = FMA(p, z, kLogPoly[i]);
+  const double e = static_cast<double>(exponent);
+  return FMA(e, kLn2Hi, FMA(s, p, e * kLn2Lo));
+}
+
+/*! \brief 53 random bits as a number strictly between 0 and 1. */
+static inline double OpenUniform(uint64_t bits) {
+  return static_cast<double>(bits >> 12) * 0x1p-52 + 0x1p-53;
+}
+
+/*! \brief 53 random bits as a number in [0, 1). */
+static inline double Uniform(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_EXACT_MATH_H_

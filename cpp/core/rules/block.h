@@ -1,0 +1,64 @@
+/*!
+ * \file core/rules/block.h
+ * \brief Block verification of a chain: accepts the longest prefix that the joint law allows.
+ *
+ * Sun et al., "Block verification accelerates speculative decoding", arXiv 2403.10444. Never
+ * accepts fewer tokens in expectation than token by token. Chains only.
+ */
+#ifndef KVCTL_CORE_RULES_BLOCK_H_
+#define KVCTL_CORE_RULES_BLOCK_H_
+
+#include <algorithm>
+#include <vector>
+
+#include "core/round.h"
+
+namespace kvctl::rules {
+
+/*!
+ * \brief Block verification along a path of `length` nodes below the root, each the child of the
+ * one before.
+ *
+ * \param path the nodes; path[i] is read after draft(i) was first called, which may fill it in.
+ * \param draft (i, level i) -> the law that path[i] was drawn from. Called for i = 0, 1, ... in
+ * order, and again for each i looked at backward; the level's r holds the target's law each time.
+ */
+template <typename Rng, typename DraftOf>
+Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int32_t length,
+                   DraftOf draft) {
+  const auto node = [&](int32_t i) { return i == 0 ? 0 : path[i - 1]; };
+  std::vector<double> a(length + 1, 1.0);
+  int32_t last = 0;  // behind a token that the target rules out there is nothing to accept
+  for (; last < length; ++last) {
+    Level& level = round.level(last);
+    round.Target(node(last)).FillLaw(&level.r);
+    const DraftLaw d = draft(last, &level);
+    a[last + 1] = std::min(1.0, a[last] * (level.r.prob(d.token) / d.prob()));
+    if (!(a[last + 1] > 0)) break;
+  }
+  if (last == length) round.Target(node(length)).FillLaw(&round.level(length).r);
+  for (int32_t i = last;; --i) {
+    Level& level = round.level(i);
+    double accept = a[i];
+    if (i < length) {
+      const double s = round.Subtract(a[i], draft(i, &level), &level);
+      const double denominator = s + (1.0 - a[i]);
+      accept = denominator > 0 ? s / denominator : 1.0;
+    }
+    if (i == 0 || rng.Accept(accept, node(i))) {
+      return {node(i), rng.Residual(round, level.r, node(i))};
+    }
+  }
+}
+
+template <typename Rng>
+Outcome Block(Round& round, Rng& rng) {
+  std::vector<int32_t> path;
+  for (int32_t v = round.first_child(0); v >= 0; v = round.first_child(v)) path.push_back(v);
+  return BlockAlong(round, rng, path, static_cast<int32_t>(path.size()),
+                    [&](int32_t i, Level* level) { return round.Draft(path[i], level); });
+}
+
+}  // namespace kvctl::rules
+
+#endif  // KVCTL_CORE_RULES_BLOCK_H_

@@ -1,0 +1,37 @@
+/*!
+ * \file core/rules/token_wise.h
+ * \brief Token by token: accept with probability min(1, p / q), else draw from the residual.
+ *
+ * Leviathan, Kalman, Matias, "Fast inference from transformers via speculative decoding", ICML
+ * 2023, Algorithm 1; Chen et al., "Accelerating large language model decoding with speculative
+ * sampling", arXiv 2302.01318, Algorithm 2. Chains only.
+ */
+#ifndef KVCTL_CORE_RULES_TOKEN_WISE_H_
+#define KVCTL_CORE_RULES_TOKEN_WISE_H_
+
+#include <algorithm>
+
+#include "core/round.h"
+
+namespace kvctl::rules {
+
+template <typename Rng>
+Outcome TokenWise(Round& round, Rng& rng) {
+  Level& level = round.level(0);
+  for (int32_t v = 0;;) {
+    round.Target(v).FillLaw(&level.r);
+    const int32_t child = round.first_child(v);
+    if (child < 0) return {v, rng.Residual(round, level.r, v)};
+    const DraftLaw d = round.Draft(child, &level);
+    const double accept = std::min(1.0, level.r.prob(d.token) / d.prob());
+    if (!rng.Accept(accept, child)) {
+      round.Subtract(1.0, d, &level);
+      return {v, rng.Residual(round, level.r, v)};
+    }
+    v = child;
+  }
+}
+
+}  // namespace kvctl::rules
+
+#endif  // KVCTL_CORE_RULES_TOKEN_WISE_H_

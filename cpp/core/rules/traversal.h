@@ -1,0 +1,45 @@
+/*!
+ * \file core/rules/traversal.h
+ * \brief Traversal verification of a tree: leaves first, so that a whole path can be accepted where
+ * its first token alone would have been rejected.
+ *
+ * Weng et al., "Traversal verification for speculative tree decoding", arXiv 2505.12398. On a chain
+ * it emits the same law as block verification.
+ */
+#ifndef KVCTL_CORE_RULES_TRAVERSAL_H_
+#define KVCTL_CORE_RULES_TRAVERSAL_H_
+
+#include <algorithm>
+
+#include "core/round.h"
+
+namespace kvctl::rules {
+
+/*! \return an Outcome whose node is -1 if nothing below or at v was accepted. */
+template <typename Rng>
+Outcome TraverseFrom(Round& round, Rng& rng, int32_t v, double a) {
+  Level& level = round.level(round.depth(v));
+  round.Target(v).FillLaw(&level.r);
+  for (int32_t child = round.first_child(v); child >= 0; child = round.next_sibling(child)) {
+    const DraftLaw d = round.Draft(child, &level);
+    const double reach = std::min(1.0, a * (level.r.prob(d.token) / d.prob()));
+    if (reach > 0) {  // otherwise nothing below can be accepted
+      const Outcome below = TraverseFrom(round, rng, child, reach);
+      if (below.node >= 0) return below;
+    }
+    const double s = round.Subtract(a, d, &level);
+    const double denominator = s + (1.0 - a);
+    a = denominator > 0 ? s / denominator : 1.0;
+  }
+  if (v == 0 || rng.Accept(a, v)) return {v, rng.Residual(round, level.r, v)};
+  return {-1, -1};
+}
+
+template <typename Rng>
+Outcome Traversal(Round& round, Rng& rng) {
+  return TraverseFrom(round, rng, 0, 1.0);
+}
+
+}  // namespace kvctl::rules
+
+#endif  // KVCTL_CORE_RULES_TRAVERSAL_H_

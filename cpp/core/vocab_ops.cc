@@ -1,0 +1,137 @@
+#include "core/vocab_ops.h"
+
+#include <cstring>
+#include <limits>
+
+#include "core/exact_math.h"
+#include "core/philox.h"
+
+namespace kvctl {
+namespace {
+
+float Max(const float* logits, int32_t n) {
+  float max = -std::numeric_limits<float>::infinity();
+  for (int32_t i = 0; i < n; ++i) max = logits[i] > max ? logits[i] : max;
+  return max;
+}
+
+int32_t Find(const float* logits, int32_t n, float value) {
+  for (int32_t i = 0; i < n; ++i) {
+    if (logits[i] == value) return i;
+  }
+  return -1;
+}
+
+uint64_t ExpSum(const float* logits, int32_t n, float scale, float shift, float* exps) {
+  uint64_t sum = 0;
+  for (int32_t i = 0; i < n; ++i) {
+    const float e = Exp2Scaled(logits[i], scale, shift);
+    if (exps != nullptr) exps[i] = e;
+    sum += ToFixed(e);
+  }
+  return sum;
+}
+
+double WeightsFromExps(const float* exps, int32_t n, double factor, double* out) {
+  double sum = 0;
+  for (int32_t i = 0; i < n; ++i) {
+    const double weight = (static_cast<double>(exps[i]) + kRoundDouble) - kRoundDouble;
+    out[i] = FMA(weight, factor, kRoundDouble) - kRoundDouble;
+    sum += out[i];
+  }
+  return sum;
+}
+
+template <typename T>
+double WeightsFromProbs(const T* probs, int32_t n, double* out) {
+  double sum = 0;
+  bool valid = true;
+  for (int32_t i = 0; i < n; ++i) {
+    const double p = static_cast<double>(probs[i]);
+    valid &= p >= 0 && p <= 1.001;
+    const double w = ToGrid(p);
+    if (out != nullptr) out[i] = w;
+    sum += w;
+  }
+  return valid ? sum : std::numeric_limits<double>::quiet_NaN();
+}
+
+double Subtract(const double* r, const double* d, int32_t n, double a, double b, double* out) {
+  double sum = 0;
+  for (int32_t i = 0; i < n; ++i) {
+    double w = FMA(a, r[i], -(b * d[i]));
+    w = w > 0 ? (w + kRoundDouble) - kRoundDouble : 0.0;
+    if (out != nullptr) out[i] = w;
+    sum += w;
+  }
+  return sum;
+}
+
+float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = (half >> 10) & 0x1fu;
+  uint32_t mantissa = half & 0x3ffu;
+  uint32_t bits;
+  if (exponent == 0x1f) {
+    bits = sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0);
+  } else if (exponent != 0) {
+    bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+  } else {
+    const float value = static_cast<float>(mantissa) * 0x1p-24f;  // subnormal or zero: exact
+    std::memcpy(&bits, &value, sizeof(bits));
+    bits |= sign;
+  }
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+void FromF16(const uint16_t* values, int32_t n, float* out) {
+  for (int32_t i = 0; i < n; ++i) out[i] = HalfToFloat(values[i]);
+}
+
+void FromBF16(const uint16_t* values, int32_t n, float* out) {
+  for (int32_t i = 0; i < n; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(values[i]) << 16;
+    std::memcpy(out + i, &bits, sizeof(bits));
+  }
+}
+
+int32_t Gumbel(const float* exps, int32_t first_token, int32_t n, const NoiseKey& key,
+               double* best) {
+  int32_t winner = -1;
+  for (int32_t i = 0; i < n; ++i) {
+    const uint64_t weight = ToFixed(exps[i]);
+    if (weight == 0) continue;
+    const uint32_t token = static_cast<uint32_t>(first_token + i);
+    const auto words =
+        Philox4x32({key.counter0 + token / 2, key.counter[0], key.counter[1], key.counter[2]},
+                   key.key[0], key.key[1]);
+    const int half = (token & 1) * 2;
+    const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
+    const double score = -ExactLog(OpenUniform(bits)) / static_cast<double>(weight);
+    if (score < *best) {
+      *best = score;
+      winner = first_token + i;
+    }
+  }
+  return winner;
+}
+
+}  // namespace
+
+const VocabOps& ScalarVocabOps() {
+  static const VocabOps ops = {Max,
+                               Find,
+                               ExpSum,
+                               WeightsFromExps,
+                               WeightsFromProbs<float>,
+                               WeightsFromProbs<double>,
+                               Subtract,
+                               FromF16,
+                               FromBF16,
+                               Gumbel};
+  return ops;
+}
+
+}  // namespace kvctl

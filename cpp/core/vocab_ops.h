@@ -1,0 +1,59 @@
+/*!
+ * \file core/vocab_ops.h
+ * \brief The loops over a piece of the vocabulary, behind one table per instruction set.
+ *
+ * Whatever adds up here adds integers, so a sum does not depend on how a row is split. Entries of
+ * the same name in different tables return the same bits for the same input.
+ */
+#ifndef KVCTL_CORE_VOCAB_OPS_H_
+#define KVCTL_CORE_VOCAB_OPS_H_
+
+#include <cstdint>
+
+namespace kvctl {
+
+/*! \brief Exponential noise keyed by token id: what Gumbel-max sampling needs of a RandomStream. */
+struct NoiseKey {
+  uint32_t key[2];      //!< Philox key
+  uint32_t counter[3];  //!< Philox counter words 1..3; word 0 is counter0 + token / 2
+  uint32_t counter0;
+};
+
+struct VocabOps {
+  /*! \brief Largest of n logits, NaN ignored; -inf where there is none. */
+  float (*max)(const float* logits, int32_t n);
+  /*! \brief Index of the first of n logits that equals value, or -1. */
+  int32_t (*find)(const float* logits, int32_t n, float value);
+  /*!
+   * \brief Sum of ToFixed(Exp2Scaled(logits[i], scale, shift)); the floats go to exps unless that
+   * is null.
+   */
+  uint64_t (*exp_sum)(const float* logits, int32_t n, float scale, float shift, float* exps);
+  /*! \brief Grid weights from exponentials: round(ToFixed(exps[i]) * factor); returns the sum. */
+  double (*weights_from_exps)(const float* exps, int32_t n, double factor, double* out);
+  /*!
+   * \brief Grid weights from probabilities; returns their sum, or NaN if one is not in [0, 1.001].
+   * out may be null.
+   */
+  double (*weights_from_f32)(const float* probs, int32_t n, double* out);
+  double (*weights_from_f64)(const double* probs, int32_t n, double* out);
+  /*! \brief out[i] = round(max(0, a * r[i] - b * d[i])); returns the sum. out may be r, or null. */
+  double (*subtract)(const double* r, const double* d, int32_t n, double a, double b, double* out);
+  /*! \brief IEEE half precision, and bfloat16, to float. */
+  void (*from_f16)(const uint16_t* values, int32_t n, float* out);
+  void (*from_bf16)(const uint16_t* values, int32_t n, float* out);
+  /*!
+   * \brief The token with the least E / weight, E being its exponential noise: argmax(log w +
+   * Gumbel). Tokens of weight 0 never win; the lower id wins ties. Returns -1 and leaves best alone
+   * unless some token is below *best.
+   */
+  int32_t (*gumbel)(const float* exps, int32_t first_token, int32_t n, const NoiseKey& key,
+                    double* best);
+};
+
+/*! \brief Plain C++: the reference that every other table must match. */
+const VocabOps& ScalarVocabOps();
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_VOCAB_OPS_H_
