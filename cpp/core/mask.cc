@@ -85,9 +85,9 @@ Mask Mask::Causal() { return MaskNode::Make(Leaf(MaskKind::kCausal)); }
 
 Mask Mask::Tree(std::vector<int32_t> parents) {
   for (size_t i = 0; i < parents.size(); ++i) {
-    if (parents[i] < -1 || parents[i] >= static_cast<int32_t>(i)) {
+    if (parents[i] < -1) {
       Throw(ErrorKind::kValue, "parent of tree node ", i, " is ", parents[i],
-            ": it must come before its child, or be -1 for the committed context");
+            ": it must be an earlier pending node, or -1 for the committed context");
     }
   }
   MaskNode node = Leaf(MaskKind::kTree);

@@ -75,12 +75,12 @@ void PlanCausal(const SequencePlan& sequence, MaskPlan* plan) {
 
 void PlanTree(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
   const auto size = static_cast<int32_t>(node.ints.size());
-  if (size != sequence.num_pending) {
-    Throw(ErrorKind::kValue, "the mask's tree has ", size, " nodes, but ", sequence.num_pending,
-          " tokens are pending (", sequence.num_pending - sequence.num_rows, " earlier ones and ",
-          sequence.num_rows, " new ones), and it must have one for each");
+  if (size != sequence.num_pending && size != sequence.num_rows) {
+    Throw(ErrorKind::kValue, "the mask's tree has ", size, " nodes, but ", sequence.num_rows,
+          " tokens are new and ", sequence.num_pending,
+          " pending with them, and it must have one for each of either");
   }
-  PlanAncestors(sequence, node.ints.data(), plan);
+  PlanCausal(sequence, plan);  // the sequence's parents are those of the tree
 }
 
 void PlanDense(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {

@@ -20,8 +20,13 @@ using tvm::runtime::Tensor;
 PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_heads,
                     int64_t head_dim, int64_t max_total_tokens, int64_t page_size,
                     int64_t max_sequences, int64_t prefill_chunk_size, const ffi::String& dtype,
-                    DLDevice device, int64_t rope_mode, double rope_scale, double rope_theta) {
+                    DLDevice device, int64_t rope_mode, double rope_scale, double rope_theta,
+                    const ffi::Shape& layer_windows) {
   PagedKVCacheConfig config;
+  for (int64_t window : layer_windows) {
+    config.layer_windows.push_back(
+        static_cast<int32_t>(std::clamp<int64_t>(window, -1, INT32_MAX)));
+  }
   config.num_layers = num_layers;
   config.num_qo_heads = num_qo_heads;
   config.num_kv_heads = num_kv_heads;

@@ -81,7 +81,14 @@ py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t num_col
   std::vector<int32_t> depths;
   const std::vector<int32_t>* parents = mask.tree_parents();
   if (parents != nullptr && static_cast<int32_t>(parents->size()) == num_pending) {
-    for (int32_t parent : *parents) depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
+    for (int32_t parent : *parents) {
+      if (parent >= static_cast<int32_t>(depths.size())) {
+        Throw(
+            ErrorKind::kValue, "parent of tree node ", depths.size(), " is ", parent,
+            ": a picture needs the parents of the whole pending region, each before its children");
+      }
+      depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
+    }
     sequence.parents = parents->data();
     sequence.depths = depths.data();
   }

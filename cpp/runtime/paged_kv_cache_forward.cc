@@ -39,26 +39,28 @@ Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
     masks.push_back(size > 0 ? mask & Mask::Window(size) : mask);
   }
   return Mask::PerLayer(std::move(masks), std::move(choice));
+}
 
-  /*!
-   * \brief The parents of a step's new nodes within a tree of the whole pending region, whose
-   * earlier nodes must be what is pending.
-   */
-  const int32_t* NewParents(const std::vector<int32_t>& tree, const Sequence& sequence,
-                            int32_t length) {
-    const std::vector<int32_t>& earlier = sequence.pending.parents;
-    if (tree.size() != earlier.size() + static_cast<size_t>(std::max(length, 0))) {
-      Throw(ErrorKind::kValue, "the tree of sequence ", sequence.id, " has ", tree.size(),
-            " nodes; it must have one for each of the ", earlier.size(), " pending and the ",
-            length, " new tokens");
-    }
-    for (size_t node = 0; node < earlier.size(); ++node) {
-      if (tree[node] == earlier[node]) continue;
-      Throw(ErrorKind::kValue, "in the tree of sequence ", sequence.id, " the parent of node ",
-            node, " is ", tree[node], ", but it is pending with parent ", earlier[node]);
-    }
-    return tree.data() + earlier.size();
+/*!
+ * \brief The parents of a step's new nodes in a tree that lists either those alone or the whole
+ * pending region, whose earlier nodes must then be what is pending.
+ */
+const int32_t* NewParents(const std::vector<int32_t>& tree, const Sequence& sequence,
+                          int32_t length) {
+  const std::vector<int32_t>& earlier = sequence.pending.parents;
+  if (tree.size() == static_cast<size_t>(length)) return tree.data();
+  if (tree.size() != earlier.size() + static_cast<size_t>(std::max(length, 0))) {
+    Throw(ErrorKind::kValue, "the tree of sequence ", sequence.id, " has ", tree.size(),
+          " nodes; it must have one for each of the ", length, " new tokens, or of the ",
+          earlier.size(), " pending and the ", length, " new");
   }
+  for (size_t node = 0; node < earlier.size(); ++node) {
+    if (tree[node] == earlier[node]) continue;
+    Throw(ErrorKind::kValue, "in the tree of sequence ", sequence.id, " the parent of node ", node,
+          " is ", tree[node], ", but it is pending with parent ", earlier[node]);
+  }
+  return tree.data() + earlier.size();
+}
 
 }  // namespace
 

@@ -328,8 +328,7 @@ class PagedKVCache:
         mask : Mask or sequence of Mask, optional
             What the new tokens may look at: one mask for a batch of one, or one per sequence, None
             being causal. A :class:`kvctl.TokenTree` stands for the mask of its rows. The new tokens
-            of a tree are pending; it gives the parents of the whole pending region, earlier nodes
-            first.
+            of a tree are pending; its parents index the whole pending region.
         positions : sequence of int, optional
             Rotary positions of all new tokens, sequence after sequence. By default they follow the
             mask: depth in a tree.

@@ -81,14 +81,15 @@ class Mask:
 
         Parameters
         ----------
-        parents : array_like of int, shape (num_pending,)
-            Parent of each pending token: an earlier index of the pending region, which includes
-            tokens left pending by earlier forwards, or -1 for the committed past.
+        parents : array_like of int, shape (num_new,) or (num_pending,)
+            Parent of each new token, or of each pending token, the new ones last: an earlier index
+            of the pending region, which includes tokens left pending by earlier forwards, or -1
+            for the committed past. Whether it is earlier shows when a step begins.
 
         Raises
         ------
         ValueError
-            For a parent that does not come before its child.
+            For a parent below -1.
         """
         return cls._wrap(_core.Mask.tree(_int32(parents, "parents")))
 

@@ -35,9 +35,10 @@ class Mask {
   static Mask Causal();
   /*!
    * \brief A token tree: row i sees the committed past, its ancestors and itself.
-   * \param parents Parent of each pending token, an index into the whole pending region that is
-   * smaller than the token's own, or -1 for the committed past.
-   * \throws kValue for a parent outside [-1, own index).
+   * \param parents Parent of each new token, or of each pending token, the new ones last: an index
+   * into the whole pending region, smaller than the token's own, or -1 for the committed past.
+   * Whether it is smaller shows when a step begins.
+   * \throws kValue for a parent below -1.
    */
   static Mask Tree(std::vector<int32_t> parents);
   /*!
