@@ -11,10 +11,8 @@
  */
 #include <kvctl/api.h>
 #include <kvctl/paged_kv_cache.h>
-#include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/shape.h>
 #include <tvm/ffi/function.h>
-#include <tvm/runtime/tensor.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -22,22 +20,18 @@
 #include <vector>
 
 #include "report.h"
+#include "tvm_cache.h"
 
 namespace {
 
 using kvctl_bench::Microseconds;
 using kvctl_bench::Samples;
-using tvm::ffi::Any;
-using tvm::ffi::Array;
 using tvm::ffi::Function;
 using tvm::ffi::Shape;
 using tvm::ffi::String;
-using tvm::runtime::Tensor;
 using tvm::runtime::vm::AttentionKVCache;
 
 constexpr int64_t kPageSize = 16;
-constexpr int64_t kHeadDim =
-    8;  // small: 128k tokens of 8 sequences must fit, and no kernel is timed
 constexpr int64_t kChunk = 2048;
 
 /*! \brief One row of the table. */
@@ -50,34 +44,10 @@ struct Workload {
   int64_t parent(int64_t node) const { return tree ? (node + 1) / 2 - 1 : node - 1; }
   int64_t leaf() const { return tree ? 62 : 3; }  //!< the last accepted node
   int64_t accepted() const { return tree ? 6 : 4; }
-  int64_t capacity() const {
-    return (context + nodes() + 2 * kPageSize) / kPageSize * kPageSize * batch;
+  kvctl_bench::CacheSize size() const {
+    return {batch, (context + nodes() + 2 * kPageSize) * batch, kChunk, kPageSize};
   }
 };
-
-AttentionKVCache CreateTVMCache(const Workload& work) {
-  Function nothing = Function::FromPacked([](tvm::ffi::PackedArgs, Any*) {});
-  Array<Any> kernel{String("tirx"), nothing};
-  Tensor init = Tensor::Empty({}, DLDataType{kDLFloat, 32, 1}, DLDevice{kDLCPU, 0});
-  return Function::GetGlobalRequired("vm.builtin.paged_attention_kv_cache_create")(
-             Shape({work.batch, work.capacity(), kChunk, kPageSize, 0, 1024}), Shape({0, 1}),
-             /*heads=*/1, 1, kHeadDim, kHeadDim, /*attn_kinds=*/Shape({0}), /*transfer=*/false,
-             /*rope=*/0, 1.0, 10000.0, nullptr, init, nothing, nullptr, kernel, kernel, kernel,
-             kernel, kernel, kernel, kernel, Array<Any>(), Array<Function>{nothing, nothing},
-             nothing, nothing, nothing, nothing)
-      .cast<AttentionKVCache>();
-}
-
-kvctl::PagedKVCache CreateOwnCache(const Workload& work) {
-  kvctl::PagedKVCacheConfig config;
-  config.num_layers = config.num_qo_heads = config.num_kv_heads = 1;
-  config.head_dim = kHeadDim;
-  config.page_size = kPageSize;
-  config.num_pages = work.capacity() / kPageSize + 1;  // TVM adds one too
-  config.max_sequences = work.batch;
-  config.prefill_chunk_size = kChunk;
-  return kvctl::PagedKVCache::Create(config);
-}
 
 /*! \brief A cache filled with the context, and the time that each call of a step took. */
 struct Subject {
@@ -136,8 +106,8 @@ struct Subject {
 
 /*! \brief Runs one workload on both caches by turns, prints its row, returns its JSON. */
 std::string Run(const Workload& work, int repetitions) {
-  kvctl::PagedKVCache own = CreateOwnCache(work);
-  Subject subjects[] = {{"tvm", CreateTVMCache(work), nullptr},
+  kvctl::PagedKVCache own = kvctl_bench::CreateOwnCache(work.size());
+  Subject subjects[] = {{"tvm", kvctl_bench::CreateTVMCache(work.size()), nullptr},
                         {"kvctl", own, const_cast<kvctl::PagedKVCacheObj*>(own.get())}};
   for (Subject& subject : subjects) subject.Fill(work);
 
