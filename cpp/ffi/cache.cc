@@ -20,7 +20,8 @@ using tvm::runtime::Tensor;
 PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_heads,
                     int64_t head_dim, int64_t max_total_tokens, int64_t page_size,
                     int64_t max_sequences, int64_t prefill_chunk_size, const ffi::String& dtype,
-                    DLDevice device, int64_t rope_mode, double rope_scale, double rope_theta) {
+                    DLDevice device, int64_t rope_mode, double rope_scale, double rope_theta,
+                    const ffi::Shape& layer_windows) {
   PagedKVCacheConfig config;
   config.num_layers = num_layers;
   config.num_qo_heads = num_qo_heads;
@@ -35,6 +36,12 @@ PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_hea
   config.rope_mode = rope_mode == 0 ? RopeMode::kNone : RopeMode::kNormal;
   config.rope_scale = rope_scale;
   config.rope_theta = rope_theta;
+  for (int64_t window : layer_windows) {
+    if (window < 0 || window > INT32_MAX) {
+      Throw(ErrorKind::kValue, "a layer's window must be in [0, 2^31), got ", window);
+    }
+    config.layer_windows.push_back(static_cast<int32_t>(window));
+  }
   return PagedKVCache::Create(config);
 }
 
