@@ -40,6 +40,12 @@ PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_hea
   config.rope_mode = rope_mode == 0 ? RopeMode::kNone : RopeMode::kNormal;
   config.rope_scale = rope_scale;
   config.rope_theta = rope_theta;
+  for (int64_t window : layer_windows) {
+    if (window < 0 || window > INT32_MAX) {
+      Throw(ErrorKind::kValue, "a layer's window must be in [0, 2^31), got ", window);
+    }
+    config.layer_windows.push_back(static_cast<int32_t>(window));
+  }
   return PagedKVCache::Create(config);
 }
 

@@ -204,7 +204,7 @@ class Trial:
             qkv = self.pool[layer, data : data + total]
             got = np.from_dlpack(self.cache.attention(layer, qkv))
             expected = self.model.attention(layer, qkv)
-            if not np.allclose(got, expected, rtol=self.tolerance, atol=self.tolerance):
+            if not _close(got, expected, self.tolerance):
                 raise Mismatch(_difference(f"attention of layer {layer}", got, expected))
             if finish == "late":
                 break
@@ -253,7 +253,7 @@ class Trial:
             ):
                 # What went in comes out: nothing is rounded but what the cache rotates.
                 bound = self.tolerance if self.setup.rope else 0.0
-                if not np.allclose(np.from_dlpack(got), want, rtol=bound, atol=bound):
+                if not _close(np.from_dlpack(got), want, bound):
                     what = f"{name} of sequence {seq_id}"
                     raise Mismatch(_difference(what, np.from_dlpack(got), want))
 
@@ -281,6 +281,14 @@ def _attempt(call: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> tuple[Any,
     except REFUSALS as error:
         # Its frames hold the arguments, a checkpoint among them, and so that checkpoint's pages.
         return None, error.with_traceback(None)
+
+
+def _close(got: Any, expected: Any, tolerance: float) -> bool:
+    """Whether all is within the tolerance; a NaN never is."""
+    if got.shape != expected.shape:
+        return False
+    difference = np.abs(got - expected)
+    return not difference.size or bool(difference.max() <= tolerance * (1 + np.abs(expected).max()))
 
 
 def _difference(what: str, got: Any, expected: Any) -> str:

@@ -38,9 +38,10 @@ def _operation(model: CacheModel, rng: Random, max_sequences: int, max_new: int)
     if kind < 0.25:
         return ("popn", someone, _skewed(rng, length) if rng.random() < 0.95 else length + 1)
     if kind < 0.31:
-        return ("checkpoint", someone, rng.randrange(4))
+        return ("checkpoint", someone, 2 * someone + rng.randrange(2))
     if kind < 0.37:
-        return ("rollback", someone, rng.randrange(4))
+        name = rng.randrange(12) if rng.random() < 0.1 else 2 * someone + rng.randrange(2)
+        return ("rollback", someone, name)
     if kind < 0.41:
         return ("abort", rng.choice([None, (someone,), tuple(known[:2])]))
     pending = [seq_id for seq_id in known if model.sequences[seq_id].pending]

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import kvctl
 from cache_trial import Setup, Trial
 
-if not hasattr(kvctl, "PagedKVCache"):
-    pytest.skip("kvctl has no cache yet", allow_module_level=True)
+if not hasattr(kvctl, "Mask"):
+    pytest.skip("kvctl has no masks yet", allow_module_level=True)
 
 SEQUENCES = st.integers(0, 5)
 NAMES = st.integers(0, 3)

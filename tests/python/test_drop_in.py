@@ -64,8 +64,14 @@ class Pair:
         self.both("total_length")
         for seq_id in seq_ids:
             # TVM shows K and V only where no layer slides.
-            if self.both("length", seq_id) and not self.config.sliding_layers:
-                self.both("get_kv", seq_id)
+            if not self.both("length", seq_id) or self.config.sliding_layers:
+                continue
+            (k, v), (tvm_k, tvm_v) = self.other.get_kv(seq_id), self.tvm.get_kv(seq_id)
+            # With inline RoPE kvctl rotates keys once, as it caches them, and shows them so; TVM
+            # rotates them each time they are read. The attention is the same.
+            if self.config.rope != "inline":
+                self.same("K", k, tvm_k)
+            self.same("V", v, tvm_v)
 
 
 def a_serving_day(pair: Pair) -> None:
@@ -186,5 +192,5 @@ def test_peer_tvm_beside_itself() -> None:
     pair.both("add", 0)
     pair.tvm.forward([0], [pair.qkv(3)])
     pair.other.forward([0], [pair.qkv(3)])
-    with pytest.raises(AssertionError, match="get_kv"):
+    with pytest.raises(AssertionError, match="K"):
         pair.look(0)

@@ -336,8 +336,8 @@ class CacheModel:
         past, columns = len(tokens.committed), len(tokens.committed) + len(tokens.pending)
         see = np.zeros((length, columns), bool)
         for row, node in enumerate(range(len(tokens.pending) - length, len(tokens.pending))):
-            see[row, :past] = True
-            see[row, [past + ancestor for ancestor in tokens.ancestors(node)]] = True
+            see[row, past:][tokens.ancestors(node)] = True
+        see[:, :past] = True
         if tokens.window is not None:
             window, sinks = tokens.window
             position = np.array(tokens.positions)
@@ -362,18 +362,18 @@ class CacheModel:
         # What is hidden may be anything, never-written memory included: it is not even multiplied.
         used = see.any(axis=0)
         k, v, see = k[used], v[used], see[:, used]
-        group = self.num_qo_heads // self.num_kv_heads
-        grouped = q.reshape(len(q), self.num_kv_heads, group, self.head_dim)
-        scores = np.einsum("qhgd,khd->hgqk", grouped, k) * scale
-        scores[:, :, ~see] = -np.inf
-        if not scores.shape[-1]:
+        if not len(k):
             return np.zeros_like(q)
+        # (heads, rows, dim) times (heads, dim, columns)
+        group = self.num_qo_heads // self.num_kv_heads
+        k, v = k.repeat(group, axis=1).transpose(1, 2, 0), v.repeat(group, axis=1).swapaxes(0, 1)
+        scores = q.swapaxes(0, 1) @ k * scale
+        scores[:, ~see] = -np.inf
         top = scores.max(axis=-1, keepdims=True)
-        weights = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
-        total = weights.sum(axis=-1, keepdims=True)
-        weights /= np.where(total > 0, total, 1.0)
-        out: npt.NDArray[np.float64] = np.einsum("hgqk,khd->qhgd", weights, v)
-        return out.reshape(q.shape)
+        weights = np.exp(scores - np.maximum(top, -1e300))  # a row that sees nothing: exp(-inf)
+        out: npt.NDArray[np.float64] = weights @ v
+        out /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300)
+        return out.swapaxes(0, 1)
 
     def _extend(
         self,
