@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/embed.h"
 #include "kernels/linear.h"
 #include "kernels/rms_norm.h"
@@ -154,6 +155,12 @@ void TakeRowsOp(const TensorView& table, const TensorView& indices, const Tensor
            indices.numel(), Data<float>(out));
 }
 
+/*! \brief Who multiplies float32 weights packed from now on, for doctor and for benchmarks. */
+tvm::ffi::String Backend() {
+  if (ChooseLinearBackend(WeightType::kFloat32) == LinearBackend::kOneDNN) return "onednn";
+  return std::string("own ") + IsaName(CpuIsa());
+}
+
 }  // namespace
 
 TVM_FFI_STATIC_INIT_BLOCK() {
@@ -163,6 +170,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Pack a float32 (outputs, inputs) weight for this machine")
       .def("kvctl.model.pack_linear_bf16", Guarded(PackBFloat16),
            "Pack a float32 (outputs, inputs) weight for this machine, rounded to bfloat16")
+      .def("kvctl.model.backend", Guarded(Backend),
+           "Who multiplies float32 weights: \"onednn\", or \"own\" and the instruction set")
       .def("kvctl.model.linear", Guarded(LinearOp), "out = x Wᵀ")
       .def("kvctl.model.linear_add", Guarded(LinearAddOp), "out = x Wᵀ + residual")
       .def("kvctl.model.rms_norm", Guarded(RmsNormOp), "out = RMSNorm(x) * weight")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Read when OpenMP's library loads: threads that spin while they wait make tests crawl on a machine
+# that has other work to do.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 
 from tiny_model import compile_tiny_model

@@ -1,0 +1,120 @@
+"""The functions that compiled models call: kvctl.model.*, on kvctl's kernels and on oneDNN."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tvm_ffi
+
+import kvctl  # noqa: F401
+
+RNG = np.random.default_rng(1)
+
+
+def model_op(name):
+    return tvm_ffi.get_global_func(f"kvctl.model.{name}")
+
+
+def tensor(array):
+    return tvm_ffi.from_dlpack(np.ascontiguousarray(array))
+
+
+def random(*shape):
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+def check_linear():
+    """Products of several shapes, with and without residual, against float64."""
+    for m, n, k in [(1, 1, 1), (1, 96, 64), (8, 200, 300), (3, 576, 1536), (200, 33, 65)]:
+        weight, x, residual = random(n, k), random(m, k), random(m, n)
+        exact = x.astype(np.float64) @ weight.T.astype(np.float64)
+        bound = k * 2.0**-23 * (np.abs(x) @ np.abs(weight.T))
+        packed, out = model_op("pack_linear")(tensor(weight)), np.full((m, n), np.nan, np.float32)
+        model_op("linear")(tensor(x), packed, tensor(out))
+        assert np.all(np.abs(out - exact) <= bound)
+        model_op("linear_add")(tensor(x), packed, tensor(residual), tensor(out))
+        assert np.all(np.abs(out - exact - residual) <= bound + 1e-6 * np.abs(out))
+        model_op("linear_add")(tensor(x), packed, tensor(out), tensor(out))  # in place
+        assert np.all(np.abs(out - 2 * exact - residual) <= 3 * bound + 1e-6 * np.abs(out))
+
+
+def test_linear():
+    check_linear()
+
+
+@pytest.mark.parametrize(
+    ("environment", "backend"),
+    [
+        ({"KVCTL_LINEAR": "onednn"}, "onednn"),
+        ({"KVCTL_LINEAR": "own", "KVCTL_ISA": "baseline"}, "own baseline"),
+    ],
+)
+def test_linear_on_other_backends(environment, backend):
+    program = "import test_model_ops as t; t.check_linear(); print(t.model_op('backend')())"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment, "PYTHONPATH": os.path.dirname(__file__)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    if backend == "onednn" and run.stdout.strip() != "onednn":
+        pytest.skip("oneDNN is not installed")
+    assert run.stdout.strip() == backend
+
+
+def test_leading_axes_are_rows():
+    weight, x = random(5, 7), random(2, 3, 7)
+    out = np.empty((1, 6, 5), np.float32)
+    model_op("linear")(tensor(x), model_op("pack_linear")(tensor(weight)), tensor(out))
+    np.testing.assert_allclose(out.reshape(2, 3, 5), x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_weights_take_half_the_memory():
+    weight = random(64, 128)
+    packed = [model_op(name)(tensor(weight)) for name in ("pack_linear", "pack_linear_bf16")]
+    assert 1.9 < packed[0].shape[0] / packed[1].shape[0] < 2.1
+
+
+def test_the_other_layers():
+    x, gain, ids = random(3, 20), random(20), np.array([2, 0], np.int32)
+    out = np.empty_like(x)
+    model_op("rms_norm")(tensor(x), tensor(gain), 1e-5, tensor(out))
+    wanted = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gain
+    np.testing.assert_allclose(out, wanted, rtol=1e-5)
+    half = np.empty((3, 10), np.float32)
+    model_op("silu_mul")(tensor(x), tensor(half))
+    np.testing.assert_allclose(half, x[:, :10] / (1 + np.exp(-x[:, :10])) * x[:, 10:], rtol=1e-5)
+    rows = np.empty((2, 20), np.float32)
+    model_op("take_rows")(tensor(x), tensor(ids), tensor(rows))
+    np.testing.assert_array_equal(rows, x[ids])
+
+
+PACKED = model_op("pack_linear")(tensor(random(4, 6)))
+OUT = np.zeros((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: model_op("linear")(tensor(random(2, 5)), PACKED, tensor(OUT)), ValueError, "x must be 2 rows of 6, not 2 of 5"),
+        (lambda: model_op("linear")(tensor(random(3, 6)), PACKED, tensor(OUT)), ValueError, "out must be 3 rows of 4, not 2 of 4"),
+        (lambda: model_op("linear_add")(tensor(random(2, 6)), PACKED, tensor(random(2, 3)), tensor(OUT)), ValueError, "residual must be 2 rows of 4"),
+        (lambda: model_op("linear")(tensor(random(2, 6)), tensor(random(4, 6)), tensor(OUT)), TypeError, "packed must be uint8, not float32"),
+        (lambda: model_op("linear")(tensor(random(2, 6)), tensor(np.zeros(160, np.uint8)), tensor(OUT)), ValueError, "no weight packed on this machine"),
+        (lambda: model_op("linear")(tensor(np.zeros((2, 6))), PACKED, tensor(OUT)), TypeError, "x must be float32, not float64"),
+        (lambda: model_op("pack_linear")(tensor(random(3))), ValueError, "2 or more dimensions, not 1"),
+        (lambda: model_op("pack_linear")(tensor(random(0, 3))), ValueError, r"not \(0, 3\)"),
+        (lambda: model_op("silu_mul")(tensor(random(2, 3)), tensor(random(2, 1))), ValueError, "two halves, not 3"),
+        (lambda: model_op("rms_norm")(tensor(random(2, 3)), tensor(random(3)), -1.0, tensor(random(2, 3))), ValueError, "epsilon must be"),
+        (lambda: model_op("take_rows")(tensor(random(2, 4)), tensor(np.array([1, -1], np.int32)), tensor(OUT)), IndexError, "index -1 at position 1"),
+    ],
+)  # fmt: skip
+def test_mistakes(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
