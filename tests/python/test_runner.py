@@ -208,6 +208,45 @@ def test_forward_at_positions_of_ones_own(directory, reference):
     np.testing.assert_allclose(logits, expected, **TOLERANCE)
 
 
+def test_forward_under_a_tree_mask_per_sequence(directory, reference):
+    runner = load(directory, 0, 1)
+    runner.prefill([0, 1], [TOKENS[:3], TOKENS[:5]])
+    tree = kvctl.TokenTree(TREE_TOKENS, PARENTS)
+    logits = array(runner.forward([0, 1], [TREE_TOKENS, TOKENS[5:7]], mask=[tree, None]))
+    for node, path in PATHS.items():
+        expected = reference.logits(TOKENS[:3] + [TREE_TOKENS[i] for i in path])[-1]
+        np.testing.assert_allclose(logits[node], expected, **TOLERANCE)
+    np.testing.assert_allclose(logits[7:], reference.logits(TOKENS[:7])[5:], **TOLERANCE)
+    assert runner.cache.pending_length(0) == 7
+    assert runner.cache.pending_length(1) == 0
+
+
+def test_rows_that_belong_to_no_node(directory, reference):
+    """A lookahead window beside the tree: two rows that see the context and each other's past."""
+    runner = load(directory, 0)
+    runner.prefill([0], [TOKENS[:6]])
+    tree = kvctl.TokenTree([1, 2], [-1, 0], rows=[0, 3])
+    parents = [-1, 0, 1, 0]  # rows 1 and 2 are the window: a chain behind the root
+    logits = array(runner.forward([0], [[1, 7, 8, 2]], mask=kvctl.Mask.tree(parents)))
+    for row, path in enumerate([[1], [1, 7], [1, 7, 8], [1, 2]]):
+        expected = reference.logits(TOKENS[:6] + path)[-1]
+        np.testing.assert_allclose(logits[row], expected, **TOLERANCE)
+    runner.cache.commit([0], [tree.rows])
+    after = array(runner.decode([0], [9]))
+    np.testing.assert_allclose(after, reference.logits([*TOKENS[:6], 1, 2, 9])[-1:], **TOLERANCE)
+
+
+def test_forward_under_a_mask_of_ones_own(directory, reference):
+    runner = load(directory, 0)
+    runner.prefill([0], [TOKENS[:6]])
+    among_new = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 1]], bool)
+    logits = array(runner.forward([0], [TOKENS[6:9]], mask=kvctl.Mask.dense(among_new)))
+    visible = np.tri(9, dtype=bool)
+    visible[6:, 6:] = among_new
+    expected = reference.logits(TOKENS[:9], visible=visible)[6:]
+    np.testing.assert_allclose(logits, expected, **TOLERANCE)
+
+
 def test_rollback_then_continue_is_a_fresh_run(directory):
     runner = load(directory, 0)
     runner.prefill([0], [TOKENS[:20]])
