@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ffi/mask_argument.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/guard.h"
 #include "runtime/tensor_view.h"
@@ -71,15 +72,6 @@ PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t
   config.rope_scale = rope_scale;
   config.rope_theta = rope_theta;
   return PagedKVCache::Create(config);
-}
-
-Mask DecodeMask(const Tensor& encoded) {
-  CheckTensor(encoded.operator->(), "an encoded mask", {kDLCPU, 0}, {kAnyExtent});
-  if (encoded->dtype.code != kDLInt || encoded->dtype.bits != 32) {
-    Throw(ErrorKind::kType, "an encoded mask must be int32");
-  }
-  return Mask::Decode(static_cast<const int32_t*>(DataPointer(encoded.operator->())),
-                      encoded->shape[0]);
 }
 
 /*! \brief pending: 1 yes, 0 no, -1 exactly when the mask is a tree. positions: of all rows, or

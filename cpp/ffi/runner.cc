@@ -1,17 +1,26 @@
-// "kvctl.runner.*": compiled model libraries.
+// "kvctl.runner.*": compiled model libraries, and models on a kvctl cache.
 #include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/shape.h>
 #include <tvm/ffi/device.h>
 #include <tvm/ffi/object.h>
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ffi/mask_argument.h"
 #include "kvctl/function_table.h"
+#include "kvctl/model_runner.h"
 #include "runtime/guard.h"
 
 namespace kvctl {
 namespace {
 
 namespace ffi = tvm::ffi;
+using tvm::runtime::Tensor;
 
 /*! \brief A FunctionTable that Python can hold. */
 class FunctionTableObj : public ffi::Object {
@@ -49,15 +58,152 @@ ffi::Array<ffi::String> FunctionNames(const FunctionTableRef& library) {
   return names;
 }
 
+ffi::String LibraryPath(const FunctionTableRef& library) { return library->table.path(); }
+
 ffi::String LibraryMetadata(const FunctionTableRef& library) {
   return library->table.metadata_text();
 }
+
+/*! \brief A ModelRunner that Python can hold. */
+class ModelRunnerObj : public ffi::Object {
+ public:
+  explicit ModelRunnerObj(ModelRunner value) : runner(std::move(value)) {}
+  ModelRunner runner;
+
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.ModelRunner", ModelRunnerObj, ffi::Object);
+};
+
+class ModelRunnerRef : public ffi::ObjectRef {
+ public:
+  explicit ModelRunnerRef(ModelRunner runner)
+      : ffi::ObjectRef(ffi::make_object<ModelRunnerObj>(std::move(runner))) {}
+  TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(ModelRunnerRef, ffi::ObjectRef, ModelRunnerObj);
+};
+
+/*! \brief library: one that is loaded already, or nullopt. progress: f(bytes read, bytes), or
+ * nullopt. */
+ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
+                         const ffi::Optional<FunctionTableRef>& library, int64_t max_sequences,
+                         int64_t max_total_tokens, int64_t prefill_chunk_size, int64_t page_size,
+                         const ffi::Optional<ffi::Function>& progress) {
+  RunnerOptions options;
+  options.device = device;
+  options.max_sequences = max_sequences;
+  options.max_total_tokens = max_total_tokens;
+  options.prefill_chunk_size = prefill_chunk_size;
+  options.page_size = page_size;
+  if (progress.has_value()) {
+    options.progress = [report = *progress](int64_t done, int64_t total) { report(done, total); };
+  }
+  return ModelRunnerRef(library.has_value()
+                            ? ModelRunner::Load(directory, (*library)->table, options)
+                            : ModelRunner::Load(directory, options));
+}
+
+std::vector<int64_t> ToVector(const ffi::Shape& values) {
+  return std::vector<int64_t>(values.begin(), values.end());
+}
+
+int32_t Narrow(int64_t value, const char* what) {
+  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
+    Throw(ErrorKind::kValue, what, " ", value, " is out of range");
+  }
+  return static_cast<int32_t>(value);
+}
+
+/*! \brief Flat values as one vector per sequence. */
+std::vector<std::vector<int32_t>> Split(const ffi::Shape& flat, const ffi::Shape& lengths,
+                                        const char* what) {
+  std::vector<std::vector<int32_t>> parts;
+  size_t at = 0;
+  for (int64_t length : lengths) {
+    if (length < 0 || static_cast<uint64_t>(length) > flat.size() - at) {
+      Throw(ErrorKind::kValue, "the lengths do not add up to the ", flat.size(), " values (", what,
+            ") given");
+    }
+    std::vector<int32_t>& part = parts.emplace_back();
+    for (int64_t i = 0; i < length; ++i) part.push_back(Narrow(flat[at++], what));
+  }
+  if (at != flat.size()) {
+    Throw(ErrorKind::kValue, "the lengths do not add up to the ", flat.size(), " values (", what,
+          ") given");
+  }
+  return parts;
+}
+
+Tensor Prefill(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& lengths,
+               const ffi::Shape& tokens) {
+  return self->runner.Prefill(ToVector(seq_ids), Split(tokens, lengths, "token"));
+}
+
+Tensor Decode(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& tokens) {
+  std::vector<int32_t> values;
+  for (int64_t token : tokens) values.push_back(Narrow(token, "token"));
+  return self->runner.Decode(ToVector(seq_ids), values);
+}
+
+/*! \brief Trees as flat arrays of nodes, sizes[i] of them for sequence i. */
+Tensor Verify(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& sizes,
+              const ffi::Shape& tokens, const ffi::Shape& parents, const ffi::Shape& rows) {
+  auto tree_tokens = Split(tokens, sizes, "token");
+  auto tree_parents = Split(parents, sizes, "parent");
+  auto tree_rows = Split(rows, sizes, "row");
+  std::vector<TokenTree> trees;
+  for (size_t i = 0; i < tree_tokens.size(); ++i) {
+    trees.emplace_back(std::move(tree_tokens[i]), std::move(tree_parents[i]),
+                       std::move(tree_rows[i]));
+  }
+  return self->runner.Verify(ToVector(seq_ids), trees);
+}
+
+/*! \brief masks: one per sequence or nullopt. positions: flat, or nullopt. pending: 1, 0, or -1 for
+ * exactly when the mask is a tree. */
+Tensor Forward(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& lengths,
+               const ffi::Shape& tokens,
+               const ffi::Optional<ffi::Array<ffi::Optional<Tensor>>>& masks,
+               const ffi::Optional<ffi::Shape>& positions, int64_t pending) {
+  auto parts = Split(tokens, lengths, "token");
+  if (parts.size() != seq_ids.size()) {
+    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", parts.size(),
+          " token lists given");
+  }
+  if (masks.has_value() && masks.value().size() != seq_ids.size()) {
+    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", masks.value().size(),
+          " masks given");
+  }
+  std::vector<std::vector<int32_t>> own_positions(parts.size());
+  if (positions.has_value()) own_positions = Split(positions.value(), lengths, "position");
+  std::vector<ForwardRequest> requests(parts.size());
+  for (size_t i = 0; i < parts.size(); ++i) {
+    requests[i].seq_id = seq_ids[i];
+    requests[i].tokens = std::move(parts[i]);
+    requests[i].positions = std::move(own_positions[i]);
+    if (masks.has_value() && masks.value()[i].has_value()) {
+      requests[i].mask = DecodeMask(masks.value()[i].value());
+    }
+    if (pending >= 0) requests[i].pending = pending != 0;
+  }
+  return self->runner.Forward(requests);
+}
+
+PagedKVCache CacheOf(const ModelRunnerRef& self) { return self->runner.cache(); }
+FunctionTableRef LibraryOf(const ModelRunnerRef& self) {
+  return FunctionTableRef(self->runner.functions());
+}
+ffi::Array<Tensor> ParamsOf(const ModelRunnerRef& self) { return self->runner.params(); }
+ffi::String ConfigOf(const ModelRunnerRef& self) {
+  return ffi::json::Stringify(self->runner.config());
+}
+int64_t VocabSizeOf(const ModelRunnerRef& self) { return self->runner.vocab_size(); }
+int64_t PrefillChunkOf(const ModelRunnerRef& self) { return self->runner.prefill_chunk_size(); }
 
 }  // namespace
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   refl::ObjectDef<FunctionTableObj>();
+  refl::ObjectDef<ModelRunnerObj>();
   refl::GlobalDef()
       .def("kvctl.runner.load_library", Guarded(LoadLibrary),
            "Load a compiled Relax library and start its virtual machine")
@@ -66,7 +212,20 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.runner.function_names", Guarded(FunctionNames),
            "Names of the functions of a library's virtual machine")
       .def("kvctl.runner.library_metadata", Guarded(LibraryMetadata),
-           "JSON text of a library's _metadata, or an empty string");
+           "JSON text of a library's _metadata, or an empty string")
+      .def("kvctl.runner.library_path", Guarded(LibraryPath), "The file of a library")
+      .def("kvctl.runner.load_model", Guarded(LoadModel), "Load a model directory")
+      .def("kvctl.runner.prefill", Guarded(Prefill), "Append prompts, in chunks")
+      .def("kvctl.runner.decode", Guarded(Decode), "Append one token to each sequence")
+      .def("kvctl.runner.verify", Guarded(Verify), "Forward token trees, leaving them pending")
+      .def("kvctl.runner.forward", Guarded(Forward), "Forward tokens under any masks")
+      .def("kvctl.runner.cache", Guarded(CacheOf), "A runner's cache")
+      .def("kvctl.runner.library", Guarded(LibraryOf), "A runner's model library")
+      .def("kvctl.runner.params", Guarded(ParamsOf), "A runner's parameters")
+      .def("kvctl.runner.config", Guarded(ConfigOf), "JSON text of mlc-chat-config.json")
+      .def("kvctl.runner.vocab_size", Guarded(VocabSizeOf), "Size of a model's vocabulary")
+      .def("kvctl.runner.prefill_chunk_size", Guarded(PrefillChunkOf),
+           "New tokens that one forward takes");
 }
 
 }  // namespace kvctl

@@ -7,6 +7,7 @@ from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
 from .mask import Mask
+from .runner import ModelRunner
 from .tree import TokenTree
 
 __version__ = _load.build_info()["kvctl"]
@@ -14,6 +15,7 @@ __version__ = _load.build_info()["kvctl"]
 __all__ = [
     "FunctionTable",
     "Mask",
+    "ModelRunner",
     "OutOfPagesError",
     "PagedKVCache",
     "Rope",

@@ -345,17 +345,11 @@ class PagedKVCache:
         kvctl.OutOfPagesError
             If there are too few free pages.
         """
-        ids = list(seq_ids)
-        if mask is None:
-            masks = None
-        else:
-            many = [mask] if not isinstance(mask, (list, tuple)) else list(mask)
-            masks = [None if one is None else _encode(one) for one in many]
         _begin_forward(
             self._handle,
-            _shape(ids),
+            _shape(seq_ids),
             _shape(append_lengths),
-            masks,
+            encode_masks(mask),
             None if positions is None else _shape(positions),
             -1 if pending is None else int(pending),
         )
@@ -515,8 +509,12 @@ class PagedKVCache:
         _debug_poison(self._handle)
 
 
-def _encode(mask: MaskLike) -> Any:
-    return mask.mask() if hasattr(mask, "mask") else mask
+def encode_masks(mask: MaskLike | Sequence[MaskLike | None] | None) -> list[Any] | None:
+    """Return one mask, or one per sequence, as FFI functions take them."""
+    if mask is None:
+        return None
+    many = list(mask) if isinstance(mask, (list, tuple)) else [mask]
+    return [one.mask() if hasattr(one, "mask") else one for one in many]
 
 
 def install() -> None:

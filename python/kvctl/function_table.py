@@ -13,6 +13,7 @@ _load_library = tvm_ffi.get_global_func("kvctl.runner.load_library")
 _get_function = tvm_ffi.get_global_func("kvctl.runner.get_function")
 _has_function = tvm_ffi.get_global_func("kvctl.runner.has_function")
 _function_names = tvm_ffi.get_global_func("kvctl.runner.function_names")
+_library_path = tvm_ffi.get_global_func("kvctl.runner.library_path")
 _library_metadata = tvm_ffi.get_global_func("kvctl.runner.library_metadata")
 
 
@@ -51,13 +52,18 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
     """
 
     def __init__(self, path: str | PathLike[str], *, device: str = "cpu") -> None:
-        self._path = fspath(path)
-        self._handle = _load_library(self._path, tvm_ffi.device(device))
+        self._handle = _load_library(fspath(path), tvm_ffi.device(device))
+
+    @classmethod
+    def _wrap(cls, handle: Any) -> FunctionTable:
+        table = cls.__new__(cls)
+        table._handle = handle
+        return table
 
     @property
     def path(self) -> str:
         """The library's file."""
-        return self._path
+        return str(_library_path(self._handle))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -80,4 +86,4 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
         return len(_function_names(self._handle))
 
     def __repr__(self) -> str:
-        return f"FunctionTable({self._path!r}, {len(self)} functions)"
+        return f"FunctionTable({self.path!r}, {len(self)} functions)"

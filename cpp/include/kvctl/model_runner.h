@@ -1,0 +1,135 @@
+/*!
+ * \file kvctl/model_runner.h
+ * \brief A compiled language model on a kvctl cache: prefill, decode, verify.
+ */
+#ifndef KVCTL_MODEL_RUNNER_H_
+#define KVCTL_MODEL_RUNNER_H_
+
+#include <tvm/ffi/container/array.h>
+#include <tvm/runtime/tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kvctl/api.h"
+#include "kvctl/function_table.h"
+#include "kvctl/mask.h"
+#include "kvctl/paged_kv_cache.h"
+#include "kvctl/token_tree.h"
+
+namespace kvctl {
+
+/*! \brief How a model is loaded. 0 means: what the model's library says. */
+struct RunnerOptions {
+  DLDevice device = {kDLCPU, 0};
+  int64_t max_sequences = 4;
+  /*!
+   * \brief Tokens that the cache holds, all sequences together. By default one full context window
+   * for each sequence, but no more than 8192.
+   */
+  int64_t max_total_tokens = 0;
+  int64_t prefill_chunk_size = 0;  //!< new tokens of one forward; at most the library's
+  int64_t page_size = 16;
+  /*! \brief Called during the load with the bytes of parameters read and their total. */
+  std::function<void(int64_t, int64_t)> progress;
+};
+
+/*! \brief New tokens of one sequence and what they may look at. */
+struct ForwardRequest {
+  int64_t seq_id = 0;
+  std::vector<int32_t> tokens;
+  std::optional<Mask> mask;        //!< nullopt: causal
+  std::optional<bool> pending;     //!< nullopt: pending exactly when the mask is a tree
+  std::vector<int32_t> positions;  //!< rotary position of each token; empty: they follow the mask
+};
+
+/*!
+ * \brief A model directory, loaded: MLC-LLM's layout, compiled by kvctl or by anybody.
+ *
+ * Sequences live in the cache: add them there, and take tokens back there (PopN, Commit,
+ * Rollback). Every call here either happens for all sequences that it names or leaves the cache as
+ * it was, whatever is thrown in the middle of the model. One thread at a time.
+ *
+ * Errors are kvctl::Error for what the runner sees and tvm::ffi::Error for what the cache, the
+ * virtual machine and the model's kernels say.
+ */
+class KVCTL_API ModelRunner {
+ public:
+  /*!
+   * \brief Loads a model with its library, on a cache of its own.
+   * \throws Error kFileNotFound / kValue for files that are missing, cut short or do not belong
+   * together, before any parameter is read; kNotImplemented for a model that the runner cannot run.
+   */
+  static ModelRunner Load(const std::string& directory, const RunnerOptions& options = {});
+  /*!
+   * \brief The same with a library that is loaded already, on its device.
+   * \throws Error kRuntime if that was loaded before kvctl's cache was installed.
+   */
+  static ModelRunner Load(const std::string& directory, const FunctionTable& functions,
+                          const RunnerOptions& options = {});
+
+  /*!
+   * \brief Appends prompts of any lengths, in chunks.
+   * \return (batch, vocabulary) float32: what follows the last token of each prompt.
+   * \throws Error kValue for an empty prompt, a token outside the vocabulary, a sequence named
+   * twice; kOutOfPages if the prompts do not fit the cache.
+   */
+  tvm::runtime::Tensor Prefill(const std::vector<int64_t>& seq_ids,
+                               const std::vector<std::vector<int32_t>>& tokens);
+  /*! \brief Appends one token to each sequence. \return (batch, vocabulary) float32. */
+  tvm::runtime::Tensor Decode(const std::vector<int64_t>& seq_ids,
+                              const std::vector<int32_t>& tokens);
+  /*!
+   * \brief Forwards one tree of drafts per sequence and leaves its rows pending; commit them
+   * through the cache.
+   * \return (rows of all trees, vocabulary) float32, tree after tree, row i saying what follows the
+   * node in row i.
+   * \throws Error kValue if a row of a tree belongs to no node (Forward takes such rows, with their
+   * tokens and their mask) or a tree is larger than the prefill chunk.
+   */
+  tvm::runtime::Tensor Verify(const std::vector<int64_t>& seq_ids,
+                              const std::vector<TokenTree>& trees);
+  /*!
+   * \brief Forwards any new tokens under any masks.
+   * \return (all new tokens, vocabulary) float32, request after request.
+   */
+  tvm::runtime::Tensor Forward(const std::vector<ForwardRequest>& requests);
+
+  const PagedKVCache& cache() const { return cache_; }
+  const FunctionTable& functions() const { return functions_; }
+  /*! \brief The parameters, in the order in which the library's functions take them. */
+  const tvm::ffi::Array<tvm::runtime::Tensor>& params() const { return params_; }
+  /*! \brief mlc-chat-config.json. */
+  const tvm::ffi::json::Object& config() const { return config_; }
+  int64_t vocab_size() const { return vocab_size_; }
+  int64_t prefill_chunk_size() const { return prefill_chunk_size_; }
+
+ private:
+  explicit ModelRunner(FunctionTable functions) : functions_(std::move(functions)) {}
+
+  tvm::runtime::Tensor RunPrefill(const std::vector<StepRequest>& requests,
+                                  const std::vector<int32_t>& tokens,
+                                  const std::vector<int32_t>& logit_rows);
+  tvm::runtime::Tensor RunAllRows(const std::vector<StepRequest>& requests,
+                                  const std::vector<int32_t>& tokens);
+  using ModelCall = std::function<tvm::ffi::Any(const tvm::runtime::Tensor& embeddings)>;
+  tvm::runtime::Tensor RunStep(const std::vector<StepRequest>& requests,
+                               const std::vector<int32_t>& tokens, bool one_row_each,
+                               int64_t num_logits, const ModelCall& model);
+  void CheckTokens(int64_t seq_id, const std::vector<int32_t>& tokens) const;
+
+  FunctionTable functions_;
+  tvm::ffi::Array<tvm::runtime::Tensor> params_;
+  PagedKVCache cache_;
+  tvm::ffi::json::Object config_;
+  int64_t vocab_size_ = 0;
+  int64_t prefill_chunk_size_ = 0;
+  bool limit_threads_ = false;  // our own models run on OpenMP; TVM's pool would only disturb it
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_MODEL_RUNNER_H_

@@ -1,0 +1,146 @@
+// From a model directory to a runner.
+#include <algorithm>
+
+#include "kvctl/error.h"
+#include "kvctl/model_runner.h"
+#include "runtime/json.h"
+#include "runtime/model_files.h"
+#include "runtime/param_loader.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+/*! \brief kvctl's cache is installed as long as this lives, and afterwards if it was before. */
+class CacheInstallation {
+ public:
+  CacheInstallation() : before_(CacheInstalled()) {
+    if (!before_) InstallCache();
+  }
+  ~CacheInstallation() {
+    if (!before_) UninstallCache();
+  }
+  CacheInstallation(const CacheInstallation&) = delete;
+  CacheInstallation& operator=(const CacheInstallation&) = delete;
+
+ private:
+  bool before_;
+};
+
+int64_t IntegerOr(const JsonObject& json, const char* key, int64_t fallback) {
+  return FindMember<int64_t>(json, key).value_or(fallback);
+}
+
+/*! \brief Refuses models that would run wrongly instead of running them. */
+void CheckSupported(const FunctionTable& functions) {
+  const JsonObject& metadata = functions.metadata();
+  const std::string& library = functions.path();
+  if (metadata.empty()) {
+    Throw(ErrorKind::kValue, library, " says nothing about its parameters: it has no _metadata");
+  }
+  const std::string kind = FindMember<ffi::String>(metadata, "kv_state_kind").value_or("kv_cache");
+  if (kind != "kv_cache") {
+    Throw(ErrorKind::kNotImplemented, library, " keeps its state as '", kind,
+          "'; the runner runs models that keep a 'kv_cache'");
+  }
+  for (const char* key : {"tensor_parallel_shards", "pipeline_parallel_stages"}) {
+    const int64_t count = IntegerOr(metadata, key, 1);
+    if (count > 1) {
+      Throw(ErrorKind::kNotImplemented, library, " is compiled for ", count, " devices (", key,
+            "); the runner runs models on one");
+    }
+  }
+  const int64_t window = IntegerOr(metadata, "sliding_window_size", -1);
+  if (window > 0) {
+    Throw(ErrorKind::kNotImplemented, library, " attends to a sliding window of ", window,
+          " tokens, which the runner does not set up");
+  }
+  auto ours = FindMember<JsonObject>(metadata, "kvctl");
+  if (ours && IntegerOr(*ours, "format", 1) != 1) {
+    Throw(ErrorKind::kValue, library, " is a kvctl library of format ",
+          IntegerOr(*ours, "format", 1), ", this kvctl knows format 1: compile the model again");
+  }
+}
+
+/*! \brief value, or limit where value is 0; never more than limit, which memory was planned for. */
+int64_t WithinLimit(int64_t value, int64_t limit, const char* name, const std::string& library) {
+  if (value == 0) value = limit;
+  if (value < 1 || value > limit) {
+    Throw(ErrorKind::kValue, name, " must be from 1 to ", limit, ", for which ", library,
+          " was compiled, got ", value);
+  }
+  return value;
+}
+
+int64_t VocabSize(const JsonObject& config, const std::string& directory) {
+  auto size = FindMember<int64_t>(config, "vocab_size");
+  if (!size) {
+    const JsonObject model = FindMember<JsonObject>(config, "model_config").value_or(JsonObject());
+    size = GetMember<int64_t>(model, "vocab_size", directory + "/mlc-chat-config.json");
+  }
+  return *size;
+}
+
+PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
+                         int64_t max_total_tokens, int64_t chunk, int64_t page_size) {
+  constexpr int64_t kNoSlidingWindow = 0;
+  ffi::Any created = functions.create_paged_kv_cache(
+      ffi::Shape({max_sequences}), ffi::Shape({max_total_tokens}), ffi::Shape({chunk}),
+      ffi::Shape({page_size}), ffi::Shape({kNoSlidingWindow}));
+  auto cache = created.as<PagedKVCache>();
+  if (!cache.has_value() || !cache->defined()) {
+    Throw(
+        ErrorKind::kRuntime, functions.path(), " created a ", created.GetTypeKey(),
+        " instead of kvctl's cache: it was loaded before that was installed, and a virtual ",
+        "machine keeps the functions that it found when it started. Install kvctl's cache first, ",
+        "or give the runner the directory alone");
+  }
+  return *cache;
+}
+
+}  // namespace
+
+ModelRunner ModelRunner::Load(const std::string& directory, const RunnerOptions& options) {
+  Init(options.device.device_type == kDLCUDA ? "cuda" : "cpu");
+  const ModelFiles files = OpenModelFiles(directory);
+  CacheInstallation installation;
+  return Load(directory, FunctionTable::Load(files.library, options.device), options);
+}
+
+ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable& functions,
+                              const RunnerOptions& options) {
+  const ModelFiles files = OpenModelFiles(directory);
+  CheckSupported(functions);
+  const JsonObject& metadata = functions.metadata();
+
+  ModelRunner runner(functions);
+  runner.config_ = files.config;
+  runner.vocab_size_ = VocabSize(files.config, directory);
+  runner.limit_threads_ = metadata.count(ffi::String("kvctl")) > 0;
+  const int64_t chunk_limit = IntegerOr(metadata, "prefill_chunk_size", 2048);
+  runner.prefill_chunk_size_ =
+      WithinLimit(options.prefill_chunk_size, chunk_limit, "prefill_chunk_size", functions.path());
+  const int64_t max_sequences =
+      WithinLimit(options.max_sequences, IntegerOr(metadata, "max_batch_size", INT32_MAX),
+                  "max_sequences", functions.path());
+  constexpr int64_t kDefaultTokens = 8192;
+  int64_t max_total_tokens = options.max_total_tokens;
+  if (max_total_tokens == 0) {
+    const int64_t window = IntegerOr(metadata, "context_window_size", -1);
+    max_total_tokens = window < 1 || window > kDefaultTokens / max_sequences
+                           ? kDefaultTokens
+                           : window * max_sequences;
+  }
+  if (max_total_tokens < 1 || options.page_size < 1) {
+    Throw(ErrorKind::kValue, "max_total_tokens and page_size must be at least 1, got ",
+          max_total_tokens, " and ", options.page_size);
+  }
+  runner.cache_ = CreateCache(functions, max_sequences, max_total_tokens,
+                              runner.prefill_chunk_size_, options.page_size);
+  runner.params_ = LoadParams(files, ReadParamSpecs(metadata, functions.path()), functions.device(),
+                              options.progress);
+  return runner;
+}
+
+}  // namespace kvctl

@@ -1,0 +1,271 @@
+"""Model directories that are whole, and ones that are not: nothing is loaded from those."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tvm_ffi
+
+import kvctl
+from relax_library import compile_library
+from tiny_model import compile_tiny_model
+
+
+@pytest.fixture
+def directory(tiny_model, tmp_path):
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def edit(path, change):
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_a_directory_that_does_not_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no model directory .*absent"):
+        kvctl.ModelRunner.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("lib.so", r"model has no model library \(a file \*\.so\)"),
+        ("tensor-cache.json", r"model has no tensor-cache\.json"),
+        ("mlc-chat-config.json", r"model has no mlc-chat-config\.json"),
+        ("params_shard_0.bin", r"model has no params_shard_0\.bin"),
+    ],
+)
+def test_missing_files(directory, name, match):
+    (directory / name).unlink()
+    with pytest.raises(FileNotFoundError, match=match):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_parameters_cut_short(directory):
+    shard = directory / "params_shard_0.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    match = rf"params_shard_0\.bin is truncated: it has {len(whole) - 1} bytes, .*{len(whole)}"
+    with pytest.raises(ValueError, match=match):
+        kvctl.ModelRunner.load(directory)
+    shard.write_bytes(whole + b"x")
+    with pytest.raises(ValueError, match=rf"is too long: it has {len(whole) + 1} bytes"):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_library_cut_short(directory):
+    library = directory / "lib.so"
+    library.write_bytes(library.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"lib\.so is truncated"):
+        kvctl.ModelRunner.load(directory)
+
+
+@pytest.mark.parametrize("name", ["tensor-cache.json", "mlc-chat-config.json"])
+def test_json_cut_short(directory, name):
+    path = directory / name
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match=f"{name} is not valid JSON"):
+        kvctl.ModelRunner.load(directory)
+
+
+def record_of(name):
+    """Finds a parameter in a parsed index."""
+
+    def find(index):
+        return next(r for s in index["records"] for r in s["records"] if r["name"] == name)
+
+    return find
+
+
+norm = record_of("model.norm.weight")  # 64 numbers, float32
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda i: i.pop("records"), "'records' is missing"),
+        (lambda i: i.update(records=[7]), "a shard is not an object"),
+        (lambda i: i["records"][0].update(records=[7]), "a record is not an object"),
+        (lambda i: i["records"][0].update(dataPath="../p.bin"), r"'\.\./p\.bin' is not the name"),
+        (lambda i: i["records"][0].update(dataPath="/etc/passwd"), "is not the name of a file"),
+        (lambda i: i["records"][0].update(nbytes="7"), "'nbytes' is missing or has the wrong type"),
+        (lambda i: norm(i).update(shape=[64, 2]), "takes 512 bytes, the index says 256"),
+        (lambda i: norm(i).update(shape=[-64]), "no tensor has the shape"),
+        (lambda i: norm(i).update(shape=[1 << 62, 1 << 62]), "no tensor has the shape"),
+        (lambda i: norm(i).update(shape=["n"]), "its shape must be integers"),
+        (lambda i: norm(i).update(dtype="float33x"), "'float33x' is not a dtype"),
+        (lambda i: norm(i).update(format="zip"), "unknown format 'zip'"),
+        (lambda i: norm(i).update(byteOffset=1 << 40), "are not within its shard"),
+        (lambda i: norm(i).update(byteOffset=-4), "are not within its shard"),
+        (lambda i: norm(i).update(byteOffset=(1 << 63) - 1), "are not within its shard"),
+        (lambda i: norm(i).update(name="lm_head.weight"), "lm_head.weight appears twice"),
+        (lambda i: norm(i).update(name="other"), "lacks parameter model.norm.weight"),
+        (
+            lambda i: norm(i).update(shape=[8, 8]),
+            r"model.norm.weight is float32 \(8, 8\) in .* takes float32 \(64\)",
+        ),
+        (
+            lambda i: norm(i).update(dtype="int32"),
+            r"model.norm.weight is int32 \(64\) in .* takes float32 \(64\)",
+        ),
+    ],
+)
+def test_index_that_does_not_fit(directory, change, match):
+    edit(directory / "tensor-cache.json", change)
+    with pytest.raises(ValueError, match=match):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_config_without_a_vocabulary(directory):
+    path = directory / "mlc-chat-config.json"
+    edit(path, lambda c: (c.pop("vocab_size"), c["model_config"].pop("vocab_size")))
+    with pytest.raises(ValueError, match=r"mlc-chat-config\.json: 'vocab_size' is missing"):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_vocabulary_that_is_not_the_models(directory):
+    edit(directory / "mlc-chat-config.json", lambda c: c.update(vocab_size=255))
+    runner = kvctl.ModelRunner.load(directory)
+    runner.cache.add_sequence(0)
+    with pytest.raises(RuntimeError, match=r"1 rows of 255 were expected"):
+        runner.prefill([0], [[1, 2]])
+    assert runner.cache.sequence_length(0) == 0
+
+
+def test_several_libraries(directory):
+    (directory / "lib.so").rename(directory / "one.so")
+    assert "one.so" in kvctl.ModelRunner.load(directory).functions.path
+    shutil.copy(directory / "one.so", directory / "two.so")
+    with pytest.raises(ValueError, match=r"2 libraries and none is called lib\.so: .*one.*two"):
+        kvctl.ModelRunner.load(directory)
+    shutil.copy(directory / "one.so", directory / "lib.so")
+    assert "lib.so" in kvctl.ModelRunner.load(directory).functions.path
+
+
+def test_index_under_its_old_name(directory):
+    (directory / "tensor-cache.json").rename(directory / "ndarray-cache.json")
+    assert len(kvctl.ModelRunner.load(directory).params) > 0
+
+
+def metadata_library(directory, **changes):
+    """Replaces the library by one that says something else about itself."""
+    metadata = {"kv_state_kind": "kv_cache", "params": [], **changes}
+    compile_library(directory / "lib.so", metadata)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "match"),
+    [
+        ({"kv_state_kind": "rnn_state"}, NotImplementedError, "keeps its state as 'rnn_state'"),
+        ({"tensor_parallel_shards": 2}, NotImplementedError, "compiled for 2 devices"),
+        ({"pipeline_parallel_stages": 4}, NotImplementedError, "compiled for 4 devices"),
+        ({"sliding_window_size": 4096}, NotImplementedError, "sliding window of 4096"),
+        ({"kvctl": {"format": 2}}, ValueError, "format 2, this kvctl knows format 1"),
+        ({}, NotImplementedError, "does not export 'create_flashinfer_paged_kv_cache'"),
+    ],
+)
+def test_libraries_that_the_runner_does_not_run(directory, changes, kind, match):
+    metadata_library(directory, **changes)
+    with pytest.raises(kind, match=match):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_library_without_metadata(directory):
+    compile_library(directory / "lib.so", None)
+    with pytest.raises(ValueError, match="it has no _metadata"):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_values_and_packing(directory):
+    """Plain parameters arrive bit by bit, packed ones as their packing function makes them."""
+    index = json.loads((directory / "tensor-cache.json").read_text())
+    data = (directory / "params_shard_0.bin").read_bytes()
+    runner = kvctl.ModelRunner.load(directory)
+    packed = runner.metadata["kvctl"]["packed"]
+    assert 0 < len(packed) < len(runner.params)
+    for spec, loaded in zip(runner.metadata["params"], runner.params, strict=True):
+        record = record_of(spec["name"])(index)
+        expected = np.frombuffer(
+            data, record["dtype"], record["nbytes"] // 4, offset=record["byteOffset"]
+        ).reshape(record["shape"])
+        if spec["name"] in packed:
+            pack = tvm_ffi.get_global_func(packed[spec["name"]])
+            expected = np.from_dlpack(pack(tvm_ffi.from_dlpack(expected.copy())))
+            assert loaded.dtype == "uint8"
+        np.testing.assert_array_equal(np.from_dlpack(loaded), expected)
+
+
+def test_bfloat16_is_widened(tmp_path):
+    directory = compile_tiny_model(tmp_path / "model", dtype="bfloat16")
+    index = json.loads((directory / "tensor-cache.json").read_text())
+    record = record_of("lm_head.weight")(index)
+    assert record["format"] == "f32-to-bf16"
+    seen = []
+    name = "kvctl.model.pack_linear_bf16"
+    pack = tvm_ffi.get_global_func(name)
+
+    def spy(tensor):
+        seen.append(np.from_dlpack(tensor).copy())
+        return pack(tensor)
+
+    tvm_ffi.register_global_func(name, spy, override=True)
+    try:
+        kvctl.ModelRunner.load(directory)
+    finally:
+        tvm_ffi.register_global_func(name, pack, override=True)
+    data = (directory / "params_shard_0.bin").read_bytes()
+    narrow = np.frombuffer(data, np.uint16, record["nbytes"] // 2, offset=record["byteOffset"])
+    expected = (narrow.astype(np.uint32) << 16).view(np.float32).reshape(record["shape"])
+    assert expected.std() > 0
+    assert any(s.shape == expected.shape and np.array_equal(s, expected) for s in seen)
+
+
+def test_a_packing_function_that_nobody_registered(directory):
+    name = "kvctl.model.pack_linear"
+    pack = tvm_ffi.get_global_func(name)
+    tvm_ffi.remove_global_func(name)
+    try:
+        with pytest.raises(RuntimeError, match=f"packed by '{name}', which nobody has registered"):
+            kvctl.ModelRunner.load(directory)
+    finally:
+        tvm_ffi.register_global_func(name, pack)
+
+
+def test_plain_weights_are_freed_as_they_are_packed(directory):
+    """Weights that were all alive together would lie at addresses that all differ."""
+    name = "kvctl.model.pack_linear"
+    pack = tvm_ffi.get_global_func(name)
+    addresses = []
+
+    def spy(tensor):
+        addresses.append(np.from_dlpack(tensor).ctypes.data)
+        return tvm_ffi.from_dlpack(np.zeros(1, np.uint8))
+
+    tvm_ffi.register_global_func(name, spy, override=True)
+    try:
+        kvctl.ModelRunner.load(directory)
+    finally:
+        tvm_ffi.register_global_func(name, pack, override=True)
+    assert len(set(addresses)) < len(addresses)
+
+
+def test_progress(directory):
+    calls = []
+    kvctl.ModelRunner.load(directory, progress=lambda done, total: calls.append((done, total)))
+    done, totals = zip(*calls, strict=True)
+    assert set(totals) == {(directory / "params_shard_0.bin").stat().st_size}
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0]
+
+
+def test_progress_may_stop_the_load(directory):
+    def stop(done, total):
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        kvctl.ModelRunner.load(directory, progress=stop)
+    assert kvctl.ModelRunner.load(directory).vocab_size == 256
