@@ -8,6 +8,7 @@ from .errors import OutOfPagesError
 from .function_table import FunctionTable
 from .mask import Mask
 from .tree import TokenTree
+from .verify import Sampling, Verification, sample, verify
 
 __version__ = _load.build_info()["kvctl"]
 
@@ -17,9 +18,13 @@ __all__ = [
     "OutOfPagesError",
     "PagedKVCache",
     "Rope",
+    "Sampling",
     "TokenTree",
+    "Verification",
     "__version__",
     "install",
     "installed",
+    "sample",
     "uninstall",
+    "verify",
 ]
