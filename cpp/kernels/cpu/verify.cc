@@ -112,6 +112,4 @@ void DraftCpu(Drawn how, int32_t n, RowType probs_type, int32_t vocab_size,
            });
 }
 
-const VocabOps& CpuVocabOps() { return ScalarVocabOps(); }
-
 }  // namespace kvctl
