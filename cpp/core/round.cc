@@ -74,7 +74,9 @@ Level& Round::level(int32_t depth) {
 void Round::FillCounts(int32_t node) {
   std::unordered_map<int32_t, int32_t> seen;
   for (int64_t i = 0; i < input_->history_size; ++i) ++seen[input_->history[i]];
-  for (int32_t v = node; v >= 0; v = input_->parents[v]) ++seen[input_->tokens[v]];
+  for (int32_t v = node; v >= 0; v = input_->parents[v]) {
+    if (input_->tokens[v] >= 0) ++seen[input_->tokens[v]];
+  }
   counts_.assign(seen.begin(), seen.end());
 }
 

@@ -99,7 +99,19 @@ void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
             "a row of target probabilities is not a law: its entries must be in ",
             "[0, 1] and sum to 1 within 0.001, as float32 or float64");
     }
+    const bool greedy = sampling.temperature == 0;
+    if (sampling.truncates() || sampling.penalizes() || !sampling.logit_bias.empty() ||
+        row.bitmask != nullptr || !(greedy || sampling.temperature == 1)) {
+      Throw(ErrorKind::kValue, "probabilities are used as they are: give logits to have them ",
+            "processed (temperature may be 1, or 0 for greedy)");
+    }
+    logits_ = nullptr;
     state_ = State::kLaw;
+    if (greedy) {
+      const auto best = std::max_element(law_.weights.begin(), law_.weights.end());
+      greedy_ = static_cast<int32_t>(best - law_.weights.begin());
+      state_ = State::kOneHot;
+    }
     return;
   }
   logits_ = Modified(Logits(row), row, sampling);
@@ -203,6 +215,10 @@ double RowSampler::LogProb(int32_t token) {
   double prob;
   switch (state_) {
     case State::kOneHot: {
+      if (logits_ == nullptr) {
+        prob = law_.prob(token);
+        break;
+      }
       if (row_.total == 0 && !vocab_.SumExps(logits_, Scale(1), &row_)) return 0;
       prob = vocab_.Prob(logits_, row_, token);
       break;

@@ -9,6 +9,7 @@ from .function_table import FunctionTable
 from .mask import Mask
 from .runner import ModelRunner
 from .tree import TokenTree
+from .verify import Sampling, Verification, sample, verify
 
 __version__ = _load.build_info()["kvctl"]
 
@@ -19,9 +20,13 @@ __all__ = [
     "OutOfPagesError",
     "PagedKVCache",
     "Rope",
+    "Sampling",
     "TokenTree",
+    "Verification",
     "__version__",
     "install",
     "installed",
+    "sample",
     "uninstall",
+    "verify",
 ]

@@ -5,5 +5,16 @@ from .adaptive import AdaptiveLength
 from .cost import RoundCost
 from .drafter import Drafter
 from .lookup import LookupDrafter
+from .sample import DraftSample, sample
+from .sync import sync
 
-__all__ = ["Acceptance", "AdaptiveLength", "Drafter", "LookupDrafter", "RoundCost"]
+__all__ = [
+    "Acceptance",
+    "AdaptiveLength",
+    "DraftSample",
+    "Drafter",
+    "LookupDrafter",
+    "RoundCost",
+    "sample",
+    "sync",
+]

@@ -1,0 +1,179 @@
+// "kvctl.verify.*": acceptance rules, sampling and drafting over batches of rows.
+#include "kernels/verify.h"
+
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/reflection/registry.h>
+#include <tvm/ffi/string.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/enumerate.h"
+#include "ffi/verify_args.h"
+#include "runtime/guard.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+using ffi::TensorView;
+
+/*!
+ * \brief Verifies a batch. Sequence b has nodes [node_ptr[b], node_ptr[b + 1]) and rows from
+ * row_ptr[b].
+ *
+ * Absent inputs are tensors without elements.
+ *
+ * \param target (rows, vocab) logits, or probabilities where `probabilities` is set.
+ * \param nodes (4, N) int32: token, parent, row, Drawn of each node.
+ * \param ptrs (2, B + 1) int64: node_ptr and row_ptr.
+ * \param draft_probs (rows or N, width), absent where every node is deterministic or coupled.
+ * \param draft_ids (rows or N, width) int32, for sparse rows.
+ * \param sampling (1 or B, 9) float64, see ParseSampling; lists as (ptr, values) over the same
+ * rows.
+ * \param bitmask (N, ceil(vocab / 32)) int32.
+ * \param noise 1 samples by Gumbel noise, as trees with coupled nodes and rule coupled do anyway.
+ * \param streams (2, B) int64: request id, root position.
+ * \param out_nodes, out_tokens (N) int32, sequence b's from node_ptr[b].
+ * \param out_counts (4, B) int32: accepted nodes, emitted tokens, bonus, finished.
+ * \param out_log_probs (N) float64, or absent.
+ */
+void Run(int64_t rule, int64_t noise, TensorView target, int64_t probabilities, TensorView nodes,
+         TensorView ptrs, TensorView draft_probs, TensorView draft_ids, int64_t per_node,
+         TensorView sampling, TensorView bias_ptr, TensorView bias_ids, TensorView bias_values,
+         TensorView stop_ptr, TensorView stop_ids, TensorView history_ptr, TensorView history_ids,
+         TensorView bitmask, int64_t seed, TensorView streams, TensorView out_nodes,
+         TensorView out_tokens, TensorView out_counts, TensorView out_log_probs) {
+  const auto rule_kind = static_cast<Rule>(InRange(rule, 0, kNumRules - 1, "rule"));
+  VerifyBatch batch(target, probabilities != 0, nodes, ptrs);
+  batch.SetDraft(draft_probs, draft_ids, per_node != 0);
+  batch.SetSampling(sampling, bias_ptr, bias_ids, bias_values);
+  batch.SetHistory(history_ptr, history_ids);
+  batch.SetBitmask(bitmask);
+
+  const int64_t size = batch.size(), num_nodes = batch.num_nodes();
+  const int64_t* stream = Data<int64_t>(streams, "streams", {2, size});
+  const int32_t* stops = Data<int32_t>(stop_ids, "stop_ids", {kAny});
+  const int64_t* stops_at = Ragged(stop_ptr, "stop_ptr", batch.num_samplings(), stop_ids);
+  int32_t* nodes_out = MutableData<int32_t>(out_nodes, "out_nodes", {num_nodes});
+  int32_t* tokens_out = MutableData<int32_t>(out_tokens, "out_tokens", {num_nodes});
+  int32_t* counts_out = MutableData<int32_t>(out_counts, "out_counts", {4, size});
+  double* log_probs_out = out_log_probs.numel() == 0
+                              ? nullptr
+                              : MutableData<double>(out_log_probs, "out_log_probs", {num_nodes});
+  std::vector<VerifyItem> items(size);
+  for (int64_t b = 0; b < size; ++b) {
+    VerifyItem& item = items[b];
+    const int64_t s = batch.num_samplings() == 1 ? 0 : b;
+    const int64_t at = batch.node_begin(b);
+    item.input = batch.input(b);
+    item.stream = {static_cast<uint64_t>(seed), static_cast<uint64_t>(stream[b])};
+    item.root_position = RootPosition(stream[size + b], b, -1);
+    const Drawn* drawn_end = item.input.drawn + item.input.size;
+    const bool coupled = noise != 0 || rule_kind == Rule::kCoupled ||
+                         std::find(item.input.drawn + 1, drawn_end, Drawn::kCoupled) != drawn_end;
+    item.noise = coupled ? Noise::kGumbel : Noise::kUniform;
+    item.stop_tokens = stops + stops_at[s];
+    item.num_stop_tokens = static_cast<int32_t>(stops_at[s + 1] - stops_at[s]);
+    item.nodes = nodes_out + at;
+    item.tokens = tokens_out + at;
+    item.log_probs = log_probs_out == nullptr ? nullptr : log_probs_out + at;
+  }
+  VerifyCpu(rule_kind, batch.vocab_size(), &items);
+  for (int64_t b = 0; b < size; ++b) {
+    counts_out[b] = items[b].num_nodes;
+    counts_out[size + b] = items[b].num_tokens;
+    counts_out[2 * size + b] = items[b].bonus;
+    counts_out[3 * size + b] = items[b].finished;
+  }
+}
+
+/*!
+ * \brief Draws n tokens from each of the rows of logits.
+ * \param streams (4, rows) int64: request id, root position, first node, depth.
+ * \param out_tokens (rows, n) int32.
+ * \param out_probs (rows, vocab) float32 or float64, or absent.
+ */
+void Draft(int64_t how, TensorView logits, TensorView sampling, TensorView bias_ptr,
+           TensorView bias_ids, TensorView bias_values, int64_t seed, TensorView streams,
+           TensorView out_tokens, TensorView out_probs) {
+  const auto drawn = static_cast<Drawn>(InRange(how, 0, 3, "how"));
+  CheckMatrix(logits, "logits");
+  const int64_t rows = logits.size(0);
+  const int32_t vocab = VocabSize(logits.size(1));
+  const RowType type = FloatRowType(logits, "logits", false);
+  const SamplingTable samplings(sampling, bias_ptr, bias_ids, bias_values, vocab, rows);
+  const int64_t* stream = Data<int64_t>(streams, "streams", {4, rows});
+  int32_t* tokens = MutableData<int32_t>(out_tokens, "out_tokens", {rows, kAny});
+  const int64_t n = out_tokens.size(1);
+  char* probs = nullptr;
+  RowType probs_type = RowType::kFloat32;
+  if (out_probs.numel() != 0) {
+    probs_type = FloatRowType(out_probs, "out_probs", true);
+    CheckShape(out_probs, "out_probs", {rows, vocab});
+    probs = static_cast<char*>(Pointer(out_probs));
+  }
+  const int64_t width = probs_type == RowType::kFloat64 ? 8 : 4;
+  std::vector<DraftItem> items(rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    DraftItem& item = items[r];
+    item.row.values = RowPointer(logits, r);
+    item.row.type = type;
+    item.sampling = &samplings[r];
+    item.stream = {static_cast<uint64_t>(seed), static_cast<uint64_t>(stream[r])};
+    item.root_position = RootPosition(stream[rows + r], r, 0);
+    item.first_node =
+        static_cast<uint32_t>(InRange(stream[2 * rows + r], 1, 1 << 27, "first node"));
+    item.depth = static_cast<uint32_t>(InRange(stream[3 * rows + r], 1, 1 << 27, "depth"));
+    item.tokens = tokens + r * n;
+    item.probs = probs == nullptr ? nullptr : probs + width * vocab * r;
+  }
+  DraftCpu(drawn, static_cast<int32_t>(n), probs_type, vocab, &items);
+}
+
+/*!
+ * \brief All outcomes of a rule on the trees of a batch, with their probabilities.
+ * \return (outcomes, 4) float64 as bytes: sequence, node, bonus, probability.
+ */
+ffi::Bytes EnumerateBatch(int64_t rule, int64_t check, TensorView target, TensorView nodes,
+                          TensorView ptrs, TensorView draft_probs, int64_t per_node,
+                          TensorView sampling) {
+  const auto rule_kind = static_cast<Rule>(InRange(rule, 0, kNumRules - 1, "rule"));
+  VerifyBatch batch(target, true, nodes, ptrs);
+  batch.SetDraft(draft_probs, std::nullopt, per_node != 0);
+  batch.SetSampling(sampling, std::nullopt, std::nullopt, std::nullopt);
+  const Vocab vocab(batch.vocab_size());
+  std::vector<double> outcomes;
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    for (const auto& [p, outcome] : Enumerate(rule_kind, vocab, batch.input(b), check != 0)) {
+      outcomes.insert(outcomes.end(), {static_cast<double>(b), static_cast<double>(outcome.node),
+                                       static_cast<double>(outcome.bonus), p});
+    }
+  }
+  return ffi::Bytes(reinterpret_cast<const char*>(outcomes.data()),
+                    outcomes.size() * sizeof(double));
+}
+
+ffi::Array<int64_t> Philox(int64_t c0, int64_t c1, int64_t c2, int64_t c3, int64_t k0, int64_t k1) {
+  const auto words = Philox4x32({static_cast<uint32_t>(c0), static_cast<uint32_t>(c1),
+                                 static_cast<uint32_t>(c2), static_cast<uint32_t>(c3)},
+                                static_cast<uint32_t>(k0), static_cast<uint32_t>(k1));
+  return {words[0], words[1], words[2], words[3]};
+}
+
+}  // namespace
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      .def("kvctl.verify.run", Guarded(Run), "Accept or reject the drafted trees of a batch")
+      .def("kvctl.verify.draft", Guarded(Draft), "Draw tokens, with the law they were drawn from")
+      .def("kvctl.verify.enumerate", Guarded(EnumerateBatch),
+           "Every outcome of a rule with its exact probability")
+      .def("kvctl.verify.philox", Guarded(Philox), "Philox4x32-10, for tests of other generators");
+}
+
+}  // namespace kvctl

@@ -1,0 +1,272 @@
+#include "ffi/verify_args.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <type_traits>
+
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+std::string ShapeText(const int64_t* shape, size_t n) {
+  std::string text = "(";
+  for (size_t i = 0; i < n; ++i) {
+    text +=
+        (i > 0 ? ", " : "") + (shape[i] == kAny ? std::string("any") : std::to_string(shape[i]));
+  }
+  return text + ")";
+}
+
+template <typename T>
+const char* TypeName() {
+  if (std::is_same_v<T, int32_t>) return "int32";
+  if (std::is_same_v<T, int64_t>) return "int64";
+  if (std::is_same_v<T, float>) return "float32";
+  return "float64";
+}
+
+template <typename T>
+void CheckType(const TensorView& tensor, const char* name) {
+  const DLDataType type = tensor.dtype();
+  const uint8_t code = std::is_integral_v<T> ? kDLInt : kDLFloat;
+  if (type.code != code || type.bits != sizeof(T) * 8 || type.lanes != 1) {
+    Throw(ErrorKind::kType, name, " must be ", TypeName<T>());
+  }
+}
+
+}  // namespace
+
+int64_t InRange(int64_t value, int64_t low, int64_t high, const char* name) {
+  if (value < low || value > high) {
+    Throw(ErrorKind::kValue, name, " must be in [", low, ", ", high, "], got ", value);
+  }
+  return value;
+}
+
+uint32_t RootPosition(int64_t position, int64_t sequence, int64_t least) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (position < least || position > kMost) {
+    Throw(ErrorKind::kValue, "sequence ", sequence, ": its position must be in [", least, ", ",
+          kMost, "], got ", position);
+  }
+  return static_cast<uint32_t>(position);
+}
+
+int32_t VocabSize(int64_t size) {
+  return static_cast<int32_t>(InRange(size, 1, kMaxVocab, "the vocabulary size"));
+}
+
+void* Pointer(const TensorView& tensor) {
+  return static_cast<char*>(tensor.data_ptr()) + tensor.byte_offset();
+}
+
+void CheckShape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  if (tensor.device().device_type != kDLCPU) {
+    Throw(ErrorKind::kValue, name, " must be on the CPU");
+  }
+  bool matches = tensor.ndim() == static_cast<int32_t>(shape.size());
+  for (size_t i = 0; matches && i < shape.size(); ++i) {
+    const int64_t expected = shape.begin()[i];
+    matches = expected == kAny || tensor.size(static_cast<int64_t>(i)) == expected;
+  }
+  if (!matches) {
+    Throw(ErrorKind::kValue, name, " must have shape ", ShapeText(shape.begin(), shape.size()),
+          ", got ", ShapeText(tensor.shape().data(), tensor.ndim()));
+  }
+  if (!tensor.IsContiguous()) Throw(ErrorKind::kValue, name, " must be contiguous");
+}
+
+template <typename T>
+const T* Data(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  CheckType<T>(tensor, name);
+  CheckShape(tensor, name, shape);
+  return static_cast<const T*>(Pointer(tensor));
+}
+
+template const int32_t* Data(const TensorView&, const char*, std::initializer_list<int64_t>);
+template const int64_t* Data(const TensorView&, const char*, std::initializer_list<int64_t>);
+template const float* Data(const TensorView&, const char*, std::initializer_list<int64_t>);
+template const double* Data(const TensorView&, const char*, std::initializer_list<int64_t>);
+
+const int64_t* Ragged(const TensorView& ptr, const char* name, int64_t n,
+                      const TensorView& values) {
+  const int64_t* begins = Data<int64_t>(ptr, name, {n + 1});
+  if (begins[0] != 0 || begins[n] != values.numel() || !std::is_sorted(begins, begins + n + 1)) {
+    Throw(ErrorKind::kValue, name, " must ascend from 0 to ", values.numel(),
+          ", the number of values");
+  }
+  return begins;
+}
+
+void CheckMatrix(const TensorView& tensor, const char* name) {
+  CheckShape(tensor, name, {kAny, kAny});
+}
+
+RowType FloatRowType(const TensorView& tensor, const char* name, bool law) {
+  const DLDataType type = tensor.dtype();
+  const bool is_float = type.code == kDLFloat && type.lanes == 1;
+  if (is_float && type.bits == 32) return RowType::kFloat32;
+  if (law) {
+    if (is_float && type.bits == 64) return RowType::kFloat64;
+    Throw(ErrorKind::kType, name, " must be float32 or float64");
+  }
+  if (is_float && type.bits == 16) return RowType::kFloat16;
+  if (type.code == kDLBfloat && type.bits == 16 && type.lanes == 1) return RowType::kBFloat16;
+  Throw(ErrorKind::kType, name, " must be float32, float16 or bfloat16");
+}
+
+const void* RowPointer(const TensorView& matrix, int64_t row) {
+  return static_cast<const char*>(Pointer(matrix)) +
+         row * matrix.size(1) * (matrix.dtype().bits / 8);
+}
+
+SamplingTable::SamplingTable(const TensorView& table, const std::optional<TensorView>& bias_ptr,
+                             const std::optional<TensorView>& bias_ids,
+                             const std::optional<TensorView>& bias_values, int32_t vocab_size,
+                             int64_t n) {
+  constexpr int64_t kColumns = 9;
+  const double* values = Data<double>(table, "sampling", {kAny, kColumns});
+  const int64_t rows = table.size(0);
+  if (rows != 1 && rows != n) {
+    Throw(ErrorKind::kValue, "sampling parameters must be one for all or one for each of ", n,
+          " sequences, got ", rows);
+  }
+  const int64_t* begins = nullptr;
+  const int32_t* ids = nullptr;
+  const float* biases = nullptr;
+  if (bias_ptr) {
+    begins = Ragged(*bias_ptr, "bias_ptr", rows, *bias_ids);
+    ids = Data<int32_t>(*bias_ids, "bias_ids", {kAny});
+    biases = Data<float>(*bias_values, "bias_values", {bias_ids->numel()});
+  }
+  for (int64_t i = 0; i < rows; ++i, values += kColumns) {
+    Sampling sampling;
+    sampling.temperature = values[0];
+    if (!(values[1] >= 0 && values[1] <= std::numeric_limits<int32_t>::max())) {
+      Throw(ErrorKind::kValue, "top_k must be at least 0, got ", values[1]);
+    }
+    sampling.top_k = static_cast<int32_t>(values[1]);
+    sampling.top_p = values[2];
+    sampling.min_p = values[3];
+    sampling.repetition_penalty = values[4];
+    sampling.presence_penalty = values[5];
+    sampling.frequency_penalty = values[6];
+    for (int64_t j = begins ? begins[i] : 0; begins && j < begins[i + 1]; ++j) {
+      sampling.logit_bias.emplace_back(ids[j], biases[j]);
+    }
+    sampling.Check(vocab_size);
+    samplings_.push_back(std::move(sampling));
+    thresholds_.emplace_back(values[7], values[8]);
+  }
+}
+
+VerifyBatch::VerifyBatch(const TensorView& target, bool probabilities, const TensorView& nodes,
+                         const TensorView& ptrs) {
+  CheckMatrix(target, probabilities ? "probabilities" : "logits");
+  vocab_ = VocabSize(target.size(1));
+  num_rows_ = target.size(0);
+  const RowType type =
+      FloatRowType(target, probabilities ? "probabilities" : "logits", probabilities);
+  const int64_t* ptr = Data<int64_t>(ptrs, "ptrs", {2, kAny});
+  const int64_t size = ptrs.size(1) - 1;
+  InRange(size, 0, std::numeric_limits<int32_t>::max(), "the batch size");
+  node_ptr_ = ptr;
+  row_ptr_ = ptr + size + 1;
+  if (ptr[0] != 0 || row_ptr_[0] != 0 || row_ptr_[size] != num_rows_) {
+    Throw(ErrorKind::kValue, "the trees have ", row_ptr_[size], " rows, but there are ", num_rows_,
+          " rows of logits");
+  }
+  const int64_t n = node_ptr_[size];
+  const int32_t* node = Data<int32_t>(nodes, "nodes", {4, n});
+  drawn_.resize(n);
+  inputs_.resize(size);
+  for (int64_t b = 0; b < size; ++b) {
+    const int64_t at = node_ptr_[b], count = node_ptr_[b + 1] - at;
+    const int64_t rows = row_ptr_[b + 1] - row_ptr_[b];
+    if (count < 1 || rows < 1 || node_ptr_[b + 1] > n) {
+      Throw(ErrorKind::kValue, "sequence ", b, ": a tree needs at least its root");
+    }
+    SequenceInput& input = inputs_[b];
+    input.size = static_cast<int32_t>(count);
+    input.tokens = node + at;
+    input.parents = node + n + at;
+    input.rows = node + 2 * n + at;
+    input.drawn = drawn_.data() + at;
+    input.target = RowPointer(target, row_ptr_[b]);
+    input.target_type = type;
+    input.probabilities = probabilities;
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t parent = input.parents[i], row = input.rows[i], kind = node[3 * n + at + i];
+      // A root without a token (-1) is one whose token nobody counts: plain sampling.
+      if (input.tokens[i] < (i == 0 ? -1 : 0) || input.tokens[i] >= vocab_) {
+        Throw(ErrorKind::kValue, "sequence ", b, ": node ", i, " holds token ", input.tokens[i],
+              ", but the vocabulary has ", vocab_);
+      }
+      if (i == 0 ? parent != -1 : parent < 0 || parent >= i) {
+        Throw(ErrorKind::kValue, "sequence ", b, ": node ", i, " cannot have parent ", parent);
+      }
+      if (row < 0 || row >= rows) {
+        Throw(ErrorKind::kIndex, "sequence ", b, ": node ", i, " is in row ", row, " of ", rows);
+      }
+      drawn_[at + i] = static_cast<Drawn>(InRange(kind, 0, 3, "drawn"));
+    }
+  }
+}
+
+void VerifyBatch::SetDraft(const TensorView& probs, const std::optional<TensorView>& ids,
+                           bool per_node) {
+  if (probs.numel() == 0) return;
+  const int64_t rows = per_node ? num_nodes() : num_rows_;
+  const bool sparse = ids && ids->numel() > 0;
+  const RowType type = FloatRowType(probs, "draft_probs", true);
+  CheckShape(probs, "draft_probs", {rows, sparse ? kAny : static_cast<int64_t>(vocab_)});
+  const int64_t width = probs.size(1);
+  const int32_t* id = sparse ? Data<int32_t>(*ids, "draft_ids", {rows, width}) : nullptr;
+  for (int64_t b = 0; b < size(); ++b) {
+    const int64_t first = per_node ? node_ptr_[b] : row_ptr_[b];
+    DraftInput& draft = inputs_[b].draft;
+    draft.probs = RowPointer(probs, first);
+    draft.type = type;
+    draft.width = static_cast<int32_t>(width);
+    draft.ids = id == nullptr ? nullptr : id + first * width;
+    draft.per_node = per_node;
+  }
+}
+
+void VerifyBatch::SetSampling(const TensorView& table, const std::optional<TensorView>& bias_ptr,
+                              const std::optional<TensorView>& bias_ids,
+                              const std::optional<TensorView>& bias_values) {
+  samplings_.emplace(table, bias_ptr, bias_ids, bias_values, vocab_, size());
+  for (int64_t b = 0; b < size(); ++b) {
+    inputs_[b].sampling = &(*samplings_)[b];
+    inputs_[b].epsilon = samplings_->epsilon(b);
+    inputs_[b].delta = samplings_->delta(b);
+  }
+}
+
+void VerifyBatch::SetHistory(const TensorView& ptr, const TensorView& ids) {
+  const int64_t* begins = Ragged(ptr, "history_ptr", size(), ids);
+  const int32_t* tokens = Data<int32_t>(ids, "history_ids", {kAny});
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab_) {
+      Throw(ErrorKind::kValue, "history holds token ", tokens[i], ", but the vocabulary has ",
+            vocab_);
+    }
+  }
+  for (int64_t b = 0; b < size(); ++b) {
+    inputs_[b].history = tokens + begins[b];
+    inputs_[b].history_size = begins[b + 1] - begins[b];
+  }
+}
+
+void VerifyBatch::SetBitmask(const TensorView& bitmask) {
+  if (bitmask.numel() == 0) return;
+  const int64_t words = (static_cast<int64_t>(vocab_) + 31) / 32;
+  const auto* bits =
+      reinterpret_cast<const uint32_t*>(Data<int32_t>(bitmask, "bitmask", {num_nodes(), words}));
+  for (int64_t b = 0; b < size(); ++b) inputs_[b].bitmask = bits + node_ptr_[b] * words;
+}
+
+}  // namespace kvctl

@@ -1,0 +1,111 @@
+"""Drawing drafts, with the law they were drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm_ffi import get_global_func
+
+from ..verify.run import DRAWN, kind, per_request, signed, streams, tensor
+from ..verify.sampling import Sampling, sampling_table
+
+_draft = get_global_func("kvctl.verify.draft")
+
+
+@dataclass(frozen=True)
+class DraftSample:
+    """Drawn tokens and their law.
+
+    Attributes
+    ----------
+    tokens : numpy.ndarray
+        (R, n) int32, the tokens drawn from each row in draw order; -1 where the support of a row
+        was exhausted and drawing stopped.
+    probs : numpy.ndarray
+        (R, V) float32 or float64, the law each row's tokens were drawn from: what
+        ``kvctl.verify(draft_probs=...)`` wants as the row of their parent.
+    drawn : str
+        How they were drawn: what ``kvctl.verify(drawn=...)`` wants.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    probs: npt.NDArray[Any]
+    drawn: str
+
+
+def sample(
+    logits: Any,
+    *,
+    how: str,
+    n: int = 1,
+    sampling: Sampling | Sequence[Sampling] | None = None,
+    seed: int = 0,
+    request_ids: Sequence[int] | None = None,
+    root_positions: Sequence[int] | int | None = None,
+    first_nodes: Sequence[int] | int = 1,
+    depths: Sequence[int] | int | None = None,
+    dtype: npt.DTypeLike = np.float32,
+) -> DraftSample:
+    """Draw n siblings from each row of a drafter's logits, and return them with their law.
+
+    The law is what makes verification lossless: tokens are drawn from the very numbers returned,
+    after rounding to `dtype`.
+
+    Parameters
+    ----------
+    logits
+        (R, V) float32, float16 or bfloat16: the drafter's logits after each node to extend.
+    how
+        ``independent``, ``without_replacement``, ``coupled`` (argmax of log q plus the noise of
+        the token's position, which ``rule="coupled"`` uses too) or ``deterministic`` (the most
+        likely).
+    n
+        Siblings per row.
+    sampling
+        One for all or one for each row; its own, not the target's. Penalties are not applied.
+    seed, request_ids, root_positions
+        As in ``kvctl.verify``, one entry per row: the request and the position of the root of
+        the tree that is being drafted.
+    first_nodes
+        The index that the first token drawn from each row will have in its tree; it tells the
+        draws of one round apart.
+    depths
+        The depth of the tokens drawn, for ``coupled``; by default `first_nodes`, as in a chain.
+    dtype
+        float32 or float64, of the law.
+
+    Returns
+    -------
+    DraftSample
+
+    Raises
+    ------
+    ValueError
+        If a row leaves no token, or random numbers are not named.
+    """
+    logits = tensor(logits)
+    rows, vocab = (int(extent) for extent in logits.shape)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    index = kind(how, DRAWN, "how")
+    table = np.empty((4, rows), np.int64)
+    random = how != "deterministic"
+    table[:2] = streams(rows, request_ids, root_positions, "root_positions", random=random)
+    table[2] = first_nodes
+    table[3] = table[2] if depths is None else depths
+    tokens = np.empty((rows, n), np.int32)
+    probs = np.empty((rows, vocab), dtype)
+    _draft(
+        index,
+        logits,
+        *sampling_table(per_request(sampling, Sampling())),
+        signed(seed),
+        table,
+        tokens,
+        probs,
+    )
+    return DraftSample(tokens, probs, how)

@@ -1,0 +1,214 @@
+"""Every outcome of an acceptance rule on a drafted tree, with its exact probability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tvm_ffi import get_global_func
+
+from ..tree import TokenTree
+from .run import DRAWN, RULES, Drawn, flatten, kind
+from .sampling import Sampling, sampling_table
+
+Float64 = npt.NDArray[np.float64]
+
+_enumerate = get_global_func("kvctl.verify.enumerate")
+
+
+class Outcome(NamedTuple):
+    """One thing a rule may decide about a tree."""
+
+    probability: float
+    node: int
+    """The last accepted node; 0 where none was."""
+    bonus: int
+    """The token that follows it."""
+
+
+@dataclass(frozen=True)
+class DraftedTree:
+    """A tree with the laws around it: what a rule of your own is given.
+
+    Attributes
+    ----------
+    tree : TokenTree
+        The drafted tree.
+    target : numpy.ndarray
+        (R, V) float64, the target's law after each row.
+    draft : numpy.ndarray or None
+        (R, V) float64, the law that the children of each row were drawn from.
+    drawn : tuple of str
+        How each node was drawn; the root's entry means nothing.
+    """
+
+    tree: TokenTree
+    target: Float64
+    draft: Float64 | None
+    drawn: tuple[str, ...]
+
+    def children(self, node: int) -> list[int]:
+        """Return the children of a node in draw order."""
+        return [int(c) for c in np.flatnonzero(self.tree.parents == node)]
+
+    def p(self, node: int) -> Float64:
+        """Return the target's law after a node, (V,)."""
+        law: Float64 = self.target[self.tree.rows[node]]
+        return law
+
+    def law_of(self, node: int) -> Float64:
+        """Return the law that a node was drawn from, given its earlier siblings; (V,)."""
+        token, parent = self.tree.tokens[node], int(self.tree.parents[node])
+        law: Float64 = np.zeros(self.target.shape[1])
+        if self.drawn[node] == "deterministic":
+            law[token] = 1.0
+            return law
+        if self.draft is None:
+            raise ValueError(f"node {node} was drawn from a law, so draft_probs is needed")
+        law[:] = self.draft[self.tree.rows[parent]]
+        if self.drawn[node] == "without_replacement":
+            law[[int(self.tree.tokens[s]) for s in self.children(parent) if s < node]] = 0.0
+        law /= law.sum()
+        return law
+
+
+class BranchingRng:
+    """A source of randomness that takes every branch, one after another.
+
+    A rule asks `bernoulli` and `categorical` as it would ask a generator; `branches` runs it until
+    every answer has been given.
+    """
+
+    def __init__(self) -> None:
+        self._choices: list[tuple[list[int], list[float]]] = []
+        self._current: list[int] = []
+        self._at = 0
+
+    def bernoulli(self, p: float, key: Any = None) -> bool:
+        """Return whether an event of probability p happens."""
+        return bool(self._choose([1, 0], [p, 1.0 - p]))
+
+    def categorical(self, weights: npt.ArrayLike, key: Any = None) -> int:
+        """Return an index drawn in proportion to weights."""
+        w = np.asarray(weights, np.float64)
+        if not (w >= 0).all() or not w.sum() > 0:
+            raise ValueError(f"weights must be non-negative with a positive sum, got {w}")
+        return self._choose(list(range(len(w))), list(w / w.sum()))
+
+    def _choose(self, values: list[int], probabilities: list[float]) -> int:
+        if self._at == len(self._choices):
+            options = [(v, p) for v, p in zip(values, probabilities, strict=True) if p > 0]
+            self._choices.append(([v for v, _ in options], [p for _, p in options]))
+            self._current.append(0)
+        self._at += 1
+        return self._choices[self._at - 1][0][self._current[self._at - 1]]
+
+    def branches(self, run: Callable[[BranchingRng], Any]) -> list[tuple[float, Any]]:
+        """Run a function of this generator in every way; return (probability, its value)."""
+        found = []
+        while True:
+            self._at = 0
+            value = run(self)
+            choices = zip(self._choices, self._current, strict=True)
+            found.append((float(np.prod([c[1][i] for c, i in choices])), value))
+            while self._current:
+                self._current[-1] += 1
+                if self._current[-1] < len(self._choices[-1][0]):
+                    break
+                self._current.pop()
+                self._choices.pop()
+            else:
+                return found
+
+
+Rule = Callable[[DraftedTree, BranchingRng], tuple[int, int]]
+
+
+def enumerate_outcomes(
+    target_probs: npt.ArrayLike,
+    trees: TokenTree | Sequence[TokenTree],
+    *,
+    rule: str | Rule,
+    drawn: Drawn,
+    draft_probs: npt.ArrayLike | None = None,
+    draft_probs_per_node: npt.ArrayLike | None = None,
+    check: bool = True,
+    epsilon: float = 0.09,
+    delta: float = 0.3,
+) -> list[list[Outcome]]:
+    """Return every outcome of a rule on each tree, with its exact probability.
+
+    A rule's name runs the very code that ``kvctl.verify`` runs, with a source of randomness that
+    takes every branch. A function runs a rule of your own.
+
+    Parameters
+    ----------
+    target_probs
+        (R, V) laws of the target, as `logits` of ``kvctl.verify``.
+    trees
+        One tree or several.
+    rule
+        A name, or a function of (`DraftedTree`, `BranchingRng`) that returns (last accepted node,
+        bonus).
+    drawn, draft_probs, draft_probs_per_node
+        As in ``kvctl.verify``.
+    check
+        Whether to refuse combinations that would be biased. Without it one can see how biased.
+    epsilon, delta
+        As in ``kvctl.verify``.
+
+    Returns
+    -------
+    list of list of Outcome
+        For each tree; their probabilities sum to 1. The same outcome may appear more than once.
+    """
+    trees = [trees] if isinstance(trees, TokenTree) else list(trees)
+    target = np.ascontiguousarray(target_probs, np.float64)
+    per_node = draft_probs_per_node is not None
+    given = draft_probs_per_node if per_node else draft_probs
+    draft = None if given is None else np.ascontiguousarray(given, np.float64)
+    nodes, ptrs = flatten(trees, drawn)
+    if callable(rule):
+        if per_node:
+            raise ValueError("a rule of your own takes draft_probs, not draft_probs_per_node")
+        return [
+            _branches(rule, tree, target, draft, nodes[3], ptrs[:, b : b + 2])
+            for b, tree in enumerate(trees)
+        ]
+    table = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)], epsilon, delta)
+    raw = _enumerate(
+        kind(rule, RULES, "rule"),
+        int(check),
+        target,
+        nodes,
+        ptrs,
+        np.empty((0, 0), np.float64) if draft is None else draft,
+        int(per_node),
+        table[0],
+    )
+    outcomes: list[list[Outcome]] = [[] for _ in trees]
+    for sequence, node, bonus, probability in np.frombuffer(bytes(raw), np.float64).reshape(-1, 4):
+        outcomes[int(sequence)].append(Outcome(float(probability), int(node), int(bonus)))
+    return outcomes
+
+
+def _branches(
+    rule: Rule,
+    tree: TokenTree,
+    target: Float64,
+    draft: Float64 | None,
+    kinds: npt.NDArray[np.int32],
+    ptr: npt.NDArray[np.int64],
+) -> list[Outcome]:
+    rows = slice(*ptr[1])
+    drafted = DraftedTree(
+        tree,
+        target[rows],
+        None if draft is None else draft[rows],
+        tuple(DRAWN[k] for k in kinds[slice(*ptr[0])]),
+    )
+    found = BranchingRng().branches(lambda rng: rule(drafted, rng))
+    return [Outcome(p, int(node), int(bonus)) for p, (node, bonus) in found]

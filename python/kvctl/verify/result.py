@@ -1,0 +1,140 @@
+"""What a verify call decided."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+class Verification:
+    """The outcome of one ``kvctl.verify`` call over B sequences.
+
+    Attributes
+    ----------
+    bonus : numpy.ndarray
+        (B,) int32, the next root of each sequence: the token emitted last, which no forward has
+        seen yet; -1 where the sequence is finished.
+    finished : numpy.ndarray
+        (B,) bool, whether a stop token was emitted. What came after it was dropped.
+    draft_mismatch : numpy.ndarray
+        (B,) bool, whether a drafted token had probability 0 under its draft law. On the CPU that
+        is an error instead, so here it is False.
+    lossless : bool
+        Whether the emitted tokens follow the target's law.
+    num_accepted : numpy.ndarray
+        (B,) int32, accepted drafted tokens of each sequence.
+    num_emitted : numpy.ndarray
+        (B,) int32, emitted tokens of each sequence: one more than accepted, or as many where an
+        accepted one was a stop token.
+    log_probs : list of numpy.ndarray or None
+        float64, the log-probability of each emitted token under the processed target law (at
+        temperature 0, under the law of temperature 1); None unless asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        nodes: Int32,
+        ptrs: Int64,
+        out_nodes: Int32,
+        out_tokens: Int32,
+        counts: Int32,
+        log_probs: npt.NDArray[np.float64] | None,
+        lossless: bool,
+    ) -> None:
+        self._nodes = nodes
+        self._begins = ptrs[0]
+        self._row_begins = ptrs[1]
+        self._out_nodes = out_nodes
+        self._out_tokens = out_tokens
+        self.num_accepted: Int32 = counts[0]
+        self.num_emitted: Int32 = counts[1]
+        self.bonus: Int32 = counts[2]
+        self.finished: npt.NDArray[np.bool_] = counts[3].astype(bool)
+        self.draft_mismatch: npt.NDArray[np.bool_] = np.zeros(counts.shape[1], bool)
+        self.lossless = lossless
+        self.log_probs = (
+            None
+            if log_probs is None
+            else [
+                log_probs[begin : begin + n]
+                for begin, n in zip(self._begins, self.num_emitted, strict=False)
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.bonus)
+
+    @cached_property
+    def tokens(self) -> list[list[int]]:
+        """The emitted tokens of each sequence: accepted drafts, then the bonus."""
+        return [
+            self._out_tokens[begin : begin + n].tolist()
+            for begin, n in zip(self._begins, self.num_emitted, strict=False)
+        ]
+
+    @cached_property
+    def accepted_nodes(self) -> list[list[int]]:
+        """The accepted drafted nodes of each sequence, in path order; the root is not one."""
+        return [
+            self._out_nodes[begin : begin + n].tolist()
+            for begin, n in zip(self._begins, self.num_accepted, strict=False)
+        ]
+
+    @cached_property
+    def kept(self) -> list[list[int]]:
+        """The pending rows to keep in each sequence, the root's first: what ``commit`` takes."""
+        rows = self._nodes[2]
+        return [
+            [int(rows[begin]), *rows[begin + self._out_nodes[begin : begin + n]].tolist()]
+            for begin, n in zip(self._begins, self.num_accepted, strict=False)
+        ]
+
+    @cached_property
+    def rows(self) -> Int32:
+        """The kept rows as rows of the logits, one sequence after another; int32.
+
+        For gathering hidden states: ``hidden[result.rows]``.
+        """
+        return np.concatenate(
+            [np.asarray(kept, np.int32) + begin for kept, begin in self._kept_rows()]
+            or [np.empty(0, np.int32)]
+        ).astype(np.int32)
+
+    def _kept_rows(self) -> list[tuple[list[int], int]]:
+        return [(k, int(b)) for k, b in zip(self.kept, self._row_begins, strict=False)]
+
+    @cached_property
+    def acceptance(self) -> tuple[Int64, Int64]:
+        """Acceptance by position: how often each depth was reached, and how often accepted.
+
+        Depth d (index d - 1) is reached where the accepted path holds d - 1 tokens or more and has
+        a drafted token to offer next; it is accepted where the path holds d tokens or more. Both
+        are (D,) int64 over the batch.
+        """
+        parents = self._nodes[1]
+        has_child = np.zeros(self._nodes.shape[1] + 1, bool)
+        starts = np.repeat(self._begins[:-1], np.diff(self._begins))
+        inner = parents >= 0
+        has_child[starts[inner] + parents[inner]] = True
+        n = self.num_accepted.astype(np.int64)
+        begins = self._begins[:-1]
+        last = np.where(n > 0, self._out_nodes[begins + np.maximum(n - 1, 0)], 0)
+        cut = self.finished & (self.num_emitted == n)
+        reached_depth = n + (has_child[begins + last] & ~cut)
+        depth = int(reached_depth.max(initial=0))
+        positions = np.arange(1, depth + 1)
+        reached = (reached_depth[:, None] >= positions).sum(axis=0)
+        accepted = (n[:, None] >= positions).sum(axis=0)
+        return reached.astype(np.int64), accepted.astype(np.int64)
+
+    def __repr__(self) -> str:
+        return (
+            f"Verification({len(self)} sequences, {int(self.num_emitted.sum())} tokens emitted, "
+            f"{int(self.num_accepted.sum())} of them drafted)"
+        )

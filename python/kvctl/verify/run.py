@@ -1,0 +1,375 @@
+"""The call itself: trees, laws and parameters flattened, and handed to libkvctl."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from tvm_ffi import get_global_func
+
+from ..tree import TokenTree
+from .result import Verification
+from .sampling import Sampling, ragged, sampling_table
+
+RULES = (
+    "greedy",
+    "target_only",
+    "token_wise",
+    "block",
+    "recursive",
+    "traversal",
+    "best_of_k",
+    "coupled",
+    "typical",
+)
+DRAWN = ("deterministic", "independent", "without_replacement", "coupled")
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
+
+_run = get_global_func("kvctl.verify.run")
+_NO_FLOATS = np.empty((0, 0), np.float32)
+_NO_INTS = np.empty((0, 0), np.int32)
+_NO_DOUBLES = np.empty(0, np.float64)
+
+
+def tensor(array: Any, dtype: Any = None) -> Any:
+    """Return something libkvctl can read: DLPack objects as they are, NumPy arrays writeable."""
+    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
+        return array
+    array = np.ascontiguousarray(array, dtype)
+    return array if array.flags.writeable else array.copy()
+
+
+def signed(value: int) -> int:
+    """Return the low 64 bits of an integer as the FFI passes them."""
+    return (int(value) + 2**63) % 2**64 - 2**63
+
+
+def kind(name: str, names: Sequence[str], what: str) -> int:
+    """Return the index of a name.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    if name not in names:
+        raise ValueError(f"{what} must be one of {', '.join(names)}; got {name!r}")
+    return names.index(name)
+
+
+def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
+    """Return the nodes of all trees, (4, N), and where nodes and rows of each begin, (2, B + 1).
+
+    Raises
+    ------
+    ValueError
+        If `drawn` is not one name, or one for each tree, or one for each node of a tree.
+    """
+    ptrs = np.zeros((2, len(trees) + 1), np.int64)
+    np.cumsum([len(tree) for tree in trees], out=ptrs[0, 1:])
+    np.cumsum([tree.num_rows for tree in trees], out=ptrs[1, 1:])
+    nodes = np.empty((4, ptrs[0, -1]), np.int32)
+    if trees:
+        np.concatenate([tree.tokens for tree in trees], out=nodes[0])
+        np.concatenate([tree.parents for tree in trees], out=nodes[1])
+        np.concatenate([tree.rows for tree in trees], out=nodes[2])
+    if isinstance(drawn, str):
+        nodes[3] = kind(drawn, DRAWN, "drawn")
+        return nodes, ptrs
+    if len(drawn) != len(trees):
+        raise ValueError(f"drawn needs one entry for each of {len(trees)} trees, got {len(drawn)}")
+    for tree, begin, entry in zip(trees, ptrs[0, :-1], drawn, strict=True):
+        part = nodes[3, begin : begin + len(tree)]
+        if isinstance(entry, str):
+            part[:] = kind(entry, DRAWN, "drawn")
+        elif len(entry) != len(tree):
+            raise ValueError(
+                f"drawn per node needs {len(tree)} entries, the root's (not read) included, "
+                f"got {len(entry)}"
+            )
+        else:
+            part[:] = [kind(name, DRAWN, "drawn") for name in entry]
+    return nodes, ptrs
+
+
+def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) -> list[Sampling]:
+    """Return the sampling parameters as a list: of one for all, or of one each."""
+    if value is None:
+        return [default]
+    return [value] if isinstance(value, Sampling) else list(value)
+
+
+def streams(
+    size: int,
+    request_ids: Sequence[int] | None,
+    positions: Sequence[int] | int | None,
+    what: str,
+    *,
+    random: bool,
+) -> Int64:
+    """Return request ids and positions, (2, size): what names the random numbers.
+
+    Raises
+    ------
+    ValueError
+        If random numbers are needed and something does not name them.
+    """
+    table = np.zeros((2, size), np.int64)
+    if positions is not None:
+        table[1] = positions
+    elif random:
+        raise ValueError(
+            f"{what} must be given where tokens are sampled: they name the random numbers, and "
+            "the same numbers in every round would bias the output"
+        )
+    if request_ids is not None:
+        table[0] = [signed(i) for i in request_ids]
+    elif random and size > 1:
+        raise ValueError(
+            f"request_ids must be given where tokens of {size} sequences are sampled: they name "
+            "the random numbers, which must not depend on the order of the batch"
+        )
+    return table
+
+
+def verify(
+    logits: Any,
+    trees: TokenTree | Sequence[TokenTree],
+    *,
+    rule: str,
+    drawn: Drawn,
+    draft_probs: Any = None,
+    draft_probs_per_node: Any = None,
+    sampling: Sampling | Sequence[Sampling] | None = None,
+    seed: int = 0,
+    request_ids: Sequence[int] | None = None,
+    root_positions: Sequence[int] | int | None = None,
+    history: Sequence[Sequence[int]] | None = None,
+    bitmask: Any = None,
+    probabilities: bool = False,
+    log_probs: bool = False,
+    epsilon: float = 0.09,
+    delta: float = 0.3,
+) -> Verification:
+    """Decide which drafted tokens of a batch stay, and what comes after them.
+
+    Parameters
+    ----------
+    logits
+        (R, V) float32, float16 or bfloat16 on the CPU, anything with DLPack: the target's logits,
+        the rows of one tree after another. Row i of a tree says what follows its node i.
+    trees
+        The drafted tree of each of B sequences; a chain is a tree.
+    rule
+        ``greedy``, ``target_only``, ``token_wise`` (chains), ``block`` (chains), ``recursive``,
+        ``traversal``, ``best_of_k`` (K paths of one length), ``coupled`` or ``typical`` (lossy).
+    drawn
+        How the tokens were drawn: ``deterministic``, ``independent``, ``without_replacement`` or
+        ``coupled``; one for all, or a sequence with one for each tree, or one for each node (the
+        root's is not read). Siblings that were sorted, pruned or re-ranked by value after drawing
+        are deterministic.
+    draft_probs
+        The laws the tokens were drawn from, used exactly as given: (R, V) float32 or float64
+        aligned with the logits, row i the law of node i's *children*; rows of leaves are ignored.
+        Or a pair (ids, probs) of (R, k) arrays for sparse rows, id -1 meaning no entry. Not needed
+        for deterministic and coupled nodes.
+    draft_probs_per_node
+        Instead, a law for each node, (N, V): the law that node itself was drawn from given its
+        earlier siblings, for trees of several drafters.
+    sampling
+        One for all or one for each sequence. By default greedy for rule ``greedy``, else the
+        model's softmax.
+    seed, request_ids, root_positions
+        Name the random numbers: request_ids (B,) integers that identify each request for as long
+        as it lives, and root_positions (B,) the absolute position of each tree's node 0. Both are
+        needed where tokens are sampled (request_ids for more than one sequence).
+    history
+        The tokens of each sequence before its root, for penalties.
+    bitmask
+        (N, ceil(V / 32)) int32, one row for each node of the batch: bit i of word j allows token
+        32 j + i after it.
+    probabilities
+        The rows of `logits` are laws already, float32 or float64; they are used as they are.
+    log_probs
+        Also return the log-probability of every emitted token.
+    epsilon, delta
+        Thresholds of rule ``typical``: it accepts p > min(epsilon, delta * exp(-entropy)).
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    ValueError
+        If the combination of rule and drawn would be biased (the message names a rule that is
+        not), shapes do not fit, a token could not have been drawn from its law, or a row leaves no
+        token to choose.
+
+    Examples
+    --------
+    >>> chain = kvctl.TokenTree.chain([1, 2])
+    >>> logits = np.array([[0.0, 1.0, 3.0, 0.0], [2.0, 0.0, 0.0, 0.0]], np.float32)
+    >>> kvctl.verify(logits, [chain], rule="greedy", drawn="deterministic").tokens
+    [[2, 0]]
+    """
+    trees = [trees] if isinstance(trees, TokenTree) else list(trees)
+    rule_index = kind(rule, RULES, "rule")
+    samplings = per_request(sampling, Sampling(temperature=0.0 if rule == "greedy" else 1.0))
+    nodes, ptrs = flatten(trees, drawn)
+    if draft_probs is not None and draft_probs_per_node is not None:
+        raise ValueError("give either draft_probs or draft_probs_per_node")
+    random = any(s.temperature > 0 for s in samplings) or rule == "typical"
+    return run(
+        logits,
+        nodes,
+        ptrs,
+        rule_index,
+        samplings,
+        streams(len(trees), request_ids, root_positions, "root_positions", random=random),
+        draft=draft_probs if draft_probs_per_node is None else draft_probs_per_node,
+        per_node=draft_probs_per_node is not None,
+        seed=seed,
+        history=history,
+        bitmask=bitmask,
+        probabilities=probabilities,
+        log_probs=log_probs,
+        thresholds=(epsilon, delta),
+    )
+
+
+def sample(
+    logits: Any,
+    *,
+    sampling: Sampling | Sequence[Sampling] | None = None,
+    seed: int = 0,
+    request_ids: Sequence[int] | None = None,
+    positions: Sequence[int] | int | None = None,
+    history: Sequence[Sequence[int]] | None = None,
+    bitmask: Any = None,
+    noise: str = "uniform",
+    probabilities: bool = False,
+) -> Int32:
+    """Sample one token from each row of logits, as verifying with ``target_only`` would.
+
+    With the same seed, request ids and bit-equal logits, tokens sampled one by one here are the
+    tokens that ``kvctl.verify(..., rule="target_only")`` emits, whatever was drafted; with
+    ``noise="gumbel"``, those that ``rule="coupled"`` emits.
+
+    Parameters
+    ----------
+    logits
+        (B, V) float32, float16 or bfloat16.
+    sampling
+        One for all or one for each row; by default the model's softmax.
+    seed, request_ids, positions
+        Name the random numbers; positions (B,) are the absolute positions of the tokens sampled.
+    history
+        All tokens of each sequence before the sampled one, for penalties.
+    bitmask
+        (B, ceil(V / 32)) int32.
+    noise
+        ``uniform``: one random number per token. ``gumbel``: one per entry of the vocabulary, the
+        noise that coupled drafting shares.
+    probabilities
+        The rows are laws already, float32 or float64.
+
+    Returns
+    -------
+    numpy.ndarray
+        (B,) int32 tokens.
+
+    Raises
+    ------
+    ValueError
+        As ``kvctl.verify``.
+    """
+    logits = tensor(logits)
+    size = int(logits.shape[0])
+    samplings = per_request(sampling, Sampling())
+    random = any(s.temperature > 0 for s in samplings)
+    table = streams(size, request_ids, positions, "positions", random=random)
+    table[1] -= 1  # a root that nobody has seen, just before the token
+    nodes = np.zeros((4, size), np.int32)
+    nodes[:2] = -1
+    ptrs = np.tile(np.arange(size + 1, dtype=np.int64), (2, 1))
+    return run(
+        logits,
+        nodes,
+        ptrs,
+        RULES.index("target_only"),
+        samplings,
+        table,
+        seed=seed,
+        noise=kind(noise, ("uniform", "gumbel"), "noise"),
+        history=history,
+        bitmask=bitmask,
+        probabilities=probabilities,
+    )._out_tokens
+
+
+def run(
+    logits: Any,
+    nodes: Int32,
+    ptrs: Int64,
+    rule: int,
+    samplings: Sequence[Sampling],
+    stream_table: Int64,
+    *,
+    draft: Any = None,
+    per_node: bool = False,
+    seed: int = 0,
+    noise: int = 0,
+    history: Sequence[Sequence[int]] | None = None,
+    bitmask: Any = None,
+    probabilities: bool = False,
+    log_probs: bool = False,
+    thresholds: tuple[float, float] = (0.0, 0.0),
+) -> Verification:
+    """Call libkvctl on flattened trees; see `verify`."""
+    size, num_nodes = ptrs.shape[1] - 1, nodes.shape[1]
+    draft_ids, draft_probs = draft if isinstance(draft, tuple) else (None, draft)
+    if history is not None and len(history) != size:
+        raise ValueError(f"history needs one entry for each of {size} sequences")
+    history_ptr, history_ids = ragged(history if history is not None else [()] * size)
+    stop_ptr, stop_ids = ragged([list(s.stop_tokens) for s in samplings])
+    out_nodes, out_tokens = np.empty((2, num_nodes), np.int32)
+    counts = np.empty((4, size), np.int32)
+    out_log_probs = np.full(num_nodes, np.nan) if log_probs else _NO_DOUBLES
+    _run(
+        rule,
+        noise,
+        tensor(logits),
+        int(probabilities),
+        nodes,
+        ptrs,
+        _NO_FLOATS if draft_probs is None else tensor(draft_probs),
+        _NO_INTS if draft_ids is None else tensor(draft_ids, np.int32),
+        int(per_node),
+        *sampling_table(samplings, *thresholds),
+        stop_ptr,
+        stop_ids,
+        history_ptr,
+        history_ids,
+        _NO_INTS if bitmask is None else tensor(bitmask),
+        signed(seed),
+        stream_table,
+        out_nodes,
+        out_tokens,
+        counts,
+        out_log_probs,
+    )
+    return Verification(
+        nodes=nodes,
+        ptrs=ptrs,
+        out_nodes=out_nodes,
+        out_tokens=out_tokens,
+        counts=counts,
+        log_probs=out_log_probs if log_probs else None,
+        lossless=RULES[rule] != "typical",
+    )

@@ -1,0 +1,91 @@
+"""How tokens are sampled from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The sampling parameters of one request. The defaults are the model's own softmax.
+
+    They apply to the target's logits, in this order: `logit_bias`; the three penalties;
+    the bitmask given to ``kvctl.verify``; `temperature`; `top_k`; `top_p`; `min_p`. NaN counts as
+    minus infinity. Where a logit is plus infinity, the tokens that have the largest logit share
+    the row equally. A row that leaves no token at all is an error.
+
+    Parameters
+    ----------
+    temperature
+        At least 0; 0 takes the largest logit, the first of equals.
+    top_k
+        Keeps the k most likely tokens; 0 keeps all.
+    top_p
+        Then keeps the fewest of the most likely whose share of what is left reaches top_p.
+    min_p
+        Then keeps those at least min_p times as likely as the likeliest.
+    repetition_penalty
+        Divides positive logits of tokens seen before, multiplies negative ones.
+    presence_penalty
+        Is subtracted from the logit of every token seen before.
+    frequency_penalty
+        Is subtracted once for each time it was seen.
+    logit_bias
+        Token to what is added to its logit.
+    stop_tokens
+        Output ends with the first of these.
+
+    Notes
+    -----
+    Tokens seen before are those of the request's history, the root, and the path to the node.
+    Ties at the edge of top-k and top-p go to the lower token id.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop_tokens: Sequence[int] = ()
+
+    def row(self, epsilon: float = 0.0, delta: float = 0.0) -> list[float]:
+        """Return the numbers among the parameters as `kvctl.verify.run` wants them."""
+        return [
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            self.repetition_penalty,
+            self.presence_penalty,
+            self.frequency_penalty,
+            epsilon,
+            delta,
+        ]
+
+
+def ragged(lists: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return lists of integers as where each begins, (n + 1,), and all their values."""
+    begins = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum([len(values) for values in lists], out=begins[1:])
+    if begins[-1] == 0:
+        return begins, np.empty(0, np.int32)
+    return begins, np.concatenate([np.asarray(values, np.int32) for values in lists])
+
+
+def sampling_table(
+    samplings: Sequence[Sampling], epsilon: float = 0.0, delta: float = 0.0
+) -> tuple[Float64, npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return sampling parameters as the FFI takes them: the numbers, and the logit biases."""
+    table = np.array([s.row(epsilon, delta) for s in samplings], np.float64)
+    begins, ids = ragged([list(s.logit_bias) for s in samplings])
+    values = np.array([v for s in samplings for v in s.logit_bias.values()], np.float32)
+    return table, begins, ids, values
