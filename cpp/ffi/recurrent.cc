@@ -53,6 +53,16 @@ RecurrentState Create(int64_t num_layers, int64_t max_sequences, int64_t max_his
   return RecurrentState::Create(config);
 }
 
+/*! \brief What kvctl's own compiled models call; sizes (max_sequences, max_history) are TVM's. */
+RecurrentState CreateForModel(const ffi::Shape& sizes, int64_t num_layers,
+                              const ffi::Array<Tensor>& init_values) {
+  if (sizes.size() != 2 || sizes[1] < 1) {
+    Throw(ErrorKind::kValue,
+          "create_rnn_state takes max_batch_size and max_history_size, at least 1");
+  }
+  return Create(num_layers, sizes[0], sizes[1] - 1, 0, true, init_values);
+}
+
 /*! \brief parents: per sequence those of its whole pending region, new tokens last; nullopt: a
  * chain. */
 void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
@@ -191,6 +201,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   refl::GlobalDef()
       .def("kvctl.recurrent.create", Guarded(Create), "A recurrent state")
+      .def("kvctl.recurrent.create_for_model", Guarded(CreateForModel),
+           "The recurrent state of a compiled model")
       .def("kvctl.recurrent.begin_forward", Guarded(BeginForward), "Begin a step")
       .def("kvctl.recurrent.mask_parents", Guarded(MaskParents),
            "Parents of the tree in an encoded mask")

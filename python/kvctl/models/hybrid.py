@@ -1,0 +1,122 @@
+"""A hybrid for TVM's compiler: gated delta layers, and among them some that attend to a KV cache.
+
+Its functions take both, the paged KV cache and then the recurrent state.
+"""
+
+# TVM's classes have no types, to mypy:
+# mypy: disallow-subclassing-any=False
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import relax, tirx
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Module, Tensor
+from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode
+
+from .gated_delta_net import DeltaLayer, GatedDeltaNetConfig, RecurrentForCausalLM
+from .layers import Layers
+from .llama import DecoderLayer
+from .rnn_state import RecurrentStep
+
+
+@dataclass(frozen=True)
+class HybridConfig(GatedDeltaNetConfig):
+    """The shape of a hybrid: the last of every `attention_every` layers attends."""
+
+    attention_every: int = 4
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 8
+    head_dim: int = 64
+    rope_theta: float = 10000.0
+
+    @property
+    def num_qkv_heads(self) -> int:
+        """Heads of the fused projection of an attention layer."""
+        return self.num_attention_heads + 2 * self.num_key_value_heads
+
+    def is_recurrent(self, layer: int) -> bool:
+        """Whether a layer is recurrent."""
+        return layer % self.attention_every != self.attention_every - 1
+
+    def index_of(self, layer: int) -> int:
+        """Return the number of a layer among those of its kind, which is how caches number them."""
+        kind = self.is_recurrent(layer)
+        return sum(self.is_recurrent(earlier) == kind for earlier in range(layer))
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that have a KV cache."""
+        return self.num_hidden_layers - self.num_recurrent_layers
+
+
+class HybridForCausalLM(RecurrentForCausalLM):
+    """See `RecurrentForCausalLM`."""
+
+    config: HybridConfig
+    caches = ("paged_kv_cache", "rnn_state")
+
+    def make_layer(self, index: int, layers: Layers) -> Module:
+        """Make layer `index`."""
+        if self.config.is_recurrent(index):
+            return DeltaLayer(self.config, layers)
+        return DecoderLayer(self.config, layers)  # type: ignore[arg-type]
+
+    def apply_layer(
+        self, index: int, x: Tensor, caches: tuple[Any, ...], step: RecurrentStep
+    ) -> Tensor:
+        """Run layer `index`."""
+        memory = step if self.config.is_recurrent(index) else caches[0]
+        return self.layers[index](x, memory, self.config.index_of(index))
+
+    def create_tir_paged_kv_cache(
+        self,
+        max_batch_size: tirx.Var,
+        max_total_seq_len: tirx.Var,
+        prefill_chunk_size: tirx.Var,
+        page_size: tirx.Var,
+        support_sliding_window: tirx.Var,
+    ) -> PagedKVCache:
+        """Create the cache of the attention layers."""
+        config = self.config
+        sizes = [max_batch_size, max_total_seq_len, prefill_chunk_size, page_size]
+        numbers = (
+            config.num_attention_layers,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            int(RopeMode.NORMAL),
+            1.0,
+            float(config.rope_theta),
+        )
+        created = relax.call_pure_packed(
+            "kvctl.cache.create_for_model",
+            relax.ShapeExpr([*sizes, support_sliding_window, 0]),
+            *[relax.prim_value(number) for number in numbers],
+            relax.op.zeros((), self.ops.dtype),
+            ty_args=relax.AnyType(),
+        )
+        return PagedKVCache(_expr=created, _name="paged_kv_cache")
+
+    def cache_spec(self, name: str) -> Any:
+        """Return the type of a cache argument."""
+        if name == "paged_kv_cache":
+            return nn.spec.Object(object_type=PagedKVCache)
+        return super().cache_spec(name)
+
+    def functions(self) -> dict[str, Any]:
+        """See `RecurrentForCausalLM`."""
+        names = (
+            "max_batch_size",
+            "max_total_seq_len",
+            "prefill_chunk_size",
+            "page_size",
+            "support_sliding_window",
+        )
+        ints = [nn.spec.Int() for _ in names]
+        create = nn.spec.MethodSpec(
+            self.create_tir_paged_kv_cache, list(names), ints, "none", "none"
+        )
+        return {**super().functions(), "create_tir_paged_kv_cache": create}
