@@ -24,10 +24,6 @@ PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_hea
                     DLDevice device, int64_t rope_mode, double rope_scale, double rope_theta,
                     const ffi::Shape& layer_windows) {
   PagedKVCacheConfig config;
-  for (int64_t window : layer_windows) {
-    config.layer_windows.push_back(
-        static_cast<int32_t>(std::clamp<int64_t>(window, -1, INT32_MAX)));
-  }
   config.num_layers = num_layers;
   config.num_qo_heads = num_qo_heads;
   config.num_kv_heads = num_kv_heads;
