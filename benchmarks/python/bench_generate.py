@@ -101,7 +101,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 def measure(workers: list[Worker], text: Any, options: argparse.Namespace) -> dict[str, Any]:
     steps: dict[str, dict[int, Any]] = {worker.name: {} for worker in workers}
-    context = text.encode((PROMPTS / "edit_repeat.txt").read_text() * 4)[:CONTEXT]
+    context = text.encode((PROMPTS / "copy_repeat.txt").read_text() * 4)[:CONTEXT]
     for rows in options.rows:
         answers = interleaved(workers, 3 * options.repeat, op="step", context=context, rows=rows)
         for name, seconds in answers.items():
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument(
-        "--prompts", nargs="+", default=["edit_repeat", "edit_rename", "chat_story"]
+        "--prompts", nargs="+", default=["copy_repeat", "copy_edit", "open"]
     )
     options = parser.parse_args()
     if 1 not in options.rows:

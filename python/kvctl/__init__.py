@@ -6,6 +6,7 @@ from . import _load  # first: everything below needs the libraries it loads
 from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
+from .generate import Generation, generate
 from .mask import Mask
 from .runner import ModelRunner
 from .tree import TokenTree
@@ -15,6 +16,7 @@ __version__ = _load.build_info()["kvctl"]
 
 __all__ = [
     "FunctionTable",
+    "Generation",
     "Mask",
     "ModelRunner",
     "OutOfPagesError",
@@ -24,6 +26,7 @@ __all__ = [
     "TokenTree",
     "Verification",
     "__version__",
+    "generate",
     "install",
     "installed",
     "sample",

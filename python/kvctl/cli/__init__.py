@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from . import compile, doctor
+from . import bench, compile, doctor, generate
 
 app = typer.Typer(
     help="Control of the KV cache for speculative decoding on TVM and MLC-LLM.",
@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 app.command()(doctor.doctor)
 app.command("compile")(compile.compile_command)
+app.command("generate")(generate.generate_command)
+app.command("bench")(bench.bench_command)
 
 
 @app.callback()

@@ -23,22 +23,24 @@ def machine_checks(probed: dict[str, Any], tvm: Path | None) -> Iterator[Check]:
     yield _nvcc()
 
 
-def _cpu() -> tuple[str, set[str]]:
-    text = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
-    flags = re.search(r"^flags\s*:\s*(.*)$", text, re.MULTILINE)
-    return (
-        model.group(1) if model else "unknown processor",
-        set(flags.group(1).split()) if flags else set(),
-    )
+def _cpuinfo(field: str) -> str:
+    found = re.search(rf"^{field}\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    return _cpuinfo("model name") or "unknown processor"
 
 
 def _instructions(probed: dict[str, Any]) -> Check:
-    model, flags = _cpu()
+    flags = _cpuinfo("flags").split()
     wanted = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16")
     has = [name for name in wanted if name in flags]
     used = probed.get("isa")
-    found = f"{model}: {' '.join(has) or 'no AVX2'}" + (f"; kvctl uses {used}" if used else "")
+    found = f"{cpu_model()}: {' '.join(has) or 'no AVX2'}" + (
+        f"; kvctl uses {used}" if used else ""
+    )
     if "avx2" not in has:
         return warn("instructions", found, "kvctl's fast kernels need AVX2 or AVX-512")
     if os.environ.get("KVCTL_ISA"):

@@ -73,7 +73,9 @@ class ModelText:
         if template is None:
             raise ValueError("this model has no chat template: use --raw")
         system = template.get("system_message", "") if system is None else system
-        text = template["system_template"].replace("{system_message}", system) if system else ""
+        text: str = (
+            template["system_template"].replace("{system_message}", system) if system else ""
+        )
         roles, separator = template["roles"], template.get("role_content_sep", "")
         text += roles["user"] + separator
         text += template["role_templates"]["user"].replace("{user_message}", message)
@@ -115,7 +117,8 @@ class TextStream:
 
     def _decode(self) -> str:
         known = self._text.decode(self._before)
-        return self._text.decode([*self._before, *self._held])[len(known) :]
+        whole = self._text.decode([*self._before, *self._held])
+        return whole[len(known) :]
 
     def _flush(self, text: str) -> str:
         if self._held:

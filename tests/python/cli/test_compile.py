@@ -1,18 +1,11 @@
 import os
-import subprocess
 import sys
 
 import pytest
+from command import run
 
 from kvctl.cli import demo
 from kvctl.cli.compile import _resolve
-
-
-def run(*arguments, **environment):
-    command = [sys.executable, "-c", "from kvctl_launcher import main; main()", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
-    )
 
 
 def test_a_model_that_is_there_is_kept(tmp_path):
@@ -33,9 +26,10 @@ def test_a_bad_source_is_one_line(tmp_path, source, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_traceback_for_those_who_ask(tmp_path):
-    done = run("compile", "no-such-model.gguf", "-o", str(tmp_path / "out"), KVCTL_TRACEBACK="1")
-    assert done.returncode == 1 and "Traceback" in done.stderr
+def test_a_traceback_for_those_who_ask(tmp_path, monkeypatch):
+    monkeypatch.setenv("KVCTL_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        run("compile", "no-such-model.gguf", "-o", tmp_path / "out")
 
 
 def test_the_demo_model_is_found_without_importing_it(tmp_path, monkeypatch):

@@ -1,0 +1,116 @@
+"""`kvctl bench`: how fast a model runs here, and what speculation gains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+# One prompt whose answer copies, and one whose answer does not.
+_PROMPTS = {
+    "copy": "Repeat the following paragraph exactly:\n\nA paged cache keeps the keys and values of "
+    "a sequence in pages of equal size. Each sequence owns a list of page numbers, and a page may "
+    "belong to several sequences at once. When a sequence grows, it takes a free page from the "
+    "pool; when it is rolled back, it returns the pages that it no longer needs.",
+    "open": "Tell a short story about a lighthouse keeper who finds a message in a bottle.",
+}
+
+
+def bench_command(
+    model: Annotated[Path, typer.Argument(help="A model directory ('kvctl compile' makes one).")],
+    rows: Annotated[
+        str, typer.Option(help="How many tokens to verify at once, with commas between.")
+    ] = "1,2,4,8,16",
+    context: Annotated[int, typer.Option(min=16, help="Tokens in the cache for steps.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=2)] = 128,
+    repeat: Annotated[int, typer.Option(min=1, help="Generations of each kind.")] = 3,
+    prompt_files: Annotated[
+        list[Path] | None,
+        typer.Option("--prompt-file", "-f", help="Prompts instead of the built-in two."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the measurements here; '-' is stdout.")
+    ] = None,
+) -> None:
+    """Time decode, verification of k tokens, and speculative beside plain generation."""
+    from ..draft import LookupDrafter
+    from ..runner import ModelRunner
+    from .measure import describe_machine, measure_speedup, measure_steps, to_json
+    from .text import ModelText
+
+    sizes = _parse_rows(rows)
+    prompts = _PROMPTS
+    if prompt_files:
+        prompts = {file.stem: file.read_text(encoding="utf-8").strip() for file in prompt_files}
+    text = ModelText(model)
+    console = Console(stderr=str(json_file) == "-", soft_wrap=True, highlight=False)
+    runner = ModelRunner.load(model)
+    drafter = LookupDrafter()
+    speedups = []
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=1 + len(prompts))
+        steps = measure_steps(runner, rows=sizes, context=context, repeat=3 * repeat)
+        progress.advance(task)
+        for name, prompt in prompts.items():
+            tokens = text.encode(text.chat(prompt) if text.has_template else prompt)
+            speedups.append(
+                measure_speedup(
+                    runner,
+                    name,
+                    tokens,
+                    drafter,
+                    new_tokens=max_new_tokens,
+                    stop=text.stop_tokens,
+                    repeat=repeat,
+                )
+            )
+            progress.advance(task)
+
+    table = Table(title=f"steps behind {context} tokens")
+    for column in ("", "ms", "least", "most", "of a decode step"):
+        table.add_column(column, justify="right")
+    rows_of = {f"prefill {context}": steps.prefill, "decode 1": steps.decode}
+    rows_of |= {f"verify {n}": timing for n, timing in steps.verify.items()}
+    for label, timing in rows_of.items():
+        values = (f"{1e3 * s:.1f}" for s in (timing.median, timing.least, timing.most))
+        table.add_row(label, *values, f"{timing.median / steps.decode.median:.2f}x")
+    console.print(table)
+
+    table = Table(title="generation, tokens per second")
+    for column in ("prompt", "tokens", "plain", "speculative", "ratio", "accepted", "same"):
+        table.add_column(column, justify="right")
+    for one in speedups:
+        rates = ((one.new_tokens - 1) / t.median for t in (one.plain, one.speculative))
+        table.add_row(
+            one.name,
+            str(one.new_tokens),
+            *(f"{rate:.1f}" for rate in rates),
+            f"{one.ratio:.2f}x",
+            f"{one.mean_accepted_length:.1f}",
+            "yes" if one.same else "NO",
+        )
+    console.print(table)
+
+    if json_file is not None:
+        result = {"model": str(model), **describe_machine(), **to_json(steps, speedups)}
+        content = json.dumps(result, indent=1)
+        if str(json_file) == "-":
+            typer.echo(content)
+        else:
+            json_file.write_text(content + "\n")
+
+
+def _parse_rows(text: str) -> Sequence[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"--rows takes positive numbers with commas between, not '{text}'")
+    return sizes

@@ -1,0 +1,166 @@
+"""`kvctl generate`: continue a prompt, plainly or speculatively, and tell how it went."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from .report import print_comparison, print_statistics
+
+if TYPE_CHECKING:
+    from ..draft import Drafter
+    from ..generate import Generation
+    from ..runner import ModelRunner
+    from ..verify import Sampling
+    from .text import ModelText
+
+_WARM_UP_TOKENS = 4
+
+
+def generate_command(
+    model: Annotated[Path, typer.Argument(help="A model directory ('kvctl compile' makes one).")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; by default it comes from a file or stdin.")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompt-file", "-f", help="Read the prompt here; '-' is stdin.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1)] = 256,
+    draft: Annotated[
+        str, typer.Option(help="lookup: copy from the text so far; none: decode plainly.")
+    ] = "lookup",
+    draft_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Always draft this far; by default the length adapts."),
+    ] = None,
+    branches: Annotated[
+        bool, typer.Option("--tree/--chain", help="Draft several continuations, or the best.")
+    ] = True,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="0 is all.")] = 0,
+    seed: Annotated[int, typer.Option()] = 0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="Instead of the template's system message.")
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Generate plainly, then speculatively; show both."),
+    ] = False,
+) -> None:
+    """Continue a prompt; print tokens as they come, then speed, acceptance and times."""
+    from ..draft import LookupDrafter
+    from ..runner import ModelRunner
+    from ..verify import Sampling
+    from .text import ModelText
+
+    if draft not in ("lookup", "none"):
+        raise ValueError(f"--draft is lookup or none, not {draft}")
+    message = read_prompt(prompt, prompt_file)
+    text = ModelText(model)
+    plain = raw or not text.has_template
+    tokens = text.encode(message if plain else text.chat(message, system=system))
+    sampling = (
+        Sampling(temperature=temperature, top_p=top_p, top_k=top_k) if temperature > 0 else None
+    )
+    drafter = LookupDrafter(length=draft_length, branches=branches)
+    console = Console(soft_wrap=True, highlight=False)
+    runner = ModelRunner.load(model)
+    session = _Session(runner, text, tokens, max_new_tokens, sampling, seed, console)
+    if not compare:
+        generation = session.run(drafter if draft == "lookup" else None)
+        print_statistics(console, generation.statistics)
+        return
+    session.warm_up()
+    console.print("[bold]plain[/]")
+    first = session.run(None)
+    print_statistics(console, first.statistics)
+    console.print("\n[bold]speculative[/]")
+    second = session.run(drafter)
+    print_statistics(console, second.statistics)
+    if not print_comparison(console, runner, tokens, first, second, greedy=sampling is None):
+        raise typer.Exit(1)
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
+    """Return the prompt from wherever it is.
+
+    Raises
+    ------
+    ValueError
+        If it is given twice, or not at all, or is empty.
+    """
+    if prompt is not None and prompt_file is not None:
+        raise ValueError("give the prompt either as an argument or as a file")
+    if prompt_file is not None and str(prompt_file) != "-":
+        prompt = prompt_file.read_text(encoding="utf-8")
+    elif prompt is None:
+        if prompt_file is None and sys.stdin.isatty():
+            raise ValueError("give a prompt: as an argument, with --prompt-file, or through stdin")
+        prompt = sys.stdin.read()
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    return prompt.removesuffix("\n")
+
+
+class _Session:
+    """One prompt on one model, generated from once or twice."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        text: ModelText,
+        tokens: list[int],
+        max_new_tokens: int,
+        sampling: Sampling | None,
+        seed: int,
+        console: Console,
+    ) -> None:
+        self._runner = runner
+        self._text = text
+        self._tokens = tokens
+        self._max_new_tokens = max_new_tokens
+        self._sampling = sampling
+        self._seed = seed
+        self._console = console
+
+    def warm_up(self) -> None:
+        """Generate a little, so that whoever comes first does not pay for what is made once."""
+        from .. import generate
+
+        generate(self._runner, self._tokens, max_new_tokens=_WARM_UP_TOKENS)
+
+    def run(self, drafter: Drafter | None) -> Generation:
+        """Generate, and print the text as it comes."""
+        from .. import generate
+
+        stream = self._text.stream()
+
+        def show(tokens: list[int]) -> None:
+            wanted = [token for token in tokens if token not in self._text.stop_tokens]
+            self._write(stream.push(wanted))
+
+        generation = generate(
+            self._runner,
+            self._tokens,
+            max_new_tokens=self._max_new_tokens,
+            drafter=drafter,
+            sampling=self._sampling,
+            seed=self._seed,
+            stop=self._text.stop_tokens,
+            on_tokens=show,
+        )
+        self._write(stream.finish() + "\n")
+        return generation
+
+    def _write(self, text: str) -> None:
+        # Not through rich: the text is the model's, and may look like markup.
+        self._console.file.write(text)
+        self._console.file.flush()

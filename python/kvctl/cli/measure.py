@@ -1,0 +1,175 @@
+"""Timings of a model on this machine: single steps, and whole generations."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tvm_ffi
+
+from .machine import cpu_model
+
+if TYPE_CHECKING:
+    from ..draft import Drafter
+    from ..runner import ModelRunner
+
+_SEQUENCE = 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Repeated timings in seconds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        """Summarize."""
+        return cls(median(seconds), min(seconds), max(seconds))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What single forwards cost behind some context; the model alone, without verification."""
+
+    context: int
+    prefill: Timing
+    decode: Timing
+    verify: dict[int, Timing]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """One prompt, generated plainly and speculatively in turns."""
+
+    name: str
+    prompt_tokens: int
+    new_tokens: int
+    same: bool
+    plain: Timing
+    speculative: Timing
+    mean_accepted_length: float
+    tokens_per_round: float
+
+    @property
+    def ratio(self) -> float:
+        """How much faster the speculative generation was."""
+        return self.plain.median / self.speculative.median
+
+
+def measure_steps(
+    runner: ModelRunner, *, rows: Sequence[int], context: int = 128, repeat: int = 9
+) -> Steps:
+    """Time prefill, decode, and the verification of chains, interleaved.
+
+    Parameters
+    ----------
+    runner
+        The model; its cache needs room for the context and the longest chain.
+    rows
+        Numbers of tokens to verify, the root included.
+    context
+        Tokens in the cache.
+    repeat
+        Timings of each; the first of every kind is thrown away before.
+    """
+    from ..tree import TokenTree
+
+    tokens = np.random.default_rng(0).integers(0, runner.vocab_size, context).tolist()
+    trees = {n: TokenTree.chain(tokens[:n]) for n in rows}
+    prefill: list[float] = []
+    decode: list[float] = []
+    verify: dict[int, list[float]] = {n: [] for n in rows}
+    for _ in range(repeat + 1):
+        runner.cache.add_sequence(_SEQUENCE)
+        try:
+            begin = perf_counter()
+            runner.prefill([_SEQUENCE], [tokens])
+            prefill.append(perf_counter() - begin)
+            begin = perf_counter()
+            runner.decode([_SEQUENCE], tokens[:1])
+            decode.append(perf_counter() - begin)
+            runner.cache.popn(_SEQUENCE, 1)
+            for n, tree in trees.items():
+                begin = perf_counter()
+                runner.verify([_SEQUENCE], [tree])
+                verify[n].append(perf_counter() - begin)
+                runner.cache.abort([_SEQUENCE])
+        finally:
+            runner.cache.remove_sequence(_SEQUENCE)
+    return Steps(
+        context,
+        Timing.of(prefill[1:]),
+        Timing.of(decode[1:]),
+        {n: Timing.of(seconds[1:]) for n, seconds in verify.items()},
+    )
+
+
+def measure_speedup(
+    runner: ModelRunner,
+    name: str,
+    prompt: Sequence[int],
+    drafter: Drafter,
+    *,
+    new_tokens: int,
+    stop: frozenset[int] = frozenset(),
+    repeat: int = 3,
+) -> Speedup:
+    """Generate greedily, plainly and speculatively in turns; time everything behind the prefill."""
+    from .. import generate
+
+    plain, fast = [], []
+    for _ in range(repeat):
+        one = generate(runner, prompt, max_new_tokens=new_tokens, stop=stop)
+        two = generate(runner, prompt, max_new_tokens=new_tokens, stop=stop, drafter=drafter)
+        plain.append(one.statistics.decode_seconds)
+        fast.append(two.statistics.decode_seconds)
+    stats = two.statistics
+    return Speedup(
+        name,
+        len(prompt),
+        stats.new_tokens,
+        one.tokens == two.tokens,
+        Timing.of(plain),
+        Timing.of(fast),
+        stats.mean_accepted_length,
+        stats.tokens_per_round,
+    )
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a benchmark's reader must know of the machine and the versions."""
+    call = tvm_ffi.get_global_func
+    packages = ("kvctl", "apache-tvm", "apache-tvm-ffi", "numpy", "onednn-cpu-gomp")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "cpu": cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "isa": str(call("kvctl.build.isa")()),
+        "openmp_threads": int(call("kvctl.build.openmp_threads")()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def to_json(steps: Steps, speedups: Sequence[Speedup]) -> dict[str, Any]:
+    """Return measurements as JSON values, seconds throughout."""
+    return {
+        "steps": asdict(steps),
+        "generation": [{**asdict(one), "ratio": one.ratio} for one in speedups],
+    }

@@ -1,0 +1,76 @@
+"""Statistics for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from .compare import first_difference
+
+if TYPE_CHECKING:
+    from ..generate import Generation
+    from ..runner import ModelRunner
+    from ..stats import Statistics
+
+
+def print_statistics(console: Console, stats: Statistics) -> None:
+    """Print speed, acceptance, and where the time went."""
+    rate = f"{stats.tokens_per_second:.1f}" if stats.rounds else "-"
+    console.print(
+        f"[bold]{rate} tokens/s[/]  {stats.new_tokens} tokens in {stats.rounds + 1} forwards; "
+        f"prompt of {stats.prompt_tokens} in {stats.prefill_seconds:.2f} s"
+    )
+    if stats.speculative_rounds:
+        shares = " ".join(f"{share:.0%}" for share in stats.acceptance_by_position)
+        console.print(
+            f"mean accepted length {stats.mean_accepted_length:.2f} in "
+            f"{stats.speculative_rounds} speculative rounds; by position: {shares}"
+        )
+    times = [("draft", stats.draft_seconds), ("forward", stats.forward_seconds)]
+    times += [("verify", stats.verify_seconds), ("rollback", stats.rollback_seconds)]
+    parts = ", ".join(f"{name} {_time(seconds)}" for name, seconds in times)
+    start = f"; drafter's start {_time(stats.start_seconds)}" if stats.start_seconds else ""
+    console.print(f"time: {parts}{start}")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"
+
+
+def print_comparison(
+    console: Console,
+    runner: ModelRunner,
+    prompt: list[int],
+    plain: Generation,
+    speculative: Generation,
+    *,
+    greedy: bool,
+) -> bool:
+    """Print whether two generations are the same, and how much faster the second was.
+
+    Returns
+    -------
+    bool
+        Whether they are the same, up to a tie within float noise.
+    """
+    ratio = speculative.statistics.tokens_per_second / plain.statistics.tokens_per_second
+    difference = first_difference(runner, prompt, plain.tokens, speculative.tokens)
+    if difference is None:
+        console.print(
+            f"\n[bold green]The same {len(plain.tokens)} tokens[/], "
+            f"[bold]{ratio:.2f}x as fast[/] as plain decoding."
+        )
+        return True
+    a, b = difference.tokens
+    if greedy and difference.is_tie:
+        console.print(
+            f"\n[yellow]Token {difference.index} is {a} or {b}: a tie, their logits differ by "
+            f"{difference.gap:.1e}.[/] {ratio:.2f}x as fast as plain decoding."
+        )
+        return True
+    console.print(
+        f"\n[bold red]Token {difference.index} differs[/]: {a} plainly, {b} speculatively; "
+        f"their logits differ by {difference.gap:.3g}."
+    )
+    return False

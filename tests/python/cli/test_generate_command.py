@@ -1,0 +1,99 @@
+import json
+import shutil
+
+import pytest
+
+pytest.importorskip("tokenizers")
+
+from command import run
+
+from kvctl.cli.generate import read_prompt
+
+
+@pytest.fixture(scope="module")
+def talking_model(tiny_model, tmp_path_factory):
+    """The tiny model with a tokenizer: its 256 tokens are the bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    directory = tmp_path_factory.mktemp("talking") / "model"
+    shutil.copytree(tiny_model, directory)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+def test_compare_shows_the_same_tokens(talking_model):
+    done = run("generate", talking_model, "abcabcabc", "--compare", "-n", "40")
+    assert done.returncode == 0, done.stderr
+    assert "The same 40 tokens" in done.stdout
+    for part in ("plain", "speculative", "tokens/s", "draft", "forward", "verify", "rollback"):
+        assert part in done.stdout
+
+
+def test_sampled_compare_from_stdin(talking_model):
+    done = run(
+        "generate", talking_model, "--compare", "-n", "20", "--temperature", "0.8", text="hello\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "The same 20 tokens" in done.stdout
+
+
+def test_prompt_from_a_file_plainly(talking_model, tmp_path):
+    (tmp_path / "prompt.txt").write_text("xyz")
+    options = ("--prompt-file", tmp_path / "prompt.txt", "-n", "5", "--draft", "none")
+    done = run("generate", talking_model, *options)
+    assert done.returncode == 0, done.stderr
+    assert "5 tokens in 5 forwards; prompt of 3" in done.stdout
+    assert "accepted" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-model", "hi"], "has no mlc-chat-config.json: is it a model directory?"),
+        (["{model}", "hi", "--draft", "magic"], "--draft is lookup or none, not magic"),
+        (["{model}", " "], "the prompt is empty"),
+        (["{model}", "hi", "--prompt-file", "x"], "either as an argument or as a file"),
+        (["{model}", "--prompt-file", "no-such-file"], "no-such-file"),
+        (["{model}", "hi" * 400], "there is room for 512 in the cache"),
+    ],
+)
+def test_mistakes_are_one_line(talking_model, arguments, message):
+    done = run("generate", *(part.format(model=talking_model) for part in arguments))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
+
+
+def test_a_truncated_model_is_one_line(talking_model, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(talking_model, broken)
+    shard = next(broken.glob("params_shard_*.bin"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    done = run("generate", broken, "hi")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and shard.name in done.stderr, done.stderr
+
+
+def test_bench_measures_and_writes_json(talking_model):
+    done = run("bench", talking_model, "--rows", "1,4", "-n", "12", "--repeat", "1", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["steps"]["verify"]) == {"1", "4"}
+    assert result["steps"]["decode"]["least"] > 0
+    assert [one["name"] for one in result["generation"]] == ["copy", "open"]
+    assert all(one["same"] for one in result["generation"])
+    assert result["versions"]["apache-tvm"] and result["cpu"]
+    assert "verify 4" in done.stderr
+
+
+def test_bench_refuses_rows_that_are_none(talking_model):
+    done = run("bench", talking_model, "--rows", "1,x")
+    assert done.returncode == 1 and "--rows takes positive numbers" in done.stderr
+
+
+def test_prompt_keeps_all_but_the_last_newline(tmp_path):
+    (tmp_path / "p").write_text("a\n\nb\n\n")
+    assert read_prompt(None, tmp_path / "p") == "a\n\nb\n"

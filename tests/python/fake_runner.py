@@ -1,0 +1,121 @@
+"""A model without weights over a cache without pages, for tests of what is above them."""
+
+import hashlib
+
+import numpy as np
+
+VOCABULARY = 40
+
+
+def hashed_logits(context, order):
+    """Logits that depend on the last `order` tokens alone, and on nothing else."""
+    key = ",".join(map(str, context[-order:])).encode()
+    seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "little")
+    return np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32) * 3
+
+
+class FakeCache:
+    """Token lists instead of keys and values; refuses what the real one refuses."""
+
+    def __init__(self, pages=64, page_size=16, chunk=64):
+        self.page_size = page_size
+        self.prefill_chunk_size = chunk
+        self._pages = pages
+        self.committed = {}
+        self.pending = {}
+
+    @property
+    def num_available_pages(self):
+        used = sum(
+            -(-(len(self.committed[s]) + len(self.pending[s])) // self.page_size)
+            for s in self.committed
+        )
+        return self._pages - used
+
+    def add_sequence(self, seq_id):
+        if seq_id in self.committed:
+            raise ValueError(f"sequence {seq_id} exists already")
+        self.committed[seq_id], self.pending[seq_id] = [], []
+
+    def remove_sequence(self, seq_id):
+        del self.committed[seq_id], self.pending[seq_id]
+
+    def sequence_length(self, seq_id):
+        return len(self.committed[seq_id]) + len(self.pending[seq_id])
+
+    def append(self, seq_id, tokens, parents=None):
+        assert not self.pending[seq_id], "pending nodes were neither committed nor aborted"
+        if parents is None:
+            self.committed[seq_id] += tokens
+        else:
+            self.pending[seq_id] = list(zip(tokens, parents, strict=True))
+        if self.num_available_pages < 0:
+            raise RuntimeError("out of pages")
+
+    def path(self, seq_id, node):
+        path = []
+        while node >= 0:
+            token, node = self.pending[seq_id][node]
+            path.append(token)
+        return path[::-1]
+
+    def commit(self, seq_ids, kept):
+        for seq_id, nodes in zip(seq_ids, kept, strict=True):
+            nodes = [int(node) for node in nodes]
+            path = self.path(seq_id, nodes[-1]) if nodes else []
+            assert [self.pending[seq_id][node][0] for node in nodes] == path
+            self.committed[seq_id] += path
+            self.pending[seq_id] = []
+
+    def abort(self, seq_ids):
+        for seq_id in seq_ids:
+            self.pending[seq_id] = []
+
+    def popn(self, seq_id, n):
+        del self.committed[seq_id][len(self.committed[seq_id]) - n :]
+
+
+class FakeRunner:
+    """Speaks as ModelRunner does; keeps the widths of its forwards in `forwards`."""
+
+    def __init__(self, order=2, tokens_after=None, **cache):
+        self.cache = FakeCache(**cache)
+        self.vocab_size = VOCABULARY
+        self.metadata = {"context_window_size": 4096}
+        self.forwards = []
+        self._order = order
+        self._tokens_after = tokens_after
+        self.broken = False
+
+    def _logits(self, context):
+        if self._tokens_after is None:
+            return hashed_logits(context, self._order)
+        logits = np.zeros(VOCABULARY, np.float32)
+        logits[self._tokens_after(context)] = 10.0
+        return logits
+
+    def _rows(self, contexts):
+        if self.broken:
+            raise RuntimeError("the forward broke")
+        return np.stack([self._logits(context) for context in contexts])
+
+    def prefill(self, seq_ids, tokens):
+        contexts = []
+        for seq_id, new in zip(seq_ids, tokens, strict=True):
+            self.forwards.append(len(new))
+            self.cache.append(seq_id, [int(token) for token in new])
+            contexts.append(self.cache.committed[seq_id])
+        return self._rows(contexts)
+
+    def decode(self, seq_ids, tokens):
+        return self.prefill(seq_ids, [[token] for token in tokens])
+
+    def verify(self, seq_ids, trees):
+        contexts = []
+        for seq_id, tree in zip(seq_ids, trees, strict=True):
+            assert tree.num_rows == len(tree) <= self.cache.prefill_chunk_size
+            self.forwards.append(len(tree))
+            self.cache.append(seq_id, tree.tokens.tolist(), tree.parents.tolist())
+            past = self.cache.committed[seq_id]
+            contexts += [past + self.cache.path(seq_id, node) for node in range(len(tree))]
+        return self._rows(contexts)
