@@ -92,7 +92,7 @@ def test_mean_emitted_is_ordered():
 
 # --- controls: each is a mistake that engines have made, and must be seen -------------------------
 
-# A pair whose residual holds two tokens: with one, whatever is wrong with its proportions is hidden.
+# A pair whose residual holds two tokens: one alone would hide that its proportions are wrong.
 P2 = np.array([0.4, 0.35, 0.25])
 Q2 = np.array([0.15, 0.2, 0.65])
 
@@ -271,18 +271,30 @@ def test_top_p_applied_twice():
     root = kvctl.TokenTree.chain([0])
     once = kvctl.Sampling(top_p=0.75)
     tokens = {
-        kvctl.verify(logits, root, rule="target_only", drawn="deterministic", sampling=once,
-                     root_positions=[i]).bonus[0]
+        kvctl.verify(
+            logits,
+            root,
+            rule="target_only",
+            drawn="deterministic",
+            sampling=once,
+            root_positions=[i],
+        ).bonus[0]
         for i in range(200)
-    }  # fmt: skip
+    }
     assert tokens == {0, 1}
     processed = np.log([[0.625, 0.375, 1e-30]]).astype(np.float32)
     twice = kvctl.Sampling(top_p=0.6)
     assert {
-        kvctl.verify(processed, root, rule="target_only", drawn="deterministic", sampling=twice,
-                     root_positions=[i]).bonus[0]
+        kvctl.verify(
+            processed,
+            root,
+            rule="target_only",
+            drawn="deterministic",
+            sampling=twice,
+            root_positions=[i],
+        ).bonus[0]
         for i in range(200)
-    } == {0}  # fmt: skip
+    } == {0}
 
 
 def test_typical_says_that_it_is_lossy_and_is():
