@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from typing import Any
 
 import tvm
@@ -11,18 +13,36 @@ from tvm import relax
 from .config import LlamaConfig
 from .layers import ParamSpec
 
+_DEFAULT_ARCH = "sm_80"
+
 
 def make_target(name: str) -> Any:
-    """Return TVM's target for "cpu".
+    """Return TVM's target for "cpu", "cuda" or "cuda:sm_90".
 
     Raises
     ------
+    FileNotFoundError
+        If it is CUDA and there is no nvcc.
     ValueError
         If kvctl cannot compile for it.
     """
-    if name != "cpu":
-        raise ValueError(f"target must be 'cpu', not '{name}'")
-    return tvm.target.Target("llvm")
+    if name == "cpu":
+        return tvm.target.Target("llvm")
+    kind, _, arch = name.partition(":")
+    arch = arch or _DEFAULT_ARCH
+    if kind != "cuda" or not re.fullmatch(r"sm_[0-9]{2,3}[a-z]?", arch):
+        raise ValueError(f"target must be 'cpu', 'cuda' or like 'cuda:sm_90', not '{name}'")
+    if shutil.which("nvcc") is None:
+        raise FileNotFoundError("compiling for CUDA needs nvcc (of CUDA 13) on the PATH")
+    # No device is asked, so that this works on machines without one.
+    cuda = {
+        "kind": "cuda",
+        "arch": arch,
+        "max_threads_per_block": 1024,
+        "max_shared_memory_per_block": 49152,
+        "thread_warp_size": 32,
+    }
+    return tvm.target.Target(cuda, host="llvm")
 
 
 def make_metadata(
