@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from typing import Any
 
 import tvm
@@ -92,8 +94,35 @@ def make_metadata(
 
 
 def build(module: tvm.IRModule, metadata: dict[str, Any], target: Any) -> Any:
-    """Compile the graph, with ``_metadata`` added; returns TVM's executable."""
+    """Compile the graph, with ``_metadata`` added; returns TVM's executable.
+
+    Raises
+    ------
+    ValueError
+        If nvcc refuses the kernels that TVM wrote for CUDA.
+    """
     builder = relax.BlockBuilder(module)
     with builder.function("_metadata", params=[]):
         builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
-    return relax.build(builder.get(), target)
+    executable = relax.build(builder.get(), target)
+    if target.kind.name == "cuda":
+        _check_kernels(executable.mod, target.attrs["arch"])
+    return executable
+
+
+def _check_kernels(module: Any, arch: str) -> None:
+    """Have nvcc compile the kernels of a module and the modules in it.
+
+    Without a driver TVM saves kernels as CUDA sources, which are compiled when they are loaded: what
+    nvcc would refuse there is better refused here.
+    """
+    for imported in module.imports:
+        _check_kernels(imported, arch)
+    if module.kind != "cuda":
+        return
+    command = ["nvcc", f"-arch={arch}", "-w", "-x", "cu", "--fatbin", "-o", os.devnull, "-"]
+    run = subprocess.run(
+        command, input=module.inspect_source(), capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        raise ValueError(f"nvcc refuses this model's kernels for {arch}:\n{run.stderr.strip()}")
