@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_linear_on_other_backends(environment, backend):
     program = "import test_model_ops as t; t.check_linear(); print(t.model_op('backend')())"
     run = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, **environment, "PYTHONPATH": os.path.dirname(__file__)},
+        env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
         check=False,
@@ -96,25 +97,30 @@ def test_the_other_layers():
 
 
 PACKED = model_op("pack_linear")(tensor(random(4, 6)))
+BYTES = np.zeros(160, np.uint8)
+IDS = np.array([1, -1], np.int32)
 OUT = np.zeros((2, 4), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "message"),
+    ("op", "arguments", "kind", "message"),
     [
-        (lambda: model_op("linear")(tensor(random(2, 5)), PACKED, tensor(OUT)), ValueError, "x must be 2 rows of 6, not 2 of 5"),
-        (lambda: model_op("linear")(tensor(random(3, 6)), PACKED, tensor(OUT)), ValueError, "out must be 3 rows of 4, not 2 of 4"),
-        (lambda: model_op("linear_add")(tensor(random(2, 6)), PACKED, tensor(random(2, 3)), tensor(OUT)), ValueError, "residual must be 2 rows of 4"),
-        (lambda: model_op("linear")(tensor(random(2, 6)), tensor(random(4, 6)), tensor(OUT)), TypeError, "packed must be uint8, not float32"),
-        (lambda: model_op("linear")(tensor(random(2, 6)), tensor(np.zeros(160, np.uint8)), tensor(OUT)), ValueError, "no weight packed on this machine"),
-        (lambda: model_op("linear")(tensor(np.zeros((2, 6))), PACKED, tensor(OUT)), TypeError, "x must be float32, not float64"),
-        (lambda: model_op("pack_linear")(tensor(random(3))), ValueError, "2 or more dimensions, not 1"),
-        (lambda: model_op("pack_linear")(tensor(random(0, 3))), ValueError, r"not \(0, 3\)"),
-        (lambda: model_op("silu_mul")(tensor(random(2, 3)), tensor(random(2, 1))), ValueError, "two halves, not 3"),
-        (lambda: model_op("rms_norm")(tensor(random(2, 3)), tensor(random(3)), -1.0, tensor(random(2, 3))), ValueError, "epsilon must be"),
-        (lambda: model_op("take_rows")(tensor(random(2, 4)), tensor(np.array([1, -1], np.int32)), tensor(OUT)), IndexError, "index -1 at position 1"),
+        ("linear", (random(2, 5), PACKED, OUT), ValueError, "x must be 2 rows of 6, not 2 of 5"),
+        ("linear", (random(3, 6), PACKED, OUT), ValueError, "out must be 3 rows of 4, not 2 of 4"),
+        ("linear", (random(2, 6), random(4, 6), OUT), TypeError, "must be uint8, not float32"),
+        ("linear", (random(2, 6), BYTES, OUT), ValueError, "no weight packed on this machine"),
+        ("linear", (np.zeros((2, 6)), PACKED, OUT), TypeError, "x must be float32, not float64"),
+        ("linear_add", (random(2, 6), PACKED, IDS, OUT), TypeError, "residual must be float32"),
+        ("linear_add", (random(2, 6), PACKED, random(2, 3), OUT), ValueError, "2 rows of 4"),
+        ("pack_linear", (random(3),), ValueError, "2 or more dimensions, not 1"),
+        ("pack_linear", (random(0, 3),), ValueError, r"not \(0, 3\)"),
+        ("silu_mul", (random(2, 3), random(2, 1)), ValueError, "two halves, not 3"),
+        ("rms_norm", (OUT, OUT[0], -1.0, OUT), ValueError, "epsilon must be"),
+        ("rms_norm", (OUT, OUT, 1e-5, OUT), ValueError, "weight must be 1 rows of 4, not 2"),
+        ("take_rows", (random(2, 4), IDS, OUT), IndexError, "index -1 at position 1"),
     ],
-)  # fmt: skip
-def test_mistakes(call, kind, message):
+)
+def test_mistakes(op, arguments, kind, message):
+    passed = [tensor(a) if isinstance(a, np.ndarray) else a for a in arguments]
     with pytest.raises(kind, match=message):
-        call()
+        model_op(op)(*passed)

@@ -26,8 +26,8 @@ def compile_model(
     output_dir: str | Path,
     *,
     target: str = "cpu",
-    dtype: str = "float32",
-    cache: str = "kvctl",
+    dtype: str | None = None,
+    cache: str | None = None,
     context_window_size: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -42,11 +42,14 @@ def compile_model(
     output_dir : str or Path
         The directory to write.
     target : str
-        "cpu".
-    dtype : str
-        The type of the linear layers' weights, "float32" or "bfloat16".
-    cache : str
-        "kvctl", or "tvm" for a library that creates TVM's own cache.
+        "cpu", "cuda", or "cuda:sm_90" for another architecture than sm_80; nvcc is needed, a GPU
+        is not.
+    dtype : str, optional
+        For the CPU the type of the linear layers' weights, "float32" (default) or "bfloat16"; for
+        CUDA the type of everything, "float16" (default) or "float32".
+    cache : str, optional
+        "kvctl" (default for the CPU) for a library that creates kvctl's cache, "tvm" (default for
+        CUDA) for one that creates TVM's, in whose place ``kvctl.install()`` puts kvctl's.
     context_window_size : int, optional
         A shorter context than the model's.
     progress : callable, optional
@@ -60,7 +63,7 @@ def compile_model(
     Raises
     ------
     FileNotFoundError
-        If there is no model at `source`.
+        If there is no model at `source`, or no nvcc for CUDA.
     FileExistsError
         If `output_dir` is there and is not a model directory.
     ValueError
@@ -81,6 +84,9 @@ def compile_model(
     output = Path(output_dir).absolute()
     _check_replaceable(output)
     tvm_target = make_target(target)
+    on_cpu = target == "cpu"
+    dtype = dtype or ("float32" if on_cpu else "float16")
+    cache = cache or ("kvctl" if on_cpu else "tvm")
 
     report("compile", 0.0)
     module, params = export(config, dtype=dtype, cache=cache, target=tvm_target)
@@ -98,7 +104,7 @@ def compile_model(
         report("compile", 0.3)
         build(module, metadata, tvm_target).export_library(str(staging / "lib.so"))
         report("compile", 1.0)
-        _write_params(checkpoint, params, staging, bfloat16=dtype == "bfloat16", report=report)
+        _write_params(checkpoint, params, staging, dtype=dtype, report=report)
         tokenizer = checkpoint.tokenizer_json()
         if tokenizer is not None:
             (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
@@ -125,7 +131,7 @@ def _write_params(
     params: list[ParamSpec],
     directory: Path,
     *,
-    bfloat16: bool,
+    dtype: str,
     report: Progress,
 ) -> None:
     writer = ParamWriter(directory)
@@ -138,7 +144,8 @@ def _write_params(
         param = names.pop(name, None)
         if param is None or (tied and name == "lm_head.weight"):
             continue
-        writer.add(name, load_parameter(checkpoint, name), bfloat16=bfloat16 and bool(param.packed))
+        array = load_parameter(checkpoint, name).astype(param.dtype, copy=False)
+        writer.add(name, array, bfloat16=dtype == "bfloat16" and param.packed is not None)
         if tied and name == "model.embed_tokens.weight":
             writer.alias("lm_head.weight", name)
         done += _size(param)

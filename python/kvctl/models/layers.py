@@ -146,6 +146,8 @@ class PlainLayers:
     """Layers of TVM's own operators, scheduled by its compiler; for devices other than the CPU."""
 
     def __init__(self, dtype: str) -> None:
+        if dtype not in ("float16", "float32"):
+            raise ValueError(f"on a GPU dtype must be one of float16, float32, not '{dtype}'")
         self.dtype = dtype
 
     def linear(self, kind: str, inputs: int, outputs: int) -> LinearLayer:

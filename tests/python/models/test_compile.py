@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
-from kvctl.models import RandomCheckpoint, compile_model
+from kvctl.models import RandomCheckpoint, compile_model, library
 from tiny_model import compile_tiny_model, tiny_config
 
 
@@ -70,6 +72,7 @@ def test_only_models_are_replaced(tmp_path):
     [
         ({"dtype": "int4"}, "dtype must be one of float32, bfloat16, not 'int4'"),
         ({"target": "tpu"}, "target must be .* not 'tpu'"),
+        ({"target": "cuda:90"}, "target must be .* not 'cuda:90'"),
         ({"context_window_size": 513}, "from 1 to the model's 512, not 513"),
     ],
 )
@@ -77,6 +80,42 @@ def test_unknown_options_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         compile_tiny_model(tmp_path / "m", **options)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.skipif("KVCTL_LONG_TESTS" not in os.environ, reason="long: set KVCTL_LONG_TESTS")
+def test_cross_compiling_for_cuda(tmp_path):
+    """No GPU is needed to compile; what runs on one is tested where there is one."""
+    directory = compile_tiny_model(tmp_path / "m", target="cuda:sm_90", cache="kvctl")
+    chat = json.loads((directory / "mlc-chat-config.json").read_text())
+    assert chat["quantization"] == "q0f16"
+    index = json.loads((directory / "tensor-cache.json").read_text())
+    dtypes = {record["dtype"] for shard in index["records"] for record in shard["records"]}
+    assert dtypes == {"float16"}
+    assert b"rms_norm_kernel" in (directory / "lib.so").read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_kernels_that_nvcc_refuses():
+    class Kernels:
+        kind = "cuda"
+        imports = ()
+
+        def inspect_source(self):
+            return "__global__ void f() { undeclared(); }"
+
+    class Library(Kernels):
+        kind = "llvm"
+        imports = (Kernels(),)
+
+    with pytest.raises(ValueError, match=r"nvcc refuses .* sm_90:(.|\n)*undeclared"):
+        library._check_kernels(Library(), "sm_90")
+
+
+def test_cuda_without_nvcc(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="nvcc"):
+        compile_tiny_model(tmp_path / "m", target="cuda")
 
 
 def test_a_missing_model(tmp_path):

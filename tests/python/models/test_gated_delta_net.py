@@ -10,11 +10,10 @@ import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
+import kvctl
 from recurrent_models import KINDS, config_of, recurrent_models
 from recurrent_reference import ReferenceRecurrent
 from recurrent_vm import RecurrentVM
-
-import kvctl
 
 __all__ = ["recurrent_models"]
 
