@@ -6,7 +6,9 @@ from . import _load  # first: everything below needs the libraries it loads
 from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
+from .hybrid import HybridCache
 from .mask import Mask
+from .recurrent import RecurrentState
 from .runner import ModelRunner
 from .tree import TokenTree
 from .verify import Sampling, Verification, sample, verify
@@ -15,10 +17,12 @@ __version__ = _load.build_info()["kvctl"]
 
 __all__ = [
     "FunctionTable",
+    "HybridCache",
     "Mask",
     "ModelRunner",
     "OutOfPagesError",
     "PagedKVCache",
+    "RecurrentState",
     "Rope",
     "Sampling",
     "TokenTree",
