@@ -63,8 +63,27 @@ RecurrentState CreateForModel(const ffi::Shape& sizes, int64_t num_layers,
   return Create(num_layers, sizes[0], sizes[1] - 1, 0, true, init_values);
 }
 
-/*! \brief parents: per sequence those of its whole pending region, new tokens last; nullopt: a
- * chain. */
+/*!
+ * \brief The parents of a step's new nodes in a tree that lists either those alone or the whole
+ * pending region, whose earlier nodes must then be what is pending.
+ */
+const int32_t* NewParents(const std::vector<int32_t>& tree, const std::vector<int32_t>& pending,
+                          const RecurrentRequest& request) {
+  if (static_cast<int64_t>(tree.size()) == request.append_length) return tree.data();
+  if (static_cast<int64_t>(tree.size()) !=
+      static_cast<int64_t>(pending.size()) + request.append_length) {
+    Throw(ErrorKind::kValue, "begin_forward: sequence ", request.seq_id, " has ", pending.size(),
+          " pending tokens and appends ", request.append_length, ", but its tree has ", tree.size(),
+          " nodes");
+  }
+  if (!std::equal(pending.begin(), pending.end(), tree.begin())) {
+    Throw(ErrorKind::kValue, "begin_forward: in the tree of sequence ", request.seq_id,
+          " the nodes that are pending already have other parents than before");
+  }
+  return tree.data() + pending.size();
+}
+
+/*! \brief parents: per sequence its tree, or nullopt for a chain. */
 void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
                   const ffi::Shape& append_lengths, const ffi::Shape& pending,
                   const ffi::Optional<ffi::Array<ffi::Optional<ffi::Shape>>>& parents) {
@@ -83,17 +102,7 @@ void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
       for (int64_t parent : parents.value()[i].value()) {
         lists[i].push_back(Narrow(parent, "a parent"));
       }
-      const std::vector<int32_t> old = state->PendingParents(seq_ids[i]);
-      if (static_cast<int64_t>(lists[i].size() - old.size()) != append_lengths[i]) {
-        Throw(ErrorKind::kValue, "begin_forward: sequence ", seq_ids[i], " has ", old.size(),
-              " pending tokens and appends ", append_lengths[i], ", but ", lists[i].size(),
-              " parents were given; they index the whole pending region");
-      }
-      if (!std::equal(old.begin(), old.end(), lists[i].begin())) {
-        Throw(ErrorKind::kValue, "begin_forward: the parents given for the nodes of sequence ",
-              seq_ids[i], " that are pending already are not those they have");
-      }
-      request.parents = lists[i].data() + old.size();
+      request.parents = NewParents(lists[i], state->PendingParents(seq_ids[i]), request);
     }
     requests.push_back(request);
   }

@@ -7,7 +7,9 @@ from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
 from .generate import Generation, generate
+from .hybrid import HybridCache
 from .mask import Mask
+from .recurrent import RecurrentState
 from .runner import ModelRunner
 from .tree import TokenTree
 from .verify import Sampling, Verification, sample, verify
@@ -17,10 +19,12 @@ __version__ = _load.build_info()["kvctl"]
 __all__ = [
     "FunctionTable",
     "Generation",
+    "HybridCache",
     "Mask",
     "ModelRunner",
     "OutOfPagesError",
     "PagedKVCache",
+    "RecurrentState",
     "Rope",
     "Sampling",
     "TokenTree",

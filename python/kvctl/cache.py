@@ -45,6 +45,8 @@ _debug_poison = _ffi("kvctl.cache.debug_poison")
 _install = _ffi("kvctl.cache.install")
 _uninstall = _ffi("kvctl.cache.uninstall")
 _installed = _ffi("kvctl.cache.installed")
+_install_recurrent = _ffi("kvctl.recurrent.install")
+_uninstall_recurrent = _ffi("kvctl.recurrent.uninstall")
 _clear = _ffi("vm.builtin.kv_state_clear")
 _add_sequence = _ffi("vm.builtin.kv_state_add_sequence")
 _remove_sequence = _ffi("vm.builtin.kv_state_remove_sequence")
@@ -520,15 +522,18 @@ def encode_masks(mask: MaskLike | Sequence[MaskLike | None] | None) -> list[Any]
 def install() -> None:
     """Put kvctl's cache behind ``vm.builtin.paged_attention_kv_cache_create``.
 
-    A VM resolves its functions when it is initialised: model libraries initialised from now on get
-    kvctl's cache, and keep it after :func:`uninstall`.
+    And its recurrent state behind ``vm.builtin.rnn_state_create``. A VM resolves its functions when
+    it is initialised: model libraries initialised from now on get kvctl's, and keep them after
+    :func:`uninstall`.
     """
     _install()
+    _install_recurrent()
 
 
 def uninstall() -> None:
-    """Put TVM's cache back."""
+    """Put TVM's cache and recurrent state back."""
     _uninstall()
+    _uninstall_recurrent()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The smallest models with recurrent layers: two gated delta layers, and two with two of attention."""
+"""The smallest models with recurrent layers: two of them, and two with two of attention."""
 
 from __future__ import annotations
 

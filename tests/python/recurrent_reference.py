@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+
 from kvctl.models.layers import ParamSpec
-from kvctl.models.recurrent_library import export_recurrent, random_parameter
+from kvctl.models.recurrent_library import random_parameter
 from llama_reference import ReferenceLlama
 
 
@@ -13,13 +14,15 @@ def silu(x):
 
 
 class ReferenceRecurrent(ReferenceLlama):
-    """Runs the weights of `compile_recurrent` with the same configuration and seed."""
+    """Runs the weights of `compile_recurrent`, whose library's metadata it takes."""
 
-    def __init__(self, config, *, seed=0):
+    def __init__(self, config, metadata, *, seed=0):
         self.config = config
-        _, params = export_recurrent(config)
-        self.params = {spec.name: random_parameter(spec, seed=seed) for spec in params}
-        assert all(isinstance(spec, ParamSpec) for spec in params)
+        specs = [
+            ParamSpec(param["name"], tuple(param["shape"]), param["dtype"])
+            for param in metadata["params"]
+        ]
+        self.params = {spec.name: random_parameter(spec, seed=seed) for spec in specs}
 
     def _weight(self, name):
         prefix, _, kind = name.rpartition(".")

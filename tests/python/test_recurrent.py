@@ -132,7 +132,9 @@ def test_tree_in_two_rounds_commits_any_path():
     state.end_forward()
     assert state.pending_length(2) == 3 and state.sequence_length(2) == 5
     assert state.pending_length(1) == 0
-    state.begin_forward([2], [3], mask=[[-1, 0, 0, 1, 2, 2]])
+    with pytest.raises(ValueError, match="have other parents than before"):
+        state.begin_forward([2], [3], mask=[[-1, 0, 1, 1, 2, 2]])
+    state.begin_forward([2], [3], mask=kvctl.Mask.tree([-1, 0, 0, 1, 2, 2]))
     assert state.num_roots == 2
     forward(state, [[10, 11, 12]], steps=True)
     state.end_forward()
@@ -162,7 +164,8 @@ def test_tree_in_two_rounds_commits_any_path():
             IndexError,
             "parent of pending node",
         ),
-        (lambda s: s.begin_forward([0], [2], mask=[[-1]]), ValueError, "1 parents were given"),
+        (lambda s: s.begin_forward([0], [2], mask=[[-1]]), ValueError, "its tree has 1 nodes"),
+        (lambda s: s.begin_forward([0], [2**62]), ValueError, "must fit 32 bits"),
         (lambda s: s.end_forward(), RuntimeError, "begin_forward first"),
         (lambda s: s.set_steps(0, 0, INIT[0]), RuntimeError, "begin_forward first"),
         (lambda s: s.commit([0], [[0]]), IndexError, "0 pending tokens, there is no node 0"),

@@ -1,4 +1,4 @@
-"""Models with recurrent layers: right, bit for bit the same in any chunks, and verified speculatively.
+"""Models with recurrent layers: right, the same bits in any chunks, verified speculatively.
 
 Both models, the gated delta net and the hybrid, go through every test.
 """
@@ -26,7 +26,7 @@ modes = pytest.mark.parametrize("emit_steps", [True, False], ids=["snapshot", "r
 @both
 def test_logits_agree_with_the_reference(recurrent_models, kind):
     model = RecurrentVM(recurrent_models(kind, emit_steps=True))
-    expected = ReferenceRecurrent(config_of(kind)).logits(TOKENS)
+    expected = ReferenceRecurrent(config_of(kind), model.metadata).logits(TOKENS)
     for seq_id in (0, 1):
         model.memory.add_sequence(seq_id)
     got = [*model.prefill([1, 0], [TOKENS[:20], TOKENS[:9]])]
