@@ -39,8 +39,8 @@ class ForksShareTheirLastPage(PlainCache):
 
 
 class TreesSeeTheirSiblings(PlainCache):
-    def visible(self, seq_id: int, length: int) -> Any:
-        see = super().visible(seq_id, length)
+    def visible(self, seq_id: int, length: int, layer_window: int = 0) -> Any:
+        see = super().visible(seq_id, length, layer_window)
         past = len(self.sequences[seq_id].committed)
         for row in range(length):
             see[row, past : see.shape[1] - length + row + 1] = True
