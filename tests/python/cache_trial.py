@@ -53,7 +53,8 @@ class Trial:
     """Applies operations to a kvctl cache and to the model.
 
     ``("add", s)``, ``("remove", s)``, ``("fork", parent, child, position)``, ``("popn", s, n)``,
-    ``("step", ((s, chain length | parents), ...), pending, data, finish, shift)`` where data says
+    ``("step", ((s, chain length | parents | mask), ...), pending, data, finish, shift)`` where a
+    mask is ``("full", length, seed)``, any relation over past and new, where data says
     which random numbers are appended, finish is "end", "abort" (at once) or "late" (after a layer)
     and shift, unless 0, moves the positions of the new tokens,
     ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
@@ -91,11 +92,22 @@ class Trial:
         for seq_id, spec in parts:
             if isinstance(spec, int):
                 masks.append(None)
+            elif _is_full(spec):
+                masks.append(kvctl.Mask.full(self.full(seq_id, spec)))
             else:
                 tokens = self.model.sequences.get(seq_id)
-                earlier = tokens.parents if tokens else []
+                # Either form: the parents of the whole pending region, or of the new nodes alone.
+                earlier = tokens.parents if tokens and len(spec) % 2 else []
                 masks.append(kvctl.Mask.tree([*earlier, *spec]))
         return masks
+
+    def full(self, seq_id: int, spec: tuple[str, int, int]) -> Any:
+        """Make a random relation; some rows of it see nothing at all."""
+        _, length, seed = spec
+        tokens = self.model.sequences.get(seq_id)
+        columns = length + (len(tokens) if tokens else 0)
+        rng = np.random.default_rng(seed)
+        return rng.random((length, columns)) < rng.choice([0.05, 0.5, 0.95])
 
     def poison(self) -> None:
         """Fill what no sequence uses with NaN: reading it shows."""
@@ -192,8 +204,15 @@ class Trial:
         shift: int = 0,
     ) -> None:
         seq_ids = [seq_id for seq_id, _ in parts]
-        lengths = [spec if isinstance(spec, int) else len(spec) for _, spec in parts]
-        trees = [None if isinstance(spec, int) else list(spec) for _, spec in parts]
+        lengths = [_length(spec) for _, spec in parts]
+        trees = [
+            None
+            if isinstance(spec, int)
+            else self.full(seq_id, spec)
+            if _is_full(spec)
+            else list(spec)
+            for seq_id, spec in parts
+        ]
         is_tree = any(tree is not None for tree in trees)
         common = {"pending": pending, "positions": self._positions(parts, shift)}
         self._both(
@@ -227,8 +246,7 @@ class Trial:
         for seq_id, spec in parts:
             tokens = self.model.sequences.get(seq_id)
             start = max(shift + (tokens.next_position if tokens else 0), 0)
-            count = spec if isinstance(spec, int) else len(spec)
-            positions += range(start, start + count)
+            positions += range(start, start + _length(spec))
         return positions
 
     def _commit(self, parts: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
@@ -303,6 +321,14 @@ class Trial:
         held += sum(-(-len(theirs) // size) for _, _, theirs in self.checkpoints.values())
         if free < self.num_pages - held:
             raise Mismatch(f"{free} pages are free where at most {held} are in use")
+
+
+def _is_full(spec: Any) -> bool:
+    return isinstance(spec, tuple) and spec[:1] == ("full",)
+
+
+def _length(spec: Any) -> int:
+    return spec if isinstance(spec, int) else spec[1] if _is_full(spec) else len(spec)
 
 
 class _Refused(Exception):

@@ -92,6 +92,8 @@ def _step(
             if rng.random() < 0.02:
                 parents[-1] = old + new
             parts.append((seq_id, tuple(parents)))
+        elif rng.random() < 0.15:
+            parts.append((seq_id, ("full", new, rng.randrange(1000))))
         else:
             parts.append((seq_id, new))
     shift = rng.choice([-2, -1, 1, 7]) if rng.random() < 0.03 and not windows else 0

@@ -300,7 +300,9 @@ class CacheModel:
             self._kv[0, layer, numbers] = k[new]
             self._kv[1, layer, numbers] = v[new]
             window = self.layer_windows[layer] if self.layer_windows else 0
-            see = self.visible(seq_id, length, window) if visible is None else visible
+            see = self.visible(seq_id, length, window)
+            if visible is not None:
+                see = visible & self.in_windows(seq_id, length, window)
             out[new] = self._attend(q[new], layer, tokens, see, scale)
             row += length
         return out
@@ -381,12 +383,19 @@ class CacheModel:
         for row, node in enumerate(range(len(tokens.pending) - length, len(tokens.pending))):
             see[row, past:][tokens.ancestors(node)] = True
         see[:, :past] = True
+        return see & self.in_windows(seq_id, length, layer_window)
+
+    def in_windows(self, seq_id: int, length: int, layer_window: int) -> npt.NDArray[np.bool_]:
+        """Return what the windows of the sequence and of a layer leave of a mask."""
+        tokens = self._find(seq_id)
         position = tokens.logical_positions()
+        own = position[-length:, None]
+        see = np.full((length, len(position)), True)
         if tokens.window is not None:
-            near = position[None] > position[-length:, None] - tokens.window.size
-            see &= near | (position[None] < tokens.window.sinks)
+            near = (position > own - tokens.window.size) & (position <= own)
+            see &= near | ((position < tokens.window.sinks) & (position <= own))
         if layer_window:
-            see &= position[None] > position[-length:, None] - layer_window
+            see &= (position > own - layer_window) & (position <= own)
         return see
 
     # What is inside
