@@ -143,8 +143,9 @@ void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window,
             window, " tokens, got ", sinks);
     }
   });
-  // TVM counts the sinks as part of the window.
-  SetSlidingWindow(seq_id, int64_t{window} - sinks, sinks, kDefaultHorizon);
+  // TVM counts the sinks as part of the window, and the token itself not: it sees that many before
+  // it.
+  SetSlidingWindow(seq_id, int64_t{window} - sinks + 1, sinks, kDefaultHorizon);
 }
 
 void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,

@@ -27,12 +27,14 @@ Log = list[tuple[Any, ...]]
 def setups(rng: Random) -> Setup:
     """Return a random small cache."""
     page_size = rng.choice([1, 2, 4, 4, 5, 8, 16])
+    layers = rng.choice([(0,), (0,), (0, 0), (0, 0), (3, 0), (0, 7, 2)])
     heads = rng.choice([(1, 1), (2, 1), (4, 2), (3, 3)])
     return Setup(
         page_size=page_size,
         num_pages=max(6, rng.choice([60, 90, 140, 240]) // page_size),
         dtype=rng.choice(["float32", "float32", "float16"]),
-        num_layers=rng.choice([1, 2]),
+        num_layers=len(layers),
+        layer_windows=layers if any(layers) else (),
         num_qo_heads=heads[0],
         num_kv_heads=heads[1],
         head_dim=rng.choice([8, 16]),
@@ -78,7 +80,8 @@ def fuzz(operations: int, seed: int) -> int:
         log: Log = []
         try:
             trial = Trial(setup)
-            stream = random_operations(trial.model, rng)
+            windows = bool(setup.layer_windows) or rng.random() < 0.4
+            stream = random_operations(trial.model, rng, windows=windows)
             for _ in range(min(EPISODE, operations - done)):
                 log.append(next(stream))
                 counts[f"{log[-1][0]}: {trial.apply(log[-1])}"] += 1

@@ -7,13 +7,14 @@ as they were, which keeps any part of a log meaningful.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import kvctl
-from kvctl.testing.cache_model import CacheModel
+from kvctl.testing.cache_model import CacheModel, Window
 
 REFUSALS = (KeyError, IndexError, ValueError, RuntimeError)
 
@@ -35,14 +36,16 @@ class Setup:
     head_dim: int = 16
     prefill_chunk_size: int = 24
     rope: bool = False
+    layer_windows: tuple[int, ...] = ()
 
-    def shapes(self) -> dict[str, int]:
+    def shapes(self) -> dict[str, Any]:
         return {
             "num_layers": self.num_layers,
             "num_qo_heads": self.num_qo_heads,
             "num_kv_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
             "prefill_chunk_size": self.prefill_chunk_size,
+            "layer_windows": self.layer_windows,
         }
 
 
@@ -50,11 +53,12 @@ class Trial:
     """Applies operations to a kvctl cache and to the model.
 
     ``("add", s)``, ``("remove", s)``, ``("fork", parent, child, position)``, ``("popn", s, n)``,
-    ``("step", ((s, chain length | parents), ...), pending, data, finish, shift)`` where data says
+    ``("step", ((s, chain length | parents | mask), ...), pending, data, finish, shift)`` where a
+    mask is ``("full", length, seed)``, any relation over past and new, where data says
     which random numbers are appended, finish is "end", "abort" (at once) or "late" (after a layer)
     and shift, unless 0, moves the positions of the new tokens,
     ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
-    ``("rollback", s, name)``, ``("check", s)``.
+    ``("rollback", s, name)``, ``("window", s, size, sinks, horizon)``, ``("check", s)``.
     """
 
     POOL = 1 << 12
@@ -88,11 +92,22 @@ class Trial:
         for seq_id, spec in parts:
             if isinstance(spec, int):
                 masks.append(None)
+            elif _is_full(spec):
+                masks.append(kvctl.Mask.full(self.full(seq_id, spec)))
             else:
                 tokens = self.model.sequences.get(seq_id)
-                earlier = tokens.parents if tokens else []
+                # Either form: the parents of the whole pending region, or of the new nodes alone.
+                earlier = tokens.parents if tokens and len(spec) % 2 else []
                 masks.append(kvctl.Mask.tree([*earlier, *spec]))
         return masks
+
+    def full(self, seq_id: int, spec: tuple[str, int, int]) -> Any:
+        """Make a random relation; some rows of it see nothing at all."""
+        _, length, seed = spec
+        tokens = self.model.sequences.get(seq_id)
+        columns = length + (len(tokens) if tokens else 0)
+        rng = np.random.default_rng(seed)
+        return rng.random((length, columns)) < rng.choice([0.05, 0.5, 0.95])
 
     def poison(self) -> None:
         """Fill what no sequence uses with NaN: reading it shows."""
@@ -157,6 +172,8 @@ class Trial:
             self._check_out_of_pages(method, free)
             raise _Refused("OutOfPagesError")
         model_args = cache_args if model_args is None else model_args
+        if isinstance(mine, ValueError) and self._shows_gone(method, model_args, model_kw or {}):
+            raise _Refused("gone from the window")
         expected, theirs = _attempt(getattr(self.model, method), model_args, model_kw or {})
         # A batch may hold several mistakes; which of them is named is not the model's business.
         several = method in ("begin_forward", "commit") and mine is not None and theirs is not None
@@ -187,8 +204,15 @@ class Trial:
         shift: int = 0,
     ) -> None:
         seq_ids = [seq_id for seq_id, _ in parts]
-        lengths = [spec if isinstance(spec, int) else len(spec) for _, spec in parts]
-        trees = [None if isinstance(spec, int) else list(spec) for _, spec in parts]
+        lengths = [_length(spec) for _, spec in parts]
+        trees = [
+            None
+            if isinstance(spec, int)
+            else self.full(seq_id, spec)
+            if _is_full(spec)
+            else list(spec)
+            for seq_id, spec in parts
+        ]
         is_tree = any(tree is not None for tree in trees)
         common = {"pending": pending, "positions": self._positions(parts, shift)}
         self._both(
@@ -222,8 +246,7 @@ class Trial:
         for seq_id, spec in parts:
             tokens = self.model.sequences.get(seq_id)
             start = max(shift + (tokens.next_position if tokens else 0), 0)
-            count = spec if isinstance(spec, int) else len(spec)
-            positions += range(start, start + count)
+            positions += range(start, start + _length(spec))
         return positions
 
     def _commit(self, parts: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
@@ -243,13 +266,39 @@ class Trial:
         self._both("rollback", (seq_id, mine), (seq_id, theirs))
         return None
 
+    def _window(self, seq_id: int, size: int, sinks: int, horizon: int) -> None:
+        sizes = {"sinks": sinks, "horizon": horizon}
+        self._both("enable_sliding_window", (seq_id, size), cache_kw=sizes, model_kw=sizes)
+
+    def _shows_gone(self, method: str, args: tuple[Any, ...], kw: dict[str, Any]) -> bool:
+        """Whether an operation would show tokens that the window may have let go of."""
+        tokens = self.model.sequences.get(args[0]) if isinstance(args[0], int) else None
+        if tokens is None or tokens.window is None:
+            return False
+        if method == "enable_sliding_window":
+            window = Window(args[1], **kw)
+            grown = window.sinks > tokens.window.sinks and tokens.gone >= tokens.window.sinks
+            return grown or tokens.shows_gone(window, tokens.next_position)
+        if method == "rollback":
+            return tokens.shows_gone(tokens.window, args[1].next_position)
+        if method in ("popn", "fork_sequence"):
+            length = len(tokens) - args[1] if method == "popn" else args[2]
+            if 0 <= length < len(tokens.committed):
+                return tokens.shows_gone(tokens.window, tokens.positions[length])
+        return False
+
     def _check(self, seq_id: int) -> None:
         length, expected = self._both("sequence_length", (seq_id,))
         if length != expected:
             raise Mismatch(f"sequence {seq_id} has {length} tokens, not {expected}")
-        if length:
+        # What lies behind a window may be gone; what a row may still see must be there.
+        begin = bisect_right(self.model.sequences[seq_id].positions, self._gone(seq_id))
+        if begin < length:
             for name, got, want in zip(
-                "KV", self.cache.get_kv(seq_id), self.model.get_kv(seq_id), strict=True
+                "KV",
+                self.cache.get_kv(seq_id, begin),
+                self.model.get_kv(seq_id, begin),
+                strict=True,
             ):
                 # What went in comes out: nothing is rounded but what the cache rotates.
                 bound = self.tolerance if self.setup.rope else 0.0
@@ -258,6 +307,9 @@ class Trial:
                     raise Mismatch(_difference(what, np.from_dlpack(got), want))
 
     # Bookkeeping
+
+    def _gone(self, seq_id: int) -> int:
+        return self.model.sequences[seq_id].gone
 
     def _lengths(self) -> dict[int, int]:
         return {seq_id: self.cache.sequence_length(seq_id) for seq_id in self.model.sequences}
@@ -269,6 +321,14 @@ class Trial:
         held += sum(-(-len(theirs) // size) for _, _, theirs in self.checkpoints.values())
         if free < self.num_pages - held:
             raise Mismatch(f"{free} pages are free where at most {held} are in use")
+
+
+def _is_full(spec: Any) -> bool:
+    return isinstance(spec, tuple) and spec[:1] == ("full",)
+
+
+def _length(spec: Any) -> int:
+    return spec if isinstance(spec, int) else spec[1] if _is_full(spec) else len(spec)
 
 
 class _Refused(Exception):

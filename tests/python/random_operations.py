@@ -12,14 +12,21 @@ Operation = tuple[Any, ...]
 
 
 def random_operations(
-    model: CacheModel, rng: Random, *, max_sequences: int = 6, max_new: int = 9
+    model: CacheModel,
+    rng: Random,
+    *,
+    max_sequences: int = 6,
+    max_new: int = 9,
+    windows: bool = False,
 ) -> Iterator[Operation]:
     """Yield operations for the state that the model is in each time; a few of them are mistakes."""
     while True:
-        yield _operation(model, rng, max_sequences, max_new)
+        yield _operation(model, rng, max_sequences, max_new, windows)
 
 
-def _operation(model: CacheModel, rng: Random, max_sequences: int, max_new: int) -> Operation:
+def _operation(
+    model: CacheModel, rng: Random, max_sequences: int, max_new: int, windows: bool
+) -> Operation:
     known = list(model.sequences)
     anyone = rng.randrange(max_sequences)
     if not known:
@@ -42,6 +49,16 @@ def _operation(model: CacheModel, rng: Random, max_sequences: int, max_new: int)
     if kind < 0.37:
         name = rng.randrange(12) if rng.random() < 0.1 else 2 * someone + rng.randrange(2)
         return ("rollback", someone, name)
+    if kind < 0.39:
+        if not windows:
+            return ("check", someone)
+        return (
+            "window",
+            someone,
+            rng.choice([1, 3, 6, 12, 0]),
+            rng.choice([0, 0, 1, 5]),
+            rng.choice([0, 2, 8]),
+        )
     if kind < 0.41:
         return ("abort", rng.choice([None, (someone,), tuple(known[:2])]))
     pending = [seq_id for seq_id in known if model.sequences[seq_id].pending]
@@ -53,10 +70,12 @@ def _operation(model: CacheModel, rng: Random, max_sequences: int, max_new: int)
         )
     if kind < 0.63:
         return ("check", someone)
-    return _step(model, rng, known, max_new)
+    return _step(model, rng, known, max_new, windows)
 
 
-def _step(model: CacheModel, rng: Random, known: list[int], max_new: int) -> Operation:
+def _step(
+    model: CacheModel, rng: Random, known: list[int], max_new: int, windows: bool
+) -> Operation:
     chosen = rng.sample(known, rng.randint(1, min(4, len(known))))
     trees = rng.random()
     pending = rng.choice([None, None, None, True])
@@ -73,9 +92,11 @@ def _step(model: CacheModel, rng: Random, known: list[int], max_new: int) -> Ope
             if rng.random() < 0.02:
                 parents[-1] = old + new
             parts.append((seq_id, tuple(parents)))
+        elif rng.random() < 0.15:
+            parts.append((seq_id, ("full", new, rng.randrange(1000))))
         else:
             parts.append((seq_id, new))
-    shift = rng.choice([-2, -1, 1, 7]) if rng.random() < 0.03 else 0
+    shift = rng.choice([-2, -1, 1, 7]) if rng.random() < 0.03 and not windows else 0
     finish = rng.choices(["end", "abort", "late"], [20, 1, 1])[0]
     return ("step", tuple(parts), pending, rng.randrange(4000), finish, shift)
 

@@ -35,12 +35,20 @@ class CommitsByPlaceInTheBatch(PlainCache):
 class ForksShareTheirLastPage(PlainCache):
     def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
         super().fork_sequence(parent, child, position)
-        self.sequences[child].committed = self.sequences[parent].committed
+        self.shared = (parent, child, len(self.sequences[child].committed))
+
+    def end_forward(self) -> None:
+        super().end_forward()
+        parent, child, place = getattr(self, "shared", (None, None, 0))
+        if parent in self.sequences and child in self.sequences and place % 4:
+            mine, theirs = self.sequences[parent].committed, self.sequences[child].committed
+            if place < min(len(mine), len(theirs)):
+                mine[place] = theirs[place]
 
 
 class TreesSeeTheirSiblings(PlainCache):
-    def visible(self, seq_id: int, length: int) -> Any:
-        see = super().visible(seq_id, length)
+    def visible(self, seq_id: int, length: int, layer_window: int = 0) -> Any:
+        see = super().visible(seq_id, length, layer_window)
         past = len(self.sequences[seq_id].committed)
         for row in range(length):
             see[row, past : see.shape[1] - length + row + 1] = True
@@ -75,7 +83,14 @@ class FakeTrial(Trial):
         return self.kind(**self.setup.shapes(), max_sequences=16)
 
     def masks(self, parts: Any) -> Any:
-        return [None if isinstance(spec, int) else list(spec) for _, spec in parts]
+        return [
+            None
+            if isinstance(spec, int)
+            else self.full(seq_id, spec)
+            if spec[0] == "full"
+            else list(spec)
+            for seq_id, spec in parts
+        ]
 
     def poison(self) -> None:
         pass

@@ -195,16 +195,9 @@ CASES = {
 }
 
 
-WITH_WINDOWS = {t5_popn_after_the_window_slid, t6_popn_across_a_shared_prefix}
-WITH_WINDOWS.add(a_tree_on_a_windowed_cache)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_kvctl_is_right(case: Case, request: pytest.FixtureRequest) -> None:
+def test_kvctl_is_right(case: Case) -> None:
     compiler_or_skip()
-    if case in WITH_WINDOWS:
-        reason = "kvctl's cache has no sliding windows yet"
-        request.applymarker(pytest.mark.xfail(raises=NotImplementedError, reason=reason))
     case(kvctl_cache)
 
 

@@ -15,6 +15,16 @@ import numpy.typing as npt
 Array = npt.NDArray[np.floating]
 
 
+@dataclass(frozen=True)
+class Window:
+    """A token sees the latest ``size`` positions, its own included, and the first ``sinks``."""
+
+    size: int
+    sinks: int = 0
+    horizon: int = 0
+    """How far behind the window tokens are kept, to go back to."""
+
+
 @dataclass
 class Tokens:
     """One sequence; tokens are numbers, the rows of the model's K/V tables."""
@@ -28,8 +38,9 @@ class Tokens:
     """Of all tokens, pending ones after the committed."""
     next_position: int = 0
     """The position of the next committed token."""
-    window: tuple[int, int] | None = None
-    """How many of the latest positions a token sees, itself included, and how many sinks."""
+    window: Window | None = None
+    gone: int = -1
+    """Positions up to here, but for the sinks, a cache may have let go of."""
     birth: int = 0
     """Which sequence of its id this is: a later one of the same id is another."""
 
@@ -43,6 +54,7 @@ class Tokens:
             list(self.positions),
             self.next_position,
             self.window,
+            self.gone,
             self.birth,
         )
 
@@ -69,10 +81,25 @@ class Tokens:
         if positions:
             self.next_position = positions[-1] + 1
 
+    def slide(self) -> None:
+        """Let go of what has passed the window and its horizon."""
+        if self.window is not None:
+            passed = self.next_position - self.window.horizon - self.window.size
+            self.gone = max(self.gone, passed)
+
+    def shows_gone(self, window: Window | None, next_position: int) -> bool:
+        """Whether a token at a position would see, in this window, what may be gone."""
+        return window is not None and self.gone > max(next_position - window.size, window.sinks - 1)
+
     @property
     def is_chain(self) -> bool:
         """Whether every pending token follows the one before it."""
         return self.parents == list(range(-1, len(self.parents) - 1))
+
+    def logical_positions(self) -> npt.NDArray[np.int64]:
+        """Return the positions that windows measure: pending tokens stand by their depth."""
+        pending = [self.next_position + depth for depth in self.depths]
+        return np.array(self.positions[: len(self.committed)] + pending)
 
     def ancestors(self, node: int) -> list[int]:
         """Return a pending node and its ancestors, oldest first, as indices into ``pending``."""
@@ -105,6 +132,8 @@ class CacheModel:
         The base of rotary embeddings, None for none.
     rope_inline : bool
         Rotate keys when they are read, at their logical position, not when they are appended.
+    layer_windows : sequence of int
+        The size of each layer's own sliding window, 0 for none.
 
     Notes
     -----
@@ -124,6 +153,7 @@ class CacheModel:
         max_sequences: int = 1 << 30,
         rope_theta: float | None = None,
         rope_inline: bool = False,
+        layer_windows: Seq[int] = (),
     ) -> None:
         self.num_layers = num_layers
         self.num_qo_heads = num_qo_heads
@@ -133,6 +163,7 @@ class CacheModel:
         self.max_sequences = max_sequences
         self.rope_theta = rope_theta
         self.rope_inline = rope_inline
+        self.layer_windows = layer_windows
         self.sequences: dict[int, Tokens] = {}
         self._step: _Step | None = None
         self._num_tokens = 0
@@ -174,10 +205,16 @@ class CacheModel:
             raise ValueError(f"cannot pop {n} of {len(tokens)} tokens")
         tokens.truncate(len(tokens) - n)
 
-    def enable_sliding_window(self, seq_id: int, window: int, sinks: int = 0) -> None:
-        """From now on tokens see the ``window`` latest positions, and the first ``sinks``."""
+    def enable_sliding_window(
+        self, seq_id: int, size: int, *, sinks: int = 0, horizon: int = 64
+    ) -> None:
+        """From now on tokens see the ``size`` latest positions, and the first ``sinks``."""
         self._require_no_step("enable_sliding_window")
-        self._find(seq_id).window = (window, sinks)
+        tokens = self._find(seq_id)
+        if size < 1 or sinks < 0 or horizon < 0:
+            raise ValueError(f"no window has size {size}, sinks {sinks} and horizon {horizon}")
+        tokens.window = Window(size, sinks, horizon)
+        tokens.slide()
 
     # A step
 
@@ -262,7 +299,10 @@ class CacheModel:
             numbers = tokens.pending[-length:]
             self._kv[0, layer, numbers] = k[new]
             self._kv[1, layer, numbers] = v[new]
-            see = self.visible(seq_id, length) if visible is None else visible
+            window = self.layer_windows[layer] if self.layer_windows else 0
+            see = self.visible(seq_id, length, window)
+            if visible is not None:
+                see = visible & self.in_windows(seq_id, length, window)
             out[new] = self._attend(q[new], layer, tokens, see, scale)
             row += length
         return out
@@ -274,6 +314,7 @@ class CacheModel:
             if commits:
                 tokens = self.sequences[seq_id]
                 tokens.commit(range(len(tokens.pending)))
+            self.sequences[seq_id].slide()
         self._step = None
 
     def commit(self, seq_ids: Seq[int], kept: Seq[Seq[int]]) -> None:
@@ -295,6 +336,7 @@ class CacheModel:
                     raise ValueError(f"node {node} has position {position}: no continuation")
         for seq_id, nodes in zip(seq_ids, kept, strict=True):
             self.sequences[seq_id].commit(nodes)
+            self.sequences[seq_id].slide()
 
     def abort(self, seq_ids: Seq[int] | None = None) -> None:
         """Undo a step that has begun; otherwise drop pending tokens, of all by default."""
@@ -316,9 +358,12 @@ class CacheModel:
     def rollback(self, seq_id: int, checkpoint: Tokens) -> None:
         """Make the sequence what it was at the checkpoint, which must be one of its own."""
         self._require_no_step("rollback")
-        if self._find(seq_id).birth != checkpoint.birth:
+        now = self._find(seq_id)
+        if now.birth != checkpoint.birth:
             raise ValueError(f"the checkpoint is not one of this sequence {seq_id}")
-        self.sequences[seq_id] = checkpoint.copy()
+        before = checkpoint.copy()
+        before.window, before.gone = now.window, max(now.gone, before.gone)
+        self.sequences[seq_id] = before
 
     def sequence_length(self, seq_id: int) -> int:
         """Return the number of tokens, pending ones included."""
@@ -330,7 +375,7 @@ class CacheModel:
         numbers = (tokens.committed + tokens.pending)[begin:end]
         return self._kv[0][:, numbers], self._kv[1][:, numbers]
 
-    def visible(self, seq_id: int, length: int) -> npt.NDArray[np.bool_]:
+    def visible(self, seq_id: int, length: int, layer_window: int = 0) -> npt.NDArray[np.bool_]:
         """Return which columns, committed then pending, each of the last ``length`` tokens sees."""
         tokens = self._find(seq_id)
         past, columns = len(tokens.committed), len(tokens.committed) + len(tokens.pending)
@@ -338,11 +383,19 @@ class CacheModel:
         for row, node in enumerate(range(len(tokens.pending) - length, len(tokens.pending))):
             see[row, past:][tokens.ancestors(node)] = True
         see[:, :past] = True
+        return see & self.in_windows(seq_id, length, layer_window)
+
+    def in_windows(self, seq_id: int, length: int, layer_window: int) -> npt.NDArray[np.bool_]:
+        """Return what the windows of the sequence and of a layer leave of a mask."""
+        tokens = self._find(seq_id)
+        position = tokens.logical_positions()
+        own = position[-length:, None]
+        see = np.full((length, len(position)), True)
         if tokens.window is not None:
-            window, sinks = tokens.window
-            position = np.array(tokens.positions)
-            near = position[None] > position[-length:, None] - window
-            see &= near | (position[None] < sinks)
+            near = (position > own - tokens.window.size) & (position <= own)
+            see &= near | ((position < tokens.window.sinks) & (position <= own))
+        if layer_window:
+            see &= (position > own - layer_window) & (position <= own)
         return see
 
     # What is inside
