@@ -122,7 +122,7 @@ class Schedule {
       units_.push_back(unit);
     }
     partial_floats_ +=
-        int64_t(chunks) * (unit.token_end - unit.token_begin) * group_ * (args_.head_dim + 2);
+        chunks * PartialFloats((unit.token_end - unit.token_begin) * group_, args_.head_dim);
   }
 
   const AttentionArgs& args_;

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "kernels/cpu/attention_unit.h"
@@ -18,6 +17,10 @@ namespace {
 #include "kernels/cpu/vec_avx512.h"
 //
 #include "kernels/cpu/attention_micro.h"
+//
+#include "kernels/cpu/attention_scratch.h"
+//
+#include "kernels/cpu/attention_tile.h"
 //
 #include "kernels/cpu/attention_kernel.h"
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "kernels/cpu/attention_unit.h"
@@ -14,6 +13,10 @@ namespace {
 #include "kernels/cpu/vec_baseline.h"
 //
 #include "kernels/cpu/attention_micro.h"
+//
+#include "kernels/cpu/attention_scratch.h"
+//
+#include "kernels/cpu/attention_tile.h"
 //
 #include "kernels/cpu/attention_kernel.h"
 

@@ -2,18 +2,40 @@
 // instruction set, after its vec_*.h.
 //
 // Every sum has one fixed order, whatever the number of rows that share the work: a dot product
-// adds kLanes partial sums over the head dimension in StoreSums' order; an output element adds its
-// columns one after another.
+// adds kLanes partial sums over the head dimension in StoreFolded's order; an output element adds
+// its columns one after another.
 
-/*! \brief Scores of MR query rows with four keys: scores[r * stride + i] = q_r . k_i. */
-template <int MR, typename T>
-inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, float* scores,
-                      int64_t stride) {
+constexpr int kLineBytes = 64;
+
+struct AddOp {
+  template <typename V>
+  V operator()(V a, V b) const {
+    return Add(a, b);
+  }
+};
+
+struct MaxOp {
+  template <typename V>
+  V operator()(V a, V b) const {
+    return Max(a, b);
+  }
+};
+
+/*!
+ * \brief Scores of MR query rows with four keys: scores[r * stride + i] = q_r . k_i.
+ * \param ahead Where kAhead: fetches what lies so many elements behind each key.
+ */
+template <int MR, bool kAhead, typename T>
+inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, int64_t ahead,
+                      float* scores, int64_t stride) {
   Vec sums[MR][4];
   for (int r = 0; r < MR; ++r) {
     for (int i = 0; i < 4; ++i) sums[r][i] = Zero();
   }
   for (int32_t d = 0; d < head_dim; d += kLanes) {
+    if (kAhead && d * sizeof(T) % kLineBytes == 0) {
+      for (int i = 0; i < 4; ++i) Prefetch(keys[i] + ahead + d);
+    }
     Vec rows[MR];
     for (int r = 0; r < MR; ++r) rows[r] = Load(q + int64_t(r) * head_dim + d);
     for (int i = 0; i < 4; ++i) {
@@ -22,41 +44,71 @@ inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, fl
     }
   }
   for (int r = 0; r < MR; ++r) {
-    StoreSums(scores + r * stride, sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
+    StoreFolded(scores + r * stride, sums[r][0], sums[r][1], sums[r][2], sums[r][3], AddOp());
   }
 }
 
-/*! \brief ScoreQuad for any number of rows. */
+/*! \brief ScoreQuad for any number of rows; the first of them fetch ahead where ahead is not 0. */
 template <typename T>
 inline void ScoreRows(const float* q, int32_t rows, int32_t head_dim, const T* const* keys,
-                      float* scores, int64_t stride) {
+                      int64_t ahead, float* scores, int64_t stride) {
   int32_t row = 0;
+  if (ahead != 0) {
+    row = std::min(rows, kQkRows);
+    if (row == kQkRows) {
+      ScoreQuad<kQkRows, true>(q, head_dim, keys, ahead, scores, stride);
+    } else if (row >= 2) {
+      ScoreQuad<2, true>(q, head_dim, keys, ahead, scores, stride);
+      row = 2;
+    } else {
+      ScoreQuad<1, true>(q, head_dim, keys, ahead, scores, stride);
+    }
+  }
   for (; row + kQkRows <= rows; row += kQkRows) {
-    ScoreQuad<kQkRows>(q + int64_t(row) * head_dim, head_dim, keys, scores + row * stride, stride);
+    ScoreQuad<kQkRows, false>(q + int64_t(row) * head_dim, head_dim, keys, 0, scores + row * stride,
+                              stride);
   }
   for (; row + 2 <= rows; row += 2) {
-    ScoreQuad<2>(q + int64_t(row) * head_dim, head_dim, keys, scores + row * stride, stride);
+    ScoreQuad<2, false>(q + int64_t(row) * head_dim, head_dim, keys, 0, scores + row * stride,
+                        stride);
   }
   if (row < rows) {
-    ScoreQuad<1>(q + int64_t(row) * head_dim, head_dim, keys, scores + row * stride, stride);
+    ScoreQuad<1, false>(q + int64_t(row) * head_dim, head_dim, keys, 0, scores + row * stride,
+                        stride);
   }
 }
+
+/*! \brief Some columns of a slot, and where their values are. */
+template <typename T>
+struct ValueList {
+  const uint8_t* columns;  // [count] indices into keys
+  int32_t count;
+  const T* const* keys;  // value_offset elements before the values
+  int64_t value_offset;
+  const T* const* next;  // keys to fetch meanwhile, by the same indices; nullptr: none
+};
 
 /*! \brief Adds weighted values to MR rows of ND vectors: out_r += sum_j weights_r[columns[j]] v_j.
  */
-template <int MR, int ND, typename T>
-inline void AddValuesBlock(const float* weights, int64_t stride, const uint8_t* columns,
-                           const T* const* keys, int64_t value_offset, int32_t count, int32_t d,
-                           float* out, int32_t head_dim) {
+template <int MR, int ND, bool kAhead, typename T>
+inline void AddValuesBlock(const float* weights, int64_t stride, const ValueList<T>& list,
+                           int32_t d, float* out, int32_t head_dim) {
   Vec sums[MR][ND];
   for (int r = 0; r < MR; ++r) {
     for (int i = 0; i < ND; ++i) sums[r][i] = Load(out + int64_t(r) * head_dim + d + i * kLanes);
   }
-  for (int32_t j = 0; j < count; ++j) {
-    const T* value = keys[columns[j]] + value_offset + d;
-    const float* weight = weights + columns[j];
+  const int64_t offset = list.value_offset + d;
+  for (int32_t j = 0; j < list.count; ++j) {
+    const int32_t column = list.columns[j];
+    const T* value = list.keys[column] + offset;
+    if (kAhead) {
+      const char* next = reinterpret_cast<const char*>(list.next[column] + d);
+      for (size_t byte = 0; byte < ND * kLanes * sizeof(T); byte += kLineBytes) {
+        Prefetch(next + byte);
+      }
+    }
     Vec w[MR];
-    for (int r = 0; r < MR; ++r) w[r] = Set(weight[r * stride]);
+    for (int r = 0; r < MR; ++r) w[r] = Set(weights[column + r * stride]);
     for (int i = 0; i < ND; ++i) {
       const Vec v = Load(value + i * kLanes);
       for (int r = 0; r < MR; ++r) sums[r][i] = Fma(w[r], v, sums[r][i]);
@@ -70,45 +122,47 @@ inline void AddValuesBlock(const float* weights, int64_t stride, const uint8_t* 
 /*! \brief AddValuesBlock for any number of rows, for ND vectors of the head. */
 template <int ND, typename T>
 inline void AddValuesRows(const float* weights, int64_t stride, int32_t rows,
-                          const uint8_t* columns, const T* const* keys, int64_t value_offset,
-                          int32_t count, int32_t d, float* out, int32_t head_dim) {
+                          const ValueList<T>& list, int32_t d, float* out, int32_t head_dim) {
   int32_t row = 0;
+  if (list.next != nullptr && rows >= kPvRows) {
+    AddValuesBlock<kPvRows, ND, true>(weights, stride, list, d, out, head_dim);
+    row = kPvRows;
+  } else if (list.next != nullptr) {
+    AddValuesBlock<1, ND, true>(weights, stride, list, d, out, head_dim);
+    row = 1;
+  }
   for (; row + kPvRows <= rows; row += kPvRows) {
-    AddValuesBlock<kPvRows, ND>(weights + row * stride, stride, columns, keys, value_offset, count,
-                                d, out + int64_t(row) * head_dim, head_dim);
+    AddValuesBlock<kPvRows, ND, false>(weights + row * stride, stride, list, d,
+                                       out + int64_t(row) * head_dim, head_dim);
   }
   for (; row + 2 <= rows; row += 2) {
-    AddValuesBlock<2, ND>(weights + row * stride, stride, columns, keys, value_offset, count, d,
-                          out + int64_t(row) * head_dim, head_dim);
+    AddValuesBlock<2, ND, false>(weights + row * stride, stride, list, d,
+                                 out + int64_t(row) * head_dim, head_dim);
   }
   if (row < rows) {
-    AddValuesBlock<1, ND>(weights + row * stride, stride, columns, keys, value_offset, count, d,
-                          out + int64_t(row) * head_dim, head_dim);
+    AddValuesBlock<1, ND, false>(weights + row * stride, stride, list, d,
+                                 out + int64_t(row) * head_dim, head_dim);
   }
 }
 
-/*!
- * \brief out[r] += sum over the listed columns of weights[r * stride + column] * value of column.
- * \param keys [64] pointers to keys, value_offset elements before the values; only those of listed
- * columns are followed.
- */
+/*! \brief out[r] += sum over the listed columns of weights[r * stride + column] * their values. */
 template <typename T>
-inline void AddValues(const float* weights, int64_t stride, int32_t rows, const uint8_t* columns,
-                      const T* const* keys, int64_t value_offset, int32_t count, float* out,
-                      int32_t head_dim) {
+inline void AddValues(const float* weights, int64_t stride, int32_t rows, const ValueList<T>& list,
+                      float* out, int32_t head_dim) {
   int32_t d = 0;
   for (; d + 4 * kLanes <= head_dim; d += 4 * kLanes) {
-    AddValuesRows<4>(weights, stride, rows, columns, keys, value_offset, count, d, out, head_dim);
+    AddValuesRows<4>(weights, stride, rows, list, d, out, head_dim);
   }
   for (; d < head_dim; d += kLanes) {
-    AddValuesRows<1>(weights, stride, rows, columns, keys, value_offset, count, d, out, head_dim);
+    AddValuesRows<1>(weights, stride, rows, list, d, out, head_dim);
   }
 }
 
-/*! \brief 2^x for x <= 0, within 2e-8 relative before rounding; 0 below 2^-125; NaN stays NaN. */
+/*! \brief 2^x for x <= 0, to float32's precision; 0 below 2^-125; NaN stays NaN. */
 inline Vec Exp2(Vec x) {
   const Vec n = RoundToInt(x);
   const Vec f = Sub(x, n);
+  // Fitted to 2^f on [-1/2, 1/2] for the least relative error.
   Vec y = Set(0x1.41d332p-13f);
   y = Fma(y, f, Set(0x1.5f456ap-10f));
   y = Fma(y, f, Set(0x1.3b2dbcp-7f));
@@ -117,19 +171,4 @@ inline Vec Exp2(Vec x) {
   y = Fma(y, f, Set(0x1.62e430p-1f));
   y = Fma(y, f, Set(1.f));
   return ZeroBelow(x, Set(-125.f), Scale2(y, n));
-}
-
-inline float Exp2(float x) {
-  float lanes[kLanes];
-  Store(lanes, Exp2(Set(x)));
-  return lanes[0];
-}
-
-inline float SumLanes(const float* lanes) {
-  float sums[kLanes];
-  for (int i = 0; i < kLanes; ++i) sums[i] = lanes[i];
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) sums[i] += sums[i + width];
-  }
-  return sums[0];
 }

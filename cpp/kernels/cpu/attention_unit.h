@@ -25,8 +25,8 @@ struct AttentionUnit {
   int32_t token_begin,
       token_end;  //!< within the sequence's new tokens, all in one block of the mask
   int32_t chunk_begin, chunk_end;  //!< ordinals among the chunks that the block sees
-  /*! \brief nullptr: the unit has all chunks and writes the output. Else [chunks of the block]
-   * [query rows of the unit][head_dim + 2]: receives a partial result per chunk. */
+  /*! \brief nullptr: the unit has all chunks and writes the output. Else room for PartialFloats of
+   * each chunk of the block: receives a partial result per chunk. */
   float* partials;
 };
 
@@ -63,6 +63,14 @@ namespace {
 /*! \brief The lowest n bits, for n in [0, 64]. */
 inline uint64_t LowestBits(int32_t n) {
   return n >= kTileColumns ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+}
+
+/*! \brief Whole vectors are read from partial maxima: so many floats may lie behind them. */
+constexpr int32_t kPartialPadding = 16;
+
+/*! \brief Floats of a chunk's partial results for some query rows: m and l of each, then acc. */
+inline int64_t PartialFloats(int32_t rows, int32_t head_dim) {
+  return int64_t(rows) * (head_dim + 2) + kPartialPadding;
 }
 
 /*! \brief Walks the chunks in which a block of a plan sees something. */

@@ -46,12 +46,17 @@ inline Vec Scale2(Vec value, Vec n) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), shifted));
 }
 
-inline void StoreSums(float* out, Vec a, Vec b, Vec c, Vec d) {
-  const Vec ab = Add(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-  const Vec cd = Add(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+// Narrower ones, for StoreFolded.
+inline __m128 Add(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
+inline __m128 Max(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+
+template <typename Op>
+inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
+  const Vec ab = op(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  const Vec cd = op(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
   const Vec low = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd)));
   const Vec high = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd)));
-  const Vec sums = Add(low, high);
-  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+  const Vec all = op(low, high);
+  _mm_storeu_ps(out, op(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }

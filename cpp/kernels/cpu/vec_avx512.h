@@ -40,13 +40,20 @@ inline Vec Scale2(Vec value, Vec n) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(value), shifted));
 }
 
-inline void StoreSums(float* out, Vec a, Vec b, Vec c, Vec d) {
-  const Vec ab = Add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const Vec cd = Add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+// Narrower ones, for StoreFolded.
+inline __m128 Add(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
+inline __m128 Max(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+inline __m256 Add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+inline __m256 Max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+
+template <typename Op>
+inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
+  const Vec ab = op(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const Vec cd = op(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
   const Vec low = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd)));
   const Vec high = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd)));
-  const Vec sums = Add(low, high);
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
-  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  const Vec all = op(low, high);
+  const __m256 half = op(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(out, op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }

@@ -49,12 +49,14 @@ inline Vec Scale2(Vec value, Vec n) {
   return _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(value), shifted));
 }
 
-/*! \brief Writes the sums over the lanes of a, b, c and d to out[0..3]. */
-inline void StoreSums(float* out, Vec a, Vec b, Vec c, Vec d) {
-  const Vec ab = Add(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
-  const Vec cd = Add(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+/*! \brief op over the lanes of a, b, c and d, in one fixed order, to out[0..3]. */
+template <typename Op>
+inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
+  const Vec ab = op(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+  const Vec cd = op(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
   const Vec low = _mm_castpd_ps(_mm_unpacklo_pd(_mm_castps_pd(ab), _mm_castps_pd(cd)));
   const Vec high = _mm_castpd_ps(_mm_unpackhi_pd(_mm_castps_pd(ab), _mm_castps_pd(cd)));
-  _mm_storeu_ps(out, Add(low, high));
+  _mm_storeu_ps(out, op(low, high));
 }
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+/*! \brief Fetches towards the second-level cache. */
+inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }

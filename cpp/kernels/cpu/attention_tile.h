@@ -1,0 +1,222 @@
+// Attention of a tile of query rows to the columns of a chunk. Included inside the namespace of an
+// instruction set, after attention_micro.h and attention_scratch.h.
+
+/*!
+ * \brief The partial result of each row: m, the largest score (times log2 e); l, the sum of
+ * p = 2^(score - m); acc, the sum of p * v. T: element type of the pages.
+ *
+ * Scores, p and what follows depend on nothing but the row and the columns that it sees in this
+ * chunk.
+ */
+template <typename T>
+class TilePass {
+ public:
+  TilePass(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+           const ColumnFinder<T>& finder, const Scratch& scratch)
+      : args_(args),
+        shape_(shape),
+        unit_(unit),
+        sequence_(args.sequences[unit.sequence]),
+        plan_(args.masks.plan(unit.sequence, unit.kv_head)),
+        finder_(finder),
+        block_row_(unit.token_begin / kBlockRows * kBlockRows),
+        head_dim_(args.head_dim),
+        plain_(args.soft_cap <= 0 && args.alibi_slopes == nullptr),
+        s_(scratch) {}
+
+  /*!
+   * \brief Fills scratch m, l and acc for the rows of tokens [token_begin, token_end).
+   * \param next The chunk to fetch meanwhile, or nullptr to fetch nothing ahead.
+   */
+  void Run(int32_t token_begin, int32_t token_end, const ChunkColumns& chunk,
+           const ChunkColumns* next) {
+    chunk_ = &chunk;
+    token_begin_ = token_begin;
+    tokens_ = token_end - token_begin;
+    rows_ = tokens_ * shape_.group;
+    stride_ = int64_t(chunk.num_slots) * kTileColumns;
+    std::fill_n(s_.lanes, (rows_ + 3) / 4 * 4 * kLanes, kMinusInfinity);
+    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) ScoreSlot(slot, next != nullptr);
+    FoldLanes(MaxOp(), s_.m);
+    std::fill_n(s_.lanes, rows_ * kLanes, 0.f);
+    for (int32_t row = 0; row < rows_; ++row) Exponentiate(row);
+    FoldLanes(AddOp(), s_.l);
+    std::fill_n(s_.acc, int64_t(rows_) * head_dim_, 0.f);
+    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) WeighSlot(slot, next);
+  }
+
+ private:
+  const T* const* Keys(const ChunkColumns& chunk, int32_t slot) const {
+    return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(slot) * kTileColumns;
+  }
+
+  uint64_t* Visible(int32_t slot) const { return s_.visible + int64_t(slot) * shape_.tile_tokens; }
+
+  float* Scores(int32_t slot, int32_t row) const {
+    return s_.scores + row * stride_ + int64_t(slot) * kTileColumns;
+  }
+
+  template <typename Op>
+  void FoldLanes(Op op, float* out) const {
+    for (int32_t row = 0; row < rows_; row += 4) {
+      const float* lanes = s_.lanes + int64_t(row) * kLanes;
+      StoreFolded(out + row, Load(lanes), Load(lanes + kLanes), Load(lanes + 2 * kLanes),
+                  Load(lanes + 3 * kLanes), op);
+    }
+  }
+
+  /*! \brief Which columns each token sees, the scores, and their maxima. */
+  void ScoreSlot(int32_t index, bool ahead) {
+    const Slot& slot = chunk_->slots[index];
+    uint64_t* visible = Visible(index);
+    uint64_t any = 0;
+    for (int32_t i = 0; i < tokens_; ++i) {
+      visible[i] = slot.columns;
+      if (slot.words != MaskSpan::kAllRows) {
+        visible[i] &= plan_.words.data()[slot.words + token_begin_ + i - block_row_];
+      }
+      any |= visible[i];
+    }
+    if (any == 0) return;
+    const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * shape_.group * head_dim_;
+    const T* const* keys = Keys(*chunk_, index);
+    const int64_t offset = ahead ? finder_.value_offset() : 0;
+    for (int32_t c = 0; c < kTileColumns; c += 4) {
+      const auto bits = static_cast<uint32_t>(any >> c & 15);
+      if (bits == 0) continue;
+      if (bits == 15) {
+        ScoreRows(q, rows_, head_dim_, keys + c, offset, Scores(index, 0) + c, stride_);
+      } else {
+        // Hidden columns have no key to follow: score a visible one in their place.
+        const T* quad[4];
+        for (int i = 0; i < 4; ++i) quad[i] = keys[c + (bits >> i & 1 ? i : __builtin_ctz(bits))];
+        ScoreRows(q, rows_, head_dim_, quad, offset, Scores(index, 0) + c, stride_);
+      }
+    }
+    for (int32_t token = 0; token < tokens_; ++token) {
+      for (int32_t head = 0; visible[token] != 0 && head < shape_.group; ++head) {
+        FindMaxima(index, token, head, visible[token]);
+      }
+    }
+  }
+
+  /*! \brief Finishes the scores of one row and slot (-inf where hidden) and takes them into the
+   * row's maxima. */
+  void FindMaxima(int32_t slot, int32_t token, int32_t head, uint64_t visible) const {
+    const int32_t row = token * shape_.group + head;
+    float* scores = Scores(slot, row);
+    float* maxima = s_.lanes + int64_t(row) * kLanes;
+    Vec largest = Load(maxima);
+    if (plain_ && visible == ~uint64_t{0}) {
+      for (int32_t c = 0; c < kTileColumns; c += kLanes) largest = Max(Load(scores + c), largest);
+      Store(maxima, largest);
+      return;
+    }
+    for (int32_t c = 0; c < kTileColumns; c += kLanes) {
+      const uint64_t bits = visible >> c & LowestBits(kLanes);
+      Vec score = Set(kMinusInfinity);
+      if (bits != 0) {
+        score = Load(scores + c);
+        if (!plain_) score = Shape(score, chunk_->positions + slot * kTileColumns + c, token, head);
+        score = Select(bits, score, Set(kMinusInfinity));
+      }
+      Store(scores + c, score);
+      largest = Max(score, largest);
+    }
+    Store(maxima, largest);
+  }
+
+  /*! \brief Soft cap (Gemma Team 2024, arXiv:2408.00118, sec. 2) and ALiBi (Press et al. 2022,
+   * arXiv:2108.12409, sec. 3). */
+  Vec Shape(Vec dot, const float* positions, int32_t token, int32_t head) const {
+    Vec score = Mul(dot, Set(args_.sm_scale));
+    if (args_.soft_cap > 0) {
+      // tanh x = sign(x) (1 - e) / (1 + e), e = exp(-2 |x|).
+      const Vec x = Div(score, Set(args_.soft_cap));
+      const Vec size = Max(Sub(Zero(), x), x);  // NaN stays NaN
+      const Vec e = Exp2(Mul(size, Set(-2 * kLog2E)));
+      const Vec tanh = Div(Sub(Set(1.f), e), Add(Set(1.f), e));
+      score = Mul(Set(args_.soft_cap), CopySign(tanh, x));
+    }
+    if (args_.alibi_slopes != nullptr) {
+      const int32_t own = plan_.num_columns - plan_.num_rows + token_begin_ + token;
+      const auto position = static_cast<float>(finder_.PositionOf(own));
+      const float slope = args_.alibi_slopes[unit_.kv_head * shape_.group + head];
+      score = Fma(Set(slope), Sub(Load(positions), Set(position)), score);
+    }
+    return Mul(score, Set(kLog2E));
+  }
+
+  /*! \brief Scores of one row to weights p; their sums by logical index modulo kLanes. */
+  void Exponentiate(int32_t row) {
+    const int32_t token = row / shape_.group;
+    float* lanes = s_.lanes + int64_t(row) * kLanes;
+    for (int32_t index = 0; index < chunk_->num_slots; ++index) {
+      const uint64_t visible = Visible(index)[token];
+      if (visible == 0) continue;
+      // Finite even where all scores are NaN or -inf, to tell it from a row that sees nothing.
+      s_.m[row] = std::max(s_.m[row], std::numeric_limits<float>::lowest());
+      const Vec largest = Set(s_.m[row]);
+      const Slot& slot = chunk_->slots[index];
+      float* p = Scores(index, row);
+      Vec sums = Load(lanes);
+      for (int32_t c = 0; c < kTileColumns; c += kLanes) {
+        const Vec weight = Exp2(Sub(Load(p + c), largest));
+        Store(p + c, weight);
+        if (slot.by_column) sums = Add(sums, weight);
+      }
+      Store(lanes, sums);
+      if (slot.by_column) continue;
+      for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
+        const int32_t c = __builtin_ctzll(bits);
+        const int32_t depth = sequence_.depths[slot.first_column + c - sequence_.num_committed];
+        lanes[(sequence_.num_committed + depth) % kLanes] += p[c];
+      }
+    }
+  }
+
+  void WeighSlot(int32_t slot, const ChunkColumns* next) {
+    const uint64_t* visible = Visible(slot);
+    uint64_t any = 0, all = ~uint64_t{0};
+    for (int32_t i = 0; i < tokens_; ++i) {
+      any |= visible[i];
+      all &= visible[i];
+    }
+    if (any == all) {
+      const bool ahead = next != nullptr && slot < next->num_slots;
+      WeighRows(any, slot, 0, rows_, ahead ? Keys(*next, slot) : nullptr);
+      return;
+    }
+    // Token by token: a hidden value may be NaN, and zero times NaN is not zero.
+    for (int32_t i = 0; i < tokens_; ++i) {
+      WeighRows(visible[i], slot, i * shape_.group, shape_.group, nullptr);
+    }
+  }
+
+  void WeighRows(uint64_t columns, int32_t slot, int32_t row, int32_t rows,
+                 const T* const* next) const {
+    uint8_t list[kTileColumns];
+    int32_t count = 0;
+    for (uint64_t bits = columns; bits != 0; bits &= bits - 1) {
+      list[count++] = static_cast<uint8_t>(__builtin_ctzll(bits));
+    }
+    if (count == 0) return;
+    AddValues(Scores(slot, row), stride_, rows,
+              ValueList<T>{list, count, Keys(*chunk_, slot), finder_.value_offset(), next},
+              s_.acc + int64_t(row) * head_dim_, head_dim_);
+  }
+
+  const AttentionArgs& args_;
+  const AttentionShape& shape_;
+  const AttentionUnit& unit_;
+  const SequencePlan& sequence_;
+  const MaskPlan& plan_;
+  const ColumnFinder<T>& finder_;
+  const int32_t block_row_;  // first token of the mask's block
+  const int32_t head_dim_;
+  const bool plain_;  // scores are scaled dot products
+  const Scratch& s_;
+  const ChunkColumns* chunk_ = nullptr;
+  int32_t token_begin_ = 0, tokens_ = 0, rows_ = 0;
+  int64_t stride_ = 0;  // of scores, from row to row
+};
