@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/attention_unit.h"
 #include "kernels/cpu/convert.h"

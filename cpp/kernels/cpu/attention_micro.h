@@ -48,33 +48,30 @@ inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, in
   }
 }
 
+/*! \brief Calls f with an integral constant equal to rows, in [1, kMaxRows]. */
+template <typename F, int kRows = kMaxRows>
+inline void WithRows(int32_t rows, F&& f) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return WithRows<F, kRows - 1>(rows, std::forward<F>(f));
+  }
+  f(std::integral_constant<int, kRows>());
+}
+
 /*! \brief ScoreQuad for any number of rows; the first of them fetch ahead where ahead is not 0. */
 template <typename T>
 inline void ScoreRows(const float* q, int32_t rows, int32_t head_dim, const T* const* keys,
                       int64_t ahead, float* scores, int64_t stride) {
-  int32_t row = 0;
-  if (ahead != 0) {
-    row = std::min(rows, kQkRows);
-    if (row == kQkRows) {
-      ScoreQuad<kQkRows, true>(q, head_dim, keys, ahead, scores, stride);
-    } else if (row >= 2) {
-      ScoreQuad<2, true>(q, head_dim, keys, ahead, scores, stride);
-      row = 2;
-    } else {
-      ScoreQuad<1, true>(q, head_dim, keys, ahead, scores, stride);
-    }
-  }
-  for (; row + kQkRows <= rows; row += kQkRows) {
-    ScoreQuad<kQkRows, false>(q + int64_t(row) * head_dim, head_dim, keys, 0, scores + row * stride,
-                              stride);
-  }
-  for (; row + 2 <= rows; row += 2) {
-    ScoreQuad<2, false>(q + int64_t(row) * head_dim, head_dim, keys, 0, scores + row * stride,
-                        stride);
-  }
-  if (row < rows) {
-    ScoreQuad<1, false>(q + int64_t(row) * head_dim, head_dim, keys, 0, scores + row * stride,
-                        stride);
+  for (int32_t row = 0; row < rows;) {
+    const int32_t count = std::min(rows - row, kMaxRows);
+    WithRows(count, [&](auto mr) {
+      const float* first = q + int64_t(row) * head_dim;
+      if (ahead != 0 && row == 0) {
+        ScoreQuad<mr.value, true>(first, head_dim, keys, ahead, scores, stride);
+      } else {
+        ScoreQuad<mr.value, false>(first, head_dim, keys, 0, scores + row * stride, stride);
+      }
+    });
+    row += count;
   }
 }
 
@@ -123,25 +120,18 @@ inline void AddValuesBlock(const float* weights, int64_t stride, const ValueList
 template <int ND, typename T>
 inline void AddValuesRows(const float* weights, int64_t stride, int32_t rows,
                           const ValueList<T>& list, int32_t d, float* out, int32_t head_dim) {
-  int32_t row = 0;
-  if (list.next != nullptr && rows >= kPvRows) {
-    AddValuesBlock<kPvRows, ND, true>(weights, stride, list, d, out, head_dim);
-    row = kPvRows;
-  } else if (list.next != nullptr) {
-    AddValuesBlock<1, ND, true>(weights, stride, list, d, out, head_dim);
-    row = 1;
-  }
-  for (; row + kPvRows <= rows; row += kPvRows) {
-    AddValuesBlock<kPvRows, ND, false>(weights + row * stride, stride, list, d,
-                                       out + int64_t(row) * head_dim, head_dim);
-  }
-  for (; row + 2 <= rows; row += 2) {
-    AddValuesBlock<2, ND, false>(weights + row * stride, stride, list, d,
-                                 out + int64_t(row) * head_dim, head_dim);
-  }
-  if (row < rows) {
-    AddValuesBlock<1, ND, false>(weights + row * stride, stride, list, d,
-                                 out + int64_t(row) * head_dim, head_dim);
+  for (int32_t row = 0; row < rows;) {
+    const int32_t count = std::min(rows - row, kMaxRows);
+    WithRows(count, [&](auto mr) {
+      const float* first = weights + row * stride;
+      float* to = out + int64_t(row) * head_dim;
+      if (list.next != nullptr && row == 0) {
+        AddValuesBlock<mr.value, ND, true>(first, stride, list, d, to, head_dim);
+      } else {
+        AddValuesBlock<mr.value, ND, false>(first, stride, list, d, to, head_dim);
+      }
+    });
+    row += count;
   }
 }
 

@@ -1,8 +1,7 @@
 // Vectors of eight floats. Include inside a namespace of this instruction set, after <immintrin.h>;
 // see attention_kernel.h for what is expected and vec_baseline.h for what each function does.
 constexpr int kLanes = 8;
-constexpr int kQkRows = 3;
-constexpr int kPvRows = 3;
+constexpr int32_t kMaxRows = 3;  // times four accumulators fit the registers
 
 using Vec = __m256;
 

@@ -2,8 +2,7 @@
 // <immintrin.h>; see attention_kernel.h for what is expected and vec_baseline.h for what each
 // function does.
 constexpr int kLanes = 16;
-constexpr int kQkRows = 6;
-constexpr int kPvRows = 6;
+constexpr int32_t kMaxRows = 6;  // times four accumulators fit the registers
 
 using Vec = __m512;
 

@@ -1,8 +1,7 @@
 // Vectors of four floats (SSE2: every x86-64 has it). Include inside a namespace of this
 // instruction set, after <emmintrin.h>; see attention_kernel.h for what is expected.
 constexpr int kLanes = 4;
-constexpr int kQkRows = 3;  // rows times four columns of accumulators fit the registers
-constexpr int kPvRows = 3;
+constexpr int32_t kMaxRows = 3;  // times four accumulators fit the registers
 
 using Vec = __m128;
 
