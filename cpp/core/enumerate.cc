@@ -30,12 +30,25 @@ bool ReplayRng::Accept(double probability, int32_t) {
   return Choose(std::move(options)) == 1;
 }
 
-int32_t ReplayRng::Residual(const Round&, const Law& law, int32_t) { return Choose(law); }
+int32_t ReplayRng::Residual(const Round&, const Law& law, int32_t) {
+  return nodes_only_ ? -1 : Choose(law);
+}
 
 int32_t ReplayRng::Token(Round& round, int32_t node) {
   Law law;
   round.Target(node).FillLaw(&law);
-  return Choose(law);
+  if (!nodes_only_) return Choose(law);
+  std::vector<std::pair<int32_t, double>> options;
+  double rest = law.total;
+  for (int32_t c = round.first_child(node); c >= 0; c = round.next_sibling(c)) {
+    const double weight = law.weights[round.token(c)];
+    if (weight == 0) continue;
+    options.emplace_back(round.token(c), weight / law.total);
+    rest -= weight;
+    law.weights[round.token(c)] = 0;  // a sibling that holds the same token adds nothing
+  }
+  if (rest > 0) options.emplace_back(-1, rest / law.total);
+  return Choose(std::move(options));
 }
 
 double ReplayRng::probability() const {
@@ -66,6 +79,21 @@ std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const Sequ
     outcomes.push_back({rng.probability(), outcome});
   } while (rng.Next());
   return outcomes;
+}
+
+std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
+                                 bool check) {
+  if (check) CheckRule(rule, input);
+  Round round(vocab);
+  ReplayRng rng;
+  rng.nodes_only_ = true;
+  std::vector<double> probabilities(input.size, 0.0);
+  do {
+    round.Start(input);
+    const Outcome outcome = RunRule(rule, round, rng);
+    probabilities[outcome.node] += rng.probability();
+  } while (rng.Next());
+  return probabilities;
 }
 
 }  // namespace kvctl

@@ -24,6 +24,8 @@ class ReplayRng {
   bool Next();
 
  private:
+  friend std::vector<double> LastAccepted(Rule, const Vocab&, const SequenceInput&, bool);
+
   struct Choice {
     std::vector<std::pair<int32_t, double>> options;  // those with a probability above 0
     size_t current = 0;
@@ -33,6 +35,7 @@ class ReplayRng {
 
   std::vector<Choice> choices_;
   size_t at_ = 0;
+  bool nodes_only_ = false;  // tokens that no child holds are all one, and a bonus is none
 };
 
 struct WeightedOutcome {
@@ -46,6 +49,17 @@ struct WeightedOutcome {
  */
 std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
                                        bool check = true);
+
+/*!
+ * \brief The probability of each node of a drafted tree to be the last accepted one, exactly.
+ *
+ * Looks at acceptance alone and not at the bonus, so a large vocabulary costs no branches.
+ *
+ * \return [input.size]; the root's entry is the probability that no drafted token is accepted.
+ * \throws Error kValue as CheckRule does, if check is set.
+ */
+std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
+                                 bool check = true);
 
 }  // namespace kvctl
 

@@ -157,6 +157,25 @@ ffi::Bytes EnumerateBatch(int64_t rule, int64_t check, TensorView target, Tensor
                     outcomes.size() * sizeof(double));
 }
 
+/*!
+ * \brief The probability of each node of the trees of a batch to be the last accepted one.
+ * \param out (N) float64.
+ */
+void LastAcceptedBatch(int64_t rule, int64_t check, TensorView target, TensorView nodes,
+                       TensorView ptrs, TensorView draft_probs, int64_t per_node,
+                       TensorView sampling, TensorView out) {
+  const auto rule_kind = static_cast<Rule>(InRange(rule, 0, kNumRules - 1, "rule"));
+  VerifyBatch batch(target, true, nodes, ptrs);
+  batch.SetDraft(draft_probs, std::nullopt, per_node != 0);
+  batch.SetSampling(sampling, std::nullopt, std::nullopt, std::nullopt);
+  double* probabilities = MutableData<double>(out, "out", {batch.num_nodes()});
+  const Vocab vocab(batch.vocab_size(), CpuVocabOps());
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    const std::vector<double> last = LastAccepted(rule_kind, vocab, batch.input(b), check != 0);
+    std::copy(last.begin(), last.end(), probabilities + batch.node_begin(b));
+  }
+}
+
 ffi::Array<int64_t> Philox(int64_t c0, int64_t c1, int64_t c2, int64_t c3, int64_t k0, int64_t k1) {
   const auto words = Philox4x32({static_cast<uint32_t>(c0), static_cast<uint32_t>(c1),
                                  static_cast<uint32_t>(c2), static_cast<uint32_t>(c3)},
@@ -173,6 +192,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.verify.draft", Guarded(Draft), "Draw tokens, with the law they were drawn from")
       .def("kvctl.verify.enumerate", Guarded(EnumerateBatch),
            "Every outcome of a rule with its exact probability")
+      .def("kvctl.verify.last_accepted", Guarded(LastAcceptedBatch),
+           "How probable each node is to be the last accepted one")
       .def("kvctl.verify.philox", Guarded(Philox), "Philox4x32-10, for tests of other generators");
 }
 

@@ -11,13 +11,18 @@ from .result import Verification
 from .run import RULES, sample
 from .run import verify as _verify
 from .sampling import Sampling
+from .stats import AcceptanceStats
+from .trace import Replay, Trace
 
 __all__ = [
     "RULES",
+    "AcceptanceStats",
     "BranchingRng",
     "DraftedTree",
     "Outcome",
+    "Replay",
     "Sampling",
+    "Trace",
     "Verification",
     "enumerate_outcomes",
     "sample",
@@ -33,10 +38,13 @@ class _Verify:
     __name__ = "verify"
 
     enumerate = staticmethod(enumerate_outcomes)
+    AcceptanceStats = AcceptanceStats
     BranchingRng = BranchingRng
     DraftedTree = DraftedTree
     Outcome = Outcome
+    Replay = Replay
     RULES = RULES
+    Trace = Trace
 
     def __repr__(self) -> str:
         return "<function kvctl.verify>"

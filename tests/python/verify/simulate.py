@@ -23,7 +23,8 @@ def draw_siblings(q, *, how, siblings, trials, seed):
 def verify_stars(p, q, *, rule, how, siblings, trials, seed=0, drawn=None, told=None):
     """Draw `siblings` from q for each of `trials` requests, verify them, return what was emitted.
 
-    `drawn` is how they are really drawn, where `how` is a lie; `told` changes what else is told: (tokens (trials, n), law) -> the same.
+    `drawn` is how they are really drawn, where `how` is a lie. `told` changes what else the
+    verifier is told: (tokens (trials, n), law) -> the same.
     Returns the first emitted token of each request, and how many drafts were accepted.
     """
     n = siblings
