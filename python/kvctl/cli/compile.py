@@ -23,13 +23,20 @@ def compile_command(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model directory to write.")],
-    target: Annotated[str, typer.Option(help="cpu, or cuda where nvcc is.")] = "cpu",
+    target: Annotated[
+        str, typer.Option(help="cpu, or where nvcc is: cuda, or cuda:sm_90 and the like.")
+    ] = "cpu",
     dtype: Annotated[
-        str, typer.Option(help="Type of the linear layers' weights: float32 or bfloat16.")
-    ] = "float32",
+        str | None,
+        typer.Option(
+            help="cpu: type of the linear layers' weights, float32 (default) or bfloat16; "
+            "cuda: type of everything, float16 (default) or float32."
+        ),
+    ] = None,
     cache: Annotated[
-        str, typer.Option(help="Whose KV cache the library creates: kvctl or tvm.")
-    ] = "kvctl",
+        str | None,
+        typer.Option(help="Whose KV cache the library creates: kvctl or tvm (default on cuda)."),
+    ] = None,
     context: Annotated[
         int | None, typer.Option(help="A shorter context window than the model's.")
     ] = None,

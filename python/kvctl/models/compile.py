@@ -12,7 +12,7 @@ from .layers import ParamSpec
 from .library import build, make_metadata, make_target
 from .llama import export
 from .params import ParamWriter
-from .weights import Checkpoint, load_parameter, open_checkpoint
+from .weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
 
 Progress = Callable[[str, float], None]
 """Called with what is being done ("compile" or "weights") and the fraction of it that is done."""
@@ -90,6 +90,8 @@ def compile_model(
 
     report("compile", 0.0)
     module, params = export(config, dtype=dtype, cache=cache, target=tvm_target)
+    for param in params:
+        check_parameter(checkpoint, param.name)
     metadata = make_metadata(
         config,
         params,

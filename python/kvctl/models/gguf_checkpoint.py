@@ -45,6 +45,10 @@ class GGUFCheckpoint:
         self._file = GGUFFile(path)
         self.config = self._read_config()
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Checkpoint`."""
+        return self._file.shape(_gguf_name(name))
+
     def tensor(self, name: str) -> Array:
         """See `Checkpoint`."""
         array = self._file.tensor(_gguf_name(name))
@@ -124,8 +128,6 @@ def _gguf_name(name: str) -> str:
 
 
 def _uninterleave(array: Array, heads: int) -> Array:
-    if array.ndim != 2 or array.shape[0] % (2 * heads):
-        return array  # the wrong shape is refused, in the user's terms, by load_parameter
     rows, cols = array.shape
     pairs = array.reshape(heads, rows // heads // 2, 2, cols)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, cols)

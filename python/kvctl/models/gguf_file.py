@@ -77,6 +77,16 @@ class GGUFFile:
         """Names of all tensors."""
         return list(self._tensors)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, outermost axis first.
+
+        Raises
+        ------
+        ValueError
+            If there is none of that name.
+        """
+        return self._info(name).shape
+
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32, outermost axis first.
 
@@ -88,13 +98,16 @@ class GGUFFile:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        if name not in self._tensors:
-            raise ValueError(f"{self._path} has no tensor '{name}': is it a whole model?")
-        info = self._tensors[name]
+        info = self._info(name)
         raw = self._data[info.offset : info.offset + info.nbytes]
         rows = raw.reshape(-1, info.nbytes // max(1, int(np.prod(info.shape[:-1]))))
         values = dequantize(np.ascontiguousarray(rows), GGMLQuantizationType(info.kind))
         return np.ascontiguousarray(values, dtype=np.float32).reshape(info.shape)
+
+    def _info(self, name: str) -> _TensorInfo:
+        if name not in self._tensors:
+            raise ValueError(f"{self._path} has no tensor '{name}': is it a whole model?")
+        return self._tensors[name]
 
     def _tensor_infos(self, count: int) -> dict[str, _TensorInfo]:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

@@ -113,7 +113,7 @@ def build(module: tvm.IRModule, metadata: dict[str, Any], target: Any) -> Any:
 def _check_kernels(module: Any, arch: str) -> None:
     """Have nvcc compile the kernels of a module and the modules in it.
 
-    Without a driver TVM saves kernels as CUDA sources, which are compiled when they are loaded: what
+    Without a driver TVM saves kernels as CUDA sources, compiled when they are loaded: what
     nvcc would refuse there is better refused here.
     """
     for imported in module.imports:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import tvm
 from tvm import relax, tirx
@@ -15,6 +15,25 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedK
 
 from .config import LlamaConfig
 from .layers import KvctlLayers, Layers, ParamSpec, PlainLayers
+
+
+class Sizes(Protocol):
+    """What the layers that other models share with Llama ask of a configuration."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        ...
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width inside the feed-forward layer."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        ...
 
 
 class Attention(Module):
@@ -42,7 +61,7 @@ class Attention(Module):
 class FeedForward(Module):
     """SwiGLU with gate and up projection in one product, plus residual."""
 
-    def __init__(self, config: LlamaConfig, layers: Layers) -> None:
+    def __init__(self, config: Sizes, layers: Layers) -> None:
         super().__init__()
         self.gate_up_proj = layers.linear(
             "gate_up", config.hidden_size, 2 * config.intermediate_size
@@ -74,7 +93,7 @@ class DecoderLayer(Module):
 class Embedding(Module):
     """The table that token ids are looked up in."""
 
-    def __init__(self, config: LlamaConfig, layers: Layers) -> None:
+    def __init__(self, config: Sizes, layers: Layers) -> None:
         super().__init__()
         self.weight = Parameter((config.vocab_size, config.hidden_size), layers.dtype)
 

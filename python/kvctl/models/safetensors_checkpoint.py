@@ -41,11 +41,13 @@ class SafetensorsCheckpoint:
                 raise ValueError(f"{file} is damaged or truncated: {error}") from None
             self._file_of.update(dict.fromkeys(handle.keys(), handle))  # type: ignore[no-untyped-call]
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Checkpoint`."""
+        return tuple(self._file(name).get_slice(name).get_shape())
+
     def tensor(self, name: str) -> Array:
         """See `Checkpoint`."""
-        if name not in self._file_of:
-            raise ValueError(f"{self._directory} has no weight '{name}': is a file missing?")
-        return np.ascontiguousarray(self._file_of[name].get_tensor(name), dtype=np.float32)
+        return np.ascontiguousarray(self._file(name).get_tensor(name), dtype=np.float32)
 
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`."""
@@ -63,6 +65,11 @@ class SafetensorsCheckpoint:
                 eos = chat.get("eos_token_id")
                 chat.update(chatml_template(template, eos if isinstance(eos, int) else None))
         return chat
+
+    def _file(self, name: str) -> Any:
+        if name not in self._file_of:
+            raise ValueError(f"{self._directory} has no weight '{name}': is a file missing?")
+        return self._file_of[name]
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self._directory / name

@@ -18,6 +18,16 @@ class Checkpoint(Protocol):
 
     config: LlamaConfig
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a weight by Hugging Face's name, without reading it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such weight.
+        """
+        ...
+
     def tensor(self, name: str) -> Array:
         """Return a weight by Hugging Face's name, float32.
 
@@ -75,6 +85,10 @@ class RandomCheckpoint:
         self.config = config
         self._seed = seed
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Checkpoint`."""
+        return weight_shape(self.config, name)
+
     def tensor(self, name: str) -> Array:
         """See `Checkpoint`."""
         shape = weight_shape(self.config, name)
@@ -130,25 +144,39 @@ _FUSED = {
 }
 
 
-def load_parameter(checkpoint: Checkpoint, name: str) -> Array:
-    """Return a parameter of ours: a weight of the checkpoint, or several that ours fuses into one.
+def check_parameter(checkpoint: Checkpoint, name: str) -> None:
+    """Make sure, without reading it, that a parameter of ours can be loaded.
 
     Raises
     ------
     ValueError
         If the checkpoint lacks a weight or has it in another shape.
     """
+    for part in _parts(checkpoint, name):
+        found, wanted = checkpoint.shape(part), weight_shape(checkpoint.config, part)
+        if found != wanted:
+            raise ValueError(
+                f"weight '{part}' is {found}, where the model's shape asks for {wanted}"
+            )
+
+
+def load_parameter(checkpoint: Checkpoint, name: str) -> Array:
+    """Return a parameter of ours: a weight of the checkpoint, or several that ours fuses into one.
+
+    Raises
+    ------
+    ValueError
+        As `check_parameter` does.
+    """
+    check_parameter(checkpoint, name)
+    arrays = [checkpoint.tensor(part) for part in _parts(checkpoint, name)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _parts(checkpoint: Checkpoint, name: str) -> list[str]:
     if name == "lm_head.weight" and checkpoint.config.tie_word_embeddings:
-        return load_parameter(checkpoint, "model.embed_tokens.weight")
-    parts = [name]
+        return ["model.embed_tokens.weight"]
     for fused, sources in _FUSED.items():
         if f".{fused}." in name:
-            parts = [name.replace(fused, source) for source in sources]
-    arrays = [checkpoint.tensor(part) for part in parts]
-    for part, array in zip(parts, arrays, strict=True):
-        wanted = weight_shape(checkpoint.config, part)
-        if array.shape != wanted:
-            raise ValueError(
-                f"weight '{part}' is {array.shape}, where the model's shape asks for {wanted}"
-            )
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            return [name.replace(fused, source) for source in sources]
+    return [name]

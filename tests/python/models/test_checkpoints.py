@@ -104,6 +104,7 @@ def write_huggingface(directory, dtype=np.float32):
 def assert_same_weights(checkpoint, *, rounded_to=np.float32):
     assert checkpoint.config == CONFIG
     for name in NAMES:
+        assert checkpoint.shape(name) == RANDOM.shape(name)
         wanted = RANDOM.tensor(name).astype(rounded_to).astype(np.float32)
         np.testing.assert_array_equal(checkpoint.tensor(name), wanted, err_msg=name)
     assert checkpoint.chat()["eos_token_id"] == 2

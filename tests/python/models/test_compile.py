@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 
-import numpy as np
 import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
@@ -45,17 +44,32 @@ def test_a_model_is_replaced_whole(tmp_path):
 class _BrokenCheckpoint(RandomCheckpoint):
     def tensor(self, name):
         if name == "model.layers.1.mlp.up_proj.weight":
-            return np.zeros((3, 3), np.float32)
+            raise ValueError("the disk is gone")
         return super().tensor(name)
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):
     directory = compile_tiny_model(tmp_path / "m")
     before = (directory / "params_shard_0.bin").read_bytes()
-    with pytest.raises(ValueError, match=r"up_proj.weight' is \(3, 3\), .* \(96, 64\)"):
+    with pytest.raises(ValueError, match="the disk is gone"):
         compile_model(_BrokenCheckpoint(tiny_config(), seed=3), directory)
     assert (directory / "params_shard_0.bin").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+class _OddCheckpoint(RandomCheckpoint):
+    def shape(self, name):
+        return (3, 3) if name == "model.layers.1.mlp.up_proj.weight" else super().shape(name)
+
+
+def test_shapes_are_checked_before_anything_is_compiled(tmp_path):
+    seen = []
+    with pytest.raises(ValueError, match=r"up_proj.weight' is \(3, 3\), .* \(96, 64\)"):
+        compile_model(
+            _OddCheckpoint(tiny_config()), tmp_path / "m", progress=lambda *step: seen.append(step)
+        )
+    assert seen == [("compile", 0.0)]
+    assert not any(tmp_path.iterdir())
 
 
 def test_only_models_are_replaced(tmp_path):
