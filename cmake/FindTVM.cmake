@@ -1,6 +1,9 @@
 # Finds TVM and tvm-ffi through Python: the PyPI wheel (apache-tvm) and MLC's (mlc-ai-nightly-*) have one layout.
 # Defines tvm::runtime, TVM_VERSION, and TVM_RUNTIME_BUILD_ID / TVM_FFI_BUILD_ID (GNU build-ids, hex).
 
+if(NOT DEFINED KVCTL_TVM_SHIM)
+  set(KVCTL_TVM_SHIM "${CMAKE_CURRENT_LIST_DIR}/../third_party/tvm_shim")
+endif()
 execute_process(
   COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/locate_tvm.py"
   OUTPUT_VARIABLE tvm_facts OUTPUT_STRIP_TRAILING_WHITESPACE
@@ -27,7 +30,7 @@ set_target_properties(tvm_ffi_imported PROPERTIES IMPORTED_LOCATION "${TVM_FFI_R
 add_library(tvm_runtime_interface INTERFACE)
 # SYSTEM: TVM's headers warn.
 target_include_directories(tvm_runtime_interface SYSTEM INTERFACE
-  "${TVM_ROOT}/include" "${TVM_ROOT}/src" "${TVM_FFI_ROOT}/include" "${TVM_FFI_ROOT}/include/dlpack/include"
-  "${TVM_FFI_ROOT}/3rdparty/dlpack/include" "${CMAKE_CURRENT_SOURCE_DIR}/third_party/tvm_shim")
+  "${TVM_ROOT}/include" "${TVM_ROOT}/src" "${TVM_FFI_ROOT}/include"
+  "${TVM_FFI_ROOT}/3rdparty/dlpack/include" "${KVCTL_TVM_SHIM}")
 target_link_libraries(tvm_runtime_interface INTERFACE tvm_runtime_imported tvm_ffi_imported)
 add_library(tvm::runtime ALIAS tvm_runtime_interface)

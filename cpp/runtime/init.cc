@@ -3,6 +3,7 @@
 #include <link.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -88,6 +89,9 @@ void Init(const char* device) {
   }
   CheckBuild("libtvm_runtime.so", KVCTL_TVM_RUNTIME_BUILD_ID);
   CheckBuild("libtvm_ffi.so", KVCTL_TVM_FFI_BUILD_ID);
+  // Read when TVM's pool starts. Pinning the calling thread would pin OpenMP's team with it.
+  setenv("TVM_BIND_THREADS", "0", 0);
+  setenv("TVM_THREAD_POOL_SPIN_COUNT", "0", 0);
   if (cuda && dlopen("libtvm_runtime_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     Throw(ErrorKind::kRuntime, "kvctl::Init: TVM's CUDA runtime cannot be loaded: ", dlerror());
   }

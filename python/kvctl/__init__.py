@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import _load  # first: everything below needs the libraries it loads
+from ._load import cmake_dir
 from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
@@ -30,6 +31,7 @@ __all__ = [
     "TokenTree",
     "Verification",
     "__version__",
+    "cmake_dir",
     "generate",
     "install",
     "installed",

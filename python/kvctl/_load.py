@@ -42,6 +42,11 @@ def library_dir() -> Path:
     return Path(spec.origin).parent / "lib"
 
 
+def cmake_dir() -> Path:
+    """Return the folder of kvctlConfig.cmake, for ``find_package(kvctl)`` in a C++ project."""
+    return library_dir() / "cmake" / "kvctl"
+
+
 def build_info() -> dict[str, str]:
     """Return what CMake recorded about this build (versions and build-ids)."""
     info: dict[str, str] = json.loads((library_dir() / "build_info.json").read_text())

@@ -5,20 +5,19 @@
 #ifndef KVCTL_API_H_
 #define KVCTL_API_H_
 
-#if defined(KVCTL_EXPORTS)
+/*! \brief Marks what programs that link libkvctl.so may use; everything else is hidden. */
 #define KVCTL_API __attribute__((visibility("default")))
-#else
-#define KVCTL_API
-#endif
 
 namespace kvctl {
 
 /*!
  * \brief Makes kvctl ready in a C++ program: call it once before anything else.
  *
- * Checks that the TVM libraries in this process are the builds that kvctl was compiled against, and
- * for "cuda" loads TVM's CUDA runtime. A program that reaches kvctl through FFI functions alone
- * must call it too, or the linker drops the library (--as-needed).
+ * Checks that the TVM libraries in this process are the builds that kvctl was compiled against,
+ * tells TVM's thread pool neither to pin threads nor to spin (TVM_BIND_THREADS and
+ * TVM_THREAD_POOL_SPIN_COUNT, unless they are set), and for "cuda" loads TVM's CUDA runtime. A
+ * program that reaches kvctl through FFI functions alone must call it too, or the linker drops the
+ * library (--as-needed).
  *
  * \param device "cpu" or "cuda".
  * \throws kvctl::Error kRuntime if the process holds another TVM; kValue for another device.

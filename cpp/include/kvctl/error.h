@@ -10,6 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "kvctl/api.h"
+
 namespace kvctl {
 
 /*! \brief What kind of Python exception an Error becomes. */
@@ -51,7 +53,7 @@ inline const char* ErrorKindName(ErrorKind kind) {
 }
 
 /*! \brief The one exception that kvctl's C++ code throws. */
-class Error : public std::exception {
+class KVCTL_API Error : public std::exception {
  public:
   Error(ErrorKind kind, std::string message) : kind_(kind), message_(std::move(message)) {}
   ErrorKind kind() const { return kind_; }

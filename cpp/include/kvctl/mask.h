@@ -10,6 +10,8 @@
 #include <memory>
 #include <vector>
 
+#include "kvctl/api.h"
+
 namespace kvctl {
 
 struct MaskNode;
@@ -28,7 +30,7 @@ struct ColumnRange {
  * when a forward step begins. Wherever a *position* is meant below, it is the logical one: depth in
  * a tree of pending tokens, the original position after eviction.
  */
-class Mask {
+class KVCTL_API Mask {
  public:
   /*! \brief Everything up to the row itself; in a pending tree: the past, the row's ancestors,
    * itself. */
@@ -80,8 +82,8 @@ class Mask {
    * not around it. */
   static Mask PerHead(std::vector<Mask> masks, std::vector<int32_t> choice);
 
-  friend Mask operator&(const Mask& a, const Mask& b);
-  friend Mask operator|(const Mask& a, const Mask& b);
+  KVCTL_API friend Mask operator&(const Mask& a, const Mask& b);
+  KVCTL_API friend Mask operator|(const Mask& a, const Mask& b);
   /*! \brief The complement over past and new columns. */
   Mask operator~() const;
 

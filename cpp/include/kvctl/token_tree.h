@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "kvctl/api.h"
+
 namespace kvctl {
 
 struct PrunedTree;
@@ -24,7 +26,7 @@ struct PrunedTree;
  * may share a row where they stand for the same token behind the same path (duplicate siblings need
  * one forward, not two), and rows may belong to no node.
  */
-class TokenTree {
+class KVCTL_API TokenTree {
  public:
   /*!
    * \param tokens [n] token of each node, at least 0.
