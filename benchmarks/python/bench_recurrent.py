@@ -1,9 +1,9 @@
 """Rolling a recurrent state back: snapshots beside replay, by how many drafts are accepted.
 
-Compiles gated delta nets of a small and a large state and a hybrid, each twice: once so that verification hands over the
-state after every token (snapshots), once so that it does not (replay). A round verifies a chain of
-the last token and some drafts, commits those accepted, and runs again what replay has to. Rounds of
-both ways take turns. Prints the tables and writes one JSON.
+Compiles gated delta nets of a small and a large state and a hybrid, each twice: once so that
+verification hands over the state after every token (snapshots), once so that it does not (replay).
+A round verifies a chain of the last token and some drafts, commits those accepted, and runs again
+what replay has to. Rounds of both ways take turns. Prints the tables and writes one JSON.
 
     python benchmarks/python/bench_recurrent.py [--json result.json]
 """
@@ -49,10 +49,16 @@ ATTENTION = {
 PROMPT = 64
 
 
+MODELS: dict[str, GatedDeltaNetConfig] = {
+    "gated delta net": GatedDeltaNetConfig(**SHAPE),
+    "gated delta net, large state": GatedDeltaNetConfig(**{**SHAPE, **LARGE_STATE}),
+    "hybrid": HybridConfig(**SHAPE, **ATTENTION),
+}
+
+
 def load(kind: str, *, steps: bool, directory: Path) -> kvctl.ModelRunner:
-    config = GatedDeltaNetConfig(**SHAPE) if kind == "delta" else HybridConfig(**SHAPE, **ATTENTION)
     name = directory / f"{kind}-{'snapshot' if steps else 'replay'}"
-    compile_recurrent(config, name, emit_steps=steps)
+    compile_recurrent(MODELS[kind], name, emit_steps=steps)
     runner = kvctl.ModelRunner.load(name, max_total_tokens=512, max_history=32, max_sequences=1)
     return runner
 
