@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "kvctl/mask.h"
+#include "ffi/mask_argument.h"
 #include "kvctl/recurrent_state.h"
 #include "runtime/guard.h"
-#include "runtime/tensor_view.h"
+#include "runtime/recurrent_requests.h"
 
 namespace kvctl {
 namespace {
@@ -63,26 +63,6 @@ RecurrentState CreateForModel(const ffi::Shape& sizes, int64_t num_layers,
   return Create(num_layers, sizes[0], sizes[1] - 1, 0, true, init_values);
 }
 
-/*!
- * \brief The parents of a step's new nodes in a tree that lists either those alone or the whole
- * pending region, whose earlier nodes must then be what is pending.
- */
-const int32_t* NewParents(const std::vector<int32_t>& tree, const std::vector<int32_t>& pending,
-                          const RecurrentRequest& request) {
-  if (static_cast<int64_t>(tree.size()) == request.append_length) return tree.data();
-  if (static_cast<int64_t>(tree.size()) !=
-      static_cast<int64_t>(pending.size()) + request.append_length) {
-    Throw(ErrorKind::kValue, "begin_forward: sequence ", request.seq_id, " has ", pending.size(),
-          " pending tokens and appends ", request.append_length, ", but its tree has ", tree.size(),
-          " nodes");
-  }
-  if (!std::equal(pending.begin(), pending.end(), tree.begin())) {
-    Throw(ErrorKind::kValue, "begin_forward: in the tree of sequence ", request.seq_id,
-          " the nodes that are pending already have other parents than before");
-  }
-  return tree.data() + pending.size();
-}
-
 /*! \brief parents: per sequence its tree, or nullopt for a chain. */
 void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
                   const ffi::Shape& append_lengths, const ffi::Shape& pending,
@@ -102,7 +82,7 @@ void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
       for (int64_t parent : parents.value()[i].value()) {
         lists[i].push_back(Narrow(parent, "a parent"));
       }
-      request.parents = NewParents(lists[i], state->PendingParents(seq_ids[i]), request);
+      request.parents = NewParents(lists[i], state, seq_ids[i], append_lengths[i]);
     }
     requests.push_back(request);
   }
@@ -112,12 +92,7 @@ void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
 /*! \brief Parents of the pending region under an encoded mask, or nullopt where it holds no tree.
  */
 ffi::Optional<ffi::Shape> MaskParents(const Tensor& encoded) {
-  CheckTensor(encoded.operator->(), "an encoded mask", {kDLCPU, 0}, {kAnyExtent});
-  if (encoded->dtype.code != kDLInt || encoded->dtype.bits != 32) {
-    Throw(ErrorKind::kType, "an encoded mask must be int32");
-  }
-  const Mask mask = Mask::Decode(static_cast<const int32_t*>(DataPointer(encoded.operator->())),
-                                 static_cast<size_t>(encoded->shape[0]));
+  const Mask mask = DecodeMask(encoded);
   if (mask.tree_parents() == nullptr) return std::nullopt;
   return ToShape(*mask.tree_parents());
 }

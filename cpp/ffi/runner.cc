@@ -86,6 +86,7 @@ class ModelRunnerRef : public ffi::ObjectRef {
 ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
                          const ffi::Optional<FunctionTableRef>& library, int64_t max_sequences,
                          int64_t max_total_tokens, int64_t prefill_chunk_size, int64_t page_size,
+                         int64_t max_history, int64_t max_state_bytes, bool keep_steps,
                          const ffi::Optional<ffi::Function>& progress) {
   RunnerOptions options;
   options.device = device;
@@ -93,6 +94,9 @@ ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
   options.max_total_tokens = max_total_tokens;
   options.prefill_chunk_size = prefill_chunk_size;
   options.page_size = page_size;
+  options.max_history = max_history;
+  options.max_state_bytes = max_state_bytes;
+  options.keep_steps = keep_steps;
   if (progress.has_value()) {
     options.progress = [report = *progress](int64_t done, int64_t total) { report(done, total); };
   }
@@ -188,6 +192,7 @@ Tensor Forward(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi:
 }
 
 PagedKVCache CacheOf(const ModelRunnerRef& self) { return self->runner.cache(); }
+RecurrentState StateOf(const ModelRunnerRef& self) { return self->runner.state(); }
 FunctionTableRef LibraryOf(const ModelRunnerRef& self) {
   return FunctionTableRef(self->runner.functions());
 }
@@ -219,7 +224,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.runner.decode", Guarded(Decode), "Append one token to each sequence")
       .def("kvctl.runner.verify", Guarded(Verify), "Forward token trees, leaving them pending")
       .def("kvctl.runner.forward", Guarded(Forward), "Forward tokens under any masks")
-      .def("kvctl.runner.cache", Guarded(CacheOf), "A runner's cache")
+      .def("kvctl.runner.cache", Guarded(CacheOf), "A runner's cache, or None")
+      .def("kvctl.runner.state", Guarded(StateOf), "A runner's recurrent state, or None")
       .def("kvctl.runner.library", Guarded(LibraryOf), "A runner's model library")
       .def("kvctl.runner.params", Guarded(ParamsOf), "A runner's parameters")
       .def("kvctl.runner.config", Guarded(ConfigOf), "JSON text of mlc-chat-config.json")

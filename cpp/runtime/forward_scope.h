@@ -11,23 +11,39 @@
 #include <vector>
 
 #include "kvctl/paged_kv_cache.h"
+#include "kvctl/recurrent_state.h"
+#include "runtime/recurrent_requests.h"
 
 namespace kvctl {
 
-/*! \brief A step of the cache from BeginForward to End; one that never ends is taken back. */
+/*!
+ * \brief A step of a model's cache and of its recurrent state, either of which may be null, from
+ * BeginForward to End; one that never ends is taken back.
+ */
 class StepScope {
  public:
-  StepScope(const PagedKVCache& cache, const std::vector<StepRequest>& requests) : cache_(cache) {
-    cache_->BeginForward(requests);
+  StepScope(const PagedKVCache& cache, const RecurrentState& state,
+            const std::vector<StepRequest>& requests)
+      : cache_(cache), state_(state) {
+    if (state_.defined()) BeginRecurrentForward(state_, requests);
+    try {
+      if (cache_.defined()) cache_->BeginForward(requests);
+    } catch (...) {
+      if (state_.defined()) state_->AbortForward();
+      throw;
+    }
   }
   void End() {
-    cache_->EndForward();
+    if (state_.defined()) state_->CheckEndForward();
+    if (cache_.defined()) cache_->EndForward();
+    if (state_.defined()) state_->EndForward();
     ended_ = true;
   }
   ~StepScope() {
     if (ended_) return;
     try {
-      cache_->AbortForward();
+      if (state_.defined()) state_->AbortForward();
+      if (cache_.defined()) cache_->AbortForward();
     } catch (...) {  // another thread has the cache; the error on its way says what came first
     }
   }
@@ -36,20 +52,28 @@ class StepScope {
 
  private:
   PagedKVCache cache_;
+  RecurrentState state_;
   bool ended_ = false;
 };
 
 /*! \brief Runs steps that belong together: if one throws, every sequence returns to where it was.
  */
 template <typename F>
-auto AllOrNothing(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids, F&& steps)
-    -> decltype(steps()) {
-  std::vector<CacheCheckpoint> before;
-  for (int64_t id : seq_ids) before.push_back(cache->MakeCheckpoint(id));
+auto AllOrNothing(const PagedKVCache& cache, const RecurrentState& state,
+                  const std::vector<int64_t>& seq_ids, F&& steps) -> decltype(steps()) {
+  std::vector<CacheCheckpoint> cached;
+  std::vector<RecurrentCheckpoint> remembered;
+  for (int64_t id : seq_ids) {
+    if (cache.defined()) cached.push_back(cache->MakeCheckpoint(id));
+    if (state.defined()) remembered.push_back(state->MakeCheckpoint(id));
+  }
   try {
     return steps();
   } catch (...) {
-    for (size_t i = 0; i < seq_ids.size(); ++i) cache->Rollback(seq_ids[i], before[i]);
+    for (size_t i = 0; i < seq_ids.size(); ++i) {
+      if (cache.defined()) cache->Rollback(seq_ids[i], cached[i]);
+      if (state.defined()) state->Rollback(seq_ids[i], remembered[i]);
+    }
     throw;
   }
 }

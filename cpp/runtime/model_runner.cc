@@ -89,6 +89,7 @@ std::vector<std::vector<Piece>> CutIntoSteps(const std::vector<std::vector<int32
  */
 void CheckRoom(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
                const std::vector<int64_t>& lengths) {
+  if (!cache.defined()) return;  // states do not grow with their sequences
   const int64_t page_size = cache->config().page_size;
   int64_t needed = 0;
   int64_t tokens = 0;
@@ -117,11 +118,24 @@ void ModelRunner::CheckTokens(int64_t seq_id, const std::vector<int32_t>& tokens
   }
 }
 
+ffi::Any ModelRunner::Call(const ModelFunction& function, const Tensor& embedded,
+                           const std::vector<int32_t>* rows) const {
+  std::vector<ffi::Any> arguments = {embedded};
+  if (rows != nullptr) arguments.emplace_back(ToDevice(*rows, functions_.device()));
+  if (cache_.defined()) arguments.emplace_back(cache_);
+  if (state_.defined()) arguments.emplace_back(state_);
+  arguments.emplace_back(params_);
+  const std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
+  ffi::Any result;
+  function.packed().CallPacked(views.data(), static_cast<int32_t>(views.size()), &result);
+  return result;
+}
+
 Tensor ModelRunner::RunStep(const std::vector<StepRequest>& requests,
                             const std::vector<int32_t>& tokens, bool one_row_each,
                             int64_t num_logits, const ModelCall& model) {
   OneTVMThread policy(limit_threads_);
-  StepScope step(cache_, requests);
+  StepScope step(cache_, state_, requests);
   const auto rows = static_cast<int64_t>(tokens.size());
   auto embedded = functions_.embed(ToDevice(tokens, functions_.device()), params_).cast<Tensor>();
   const int64_t hidden = embedded->shape[embedded->ndim - 1];
@@ -144,19 +158,15 @@ Tensor ModelRunner::RunPrefill(const std::vector<StepRequest>& requests,
                                const std::vector<int32_t>& logit_rows) {
   const auto count = static_cast<int64_t>(logit_rows.size());
   return RunStep(requests, tokens, false, count, [&](const Tensor& embedded) {
-    if (!functions_.batch_prefill && functions_.prefill) {
-      return functions_.prefill(embedded, cache_, params_);
-    }
-    return functions_.batch_prefill(embedded, ToDevice(logit_rows, functions_.device()), cache_,
-                                    params_);
+    if (!functions_.batch_prefill && functions_.prefill) return Call(functions_.prefill, embedded);
+    return Call(functions_.batch_prefill, embedded, &logit_rows);
   });
 }
 
 Tensor ModelRunner::RunAllRows(const std::vector<StepRequest>& requests,
                                const std::vector<int32_t>& tokens) {
-  return RunStep(
-      requests, tokens, false, static_cast<int64_t>(tokens.size()),
-      [&](const Tensor& embedded) { return functions_.batch_verify(embedded, cache_, params_); });
+  return RunStep(requests, tokens, false, static_cast<int64_t>(tokens.size()),
+                 [&](const Tensor& embedded) { return Call(functions_.batch_verify, embedded); });
 }
 
 Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
@@ -190,7 +200,7 @@ Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
   if (steps.size() == 1) return run(steps[0]).first;
 
   CheckRoom(cache_, seq_ids, lengths);
-  return AllOrNothing(cache_, seq_ids, [&] {
+  return AllOrNothing(cache_, state_, seq_ids, [&] {
     Tensor all = Tensor::Empty({static_cast<int64_t>(seq_ids.size()), vocab_size_},
                                DLDataType{kDLFloat, 32, 1}, functions_.device());
     int64_t at = 0;
@@ -220,8 +230,7 @@ Tensor ModelRunner::Decode(const std::vector<int64_t>& seq_ids,
     requests[i].append_length = 1;
   }
   return RunStep(requests, tokens, true, batch, [&](const Tensor& embedded) {
-    return single ? functions_.decode(embedded, cache_, params_)
-                  : functions_.batch_decode(embedded, cache_, params_);
+    return Call(single ? functions_.decode : functions_.batch_decode, embedded);
   });
 }
 
@@ -277,7 +286,7 @@ Tensor ModelRunner::Forward(const std::vector<ForwardRequest>& requests) {
   if (total <= prefill_chunk_size_) return run(0, requests.size());
 
   CheckRoom(cache_, seq_ids, lengths);
-  return AllOrNothing(cache_, seq_ids, [&] {
+  return AllOrNothing(cache_, state_, seq_ids, [&] {
     Tensor all =
         Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
     int64_t at = 0;

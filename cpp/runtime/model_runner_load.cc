@@ -12,24 +12,34 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-/*! \brief kvctl's cache is installed as long as this lives, and afterwards if it was before. */
+/*!
+ * \brief kvctl's cache and recurrent state are installed as long as this lives, and afterwards if
+ * they were before.
+ */
 class CacheInstallation {
  public:
-  CacheInstallation() : before_(CacheInstalled()) {
-    if (!before_) InstallCache();
+  CacheInstallation() : cache_before_(CacheInstalled()), state_before_(RecurrentStateInstalled()) {
+    if (!cache_before_) InstallCache();
+    if (!state_before_) InstallRecurrentState();
   }
   ~CacheInstallation() {
-    if (!before_) UninstallCache();
+    if (!cache_before_) UninstallCache();
+    if (!state_before_) UninstallRecurrentState();
   }
   CacheInstallation(const CacheInstallation&) = delete;
   CacheInstallation& operator=(const CacheInstallation&) = delete;
 
  private:
-  bool before_;
+  bool cache_before_;
+  bool state_before_;
 };
 
 int64_t IntegerOr(const JsonObject& json, const char* key, int64_t fallback) {
   return FindMember<int64_t>(json, key).value_or(fallback);
+}
+
+std::string StateKind(const JsonObject& metadata) {
+  return FindMember<ffi::String>(metadata, "kv_state_kind").value_or("kv_cache");
 }
 
 /*! \brief Refuses models that would run wrongly instead of running them. */
@@ -39,10 +49,10 @@ void CheckSupported(const FunctionTable& functions) {
   if (metadata.empty()) {
     Throw(ErrorKind::kValue, library, " says nothing about its parameters: it has no _metadata");
   }
-  const std::string kind = FindMember<ffi::String>(metadata, "kv_state_kind").value_or("kv_cache");
-  if (kind != "kv_cache") {
+  const std::string kind = StateKind(metadata);
+  if (kind != "kv_cache" && kind != "rnn_state" && kind != "hybrid") {
     Throw(ErrorKind::kNotImplemented, library, " keeps its state as '", kind,
-          "'; the runner runs models that keep a 'kv_cache'");
+          "'; the runner runs models that keep a 'kv_cache', an 'rnn_state' or both ('hybrid')");
   }
   for (const char* key : {"tensor_parallel_shards", "pipeline_parallel_stages"}) {
     const int64_t count = IntegerOr(metadata, key, 1);
@@ -99,6 +109,51 @@ PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
   return *cache;
 }
 
+/*! \brief The recurrent state that a kvctl library describes, or that another one creates. */
+RecurrentState CreateState(const FunctionTable& functions, int64_t max_sequences,
+                           const RunnerOptions& options) {
+  auto ours = FindMember<JsonObject>(functions.metadata(), "kvctl");
+  auto described = ours ? FindMember<JsonObject>(*ours, "recurrent") : std::nullopt;
+  if (described) {
+    RecurrentStateConfig config;
+    config.num_layers = GetMember<int64_t>(*described, "num_layers", functions.path());
+    config.max_sequences = max_sequences;
+    config.max_history = options.max_history;
+    config.max_bytes = options.max_state_bytes;
+    config.keep_steps = options.keep_steps;
+    for (const ffi::Any& state :
+         GetMember<ffi::json::Array>(*described, "states", functions.path())) {
+      const auto spec = state.cast<JsonObject>();
+      std::vector<int64_t> shape;
+      for (const ffi::Any& extent : GetMember<ffi::json::Array>(spec, "shape", functions.path())) {
+        shape.push_back(extent.cast<int64_t>());
+      }
+      const auto dtype = GetMember<ffi::String>(spec, "dtype", functions.path());
+      const tvm::runtime::Tensor value =
+          tvm::runtime::Tensor::Empty(shape, ffi::StringToDLDataType(dtype), functions.device());
+      const std::vector<char> zeros(ffi::GetDataSize(*value.operator->()));
+      tvm::runtime::Tensor(value).CopyFromBytes(zeros.data(), zeros.size());
+      config.init_values.push_back(value);
+    }
+    return RecurrentState::Create(config);
+  }
+  if (options.max_state_bytes != 0 || !options.keep_steps) {
+    Throw(
+        ErrorKind::kValue, functions.path(),
+        " creates its recurrent state itself, so max_state_bytes and keep_steps cannot be chosen");
+  }
+  // TVM's max_history counts the present state.
+  ffi::Any created = functions.create_rnn_state(ffi::Shape({max_sequences}),
+                                                ffi::Shape({options.max_history + 1}));
+  auto state = created.as<RecurrentState>();
+  if (!state.has_value() || !state->defined()) {
+    Throw(ErrorKind::kRuntime, functions.path(), " created a ", created.GetTypeKey(),
+          " instead of kvctl's recurrent state: it was loaded before that was installed. Install ",
+          "kvctl first, or give the runner the directory alone");
+  }
+  return *state;
+}
+
 }  // namespace
 
 ModelRunner ModelRunner::Load(const std::string& directory, const RunnerOptions& options) {
@@ -136,8 +191,12 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
     Throw(ErrorKind::kValue, "max_total_tokens and page_size must be at least 1, got ",
           max_total_tokens, " and ", options.page_size);
   }
-  runner.cache_ = CreateCache(functions, max_sequences, max_total_tokens,
-                              runner.prefill_chunk_size_, options.page_size);
+  const std::string kind = StateKind(metadata);
+  if (kind != "rnn_state") {
+    runner.cache_ = CreateCache(functions, max_sequences, max_total_tokens,
+                                runner.prefill_chunk_size_, options.page_size);
+  }
+  if (kind != "kv_cache") runner.state_ = CreateState(functions, max_sequences, options);
   runner.params_ = LoadParams(files, ReadParamSpecs(metadata, functions.path()), functions.device(),
                               options.progress);
   return runner;

@@ -13,6 +13,8 @@ import tvm_ffi
 
 from .cache import PagedKVCache, encode_masks
 from .function_table import FunctionTable
+from .recurrent import RecurrentState
+from .replay import ReplayingCache
 
 if TYPE_CHECKING:
     from .cache import MaskLike
@@ -25,6 +27,7 @@ _decode = _ffi("kvctl.runner.decode")
 _verify = _ffi("kvctl.runner.verify")
 _forward = _ffi("kvctl.runner.forward")
 _cache = _ffi("kvctl.runner.cache")
+_state = _ffi("kvctl.runner.state")
 _library = _ffi("kvctl.runner.library")
 _params = _ffi("kvctl.runner.params")
 _config = _ffi("kvctl.runner.config")
@@ -77,7 +80,11 @@ class ModelRunner:
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
-        self._cache = PagedKVCache.wrap(_cache(handle))
+        cache, state = _cache(handle), _state(handle)
+        paged = None if cache is None else PagedKVCache.wrap(cache)
+        self._cache: Any = paged
+        if state is not None:
+            self._cache = ReplayingCache(paged, RecurrentState.wrap(state), self._append)
         self._functions = FunctionTable._wrap(_library(handle))
 
     @classmethod
@@ -90,6 +97,9 @@ class ModelRunner:
         max_total_tokens: int | None = None,
         prefill_chunk_size: int | None = None,
         page_size: int = 16,
+        max_history: int = 16,
+        max_state_bytes: int | None = None,
+        keep_steps: bool = True,
         library: FunctionTable | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> ModelRunner:
@@ -111,6 +121,9 @@ class ModelRunner:
             New tokens of one forward; the library's own by default, which is also the limit.
         page_size : int
             Tokens in a page of the cache.
+        max_history, max_state_bytes, keep_steps
+            Of models with recurrent layers: how their states are kept; see
+            :meth:`kvctl.RecurrentState.create`.
         library : FunctionTable, optional
             The model's library, if it is loaded already, on its device. It must have been loaded
             while kvctl's cache was installed.
@@ -125,7 +138,7 @@ class ModelRunner:
             If a file is cut short, or the files do not belong together; nothing was loaded then. If
             a size is out of range.
         NotImplementedError
-            If the model needs what the runner does not do: several devices, recurrent state.
+            If the model needs what the runner does not do: several devices, sliding windows.
         RuntimeError
             If ``library`` was loaded before ``kvctl.install()`` and so is bound to TVM's cache.
         """
@@ -138,14 +151,33 @@ class ModelRunner:
                 0 if max_total_tokens is None else _at_least_one(max_total_tokens),
                 0 if prefill_chunk_size is None else _at_least_one(prefill_chunk_size),
                 page_size,
+                max_history,
+                0 if max_state_bytes is None else _at_least_one(max_state_bytes),
+                keep_steps,
                 progress,
             )
         )
 
     @property
-    def cache(self) -> PagedKVCache:
-        """The cache that the model runs on."""
+    def cache(self) -> Any:
+        """What the model's sequences live in.
+
+        A :class:`kvctl.PagedKVCache`, or for models with recurrent layers a
+        :class:`kvctl.replay.ReplayingCache` of the same operations.
+        """
         return self._cache
+
+    def _append(self, seq_ids: list[int], tokens: list[list[int]]) -> None:
+        """Run tokens again, whose logits nobody needs."""
+        lengths, flat = _flatten(tokens, "tokens")
+        _prefill(self._handle, _shape(seq_ids), lengths, flat)
+
+    def _ran(self, seq_ids: Sequence[int], lengths: Iterable[int], flat: Iterable[int]) -> None:
+        """Remember what ran, where some of it may have to run again."""
+        if isinstance(self._cache, ReplayingCache):
+            rest = iter(flat)
+            for seq_id, length in zip(seq_ids, lengths, strict=True):
+                self._cache.record(seq_id, [next(rest) for _ in range(length)])
 
     @property
     def functions(self) -> FunctionTable:
@@ -204,7 +236,9 @@ class ModelRunner:
             If the prompts do not fit into the cache's free pages.
         """
         lengths, flat = _flatten(tokens, "tokens")
-        return _prefill(self._handle, _shape(seq_ids), lengths, flat)
+        logits = _prefill(self._handle, _shape(seq_ids), lengths, flat)
+        self._ran(seq_ids, lengths, flat)
+        return logits
 
     def decode(self, seq_ids: Sequence[int], tokens: npt.ArrayLike) -> Any:
         """Append one token to each sequence.
@@ -226,7 +260,10 @@ class ModelRunner:
         KeyError, ValueError, kvctl.OutOfPagesError
             As :meth:`prefill`.
         """
-        return _decode(self._handle, _shape(seq_ids), _shape(_integers(tokens, "tokens")))
+        flat = _integers(tokens, "tokens")
+        logits = _decode(self._handle, _shape(seq_ids), _shape(flat))
+        self._ran(seq_ids, [1] * len(flat), flat)
+        return logits
 
     def verify(self, seq_ids: Sequence[int], trees: Sequence[TokenTree]) -> Any:
         """Forward one tree of drafts per sequence and leave its rows pending.
@@ -262,7 +299,12 @@ class ModelRunner:
         sizes, tokens = _flatten([tree.tokens for tree in trees], "tokens")
         _, parents = _flatten([tree.parents for tree in trees], "parents")
         _, rows = _flatten([tree.rows for tree in trees], "rows")
-        return _verify(self._handle, _shape(seq_ids), sizes, tokens, parents, rows)
+        logits = _verify(self._handle, _shape(seq_ids), sizes, tokens, parents, rows)
+        if isinstance(self._cache, ReplayingCache):
+            for seq_id, tree in zip(seq_ids, trees, strict=True):
+                by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))
+                self._cache.record(seq_id, [by_row[row] for row in range(tree.num_rows)])
+        return logits
 
     def forward(
         self,
@@ -299,7 +341,7 @@ class ModelRunner:
             As :meth:`verify`, and what ``begin_forward`` raises.
         """
         lengths, flat = _flatten(tokens, "tokens")
-        return _forward(
+        logits = _forward(
             self._handle,
             _shape(seq_ids),
             lengths,
@@ -308,6 +350,8 @@ class ModelRunner:
             None if positions is None else _flatten(positions, "positions")[1],
             -1 if pending is None else int(pending),
         )
+        self._ran(seq_ids, lengths, flat)
+        return logits
 
     def __repr__(self) -> str:
         return (

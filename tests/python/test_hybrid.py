@@ -278,6 +278,10 @@ class Together(hs.RuleBasedStateMachine):
             any_node = st.integers(-1, node - 1) if self.steps else st.just(node - 1)
             parents.append(data.draw(any_node))
         mask = kvctl.Mask.tree(parents) if tree or pending else None
+        if mask is not None and not self.steps and not self.has_last_state(seq_id):
+            with pytest.raises(ValueError, match="no state is kept after pending node"):
+                run(self.hybrid, [seq_id], [new], steps=self.steps, mask=mask)
+            return
         try:
             run(self.hybrid, [seq_id], [new], steps=self.steps, mask=mask)
         except kvctl.OutOfPagesError:
@@ -286,6 +290,15 @@ class Together(hs.RuleBasedStateMachine):
             self.tokens[seq_id] += new
         else:
             pending += zip(parents[-count:], new, strict=True)
+
+    def has_last_state(self, seq_id):
+        """Whether a sequence can grow: without steps popn may have left the middle of a chunk."""
+        try:
+            length = self.hybrid.sequence_length(seq_id)
+            self.hybrid.state.get_state(seq_id, 0, position=length)
+        except IndexError:
+            return False
+        return True
 
     def land(self, seq_id, tokens, replay):
         assert replay == 0 or not self.steps

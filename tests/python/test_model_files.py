@@ -160,7 +160,7 @@ def metadata_library(directory, **changes):
 @pytest.mark.parametrize(
     ("changes", "kind", "match"),
     [
-        ({"kv_state_kind": "rnn_state"}, NotImplementedError, "keeps its state as 'rnn_state'"),
+        ({"kv_state_kind": "encoder"}, NotImplementedError, "keeps its state as 'encoder'"),
         ({"tensor_parallel_shards": 2}, NotImplementedError, "compiled for 2 devices"),
         ({"pipeline_parallel_stages": 4}, NotImplementedError, "compiled for 4 devices"),
         ({"sliding_window_size": 4096}, NotImplementedError, "sliding window of 4096"),

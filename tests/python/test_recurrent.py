@@ -340,6 +340,11 @@ class Beside(hs.RuleBasedStateMachine):
             else:
                 masks.append(None)
         before = self.snapshot()
+        if not all(map(self.has_last_state, ids)):
+            with pytest.raises(ValueError, match="no state is kept after pending node"):
+                self.state.begin_forward(ids, [len(one) for one in tokens], mask=masks)
+            assert self.snapshot() == before
+            return
         try:
             self.state.begin_forward(ids, [len(one) for one in tokens], mask=masks)
         except kvctl.OutOfPagesError:
@@ -357,6 +362,15 @@ class Beside(hs.RuleBasedStateMachine):
                 sequence.tokens += new
             else:
                 sequence.pending += zip(mask[-len(new) :], new, strict=True)
+
+    def has_last_state(self, seq_id: int) -> bool:
+        """Whether a sequence can grow: without steps popn may have left the middle of a chunk."""
+        try:
+            self.state.get_state(seq_id, 0, position=self.state.sequence_length(seq_id))
+        except IndexError:
+            assert not self.steps and self.model[seq_id].pending
+            return False
+        return True
 
     def land(self, seq_id: int, tokens: list[int], replay: int) -> None:
         """Follow a rollback, and run the tokens again that it names."""

@@ -18,6 +18,7 @@
 #include "kvctl/function_table.h"
 #include "kvctl/mask.h"
 #include "kvctl/paged_kv_cache.h"
+#include "kvctl/recurrent_state.h"
 #include "kvctl/token_tree.h"
 
 namespace kvctl {
@@ -33,6 +34,10 @@ struct RunnerOptions {
   int64_t max_total_tokens = 0;
   int64_t prefill_chunk_size = 0;  //!< new tokens of one forward; at most the library's
   int64_t page_size = 16;
+  // Of models with recurrent layers.
+  int64_t max_history = 16;     //!< tokens by which a sequence can be rolled back
+  int64_t max_state_bytes = 0;  //!< the most bytes that kept states take; 0: what max_history needs
+  bool keep_steps = true;       //!< keep the state after every token where the model gives it
   /*! \brief Called during the load with the bytes of parameters read and their total. */
   std::function<void(int64_t, int64_t)> progress;
 };
@@ -50,8 +55,11 @@ struct ForwardRequest {
  * \brief A model directory, loaded: MLC-LLM's layout, compiled by kvctl or by anybody.
  *
  * Sequences live in the cache: add them there, and take tokens back there (PopN, Commit,
- * Rollback). Every call here either happens for all sequences that it names or leaves the cache as
- * it was, whatever is thrown in the middle of the model. One thread at a time.
+ * Rollback). Those of a model with recurrent layers live in the state, those of a hybrid in both,
+ * in equal lengths: where going back in the state returns a number of tokens to run again, bring
+ * the cache to the same length and prefill them. (In Python, runner.cache does all that.) Every
+ * call here either happens for all sequences that it names or leaves the cache as it was, whatever
+ * is thrown in the middle of the model. One thread at a time.
  *
  * Errors are kvctl::Error for what the runner sees and tvm::ffi::Error for what the cache, the
  * virtual machine and the model's kernels say.
@@ -98,7 +106,10 @@ class KVCTL_API ModelRunner {
    */
   tvm::runtime::Tensor Forward(const std::vector<ForwardRequest>& requests);
 
+  /*! \brief The cache of the attention layers; null for a model that has none. */
   const PagedKVCache& cache() const { return cache_; }
+  /*! \brief The state of the recurrent layers; null for a model that has none. */
+  const RecurrentState& state() const { return state_; }
   const FunctionTable& functions() const { return functions_; }
   /*! \brief The parameters, in the order in which the library's functions take them. */
   const tvm::ffi::Array<tvm::runtime::Tensor>& params() const { return params_; }
@@ -119,11 +130,14 @@ class KVCTL_API ModelRunner {
   tvm::runtime::Tensor RunStep(const std::vector<StepRequest>& requests,
                                const std::vector<int32_t>& tokens, bool one_row_each,
                                int64_t num_logits, const ModelCall& model);
+  tvm::ffi::Any Call(const ModelFunction& function, const tvm::runtime::Tensor& embedded,
+                     const std::vector<int32_t>* rows = nullptr) const;
   void CheckTokens(int64_t seq_id, const std::vector<int32_t>& tokens) const;
 
   FunctionTable functions_;
   tvm::ffi::Array<tvm::runtime::Tensor> params_;
   PagedKVCache cache_;
+  RecurrentState state_;
   tvm::ffi::json::Object config_;
   int64_t vocab_size_ = 0;
   int64_t prefill_chunk_size_ = 0;

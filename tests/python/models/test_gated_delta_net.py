@@ -11,11 +11,9 @@ import pytest
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import kvctl
-from recurrent_models import KINDS, config_of, recurrent_models
+from recurrent_models import KINDS, config_of
 from recurrent_reference import ReferenceRecurrent
 from recurrent_vm import RecurrentVM
-
-__all__ = ["recurrent_models"]
 
 TOKENS = np.random.default_rng(11).integers(0, 64, 48).tolist()
 PROMPT, CONTINUATION, DRAFTS = TOKENS[:13], 40, 4
