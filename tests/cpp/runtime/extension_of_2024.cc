@@ -42,7 +42,7 @@ class ChatLogModule : public ModuleNode {
   PackedFunc GetFunction(const String& name, const ObjectPtr<Object>& sptr_to_self) final {
     if (name == "append") {
       return PackedFunc([this, sptr_to_self](TVMArgs args, TVMRetValue* rv) {
-        for (int i = 0; i < args.size(); ++i) {
+        for (int i = 0; i < args.num_args; ++i) {
           log_->Append(args[i]);
         }
         *rv = static_cast<int>(log_->tokens().size());
