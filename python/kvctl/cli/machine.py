@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from .check import Check, note, ok, warn
@@ -18,6 +19,7 @@ def machine_checks(probed: dict[str, Any], tvm: Path | None) -> Iterator[Check]:
     """Look at the processor, the threads and the GPUs."""
     yield _instructions(probed)
     yield _threads(probed)
+    yield _load()
     yield _tvm_threads()
     yield _cuda_devices(tvm)
     yield _nvcc()
@@ -74,6 +76,25 @@ def _threads(probed: dict[str, Any]) -> Check:
     if threads is not None and threads > allowed:
         return warn("threads", found, f"OMP_NUM_THREADS={allowed} avoids threads that wait in turn")
     return ok("threads", found)
+
+
+def _load() -> Check:
+    # Runnable threads of the whole machine, this one not counted; a moment's peak is no load.
+    counts = []
+    for _ in range(5):
+        counts.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)
+        sleep(0.05)
+    busy, cpus = min(counts), os.cpu_count() or 1
+    policy = os.environ.get("OMP_WAIT_POLICY", "default")
+    found = f"{busy} other threads want {cpus} CPUs; OMP_WAIT_POLICY={policy}"
+    if busy >= cpus and policy.lower() != "passive":
+        return warn(
+            "load",
+            found,
+            "OMP_WAIT_POLICY=passive: on a busy machine, OpenMP threads that spin while they wait "
+            "make a forward ten times slower",
+        )
+    return ok("load", found)
 
 
 def _tvm_threads() -> Check:

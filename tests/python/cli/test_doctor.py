@@ -84,6 +84,18 @@ def test_pinned_threads_are_seen():
     assert machine._threads({"openmp_threads": allowed + 1}).status is Status.WARN
 
 
+def test_a_busy_machine_is_seen(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(machine, "sleep", lambda seconds: None)
+    monkeypatch.setattr(machine.Path, "read_text", lambda path: "9.0 9.0 9.0 4/500 77")
+    for cpus, status in ((3, Status.WARN), (4, Status.OK)):
+        monkeypatch.setattr(machine.os, "cpu_count", lambda cpus=cpus: cpus)
+        assert machine._load().status is status
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 1)
+    assert machine._load().status is Status.OK
+
+
 def test_thread_settings_that_disturb_are_seen(monkeypatch):
     monkeypatch.setenv("TVM_BIND_THREADS", "1")
     assert machine._tvm_threads().status is Status.WARN
