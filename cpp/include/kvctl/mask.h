@@ -80,6 +80,7 @@ class Mask {
    * not around it. */
   static Mask PerHead(std::vector<Mask> masks, std::vector<int32_t> choice);
 
+  /*! \brief Set operations. Of masks per layer or per head they make one: each choice combined. */
   friend Mask operator&(const Mask& a, const Mask& b);
   friend Mask operator|(const Mask& a, const Mask& b);
   /*! \brief The complement over past and new columns. */
