@@ -44,8 +44,10 @@ def test_rejects_floats_and_shapes():
         Mask.full(np.zeros((2, 4)))
     with pytest.raises(ValueError, match="2 x 3"):
         Mask.dense(np.ones((2, 3), bool))
-    with pytest.raises(ValueError, match="parent of tree node 1 is 1"):
-        Mask.tree([-1, 1])
+    with pytest.raises(ValueError, match="parent of tree node 1 is -2"):
+        Mask.tree([-1, -2])
+    with pytest.raises(ValueError, match="parent of tree node 1 is 4"):
+        Mask.tree([-1, 4]).picture(2, 3)
     with pytest.raises(TypeError, match="ids must be integers"):
         Mask.documents([0.0, 1.0])
     with pytest.raises(ValueError, match="fit int32"):
