@@ -56,13 +56,46 @@ Mask Choice(MaskKind kind, const char* what, std::vector<Mask> masks, std::vecto
   return MaskNode::Make(std::move(node));
 }
 
-void CheckOperand(const Mask& mask) {
-  if (mask.node().kind == MaskKind::kPerLayer || mask.node().kind == MaskKind::kPerHead) {
-    Throw(
-        ErrorKind::kValue,
-        "a mask per layer or per head cannot be an operand of &, | or ~: combine the masks that it "
-        "chooses from");
+/*! \brief The outermost choice among masks by layer, then by head; nullptr if there is none. */
+const MaskNode* OutermostChoice(const std::vector<Mask>& masks) {
+  const MaskNode* found = nullptr;
+  for (const Mask& mask : masks) {
+    const MaskNode& node = mask.node();
+    if (node.kind == MaskKind::kPerLayer) return &node;
+    if (node.kind == MaskKind::kPerHead) found = &node;
   }
+  return found;
+}
+
+/*! \brief An operator on masks. Of choices it makes the choice of the operator's results. */
+Mask Operator(MaskKind kind, const std::vector<Mask>& operands) {
+  const MaskNode* outer = OutermostChoice(operands);
+  if (outer == nullptr) return Combination(kind, operands);
+  std::vector<std::vector<int32_t>> seen;  // which child of each operand
+  std::vector<Mask> masks;
+  std::vector<int32_t> choice;
+  for (size_t i = 0; i < outer->ints.size(); ++i) {
+    std::vector<int32_t> children;
+    std::vector<Mask> chosen;
+    for (const Mask& operand : operands) {
+      const MaskNode& node = operand.node();
+      const bool chooses = node.kind == outer->kind;
+      if (chooses && node.ints.size() != outer->ints.size()) {
+        Throw(ErrorKind::kValue, "masks that choose for ", outer->ints.size(), " and for ",
+              node.ints.size(), outer->kind == MaskKind::kPerLayer ? " layers" : " heads",
+              " cannot be combined");
+      }
+      children.push_back(chooses ? node.ints[i] : 0);
+      chosen.push_back(chooses ? node.children[node.ints[i]] : operand);
+    }
+    const auto found = std::find(seen.begin(), seen.end(), children);
+    choice.push_back(static_cast<int32_t>(found - seen.begin()));
+    if (found != seen.end()) continue;
+    seen.push_back(children);
+    masks.push_back(Operator(kind, chosen));
+  }
+  return outer->kind == MaskKind::kPerLayer ? Mask::PerLayer(std::move(masks), std::move(choice))
+                                            : Mask::PerHead(std::move(masks), std::move(choice));
 }
 
 }  // namespace
@@ -191,22 +224,11 @@ Mask Mask::PerHead(std::vector<Mask> masks, std::vector<int32_t> choice) {
   return Choice(MaskKind::kPerHead, "head", std::move(masks), std::move(choice));
 }
 
-Mask operator&(const Mask& a, const Mask& b) {
-  CheckOperand(a);
-  CheckOperand(b);
-  return Combination(MaskKind::kAnd, {a, b});
-}
+Mask operator&(const Mask& a, const Mask& b) { return Operator(MaskKind::kAnd, {a, b}); }
 
-Mask operator|(const Mask& a, const Mask& b) {
-  CheckOperand(a);
-  CheckOperand(b);
-  return Combination(MaskKind::kOr, {a, b});
-}
+Mask operator|(const Mask& a, const Mask& b) { return Operator(MaskKind::kOr, {a, b}); }
 
-Mask Mask::operator~() const {
-  CheckOperand(*this);
-  return Combination(MaskKind::kNot, {*this});
-}
+Mask Mask::operator~() const { return Operator(MaskKind::kNot, {*this}); }
 
 const std::vector<int32_t>* Mask::tree_parents() const {
   return node_->tree == nullptr ? nullptr : &node_->tree->ints;

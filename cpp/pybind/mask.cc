@@ -92,6 +92,10 @@ py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t num_col
     sequence.parents = parents->data();
     sequence.depths = depths.data();
   }
+  if (parents != nullptr && sequence.parents == nullptr) {
+    Throw(ErrorKind::kValue, "the mask's tree has ", parents->size(), " nodes and the picture ",
+          num_pending, " pending tokens");
+  }
   MaskPlan plan;
   LowerMask(&mask, sequence, &plan);
   py::array_t<bool> out({num_new, num_columns});

@@ -36,9 +36,9 @@ Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
     choice.push_back(static_cast<int32_t>(found - sizes.begin()));
     if (found != sizes.end()) continue;
     sizes.push_back(size);
-    masks.push_back(size > 0 ? mask & Mask::Window(size) : mask);
+    masks.push_back(size > 0 ? Mask::Window(size) : Mask::Causal() | ~Mask::Causal());
   }
-  return Mask::PerLayer(std::move(masks), std::move(choice));
+  return mask & Mask::PerLayer(std::move(masks), std::move(choice));
 }
 
 /*!

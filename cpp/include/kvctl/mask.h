@@ -82,6 +82,7 @@ class KVCTL_API Mask {
    * not around it. */
   static Mask PerHead(std::vector<Mask> masks, std::vector<int32_t> choice);
 
+  /*! \brief Set operations. Of masks per layer or per head they make one: each choice combined. */
   KVCTL_API friend Mask operator&(const Mask& a, const Mask& b);
   KVCTL_API friend Mask operator|(const Mask& a, const Mask& b);
   /*! \brief The complement over past and new columns. */

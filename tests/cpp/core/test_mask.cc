@@ -1,4 +1,4 @@
-#include <cstring>
+#include <algorithm>
 
 #include "check.h"
 #include "core/mask_plan.h"
@@ -35,11 +35,36 @@ TEST(MaskHoldsOneTree) {
 TEST(MaskChoicesAreOutermost) {
   const Mask by_head = Mask::PerHead({Mask::Causal(), Mask::Window(2)}, {0, 1});
   const Mask by_layer = Mask::PerLayer({by_head, Mask::Causal()}, {1, 0, 1});
-  EXPECT_ERROR(by_layer & Mask::Causal(), kValue, "per layer or per head cannot be an operand");
-  EXPECT_ERROR(~by_head, kValue, "cannot be an operand");
+  EXPECT_ERROR(by_layer & Mask::PerLayer({Mask::Causal()}, {0, 0}), kValue,
+               "for 3 and for 2 layers cannot be combined");
   EXPECT_ERROR(Mask::PerHead({by_layer}, {0}), kValue, "cannot hold a mask per layer");
   EXPECT_ERROR(Mask::PerLayer({Mask::Causal()}, {0, 1}), kValue, "layer 1 chooses mask 1");
   EXPECT_ERROR(Mask::PerLayer({}, {}), kValue, "at least one mask");
+}
+
+TEST(OperatorsReachIntoChoices) {
+  const int32_t pages[] = {0};
+  SequencePlan sequence{};
+  sequence.num_rows = sequence.num_pending = 1;
+  sequence.num_committed = sequence.next_position = 9;
+  sequence.pages = pages;
+  StepPlan step;
+  step.sequences = {sequence};
+  const Mask a = Mask::PerLayer({Mask::Window(2), Mask::Window(4)}, {0, 1, 1});
+  const Mask b = Mask::PerHead({Mask::Window(3), Mask::Window(6)}, {1, 0});
+  const Mask both = ~(~a | ~b);
+  const Mask* masks[] = {&both};
+  MaskTable table;
+  table.Lower(masks, step, 3, 2);
+  for (int32_t layer = 0; layer < 3; ++layer) {
+    for (int32_t head = 0; head < 2; ++head) {
+      const int32_t size = std::min(layer == 0 ? 2 : 4, head == 0 ? 6 : 3);
+      for (int32_t column = 0; column < 10; ++column) {
+        EXPECT_EQ(table.layer(layer).plan(0, head).Visible(0, column), column > 9 - size);
+      }
+    }
+  }
+  EXPECT_EQ(table.layer(1).plans, table.layer(2).plans);
 }
 
 TEST(MaskExpressionsAreBounded) {

@@ -1,0 +1,107 @@
+"""Lookahead decoding (Fu et al. 2024, arXiv:2402.02057): guess n-grams and check them at once.
+
+Each forward holds, besides the last token, a *window* of guesses that Jacobi iteration improves,
+and *candidates*: n-grams that earlier windows made and that begin with the last token. Rows of the
+window see the guesses in front of them; a candidate sees itself. That is a mask, the guesses'
+positions are its diagonal, and the cache keeps the rows of the candidate that proved right. The
+text is the one that plain greedy decoding gives.
+
+``python examples/lookahead.py MODEL_DIR "a prompt"``
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kvctl import Mask, ModelRunner
+
+
+class Window:
+    """Guesses: `levels` rows of `width` tokens; level k, column j stands k + j + 1 ahead."""
+
+    def __init__(self, prompt: Sequence[int], width: int, levels: int) -> None:
+        rng = np.random.default_rng(0)
+        self.guesses = rng.choice(np.asarray(prompt), (levels, width))
+        column, level = np.tile(np.arange(width), levels), np.repeat(np.arange(levels), width)
+        self.positions = 1 + column + level
+        # A guess sees level 0 up to its column, and the levels between in its own column.
+        self.sees = ((level == 0) & (column <= column[:, None])) | (
+            (column == column[:, None]) & (level <= level[:, None])
+        )
+
+    def improve(self, next_tokens: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:
+        """Take what follows the guesses of the last level; return the n-grams that it completes."""
+        levels = np.vstack([self.guesses, next_tokens[-self.guesses.shape[1] :]])
+        self.guesses = levels[1:]
+        return [tuple(column) for column in levels.T.tolist()]
+
+
+def lookahead_decode(
+    runner: ModelRunner,
+    prompt: Sequence[int],
+    count: int,
+    *,
+    width: int = 5,
+    levels: int = 3,
+    candidates: int = 5,
+) -> tuple[list[int], float]:
+    """Return `count` greedy tokens, and how many came out of a forward on average."""
+    window = Window(prompt, width, levels)
+    pool: dict[int, deque[tuple[int, ...]]] = defaultdict(lambda: deque(maxlen=candidates))
+    cache = runner.cache
+    cache.add_sequence(0)
+    tokens, rounds = [int(np.from_dlpack(runner.prefill([0], [prompt]))[0].argmax())], 0
+    while len(tokens) < count:
+        chains = list(pool[tokens[-1]])
+        rows = [tokens[-1], *window.guesses.ravel().tolist(), *(t for c in chains for t in c)]
+        first = 1 + window.guesses.size  # row of the first candidate
+        sees = np.zeros((len(rows), len(rows)), bool)
+        sees[:, 0] = True
+        sees[1:first, 1:first] = window.sees
+        for i in range(len(chains)):
+            chain = slice(first + i * levels, first + (i + 1) * levels)
+            sees[chain, chain] = np.tri(levels, dtype=bool)
+        ahead = np.r_[0, window.positions, np.tile(1 + np.arange(levels), len(chains))]
+        positions = (cache.sequence_length(0) + ahead).tolist()
+        logits = runner.forward(
+            [0], [rows], mask=Mask.dense(sees), positions=[positions], pending=True
+        )
+        best = np.from_dlpack(logits).argmax(-1)
+
+        kept = [0]
+        for i, chain_tokens in enumerate(chains):
+            right = [0]
+            for row, token in enumerate(chain_tokens, first + i * levels):
+                if best[right[-1]] != token:
+                    break
+                right.append(row)
+            kept = max(kept, right, key=len)
+        cache.commit([0], [kept])
+        tokens += best[kept].tolist()
+        rounds += 1
+        for gram in window.improve(best[1:first]):
+            if gram[1:] not in pool[gram[0]]:
+                pool[gram[0]].append(gram[1:])
+    cache.remove_sequence(0)
+    return tokens[:count], (len(tokens) - 1) / rounds
+
+
+def main() -> None:
+    """Continue a prompt, and say how many tokens a forward brought."""
+    from kvctl.cli.text import ModelText
+
+    text = ModelText(Path(sys.argv[1]))
+    runner = ModelRunner.load(sys.argv[1])
+    tokens, rate = lookahead_decode(runner, text.encode(sys.argv[2]), 64)
+    print(text.decode(tokens))
+    print(f"{rate:.2f} tokens per forward")
+
+
+if __name__ == "__main__":
+    main()
