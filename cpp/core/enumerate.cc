@@ -30,6 +30,13 @@ bool ReplayRng::Accept(double probability, int32_t) {
   return Choose(std::move(options)) == 1;
 }
 
+int32_t ReplayRng::Bonus(RowSampler& target, int32_t) {
+  if (nodes_only_) return -1;
+  Law law;
+  target.FillLaw(&law);
+  return Choose(law);
+}
+
 int32_t ReplayRng::Residual(const Round&, const Law& law, int32_t) {
   return nodes_only_ ? -1 : Choose(law);
 }

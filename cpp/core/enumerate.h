@@ -15,6 +15,7 @@ namespace kvctl {
 class ReplayRng {
  public:
   bool Accept(double probability, int32_t node);
+  int32_t Bonus(RowSampler& target, int32_t node);
   int32_t Residual(const Round& round, const Law& law, int32_t node);
   int32_t Token(Round& round, int32_t node);
 

@@ -11,15 +11,15 @@
 namespace kvctl {
 namespace {
 
-// Exponents of logits beyond this are so coarse that neighbouring floats are whole powers of two
-// apart.
-constexpr float kMaxExponent = 4194304.0f;
 constexpr int32_t kEmptyBlock = std::numeric_limits<int32_t>::min() / 2;
 
 // A number in [0, total) from 64 random bits.
 uint64_t Below(uint64_t total, uint64_t bits) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(bits) * total) >> 64);
 }
+
+// Whether grid weights of this sum are a law; not if it is NaN.
+bool IsLaw(double total) { return std::fabs(total / kProbScale - 1) <= 1e-3; }
 
 uint64_t ShiftDown(uint64_t sum, int32_t shift) { return shift >= 64 ? 0 : sum >> shift; }
 
@@ -191,7 +191,7 @@ bool Vocab::FromProbsOf(const T* probs, Law* law,
     law->block_sums[b] = weights(probs + at, block_size(b), law->weights.data() + at);
   });
   SetTotal(law);
-  return std::fabs(law->total / kProbScale - 1) <= 1e-3;  // false for NaN
+  return IsLaw(law->total);
 }
 
 bool Vocab::FromProbs(const float* probs, Law* law) const {
@@ -200,6 +200,25 @@ bool Vocab::FromProbs(const float* probs, Law* law) const {
 
 bool Vocab::FromProbs(const double* probs, Law* law) const {
   return FromProbsOf(probs, law, ops_.weights_from_f64);
+}
+
+template <typename T>
+double Vocab::SumProbsOf(const T* probs, double (*weights)(const T*, int32_t, double*)) const {
+  std::vector<double> sums(num_blocks_);
+  for_blocks_(num_blocks_, [&](int32_t b) {
+    sums[b] = weights(probs + b * kVocabBlock, block_size(b), nullptr);
+  });
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return IsLaw(total) ? total : std::numeric_limits<double>::quiet_NaN();
+}
+
+double Vocab::SumProbs(const float* probs) const {
+  return SumProbsOf(probs, ops_.weights_from_f32);
+}
+
+double Vocab::SumProbs(const double* probs) const {
+  return SumProbsOf(probs, ops_.weights_from_f64);
 }
 
 void Vocab::OneHot(int32_t token, Law* law) const {

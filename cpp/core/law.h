@@ -20,6 +20,12 @@ constexpr int32_t kVocabBlock = 4096;
 constexpr int32_t kMaxVocab = 1 << 19;
 
 /*!
+ * \brief Exponents of two beyond this mean nothing: neighbouring floats are whole powers of two
+ * apart.
+ */
+constexpr float kMaxExponent = 4194304.0f;
+
+/*!
  * \brief A law over tokens: weights / total.
  *
  * Weights are integers below 2^53 held in doubles, so every sum of them is exact and does not
@@ -84,6 +90,9 @@ class Vocab {
   /*! \return whether every probability is in [0, 1.001] and they sum to 1 within 1e-3. */
   bool FromProbs(const float* probs, Law* law) const;
   bool FromProbs(const double* probs, Law* law) const;
+  /*! \brief The sum of the grid weights of probabilities, NaN if they are no law. */
+  double SumProbs(const float* probs) const;
+  double SumProbs(const double* probs) const;
   void OneHot(int32_t token, Law* law) const;
 
   /*! \brief out = relu(a * r - d), both normalised, on the grid of kProbScale; returns its mass. */
@@ -94,6 +103,8 @@ class Vocab {
   int32_t block_size(int32_t block) const;
   void Resize(Law* law) const;
   void SetTotal(Law* law) const;
+  template <typename T>
+  double SumProbsOf(const T* probs, double (*weights)(const T*, int32_t, double*)) const;
   template <typename T>
   bool FromProbsOf(const T* probs, Law* law, double (*weights)(const T*, int32_t, double*)) const;
 

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
-#include <type_traits>
+#include <limits>
 #include <unordered_map>
 
 #include "core/exact_math.h"
@@ -23,23 +22,67 @@ int64_t ElementSize(RowType type) {
   }
 }
 
-// Scatters a sparse row into a dense one.
+// The row of draft laws of one sequence, typed.
 template <typename T>
-bool Scatter(const Vocab& vocab, const T* probs, const int32_t* ids, int32_t width, Law* q) {
-  vocab.OneHot(0, q);
-  q->Remove(0);
-  bool valid = true;
-  for (int32_t i = 0; i < width; ++i) {
-    if (ids[i] == -1) continue;
+struct DraftRow {
+  DraftRow(const DraftInput& draft, int64_t row)
+      : probs(static_cast<const T*>(draft.probs) + row * draft.width),
+        ids(draft.ids == nullptr ? nullptr : draft.ids + row * draft.width),
+        width(draft.width) {}
+
+  // Grid weight of a sparse entry, NaN if it is none.
+  double EntryWeight(int32_t i, int32_t vocab) const {
     const double p = static_cast<double>(probs[i]);
-    if (ids[i] < 0 || ids[i] >= vocab.size() || !(p >= 0 && p <= 1.001)) return false;
-    const double w = ToGrid(p);
-    valid &= q->weights[ids[i]] == 0;  // a token named twice
-    q->weights[ids[i]] = w;
-    q->block_sums[ids[i] / kVocabBlock] += w;
-    q->total += w;
+    const bool valid = ids[i] >= 0 && ids[i] < vocab && p >= 0 && p <= 1.001;
+    return valid ? ToGrid(p) : std::numeric_limits<double>::quiet_NaN();
   }
-  return valid && std::fabs(q->total / kProbScale - 1) <= 1e-3;
+
+  double Total(const Vocab& vocab) const {
+    if (ids == nullptr) return vocab.SumProbs(probs);
+    double total = 0;
+    for (int32_t i = 0; i < width; ++i) {
+      if (ids[i] != -1) total += EntryWeight(i, vocab.size());
+    }
+    std::vector<int32_t> named(ids, ids + width);
+    std::sort(named.begin(), named.end());
+    const auto first = std::upper_bound(named.begin(), named.end(), -1);
+    const bool twice = std::adjacent_find(first, named.end()) != named.end();
+    const bool is_law = !twice && std::fabs(total / kProbScale - 1) <= 1e-3;
+    return is_law ? total : std::numeric_limits<double>::quiet_NaN();
+  }
+
+  double Weight(int32_t token) const {
+    if (ids == nullptr) return ToGrid(static_cast<double>(probs[token]));
+    const int32_t* found = std::find(ids, ids + width, token);
+    return found == ids + width ? 0 : ToGrid(static_cast<double>(probs[found - ids]));
+  }
+
+  void Fill(const Vocab& vocab, Law* q) const {
+    if (ids == nullptr) {
+      vocab.FromProbs(probs, q);
+      return;
+    }
+    vocab.OneHot(0, q);
+    q->Remove(0);
+    for (int32_t i = 0; i < width; ++i) {
+      if (ids[i] == -1) continue;
+      const double w = EntryWeight(i, vocab.size());
+      q->weights[ids[i]] = w;
+      q->block_sums[ids[i] / kVocabBlock] += w;
+      q->total += w;
+    }
+  }
+
+  const T* probs;
+  const int32_t* ids;
+  int32_t width;
+};
+
+// f(DraftRow) for the row's element type.
+template <typename F>
+auto WithDraftRow(const DraftInput& draft, int64_t row, F f) {
+  return draft.type == RowType::kFloat64 ? f(DraftRow<double>(draft, row))
+                                         : f(DraftRow<float>(draft, row));
 }
 
 }  // namespace
@@ -54,7 +97,10 @@ void Round::Start(const SequenceInput& input) {
     first_child_[input.parents[i]] = i;
   }
   for (int32_t i = 1; i < input.size; ++i) depths_[i] = depths_[input.parents[i]] + 1;
-  for (auto& level : levels_) level->q_row = -1;
+  for (auto& level : levels_) {
+    level->q_row = -1;
+    level->q_filled = false;
+  }
 }
 
 std::vector<int32_t> Round::Path(int32_t node) const {
@@ -100,30 +146,9 @@ RowSampler& Round::Target(int32_t node) {
   return sampler_;
 }
 
-void Round::LoadDraft(int64_t row, Law* q) const {
-  const DraftInput& draft = input_->draft;
-  const char* probs =
-      static_cast<const char*>(draft.probs) + ElementSize(draft.type) * draft.width * row;
-  const bool f64 = draft.type == RowType::kFloat64;
-  bool valid;
-  if (draft.ids != nullptr) {
-    const int32_t* ids = draft.ids + static_cast<int64_t>(draft.width) * row;
-    valid = f64 ? Scatter(vocab_, reinterpret_cast<const double*>(probs), ids, draft.width, q)
-                : Scatter(vocab_, reinterpret_cast<const float*>(probs), ids, draft.width, q);
-  } else {
-    valid = f64 ? vocab_.FromProbs(reinterpret_cast<const double*>(probs), q)
-                : vocab_.FromProbs(reinterpret_cast<const float*>(probs), q);
-  }
-  if (!valid) {
-    Throw(ErrorKind::kValue, "row ", row, " of draft_probs is not a law: its entries must be in ",
-          "[0, 1] and sum to 1 within 0.001, and sparse rows name each token once");
-  }
-}
-
 DraftLaw Round::Draft(int32_t node, Level* level) {
-  const Drawn drawn = input_->drawn[node];
-  DraftLaw d{drawn == Drawn::kDeterministic, input_->tokens[node], nullptr, {}, 1};
-  if (d.one_hot) return d;
+  const int32_t token = input_->tokens[node];
+  if (input_->drawn[node] == Drawn::kDeterministic) return {true, token, 1, 1, {}};
   const DraftInput& draft = input_->draft;
   if (draft.probs == nullptr) {
     Throw(ErrorKind::kValue, "node ", node, " was drawn from a law, so draft_probs is needed");
@@ -132,27 +157,41 @@ DraftLaw Round::Draft(int32_t node, Level* level) {
   const int64_t row = draft.per_node ? node : input_->rows[parent];
   if (level->q_row != row) {
     level->q_row = -1;
-    LoadDraft(row, &level->q);
+    level->q_filled = false;
+    level->q_total =
+        WithDraftRow(draft, row, [&](const auto& entries) { return entries.Total(vocab_); });
+    if (std::isnan(level->q_total)) {
+      Throw(ErrorKind::kValue, "row ", row, " of draft_probs is not a law: its entries must be in ",
+            "[0, 1] and sum to 1 within 0.001, and sparse rows name each token once");
+    }
     level->q_row = row;
   }
-  d.q = &level->q;
-  d.total = d.q->total;
-  if (drawn == Drawn::kWithoutReplacement && !draft.per_node) {
+  const auto weight = [&](int32_t x) {
+    return WithDraftRow(draft, row, [&](const auto& entries) { return entries.Weight(x); });
+  };
+  DraftLaw d{false, token, weight(token), level->q_total, {}};
+  if (input_->drawn[node] == Drawn::kWithoutReplacement && !draft.per_node) {
     for (int32_t s = first_child_[parent]; s != node; s = next_sibling_[s]) {
-      const int32_t token = input_->tokens[s];
-      if (std::find(d.excluded.begin(), d.excluded.end(), token) != d.excluded.end()) continue;
-      d.excluded.push_back(token);
-      d.total -= d.q->weights[token];
+      const int32_t earlier = input_->tokens[s];
+      if (std::find(d.excluded.begin(), d.excluded.end(), earlier) != d.excluded.end()) continue;
+      d.excluded.push_back(earlier);
+      d.total -= weight(earlier);
     }
   }
-  const bool repeated =
-      std::find(d.excluded.begin(), d.excluded.end(), d.token) != d.excluded.end();
-  if (repeated || !(d.q->weights[d.token] > 0)) {
-    Throw(ErrorKind::kValue, "node ", node, " holds token ", d.token,
+  const bool repeated = std::find(d.excluded.begin(), d.excluded.end(), token) != d.excluded.end();
+  if (repeated || !(d.weight > 0)) {
+    Throw(ErrorKind::kValue, "node ", node, " holds token ", token,
           repeated ? ", which an earlier sibling holds: drawn without replacement it cannot be"
                    : ", which has probability 0 under its draft_probs: it was not drawn from them");
   }
   return d;
+}
+
+void Round::FillDraft(Level* level) const {
+  if (level->q_filled) return;
+  WithDraftRow(input_->draft, level->q_row,
+               [&](const auto& entries) { entries.Fill(vocab_, &level->q); });
+  level->q_filled = true;
 }
 
 double Round::Subtract(double a, const DraftLaw& d, Level* level) const {
@@ -165,8 +204,9 @@ double Round::Subtract(double a, const DraftLaw& d, Level* level) const {
     r.Remove(d.token);
     return mass;
   }
+  FillDraft(level);
   Law& out = level->spare;
-  double mass = vocab_.Subtract(r, a, *d.q, d.total, &out);
+  double mass = vocab_.Subtract(r, a, level->q, d.total, &out);
   for (int32_t token : d.excluded) {
     const double w = ToGrid(a * (r.weights[token] / r.total));
     out.block_sums[token / kVocabBlock] += w - out.weights[token];

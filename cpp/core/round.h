@@ -60,21 +60,23 @@ struct Outcome {
 /*! \brief The law one child was drawn from, given its earlier siblings. */
 struct DraftLaw {
   bool one_hot;
-  int32_t token;
-  const Law* q;                   //!< not for one_hot
+  int32_t token;                  //!< the child's
+  double weight;                  //!< of that token
+  double total;                   //!< of all tokens but the excluded
   std::vector<int32_t> excluded;  //!< tokens zeroed in q
-  double total;                   //!< of q without them
 
   /*! \brief Its probability of the child's token. */
-  double prob() const { return one_hot ? 1.0 : q->weights[token] / total; }
+  double prob() const { return weight / total; }
 };
 
 /*! \brief Laws at one depth of a walk. */
 struct Level {
-  Law r;      //!< the target's law, or what is left of it
-  Law spare;  //!< scratch
-  Law q;
-  int64_t q_row = -1;  //!< the row that q holds
+  Law r;               //!< the target's law, or what is left of it
+  Law spare;           //!< scratch
+  Law q;               //!< the draft's law, once something is to be subtracted
+  int64_t q_row = -1;  //!< the row of draft laws that q_total belongs to
+  double q_total = 0;
+  bool q_filled = false;  //!< whether q holds that row
 };
 
 /*! \brief One sequence while a rule works on it. Reusable: Start again with the next one. */
@@ -97,10 +99,12 @@ class Round {
   RowSampler& Target(int32_t node);
   Level& level(int32_t depth);
   /*!
-   * \brief The law a node was drawn from; its q lives in the level.
+   * \brief The law a node was drawn from. The level must be the same for Subtract.
    * \throws Error kValue if the node's token has no probability under it.
    */
   DraftLaw Draft(int32_t node, Level* level);
+  /*! \brief Writes the law that Draft looked at into the level's q, unless it is there. */
+  void FillDraft(Level* level) const;
   /*!
    * \brief Replaces r by relu(a * r - d), unless that has no mass at all; returns the mass.
    */
@@ -108,7 +112,6 @@ class Round {
 
  private:
   void FillCounts(int32_t node);
-  void LoadDraft(int64_t row, Law* q) const;
 
   const Vocab& vocab_;
   RowSampler sampler_;

@@ -87,6 +87,10 @@ bool RoundRandom::Accept(double probability, int32_t node) const {
          probability;
 }
 
+int32_t RoundRandom::Bonus(RowSampler& target, int32_t node) const {
+  return target.Pick(stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
+}
+
 int32_t RoundRandom::Residual(const Round& round, const Law& law, int32_t node) const {
   return round.vocab().Pick(
       law, stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));

@@ -88,52 +88,62 @@ const float* RowSampler::Modified(const float* logits, const RowInput& row,
   return scratch_.data();
 }
 
-void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
-  if (row.probabilities) {
-    const bool valid = row.type == RowType::kFloat64
-                           ? vocab_.FromProbs(static_cast<const double*>(row.values), &law_)
-                           : row.type == RowType::kFloat32 &&
-                                 vocab_.FromProbs(static_cast<const float*>(row.values), &law_);
-    if (!valid) {
-      Throw(ErrorKind::kValue,
-            "a row of target probabilities is not a law: its entries must be in ",
-            "[0, 1] and sum to 1 within 0.001, as float32 or float64");
-    }
-    const bool greedy = sampling.temperature == 0;
-    if (sampling.truncates() || sampling.penalizes() || !sampling.logit_bias.empty() ||
-        row.bitmask != nullptr || !(greedy || sampling.temperature == 1)) {
-      Throw(ErrorKind::kValue, "probabilities are used as they are: give logits to have them ",
-            "processed (temperature may be 1, or 0 for greedy)");
-    }
-    logits_ = nullptr;
-    state_ = State::kLaw;
-    if (greedy) {
-      const auto best = std::max_element(law_.weights.begin(), law_.weights.end());
-      greedy_ = static_cast<int32_t>(best - law_.weights.begin());
-      state_ = State::kOneHot;
-    }
-    return;
+void RowSampler::LoadProbabilities(const RowInput& row, const Sampling& sampling) {
+  const bool valid = row.type == RowType::kFloat64
+                         ? vocab_.FromProbs(static_cast<const double*>(row.values), &law_)
+                         : row.type == RowType::kFloat32 &&
+                               vocab_.FromProbs(static_cast<const float*>(row.values), &law_);
+  if (!valid) {
+    Throw(ErrorKind::kValue, "a row of target probabilities is not a law: its entries must be in ",
+          "[0, 1] and sum to 1 within 0.001, as float32 or float64");
   }
-  logits_ = Modified(Logits(row), row, sampling);
-  if (sampling.temperature == 0) {
-    greedy_ = vocab_.ArgMax(logits_);
-    if (greedy_ < 0) ThrowEmpty();
-    row_.total = 0;
+  const bool greedy = sampling.temperature == 0;
+  if (sampling.truncates() || sampling.penalizes() || !sampling.logit_bias.empty() ||
+      row.bitmask != nullptr || !(greedy || sampling.temperature == 1)) {
+    Throw(ErrorKind::kValue, "probabilities are used as they are: give logits to have them ",
+          "processed (temperature may be 1, or 0 for greedy)");
+  }
+  logits_ = nullptr;
+  state_ = State::kLaw;
+  if (greedy) {
+    const auto best = std::max_element(law_.weights.begin(), law_.weights.end());
+    greedy_ = static_cast<int32_t>(best - law_.weights.begin());
     state_ = State::kOneHot;
-    return;
   }
-  const float scale = Scale(sampling.temperature);
-  if (!sampling.truncates() && vocab_.SumExps(logits_, scale, &row_)) {
+}
+
+void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
+  sampling_ = &sampling;
+  if (row.probabilities) return LoadProbabilities(row, sampling);
+  logits_ = Modified(Logits(row), row, sampling);
+  state_ = State::kLogits;
+  if (sampling.temperature > 0) return;
+  greedy_ = vocab_.ArgMax(logits_);
+  if (greedy_ < 0) ThrowEmpty();
+  state_ = State::kOneHot;
+}
+
+// What single probabilities and samples need: one pass that stores nothing.
+void RowSampler::NeedSums() {
+  if (state_ != State::kLogits) return;
+  if (!sampling_->truncates() && vocab_.SumExps(logits_, Scale(sampling_->temperature), &row_)) {
     state_ = State::kFused;
-    return;
+  } else {
+    NeedExps();
   }
-  row_.scale = scale;
-  state_ = State::kExps;
+}
+
+// What a whole law needs: every exponential, at the power of two of the largest.
+void RowSampler::NeedExps() {
+  if (state_ != State::kLogits && state_ != State::kFused) return;
   exps_.resize(vocab_.size());
-  const float max = vocab_.Max(logits_);
+  const float scale = Scale(sampling_->temperature);
+  const float max = state_ == State::kFused ? 0.0f : vocab_.Max(logits_);
   if (max == -kInfinity) ThrowEmpty();
-  const float exponent = std::ceil(max * scale);
-  if (std::fabs(exponent) < 4194304.0f) {
+  const float exponent =
+      state_ == State::kFused ? static_cast<float>(row_.exponent) : std::ceil(max * scale);
+  state_ = State::kExps;
+  if (std::fabs(exponent) < kMaxExponent) {
     exp_total_ = vocab_.Exps(logits_, scale, exponent, exps_.data());
   } else {
     exp_total_ = 0;
@@ -143,28 +153,16 @@ void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
       exp_total_ += ToFixed(exps_[i]);
     }
   }
-  if (sampling.truncates())
-    exp_total_ = Truncate(sampling, vocab_.size(), exp_total_, exps_.data());
-}
-
-// The fused pass keeps sums alone; whoever needs every weight makes them here, from the same
-// logits.
-void RowSampler::NeedExps() {
-  if (state_ != State::kFused) return;
-  exps_.resize(vocab_.size());
-  exp_total_ = vocab_.Exps(logits_, row_.scale, static_cast<float>(row_.exponent), exps_.data());
-  state_ = State::kExps;
-}
-
-int32_t RowSampler::Sample(const RandomStream& stream, uint32_t position, Noise noise) {
-  if (state_ == State::kOneHot) return greedy_;
-  if (noise == Noise::kGumbel) {
-    int32_t token;
-    SampleGumbel(GumbelKey(stream, position), 1, &token);
-    return token;
+  if (sampling_->truncates()) {
+    exp_total_ = Truncate(*sampling_, vocab_.size(), exp_total_, exps_.data());
   }
-  const uint64_t bits = stream.Bits(Purpose::kToken, position, 0);
+}
+
+int32_t RowSampler::Pick(uint64_t bits) {
+  NeedSums();
   switch (state_) {
+    case State::kOneHot:
+      return greedy_;
     case State::kFused:
       return vocab_.Pick(logits_, row_, bits);
     case State::kExps:
@@ -174,6 +172,13 @@ int32_t RowSampler::Sample(const RandomStream& stream, uint32_t position, Noise 
   }
 }
 
+int32_t RowSampler::Sample(const RandomStream& stream, uint32_t position, Noise noise) {
+  if (noise == Noise::kUniform) return Pick(stream.Bits(Purpose::kToken, position, 0));
+  int32_t token;
+  SampleGumbel(GumbelKey(stream, position), 1, &token);
+  return token;
+}
+
 void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
   std::fill_n(tokens, n, -1);
   if (state_ == State::kOneHot) {
@@ -181,7 +186,7 @@ void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
     return;
   }
   NeedExps();
-  if (state_ == State::kLaw) {  // grid weights fit a float's range, not its precision: keep 2^45
+  if (state_ == State::kLaw) {  // grid weights, brought down to where floats hold what counts
     exps_.resize(vocab_.size());
     for (int32_t i = 0; i < vocab_.size(); ++i) {
       exps_[i] = static_cast<float>(law_.weights[i] * 0x1p-5);
@@ -195,6 +200,20 @@ void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
     exps_[tokens[i]] = 0;
   }
   for (size_t i = 0; i < taken.size(); ++i) exps_[tokens[i]] = taken[i];
+}
+
+double RowSampler::Prob(int32_t token) {
+  NeedSums();
+  switch (state_) {
+    case State::kOneHot:
+      return token == greedy_ ? 1.0 : 0.0;
+    case State::kFused:
+      return vocab_.Prob(logits_, row_, token);
+    case State::kExps:
+      return static_cast<double>(ToFixed(exps_[token])) / static_cast<double>(exp_total_);
+    default:
+      return law_.prob(token);
+  }
 }
 
 void RowSampler::FillLaw(Law* law) {
@@ -213,26 +232,15 @@ void RowSampler::FillLaw(Law* law) {
 
 double RowSampler::LogProb(int32_t token) {
   double prob;
-  switch (state_) {
-    case State::kOneHot: {
-      if (logits_ == nullptr) {
-        prob = law_.prob(token);
-        break;
-      }
-      if (row_.total == 0 && !vocab_.SumExps(logits_, Scale(1), &row_)) return 0;
-      prob = vocab_.Prob(logits_, row_, token);
-      break;
-    }
-    case State::kFused:
-      prob = vocab_.Prob(logits_, row_, token);
-      break;
-    case State::kExps:
-      prob = static_cast<double>(ToFixed(exps_[token])) / static_cast<double>(exp_total_);
-      break;
-    default:
-      prob = law_.prob(token);
+  if (state_ != State::kOneHot) {
+    prob = Prob(token);
+  } else if (logits_ == nullptr) {
+    prob = law_.prob(token);
+  } else {
+    // Infinite logits have no softmax; the one chosen is then as good as certain.
+    prob = vocab_.SumExps(logits_, Scale(1), &row_) ? vocab_.Prob(logits_, row_, token) : 1.0;
   }
-  return prob > 0 ? ExactLog(prob) : -std::numeric_limits<double>::infinity();
+  return prob > 0 ? ExactLog(prob) : -kInfinity;
 }
 
 }  // namespace kvctl

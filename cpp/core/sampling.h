@@ -59,38 +59,54 @@ enum class Noise {
 };
 
 /*!
- * \brief One row made ready: samples from it, or writes its law down. Holds scratch memory, so one
- * per thread, used again and again.
+ * \brief One row: its samples, its law, single probabilities, each at the cost of what was asked
+ * for. Holds scratch memory, so one per thread, used again and again.
  */
 class RowSampler {
  public:
   explicit RowSampler(const Vocab& vocab) : vocab_(vocab) {}
 
   /*!
-   * \brief Looks at a row.
-   * \throws Error kValue if no token is left, or probabilities are not probabilities.
+   * \brief Takes a row; it and the parameters must stay until the next Load.
+   * \throws Error kValue, here or when first asked for something, if no token is left or
+   *   probabilities are not probabilities.
    */
   void Load(const RowInput& row, const Sampling& sampling);
 
+  /*! \brief The token that 64 random bits draw. Reads the row once if nothing truncates it. */
+  int32_t Pick(uint64_t bits);
   /*! \brief A token of the row, by the noise of its own position. */
   int32_t Sample(const RandomStream& stream, uint32_t position, Noise noise);
-  /*! \brief The n first tokens in the order of Gumbel noise (how coupled siblings are drafted), -1
-   * where the support is exhausted. */
+  /*!
+   * \brief The n first tokens in the order of Gumbel noise (how coupled siblings are drafted), -1
+   * where the support is exhausted.
+   */
   void SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens);
+  /*! \brief The probability of a token. Reads the row once if nothing truncates it. */
+  double Prob(int32_t token);
   /*! \brief The law, as grid weights. */
   void FillLaw(Law* law);
   /*! \brief ln of a token's probability; at temperature 0, of its softmax at temperature 1. */
   double LogProb(int32_t token);
 
  private:
-  enum class State { kOneHot, kFused, kExps, kLaw };
+  enum class State {
+    kLogits,  // nothing done yet
+    kOneHot,  // greedy_
+    kFused,   // row_: sums of blocks
+    kExps,    // exps_: every exponential, truncated
+    kLaw,     // law_
+  };
 
   const float* Logits(const RowInput& row);
   const float* Modified(const float* logits, const RowInput& row, const Sampling& sampling);
+  void LoadProbabilities(const RowInput& row, const Sampling& sampling);
+  void NeedSums();
   void NeedExps();
 
   const Vocab& vocab_;
-  State state_ = State::kOneHot;
+  const Sampling* sampling_ = nullptr;
+  State state_ = State::kLogits;
   int32_t greedy_ = -1;
   const float* logits_ = nullptr;
   std::vector<float> scratch_;

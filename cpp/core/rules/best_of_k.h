@@ -30,18 +30,19 @@ class PathSelection {
     num_paths_ = static_cast<int32_t>(nodes_.size());
   }
 
-  /*! \brief Selects the next node, given the target's law in level->r; its law replaces level->q.
-   */
+  /*! \brief Selects the next node; its law replaces level->q. */
   DraftLaw Next(Level* level) {
+    round_.Target(path_->empty() ? 0 : path_->back()).FillLaw(&level->r);
     const DraftLaw d = round_.Draft(nodes_[0], level);
+    round_.FillDraft(level);
     for (int32_t node : nodes_) {
-      if (d.q->weights[round_.token(node)] > 0) continue;
+      if (level->q.weights[round_.token(node)] > 0) continue;
       Throw(ErrorKind::kValue, "node ", node, " holds token ", round_.token(node),
             ", which has probability 0 under the draft_probs of its prefix");
     }
     std::vector<std::pair<double, int32_t>> order;
     for (int32_t x = 0; x < round_.vocab().size(); ++x) {
-      const double q = d.q->weights[x];
+      const double q = level->q.weights[x];
       if (q > 0) order.emplace_back(level->r.weights[x] / q, x);
     }
     std::sort(order.begin(), order.end());
@@ -53,9 +54,9 @@ class PathSelection {
     double before = 0, selected_c = 0;
     int32_t selected = -1;
     for (const auto& [ratio, x] : order) {
-      const double q = d.q->weights[x] / d.total;
+      const double q = level->q.weights[x] / d.total;
       const double c = lo_ + w_ * (before / d.total);
-      before += d.q->weights[x];
+      before += level->q.weights[x];
       law.weights[x] = ToGrid(std::min(1.0, q * (PowerSum(c, c + w_ * q) / norm)));
       law.block_sums[x / kVocabBlock] += law.weights[x];
       law.total += law.weights[x];
@@ -65,7 +66,7 @@ class PathSelection {
         selected_c = c;
       }
     }
-    const double q = d.q->weights[selected] / d.total;
+    const double q = level->q.weights[selected] / d.total;
     // Only the ratio of lo and w matters below; their sum is kept at 1.
     const double sum = selected_c + w_ * q;
     lo_ = selected_c / sum;
@@ -76,12 +77,12 @@ class PathSelection {
     path_->push_back(nodes_[0]);
     for (int32_t& node : nodes_) node = round_.first_child(node);
     std::swap(level->q, law);
-    level->q_row = -1;
     return Selected(static_cast<int32_t>(path_->size()) - 1, level);
   }
 
   DraftLaw Selected(int32_t i, Level* level) const {
-    return {false, round_.token((*path_)[i]), &level->q, {}, level->q.total};
+    const int32_t token = round_.token((*path_)[i]);
+    return {false, token, level->q.weights[token], level->q.total, {}};
   }
 
  private:

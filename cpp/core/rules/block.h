@@ -21,7 +21,7 @@ namespace kvctl::rules {
  *
  * \param path the nodes; path[i] is read after draft(i) was first called, which may fill it in.
  * \param draft (i, level i) -> the law that path[i] was drawn from. Called for i = 0, 1, ... in
- * order, and again for each i looked at backward; the level's r holds the target's law each time.
+ * order, and again for each i looked at backward.
  */
 template <typename Rng, typename DraftOf>
 Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int32_t length,
@@ -30,21 +30,20 @@ Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int
   std::vector<double> a(length + 1, 1.0);
   int32_t last = 0;  // behind a token that the target rules out there is nothing to accept
   for (; last < length; ++last) {
-    Level& level = round.level(last);
-    round.Target(node(last)).FillLaw(&level.r);
-    const DraftLaw d = draft(last, &level);
-    a[last + 1] = std::min(1.0, a[last] * (level.r.prob(d.token) / d.prob()));
+    const DraftLaw d = draft(last, &round.level(last));
+    const double p = round.Target(node(last)).Prob(d.token);
+    a[last + 1] = std::min(1.0, a[last] * (p / d.prob()));
     if (!(a[last + 1] > 0)) break;
   }
-  if (last == length) round.Target(node(length)).FillLaw(&round.level(length).r);
-  for (int32_t i = last;; --i) {
+  if (last == length && rng.Accept(a[length], node(length))) {
+    return {node(length), rng.Bonus(round.Target(node(length)), node(length))};
+  }
+  for (int32_t i = std::min(last, length - 1);; --i) {
     Level& level = round.level(i);
-    double accept = a[i];
-    if (i < length) {
-      const double s = round.Subtract(a[i], draft(i, &level), &level);
-      const double denominator = s + (1.0 - a[i]);
-      accept = denominator > 0 ? s / denominator : 1.0;
-    }
+    round.Target(node(i)).FillLaw(&level.r);
+    const double s = round.Subtract(a[i], draft(i, &level), &level);
+    const double denominator = s + (1.0 - a[i]);
+    const double accept = denominator > 0 ? s / denominator : 1.0;
     if (i == 0 || rng.Accept(accept, node(i))) {
       return {node(i), rng.Residual(round, level.r, node(i))};
     }

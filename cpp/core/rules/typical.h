@@ -53,8 +53,7 @@ Outcome Typical(Round& round, Rng& rng) {
       if (prob > threshold) todo.push_back({c, v.log_prob + ExactLog(prob)});
     }
   }
-  round.Target(best.node).FillLaw(&p);
-  return {best.node, rng.Residual(round, p, best.node)};
+  return {best.node, rng.Bonus(round.Target(best.node), best.node)};
 }
 
 }  // namespace kvctl::rules

@@ -38,6 +38,9 @@ class AcceptByToken {
   int32_t Residual(const kvctl::Round& round, const kvctl::Law& law, int32_t node) const {
     return round.vocab().Pick(law, stream_.Bits(Purpose::kResidual, root_, node));
   }
+  int32_t Bonus(kvctl::RowSampler& target, int32_t node) const {
+    return target.Pick(stream_.Bits(Purpose::kResidual, root_, node));
+  }
   int32_t Token(kvctl::Round&, int32_t) const { return -1; }
 
  private:

@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
-from simulate import verify_stars
 
 from kvctl.testing.distribution import acceptance_of, chi_square, trials_needed
+from verify_simulation import verify_stars
 
 ALPHA = 1e-9
 VOCAB = 16
