@@ -29,15 +29,20 @@ bool Same(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
-/*! \brief Memory for packed weights, in huge pages where the system has them: weights are read as
- * streams. */
+/*!
+ * \brief Memory for packed weights, in huge pages where the system has them: weights are read as
+ * streams, and the processor prefetches only within a page.
+ */
 struct PackedAllocator {
   static constexpr size_t kHugePage = size_t{2} << 20;
   void AllocData(DLTensor* tensor) {
     const size_t bytes = tvm::ffi::GetDataSize(*tensor);
-    const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
-    if (posix_memalign(&tensor->data, alignment, bytes) != 0) throw std::bad_alloc();
-    if (bytes >= kHugePage) madvise(tensor->data, bytes, MADV_HUGEPAGE);  // a wish, not a need
+    // The last page is a huge one too, unless too much of it would be wasted.
+    const size_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    const size_t allocated = whole - bytes <= bytes / 4 ? whole : bytes;
+    const size_t alignment = allocated >= kHugePage ? kHugePage : 64;
+    if (posix_memalign(&tensor->data, alignment, allocated) != 0) throw std::bad_alloc();
+    if (allocated >= kHugePage) madvise(tensor->data, allocated, MADV_HUGEPAGE);  // a wish
   }
   void FreeData(DLTensor* tensor) { std::free(tensor->data); }
 };
