@@ -12,6 +12,10 @@ _PRIOR = (0.15, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.9, 0.95, 
 _PRIOR_TRIALS = 4.0
 # A second or third choice rarely is the one.
 _PRIOR_OF_RANK = (1.0, 0.2, 0.1)
+_LAST_RANK = len(_PRIOR_OF_RANK) - 1
+
+# Which of the lengths above a match length counts as, by match length; longer ones as the last.
+_BUCKET = tuple(max(0, bisect_right(_LENGTHS, length) - 1) for length in range(_LENGTHS[-1] + 1))
 
 
 class Acceptance:
@@ -32,9 +36,9 @@ class Acceptance:
         if memory <= 1:
             raise ValueError(f"memory must be more than 1 trial, got {memory}")
         self._keep = 1.0 - 1.0 / memory
-        ranks = len(_PRIOR_OF_RANK)
-        self._trials = [[0.0] * len(_LENGTHS) for _ in range(ranks)]
-        self._hits = [[0.0] * len(_LENGTHS) for _ in range(ranks)]
+        self._hits = [[0.0] * len(_LENGTHS) for _ in _PRIOR_OF_RANK]
+        self._trials = [[0.0] * len(_LENGTHS) for _ in _PRIOR_OF_RANK]
+        self._rates = [[prior * part for prior in _PRIOR] for part in _PRIOR_OF_RANK]
 
     def rate(self, match_length: int, rank: int = 0) -> float:
         """Return the estimated probability that a token is right.
@@ -46,12 +50,8 @@ class Acceptance:
         rank
             0 for the first choice at its place, 1 for the second, ...
         """
-        rank = min(rank, len(_PRIOR_OF_RANK) - 1)
-        at = bisect_right(_LENGTHS, match_length) - 1
-        prior = _PRIOR[at] * _PRIOR_OF_RANK[rank]
-        return (self._hits[rank][at] + _PRIOR_TRIALS * prior) / (
-            self._trials[rank][at] + _PRIOR_TRIALS
-        )
+        rank, at = _kind(match_length, rank)
+        return self._rates[rank][at]
 
     def path_rates(
         self, parents: Sequence[int], ranks: Sequence[int], match_lengths: Sequence[int]
@@ -67,7 +67,14 @@ class Acceptance:
 
     def observe(self, match_length: int, rank: int, hit: bool) -> None:
         """Learn whether a token was right."""
-        rank = min(rank, len(_PRIOR_OF_RANK) - 1)
-        at = bisect_right(_LENGTHS, match_length) - 1
-        self._trials[rank][at] = self._keep * self._trials[rank][at] + 1.0
-        self._hits[rank][at] = self._keep * self._hits[rank][at] + float(hit)
+        rank, at = _kind(match_length, rank)
+        trials = self._keep * self._trials[rank][at] + 1.0
+        hits = self._keep * self._hits[rank][at] + float(hit)
+        self._trials[rank][at], self._hits[rank][at] = trials, hits
+        prior = _PRIOR_TRIALS * _PRIOR[at] * _PRIOR_OF_RANK[rank]
+        self._rates[rank][at] = (hits + prior) / (trials + _PRIOR_TRIALS)
+
+
+def _kind(match_length: int, rank: int) -> tuple[int, int]:
+    """Return the row and the column of the tables that a token belongs to."""
+    return min(rank, _LAST_RANK), _BUCKET[min(match_length, _LENGTHS[-1])]

@@ -35,9 +35,9 @@ class AdaptiveLength:
         self,
         *,
         max_nodes: int = 16,
-        margin: float = 0.03,
-        credit: float = 0.5,
-        allowance: float = 0.015,
+        margin: float = 0.05,
+        credit: float = 0.3,
+        allowance: float = 0.01,
     ) -> None:
         if max_nodes < 0:
             raise ValueError(f"max_nodes must not be negative, got {max_nodes}")
