@@ -25,11 +25,12 @@ class PageDemand {
   explicit PageDemand(const PagePool& pool) : pool_(pool) {}
 
   void NeedNew(int32_t count) { needed_ += count; }
-  /*! \brief A writer into `page`, which by then has `extra_holders` more holders than it has now.
-   */
+  /*! \brief A writer into `page`, which gets `extra_holders` more holders before it is written. */
   void NeedOwn(int32_t page, int32_t extra_holders) {
+    added_.insert(added_.end(), extra_holders, page);  // they stay for the writers that follow
+    const auto added = std::count(added_.begin(), added_.end(), page);
     const auto released = std::count(released_.begin(), released_.end(), page);
-    if (pool_.ref_count(page) + extra_holders - released <= 1) return;
+    if (pool_.ref_count(page) + added - released <= 1) return;
     released_.push_back(page);
     ++needed_;
   }
@@ -43,6 +44,7 @@ class PageDemand {
  private:
   const PagePool& pool_;
   int64_t needed_ = 0;
+  std::vector<int32_t> added_;
   std::vector<int32_t> released_;
 };
 

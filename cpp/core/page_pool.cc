@@ -1,5 +1,7 @@
 #include "core/page_pool.h"
 
+#include "kvctl/error.h"
+
 namespace kvctl {
 
 PagePool::PagePool(int32_t num_pages) : ref_counts_(num_pages, 0) {
@@ -8,6 +10,7 @@ PagePool::PagePool(int32_t num_pages) : ref_counts_(num_pages, 0) {
 }
 
 int32_t PagePool::Take() {
+  if (free_.empty()) Throw(ErrorKind::kInternal, "a page was taken that nobody had counted");
   const int32_t page = free_.back();
   free_.pop_back();
   ref_counts_[page] = 1;

@@ -63,6 +63,20 @@ std::vector<bool> SequenceTable::UsedSlots() const {
   return used;
 }
 
+std::vector<int32_t> SequenceTable::CountReferences() const {
+  std::vector<int32_t> counts(config_.num_pages, 0);
+  auto count = [&](const std::vector<int32_t>& pages) {
+    for (int32_t page : pages) {
+      if (page >= 0) ++counts[page];
+    }
+  };
+  for (const auto& [id, sequence] : sequences_) {
+    count(sequence->pages);
+    for (const Checkpoint* checkpoint : sequence->checkpoints) count(checkpoint->saved_pages_);
+  }
+  return counts;
+}
+
 void SequenceTable::RequireNoForward(const char* operation) const {
   if (!forward_.active) return;
   Throw(ErrorKind::kRuntime, operation,

@@ -90,6 +90,8 @@ class SequenceTable {
   /*! \brief For each slot of the cache, whether a column of a sequence or a checkpoint lies there.
    */
   std::vector<bool> UsedSlots() const;
+  /*! \brief How often each page is held, counted anew from the sequences: for checks in tests. */
+  std::vector<int32_t> CountReferences() const;
 
   // Sequences.
   void Clear();

@@ -74,6 +74,12 @@ void PagedKVCacheImpl::DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tenso
 
 void PagedKVCacheImpl::PoisonUnused() {
   InTurn([&] {
+    const std::vector<int32_t> held = table_.CountReferences();
+    for (int32_t page = 0; page < table_.pool().num_pages(); ++page) {
+      if (table_.pool().ref_count(page) == held[page]) continue;
+      Throw(ErrorKind::kInternal, "page ", page, " is held ", held[page], " times and counted ",
+            table_.pool().ref_count(page), " times");
+    }
     const std::vector<bool> used = table_.UsedSlots();
     for (Tensor& pages : pages_) {
       for (size_t slot = 0; slot < used.size(); ++slot) {

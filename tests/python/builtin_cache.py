@@ -8,6 +8,7 @@ what the tests show are the defects of the cache and not of that call.
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,49 @@ class BuiltinCache:
             out,
         )
         return np.from_dlpack(out).copy()
+
+    def self_attention(self, layer: int, q: Any, k: Any, v: Any) -> list[np.ndarray]:
+        out, lse = _tensor(np.zeros_like(q)), _tensor(np.zeros(q.shape[:2], np.float32))
+        name, scale = "attention_kv_cache_self_attention", self.config.head_dim**-0.5
+        self._call(name, layer, scale, _tensor(q), _tensor(k), _tensor(v), out, lse)
+        return [np.from_dlpack(out).copy(), np.from_dlpack(lse).copy()]
+
+    def cross_attention(self, layer: int, q: Any) -> list[np.ndarray]:
+        out, lse = _tensor(np.zeros_like(q)), _tensor(np.zeros(q.shape[:2], np.float32))
+        name, scale = "attention_kv_cache_cross_attention", self.config.head_dim**-0.5
+        self._call(name, layer, scale, _tensor(q), out, lse)
+        return [np.from_dlpack(out).copy(), np.from_dlpack(lse).copy()]
+
+    def merge(self, out: Any, lse: Any, other_out: Any, other_lse: Any) -> list[np.ndarray]:
+        merged = self._call(
+            "attention_kv_cache_merge_attn_output_inplace",
+            *(_tensor(part) for part in (out, lse, other_out, other_lse)),
+        )
+        return [np.from_dlpack(part).copy() for part in merged]
+
+    def shared_kv(self, source_layer: int, q: Any, k: Any, v: Any) -> np.ndarray:
+        out = _tensor(np.zeros_like(q))
+        name, scale = "attention_kv_cache_attention_with_shared_kv", self.config.head_dim**-0.5
+        self._call(name, source_layer, scale, _tensor(q), _tensor(k), _tensor(v), out)
+        return np.from_dlpack(out).copy()
+
+    def layout_hash(self) -> str:
+        return str(self._call("attention_kv_cache_get_layout_hash"))
+
+    def metadata(self) -> Any:
+        return json.loads(str(self._call("attention_kv_cache_get_checkpoint_metadata", 0)))
+
+    def export_group(self, group: int) -> np.ndarray:
+        shape = self.metadata()["groups"][group]["shape"]
+        pages = _tensor(np.zeros(shape, self.config.dtype))
+        self._call("attention_kv_cache_export_page_group", 0, group, pages)
+        return np.from_dlpack(pages).copy()
+
+    def import_all(self, metadata: Any, groups: list[np.ndarray]) -> None:
+        self._call("attention_kv_cache_prepare_import", 0, json.dumps(metadata))
+        for group, pages in enumerate(groups):
+            self._call("attention_kv_cache_import_page_group", 0, group, _tensor(pages))
+        self._call("attention_kv_cache_finish_import", 0)
 
     def positions(self) -> np.ndarray:
         return np.from_dlpack(self._call("attention_kv_cache_get_query_positions")).copy()

@@ -133,6 +133,7 @@ class Trial:
                     f"{refused} changed the lengths: {lengths}, {self._lengths()}"
                 ) from None
             return str(refused)
+        self.poison()
         return "done" if result is None else str(result)
 
     def check_all(self) -> None:
@@ -221,7 +222,6 @@ class Trial:
             cache_kw={"parts": parts if is_tree else None, **common},
             model_kw={"mask": trees if is_tree else None, **common},
         )
-        self.poison()
         total = sum(lengths)
         data %= self.POOL - total
         for layer in range(self.setup.num_layers if finish != "abort" else 0):

@@ -119,7 +119,10 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   /*! \brief The ids of all sequences, ascending. */
   virtual std::vector<int64_t> SequenceIds() const = 0;
   virtual int64_t PendingLength(int64_t seq_id) const = 0;
-  /*! \brief Fills every slot that no sequence and no checkpoint uses with NaN (for tests). */
+  /*!
+   * \brief For tests: checks the books, and fills every slot that no sequence and no checkpoint
+   * uses with NaN.
+   */
   virtual void PoisonUnused() = 0;
 
   static constexpr bool _type_mutable = true;

@@ -104,6 +104,25 @@ TEST(TableCommitReadsAPageBeforeAnotherSequenceGetsIt) {
   }
 }
 
+TEST(TableCommitCountsThePagesThatCheckpointsKeepFromOthers) {
+  SequenceTable table({2, 4, 16, 4});
+  DataMoves moves;
+  const std::vector<int32_t> roots(2, -1);
+  table.Add(0);
+  table.BeginForward({{0, 2}}, &moves);
+  table.EndForward();
+  table.BeginForward({{0, 2, true, roots.data()}}, &moves);
+  table.EndForward();
+  table.Fork(0, 1, -1);
+  auto checkpoint = table.MakeCheckpoint(0);
+  // The checkpoint takes hold of the page that both write into, so both need a copy of it.
+  EXPECT_ERROR(table.Commit({0, 1}, {{1}, {1}}, &moves), kOutOfPages, "needs 2 pages and 1");
+  EXPECT_EQ(table.Get(0).pending.size(), 2);
+  EXPECT_EQ(table.pool().num_free(), 1);
+  const std::vector<int32_t> held = table.CountReferences();
+  EXPECT_EQ(held[0], table.pool().ref_count(0));
+}
+
 TEST(TableTreeGrowsOverSeveralSteps) {
   Fixture f;
   f.table.Add(0);
