@@ -61,9 +61,7 @@ RecurrentConfig TableConfigOf(const RecurrentStateConfig& config) {
   // abort has anything to bring back.
   double slots = 2.0 * static_cast<double>(config.max_sequences) *
                  (static_cast<double>(config.max_history) + 1);
-  if (config.max_bytes > 0) {
-    slots = std::min(slots, static_cast<double>(config.max_bytes) / state_bytes);
-  }
+  if (config.max_bytes > 0) slots = static_cast<double>(config.max_bytes) / state_bytes;
   if (slots < 2) {
     Throw(ErrorKind::kValue, "max_bytes must hold at least 2 states of ", state_bytes,
           " bytes, got ", config.max_bytes);
@@ -71,7 +69,8 @@ RecurrentConfig TableConfigOf(const RecurrentStateConfig& config) {
   constexpr double kMost = std::numeric_limits<int32_t>::max() - 1;
   if (slots > kMost || config.max_sequences > kMost || config.max_history > kMost) {
     Throw(ErrorKind::kValue, "max_sequences = ", config.max_sequences,
-          " and max_history = ", config.max_history, " ask for more than ", kMost, " states");
+          ", max_history = ", config.max_history, " and max_bytes = ", config.max_bytes,
+          " ask for more than ", kMost, " states");
   }
   return {static_cast<int32_t>(slots), static_cast<int32_t>(config.max_sequences),
           static_cast<int32_t>(config.max_history), config.keep_steps};

@@ -129,9 +129,9 @@ class RecurrentState:
         max_history : int
             Committed tokens by which a sequence can be rolled back.
         max_bytes : int, optional
-            The most memory that states may take. Where it runs short, the oldest history goes
-            first; present and pending states and checkpoints never do. By default all that
-            `max_history` can need is there.
+            The memory for states: twice ``max_history + 1`` of them per sequence by default, which
+            trees larger than that need more of. Where it runs short, the oldest history goes first;
+            present and pending states and checkpoints never do.
         keep_steps : bool
             False: keep states only before and after chunks, though the model gives one per token
             (replay instead of snapshots).

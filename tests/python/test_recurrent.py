@@ -222,6 +222,7 @@ def test_memory_is_bounded_and_says_so():
     assert one == LAYERS * sum(value.nbytes for value in INIT)
     with pytest.raises(ValueError, match="at least 2 states"):
         create(max_bytes=2 * one - 1)
+    assert create(max_bytes=1000 * one, max_history=0).num_slots == 1000  # for large trees
     state = create(max_bytes=6 * one, max_history=4)
     assert state.num_slots == 6
     for seq_id in (0, 1):
@@ -294,7 +295,7 @@ class Beside(hs.RuleBasedStateMachine):
         one = create().state_bytes
         self.steps = steps
         self.state = create(
-            max_history=max_history, keep_steps=steps, max_bytes=12 * one if scarce else None
+            max_history=max_history, keep_steps=steps, max_bytes=(12 if scarce else 900) * one
         )
         self.scarce = scarce
         self.model: dict[int, Beside.Sequence] = {}

@@ -36,7 +36,7 @@ struct RunnerOptions {
   int64_t page_size = 16;
   // Of models with recurrent layers.
   int64_t max_history = 16;     //!< tokens by which a sequence can be rolled back
-  int64_t max_state_bytes = 0;  //!< the most bytes that kept states take; 0: what max_history needs
+  int64_t max_state_bytes = 0;  //!< memory for kept states; see RecurrentStateConfig::max_bytes
   bool keep_steps = true;       //!< keep the state after every token where the model gives it
   /*! \brief Called during the load with the bytes of parameters read and their total. */
   std::function<void(int64_t, int64_t)> progress;

@@ -30,7 +30,10 @@ struct RecurrentStateConfig {
   int64_t num_layers = 0;
   int64_t max_sequences = 32;
   int64_t max_history = 16;  //!< tokens by which a sequence can be rolled back
-  /*! \brief The most bytes that states may take, or 0 for as many as max_history can ever need. */
+  /*!
+   * \brief The memory for states, or 0 for twice max_history + 1 of them per sequence. Larger token
+   * trees need more; with less, the history gives way where it runs short.
+   */
   int64_t max_bytes = 0;
   /*! \brief Keep the state after every token where the model gives it; false: only after chunks. */
   bool keep_steps = true;
