@@ -88,12 +88,15 @@ def measure(runner: kvctl.ModelRunner, rows: list[int], repeat: int) -> dict[str
     return times
 
 
-def weight_bytes(model: Path) -> int:
-    """Bytes of the weights that one forward reads, as float32."""
-    index = json.loads((model / "tensor-cache.json").read_text())
-    records = [record for shard in index["records"] for record in shard["records"]]
-    read = [record for record in records if "embed_tokens" not in record["name"]]
-    return sum(4 * int(np.prod(record["shape"])) for record in read)
+def weight_bytes(metadata: dict[str, Any]) -> int:
+    """Count the bytes of the weights that one forward reads, as they are packed."""
+    packed = metadata.get("kvctl", {}).get("packed", {})
+    total = 0
+    for param in metadata["params"]:
+        if "embed_tokens" not in param["name"]:
+            narrow = packed.get(param["name"], "").endswith("bf16")
+            total += (2 if narrow else 4) * int(np.prod(param["shape"]))
+    return total
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", type=Path, help="kvctl's model directory (float32)")
+    parser.add_argument("model", type=Path, help="kvctl's model directory")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--json", type=Path, help="where to write the measurements")
@@ -121,8 +124,8 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     machine = describe_machine(threads)
     bandwidth, flops = memory_bandwidth(threads), arithmetic()
-    weights = weight_bytes(options.model)
     runner = kvctl.ModelRunner.load(options.model)
+    weights = weight_bytes(runner.metadata)
     times = measure(runner, options.rows, options.repeat)
 
     print(", ".join(f"{name}: {value}" for name, value in machine.items()))

@@ -3,6 +3,7 @@
 Needs TVM's compiler; nothing else of kvctl's does.
 """
 
+from . import _compiler  # noqa: F401  (first: the others cannot say what they lack)
 from .compile import compile_model
 from .config import LlamaConfig
 from .layers import ParamSpec

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -130,6 +132,17 @@ def test_cuda_without_nvcc(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="nvcc"):
         compile_tiny_model(tmp_path / "m", target="cuda")
+
+
+def test_a_runtime_only_tvm_is_an_import_error():
+    run = subprocess.run(
+        [sys.executable, "-c", "import kvctl.models"],
+        env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ImportError: kvctl.models needs TVM's compiler" in run.stderr
 
 
 def test_a_missing_model(tmp_path):
