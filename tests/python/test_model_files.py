@@ -74,6 +74,16 @@ def test_json_cut_short(directory, name):
         kvctl.ModelRunner.load(directory)
 
 
+@pytest.mark.parametrize("name", ["tensor-cache.json", "mlc-chat-config.json"])
+def test_bytes_that_are_no_text(directory, name):
+    path = directory / name
+    path.write_bytes(
+        path.read_bytes().replace(b"float32", b"floa\x8532").replace(b"llama", b"\xff")
+    )
+    with pytest.raises(ValueError, match=f"{name} is damaged: it is not UTF-8 text"):
+        kvctl.ModelRunner.load(directory)
+
+
 def record_of(name):
     """Finds a parameter in a parsed index."""
 
@@ -100,6 +110,8 @@ norm = record_of("model.norm.weight")  # 64 numbers, float32
         (lambda i: norm(i).update(shape=[1 << 62, 1 << 62]), "no tensor has the shape"),
         (lambda i: norm(i).update(shape=["n"]), "its shape must be integers"),
         (lambda i: norm(i).update(dtype="float33x"), "'float33x' is not a dtype"),
+        (lambda i: norm(i).update(dtype=""), "'' is not a dtype"),
+        (lambda i: norm(i).update(dtype="float32x4"), "'float32x4' is not a dtype"),
         (lambda i: norm(i).update(format="zip"), "unknown format 'zip'"),
         (lambda i: norm(i).update(byteOffset=1 << 40), "are not within its shard"),
         (lambda i: norm(i).update(byteOffset=-4), "are not within its shard"),
