@@ -12,7 +12,7 @@ import pytest
 import tvm_ffi
 
 import kvctl
-from relax_library import compile_library
+from relax_library import compile_library, metadata_says
 from tiny_model import compile_tiny_model
 
 
@@ -165,10 +165,10 @@ def test_index_under_its_old_name(directory):
     assert len(kvctl.ModelRunner.load(directory).params) > 0
 
 
-def metadata_library(directory, **changes):
-    """Replaces the library by one that says something else about itself."""
-    metadata = {"kv_state_kind": "kv_cache", "params": [], **changes}
-    compile_library(directory / "lib.so", metadata)
+@pytest.fixture(scope="module")
+def other_library(tmp_path_factory):
+    """A library that says about itself what a test wants."""
+    return compile_library(tmp_path_factory.mktemp("library") / "lib.so")
 
 
 @pytest.mark.parametrize(
@@ -182,14 +182,16 @@ def metadata_library(directory, **changes):
         ({}, NotImplementedError, "does not export 'create_flashinfer_paged_kv_cache'"),
     ],
 )
-def test_libraries_that_the_runner_does_not_run(directory, changes, kind, match):
-    metadata_library(directory, **changes)
+def test_libraries_that_the_runner_does_not_run(directory, other_library, changes, kind, match):
+    metadata_says({"kv_state_kind": "kv_cache", "params": [], **changes})
+    shutil.copy(other_library, directory / "lib.so")
     with pytest.raises(kind, match=match):
         kvctl.ModelRunner.load(directory)
 
 
-def test_library_without_metadata(directory):
-    compile_library(directory / "lib.so", None)
+def test_library_that_says_nothing(directory, other_library):
+    metadata_says({})
+    shutil.copy(other_library, directory / "lib.so")
     with pytest.raises(ValueError, match="it has no _metadata"):
         kvctl.ModelRunner.load(directory)
 
