@@ -14,10 +14,29 @@ namespace {
 namespace ffi = tvm::ffi;
 namespace fs = std::filesystem;
 
+/*! \brief Whether every byte above ASCII is part of a UTF-8 sequence of the right length. */
+bool IsUtf8(const std::string& text) {
+  size_t follow = 0;
+  for (unsigned char byte : text) {
+    const bool continuation = (byte & 0xC0) == 0x80;
+    if (continuation != (follow > 0)) return false;
+    if (continuation) {
+      --follow;
+    } else if (byte >= 0xF5 || byte == 0xC0 || byte == 0xC1) {
+      return false;
+    } else if (byte >= 0xC0) {
+      follow = byte >= 0xF0 ? 3 : byte >= 0xE0 ? 2 : 1;
+    }
+  }
+  return follow == 0;
+}
+
+/*! \brief A text file; one that is not UTF-8 could not be quoted in a message. */
 std::string ReadText(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (!file) Throw(ErrorKind::kValue, "cannot read ", path.string());
+  if (!IsUtf8(text)) Throw(ErrorKind::kValue, path.string(), " is damaged: it is not UTF-8 text");
   return text;
 }
 
@@ -48,10 +67,11 @@ std::string FindLibrary(const fs::path& directory) {
 
 DLDataType ParseDType(const std::string& text, const std::string& where) {
   try {
-    return ffi::StringToDLDataType(text);
+    const DLDataType dtype = ffi::StringToDLDataType(text);
+    if (dtype.bits > 0 && dtype.lanes == 1) return dtype;
   } catch (const ffi::Error&) {
-    Throw(ErrorKind::kValue, where, ": '", text, "' is not a dtype");
   }
+  Throw(ErrorKind::kValue, where, ": '", text, "' is not a dtype");
 }
 
 ParamRecord ReadRecord(const JsonObject& json, const std::string& index, int64_t shard_bytes) {

@@ -6,13 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tvm_ffi
+
 VOCABULARY = 13
 HIDDEN = 8
+METADATA = "relax_library.metadata"
 
 
-def compile_library(path: Path, metadata: dict[str, Any] | str | None) -> Path:
-    """A library with `embed` and `batch_prefill` (no attention), and `_metadata` unless None."""
-    from tvm import ir, relax
+def compile_library(path: Path, *, metadata: bool = True) -> Path:
+    """A library with `embed` and `batch_prefill` (no attention), and `_metadata` if wanted.
+
+    What `_metadata` returns is decided later, by `metadata_says`: one library serves many tests.
+    """
+    from tvm import relax
     from tvm.relax.frontend import nn
     from tvm.relax.frontend.nn import op
 
@@ -39,13 +45,19 @@ def compile_library(path: Path, metadata: dict[str, Any] | str | None) -> Path:
             },
         }
     )
-    if metadata is not None:
+    if metadata:
         builder = relax.BlockBuilder(module)
-        text = metadata if isinstance(metadata, str) else json.dumps(metadata)
         with builder.function("_metadata", params=[]):
-            builder.emit_func_output(ir.StringImm(text))
+            call = relax.call_pure_packed(METADATA, ty_args=relax.AnyType())
+            builder.emit_func_output(builder.emit(call))
         module = builder.finalize()
     return _export(module, path)
+
+
+def metadata_says(metadata: dict[str, Any] | str) -> None:
+    """Decide what the libraries that are loaded from now on say about themselves."""
+    text = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    tvm_ffi.register_global_func(METADATA, lambda: text, override=True)
 
 
 def compile_caller(path: Path, function: str) -> Path:

@@ -7,14 +7,17 @@ import pytest
 import tvm_ffi
 
 import kvctl
-from relax_library import HIDDEN, VOCABULARY, compile_caller, compile_library
+from relax_library import HIDDEN, VOCABULARY, compile_caller, compile_library, metadata_says
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return compile_library(
-        tmp_path_factory.mktemp("library") / "lib.so", {"model_type": "tiny", "params": []}
-    )
+    return compile_library(tmp_path_factory.mktemp("library") / "lib.so")
+
+
+@pytest.fixture(autouse=True)
+def metadata():
+    metadata_says({"model_type": "tiny", "params": []})
 
 
 def test_functions_by_name(library):
@@ -64,11 +67,14 @@ def test_absent_function_says_what_there_is(library):
 
 def test_metadata(library, tmp_path):
     assert kvctl.FunctionTable(library).metadata == {"model_type": "tiny", "params": []}
-    assert kvctl.FunctionTable(compile_library(tmp_path / "none.so", None)).metadata == {}
-    with pytest.raises(ValueError, match=r"_metadata of .*broken\.so is not valid JSON"):
-        kvctl.FunctionTable(compile_library(tmp_path / "broken.so", '{"model_type": '))
-    with pytest.raises(ValueError, match=r"_metadata of .*list\.so must be a JSON object"):
-        kvctl.FunctionTable(compile_library(tmp_path / "list.so", "[1]"))
+    metadata_says('{"model_type": ')
+    with pytest.raises(ValueError, match=r"_metadata of .*lib\.so is not valid JSON"):
+        kvctl.FunctionTable(library)
+    metadata_says("[1]")
+    with pytest.raises(ValueError, match=r"_metadata of .*lib\.so must be a JSON object"):
+        kvctl.FunctionTable(library)
+    silent = compile_library(tmp_path / "silent.so", metadata=False)
+    assert kvctl.FunctionTable(silent).metadata == {}
 
 
 def test_missing_file(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import tvm_ffi
 
 import kvctl
-from relax_library import compile_library
+from relax_library import compile_library, metadata_says
 from tiny_model import compile_tiny_model
 
 
@@ -74,6 +74,16 @@ def test_json_cut_short(directory, name):
         kvctl.ModelRunner.load(directory)
 
 
+@pytest.mark.parametrize("name", ["tensor-cache.json", "mlc-chat-config.json"])
+def test_bytes_that_are_no_text(directory, name):
+    path = directory / name
+    path.write_bytes(
+        path.read_bytes().replace(b"float32", b"floa\x8532").replace(b"llama", b"\xff")
+    )
+    with pytest.raises(ValueError, match=f"{name} is damaged: it is not UTF-8 text"):
+        kvctl.ModelRunner.load(directory)
+
+
 def record_of(name):
     """Finds a parameter in a parsed index."""
 
@@ -100,6 +110,8 @@ norm = record_of("model.norm.weight")  # 64 numbers, float32
         (lambda i: norm(i).update(shape=[1 << 62, 1 << 62]), "no tensor has the shape"),
         (lambda i: norm(i).update(shape=["n"]), "its shape must be integers"),
         (lambda i: norm(i).update(dtype="float33x"), "'float33x' is not a dtype"),
+        (lambda i: norm(i).update(dtype=""), "'' is not a dtype"),
+        (lambda i: norm(i).update(dtype="float32x4"), "'float32x4' is not a dtype"),
         (lambda i: norm(i).update(format="zip"), "unknown format 'zip'"),
         (lambda i: norm(i).update(byteOffset=1 << 40), "are not within its shard"),
         (lambda i: norm(i).update(byteOffset=-4), "are not within its shard"),
@@ -153,10 +165,10 @@ def test_index_under_its_old_name(directory):
     assert len(kvctl.ModelRunner.load(directory).params) > 0
 
 
-def metadata_library(directory, **changes):
-    """Replaces the library by one that says something else about itself."""
-    metadata = {"kv_state_kind": "kv_cache", "params": [], **changes}
-    compile_library(directory / "lib.so", metadata)
+@pytest.fixture(scope="module")
+def other_library(tmp_path_factory):
+    """A library that says about itself what a test wants."""
+    return compile_library(tmp_path_factory.mktemp("library") / "lib.so")
 
 
 @pytest.mark.parametrize(
@@ -170,14 +182,16 @@ def metadata_library(directory, **changes):
         ({}, NotImplementedError, "does not export 'create_flashinfer_paged_kv_cache'"),
     ],
 )
-def test_libraries_that_the_runner_does_not_run(directory, changes, kind, match):
-    metadata_library(directory, **changes)
+def test_libraries_that_the_runner_does_not_run(directory, other_library, changes, kind, match):
+    metadata_says({"kv_state_kind": "kv_cache", "params": [], **changes})
+    shutil.copy(other_library, directory / "lib.so")
     with pytest.raises(kind, match=match):
         kvctl.ModelRunner.load(directory)
 
 
-def test_library_without_metadata(directory):
-    compile_library(directory / "lib.so", None)
+def test_library_that_says_nothing(directory, other_library):
+    metadata_says({})
+    shutil.copy(other_library, directory / "lib.so")
     with pytest.raises(ValueError, match="it has no _metadata"):
         kvctl.ModelRunner.load(directory)
 
