@@ -2,8 +2,8 @@ import os
 import sys
 
 import pytest
-from command import run
 
+from command_line import run
 from kvctl.cli import demo
 from kvctl.cli.compile import _resolve
 

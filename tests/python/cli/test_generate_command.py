@@ -5,8 +5,7 @@ import pytest
 
 pytest.importorskip("tokenizers")
 
-from command import run
-
+from command_line import run
 from kvctl.cli.generate import read_prompt
 
 
