@@ -38,7 +38,7 @@ class Config:
     prefill_chunk_size: int = 256
     page_size: int = 16
     sliding_window: bool = False
-    layer_sliding_window: int = 1024
+    layer_sliding_window: int = 32
     sliding_layers: tuple[int, ...] = ()
     rope: str = "none"
     rope_scale: float = 1.0
