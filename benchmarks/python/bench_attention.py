@@ -3,7 +3,7 @@
 Both attend under the same boolean mask, random among the new tokens; torch has K and V contiguous,
 kvctl finds them in pages and appends the new tokens' K and V as well. torch takes the faster of
 two forms: grouped heads (``enable_gqa``), and K and V with their heads repeated beforehand. The
-limit is the larger of two times: the bytes of K and V at the rate at which torch sums a large array,
+limit is the larger of two times: the bytes of K and V at the rate at which torch sums a big array,
 and the operations at the rate of its best matrix product.
 
 The peers take turns, round after round, with a pause in between; each thread count is a process of
