@@ -1,0 +1,193 @@
+"""Masked attention on a paged cache beside torch's ``scaled_dot_product_attention``.
+
+Both attend under the same boolean mask, random among the new tokens; torch has K and V contiguous,
+kvctl finds them in pages and appends the new tokens' K and V as well. torch takes the faster of
+two forms: grouped heads (``enable_gqa``), and K and V with their heads repeated beforehand. The
+limit is the larger of two times: the bytes of K and V at the rate at which torch sums a big array,
+and the operations at the rate of its best matrix product.
+
+The peers take turns, round after round, with a pause in between; each thread count is a process of
+its own. Prints one table for each and writes one JSON: the least and the median time of a call.
+
+    python bench_attention.py [--threads 1 2] [--rounds 7] [--json out.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+from typing import Any
+
+import numpy as np
+
+SHAPES = [(9, 3, 64), (32, 8, 128)]  # query heads, KV heads, head_dim
+NEW_TOKENS = [1, 8, 16, 64]
+COLUMNS = [512, 2048, 8192]
+SECONDS = 0.03  # of calls in each turn
+
+
+def time_calls(call: Callable[[], Any]) -> list[float]:
+    """Time a function again and again for a while, after one call that does not count."""
+    call()
+    times: list[float] = []
+    while sum(times) < SECONDS or len(times) < 3:
+        begin = perf_counter()
+        call()
+        times.append(perf_counter() - begin)
+    return times
+
+
+def limits() -> tuple[float, float]:
+    """Bytes and operations per second that torch reaches."""
+    import torch
+
+    large = torch.ones(1 << 26)
+    square = torch.randn(1024, 1024)
+    read = min(time_calls(large.sum) + time_calls(large.sum))
+    multiply = min(time_calls(lambda: square @ square))
+    return large.nbytes / read, 2 * 1024**3 / multiply
+
+
+def kvctl_call(shape: tuple[int, int, int], new: int, columns: int, mask: Any, window: int) -> Any:
+    """Return a function that attends, and what it keeps alive."""
+    import kvctl
+
+    qo, kv, dim = shape
+    cache = kvctl.PagedKVCache.create(
+        num_layers=1,
+        num_qo_heads=qo,
+        num_kv_heads=kv,
+        head_dim=dim,
+        max_total_tokens=columns + 64,
+        prefill_chunk_size=columns,
+    )
+    cache.add_sequence(0)
+    rng = np.random.default_rng(0)
+    past = rng.standard_normal((columns - new, qo + 2 * kv, dim), np.float32)
+    cache.begin_forward([0], [columns - new], mask=kvctl.Mask.window(1))  # only to fill it
+    cache.attention(0, past)
+    cache.end_forward()
+    chosen = kvctl.Mask.window(window) if window else kvctl.Mask.dense(mask)
+    cache.begin_forward([0], [new], mask=chosen)
+    qkv = kvctl.cache.to_tensor(rng.standard_normal((new, qo + 2 * kv, dim), np.float32))
+    out = cache.attention(0, qkv)
+    return lambda: cache.attention(0, qkv, out)
+
+
+def torch_calls(shape: tuple[int, int, int], new: int, columns: int, mask: Any) -> list[Any]:
+    """Return the two forms of torch's function."""
+    import torch
+
+    qo, kv, dim = shape
+    attend = torch.nn.functional.scaled_dot_product_attention
+    q = torch.randn(1, qo, new, dim)
+    k, v = torch.randn(1, kv, columns, dim), torch.randn(1, kv, columns, dim)
+    all_k, all_v = (x.repeat_interleave(qo // kv, 1).contiguous() for x in (k, v))
+    seen = np.hstack([np.ones((new, columns - new), bool), mask])
+    visible = torch.from_numpy(seen)[None, None]
+    return [
+        lambda: attend(q, k, v, attn_mask=visible, enable_gqa=True),
+        lambda: attend(q, all_k, all_v, attn_mask=visible),
+    ]
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Measure every shape in this process."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    reached = [limits() for _ in range(rounds)]
+    rows: list[dict[str, Any]] = []
+    for shape in SHAPES:
+        for columns in COLUMNS:
+            for new in NEW_TOKENS:
+                mask = np.random.default_rng(new).random((new, new)) < 0.5
+                np.fill_diagonal(mask, True)
+                calls = [kvctl_call(shape, new, columns, mask, 0)]
+                calls += torch_calls(shape, new, columns, mask)
+                if columns == max(COLUMNS):
+                    calls.append(kvctl_call(shape, new, columns, mask, 512))
+                turns: list[list[list[float]]] = [[] for _ in calls]
+                for _ in range(rounds):
+                    for call, times in zip(calls, turns, strict=True):
+                        sleep(0.01)
+                        times.append(time_calls(call))
+                flat = [[t for turn in times for t in turn] for times in turns]
+                least = [min(times) for times in flat]
+                middle = [median(times) for times in flat]
+                reached.append(limits())  # the best of all: other programs may have had their turn
+                rows.append(
+                    {
+                        "shape": shape,
+                        "new": new,
+                        "columns": columns,
+                        "kvctl": [least[0], middle[0]],
+                        "torch": [min(least[1:3]), min(middle[1:3])],
+                        "window_512": [least[3], middle[3]] if len(calls) > 3 else None,
+                    }
+                )
+    bandwidth, rate = (max(values) for values in zip(*reached, strict=True))
+    for row in rows:
+        qo, kv, dim = row["shape"]
+        operations = 4 * row["new"] * qo * dim * row["columns"]
+        row["limit"] = max(8 * kv * dim * row["columns"] / bandwidth, operations / rate)
+    return {"bandwidth": bandwidth, "rate": rate, "torch": torch.__version__, "rows": rows}
+
+
+def show(threads: int, result: dict[str, Any]) -> None:
+    """Print one table: least times, and ratios of medians."""
+    print(
+        f"\n{threads} threads; {result['bandwidth'] / 1e9:.1f} GB/s, "
+        f"{result['rate'] / 1e9:.1f} GFLOP/s; microseconds (least)"
+    )
+    print("heads      new     kv     kvctl     torch  faster  (medians)  of limit  window 512")
+    ratios = []
+    for row in result["rows"]:
+        qo, kv, dim = row["shape"]
+        ours, theirs = row["kvctl"], row["torch"]
+        ratios.append(theirs[1] / ours[1])
+        window = row["window_512"]
+        print(
+            f"{qo:2}/{kv} x {dim:3} {row['new']:3} {row['columns']:6} {ours[0] * 1e6:9.1f} "
+            f"{theirs[0] * 1e6:9.1f} {theirs[0] / ours[0]:6.2f}x {ratios[-1]:9.2f}x "
+            f"{row['limit'] / ours[0]:8.0%}"
+            + (f"    1/{ours[0] / window[0]:.1f}" if window else "")
+        )
+    print(f"geometric mean of the medians' ratios: {np.exp(np.mean(np.log(ratios))):.2f}x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        json.dump(measure(options.rounds), sys.stdout)
+        return
+    results = {}
+    for threads in options.threads:
+        worker = subprocess.run(
+            [sys.executable, __file__, "--worker", "--rounds", str(options.rounds)],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        results[threads] = json.loads(worker.stdout)
+        show(threads, results[threads])
+    if options.json:
+        machine = {"processor": platform.processor(), "machine": platform.machine()}
+        options.json.write_text(json.dumps({"machine": machine, "threads": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
