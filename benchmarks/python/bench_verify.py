@@ -4,8 +4,8 @@
 
 One call verifies a batch of chains. Peers take turns within each repetition, with a pause so that
 idle thread pools fall asleep. "GB/s" counts the rows that the rule had to read (what it reached)
-over the median time; "of roof" takes the best time and divides by the read bandwidth measured in the
-same run: the best of reading the same logits with the fastest reductions at hand.
+over the median time; "of roof" takes the best time and divides by the read bandwidth measured in
+the same run: the best of reading the logits with the fastest reductions at hand.
 
 On a machine that others use, `--threads 1 --clock cpu` measures processor time of one thread.
 """

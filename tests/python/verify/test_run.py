@@ -246,3 +246,24 @@ def test_an_empty_batch():
         np.empty((0, VOCAB), np.float32), [], rule="greedy", drawn="deterministic"
     )
     assert len(result) == 0 and result.tokens == [] and result.rows.dtype == np.int32
+
+
+def test_typical_accepts_what_is_plausible_and_takes_the_longest_path():
+    p = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.1, 0.7], [1, 0, 0], [1, 0, 0]])
+    #        0
+    #     1     2      node 1 holds token 0, node 2 token 1
+    #           3      node 3 holds token 2
+    tree = kvctl.TokenTree([0, 0, 1, 2], [-1, 0, 0, 2])
+    call = dict(rule="typical", drawn="deterministic", root_positions=[0], probabilities=True)
+    entropy = -(p[0] * np.log(p[0])).sum()
+    edge = 0.3 / np.exp(-entropy)  # delta at which node 2 is on the threshold
+    longest = kvctl.verify(p[:4], tree, epsilon=1.0, delta=edge * 0.99, **call)
+    assert longest.accepted_nodes == [[2, 3]] and not longest.lossless
+    strict = kvctl.verify(p[:4], tree, epsilon=1.0, delta=edge * 1.01, **call)
+    assert strict.accepted_nodes == [[1]]
+    # epsilon caps the threshold: then both first tokens pass, and the longer path wins again.
+    capped = kvctl.verify(p[:4], tree, epsilon=0.09, delta=edge * 1.01, **call)
+    assert capped.accepted_nodes == [[2, 3]]
+    # Of equally long paths the likelier.
+    bush = kvctl.TokenTree([0, 1, 0], [-1, 0, 0])
+    assert kvctl.verify(p[:3], bush, **call).accepted_nodes == [[2]]
