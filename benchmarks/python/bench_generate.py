@@ -151,9 +151,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument(
-        "--prompts", nargs="+", default=["copy_repeat", "copy_edit", "open"]
-    )
+    parser.add_argument("--prompts", nargs="+", default=["copy_repeat", "copy_edit", "open"])
     options = parser.parse_args()
     if 1 not in options.rows:
         parser.error("--rows needs 1: the others are compared with it")

@@ -67,7 +67,8 @@ class NgramIndex {
   void Truncate(int64_t size);
 
   /*!
-   * \brief The longest earlier occurrence of the text's last tokens; of equally long ones the latest.
+   * \brief The longest earlier occurrence of the text's last tokens; of equally long ones the
+   * latest.
    *
    * Of matches longer than kMaxOrder, only the latest few are compared.
    */

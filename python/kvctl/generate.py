@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from .recurrent import RecurrentState
+from .replay import ReplayingCache
 from .stats import Statistics
 from .tree import TokenTree
 from .verify import Sampling, verify
 
 if TYPE_CHECKING:
+    from .cache import PagedKVCache
     from .draft import Drafter
     from .runner import ModelRunner
 
@@ -163,7 +167,7 @@ class _Loop:
             raise ValueError(
                 f"the prompt has token {token}; the vocabulary is 0 to {runner.vocab_size - 1}"
             )
-        capacity = runner.cache.num_available_pages * runner.cache.page_size
+        capacity = _free_tokens(runner.cache)
         context = int(runner.metadata.get("context_window_size", -1))
         if context > 0:
             capacity = min(capacity, context)
@@ -188,8 +192,7 @@ class _Loop:
         if drafter is None:
             tree = TokenTree.chain(self._text[-1:])
         else:
-            chunk = self._runner.cache.prefill_chunk_size
-            tree = drafter.propose(min(limit, chunk - 1))
+            tree = drafter.propose(min(limit, self._runner.prefill_chunk_size - 1))
         drafted = perf_counter()
         logits = self._forward(tree)
         forwarded = perf_counter()
@@ -241,7 +244,7 @@ class _Loop:
     def _measure(self, rows: int) -> float:
         """Time a round of that many rows behind the present context, and undo it."""
         cache, root = self._runner.cache, self._text[-1]
-        space = min(cache.num_available_pages * cache.page_size, cache.prefill_chunk_size)
+        space = min(_free_tokens(cache), self._runner.prefill_chunk_size)
         fitting = max(1, min(rows, space))
         begin = perf_counter()
         tree = TokenTree.chain([root] * fitting)
@@ -252,3 +255,12 @@ class _Loop:
             cache.abort([self._seq_id])
         # Where the rows do not fit they will not be asked for; this is never too little.
         return (perf_counter() - begin) * rows / fitting
+
+
+def _free_tokens(cache: PagedKVCache | ReplayingCache) -> int:
+    """Return how many more tokens a cache takes: any number where it is a recurrent state alone."""
+    if isinstance(cache, ReplayingCache):
+        if isinstance(cache.parts, RecurrentState):
+            return sys.maxsize
+        cache = cache.parts.cache
+    return cache.num_available_pages * cache.page_size

@@ -83,6 +83,7 @@ class FakeRunner:
         self.vocab_size = VOCABULARY
         self.metadata = {"context_window_size": 4096}
         self.forwards = []
+        self.prefill_chunk_size = self.cache.prefill_chunk_size
         self._order = order
         self._tokens_after = tokens_after
         self.broken = False

@@ -3,7 +3,7 @@ import importlib
 import pytest
 
 from fake_runner import VOCABULARY, FakeRunner
-from kvctl import Sampling, TokenTree, generate
+from kvctl import ModelRunner, Sampling, TokenTree, generate
 from kvctl.draft import LookupDrafter
 
 PROMPT = [5, 6, 7, 8, 9, 5, 6]
@@ -201,3 +201,14 @@ def test_statistics_of_a_single_token_have_no_rates():
     assert stats.rounds == 0 and stats.mean_accepted_length == 0.0
     assert stats.tokens_per_second != stats.tokens_per_second
     assert stats.acceptance_by_position == []
+
+
+@pytest.mark.parametrize("kind", ["delta", "hybrid"])
+def test_models_with_recurrent_layers(recurrent_models, kind):
+    runner = ModelRunner.load(recurrent_models(kind, emit_steps=True), prefill_chunk_size=16)
+    prompt = [token % 64 for token in PROMPT * 3]
+    expected = generate(runner, prompt, max_new_tokens=40)
+    drafter = LookupDrafter(length=3, branches=False)
+    generation = generate(runner, prompt, max_new_tokens=40, drafter=drafter)
+    assert generation.tokens == expected.tokens
+    assert sum(generation.statistics.accepted) > 0
