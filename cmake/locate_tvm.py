@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "python" / "kvctl"))
-from _build_id import gnu_build_id  # noqa: E402  (the module that checks the same ids at import)
+from _build_id import gnu_build_id  # the module that checks the same ids at import
 
 
 def package_dir(name: str) -> Path:

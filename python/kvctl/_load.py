@@ -1,6 +1,7 @@
 """Load TVM's runtime and libkvctl.so, in the order and the state that kvctl needs.
 
-Nothing here imports ``tvm``: its Python package takes a second or more, its runtime library a tenth.
+Nothing here imports ``tvm``: its Python package takes a second or more, its runtime library a
+tenth.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from ._build_id import gnu_build_id
 
-# One thread pool: kvctl's kernels and oneDNN run on OpenMP. TVM's own pool would pin the calling thread,
-# whose mask OpenMP's team inherits, and its idle workers would spin. Both are read when TVM's pool starts.
+# One thread pool: kvctl's kernels and oneDNN run on OpenMP. TVM's own pool would pin the calling
+# thread, whose mask OpenMP's team inherits, and its idle workers would spin. Both are read when
+# TVM's pool starts.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
 
@@ -35,7 +37,7 @@ def package_dir(name: str) -> Path:
 
 
 def library_dir() -> Path:
-    """Return the folder that holds libkvctl.so (beside the extension module, wherever that was installed)."""
+    """Return the folder of libkvctl.so: beside the extension module, wherever that is."""
     spec = importlib.util.find_spec("kvctl._core")
     if spec is None or spec.origin is None:
         raise ImportError("kvctl is not built: run 'make', or 'pip install .'")
@@ -68,9 +70,10 @@ def check_build(library: Path, expected: str, info: dict[str, str]) -> None:
     found = gnu_build_id(library)
     if found != expected:
         raise ImportError(
-            f"kvctl {info['kvctl']} was compiled against TVM {info['tvm']} (build-id {expected}), but "
-            f"{library} has build-id {found or 'none'}. Install apache-tvm=={info['tvm']}, or rebuild "
-            "kvctl against this TVM: pip install --no-build-isolation --force-reinstall --no-deps ."
+            f"kvctl {info['kvctl']} was compiled against TVM {info['tvm']} (build-id {expected}), "
+            f"but {library} has build-id {found or 'none'}. Install apache-tvm=={info['tvm']}, or "
+            "rebuild kvctl against this TVM: "
+            "pip install --no-build-isolation --force-reinstall --no-deps ."
         )
 
 

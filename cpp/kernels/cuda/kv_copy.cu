@@ -37,9 +37,8 @@ __global__ void StageKernel(PageGeometry geometry, Element* const* layers, const
   Element* pages = layers[blockIdx.y];
   for (int32_t i = threadIdx.x; i < 2 * width; i += blockDim.x) {
     const int32_t part = i / width, within = i % width;
-    const int64_t at =
-        SlotOffset(geometry, slots[blockIdx.x], part, within / geometry.head_dim) +
-        within % geometry.head_dim;
+    const int64_t at = SlotOffset(geometry, slots[blockIdx.x], part, within / geometry.head_dim) +
+                       within % geometry.head_dim;
     if constexpr (kToScratch) {
       staged[i] = pages[at];
     } else {
@@ -85,11 +84,10 @@ cudaError_t MoveSlots(const PageGeometry& geometry, void* const* layers, int32_t
                       const int32_t* sources, const int32_t* targets, int32_t num_moves,
                       void* scratch, cudaStream_t stream) {
   if (num_moves == 0 || num_layers == 0) return cudaSuccess;
-  return geometry.element_size == 2
-             ? MoveSlotsOf<uint16_t>(geometry, layers, num_layers, sources, targets, num_moves,
-                                     scratch, stream)
-             : MoveSlotsOf<uint32_t>(geometry, layers, num_layers, sources, targets, num_moves,
-                                     scratch, stream);
+  return geometry.element_size == 2 ? MoveSlotsOf<uint16_t>(geometry, layers, num_layers, sources,
+                                                            targets, num_moves, scratch, stream)
+                                    : MoveSlotsOf<uint32_t>(geometry, layers, num_layers, sources,
+                                                            targets, num_moves, scratch, stream);
 }
 
 }  // namespace kvctl::cuda

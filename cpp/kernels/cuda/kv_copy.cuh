@@ -2,7 +2,8 @@
  * \file kernels/cuda/kv_copy.cuh
  * \brief Moving K and V in and out of pages on a CUDA device; the counterpart of kernels/kv_copy.h.
  *
- * Pointers are device pointers. Every launch goes to the given stream and returns the launch's error.
+ * Pointers are device pointers. Every launch goes to the given stream and returns the launch's
+ * error.
  */
 #ifndef KVCTL_KERNELS_CUDA_KV_COPY_CUH_
 #define KVCTL_KERNELS_CUDA_KV_COPY_CUH_

@@ -131,7 +131,7 @@ class DeltaLayer(Module):
     def __init__(self, config: GatedDeltaNetConfig, layers: Layers) -> None:
         super().__init__()
         self.delta = GatedDeltaNet(config, layers)
-        self.mlp = FeedForward(config, layers)  # type: ignore[arg-type]  # has what it reads
+        self.mlp = FeedForward(config, layers)
         self.input_layernorm = layers.rms_norm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = layers.rms_norm(config.hidden_size, config.rms_norm_eps)
 
@@ -163,7 +163,7 @@ class RecurrentForCausalLM(Module):
     ) -> None:
         super().__init__()
         self.config, self.ops, self.emit_steps = config, layers, emit_steps
-        self.embed_tokens = Embedding(config, layers)  # type: ignore[arg-type]  # likewise
+        self.embed_tokens = Embedding(config, layers)
         self.layers = nn.ModuleList(
             [self.make_layer(index, layers) for index in range(config.num_hidden_layers)]
         )
