@@ -21,7 +21,7 @@ void PagedKVCacheImpl::AppendKV(int32_t layer, const KVRows& k, const KVRows& v)
 }
 
 void PagedKVCacheImpl::Attend(int32_t layer, const void* q, DType dtype, int64_t q_row_stride,
-                              const Tensor& out, double sm_scale) {
+                              const Tensor& out, double sm_scale, const AttentionOptions& options) {
   const StepPlan& plan = table_.plan();
   AttentionArgs args;
   args.q = q;
@@ -41,7 +41,26 @@ void PagedKVCacheImpl::Attend(int32_t layer, const void* q, DType dtype, int64_t
   args.out_row_stride = config_.num_qo_heads * config_.head_dim;
   args.sm_scale = static_cast<float>(sm_scale);
   args.workspace = &workspace_;
+  args.soft_cap = static_cast<float>(options.soft_cap);
+  args.alibi_slopes = PerHead(options.alibi_slopes, "alibi_slopes", {config_.num_qo_heads});
+  args.sinks = PerHead(options.sinks, "sinks", {config_.num_qo_heads});
+  args.lse = PerHead(options.lse, "lse", {plan.num_rows(), config_.num_qo_heads});
+  if (select_.has_value()) {
+    SelectPages(layer, q, dtype, q_row_stride);
+    args.sequences = selected_.data();
+  }
   AttentionCpu(args);
+}
+
+float* PagedKVCacheImpl::PerHead(const tvm::ffi::Optional<Tensor>& tensor, const char* name,
+                                 std::initializer_list<int64_t> shape) const {
+  if (!tensor.has_value()) return nullptr;
+  const DLTensor* data = tensor.value().operator->();
+  CheckTensor(data, name, config_.device, shape);
+  if (data->dtype.code != kDLFloat || data->dtype.bits != 32) {
+    Throw(ErrorKind::kType, name, " must be float32");
+  }
+  return static_cast<float*>(DataPointer(data));
 }
 
 PagedKVCacheImpl::Tensor PagedKVCacheImpl::RotaryScratch(Tensor* buffer, int64_t num_heads,
@@ -56,14 +75,21 @@ PagedKVCacheImpl::Tensor PagedKVCacheImpl::RotaryScratch(Tensor* buffer, int64_t
 void PagedKVCacheImpl::AttentionWithFusedQKV(int64_t layer_id, Tensor qkv,
                                              tvm::ffi::Optional<Tensor> mask, Tensor out,
                                              double sm_scale) {
+  Guard([&] {
+    if (mask.has_value()) {
+      Throw(ErrorKind::kNotImplemented,
+            "kvctl takes masks at begin_forward, not in the attention call");
+    }
+  });
+  Attention(layer_id, qkv, out, sm_scale, {});
+}
+
+void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tensor& out,
+                                 double sm_scale, const AttentionOptions& options) {
   InTurn([&] {
     if (!table_.in_forward()) {
       Throw(ErrorKind::kRuntime,
             "attention is only possible between begin_forward and end_forward");
-    }
-    if (mask.has_value()) {
-      Throw(ErrorKind::kNotImplemented,
-            "kvctl takes masks at begin_forward, not in the attention call");
     }
     const int32_t layer = LocalLayer(layer_id);
     const int64_t qo_heads = config_.num_qo_heads, kv_heads = config_.num_kv_heads;
@@ -97,7 +123,8 @@ void PagedKVCacheImpl::AttentionWithFusedQKV(int64_t layer_id, Tensor qkv,
       }
       AppendKV(layer, {DataPointer(k_rows.operator->()), dtype, kv_heads * head_dim},
                {DataPointer(v_rows.operator->()), dtype, kv_heads * head_dim});
-      Attend(layer, DataPointer(q_rows.operator->()), dtype, qo_heads * head_dim, out, sm_scale);
+      Attend(layer, DataPointer(q_rows.operator->()), dtype, qo_heads * head_dim, out, sm_scale,
+             options);
     } else if (rope_ != nullptr) {
       Tensor q_rows = RotaryScratch(&q_, qo_heads, qkv.DataType());
       Tensor k_rows = RotaryScratch(&k_, kv_heads, qkv.DataType());
@@ -106,10 +133,10 @@ void PagedKVCacheImpl::AttentionWithFusedQKV(int64_t layer_id, Tensor qkv,
       RopeCpu(*rope_, dtype, qo_heads, head_dim, fused, stride, q_data, qo_heads * head_dim);
       RopeCpu(*rope_, dtype, kv_heads, head_dim, fused_k, stride, k_data, kv_heads * head_dim);
       AppendKV(layer, {k_data, dtype, kv_heads * head_dim}, v);
-      Attend(layer, q_data, dtype, qo_heads * head_dim, out, sm_scale);
+      Attend(layer, q_data, dtype, qo_heads * head_dim, out, sm_scale, options);
     } else {
       AppendKV(layer, {fused_k, dtype, stride}, v);
-      Attend(layer, fused, dtype, stride, out, sm_scale);
+      Attend(layer, fused, dtype, stride, out, sm_scale, options);
     }
   });
 }

@@ -6,6 +6,7 @@
 #define KVCTL_RUNTIME_PAGED_KV_CACHE_IMPL_H_
 
 #include <atomic>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -81,6 +82,9 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   // PagedKVCacheObj.
   void BeginForward(const std::vector<StepRequest>& requests) final;
   void AbortForward() final;
+  void Attention(int64_t layer, const Tensor& qkv, const Tensor& out, double sm_scale,
+                 const AttentionOptions& options) final;
+  void SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) final;
   void DropPending(int64_t seq_id) final;
   bool InForward() const final;
   void Commit(const std::vector<int64_t>& seq_ids,
@@ -134,7 +138,12 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
   void AppendKV(int32_t layer, const KVRows& k, const KVRows& v);
   void Attend(int32_t layer, const void* q, DType dtype, int64_t q_row_stride, const Tensor& out,
-              double sm_scale);
+              double sm_scale, const AttentionOptions& options);
+  /*! \brief Asks the selector, and hides the pages that it leaves out. */
+  void SelectPages(int32_t layer, const void* q, DType dtype, int64_t q_row_stride);
+  /*! \brief The data of a float32 tensor of an option, nullptr where it is not given. */
+  float* PerHead(const tvm::ffi::Optional<Tensor>& tensor, const char* name,
+                 std::initializer_list<int64_t> shape) const;
   Tensor RotaryScratch(Tensor* buffer, int64_t num_heads, DLDataType dtype);
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
   void CheckKV(const Tensor& kv, const char* what, int64_t length) const;
@@ -150,6 +159,9 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   std::unique_ptr<RopeTable> rope_;  // null unless the cache rotates by itself
   Tensor q_, k_, v_;  // [prefill_chunk_size, heads, head_dim]: the step's rows, rotated
   Tensor positions_;  // [prefill_chunk_size] int32
+  tvm::ffi::Optional<tvm::ffi::Function> select_;
+  std::vector<SequencePlan> selected_;              // of the step, with the pages that were chosen
+  std::vector<std::vector<int32_t>> chosen_pages_;  // what they point to
   DataMoves moves_;
   std::vector<Append> appends_;
   mutable std::atomic<bool> busy_{false};

@@ -5,7 +5,7 @@ Every operation either happens or raises and leaves the cache as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ _rollback = _ffi("kvctl.cache.rollback")
 _has_sequence = _ffi("kvctl.cache.has_sequence")
 _sequence_ids = _ffi("kvctl.cache.sequence_ids")
 _pending_length = _ffi("kvctl.cache.pending_length")
+_set_page_selector = _ffi("kvctl.cache.set_page_selector")
 _attention = _ffi("kvctl.cache.attention")
 _get_kv = _ffi("kvctl.cache.get_kv")
 _sizes = _ffi("kvctl.cache.sizes")
@@ -357,7 +358,16 @@ class PagedKVCache:
         )
 
     def attention(
-        self, layer: int, qkv: Any, out: Any = None, *, sm_scale: float | None = None
+        self,
+        layer: int,
+        qkv: Any,
+        out: Any = None,
+        *,
+        sm_scale: float | None = None,
+        soft_cap: float = 0.0,
+        alibi_slopes: Any = None,
+        sinks: Any = None,
+        lse: Any = None,
     ) -> Any:
         """Append the new tokens' K and V to a layer and attend under the step's mask.
 
@@ -371,6 +381,14 @@ class PagedKVCache:
             Receives the result.
         sm_scale : float, optional
             Scores are multiplied by it; ``head_dim ** -0.5`` by default.
+        soft_cap : float
+            If positive, scores become ``soft_cap * tanh(scores / soft_cap)``.
+        alibi_slopes : tensor, (num_qo_heads,) float32, optional
+            Adds ``slope * (position of column - position of row)`` to the scores.
+        sinks : tensor, (num_qo_heads,) float32, optional
+            One more logit in each head's softmax, without a value.
+        lse : tensor, (total_new, num_qo_heads) float32, optional
+            Receives the natural logarithm of the sum of the scores' exponentials.
 
         Returns
         -------
@@ -390,7 +408,34 @@ class PagedKVCache:
             to_tensor(qkv),
             None if out is None else to_tensor(out),
             self.head_dim**-0.5 if sm_scale is None else sm_scale,
+            soft_cap,
+            *(None if x is None else to_tensor(x) for x in (alibi_slopes, sinks, lse)),
         )
+
+    def select_pages(
+        self, select: Callable[[int, Any], Sequence[Iterable[int] | None]] | None
+    ) -> None:
+        """Let a function of the queries choose what attention looks at (Quest, arXiv:2406.10774).
+
+        Parameters
+        ----------
+        select : callable or None
+            ``select(layer, q)`` is called at each attention call, of a compiled model too, with the
+            rotated queries ``(total_new, num_qo_heads, head_dim)`` of the step, and returns for
+            each sequence of the step the indices of its pages to look at, or None for all of them;
+            page i holds columns ``[i * page_size, (i + 1) * page_size)``. Pages with new tokens are
+            looked at in any case, and the step's mask applies as well. It must not use the cache.
+            What it raises, the attention call raises. None: all pages again.
+        """
+        if select is None:
+            _set_page_selector(self._handle, None)
+            return
+        choose = select
+
+        def answer(layer: int, q: Any) -> list[Any]:
+            return [None if pages is None else _shape(pages) for pages in choose(layer, q)]
+
+        _set_page_selector(self._handle, tvm_ffi.convert(answer))
 
     def query_positions(self) -> Any:
         """Rotary positions of the step's new tokens, int32 (total_new,)."""

@@ -81,6 +81,17 @@ class CacheCheckpoint : public tvm::ffi::ObjectRef {
                                              CacheCheckpointObj);
 };
 
+/*! \brief What one attention call may want besides the softmax of scaled products. */
+struct AttentionOptions {
+  double soft_cap = 0;  //!< > 0: scores become soft_cap * tanh(scores / soft_cap)
+  /*! \brief float32 (num_qo_heads,): adds slope * (position of column - position of row). */
+  tvm::ffi::Optional<tvm::runtime::Tensor> alibi_slopes;
+  /*! \brief float32 (num_qo_heads,): one more logit in each softmax, without a value. */
+  tvm::ffi::Optional<tvm::runtime::Tensor> sinks;
+  /*! \brief float32 (rows, num_qo_heads): receives the log of the sum of exponentials. */
+  tvm::ffi::Optional<tvm::runtime::Tensor> lse;
+};
+
 /*!
  * \brief kvctl's cache. Every operation either happens or throws a tvm::ffi::Error and leaves the
  * cache as it was; use from two threads at once is refused with a RuntimeError.
@@ -92,6 +103,20 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   using AttentionKVCacheObj::BeginForward;
   /*! \brief Takes the step in flight back. */
   virtual void AbortForward() = 0;
+  /*! \brief AttentionWithFusedQKV with options. */
+  virtual void Attention(int64_t layer, const tvm::runtime::Tensor& qkv,
+                         const tvm::runtime::Tensor& out, double sm_scale,
+                         const AttentionOptions& options) = 0;
+  /*!
+   * \brief From now on asks `select` at each attention call which pages of the past to look at.
+   *
+   * select(layer, q) gets the rotated q of the step's rows, (rows, num_qo_heads, head_dim), which
+   * is good until it returns, and returns for each sequence of the step the indices of its pages,
+   * or None for all: page i holds columns [i * page_size, (i + 1) * page_size). Pages with new
+   * tokens are always looked at; the step's mask applies as well. It must not use the cache.
+   * nullopt: all pages again.
+   */
+  virtual void SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) = 0;
   /*! \brief Drops the pending nodes of a sequence. */
   virtual void DropPending(int64_t seq_id) = 0;
   /*! \brief Whether a step is in flight. */
