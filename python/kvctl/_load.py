@@ -20,9 +20,9 @@ from ._build_id import gnu_build_id
 # TVM's pool starts.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
-# OpenMP's threads wait for the next layer by spinning, for milliseconds by default: on a machine that
-# others use too, a decode step then takes up to a second instead of 23 ms. Spinning for some tens of
-# microseconds bridges the gaps between layers as well. Read when libgomp is loaded.
+# OpenMP's threads wait for the next layer by spinning, for milliseconds by default: on a machine
+# that others use too, a decode step then takes up to a second instead of 23 ms. Spinning for some
+# tens of microseconds bridges the gaps between layers as well. Read when libgomp is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
