@@ -1,6 +1,8 @@
 # make demo   a real model decoded plainly and speculatively, on a fresh machine
 # make test   everything that must always hold
-# make lint | bench | sanitize | clean
+# make lint       formatters, linters, types
+# make sanitize   the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# make bench      the benchmarks, results in build/results
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,6 +51,25 @@ lint: $(VENV)/built $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+SANITIZE := build/sanitize
+
+sanitize: $(VENV)/built
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cmake -S . -B $(SANITIZE) -G Ninja -DKVCTL_SANITIZE=ON -DKVCTL_BUILD_TESTS=ON \
+	  -DKVCTL_CUDA=OFF -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	$(BIN)/cmake --build $(SANITIZE) --target test_core test_kernels test_runtime
+	LD_LIBRARY_PATH=$$($(BIN)/python -c "import tvm_ffi.libinfo as i; print(i.find_libtvm_ffi().rsplit('/', 1)[0])") \
+	  $(BIN)/ctest --test-dir $(SANITIZE) --output-on-failure
+
+RESULTS := build/results
+
+bench: $(MODEL)/lib.so
+	mkdir -p $(RESULTS)
+	$(dir $(firstword $(wildcard build/*/CTestTestfile.cmake)))benchmarks/cpp/step_cost $(RESULTS)/step_cost.json
+	$(BIN)/python benchmarks/python/bench_model.py $(MODEL) --json $(RESULTS)/bench_model.json
+	$(BIN)/python benchmarks/python/bench_attention.py --json $(RESULTS)/bench_attention.json
+	$(BIN)/python benchmarks/python/bench_verify.py --json $(RESULTS)/bench_verify.json
+	$(BIN)/python benchmarks/python/bench_generate.py $(MODEL) --json $(RESULTS)/bench_generate.json
 
 clean:
 	rm -rf build $(VENV)
