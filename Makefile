@@ -56,10 +56,9 @@ SANITIZE := build/sanitize
 
 sanitize: $(VENV)/built
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cmake -S . -B $(SANITIZE) -G Ninja -DKVCTL_SANITIZE=ON -DKVCTL_BUILD_TESTS=ON \
-	  -DKVCTL_CUDA=OFF -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
-	$(BIN)/cmake --build $(SANITIZE) --target test_core test_kernels test_runtime
-	LD_LIBRARY_PATH=$$($(BIN)/python -c "import tvm_ffi.libinfo as i; print(i.find_libtvm_ffi().rsplit('/', 1)[0])") \
-	  $(BIN)/ctest --test-dir $(SANITIZE) --output-on-failure
+	  -DKVCTL_CUDA=OFF -DKVCTL_WERROR=OFF -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cmake --build $(SANITIZE) --target test_core test_kernels
+	$(BIN)/ctest --test-dir $(SANITIZE) --output-on-failure -E runtime
 
 RESULTS := build/results
 

@@ -20,6 +20,7 @@ void PutWords(const std::vector<uint64_t>& words, std::vector<int32_t>* out) {
   out->push_back(static_cast<int32_t>(words.size()));
   const size_t begin = out->size();
   out->resize(begin + 2 * words.size());
+  if (words.empty()) return;  // memcpy takes no null pointer, of no bytes either
   std::memcpy(out->data() + begin, words.data(), 8 * words.size());
 }
 
@@ -89,7 +90,7 @@ class Reader {
     const int32_t size = Next();
     Check(size >= 0 && size <= (end_ - data_) / 2);
     std::vector<uint64_t> words(size);
-    std::memcpy(words.data(), data_, 8 * words.size());
+    if (!words.empty()) std::memcpy(words.data(), data_, 8 * words.size());
     data_ += 2 * words.size();
     return words;
   }
