@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL := build/models/smollm2
+# Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
+NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
 .PHONY: build demo test lint bench sanitize clean
 
@@ -43,7 +45,7 @@ demo: $(VENV)/built $(VENV)/weights
 	$(BIN)/kvctl generate $(MODEL) --compare --prompt-file examples/prompts/open.txt
 
 test: $(VENV)/built $(VENV)/dev $(VENV)/weights
-	$(BIN)/ctest --test-dir $(dir $(firstword $(wildcard build/*/CTestTestfile.cmake))) --output-on-failure
+	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/built $(VENV)/dev
@@ -64,7 +66,7 @@ RESULTS := build/results
 
 bench: $(MODEL)/lib.so
 	mkdir -p $(RESULTS)
-	$(dir $(firstword $(wildcard build/*/CTestTestfile.cmake)))benchmarks/cpp/step_cost $(RESULTS)/step_cost.json
+	$(NATIVE)/benchmarks/cpp/step_cost $(RESULTS)/step_cost.json
 	$(BIN)/python benchmarks/python/bench_model.py $(MODEL) --json $(RESULTS)/bench_model.json
 	$(BIN)/python benchmarks/python/bench_attention.py --json $(RESULTS)/bench_attention.json
 	$(BIN)/python benchmarks/python/bench_verify.py --json $(RESULTS)/bench_verify.json
