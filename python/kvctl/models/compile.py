@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .layers import ParamSpec
-from .library import build, make_metadata, make_target
+from .library import build, make_target
 from .llama import export
+from .metadata import cache_shape, make_metadata
 from .params import ParamWriter
 from .weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
 
@@ -93,11 +94,13 @@ def compile_model(
     for param in params:
         check_parameter(checkpoint, param.name)
     metadata = make_metadata(
-        config,
         params,
+        model_type="llama",
         quantization=_QUANTIZATION[dtype],
         context_window_size=context,
         prefill_chunk_size=min(context, _PREFILL_CHUNK),
+        vocab_size=config.vocab_size,
+        kv_cache=cache_shape(config, config.num_hidden_layers),
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import relax, tirx
+from tvm import tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Module, Tensor
-from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode
+from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 
 from .gated_delta_net import DeltaLayer, GatedDeltaNetConfig, RecurrentForCausalLM
+from .kv_cache import SIZES, create_kvctl_cache
 from .layers import Layers
 from .llama import DecoderLayer
 from .rnn_state import RecurrentStep
@@ -80,25 +81,15 @@ class HybridForCausalLM(RecurrentForCausalLM):
         support_sliding_window: tirx.Var,
     ) -> PagedKVCache:
         """Create the cache of the attention layers."""
-        config = self.config
-        sizes = [max_batch_size, max_total_seq_len, prefill_chunk_size, page_size]
-        numbers = (
-            config.num_attention_layers,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-            int(RopeMode.NORMAL),
-            1.0,
-            float(config.rope_theta),
-        )
-        created = relax.call_pure_packed(
-            "kvctl.cache.create_for_model",
-            relax.ShapeExpr([*sizes, support_sliding_window, 0]),
-            *[relax.prim_value(number) for number in numbers],
-            relax.op.zeros((), self.ops.dtype),
-            ty_args=relax.AnyType(),
-        )
-        return PagedKVCache(_expr=created, _name="paged_kv_cache")
+        sizes = [
+            max_batch_size,
+            max_total_seq_len,
+            prefill_chunk_size,
+            page_size,
+            support_sliding_window,
+        ]
+        layers = self.config.num_attention_layers
+        return create_kvctl_cache(self.config, layers, sizes, self.ops.dtype)
 
     def cache_spec(self, name: str) -> Any:
         """Return the type of a cache argument."""
@@ -108,15 +99,8 @@ class HybridForCausalLM(RecurrentForCausalLM):
 
     def functions(self) -> dict[str, Any]:
         """See `RecurrentForCausalLM`."""
-        names = (
-            "max_batch_size",
-            "max_total_seq_len",
-            "prefill_chunk_size",
-            "page_size",
-            "support_sliding_window",
-        )
-        ints = [nn.spec.Int() for _ in names]
+        ints = [nn.spec.Int() for _ in SIZES]
         create = nn.spec.MethodSpec(
-            self.create_tir_paged_kv_cache, list(names), ints, "none", "none"
+            self.create_tir_paged_kv_cache, list(SIZES), ints, "none", "none"
         )
         return {**super().functions(), "create_tir_paged_kv_cache": create}

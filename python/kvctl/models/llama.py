@@ -14,6 +14,7 @@ from tvm.relax.frontend.nn import Module, Parameter, Tensor, op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
 
 from .config import LlamaConfig
+from .kv_cache import SIZES, create_kvctl_cache
 from .layers import KvctlLayers, Layers, ParamSpec, PlainLayers
 
 
@@ -165,26 +166,14 @@ class LlamaForCausalLM(Module):
         """Create the cache: kvctl's, or TVM's with kernels compiled into the library."""
         config = self.config
         if self.cache == "kvctl":
-            sizes = [max_batch_size, max_total_seq_len, prefill_chunk_size, page_size]
-            created = relax.call_pure_packed(
-                "kvctl.cache.create_for_model",
-                relax.ShapeExpr([*sizes, support_sliding_window, 0]),
-                *[
-                    relax.prim_value(value)
-                    for value in (
-                        config.num_hidden_layers,
-                        config.num_attention_heads,
-                        config.num_key_value_heads,
-                        config.head_dim,
-                        int(RopeMode.NORMAL),
-                        1.0,
-                        float(config.rope_theta),
-                    )
-                ],
-                relax.op.zeros((), self.ops.dtype),
-                ty_args=relax.AnyType(),
-            )
-            return PagedKVCache(_expr=created, _name="paged_kv_cache")
+            sizes = [
+                max_batch_size,
+                max_total_seq_len,
+                prefill_chunk_size,
+                page_size,
+                support_sliding_window,
+            ]
+            return create_kvctl_cache(config, config.num_hidden_layers, sizes, self.ops.dtype)
         return TIRPagedKVCache(
             attn_kind="mha",
             max_batch_size=max_batch_size,
@@ -234,11 +223,7 @@ class LlamaForCausalLM(Module):
             name: {**arguments, "$": dict(packed)} for name, arguments in functions.items()
         }
         spec["create_tir_paged_kv_cache"] = {
-            "max_batch_size": int,
-            "max_total_seq_len": int,
-            "prefill_chunk_size": int,
-            "page_size": int,
-            "support_sliding_window": int,
+            **dict.fromkeys(SIZES, int),
             "$": {"param_mode": "none", "effect_mode": "none"},
         }
         return nn.spec.ModuleSpec.from_raw(spec, self)

@@ -14,6 +14,7 @@ from .gated_delta_net import GatedDeltaNetConfig, RecurrentForCausalLM
 from .hybrid import HybridConfig, HybridForCausalLM
 from .layers import KvctlLayers, ParamSpec
 from .library import build, make_target
+from .metadata import cache_shape, make_metadata
 from .params import ParamWriter
 
 
@@ -120,49 +121,22 @@ def _metadata(
     config: GatedDeltaNetConfig, params: list[ParamSpec], *, emit_steps: bool
 ) -> dict[str, Any]:
     """Return what the library says of itself: MLC's fields, and ours under "kvctl"."""
-    metadata: dict[str, Any] = {
-        "model_type": "gated_delta_net",
-        "quantization": "q0f32",
-        "context_window_size": config.context_window_size,
-        "sliding_window_size": -1,
-        "attention_sink_size": -1,
-        "prefill_chunk_size": min(config.context_window_size, 512),
-        "tensor_parallel_shards": 1,
-        "pipeline_parallel_stages": 1,
-        "disaggregation": False,
-        "kv_state_kind": "rnn_state",
-        "max_batch_size": 128,
-        "active_vocab_size": config.vocab_size,
-        "model_task": "chat",
-        "params": [
-            {
-                "name": param.name,
-                "shape": list(param.shape),
-                "dtype": param.dtype,
-                "preprocs": [],
-                "param_metadata": {},
-            }
-            for param in params
-        ],
-        "kvctl": {
-            "format": 1,
-            "packed": {param.name: param.packed for param in params if param.packed},
-            "recurrent": {
-                "num_layers": config.num_recurrent_layers,
-                "states": [
-                    {"shape": list(spec.shape), "dtype": spec.dtype} for spec in config.state_specs
-                ],
-                "emits_steps": emit_steps,
-            },
-        },
+    hybrid = isinstance(config, HybridConfig)
+    recurrent = {
+        "num_layers": config.num_recurrent_layers,
+        "states": [{"shape": list(spec.shape), "dtype": spec.dtype} for spec in config.state_specs],
+        "emits_steps": emit_steps,
     }
-    if isinstance(config, HybridConfig):
-        metadata["model_type"] = "gated_delta_net_hybrid"
-        metadata["kv_state_kind"] = "hybrid"
-        metadata["kv_cache"] = {
-            "num_hidden_layers": config.num_attention_layers,
-            "num_attention_heads": config.num_attention_heads,
-            "num_key_value_heads": config.num_key_value_heads,
-            "head_dim": config.head_dim,
-        }
-    return metadata
+    return make_metadata(
+        params,
+        model_type="gated_delta_net_hybrid" if hybrid else "gated_delta_net",
+        quantization="q0f32",
+        context_window_size=config.context_window_size,
+        prefill_chunk_size=min(config.context_window_size, 512),
+        vocab_size=config.vocab_size,
+        kv_state_kind="hybrid" if hybrid else "rnn_state",
+        kv_cache=cache_shape(config, config.num_attention_layers)
+        if isinstance(config, HybridConfig)
+        else None,
+        kvctl={"recurrent": recurrent},
+    )
