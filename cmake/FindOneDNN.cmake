@@ -1,13 +1,14 @@
-# oneDNN from PyPI (onednn-devel-cpu-gomp) puts its headers and library under Python's prefix.
+# oneDNN from PyPI (onednn-cpu-gomp and onednn-devel-cpu-gomp) puts its headers and library under a prefix that Python's
+# package metadata knows, also inside pip's isolated build environment, where sys.prefix is another.
 # Optional: without it the linear layers of compiled models run on kvctl's own kernels.
 
 execute_process(
-  COMMAND "${Python_EXECUTABLE}" -c "import sys; print(sys.prefix)"
-  OUTPUT_VARIABLE python_prefix OUTPUT_STRIP_TRAILING_WHITESPACE)
+  COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/locate_onednn.py"
+  OUTPUT_VARIABLE onednn_prefixes OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp
-  HINTS "${python_prefix}/include" PATH_SUFFIXES include)
+  HINTS ${onednn_prefixes} PATH_SUFFIXES include)
 find_library(ONEDNN_LIBRARY dnnl
-  HINTS "${python_prefix}/lib" PATH_SUFFIXES lib)
+  HINTS ${onednn_prefixes} PATH_SUFFIXES lib)
 set(kvctl_has_onednn OFF)
 if(ONEDNN_INCLUDE_DIR AND ONEDNN_LIBRARY)
   set(kvctl_has_onednn ON)
