@@ -126,6 +126,7 @@ void RegisterMask(py::module_& module) {
       .def(py::self | py::self)
       .def(~py::self)
       .def("tree_parents", TreeParents)
+      .def("__str__", &Mask::ToString)
       .def("encode", Encode)
       .def_static("decode",
                   [](const Ints& code) {

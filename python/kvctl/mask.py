@@ -301,15 +301,15 @@ class Mask:
         return Mask.decode, (self.encode(),)
 
     def __repr__(self) -> str:
+        """Return the expression, and below it the picture if it holds a small tree."""
+        text = f"Mask: {self._core}"
         parents = self.tree_parents
-        if parents is not None and 0 < len(parents) <= _PICTURE_ROWS:
-            try:
-                return f"Mask over {len(parents)} pending tokens:\n" + self.picture(
-                    len(parents), len(parents)
-                )
-            except ValueError:
-                pass
-        return "Mask()"
+        if parents is None or not 0 < len(parents) <= _PICTURE_ROWS:
+            return text
+        try:
+            return f"{text}\n{self.picture(len(parents), len(parents))}"
+        except ValueError:  # the mask also speaks of columns before the tree
+            return text
 
     def __tvm_ffi_value__(self) -> Tensor:
         """Cross the FFI as an int32 tensor."""

@@ -11,6 +11,23 @@ from kvctl import Mask, PagedKVCache
 QO_HEADS, KV_HEADS, DIM = 6, 2, 32
 
 
+def test_a_mask_prints_as_the_expression_that_makes_it():
+    mask = (Mask.causal() & ~Mask.ranges([[], [(10, 20)], []])) | Mask.window(8, sinks=2)
+    assert repr(mask) == "Mask: (causal() & ~ranges(1 in 3 rows)) | window(8, sinks=2)"
+    assert repr(~(Mask.causal() | Mask.prefix_lm(3))) == "Mask: ~(causal() | prefix_lm(3))"
+    layers = Mask.per_layer([Mask.causal(), Mask.full(np.ones((2, 7), bool))], [0, 1, 1])
+    assert repr(layers) == "Mask: per_layer([causal(), full(2 x 7)], [0, 1, 1])"
+    assert repr(Mask.tree([-1, 0, 0])).splitlines() == [
+        "Mask: tree([-1, 0, 0])",
+        "#..",
+        "##.",
+        "#.#",
+    ]
+    assert "... 100 in all" in repr(Mask.tree(np.arange(-1, 99)))
+    documents = Mask.documents([0, 0, 1], causal=False) & Mask.dense(np.eye(2, dtype=bool))
+    assert repr(documents) == "Mask: documents(2 runs over 3 columns) & dense(2 x 2)"
+
+
 def test_picture_of_a_tree():
     #   0   2
     #   |  / \

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kvctl/api.h"
@@ -90,6 +91,9 @@ class KVCTL_API Mask {
 
   /*! \brief Parents of the one Tree inside the expression; nullptr if there is none. */
   const std::vector<int32_t>* tree_parents() const;
+
+  /*! \brief The expression that makes the mask, long lists abbreviated: for people. */
+  std::string ToString() const;
 
   /*! \brief The mask as one flat buffer: how it crosses the FFI. */
   std::vector<int32_t> Encode() const;
