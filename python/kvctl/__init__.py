@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from . import _load  # first: everything below needs the libraries it loads
+
+# isort: split
+from . import draft
 from ._load import cmake_dir
 from .cache import PagedKVCache, Rope, install, installed, uninstall
 from .errors import OutOfPagesError
@@ -32,6 +35,7 @@ __all__ = [
     "Verification",
     "__version__",
     "cmake_dir",
+    "draft",
     "generate",
     "install",
     "installed",
