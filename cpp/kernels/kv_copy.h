@@ -3,7 +3,8 @@
  * \brief Moving K and V in and out of pages.
  *
  * The pages of a layer are one array (num_pages, 2, num_kv_heads, page_size, head_dim): K, then V.
- * A slot is page * page_size + offset.
+ * A slot is page * page_size + offset. Pages may also hold K alone, (num_pages, 1, ...): what is
+ * said of V below then does not happen.
  */
 #ifndef KVCTL_KERNELS_KV_COPY_H_
 #define KVCTL_KERNELS_KV_COPY_H_
@@ -20,14 +21,16 @@ struct PageShape {
   int32_t page_size;
   int32_t head_dim;
   DType dtype;
+  int32_t num_parts = 2;  //!< 2: K and V, 1: K alone
 
   /*! \brief Elements of one page: K and V of all heads. */
-  int64_t num_elements() const { return int64_t{2} * num_kv_heads * page_size * head_dim; }
+  int64_t num_elements() const { return int64_t{num_parts} * num_kv_heads * page_size * head_dim; }
   int64_t num_bytes() const { return num_elements() * DTypeSize(dtype); }
   /*! \brief Element offset of K (part 0) or V (part 1) of one head in a slot. */
   int64_t Offset(int32_t slot, int32_t part, int32_t head) const {
     const int64_t page = slot / page_size;
-    return (((page * 2 + part) * num_kv_heads + head) * page_size + slot % page_size) * head_dim;
+    return (((page * num_parts + part) * num_kv_heads + head) * page_size + slot % page_size) *
+           head_dim;
   }
 };
 

@@ -46,6 +46,14 @@ std::vector<int32_t> LayerWindows(const ffi::Shape& kinds, int64_t begin, int64_
   return windows;
 }
 
+RopeMode RopeModeOf(int64_t mode) {
+  if (mode < 0 || mode > 2) {
+    Throw(ErrorKind::kValue, "the RoPE mode must be 0 (none), 1 (normal) or 2 (inline), got ",
+          mode);
+  }
+  return static_cast<RopeMode>(mode);
+}
+
 /*! \brief Reads the 28 or 29 arguments that a compiled model passes (TVM's paged_kv_cache.cc). */
 PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   if (args.size() != 28 && args.size() != 29) {
@@ -86,12 +94,13 @@ PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   config.num_layers = layers[1] - layers[0];
   config.layer_windows = LayerWindows(args[6].cast<ffi::Shape>(), layers[0], layers[1],
                                       sizes.size() == 6 ? sizes[5] : 1024);
+  config.sliding_windows = sizes[4] != 0 && config.layer_windows.empty();
   config.num_qo_heads = args[2].cast<int64_t>();
   config.num_kv_heads = args[3].cast<int64_t>();
   config.head_dim = args[4].cast<int64_t>();
-  // Rotating keys as they are cached or as they are read (TVM's inline mode) gives the same
-  // attention.
-  config.rope_mode = args[8].cast<int>() == 0 ? RopeMode::kNone : RopeMode::kNormal;
+  config.rope_mode = RopeModeOf(args[8].cast<int64_t>());
+  // TVM's windows move the keys that they hold, so that it must not cache them rotated.
+  if (sizes[4] != 0 && config.rope_mode != RopeMode::kNone) config.rope_mode = RopeMode::kInline;
   config.rope_scale = args[9].cast<double>();
   config.rope_theta = args[10].cast<double>();
   if (auto factors = args[11].as<tvm::runtime::Tensor>()) config.rope_ext_factors = factors.value();

@@ -81,7 +81,7 @@ PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
         Tensor::Empty({config.num_pages, 2, config.num_kv_heads, config.page_size, config.head_dim},
                       config.dtype, config.device));
   }
-  if (config.rope_mode == RopeMode::kNormal && !config.split_rotary.has_value()) {
+  if (config.rope_mode != RopeMode::kNone && !config.split_rotary.has_value()) {
     RopeParams params;
     params.theta = static_cast<float>(config.rope_theta);
     params.scale = static_cast<float>(config.rope_scale);

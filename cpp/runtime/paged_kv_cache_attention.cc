@@ -1,4 +1,8 @@
 // Attention on the paged cache.
+#include <algorithm>
+
+#include "kernels/cpu/convert_row.h"
+#include "kernels/merge_attention.h"
 #include "kvctl/error.h"
 #include "runtime/paged_kv_cache_impl.h"
 #include "runtime/tensor_view.h"
@@ -14,19 +18,26 @@ int32_t PagedKVCacheImpl::LocalLayer(int64_t layer_id) const {
   return static_cast<int32_t>(local);
 }
 
+int64_t PagedKVCacheImpl::RequireForward() const {
+  if (!table_.in_forward()) {
+    Throw(ErrorKind::kRuntime, "attention is only possible between begin_forward and end_forward");
+  }
+  return table_.plan().num_rows();
+}
+
 void PagedKVCacheImpl::AppendKV(int32_t layer, const KVRows& k, const KVRows& v) {
   const StepPlan& plan = table_.plan();
   WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), plan.slots.data(),
                 plan.num_rows(), k, v);
+  appended_[layer] = true;
 }
 
-void PagedKVCacheImpl::Attend(int32_t layer, const void* q, DType dtype, int64_t q_row_stride,
-                              const Tensor& out, double sm_scale, const AttentionOptions& options) {
+AttentionArgs PagedKVCacheImpl::InPages(int32_t layer, const KVRows& q, Columns columns) {
   const StepPlan& plan = table_.plan();
   AttentionArgs args;
-  args.q = q;
-  args.q_dtype = dtype;
-  args.q_row_stride = q_row_stride;
+  args.q = q.data;
+  args.q_dtype = q.dtype;
+  args.q_row_stride = q.row_stride;
   args.num_qo_heads = static_cast<int32_t>(config_.num_qo_heads);
   args.pages = DataPointer(pages_[layer].operator->());
   args.kv_dtype = page_shape_.dtype;
@@ -35,21 +46,48 @@ void PagedKVCacheImpl::Attend(int32_t layer, const void* q, DType dtype, int64_t
   args.head_dim = page_shape_.head_dim;
   args.sequences = plan.sequences.data();
   args.num_sequences = static_cast<int32_t>(plan.sequences.size());
-  args.masks = masks_.layer(layer);
-  args.out = DataPointer(out.operator->());
-  args.out_dtype = FloatDType(out.DataType(), "the attention output");
-  args.out_row_stride = config_.num_qo_heads * config_.head_dim;
-  args.sm_scale = static_cast<float>(sm_scale);
+  args.masks = MasksOf(layer, columns);
   args.workspace = &workspace_;
-  args.soft_cap = static_cast<float>(options.soft_cap);
-  args.alibi_slopes = PerHead(options.alibi_slopes, "alibi_slopes", {config_.num_qo_heads});
-  args.sinks = PerHead(options.sinks, "sinks", {config_.num_qo_heads});
-  args.lse = PerHead(options.lse, "lse", {plan.num_rows(), config_.num_qo_heads});
   if (select_.has_value()) {
-    SelectPages(layer, q, dtype, q_row_stride);
+    SelectPages(layer, q.data, q.dtype, q.row_stride);
     args.sequences = selected_.data();
   }
-  AttentionCpu(args);
+  return args;
+}
+
+void PagedKVCacheImpl::Attend(std::vector<AttentionArgs>* runs, const Tensor& out, double sm_scale,
+                              const AttentionOptions& options) {
+  const int64_t rows = table_.plan().num_rows(), heads = config_.num_qo_heads;
+  const int64_t head_dim = config_.head_dim, size = rows * heads;
+  const DType out_dtype = FloatDType(out.DataType(), "the attention output");
+  float* lse = PerHead(options.lse, "lse", {rows, heads});
+  const bool several = runs->size() > 1;
+  for (size_t run = 0; run < runs->size(); ++run) {
+    AttentionArgs& args = (*runs)[run];
+    auto& into = run == 0 ? merged_ : part_;
+    if (several) {
+      into.out.resize(size * head_dim);
+      into.lse.resize(size);
+    }
+    args.out = several ? into.out.data() : DataPointer(out.operator->());
+    args.out_dtype = several ? DType::kFloat32 : out_dtype;
+    args.out_row_stride = heads * head_dim;
+    args.lse = several ? into.lse.data() : lse;
+    args.sm_scale = static_cast<float>(sm_scale);
+    args.soft_cap = static_cast<float>(options.soft_cap);
+    args.alibi_slopes = PerHead(options.alibi_slopes, "alibi_slopes", {heads});
+    // The logit without a value is in the sum once.
+    if (run == 0) args.sinks = PerHead(options.sinks, "sinks", {heads});
+    AttentionCpu(args);
+    if (run == 0) continue;
+    MergeAttentionCpu(rows, heads, head_dim, LseBase::kE,
+                      {merged_.out.data(), DType::kFloat32, merged_.lse.data()},
+                      {part_.out.data(), DType::kFloat32, part_.lse.data()});
+  }
+  if (!several) return;
+  ConvertRow(merged_.out.data(), DType::kFloat32, DataPointer(out.operator->()), out_dtype,
+             size * head_dim);
+  if (lse != nullptr) std::copy_n(merged_.lse.data(), size, lse);
 }
 
 float* PagedKVCacheImpl::PerHead(const tvm::ffi::Optional<Tensor>& tensor, const char* name,
@@ -61,15 +99,6 @@ float* PagedKVCacheImpl::PerHead(const tvm::ffi::Optional<Tensor>& tensor, const
     Throw(ErrorKind::kType, name, " must be float32");
   }
   return static_cast<float*>(DataPointer(data));
-}
-
-PagedKVCacheImpl::Tensor PagedKVCacheImpl::RotaryScratch(Tensor* buffer, int64_t num_heads,
-                                                         DLDataType dtype) {
-  if (!buffer->defined() || buffer->DataType() != dtype) {
-    *buffer = Tensor::Empty({config_.prefill_chunk_size, num_heads, config_.head_dim}, dtype,
-                            config_.device);
-  }
-  return buffer->CreateView({table_.plan().num_rows(), num_heads, config_.head_dim}, dtype);
 }
 
 void PagedKVCacheImpl::AttentionWithFusedQKV(int64_t layer_id, Tensor qkv,
@@ -87,57 +116,21 @@ void PagedKVCacheImpl::AttentionWithFusedQKV(int64_t layer_id, Tensor qkv,
 void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tensor& out,
                                  double sm_scale, const AttentionOptions& options) {
   InTurn([&] {
-    if (!table_.in_forward()) {
-      Throw(ErrorKind::kRuntime,
-            "attention is only possible between begin_forward and end_forward");
-    }
+    const int64_t num_rows = RequireForward();
     const int32_t layer = LocalLayer(layer_id);
-    const int64_t qo_heads = config_.num_qo_heads, kv_heads = config_.num_kv_heads;
-    const int64_t head_dim = config_.head_dim, num_heads = qo_heads + 2 * kv_heads;
-    CheckTensor(qkv.operator->(), "qkv", config_.device, {kAnyExtent, num_heads, head_dim});
+    const int64_t qo_heads = config_.num_qo_heads, head_dim = config_.head_dim;
+    CheckTensor(qkv.operator->(), "qkv", config_.device,
+                {kAnyExtent, qo_heads + 2 * config_.num_kv_heads, head_dim});
     CheckTensor(out.operator->(), "the attention output", config_.device,
                 {qkv->shape[0], qo_heads, head_dim});
-    const int64_t num_rows = table_.plan().num_rows();
     if (qkv->shape[0] < num_rows) {
       Throw(ErrorKind::kValue, "qkv has ", qkv->shape[0], " rows and the step has ", num_rows,
             " new tokens");
     }
-    const DType dtype = FloatDType(qkv.DataType(), "qkv");
-    const int64_t stride = num_heads * head_dim;
-    char* fused = static_cast<char*>(DataPointer(qkv.operator->()));
-    char* fused_k = fused + qo_heads * head_dim * DTypeSize(dtype);
-    KVRows v{fused_k + kv_heads * head_dim * DTypeSize(dtype), dtype, stride};
-
-    if (config_.split_rotary.has_value()) {
-      Tensor q_rows = RotaryScratch(&q_, qo_heads, qkv.DataType());
-      Tensor k_rows = RotaryScratch(&k_, kv_heads, qkv.DataType());
-      Tensor v_rows = RotaryScratch(&v_, kv_heads, qkv.DataType());
-      Tensor rows = qkv.CreateView({num_rows, num_heads, head_dim}, qkv.DataType());
-      Tensor positions = positions_.CreateView({num_rows}, {kDLInt, 32, 1});
-      if (config_.rope_ext_factors.has_value()) {
-        config_.split_rotary.value()(rows, positions, q_rows, k_rows, v_rows,
-                                     config_.rope_ext_factors.value());
-      } else {
-        config_.split_rotary.value()(rows, positions, q_rows, k_rows, v_rows,
-                                     static_cast<int64_t>(config_.rope_mode == RopeMode::kNormal));
-      }
-      AppendKV(layer, {DataPointer(k_rows.operator->()), dtype, kv_heads * head_dim},
-               {DataPointer(v_rows.operator->()), dtype, kv_heads * head_dim});
-      Attend(layer, DataPointer(q_rows.operator->()), dtype, qo_heads * head_dim, out, sm_scale,
-             options);
-    } else if (rope_ != nullptr) {
-      Tensor q_rows = RotaryScratch(&q_, qo_heads, qkv.DataType());
-      Tensor k_rows = RotaryScratch(&k_, kv_heads, qkv.DataType());
-      void* q_data = DataPointer(q_rows.operator->());
-      void* k_data = DataPointer(k_rows.operator->());
-      RopeCpu(*rope_, dtype, qo_heads, head_dim, fused, stride, q_data, qo_heads * head_dim);
-      RopeCpu(*rope_, dtype, kv_heads, head_dim, fused_k, stride, k_data, kv_heads * head_dim);
-      AppendKV(layer, {k_data, dtype, kv_heads * head_dim}, v);
-      Attend(layer, q_data, dtype, qo_heads * head_dim, out, sm_scale, options);
-    } else {
-      AppendKV(layer, {fused_k, dtype, stride}, v);
-      Attend(layer, fused, dtype, stride, out, sm_scale, options);
-    }
+    const QKVRows rows = Rotate(qkv);
+    AppendKV(layer, rows.k, rows.v);
+    std::vector<AttentionArgs> runs = {InPages(layer, rows.q, Columns::kAll)};
+    Attend(&runs, out, sm_scale, options);
   });
 }
 

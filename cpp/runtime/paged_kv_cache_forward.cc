@@ -126,8 +126,14 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
   table_.BeginForward(appends_, &moves_);
   const StepPlan& plan = table_.plan();
   try {
-    masks_.Lower(WithWindows(masks), plan, static_cast<int32_t>(config_.num_layers),
-                 page_shape_.num_kv_heads);
+    masks = WithWindows(masks);
+    masks_.Lower(masks, plan, static_cast<int32_t>(config_.num_layers), page_shape_.num_kv_heads);
+    step_masks_.clear();
+    for (size_t i = 0; masks != nullptr && i < appends_.size(); ++i) {
+      step_masks_.push_back(masks[i] == nullptr ? std::nullopt : std::optional<Mask>(*masks[i]));
+    }
+    past_.lowered = new_.lowered = false;
+    appended_.assign(config_.num_layers, false);
     if (rope_ != nullptr) rope_->Fill(plan.positions.data(), plan.num_rows());
   } catch (...) {
     table_.AbortForward(nullptr);

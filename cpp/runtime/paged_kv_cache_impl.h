@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -135,10 +136,41 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   const Mask* const* WithWindows(const Mask* const* masks);
   /*! \brief Carries out the data moves of the last operation on the table. */
   void CarryOut();
+
+  /*! \brief Which columns of its sequence a new token looks at. */
+  enum class Columns { kAll, kPast, kNew };
+  /*! \brief The new tokens' rows of one layer, rotated where the cache rotates. */
+  struct QKVRows {
+    KVRows q, k, v;
+  };
+
+  /*! \brief The new tokens' rows out of a (rows, num_qo_heads + 2 * num_kv_heads, head_dim) tensor.
+   */
+  QKVRows Rotate(const Tensor& qkv);
+  /*! \brief The same of separate tensors, which are taken as they are unless RoPE is inline. */
+  QKVRows RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,
+                      const tvm::ffi::Optional<Tensor>& v);
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
   void AppendKV(int32_t layer, const KVRows& k, const KVRows& v);
-  void Attend(int32_t layer, const void* q, DType dtype, int64_t q_row_stride, const Tensor& out,
-              double sm_scale, const AttentionOptions& options);
+
+  /*! \brief Attention of q to columns that lie in the layer's pages. */
+  AttentionArgs InPages(int32_t layer, const KVRows& q, Columns columns);
+  /*! \brief Attention of q to the new columns, whose K and V are given. */
+  AttentionArgs InRows(int32_t layer, const QKVRows& rows);
+  /*! \brief Carries out attention over disjoint columns and merges what comes out. */
+  void Attend(std::vector<AttentionArgs>* runs, const Tensor& out, double sm_scale,
+              const AttentionOptions& options);
+  /*! \brief Attend, whose lse is TVM's: in base 2, and finite where a row sees nothing. */
+  void AttendInBase2(std::vector<AttentionArgs>* runs, const Tensor& out, const Tensor& lse,
+                     double sm_scale);
+  /*! \brief The masks of the step, restricted to some of the columns. */
+  LayerMasks MasksOf(int32_t layer, Columns columns);
+  int64_t RequireForward() const;
+  /*! \brief Checks a (rows, num_heads, head_dim) tensor with exactly the step's rows. */
+  void CheckRows(const Tensor& rows, const char* name, int64_t num_heads) const;
+  /*! \brief Whether attention to what is in the cache sees the layer's new tokens: TVM writes those
+   * of a decode step before it attends, and those of a chunk after. */
+  bool SeesNewTokens(int32_t layer) const;
   /*! \brief Asks the selector, and hides the pages that it leaves out. */
   void SelectPages(int32_t layer, const void* q, DType dtype, int64_t q_row_stride);
   /*! \brief The data of a float32 tensor of an option, nullptr where it is not given. */
@@ -155,9 +187,23 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   MaskTable masks_;
   std::vector<Mask> windowed_masks_;
   std::vector<const Mask*> mask_pointers_;
+  std::vector<std::optional<Mask>> step_masks_;  // of the step, nullopt: causal; empty: all are
+  struct {
+    MaskTable masks;
+    bool lowered = false;  // for this step
+  } past_, new_;
+  std::vector<bool>
+      appended_;  // [num_layers] whether K and V of the step's tokens are in the pages
   AttentionWorkspace workspace_;
   std::unique_ptr<RopeTable> rope_;  // null unless the cache rotates by itself
   Tensor q_, k_, v_;  // [prefill_chunk_size, heads, head_dim]: the step's rows, rotated
+  Tensor fused_;      // [prefill_chunk_size, all heads, head_dim]: rows that came apart
+  Tensor new_kv_;     // [prefill_chunk_size, 2, num_kv_heads, 1, head_dim]: K and V that were given
+  std::vector<SequencePlan> new_sequences_;      // of the step, over new_kv_
+  std::vector<std::vector<int32_t>> new_pages_;  // what they point to
+  struct {
+    std::vector<float> out, lse;
+  } merged_, part_;   // of attention in several runs
   Tensor positions_;  // [prefill_chunk_size] int32
   tvm::ffi::Optional<tvm::ffi::Function> select_;
   std::vector<SequencePlan> selected_;              // of the step, with the pages that were chosen

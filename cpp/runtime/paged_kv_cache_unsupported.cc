@@ -13,24 +13,13 @@ namespace {
 }  // namespace
 
 PagedKVCacheImpl::Shape PagedKVCacheImpl::DisaggPrepareRecv(int64_t, int) {
-  Unsupported("disaggregated prefill");
+  Unsupported("disaggregated prefill (KV sent over NVSHMEM)");
 }
 void PagedKVCacheImpl::DisaggMarkSend(int64_t, int64_t, const Shape&, int32_t) {
-  Unsupported("disaggregated prefill");
+  Unsupported("disaggregated prefill (KV sent over NVSHMEM)");
 }
-void PagedKVCacheImpl::SelfAttention(int64_t, Tensor, Tensor, Tensor, Tensor, Tensor, double) {
-  Unsupported("self attention apart from the cache");
-}
-void PagedKVCacheImpl::CrossAttention(int64_t, Tensor, Tensor, Tensor, double) {
-  Unsupported("cross attention");
-}
-void PagedKVCacheImpl::AttentionWithSharedKV(int64_t, Tensor, Tensor, Tensor, Tensor, double) {
-  Unsupported("K/V shared between layers");
-}
-void PagedKVCacheImpl::AppendMLAKV(int64_t, Tensor) { Unsupported("MLA"); }
-tvm::ffi::Array<PagedKVCacheImpl::Tensor> PagedKVCacheImpl::MergeAttnOutputInplace(Tensor, Tensor,
-                                                                                   Tensor, Tensor) {
-  Unsupported("merging attention outputs");
+void PagedKVCacheImpl::AppendMLAKV(int64_t, Tensor) {
+  Unsupported("MLA (multi-head latent attention)");
 }
 void PagedKVCacheImpl::LinearAttention(int64_t, Tensor, Tensor, Tensor, double) {
   Unsupported("linear attention");
@@ -43,6 +32,8 @@ void PagedKVCacheImpl::ExportPageGroup(int64_t, int64_t, Tensor) { Unsupported("
 void PagedKVCacheImpl::PrepareImport(int64_t, String) { Unsupported("page import"); }
 void PagedKVCacheImpl::ImportPageGroup(int64_t, int64_t, Tensor) { Unsupported("page import"); }
 void PagedKVCacheImpl::FinishImport(int64_t) { Unsupported("page import"); }
-void PagedKVCacheImpl::DebugGetKVMLA(int64_t, int64_t, int64_t, Tensor) { Unsupported("MLA"); }
+void PagedKVCacheImpl::DebugGetKVMLA(int64_t, int64_t, int64_t, Tensor) {
+  Unsupported("MLA (multi-head latent attention)");
+}
 
 }  // namespace kvctl

@@ -27,6 +27,7 @@ namespace kvctl {
 enum class RopeMode : int {
   kNone = 0,    //!< the model does it, or has none
   kNormal = 1,  //!< the cache rotates q and k before k is cached
+  kInline = 2,  //!< k is cached as it comes, and rotated when it is attended to
 };
 
 /*! \brief What a cache is created with. */
@@ -49,6 +50,8 @@ struct PagedKVCacheConfig {
   /*! \brief The model's own rotation (TVM's f_split_rotary), or nullopt for kvctl's. */
   tvm::ffi::Optional<tvm::ffi::Function> split_rotary;
   tvm::ffi::Optional<tvm::runtime::Tensor> rope_ext_factors;
+  /*! \brief TVM's promise that sequences may get windows; without it they may get them as well. */
+  bool sliding_windows = false;
   /*! \brief Per layer the size of its own sliding window, 0 for none; empty: no layer has one. */
   std::vector<int32_t> layer_windows;
 };

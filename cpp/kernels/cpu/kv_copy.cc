@@ -17,7 +17,7 @@ template <typename F>
 void ForEachHeadRow(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
                     const KVRows& k, const KVRows& v, F&& f) {
   for (int64_t row = 0; row < num_rows; ++row) {
-    for (int32_t part = 0; part < 2; ++part) {
+    for (int32_t part = 0; part < shape.num_parts; ++part) {
       const KVRows& rows = part == 0 ? k : v;
       for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
         f(At(pages, shape.dtype, shape.Offset(slots[row], part, head)),
@@ -52,7 +52,7 @@ void CopyPageCpu(const PageShape& shape, void* pages, int32_t source, int32_t ta
 }
 
 void CopySlotCpu(const PageShape& shape, void* pages, int32_t source, int32_t target) {
-  for (int32_t part = 0; part < 2; ++part) {
+  for (int32_t part = 0; part < shape.num_parts; ++part) {
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       std::memcpy(At(pages, shape.dtype, shape.Offset(target, part, head)),
                   At(pages, shape.dtype, shape.Offset(source, part, head)),
@@ -62,7 +62,7 @@ void CopySlotCpu(const PageShape& shape, void* pages, int32_t source, int32_t ta
 }
 
 void PoisonSlotCpu(const PageShape& shape, void* pages, int32_t slot) {
-  for (int32_t part = 0; part < 2; ++part) {
+  for (int32_t part = 0; part < shape.num_parts; ++part) {
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       // All bits set is a NaN in every floating-point format.
       std::memset(At(pages, shape.dtype, shape.Offset(slot, part, head)), 0xFF,

@@ -1,0 +1,35 @@
+/*!
+ * \file kernels/merge_attention.h
+ * \brief Attention over two disjoint sets of columns, made into attention over both.
+ */
+#ifndef KVCTL_KERNELS_MERGE_ATTENTION_H_
+#define KVCTL_KERNELS_MERGE_ATTENTION_H_
+
+#include <cstdint>
+
+#include "kvctl/dtype.h"
+
+namespace kvctl {
+
+/*! \brief Attention of some rows over one set of columns. */
+struct AttentionPart {
+  void* out;  //!< [rows, heads, head_dim], contiguous
+  DType dtype;
+  float* lse;  //!< [rows, heads]: logarithm of the sum of exponentials of the scores
+};
+
+/*! \brief The base of the logarithms in an lse; exponentials are taken to the same. */
+enum class LseBase { kE, kTwo };
+
+/*!
+ * \brief Merges `other` into `part`: with w = base ** lse, out = (w out + w' out') / (w + w') and
+ * lse = log(w + w') (Dao et al. 2023, "Flash-Decoding"; Liu et al. 2023, arXiv:2310.01889, eq. 2).
+ *
+ * What has an lse of -inf saw nothing: the other part stands as it is, to the last bit.
+ */
+void MergeAttentionCpu(int64_t num_rows, int64_t num_heads, int64_t head_dim, LseBase base,
+                       const AttentionPart& part, const AttentionPart& other);
+
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_MERGE_ATTENTION_H_
