@@ -34,7 +34,9 @@ PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_hea
   config.prefill_chunk_size = prefill_chunk_size;
   config.dtype = ffi::StringToDLDataType(dtype);
   config.device = device;
-  config.rope_mode = rope_mode == 0 ? RopeMode::kNone : RopeMode::kNormal;
+  config.rope_mode = rope_mode == 0   ? RopeMode::kNone
+                     : rope_mode == 1 ? RopeMode::kNormal
+                                      : RopeMode::kInline;
   config.rope_scale = rope_scale;
   config.rope_theta = rope_theta;
   for (int64_t window : layer_windows) {

@@ -43,11 +43,12 @@ struct KVRows {
 };
 
 /*! \brief Writes rows of K and V into their slots, converting to the pages' dtype (round to nearest
- * even). */
+ * even). Rows without data are left out. */
 void WriteSlotsCpu(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
                    const KVRows& k, const KVRows& v);
 
-/*! \brief Reads slots into rows of K and V, converting from the pages' dtype. */
+/*! \brief Reads slots into rows of K and V, converting from the pages' dtype. Rows without
+ * data are left out. */
 void ReadSlotsCpu(const PageShape& shape, const void* pages, const int32_t* slots, int64_t num_rows,
                   const KVRows& k, const KVRows& v);
 

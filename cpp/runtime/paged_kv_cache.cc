@@ -75,19 +75,20 @@ PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
     : config_(Validated(config)),
       page_shape_(ToPageShape(config)),
       table_(ToTableConfig(config)),
-      positions_(Tensor::Empty({config.prefill_chunk_size}, {kDLInt, 32, 1}, config.device)) {
+      plain_key_shape_(page_shape_) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     pages_.push_back(
         Tensor::Empty({config.num_pages, 2, config.num_kv_heads, config.page_size, config.head_dim},
                       config.dtype, config.device));
   }
-  if (config.rope_mode != RopeMode::kNone && !config.split_rotary.has_value()) {
-    RopeParams params;
-    params.theta = static_cast<float>(config.rope_theta);
-    params.scale = static_cast<float>(config.rope_scale);
-    params.rotary_dim = page_shape_.head_dim;
-    rope_ = std::make_unique<RopeTable>(params);
+  plain_key_shape_.num_parts = 1;
+  for (int64_t layer = 0; config.rope_mode == RopeMode::kInline && layer < config.num_layers;
+       ++layer) {
+    plain_keys_.push_back(
+        Tensor::Empty({config.num_pages, 1, config.num_kv_heads, config.page_size, config.head_dim},
+                      config.dtype, config.device));
   }
+  CreateRotation(&step_rotation_);
 }
 
 PagedKVCacheImpl::Turn::Turn(const PagedKVCacheImpl* cache) : cache_(cache) {

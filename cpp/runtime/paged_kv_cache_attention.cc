@@ -25,10 +25,14 @@ int64_t PagedKVCacheImpl::RequireForward() const {
   return table_.plan().num_rows();
 }
 
-void PagedKVCacheImpl::AppendKV(int32_t layer, const KVRows& k, const KVRows& v) {
+void PagedKVCacheImpl::AppendKV(int32_t layer, const QKVRows& rows) {
   const StepPlan& plan = table_.plan();
   WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), plan.slots.data(),
-                plan.num_rows(), k, v);
+                plan.num_rows(), rows.k, rows.v);
+  if (!plain_keys_.empty()) {
+    WriteSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), plan.slots.data(),
+                  plan.num_rows(), rows.plain_k, {});
+  }
   appended_[layer] = true;
 }
 
@@ -127,8 +131,8 @@ void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tens
       Throw(ErrorKind::kValue, "qkv has ", qkv->shape[0], " rows and the step has ", num_rows,
             " new tokens");
     }
-    const QKVRows rows = Rotate(qkv);
-    AppendKV(layer, rows.k, rows.v);
+    const QKVRows rows = Rotate(qkv, num_rows, &step_rotation_);
+    AppendKV(layer, rows);
     std::vector<AttentionArgs> runs = {InPages(layer, rows.q, Columns::kAll)};
     Attend(&runs, out, sm_scale, options);
   });

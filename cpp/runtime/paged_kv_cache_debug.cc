@@ -30,6 +30,13 @@ void PagedKVCacheImpl::CheckKV(const Tensor& kv, const char* what, int64_t lengt
 
 namespace {
 
+/*! \brief The rotary position of a column: a step in flight without pending nodes is not asked for.
+ */
+int32_t PositionOf(const Sequence& sequence, int32_t column) {
+  const int32_t pending = column - sequence.num_committed;
+  return pending < 0 ? sequence.PositionOf(column) : sequence.pending.positions[pending];
+}
+
 /*! \brief The rows of one layer of a (num_layers, length, num_kv_heads, head_dim) tensor. */
 KVRows LayerRows(const tvm::runtime::Tensor& kv, int64_t layer) {
   const DType dtype = FloatDType(kv.DataType(), "K and V");
@@ -40,15 +47,36 @@ KVRows LayerRows(const tvm::runtime::Tensor& kv, int64_t layer) {
 
 }  // namespace
 
+void PagedKVCacheImpl::ReadSlots(const std::vector<int32_t>& slots, const Tensor& k,
+                                 const Tensor& v) const {
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    ReadSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), slots.size(),
+                 LayerRows(k, layer), LayerRows(v, layer));
+    if (plain_keys_.empty()) continue;
+    ReadSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(),
+                 slots.size(), LayerRows(k, layer), {});
+  }
+}
+
+void PagedKVCacheImpl::WriteSlots(const std::vector<int32_t>& slots,
+                                  const std::vector<int32_t>& positions, const Tensor& k,
+                                  const Tensor& v) {
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), slots.size(),
+                  LayerRows(k, layer), LayerRows(v, layer));
+    if (plain_keys_.empty()) continue;
+    WriteSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(),
+                  slots.size(), LayerRows(k, layer), {});
+    WriteRotatedKeys(layer, slots, positions, LayerRows(k, layer));
+  }
+}
+
 void PagedKVCacheImpl::DebugGetKV(int64_t seq_id, int64_t begin, int64_t end, Tensor k, Tensor v) {
   InTurn([&] {
     const std::vector<int32_t> slots = Slots(seq_id, begin, end);
     CheckKV(k, "k_data", end - begin);
     CheckKV(v, "v_data", end - begin);
-    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-      ReadSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), slots.size(),
-                   LayerRows(k, layer), LayerRows(v, layer));
-    }
+    ReadSlots(slots, k, v);
   });
 }
 
@@ -65,10 +93,12 @@ void PagedKVCacheImpl::DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tenso
               " lie in a page that another sequence or a checkpoint shares; they cannot be set");
       }
     }
-    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-      WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(),
-                    slots.size(), LayerRows(k, layer), LayerRows(v, layer));
+    std::vector<int32_t> positions;
+    const Sequence& sequence = table_.Get(seq_id);
+    for (int64_t column = begin; column < begin + length; ++column) {
+      positions.push_back(PositionOf(sequence, static_cast<int32_t>(column)));
     }
+    WriteSlots(slots, positions, k, v);
   });
 }
 
@@ -81,12 +111,16 @@ void PagedKVCacheImpl::PoisonUnused() {
             table_.pool().ref_count(page), " times");
     }
     const std::vector<bool> used = table_.UsedSlots();
-    for (Tensor& pages : pages_) {
-      for (size_t slot = 0; slot < used.size(); ++slot) {
-        if (used[slot]) continue;
-        PoisonSlotCpu(page_shape_, DataPointer(pages.operator->()), static_cast<int32_t>(slot));
+    const auto poison = [&](const PageShape& shape, const std::vector<Tensor>& layers) {
+      for (const Tensor& pages : layers) {
+        for (size_t slot = 0; slot < used.size(); ++slot) {
+          if (used[slot]) continue;
+          PoisonSlotCpu(shape, DataPointer(pages.operator->()), static_cast<int32_t>(slot));
+        }
       }
-    }
+    };
+    poison(page_shape_, pages_);
+    poison(plain_key_shape_, plain_keys_);
   });
 }
 

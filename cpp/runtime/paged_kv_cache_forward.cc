@@ -1,6 +1,5 @@
 // A step of the paged cache: begin, end, commit.
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "kvctl/error.h"
@@ -132,16 +131,14 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
     for (size_t i = 0; masks != nullptr && i < appends_.size(); ++i) {
       step_masks_.push_back(masks[i] == nullptr ? std::nullopt : std::optional<Mask>(*masks[i]));
     }
+    FillRotation(plan.positions.data(), plan.num_rows(), &step_rotation_);
     past_.lowered = new_.lowered = false;
     appended_.assign(config_.num_layers, false);
-    if (rope_ != nullptr) rope_->Fill(plan.positions.data(), plan.num_rows());
   } catch (...) {
     table_.AbortForward(nullptr);
     throw;
   }
   CarryOut();
-  std::memcpy(DataPointer(positions_.operator->()), plan.positions.data(),
-              plan.positions.size() * sizeof(int32_t));
 }
 
 const Mask* const* PagedKVCacheImpl::WithWindows(const Mask* const* masks) {
@@ -210,15 +207,15 @@ void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
 
 void PagedKVCacheImpl::CarryOut() {
   if (moves_.empty()) return;
-  for (Tensor& pages : pages_) {
-    void* data = DataPointer(pages.operator->());
-    for (const PageCopy& copy : moves_.pages) {
-      CopyPageCpu(page_shape_, data, copy.source, copy.target);
+  const auto carry_out = [&](const PageShape& shape, const std::vector<Tensor>& layers) {
+    for (const Tensor& pages : layers) {
+      void* data = DataPointer(pages.operator->());
+      for (const PageCopy& copy : moves_.pages) CopyPageCpu(shape, data, copy.source, copy.target);
+      for (const SlotMove& move : moves_.slots) CopySlotCpu(shape, data, move.source, move.target);
     }
-    for (const SlotMove& move : moves_.slots) {
-      CopySlotCpu(page_shape_, data, move.source, move.target);
-    }
-  }
+  };
+  carry_out(page_shape_, pages_);
+  carry_out(plain_key_shape_, plain_keys_);
 }
 
 PagedKVCacheImpl::Tensor PagedKVCacheImpl::GetQueryPositions() {
@@ -227,7 +224,7 @@ PagedKVCacheImpl::Tensor PagedKVCacheImpl::GetQueryPositions() {
       Throw(ErrorKind::kRuntime,
             "query positions exist only between begin_forward and end_forward");
     }
-    return positions_.CreateView({table_.plan().num_rows()}, {kDLInt, 32, 1});
+    return step_rotation_.positions.CreateView({table_.plan().num_rows()}, {kDLInt, 32, 1});
   });
 }
 

@@ -142,16 +142,26 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief The new tokens' rows of one layer, rotated where the cache rotates. */
   struct QKVRows {
     KVRows q, k, v;
+    KVRows plain_k;  // before it was rotated
+  };
+  /*! \brief Positions of some rows, and what their rotation needs. */
+  struct Rotation {
+    Tensor positions;                  // [prefill_chunk_size] int32
+    std::unique_ptr<RopeTable> table;  // null unless the cache rotates by itself
+    Tensor q, k, v;                    // [prefill_chunk_size, heads, head_dim]: rotated rows
   };
 
-  /*! \brief The new tokens' rows out of a (rows, num_qo_heads + 2 * num_kv_heads, head_dim) tensor.
+  void CreateRotation(Rotation* rotation) const;
+  void FillRotation(const int32_t* positions, int32_t num_rows, Rotation* rotation) const;
+  /*! \brief The first rows out of a (rows, num_qo_heads + 2 * num_kv_heads, head_dim) tensor,
+   * rotated.
    */
-  QKVRows Rotate(const Tensor& qkv);
+  QKVRows Rotate(const Tensor& qkv, int64_t num_rows, Rotation* rotation) const;
   /*! \brief The same of separate tensors, which are taken as they are unless RoPE is inline. */
   QKVRows RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,
                       const tvm::ffi::Optional<Tensor>& v);
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
-  void AppendKV(int32_t layer, const KVRows& k, const KVRows& v);
+  void AppendKV(int32_t layer, const QKVRows& rows);
 
   /*! \brief Attention of q to columns that lie in the layer's pages. */
   AttentionArgs InPages(int32_t layer, const KVRows& q, Columns columns);
@@ -176,7 +186,16 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief The data of a float32 tensor of an option, nullptr where it is not given. */
   float* PerHead(const tvm::ffi::Optional<Tensor>& tensor, const char* name,
                  std::initializer_list<int64_t> shape) const;
-  Tensor RotaryScratch(Tensor* buffer, int64_t num_heads, DLDataType dtype);
+  /*! \brief A view of a buffer of at most prefill_chunk_size rows, made where it is not yet. */
+  Tensor Scratch(Tensor* buffer, int64_t num_rows, int64_t num_heads, DLDataType dtype) const;
+  /*! \brief Reads K and V of slots, all layers, as (num_layers, slots, num_kv_heads, head_dim). */
+  void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
+  /*! \brief Writes them; with inline RoPE, which keeps k as it is given, k's positions count. */
+  void WriteSlots(const std::vector<int32_t>& slots, const std::vector<int32_t>& positions,
+                  const Tensor& k, const Tensor& v);
+  /*! \brief Rotates keys of some layer, given as the pages' type. */
+  void WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
+                        const std::vector<int32_t>& positions, const KVRows& k);
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
   void CheckKV(const Tensor& kv, const char* what, int64_t length) const;
 
@@ -184,6 +203,10 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   PageShape page_shape_;
   SequenceTable table_;
   std::vector<Tensor> pages_;  // one per layer
+  // With inline RoPE the keys as they came, (num_pages, 1, num_kv_heads, page_size, head_dim):
+  // those in pages_ are rotated once, instead of each time that they are read.
+  std::vector<Tensor> plain_keys_;
+  PageShape plain_key_shape_;
   MaskTable masks_;
   std::vector<Mask> windowed_masks_;
   std::vector<const Mask*> mask_pointers_;
@@ -195,16 +218,15 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   std::vector<bool>
       appended_;  // [num_layers] whether K and V of the step's tokens are in the pages
   AttentionWorkspace workspace_;
-  std::unique_ptr<RopeTable> rope_;  // null unless the cache rotates by itself
-  Tensor q_, k_, v_;  // [prefill_chunk_size, heads, head_dim]: the step's rows, rotated
-  Tensor fused_;      // [prefill_chunk_size, all heads, head_dim]: rows that came apart
-  Tensor new_kv_;     // [prefill_chunk_size, 2, num_kv_heads, 1, head_dim]: K and V that were given
+  Rotation step_rotation_;
+  Rotation key_rotation_;  // of keys that are set from outside
+  Tensor fused_;           // [prefill_chunk_size, all heads, head_dim]: rows that came apart
+  Tensor new_kv_;  // [prefill_chunk_size, 2, num_kv_heads, 1, head_dim]: K and V that were given
   std::vector<SequencePlan> new_sequences_;      // of the step, over new_kv_
   std::vector<std::vector<int32_t>> new_pages_;  // what they point to
   struct {
     std::vector<float> out, lse;
-  } merged_, part_;   // of attention in several runs
-  Tensor positions_;  // [prefill_chunk_size] int32
+  } merged_, part_;  // of attention in several runs
   tvm::ffi::Optional<tvm::ffi::Function> select_;
   std::vector<SequencePlan> selected_;              // of the step, with the pages that were chosen
   std::vector<std::vector<int32_t>> chosen_pages_;  // what they point to

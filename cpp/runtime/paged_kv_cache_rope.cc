@@ -1,56 +1,77 @@
-// Rotary position embedding of the new tokens' rows.
+// Rotary position embedding: of the new tokens' rows, and of keys that come from outside.
+#include <algorithm>
 #include <cstring>
 
+#include "kernels/cpu/convert_row.h"
 #include "kvctl/error.h"
 #include "runtime/paged_kv_cache_impl.h"
 #include "runtime/tensor_view.h"
 
 namespace kvctl {
 
-PagedKVCacheImpl::Tensor PagedKVCacheImpl::RotaryScratch(Tensor* buffer, int64_t num_heads,
-                                                         DLDataType dtype) {
+void PagedKVCacheImpl::CreateRotation(Rotation* rotation) const {
+  if (rotation->positions.defined()) return;
+  rotation->positions =
+      Tensor::Empty({config_.prefill_chunk_size}, {kDLInt, 32, 1}, config_.device);
+  if (config_.rope_mode == RopeMode::kNone || config_.split_rotary.has_value()) return;
+  RopeParams params;
+  params.theta = static_cast<float>(config_.rope_theta);
+  params.scale = static_cast<float>(config_.rope_scale);
+  params.rotary_dim = page_shape_.head_dim;
+  rotation->table = std::make_unique<RopeTable>(params);
+}
+
+void PagedKVCacheImpl::FillRotation(const int32_t* positions, int32_t num_rows,
+                                    Rotation* rotation) const {
+  CreateRotation(rotation);
+  if (rotation->table != nullptr) rotation->table->Fill(positions, num_rows);
+  std::memcpy(DataPointer(rotation->positions.operator->()), positions, num_rows * sizeof(int32_t));
+}
+
+PagedKVCacheImpl::Tensor PagedKVCacheImpl::Scratch(Tensor* buffer, int64_t num_rows,
+                                                   int64_t num_heads, DLDataType dtype) const {
   if (!buffer->defined() || buffer->DataType() != dtype) {
     *buffer = Tensor::Empty({config_.prefill_chunk_size, num_heads, config_.head_dim}, dtype,
                             config_.device);
   }
-  return buffer->CreateView({table_.plan().num_rows(), num_heads, config_.head_dim}, dtype);
+  return buffer->CreateView({num_rows, num_heads, config_.head_dim}, dtype);
 }
 
-PagedKVCacheImpl::QKVRows PagedKVCacheImpl::Rotate(const Tensor& qkv) {
+PagedKVCacheImpl::QKVRows PagedKVCacheImpl::Rotate(const Tensor& qkv, int64_t num_rows,
+                                                   Rotation* rotation) const {
   const int64_t qo_heads = config_.num_qo_heads, kv_heads = config_.num_kv_heads;
   const int64_t head_dim = config_.head_dim, num_heads = qo_heads + 2 * kv_heads;
-  const int64_t num_rows = table_.plan().num_rows(), stride = num_heads * head_dim;
-  const DType dtype = FloatDType(qkv.DataType(), "qkv");
+  const int64_t stride = num_heads * head_dim;
+  const DLDataType type = qkv.DataType();
+  const DType dtype = FloatDType(type, "qkv");
   char* q = static_cast<char*>(DataPointer(qkv.operator->()));
   char* k = q + qo_heads * head_dim * DTypeSize(dtype);
   char* v = k + kv_heads * head_dim * DTypeSize(dtype);
-  if (config_.split_rotary.has_value()) {
-    Tensor q_rows = RotaryScratch(&q_, qo_heads, qkv.DataType());
-    Tensor k_rows = RotaryScratch(&k_, kv_heads, qkv.DataType());
-    Tensor v_rows = RotaryScratch(&v_, kv_heads, qkv.DataType());
-    Tensor rows = qkv.CreateView({num_rows, num_heads, head_dim}, qkv.DataType());
-    Tensor positions = positions_.CreateView({num_rows}, {kDLInt, 32, 1});
-    if (config_.rope_ext_factors.has_value()) {
-      config_.split_rotary.value()(rows, positions, q_rows, k_rows, v_rows,
-                                   config_.rope_ext_factors.value());
-    } else {
-      config_.split_rotary.value()(rows, positions, q_rows, k_rows, v_rows,
-                                   static_cast<int64_t>(config_.rope_mode != RopeMode::kNone));
-    }
-    return {{DataPointer(q_rows.operator->()), dtype, qo_heads * head_dim},
-            {DataPointer(k_rows.operator->()), dtype, kv_heads * head_dim},
-            {DataPointer(v_rows.operator->()), dtype, kv_heads * head_dim}};
+  QKVRows rows{{q, dtype, stride}, {k, dtype, stride}, {v, dtype, stride}, {k, dtype, stride}};
+  if (rotation->table == nullptr && !config_.split_rotary.has_value()) return rows;
+  const auto take = [&](Tensor* buffer, int64_t heads, KVRows* to) {
+    Tensor part = Scratch(buffer, num_rows, heads, type);
+    *to = {DataPointer(part.operator->()), dtype, heads * head_dim};
+    return part;
+  };
+  const Tensor q_rows = take(&rotation->q, qo_heads, &rows.q);
+  const Tensor k_rows = take(&rotation->k, kv_heads, &rows.k);
+  if (rotation->table != nullptr) {
+    RopeCpu(*rotation->table, dtype, qo_heads, head_dim, q, stride, rows.q.data, rows.q.row_stride);
+    RopeCpu(*rotation->table, dtype, kv_heads, head_dim, k, stride, rows.k.data, rows.k.row_stride);
+    return rows;
   }
-  if (rope_ == nullptr) return {{q, dtype, stride}, {k, dtype, stride}, {v, dtype, stride}};
-  Tensor q_rows = RotaryScratch(&q_, qo_heads, qkv.DataType());
-  Tensor k_rows = RotaryScratch(&k_, kv_heads, qkv.DataType());
-  void* q_data = DataPointer(q_rows.operator->());
-  void* k_data = DataPointer(k_rows.operator->());
-  RopeCpu(*rope_, dtype, qo_heads, head_dim, q, stride, q_data, qo_heads * head_dim);
-  RopeCpu(*rope_, dtype, kv_heads, head_dim, k, stride, k_data, kv_heads * head_dim);
-  return {{q_data, dtype, qo_heads * head_dim},
-          {k_data, dtype, kv_heads * head_dim},
-          {v, dtype, stride}};
+  const Tensor v_rows = take(&rotation->v, kv_heads, &rows.v);
+  const Tensor fused = qkv.CreateView({num_rows, num_heads, head_dim}, type);
+  const Tensor positions = rotation->positions.CreateView({num_rows}, {kDLInt, 32, 1});
+  if (config_.rope_ext_factors.has_value()) {
+    config_.split_rotary.value()(fused, positions, q_rows, k_rows, v_rows,
+                                 config_.rope_ext_factors.value());
+  } else {
+    config_.split_rotary.value()(fused, positions, q_rows, k_rows, v_rows,
+                                 static_cast<int64_t>(config_.rope_mode != RopeMode::kNone));
+  }
+  return rows;
 }
 
 PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
@@ -62,30 +83,54 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
                   part->shape[1] * head_dim};
   };
   if (config_.rope_mode != RopeMode::kInline) {
-    QKVRows rows{rows_of(q), {}, {}};
+    QKVRows rows{rows_of(q), {}, {}, {}};
     if (k.has_value()) rows.k = rows_of(k.value());
     if (v.has_value()) rows.v = rows_of(v.value());
     return rows;
   }
   const int64_t num_heads = config_.num_qo_heads + 2 * config_.num_kv_heads;
-  Tensor fused = RotaryScratch(&fused_, num_heads, q.DataType());
-  const int64_t row_bytes = num_heads * head_dim * DTypeSize(FloatDType(q.DataType(), "q"));
+  Tensor fused = Scratch(&fused_, num_rows, num_heads, q.DataType());
+  const int64_t head_bytes = head_dim * DTypeSize(FloatDType(q.DataType(), "q"));
   char* to = static_cast<char*>(DataPointer(fused.operator->()));
-  std::memset(to, 0, num_rows * row_bytes);  // a model's function reads all of it
+  std::memset(to, 0, num_rows * num_heads * head_bytes);  // a model's function reads all of it
   const auto put = [&](const Tensor& part, int64_t first_head) {
     if (part.DataType() != q.DataType()) {
       Throw(ErrorKind::kType, "q, k and v must have one element type");
     }
-    const int64_t bytes = row_bytes / num_heads * part->shape[1];
+    const int64_t bytes = part->shape[1] * head_bytes;
+    const char* from = static_cast<const char*>(DataPointer(part.operator->()));
     for (int64_t row = 0; row < num_rows; ++row) {
-      std::memcpy(to + row * row_bytes + row_bytes / num_heads * first_head,
-                  static_cast<const char*>(DataPointer(part.operator->())) + row * bytes, bytes);
+      std::memcpy(to + (row * num_heads + first_head) * head_bytes, from + row * bytes, bytes);
     }
   };
   put(q, 0);
   if (k.has_value()) put(k.value(), config_.num_qo_heads);
   if (v.has_value()) put(v.value(), config_.num_qo_heads + config_.num_kv_heads);
-  return Rotate(fused);
+  return Rotate(fused, num_rows, &step_rotation_);
+}
+
+void PagedKVCacheImpl::WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
+                                        const std::vector<int32_t>& positions, const KVRows& k) {
+  const int64_t kv_heads = config_.num_kv_heads, head_dim = config_.head_dim;
+  const int64_t num_heads = config_.num_qo_heads + 2 * kv_heads;
+  const auto count = static_cast<int64_t>(slots.size());
+  for (int64_t first = 0; first < count; first += config_.prefill_chunk_size) {
+    const int64_t rows = std::min(config_.prefill_chunk_size, count - first);
+    Tensor fused = Scratch(&fused_, rows, num_heads, config_.dtype);
+    const int64_t head_bytes = head_dim * DTypeSize(page_shape_.dtype);
+    char* to = static_cast<char*>(DataPointer(fused.operator->()));
+    std::memset(to, 0, rows * num_heads * head_bytes);
+    for (int64_t row = 0; row < rows; ++row) {
+      const char* from =
+          static_cast<const char*>(k.data) + (first + row) * k.row_stride * DTypeSize(k.dtype);
+      ConvertRow(from, k.dtype, to + (row * num_heads + config_.num_qo_heads) * head_bytes,
+                 page_shape_.dtype, kv_heads * head_dim);
+    }
+    FillRotation(positions.data() + first, static_cast<int32_t>(rows), &key_rotation_);
+    const KVRows rotated = Rotate(fused, rows, &key_rotation_).k;
+    WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data() + first, rows,
+                  rotated, {});
+  }
 }
 
 }  // namespace kvctl

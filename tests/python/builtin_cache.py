@@ -385,11 +385,9 @@ class Shadowed:
             if self.cache.length(seq_id) != length:
                 raise Wrong(f"sequence {seq_id}: {self.cache.length(seq_id)} tokens, not {length}")
             if length:
-                # Whether keys are kept rotated with inline RoPE is the cache's own business.
-                first = int(self.cache.config.rope == "inline")
                 got, expected = self.cache.get_kv(seq_id), self.model.get_kv(seq_id)
-                for part in range(first, 2):
-                    self.close(got[part], expected[part], f"K/V of sequence {seq_id}")
+                for one, other in zip(got, expected, strict=True):
+                    self.close(one, other, f"K/V of sequence {seq_id}")
 
     def close(self, got: np.ndarray, expected: np.ndarray, what: str) -> None:
         difference = np.abs(got.astype(np.float64) - expected)

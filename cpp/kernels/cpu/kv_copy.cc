@@ -19,6 +19,7 @@ void ForEachHeadRow(const PageShape& shape, void* pages, const int32_t* slots, i
   for (int64_t row = 0; row < num_rows; ++row) {
     for (int32_t part = 0; part < shape.num_parts; ++part) {
       const KVRows& rows = part == 0 ? k : v;
+      if (rows.data == nullptr) continue;
       for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
         f(At(pages, shape.dtype, shape.Offset(slots[row], part, head)),
           At(rows.data, rows.dtype, row * rows.row_stride + int64_t{head} * shape.head_dim),
