@@ -21,6 +21,7 @@ CheckpointPtr SequenceTable::MakeCheckpoint(int64_t id) {
   checkpoint->next_position_ = sequence.next_position;
   checkpoint->positions_ = sequence.positions;
   checkpoint->pending_ = sequence.pending;
+  checkpoint->gone_ = sequence.gone;
   checkpoint->num_shared_pages_ = PagesFor(sequence.num_columns());
   sequence.checkpoints.push_back(checkpoint.get());
   checkpoint->table_ = this;
@@ -46,6 +47,15 @@ void SequenceTable::Preserve(Sequence* sequence, int32_t column) {
   }
 }
 
+int32_t SequenceTable::NumNewHolders(const Sequence& sequence, int32_t column,
+                                     int32_t page_index) const {
+  int32_t count = 0;
+  for (const Checkpoint* checkpoint : sequence.checkpoints) {
+    count += checkpoint->num_columns() > column && checkpoint->num_shared_pages_ > page_index;
+  }
+  return count;
+}
+
 void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
   RequireNoForward("rollback");
   Sequence& sequence = Find(id);
@@ -58,17 +68,16 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
           checkpoint->table_ != this ? " of another cache" : "", ", not of sequence ", id);
   }
   const int32_t columns = checkpoint->num_columns();
-  int32_t first_held_page = sequence.first_held_page;
-  if (!checkpoint->saved_pages_.empty()) {
-    first_held_page = std::min(first_held_page, checkpoint->num_shared_pages_);
-  }
-  for (size_t i = 0; i < checkpoint->saved_pages_.size(); ++i) {
+  // Gone is what was gone then, and what has been let go since of the shared and the saved pages.
+  const int32_t num_shared = checkpoint->num_shared_pages_;
+  GoneColumns gone = checkpoint->gone_;
+  gone.Join(sequence.gone.Cut(num_shared * config_.page_size));
+  for (int32_t i = 0; i < static_cast<int32_t>(checkpoint->saved_pages_.size()); ++i) {
     if (checkpoint->saved_pages_[i] >= 0) continue;
-    first_held_page = std::max(first_held_page, checkpoint->num_shared_pages_ + int32_t(i) + 1);
+    gone.Join({(num_shared + i) * config_.page_size, (num_shared + i + 1) * config_.page_size});
   }
   CheckHeld(id, sequence.window,
-            {first_held_page, columns, checkpoint->next_position_, checkpoint->positions_},
-            "rollback");
+            {gone, columns, checkpoint->next_position_, checkpoint->positions_}, "rollback");
   // Everything that may fail comes first.
   PendingRegion pending = checkpoint->pending_;
   sequence.pages.reserve(PagesFor(columns));
@@ -80,7 +89,7 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
   for (int32_t page : checkpoint->saved_pages_) sequence.pages.push_back(page);
   checkpoint->saved_pages_.clear();
   checkpoint->num_shared_pages_ = PagesFor(columns);
-  sequence.first_held_page = std::min(first_held_page, PagesFor(columns));
+  sequence.gone = gone.Cut(columns);
   sequence.num_committed = checkpoint->num_committed_;
   sequence.next_position = checkpoint->next_position_;
   sequence.positions = checkpoint->positions_;

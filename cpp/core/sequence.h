@@ -5,6 +5,7 @@
 #ifndef KVCTL_CORE_SEQUENCE_H_
 #define KVCTL_CORE_SEQUENCE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -44,6 +45,27 @@ struct SlidingWindow {
   int32_t horizon = 0;
 };
 
+/*!
+ * \brief The columns that a window has let go of: [begin, end). Pages that lie wholly in there are
+ * not held; those before begin hold the sinks.
+ */
+struct GoneColumns {
+  int32_t begin = 0;
+  int32_t end = 0;
+
+  bool empty() const { return begin >= end; }
+  /*! \brief What is left of it when the sequence keeps its first `columns` columns. */
+  GoneColumns Cut(int32_t columns) const {
+    return columns <= begin ? GoneColumns{} : GoneColumns{begin, std::min(end, columns)};
+  }
+  /*! \brief Makes it reach over `other` too. */
+  void Join(const GoneColumns& other) {
+    if (other.empty()) return;
+    begin = empty() ? other.begin : std::min(begin, other.begin);
+    end = std::max(end, other.end);
+  }
+};
+
 /*! \brief Positions of committed columns where they differ from 0, 1, 2, ... (after eviction, or
  * given). */
 using Positions = std::shared_ptr<std::vector<int32_t>>;
@@ -62,7 +84,7 @@ struct Sequence {
   Positions positions;        //!< null: position = column
   PendingRegion pending;
   SlidingWindow window;
-  int32_t first_held_page = 0;  //!< pages before it, but for those with sinks, were let go (-1)
+  GoneColumns gone;  //!< what the window let go; the pages that lie wholly in there are -1
   std::vector<Checkpoint*> checkpoints;  //!< the live ones, oldest first
   uint64_t batch_mark = 0;               //!< the last batch that named this sequence
 

@@ -139,7 +139,7 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
     child->positions = std::make_shared<std::vector<int32_t>>(*parent.positions);
   child->pending = parent.pending;
   child->window = parent.window;
-  child->first_held_page = std::min(parent.first_held_page, PagesFor(columns));
+  child->gone = parent.gone.Cut(columns);
   if (columns < parent.num_committed) child->TruncateCommitted(columns);
   child->pending.Truncate(std::max(columns - child->num_committed, 0));
   const Sequence& added = *sequences_.emplace(child_id, std::move(child)).first->second;
@@ -176,7 +176,7 @@ void SequenceTable::TruncateColumns(Sequence* sequence, int32_t columns) {
   if (columns < sequence->num_committed) sequence->TruncateCommitted(columns);
   sequence->pending.Truncate(columns - sequence->num_committed);
   ShrinkPages(sequence, PagesFor(columns));
-  sequence->first_held_page = std::min(sequence->first_held_page, PagesFor(columns));
+  sequence->gone = sequence->gone.Cut(columns);
 }
 
 void SequenceTable::MakeOwn(Sequence* sequence, int32_t page_index, DataMoves* moves) {

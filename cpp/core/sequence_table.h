@@ -29,19 +29,39 @@ struct SlotMove {
   int32_t target;
 };
 
+/*! \brief Turn one token's K from its rotary position p to p + by, in every layer. */
+struct KeyTurn {
+  int32_t slot;
+  int32_t by;
+};
+
 /*!
  * \brief What an operation on the table asks of the device. The page copies come first; the moves
- * follow in order. A move's target never lies behind a later move's source of the same sequence.
+ * follow in order, and then the turns. A move's target is never a later move's source.
  */
 struct DataMoves {
   std::vector<PageCopy> pages;
   std::vector<SlotMove> slots;
-  bool empty() const { return pages.empty() && slots.empty(); }
+  std::vector<KeyTurn> turns;
+  bool empty() const { return pages.empty() && slots.empty() && turns.empty(); }
   void clear() {
     pages.clear();
     slots.clear();
+    turns.clear();
   }
 };
+
+/*! \brief The committed part of a sequence, as it is carried to another cache. */
+struct SequenceRecord {
+  int32_t num_committed = 0;
+  int32_t next_position = 0;
+  Positions positions;  //!< null: position = column
+  SlidingWindow window;
+  GoneColumns gone;
+};
+
+/*! \brief Positions are below it, so that counting on from any of them stays an int32. */
+constexpr int32_t kPositionLimit = 1 << 30;
 
 /*! \brief One sequence's share of a forward step. */
 struct Append {
@@ -112,6 +132,23 @@ class SequenceTable {
    * let go.
    */
   void SetWindow(int64_t id, const SlidingWindow& window);
+
+  /*!
+   * \brief Keeps some committed columns of a sequence without pending nodes and drops the others.
+   *
+   * Of the pages of kept columns only those are written that nobody else holds; where one is
+   * shared, a page is taken instead. So a sequence that shares nothing needs no free page.
+   * \param keep The columns that stay, ascending.
+   * \param renumber The kept columns get the positions 0, 1, 2, ... and their keys are turned
+   * there; otherwise each keeps its position, and the next token gets the one it would have had.
+   */
+  void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber, DataMoves* moves);
+
+  /*! \brief The committed part of a sequence, which must have no pending nodes. */
+  SequenceRecord Record(int64_t id, const char* operation) const;
+  /*! \brief Adds a sequence as another table recorded it; whoever calls writes its K and V.
+   * \throws Error kValue for a record that no table makes. */
+  void Restore(int64_t id, const SequenceRecord& record);
 
   // The step in flight.
   bool in_forward() const { return forward_.active; }
@@ -184,7 +221,7 @@ class SequenceTable {
   void Slide(Sequence* sequence);
   /*! \brief A state of a sequence whose window may show tokens that are gone. */
   struct Held {
-    int32_t first_held_page;  //!< the pages before it, but for those with sinks, are gone
+    GoneColumns gone;
     int32_t num_columns;
     int32_t next_position;
     const Positions& positions;
@@ -199,6 +236,13 @@ class SequenceTable {
   /*! \brief Before columns from `column` on are overwritten or dropped: checkpoints that need them
    * take hold. */
   void Preserve(Sequence* sequence, int32_t column);
+  /*! \brief How many checkpoints Preserve(sequence, column) will make holders of a page. */
+  int32_t NumNewHolders(const Sequence& sequence, int32_t column, int32_t page_index) const;
+  /*! \brief Whether a page lies wholly in what was let go. */
+  bool GonePage(const GoneColumns& gone, int32_t page_index) const {
+    return page_index * config_.page_size >= gone.begin &&
+           (page_index + 1) * config_.page_size <= gone.end;
+  }
   /*! \brief Replaces a shared page by a copy that only this sequence holds. */
   void MakeOwn(Sequence* sequence, int32_t page_index, DataMoves* moves);
   void Forget(Checkpoint* checkpoint);
@@ -210,6 +254,7 @@ class SequenceTable {
   void CheckPagesForStep(const std::vector<Append>& appends);
   void Reserve(const Append& append, DataMoves* moves);
   void PlanRows(const Append& append, const ForwardEntry& entry);
+  void CheckKeep(const Sequence& sequence, const std::vector<int32_t>& keep) const;
   void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
   void CheckPagesForCommit(const std::vector<int64_t>& ids,
                            const std::vector<std::vector<int32_t>>& kept);

@@ -47,11 +47,7 @@ void SequenceTable::CheckPagesForCommit(const std::vector<int64_t>& ids,
     const int32_t end = sequence.num_committed + static_cast<int32_t>(kept[i].size());
     if (first == end) continue;
     for (int32_t page = first / config_.page_size; page <= (end - 1) / config_.page_size; ++page) {
-      int32_t new_holders = 0;  // the checkpoints that will take hold of this page
-      for (const Checkpoint* checkpoint : sequence.checkpoints) {
-        new_holders += checkpoint->num_columns() > first && checkpoint->num_shared_pages_ > page;
-      }
-      demand.NeedOwn(sequence.pages[page], new_holders);
+      demand.NeedOwn(sequence.pages[page], NumNewHolders(sequence, first, page));
     }
   }
   demand.Check("commit");

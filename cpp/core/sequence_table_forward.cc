@@ -35,9 +35,9 @@ void CheckAppend(const Append& append, const Sequence& sequence) {
   }
   if (append.parents != nullptr) CheckParents(append, sequence.pending);
   for (int32_t i = 0; append.positions != nullptr && i < append.num_rows; ++i) {
-    if (append.positions[i] < 0) {
+    if (append.positions[i] < 0 || append.positions[i] >= kPositionLimit) {
       Throw(ErrorKind::kValue, "positions[", i, "] of sequence ", id, " is ", append.positions[i],
-            "; it must not be negative");
+            "; it must be in [0, 2^30)");
     }
   }
 }

@@ -15,12 +15,11 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
           "least 0, got ",
           window.size, ", ", window.sinks, " and ", window.horizon);
   }
-  if (sequence.first_held_page > 0 && window.sinks > sequence.window.sinks) {
+  if (!sequence.gone.empty() && window.sinks > sequence.window.sinks) {
     Throw(ErrorKind::kValue, "sequence ", id, " has let go of tokens that would become sinks");
   }
   CheckHeld(id, window,
-            {sequence.first_held_page, sequence.num_columns(), sequence.next_position,
-             sequence.positions},
+            {sequence.gone, sequence.num_columns(), sequence.next_position, sequence.positions},
             "enable_sliding_window");
   sequence.window = window;
   Slide(&sequence);
@@ -32,22 +31,21 @@ void SequenceTable::Slide(Sequence* sequence) {
   // A row at position p sees positions above p - size; the earliest row that may still come, after
   // a return over the whole horizon, is at next_position - horizon.
   const int64_t last_gone = int64_t{sequence->next_position} - window.horizon - window.size;
-  int32_t page = std::max(sequence->first_held_page, PagesFor(window.sinks));
+  int32_t page = std::max(sequence->gone.end / config_.page_size, PagesFor(window.sinks));
   for (; (page + 1) * config_.page_size <= sequence->num_committed; ++page) {
     if (sequence->PositionOf((page + 1) * config_.page_size - 1) > last_gone) break;
     Release(sequence->pages[page]);
     sequence->pages[page] = -1;
-    sequence->first_held_page = page + 1;
+    sequence->gone.Join({page * config_.page_size, (page + 1) * config_.page_size});
   }
 }
 
 void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
                               const char* operation) const {
-  const int32_t gone_columns = held.first_held_page * config_.page_size;
-  if (gone_columns == 0 || held.num_columns <= PagesFor(window.sinks) * config_.page_size) return;
-  if (held.num_columns >= gone_columns) {
+  if (held.gone.empty() || held.num_columns <= held.gone.begin) return;
+  if (held.num_columns >= held.gone.end) {
     const int32_t last_gone =
-        held.positions ? (*held.positions)[gone_columns - 1] : gone_columns - 1;
+        held.positions ? (*held.positions)[held.gone.end - 1] : held.gone.end - 1;
     if (last_gone <= held.next_position - window.size) return;
   }
   Throw(ErrorKind::kValue, operation, " would show tokens of sequence ", id,
@@ -59,8 +57,7 @@ void SequenceTable::CheckCut(const Sequence& sequence, int32_t columns,
                              const char* operation) const {
   if (columns >= sequence.num_committed) return;
   CheckHeld(sequence.id, sequence.window,
-            {sequence.first_held_page, columns, sequence.PositionOf(columns), sequence.positions},
-            operation);
+            {sequence.gone, columns, sequence.PositionOf(columns), sequence.positions}, operation);
 }
 
 }  // namespace kvctl

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/kv_copy.h"
 #include "kvctl/dtype.h"
 
 namespace kvctl {
@@ -63,6 +64,14 @@ class RopeTable {
  */
 void RopeCpu(const RopeTable& table, DType dtype, int32_t num_heads, int32_t head_dim,
              const void* in, int64_t in_row_stride, void* out, int64_t out_row_stride);
+
+/*!
+ * \brief Turns the keys of some slots of a layer's pages in place: the key in slots[i] by row i of
+ * the table, which a key cached at position p and turned by q leaves as if it were cached at p + q,
+ * but for one more rounding to the pages' dtype.
+ */
+void RopeSlotsCpu(const RopeTable& table, const PageShape& shape, void* pages,
+                  const int32_t* slots);
 
 }  // namespace kvctl
 

@@ -14,7 +14,7 @@ std::vector<int32_t> PagedKVCacheImpl::Slots(int64_t seq_id, int64_t begin, int6
   std::vector<int32_t> slots;
   slots.reserve(end - begin);
   for (int64_t column = begin; column < end; ++column) {
-    if (sequence.pages[column / config_.page_size] < 0) {
+    if (sequence.gone.begin <= column && column < sequence.gone.end) {
       Throw(ErrorKind::kIndex, "token ", column, " of sequence ", seq_id,
             " has been let go by its sliding window");
     }

@@ -92,6 +92,9 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
               const std::vector<std::vector<int32_t>>& kept) final;
   void Pop(int64_t seq_id, int64_t n) final;
   void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon) final;
+  void Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) final;
+  SavedSequence SaveSequence(int64_t seq_id) const final;
+  void LoadSequence(int64_t seq_id, const SavedSequence& saved) final;
   CacheCheckpoint MakeCheckpoint(int64_t seq_id) final;
   void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) final;
   const PagedKVCacheConfig& config() const final { return config_; }
@@ -160,6 +163,10 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief The same of separate tensors, which are taken as they are unless RoPE is inline. */
   QKVRows RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,
                       const tvm::ffi::Optional<Tensor>& v);
+  /*! \brief How the keys of the pages are rotated; throws where the cache does not know. */
+  RopeParams KeyRotation(const char* operation) const;
+  /*! \brief Turns keys of all layers, a block of them at a time through `table`. */
+  void TurnKeys(const std::vector<KeyTurn>& turns, RopeTable* table);
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
   void AppendKV(int32_t layer, const QKVRows& rows);
 
@@ -198,6 +205,9 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
                         const std::vector<int32_t>& positions, const KVRows& k);
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
   void CheckKV(const Tensor& kv, const char* what, int64_t length) const;
+  /*! \brief K and V of slots, all layers, as (num_layers, slots, num_kv_heads, head_dim). */
+  void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
+  void WriteSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v);
 
   PagedKVCacheConfig config_;
   PageShape page_shape_;

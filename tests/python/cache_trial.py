@@ -7,8 +7,13 @@ as they were, which keeps any part of a log meaningful.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from dataclasses import dataclass
+import atexit
+import itertools
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -58,7 +63,9 @@ class Trial:
     which random numbers are appended, finish is "end", "abort" (at once) or "late" (after a layer)
     and shift, unless 0, moves the positions of the new tokens,
     ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
-    ``("rollback", s, name)``, ``("window", s, size, sinks, horizon)``, ``("check", s)``.
+    ``("rollback", s, name)``, ``("window", s, size, sinks, horizon)``, ``("check", s)``,
+    ``("evict", s, kept, rerotate)``, ``("save", s, name)``, ``("load", s, name)``,
+    ``("move", page_size)``: every sequence goes through a file to a new cache.
     """
 
     POOL = 1 << 12
@@ -71,10 +78,15 @@ class Trial:
         )
         self.num_pages = self.cache.num_available_pages
         self.checkpoints: dict[int, tuple[int, Any, Any]] = {}
+        self.number = next(_numbers)
+        self.files: dict[int, Any] = {}
         heads = setup.num_qo_heads + 2 * setup.num_kv_heads
         self.pool = _pool((setup.num_layers, self.POOL, heads, setup.head_dim), setup.dtype)
         self.tolerance = 1e-5 if setup.dtype == "float32" else 4e-3
         self.poison()
+
+    def path(self, name: int) -> Path:
+        return _directory() / f"{self.number}-{name}"
 
     def create(self) -> Any:
         return kvctl.PagedKVCache.create(
@@ -145,6 +157,8 @@ class Trial:
         """Remove everything; every page must come back."""
         self.check_all()
         self.checkpoints.clear()
+        for name in [-1, *self.files]:
+            self.path(name).unlink(missing_ok=True)
         for seq_id in list(self.model.sequences):
             self.apply(("remove", seq_id))
         if self.cache.num_available_pages != self.num_pages:
@@ -177,7 +191,11 @@ class Trial:
             raise _Refused("gone from the window")
         expected, theirs = _attempt(getattr(self.model, method), model_args, model_kw or {})
         # A batch may hold several mistakes; which of them is named is not the model's business.
-        several = method in ("begin_forward", "commit") and mine is not None and theirs is not None
+        several = (
+            method in ("begin_forward", "commit", "evict")
+            and mine is not None
+            and theirs is not None
+        )
         if type(mine) is not type(theirs) and not several:
             raise Mismatch(f"{method}{model_args}: {mine!r} where the model says {theirs!r}")
         if mine is not None:
@@ -270,6 +288,43 @@ class Trial:
         sizes = {"sinks": sinks, "horizon": horizon}
         self._both("enable_sliding_window", (seq_id, size), cache_kw=sizes, model_kw=sizes)
 
+    def _evict(self, seq_id: int, kept: tuple[int, ...], rerotate: bool) -> None:
+        self._both(
+            "evict",
+            (seq_id, list(kept)),
+            cache_kw={"rerotate": rerotate},
+            model_kw={"rerotate": rerotate},
+        )
+
+    def _save(self, seq_id: int, name: int) -> None:
+        _, saved = self._both("save_sequence", (seq_id, self.path(name)), (seq_id,))
+        self.files[name] = saved
+
+    def _load(self, seq_id: int, name: int) -> str | None:
+        if name not in self.files:
+            return "no such file"
+        self._both("load_sequence", (seq_id, self.path(name)), (seq_id, self.files[name]))
+        return None
+
+    def _move(self, page_size: int) -> str | None:
+        """Go on with a new cache of other pages; where not all fits, with the old one."""
+        self._both("abort", (None,))
+        room = self.setup.num_pages * self.setup.page_size
+        before = self.setup, self.cache, self.num_pages
+        self.setup = replace(self.setup, page_size=page_size, num_pages=max(room // page_size, 1))
+        self.cache = self.create()
+        self.num_pages = self.cache.num_available_pages
+        self.poison()
+        try:
+            for seq_id in self.model.sequences:
+                before[1].save_sequence(seq_id, self.path(-1))
+                self.cache.load_sequence(seq_id, self.path(-1))
+        except kvctl.OutOfPagesError:
+            self.setup, self.cache, self.num_pages = before
+            return "no room"
+        self.checkpoints.clear()
+        return None
+
     def _shows_gone(self, method: str, args: tuple[Any, ...], kw: dict[str, Any]) -> bool:
         """Whether an operation would show tokens that the window may have let go of."""
         tokens = self.model.sequences.get(args[0]) if isinstance(args[0], int) else None
@@ -277,10 +332,20 @@ class Trial:
             return False
         if method == "enable_sliding_window":
             window = Window(args[1], **kw)
-            grown = window.sinks > tokens.window.sinks and tokens.gone >= tokens.window.sinks
+            grown = window.sinks > tokens.window.sinks and not tokens.gone.isdisjoint(
+                tokens.committed
+            )
             return grown or tokens.shows_gone(window, tokens.next_position)
         if method == "rollback":
-            return tokens.shows_gone(tokens.window, args[1].next_position)
+            # A cache decides by pages: by those of the checkpoint, after an eviction.
+            then = args[1].copy()
+            then.gone |= tokens.gone
+            first = then.next_position - self.setup.page_size
+            return then.shows_gone(tokens.window, first) or tokens.shows_gone(tokens.window, first)
+        if method == "evict":
+            return not tokens.gone.isdisjoint(
+                tokens.committed[column] for column in args[1] if column < len(tokens.committed)
+            )
         if method in ("popn", "fork_sequence"):
             length = len(tokens) - args[1] if method == "popn" else args[2]
             if 0 <= length < len(tokens.committed):
@@ -292,7 +357,10 @@ class Trial:
         if length != expected:
             raise Mismatch(f"sequence {seq_id} has {length} tokens, not {expected}")
         # What lies behind a window may be gone; what a row may still see must be there.
-        begin = bisect_right(self.model.sequences[seq_id].positions, self._gone(seq_id))
+        tokens = self.model.sequences[seq_id]
+        begin = 1 + max(
+            (i for i, token in enumerate(tokens.committed) if token in tokens.gone), default=-1
+        )
         if begin < length:
             for name, got, want in zip(
                 "KV",
@@ -307,9 +375,6 @@ class Trial:
                     raise Mismatch(_difference(what, np.from_dlpack(got), want))
 
     # Bookkeeping
-
-    def _gone(self, seq_id: int) -> int:
-        return self.model.sequences[seq_id].gone
 
     def _lengths(self) -> dict[int, int]:
         return {seq_id: self.cache.sequence_length(seq_id) for seq_id in self.model.sequences}
@@ -358,6 +423,16 @@ def _difference(what: str, got: Any, expected: Any) -> str:
     place = np.unravel_index(np.argmax(np.where(np.isnan(wrong), np.inf, wrong)), wrong.shape)
     where = tuple(int(i) for i in place)
     return f"{what} at {where} is {got[where]}, not {expected[where]}"
+
+
+_numbers = itertools.count()
+
+
+@cache
+def _directory() -> Path:
+    path = mkdtemp(prefix="kvctl-trial-")
+    atexit.register(rmtree, path, ignore_errors=True)
+    return Path(path)
 
 
 _pools: dict[Any, Any] = {}

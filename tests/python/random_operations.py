@@ -59,8 +59,17 @@ def _operation(
             rng.choice([0, 0, 1, 5]),
             rng.choice([0, 2, 8]),
         )
-    if kind < 0.41:
+    if kind < 0.40:
+        return ("save", someone, rng.randrange(3))
+    if kind < 0.415:
+        free = [seq_id for seq_id in range(max_sequences) if seq_id not in known]
+        return ("load", rng.choice(free or [anyone]), rng.randrange(3))
+    if kind < 0.417:
+        return ("move", rng.choice([1, 2, 3, 4, 7, 16]))
+    if kind < 0.435:
         return ("abort", rng.choice([None, (someone,), tuple(known[:2])]))
+    if kind < 0.48 and not (tokens.pending and rng.random() < 0.9):
+        return ("evict", someone, _kept_tokens(tokens, rng), rng.random() < 0.4)
     pending = [seq_id for seq_id in known if model.sequences[seq_id].pending]
     if kind < 0.60 and pending:
         chosen = rng.sample(pending, rng.randint(1, min(4, len(pending))))
@@ -120,6 +129,22 @@ def _kept(tokens: Tokens, rng: Random) -> tuple[int, ...]:
                 kept.append(node)
         return tuple(kept)
     return tuple(rng.randrange(-1, len(tokens.pending) + 1) for _ in range(rng.randint(1, 3)))
+
+
+def _kept_tokens(tokens: Tokens, rng: Random) -> tuple[int, ...]:
+    """A random subset, a run that is cut out, or a mistake; seldom what a window has let go."""
+    length = len(tokens.committed)
+    held = [i for i in range(length) if tokens.committed[i] not in tokens.gone]
+    kind = rng.random()
+    if kind < 0.03:
+        return tuple(rng.randrange(-1, length + 1) for _ in range(rng.randint(1, 3)))
+    if kind < 0.06:
+        return tuple(range(length))
+    if kind < 0.4:
+        begin, end = sorted((rng.randint(0, length), rng.randint(0, length)))
+        return tuple(i for i in held if not begin <= i < end)
+    share = rng.choice([0.1, 0.5, 0.9, 1.0])
+    return tuple(i for i in held if rng.random() < share)
 
 
 def _skewed(rng: Random, most: int) -> int:

@@ -33,6 +33,8 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize()
     def create(self) -> None:
         self.trial = Trial(self.setup_)
+        self.windows = bool(self.setup_.layer_windows)
+        self.moved = False  # whether positions were given that need not ascend
 
     @rule(seq_id=SEQUENCES)
     def add(self, seq_id: int) -> None:
@@ -69,6 +71,8 @@ class CacheMachine(RuleBasedStateMachine):
                 old = len(tokens.pending) if tokens else 0
                 spec = tuple((wish + 1) % (old + index + 1) - 1 for index, wish in enumerate(spec))
             resolved.append((seq_id, spec))
+        shift = 0 if self.windows else shift
+        self.moved = self.moved or shift != 0
         self.trial.apply(("step", tuple(resolved), pending, data, finish, shift))
 
     @rule(
@@ -101,6 +105,43 @@ class CacheMachine(RuleBasedStateMachine):
     def rollback(self, seq_id: int, name: int) -> None:
         self.trial.apply(("rollback", seq_id, name))
 
+    @rule(
+        seq_id=SEQUENCES,
+        dropped=st.one_of(
+            st.sets(st.integers(0, 40), max_size=12),
+            st.tuples(st.integers(0, 40), st.integers(0, 40)).map(lambda run: set(range(*run))),
+        ),
+        rerotate=st.booleans(),
+    )
+    def evict(self, seq_id: int, dropped: set[int], rerotate: bool) -> None:
+        tokens = self.trial.model.sequences.get(seq_id)
+        length = len(tokens.committed) if tokens else 1
+        kept = tuple(i for i in range(length) if i not in dropped)
+        self.trial.apply(("evict", seq_id, kept, rerotate))
+
+    @rule(
+        seq_id=SEQUENCES,
+        size=st.integers(0, 12),
+        sinks=st.sampled_from([0, 0, 1, 5]),
+        horizon=st.sampled_from([0, 2, 8]),
+    )
+    def window(self, seq_id: int, size: int, sinks: int, horizon: int) -> None:
+        if not self.moved:  # windows measure positions that ascend
+            self.windows = True
+            self.trial.apply(("window", seq_id, size, sinks, horizon))
+
+    @rule(seq_id=SEQUENCES, name=NAMES)
+    def save(self, seq_id: int, name: int) -> None:
+        self.trial.apply(("save", seq_id, name))
+
+    @rule(seq_id=SEQUENCES, name=NAMES)
+    def load(self, seq_id: int, name: int) -> None:
+        self.trial.apply(("load", seq_id, name))
+
+    @rule(page_size=st.sampled_from([1, 3, 4, 16]))
+    def move(self, page_size: int) -> None:
+        self.trial.apply(("move", page_size))
+
     @invariant()
     def everything_agrees(self) -> None:
         if hasattr(self, "trial"):
@@ -121,9 +162,17 @@ EXAMPLES = int(os.environ.get("KVCTL_STATE_MACHINE_EXAMPLES", "25"))
         Setup(page_size=1, num_pages=48),
         Setup(page_size=16, num_pages=9),
         Setup(dtype="float16"),
+        Setup(rope=True, layer_windows=(3, 0)),
         Setup(num_qo_heads=3, num_kv_heads=3, num_layers=1, page_size=5),
     ],
-    ids=["small", "pages-of-one", "pages-of-sixteen", "float16", "mha-odd-pages"],
+    ids=[
+        "small",
+        "pages-of-one",
+        "pages-of-sixteen",
+        "float16",
+        "rope-layer-windows",
+        "mha-odd-pages",
+    ],
 )
 def test_any_sequence_of_operations(setup: Setup) -> None:
     machine = type("Machine", (CacheMachine,), {"setup_": setup})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,9 +17,18 @@ class PlainCache(CacheModel):
     """The model itself, dressed as a cache; the broken ones below differ from it by one defect."""
 
     num_available_pages = 24
+    files: ClassVar[dict[Any, Any]] = {}
 
     def attention(self, layer: int, qkv: Any, **kw: Any) -> Any:
         return super().attention(layer, qkv, **kw).astype(np.float32)
+
+    def save_sequence(self, seq_id: int, path: Any = None) -> Any:
+        saved = super().save_sequence(seq_id)
+        PlainCache.files[path] = saved
+        return saved
+
+    def load_sequence(self, seq_id: int, path: Any) -> None:
+        super().load_sequence(seq_id, PlainCache.files[path])
 
 
 class CommitsForgetToCompact(PlainCache):
@@ -70,6 +79,35 @@ class AbortKeepsTheStep(PlainCache):
             super().abort(seq_ids)
 
 
+class EvictsTheWrongTokens(PlainCache):
+    def evict(self, seq_id: int, keep: Any, *, rerotate: bool = False) -> None:
+        super().evict(seq_id, keep, rerotate=rerotate)
+        tokens = self.sequences[seq_id]
+        if len(keep) > 1 and list(keep) != list(range(len(keep))):
+            tokens.committed[-1] = tokens.committed[0]
+
+
+class EvictedPositionsMoveUp(PlainCache):
+    def evict(self, seq_id: int, keep: Any, *, rerotate: bool = False) -> None:
+        super().evict(seq_id, keep, rerotate=rerotate)
+        tokens = self.sequences[seq_id]
+        tokens.positions = list(range(len(keep)))
+
+
+class NextPositionFollowsTheKeptOnes(PlainCache):
+    def evict(self, seq_id: int, keep: Any, *, rerotate: bool = False) -> None:
+        super().evict(seq_id, keep, rerotate=rerotate)
+        tokens = self.sequences[seq_id]
+        tokens.next_position = tokens.positions[-1] + 1 if tokens.positions else 0
+
+
+class LoadsForgetPositions(PlainCache):
+    def load_sequence(self, seq_id: int, path: Any) -> None:
+        super().load_sequence(seq_id, path)
+        tokens = self.sequences[seq_id]
+        tokens.next_position = len(tokens.committed)
+
+
 class ReadsUnusedMemory(PlainCache):
     def _attend(self, q: Any, layer: int, tokens: Any, see: Any, scale: float) -> Any:
         out = super()._attend(q, layer, tokens, see, scale)
@@ -80,7 +118,7 @@ class FakeTrial(Trial):
     kind: type[PlainCache] = PlainCache
 
     def create(self) -> Any:
-        return self.kind(**self.setup.shapes(), max_sequences=16)
+        return self.kind(**self.setup.shapes(), max_sequences=16, rope_theta=10000.0)
 
     def masks(self, parts: Any) -> Any:
         return [
@@ -92,13 +130,17 @@ class FakeTrial(Trial):
             for seq_id, spec in parts
         ]
 
+    def _move(self, page_size: int) -> None:
+        self._both("abort", (None,))
+
     def poison(self) -> None:
         pass
 
 
 def run(kind: type[PlainCache], operations: int) -> None:
-    trial = type("TrialOf" + kind.__name__, (FakeTrial,), {"kind": kind})(Setup())
-    stream = random_operations(trial.model, Random(1))
+    setup = Setup(rope=True, layer_windows=(0, 7))
+    trial = type("TrialOf" + kind.__name__, (FakeTrial,), {"kind": kind})(setup)
+    stream = random_operations(trial.model, Random(1), windows=True)
     for _ in range(operations):
         trial.apply(next(stream))
     trial.drain()

@@ -96,6 +96,26 @@ struct AttentionOptions {
 };
 
 /*!
+ * \brief The committed tokens of one sequence apart from any cache, as they are saved.
+ *
+ * `length` tokens, of which those in [gone_begin, gone_end) were let go by a sliding window.
+ */
+struct SavedSequence {
+  int64_t length = 0;
+  int64_t next_position = 0;  //!< of the token that comes next
+  int64_t window_size = 0;    //!< 0: no window
+  int64_t sinks = 0;
+  int64_t horizon = 0;
+  int64_t gone_begin = 0;
+  int64_t gone_end = 0;
+  /*! \brief int32 (length,) on the host, or nullopt where a token's position is its index. */
+  tvm::ffi::Optional<tvm::runtime::Tensor> positions;
+  /*! \brief (num_layers, length - gone, num_kv_heads, head_dim), of the cache's type. */
+  tvm::runtime::Tensor k;
+  tvm::runtime::Tensor v;
+};
+
+/*!
  * \brief kvctl's cache. Every operation either happens or throws a tvm::ffi::Error and leaves the
  * cache as it was; use from two threads at once is refused with a RuntimeError.
  */
@@ -139,6 +159,17 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    * they are that far behind the window.
    */
   virtual void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon) = 0;
+  /*!
+   * \brief Keeps some committed tokens of a sequence, which must have no pending nodes.
+   * \param keep The tokens that stay, ascending.
+   * \param rerotate The kept tokens get the positions 0, 1, 2, ..., and their keys are turned
+   * there; only where the cache knows how it rotates keys (kNotImplemented otherwise).
+   */
+  virtual void Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) = 0;
+  /*! \brief A copy of the committed tokens of a sequence, which must have no pending nodes. */
+  virtual SavedSequence SaveSequence(int64_t seq_id) const = 0;
+  /*! \brief Adds a sequence that this or another cache of the same layout saved. */
+  virtual void LoadSequence(int64_t seq_id, const SavedSequence& saved) = 0;
   virtual CacheCheckpoint MakeCheckpoint(int64_t seq_id) = 0;
   virtual void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) = 0;
 

@@ -22,22 +22,39 @@ double Stretch(double frequency, const RopeLlama3Scaling& scaling) {
 }
 
 template <typename T>
+void RotateHead(const float* cosines, int32_t rotary_dim, const T* x, T* y) {
+  const int32_t half = rotary_dim / 2;
+  const float* sines = cosines + half;
+  for (int32_t d = 0; d < half; ++d) {
+    const float a = ToFloat(x[d]), b = ToFloat(x[d + half]);
+    FromFloat(a * cosines[d] - b * sines[d], y + d);
+    FromFloat(b * cosines[d] + a * sines[d], y + d + half);
+  }
+}
+
+template <typename T>
+void RotateSlots(const RopeTable& table, const PageShape& shape, T* pages, const int32_t* slots) {
+  const int64_t elements = int64_t{table.num_rows()} * shape.num_kv_heads * shape.head_dim;
+#pragma omp parallel for if (elements > kParallelElements)
+  for (int32_t row = 0; row < table.num_rows(); ++row) {
+    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+      T* key = pages + shape.Offset(slots[row], 0, head);
+      RotateHead(table.row(row), table.params().rotary_dim, key, key);
+    }
+  }
+}
+
+template <typename T>
 void Rotate(const RopeTable& table, int32_t num_heads, int32_t head_dim, const T* in,
             int64_t in_row_stride, T* out, int64_t out_row_stride) {
-  const int32_t rotary_dim = table.params().rotary_dim, half = rotary_dim / 2;
+  const int32_t rotary_dim = table.params().rotary_dim;
   const int64_t elements = int64_t(table.num_rows()) * num_heads * head_dim;
 #pragma omp parallel for if (elements > kParallelElements)
   for (int32_t row = 0; row < table.num_rows(); ++row) {
-    const float* cosines = table.row(row);
-    const float* sines = cosines + half;
     for (int32_t head = 0; head < num_heads; ++head) {
       const T* x = in + row * in_row_stride + int64_t(head) * head_dim;
       T* y = out + row * out_row_stride + int64_t(head) * head_dim;
-      for (int32_t d = 0; d < half; ++d) {
-        const float a = ToFloat(x[d]), b = ToFloat(x[d + half]);
-        FromFloat(a * cosines[d] - b * sines[d], y + d);
-        FromFloat(b * cosines[d] + a * sines[d], y + d + half);
-      }
+      RotateHead(table.row(row), rotary_dim, x, y);
       for (int32_t d = rotary_dim; d < head_dim; ++d) y[d] = x[d];
     }
   }
@@ -70,25 +87,45 @@ void RopeTable::Fill(const int32_t* positions, int32_t num_rows) {
   }
 }
 
+namespace {
+
+void CheckRotaryDim(const RopeTable& table, int32_t head_dim) {
+  if (table.params().rotary_dim <= head_dim) return;
+  Throw(ErrorKind::kValue, "rotary_dim ", table.params().rotary_dim, " is larger than head_dim ",
+        head_dim);
+}
+
+/*! \brief Calls f with a value of the C++ type of dtype. */
+template <typename F>
+void WithType(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return f(float{});
+    case DType::kFloat16:
+      return f(Float16{});
+    case DType::kBFloat16:
+      return f(BFloat16{});
+  }
+}
+
+}  // namespace
+
 void RopeCpu(const RopeTable& table, DType dtype, int32_t num_heads, int32_t head_dim,
              const void* in, int64_t in_row_stride, void* out, int64_t out_row_stride) {
-  if (table.params().rotary_dim > head_dim) {
-    Throw(ErrorKind::kValue, "rotary_dim ", table.params().rotary_dim, " is larger than head_dim ",
-          head_dim);
-  }
-  const auto rotate = [&](auto type) {
+  CheckRotaryDim(table, head_dim);
+  WithType(dtype, [&](auto type) {
     using T = decltype(type);
     Rotate(table, num_heads, head_dim, static_cast<const T*>(in), in_row_stride,
            static_cast<T*>(out), out_row_stride);
-  };
-  switch (dtype) {
-    case DType::kFloat32:
-      return rotate(float{});
-    case DType::kFloat16:
-      return rotate(Float16{});
-    case DType::kBFloat16:
-      return rotate(BFloat16{});
-  }
+  });
+}
+
+void RopeSlotsCpu(const RopeTable& table, const PageShape& shape, void* pages,
+                  const int32_t* slots) {
+  CheckRotaryDim(table, shape.head_dim);
+  WithType(shape.dtype, [&](auto type) {
+    RotateSlots(table, shape, static_cast<decltype(type)*>(pages), slots);
+  });
 }
 
 }  // namespace kvctl

@@ -39,8 +39,8 @@ class Tokens:
     next_position: int = 0
     """The position of the next committed token."""
     window: Window | None = None
-    gone: int = -1
-    """Positions up to here, but for the sinks, a cache may have let go of."""
+    gone: set[int] = field(default_factory=set)
+    """Tokens, those dropped since among them, that a cache may have let go of behind the window."""
     birth: int = 0
     """Which sequence of its id this is: a later one of the same id is another."""
 
@@ -54,7 +54,7 @@ class Tokens:
             list(self.positions),
             self.next_position,
             self.window,
-            self.gone,
+            set(self.gone),
             self.birth,
         )
 
@@ -85,11 +85,17 @@ class Tokens:
         """Let go of what has passed the window and its horizon."""
         if self.window is not None:
             passed = self.next_position - self.window.horizon - self.window.size
-            self.gone = max(self.gone, passed)
+            for token, position in zip(self.committed, self.positions, strict=False):
+                if self.window.sinks <= position <= passed:
+                    self.gone.add(token)
 
     def shows_gone(self, window: Window | None, next_position: int) -> bool:
         """Whether a token at a position would see, in this window, what may be gone."""
-        return window is not None and self.gone > max(next_position - window.size, window.sinks - 1)
+        return window is not None and any(
+            token in self.gone and position >= window.sinks
+            for token, position in zip(self.committed, self.positions, strict=False)
+            if position > next_position - window.size
+        )
 
     @property
     def is_chain(self) -> bool:
@@ -215,6 +221,47 @@ class CacheModel:
             raise ValueError(f"no window has size {size}, sinks {sinks} and horizon {horizon}")
         tokens.window = Window(size, sinks, horizon)
         tokens.slide()
+
+    def evict(self, seq_id: int, keep: Seq[int], *, rerotate: bool = False) -> None:
+        """Keep some committed tokens; where asked, number them anew and turn their keys there."""
+        self._require_no_step("evict")
+        tokens = self._find(seq_id)
+        if rerotate and self.rope_theta is None:
+            raise NotImplementedError("keys that nobody rotated cannot be turned")
+        if tokens.pending:
+            raise ValueError("tokens are pending: commit or abort them first")
+        for index, column in enumerate(keep):
+            if not 0 <= column < len(tokens.committed):
+                raise IndexError(f"token {column} of {len(tokens.committed)}")
+            if index and column <= keep[index - 1]:
+                raise ValueError("kept tokens are given in order")
+        tokens.committed = [tokens.committed[column] for column in keep]
+        tokens.gone -= set(tokens.committed)  # a cache that can keep them has them
+        tokens.positions = [tokens.positions[column] for column in keep]
+        if rerotate:
+            for index, (token, position) in enumerate(
+                zip(tokens.committed, tokens.positions, strict=True)
+            ):
+                if index != position:
+                    tokens.committed[index] = self._turned(token, index - position)
+            tokens.positions = list(range(len(keep)))
+            tokens.next_position = len(keep)
+        tokens.slide()
+
+    def save_sequence(self, seq_id: int) -> Tokens:
+        """Return what ``load_sequence`` needs to make the same sequence again."""
+        self._require_no_step("save_sequence")
+        tokens = self._find(seq_id)
+        if tokens.pending:
+            raise ValueError("tokens are pending: commit or abort them first")
+        return tokens.copy()
+
+    def load_sequence(self, seq_id: int, saved: Tokens) -> None:
+        """Add a sequence that was saved."""
+        self._require_no_step("load_sequence")
+        self._require_new(seq_id)
+        self.sequences[seq_id] = saved.copy()
+        self.sequences[seq_id].birth = self._next_birth()
 
     # A step
 
@@ -362,7 +409,7 @@ class CacheModel:
         if now.birth != checkpoint.birth:
             raise ValueError(f"the checkpoint is not one of this sequence {seq_id}")
         before = checkpoint.copy()
-        before.window, before.gone = now.window, max(now.gone, before.gone)
+        before.window, before.gone = now.window, now.gone | before.gone
         self.sequences[seq_id] = before
 
     def sequence_length(self, seq_id: int) -> int:
@@ -480,6 +527,14 @@ class CacheModel:
             self._kv = grown
         self._num_tokens += 1
         return self._num_tokens - 1
+
+    def _turned(self, token: int, by: int) -> int:
+        """Return a copy of a token whose keys are turned, unless that is done as they are read."""
+        copy = self._new_token()
+        self._kv[:, :, copy] = self._kv[:, :, token]
+        if not self.rope_inline:
+            self._kv[0, :, copy] = self._rotate(self._kv[0, :, token], np.full(self.num_layers, by))
+        return copy
 
     def _rotate(
         self, x: npt.NDArray[np.float64], positions: npt.NDArray[np.int64]

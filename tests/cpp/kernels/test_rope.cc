@@ -107,4 +107,27 @@ TEST(HalfPrecisionConversionsRoundToNearestEven) {
   EXPECT_EQ(half(-0x1p-25f), 0.f);
 }
 
+TEST(RopeTurnsCachedKeysToOtherPositions) {
+  RopeTable table(Params(4));
+  const PageShape shape{2, 3, 8, DType::kFloat32};
+  const std::vector<int32_t> slots{4, 1, 2}, from{90, 7, 5}, to{11, 7, 100};
+  std::vector<float> pages(2 * shape.num_elements()), keys(3 * 2 * 8);
+  for (size_t i = 0; i < keys.size(); ++i) keys[i] = std::sin(0.7f * float(i));
+  const auto cached = [&](const std::vector<int32_t>& positions) {
+    std::vector<float> rotated(keys.size()), filled(pages.size(), 7.f);
+    table.Fill(positions.data(), 3);
+    RopeCpu(table, DType::kFloat32, 2, 8, keys.data(), 16, rotated.data(), 16);
+    WriteSlotsCpu(shape, filled.data(), slots.data(), 3, {rotated.data(), DType::kFloat32, 16},
+                  {keys.data(), DType::kFloat32, 16});
+    return filled;
+  };
+  pages = cached(from);
+  const std::vector<int32_t> by{11 - 90, 0, 95};
+  table.Fill(by.data(), 3);
+  RopeSlotsCpu(table, shape, pages.data(), slots.data());
+  const std::vector<float> expected = cached(to);
+  for (size_t i = 0; i < pages.size(); ++i) EXPECT(std::abs(pages[i] - expected[i]) < 1e-5);
+  EXPECT(expected != cached(from));
+}
+
 }  // namespace kvctl

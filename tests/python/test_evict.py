@@ -1,0 +1,304 @@
+"""Eviction: what stays, where it stands, what attention then sees, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kvctl
+from kvctl import PagedKVCache, TokenTree
+from kvctl.cache import Rope
+
+LAYERS, QO_HEADS, KV_HEADS, DIM, PAGE = 2, 4, 2, 16, 4
+
+
+def make_cache(**changes: Any) -> PagedKVCache:
+    options: dict[str, Any] = {
+        "num_layers": LAYERS,
+        "num_qo_heads": QO_HEADS,
+        "num_kv_heads": KV_HEADS,
+        "head_dim": DIM,
+        "max_total_tokens": 160,
+        "page_size": PAGE,
+        "prefill_chunk_size": 64,
+    }
+    return PagedKVCache.create(**(options | changes))
+
+
+def rows(numbers: Any) -> np.ndarray:
+    """(layers, tokens, heads, dim): the q, k and v that belong to these tokens."""
+    shape = (LAYERS, QO_HEADS + 2 * KV_HEADS, DIM)
+    each = [np.random.default_rng(n).standard_normal(shape, dtype=np.float32) for n in numbers]
+    return np.stack(each, axis=1)
+
+
+def step(cache: PagedKVCache, seq_id: int, numbers: Any, **options: Any) -> np.ndarray:
+    qkv = rows(numbers)
+    with cache.forward([seq_id], [len(numbers)], **options):
+        return np.stack([np.from_dlpack(cache.attention(i, qkv[i])) for i in range(LAYERS)])
+
+
+def kv(cache: PagedKVCache, seq_id: int) -> np.ndarray:
+    return np.stack([np.from_dlpack(part) for part in cache.get_kv(seq_id)])
+
+
+def rotated(x: np.ndarray, positions: Any, rope: Rope) -> np.ndarray:
+    """x (..., tokens, heads, dim) in float64."""
+    half = DIM // 2
+    angle = np.asarray(positions)[:, None] * rope.scale * rope.theta ** (-np.arange(half) / half)
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    low, high = x[..., :half].astype(np.float64), x[..., half:].astype(np.float64)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def attention(
+    numbers: list[int], positions: list[int], new: int, rope: Rope, visible: Any = None
+) -> np.ndarray:
+    """Attention of the last ``new`` tokens of a sequence whose keys stand at these positions."""
+    qkv = rows(numbers)
+    q = rotated(qkv[:, -new:, :QO_HEADS], positions[-new:], rope)
+    k = rotated(qkv[:, :, QO_HEADS:-KV_HEADS], positions, rope).repeat(2, axis=2)
+    v = qkv[:, :, -KV_HEADS:].astype(np.float64).repeat(2, axis=2)
+    scores = np.einsum("lqhd,lkhd->lhqk", q, k) * DIM**-0.5
+    columns = len(numbers)
+    see = np.arange(columns) <= np.arange(columns - new, columns)[:, None]
+    if visible is not None:
+        see = see & visible
+    scores[:, :, ~see] = -np.inf
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.einsum("lhqk,lkhd->lqhd", weights / weights.sum(axis=-1, keepdims=True), v)
+
+
+KEEP = [0, 1, 5, 6, 9, 12, 13, 18]
+NO_ROPE = Rope(theta=1e30, scale=0.0)
+
+
+@pytest.mark.parametrize("rope", [None, Rope(), Rope(theta=500.0, scale=0.25)])
+def test_kept_tokens_keep_their_positions(rope: Rope | None) -> None:
+    cache = make_cache(rope=rope)
+    cache.add_sequence(0)
+    step(cache, 0, range(20))
+    before = kv(cache, 0)
+    cache.evict(0, KEEP)
+    assert cache.sequence_length(0) == len(KEEP)
+    np.testing.assert_array_equal(kv(cache, 0), before[:, :, KEEP])
+    got = step(cache, 0, [20, 21])
+    expected = attention([*KEEP, 20, 21], [*KEEP, 20, 21], 2, rope or NO_ROPE)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_the_next_position_is_the_one_that_would_have_come() -> None:
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    step(cache, 0, range(10))
+    for keep in ([0, 3, 4], [0, 1], []):
+        cache.evict(0, keep)
+        cache.begin_forward([0], [2])
+        np.testing.assert_array_equal(np.from_dlpack(cache.query_positions()), [10, 11])
+        cache.abort()
+
+
+def test_it_is_as_if_the_others_had_never_been_visible() -> None:
+    """Bit for bit the attention of a cache that was fed the kept tokens at their positions."""
+    cache, other = make_cache(rope=Rope()), make_cache(rope=Rope(), page_size=16)
+    cache.add_sequence(0)
+    other.add_sequence(0)
+    step(cache, 0, range(20))
+    cache.evict(0, KEEP)
+    step(other, 0, KEEP, positions=KEEP)
+    np.testing.assert_array_equal(step(cache, 0, [30]), step(other, 0, [30], positions=[20]))
+
+
+@pytest.mark.parametrize("rope", [Rope(), Rope(theta=500.0, scale=0.25)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 3e-6), ("float16", 4e-3), ("bfloat16", 3e-2)]
+)
+def test_rerotated_keys_are_as_if_they_alone_had_been_cached(
+    rope: Rope, dtype: str, tolerance: float
+) -> None:
+    cache, fresh = make_cache(rope=rope, dtype=dtype), make_cache(rope=rope, dtype=dtype)
+    cache.add_sequence(0)
+    fresh.add_sequence(0)
+    step(cache, 0, range(20))
+    cache.evict(0, KEEP, rerotate=True)
+    step(fresh, 0, KEEP)
+    if dtype != "bfloat16":  # which NumPy cannot read
+        difference = np.abs(kv(cache, 0).astype(np.float32) - kv(fresh, 0).astype(np.float32))
+        assert difference[0].max() < tolerance
+        assert difference[1].max() == 0
+    cache.begin_forward([0], [1])
+    np.testing.assert_array_equal(np.from_dlpack(cache.query_positions()), [len(KEEP)])
+    cache.abort()
+    got, expected = step(cache, 0, [40, 41]), step(fresh, 0, [40, 41])
+    np.testing.assert_allclose(got, expected, atol=tolerance)
+    count = len(KEEP) + 2
+    exact = attention([*KEEP, 40, 41], list(range(count)), 2, rope)
+    np.testing.assert_allclose(got, exact, atol=tolerance)
+
+
+def test_streaming_far_beyond_the_window_stays_exact() -> None:
+    """Sinks and the latest tokens, renumbered again and again (StreamingLLM)."""
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    kept: list[int] = []
+    for token in range(0, 400, 2):
+        got = step(cache, 0, [token, token + 1])
+        kept += [token, token + 1]
+        exact = attention(kept, list(range(len(kept))), 2, Rope())
+        np.testing.assert_allclose(got, exact, atol=2e-5)
+        if len(kept) > 20:
+            stay = [0, 1, 2, 3, *range(8, len(kept))]
+            cache.evict(0, stay, rerotate=True)
+            kept = [kept[i] for i in stay]
+
+
+@pytest.mark.parametrize("rerotate", [False, True])
+def test_windows_measure_positions(rerotate: bool) -> None:
+    """By default original distances; after renumbering the new ones. Sinks are positions too."""
+    cache = make_cache(rope=Rope(), layer_windows=(0, 5))
+    cache.add_sequence(0)
+    step(cache, 0, range(20))
+    cache.evict(0, KEEP, rerotate=rerotate)
+    positions = [*range(len(KEEP)), 8, 9] if rerotate else [*KEEP, 20, 21]
+    cache.enable_sliding_window(0, 9, sinks=2)
+    got = step(cache, 0, [50, 51])
+    at = np.array(positions)
+    distance = at[-2:, None] - at
+    near = (distance < 9) | (at < 2)
+    for layer, see in enumerate([near, near & (distance < 5)]):
+        exact = attention([*KEEP, 50, 51], positions, 2, Rope(), see)
+        np.testing.assert_allclose(got[layer], exact[layer], atol=3e-6)
+
+
+def test_a_windowed_sequence_closes_its_gap() -> None:
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    cache.enable_sliding_window(0, 6, sinks=2, horizon=0)
+    step(cache, 0, range(40))
+    with pytest.raises(ValueError, match=r"let go of tokens \[4, 32\)"):
+        cache.evict(0, range(40))
+    keep = [0, 1, *range(35, 40)]
+    cache.evict(0, keep, rerotate=True)
+    assert cache.sequence_length(0) == 7
+    assert kv(cache, 0).shape[2] == 7
+    exact = attention([*keep, 40], list(range(8)), 1, Rope(), None)
+    np.testing.assert_allclose(step(cache, 0, [40]), exact, atol=3e-6)
+
+
+def test_rollback_to_before_is_exact_and_pins_no_more_than_it_needs() -> None:
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    step(cache, 0, range(20))
+    before, free = kv(cache, 0), cache.num_available_pages
+    checkpoint = cache.checkpoint(0)
+    cache.evict(0, [*range(10), *range(14, 20)], rerotate=True)  # two pages stay as they are
+    assert cache.num_available_pages == free - 2
+    step(cache, 0, range(60, 70))
+    cache.rollback(0, checkpoint)
+    np.testing.assert_array_equal(kv(cache, 0), before)
+    assert cache.num_available_pages == free
+    other = make_cache(rope=Rope())
+    other.add_sequence(0)
+    step(other, 0, range(20))
+    np.testing.assert_array_equal(step(cache, 0, [5]), step(other, 0, [5]))
+
+
+def test_a_fork_does_not_notice() -> None:
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    step(cache, 0, range(18))
+    cache.fork_sequence(0, 1)
+    before = kv(cache, 0)
+    cache.evict(1, KEEP[:-1], rerotate=True)
+    np.testing.assert_array_equal(kv(cache, 0), before)
+    cache.fork_sequence(1, 2, 5)
+    assert cache.sequence_length(2) == 5
+    cache.evict(0, range(3))
+    assert cache.sequence_length(1) == 7
+
+
+def test_popn_takes_back_kept_tokens() -> None:
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    step(cache, 0, range(20))
+    cache.evict(0, KEEP)
+    cache.popn(0, 3)  # 12, 13 and 18: the next one stands where 12 stood
+    got = step(cache, 0, [12])
+    np.testing.assert_allclose(
+        got, attention([0, 1, 5, 6, 9, 12], [0, 1, 5, 6, 9, 12], 1, Rope()), atol=3e-6
+    )
+
+
+def test_trees_on_an_evicted_context() -> None:
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    step(cache, 0, range(20))
+    cache.evict(0, KEEP)
+    tree = TokenTree([30, 31, 32, 33], [-1, 0, 0, 2])
+    got = step(cache, 0, [30, 31, 32, 33], mask=tree)
+    path = [*KEEP, 30, 32, 33]
+    exact = attention(path, [*KEEP, 20, 21, 22], 3, Rope())
+    np.testing.assert_allclose(got[:, [0, 2, 3]], exact, atol=3e-6)
+    with pytest.raises(ValueError, match="commit or abort them before evicting"):
+        cache.evict(0, [0])
+    cache.commit([0], [[0, 2, 3]])
+    cache.evict(0, [0, 8, 9, 10])
+    exact = attention([0, 30, 32, 33, 9], [0, 20, 21, 22, 23], 1, Rope())
+    np.testing.assert_allclose(step(cache, 0, [9]), exact, atol=3e-6)
+
+
+def test_masks_of_indices_booleans_and_other_arrays() -> None:
+    torch = pytest.importorskip("torch")
+    mask = np.isin(np.arange(20), KEEP)
+    results = []
+    for keep in (KEEP, tuple(KEEP), np.array(KEEP, np.int32), mask, list(mask), torch.tensor(mask)):
+        cache = make_cache()
+        cache.add_sequence(0)
+        step(cache, 0, range(20))
+        cache.evict(0, keep)
+        results.append(kv(cache, 0))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+REFUSALS = {
+    "sequence": (dict(seq_id=7, keep=[0]), KeyError, "no sequence 7"),
+    "beyond": (dict(keep=[0, 20]), IndexError, "kept token 20 is not in sequence 0, which has 20"),
+    "negative": (dict(keep=[-1]), IndexError, "kept token -1"),
+    "order": (dict(keep=[3, 2]), ValueError, "ascending order, got 2 after 3"),
+    "twice": (dict(keep=[3, 3]), ValueError, "ascending order, got 3 after 3"),
+    "mask": (dict(keep=[True] * 19), ValueError, "mask of 19 tokens; the sequence has 20"),
+    "matrix": (dict(keep=[[0, 1]]), ValueError, "one dimension, got 2"),
+    "floats": (dict(keep=[0.5]), ValueError, "indices or booleans, got float64"),
+    "no rope": (dict(keep=[1], rerotate=True), NotImplementedError, "created without rope"),
+    "full": (dict(keep=KEEP), kvctl.OutOfPagesError, "evict needs 2 pages and 0 of 6 are free"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_be_is_refused_and_changes_nothing(name: str) -> None:
+    arguments, error, message = REFUSALS[name]
+    cache = make_cache(max_total_tokens=24)
+    cache.add_sequence(0)
+    step(cache, 0, range(20))
+    cache.fork_sequence(0, 1)
+    cache.add_sequence(2)
+    step(cache, 2, range(3))
+    before = kv(cache, 0)
+    with pytest.raises(error, match=message):
+        cache.evict(**({"seq_id": 0} | arguments))
+    assert cache.sequence_length(0) == 20
+    np.testing.assert_array_equal(kv(cache, 0), before)
+    assert cache.num_available_pages == 0
+
+
+def test_no_eviction_within_a_step() -> None:
+    cache = make_cache()
+    cache.add_sequence(0)
+    step(cache, 0, range(4))
+    cache.begin_forward([0], [1])
+    with pytest.raises(RuntimeError, match="between begin_forward and end_forward"):
+        cache.evict(0, [0])
+    cache.abort()
