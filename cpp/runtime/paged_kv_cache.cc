@@ -116,7 +116,10 @@ void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
 }
 
 void PagedKVCacheImpl::Clear() {
-  InTurn([&] { table_.Clear(); });
+  InTurn([&] {
+    table_.Clear();
+    import_.reset();
+  });
 }
 
 void PagedKVCacheImpl::AddSequence(int64_t seq_id) {

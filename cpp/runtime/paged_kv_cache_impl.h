@@ -108,6 +108,13 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
  private:
   friend class CacheCheckpointImpl;
 
+  /*! \brief A sequence that comes in page groups, layer by layer, until it is complete. */
+  struct Import {
+    int64_t seq_id;
+    int64_t length;
+    std::vector<Tensor> layers;  // K and V (2, length, num_kv_heads, head_dim); undefined: not yet
+  };
+
   /*! \brief One caller's turn with the cache; a second one at the same time is refused. */
   class Turn {
    public:
@@ -208,6 +215,10 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief K and V of slots, all layers, as (num_layers, slots, num_kv_heads, head_dim). */
   void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
   void WriteSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v);
+  /*! \brief The length of a sequence that page groups can describe: committed, whole, in order. */
+  int64_t LengthForExport(int64_t seq_id) const;
+  /*! \brief Checks a group of so many tokens, (1, pages, 2, num_kv_heads, page_size, head_dim). */
+  void CheckPageGroup(const Tensor& group, int64_t group_id, int64_t length) const;
 
   PagedKVCacheConfig config_;
   PageShape page_shape_;
@@ -240,6 +251,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   tvm::ffi::Optional<tvm::ffi::Function> select_;
   std::vector<SequencePlan> selected_;              // of the step, with the pages that were chosen
   std::vector<std::vector<int32_t>> chosen_pages_;  // what they point to
+  std::optional<Import> import_;
   DataMoves moves_;
   std::vector<Append> appends_;
   mutable std::atomic<bool> busy_{false};

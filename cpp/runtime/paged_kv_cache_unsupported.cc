@@ -24,14 +24,6 @@ void PagedKVCacheImpl::AppendMLAKV(int64_t, Tensor) {
 void PagedKVCacheImpl::LinearAttention(int64_t, Tensor, Tensor, Tensor, double) {
   Unsupported("linear attention");
 }
-PagedKVCacheImpl::String PagedKVCacheImpl::GetCheckpointMetadata(int64_t) const {
-  Unsupported("checkpoint metadata");
-}
-PagedKVCacheImpl::String PagedKVCacheImpl::GetLayoutHash() const { Unsupported("layout hashes"); }
-void PagedKVCacheImpl::ExportPageGroup(int64_t, int64_t, Tensor) { Unsupported("page export"); }
-void PagedKVCacheImpl::PrepareImport(int64_t, String) { Unsupported("page import"); }
-void PagedKVCacheImpl::ImportPageGroup(int64_t, int64_t, Tensor) { Unsupported("page import"); }
-void PagedKVCacheImpl::FinishImport(int64_t) { Unsupported("page import"); }
 void PagedKVCacheImpl::DebugGetKVMLA(int64_t, int64_t, int64_t, Tensor) {
   Unsupported("MLA (multi-head latent attention)");
 }

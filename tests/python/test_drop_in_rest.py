@@ -10,10 +10,6 @@ import pytest
 from builtin_cache import Config
 from test_drop_in import FORMS, Pair
 
-refused = pytest.mark.xfail(
-    raises=NotImplementedError, reason="kvctl's cache refuses this part of TVM's interface"
-)
-
 
 def split(pair: Pair, qkv: np.ndarray) -> list[np.ndarray]:
     heads = pair.config.num_qo_heads
@@ -54,13 +50,11 @@ def test_a_layer_that_shares_the_kv_of_another(form: Config, lengths: list[int])
     pair.both("end")
 
 
-@refused
 @pytest.mark.parametrize("rope", ["none", "normal", "inline"])
 def test_layout_hash(rope: str) -> None:
     Pair(Config(rope=rope)).both("layout_hash")
 
 
-@refused
 @pytest.mark.parametrize("form", FORMS[::3])
 def test_a_sequence_moves_to_another_cache(form: Config) -> None:
     """What one cache exports the other imports, and goes on with it alike."""
