@@ -1,0 +1,126 @@
+/*!
+ * \file cuda_runtime.h
+ * \brief Stands in for CUDA's header when g++ compiles the kernels to run on the CPU.
+ *
+ * Only what cpp/kernels/cuda uses. A launch runs the grid's blocks one after another, and the
+ * threads of a block as fibers of one CPU thread (machine.h); "device" memory is the host's.
+ */
+#ifndef KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
+#define KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "machine.h"
+
+#define KVCTL_CUDA_EMULATED 1
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__
+#define __align__(n) alignas(n)
+
+using emulate::blockDim;
+using emulate::blockIdx;
+using emulate::dim3;
+using emulate::gridDim;
+using emulate::threadIdx;
+
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+
+inline void __syncthreads() { emulate::SyncThreads(); }
+inline void __syncwarp() { emulate::SyncWarp(); }
+template <typename T>
+T __shfl_xor_sync(uint32_t, T value, int mask) {
+  return emulate::Shuffle(value, [=](int lane) { return lane ^ mask; });
+}
+template <typename T>
+T __shfl_up_sync(uint32_t, T value, int delta) {
+  return emulate::Shuffle(value, [=](int lane) { return lane >= delta ? lane - delta : lane; });
+}
+template <typename T>
+T __shfl_sync(uint32_t, T value, int source) {
+  return emulate::Shuffle(value, [=](int) { return source; });
+}
+
+// The host's side.
+using cudaError_t = int;
+using cudaStream_t = void*;
+using cudaEvent_t = void*;
+constexpr cudaError_t cudaSuccess = 0;
+constexpr cudaError_t cudaErrorInvalidValue = 1;
+constexpr cudaError_t cudaErrorMemoryAllocation = 2;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum { cudaEventDisableTiming = 2 };
+enum { cudaDevAttrMultiProcessorCount = 16 };
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "out of memory";
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+/*! \brief Two multiprocessors: fewer than most grids have blocks. */
+inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
+  *value = 2;
+  return cudaSuccess;
+}
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+  return cudaSuccess;
+}
+/*! \brief Fresh memory holds NaN patterns: nothing may rely on zeros. */
+template <typename T>
+cudaError_t cudaMalloc(T** pointer, size_t size) {
+  *pointer = static_cast<T*>(std::aligned_alloc(256, (size + 256) / 256 * 256));
+  if (*pointer == nullptr) return cudaErrorMemoryAllocation;
+  std::memset(*pointer, 0xFF, size);
+  return cudaSuccess;
+}
+inline cudaError_t cudaFree(void* pointer) {
+  std::free(pointer);
+  return cudaSuccess;
+}
+template <typename T>
+cudaError_t cudaMallocHost(T** pointer, size_t size) {
+  return cudaMalloc(pointer, size);
+}
+inline cudaError_t cudaFreeHost(void* pointer) { return cudaFree(pointer); }
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind,
+                                   cudaStream_t) {
+  if (size > 0) std::memcpy(to, from, size);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t) {
+  if (size > 0) std::memset(to, value, size);
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = nullptr;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone };
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+#endif  // KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_

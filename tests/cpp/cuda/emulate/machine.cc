@@ -1,0 +1,262 @@
+#include "machine.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace emulate {
+
+thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+namespace {
+
+constexpr size_t kStackBytes = 128 * 1024;
+
+/*! \brief Saves the registers a call must keep on the present stack, and goes on with another. */
+extern "C" void kvctl_emulate_switch(void** save, void* load);
+asm(R"(
+.text
+.globl kvctl_emulate_switch
+.hidden kvctl_emulate_switch
+.type kvctl_emulate_switch, @function
+kvctl_emulate_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size kvctl_emulate_switch, .-kvctl_emulate_switch
+)");
+
+struct Copy {
+  void* target;
+  const void* source;
+  int bytes;
+  int group;
+};
+
+enum class State { kReady, kAtBarrier, kInCollective, kDone };
+
+struct Fiber {
+  std::unique_ptr<char[]> stack;
+  void* top;
+  State state;
+  dim3 thread;
+  void (*operation)(void* const*);
+  void* arguments;
+  std::vector<Copy> copies;
+  int group = 0;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  size_t size = 0;
+  void* scheduler;
+  Fiber* current = nullptr;
+  const std::function<void()>* body = nullptr;
+  std::vector<uint64_t> shared;
+  Order order = Order::kForward;
+  std::mt19937 random{1};
+};
+
+thread_local Block machine;
+
+[[noreturn]] void Die(const char* what) {
+  std::fprintf(stderr, "emulated CUDA: block (%u, %u, %u): %s\n", blockIdx.x, blockIdx.y,
+               blockIdx.z, what);
+  std::abort();
+}
+
+void Yield(State state) {
+  Fiber* self = machine.current;
+  self->state = state;
+  kvctl_emulate_switch(&self->top, machine.scheduler);
+}
+
+void Carry(Fiber* fiber, int upto_group) {
+  auto& copies = fiber->copies;
+  size_t kept = 0;
+  for (const Copy& copy : copies) {
+    if (copy.group > upto_group) {
+      copies[kept++] = copy;
+      continue;
+    }
+    std::memset(copy.target, 0, 16);
+    if (copy.bytes > 0) std::memcpy(copy.target, copy.source, copy.bytes);
+  }
+  copies.resize(kept);
+}
+
+void Enter() {
+  (*machine.body)();
+  if (!machine.current->copies.empty()) Die("a thread ended before its copies");
+  Yield(State::kDone);
+  Die("a thread that had ended was resumed");
+}
+
+void Prepare(Fiber* fiber) {
+  if (fiber->stack == nullptr) fiber->stack = std::make_unique<char[]>(kStackBytes);
+  auto end = reinterpret_cast<uintptr_t>(fiber->stack.get() + kStackBytes) / 64 * 64;
+  auto** top = reinterpret_cast<void**>(end);
+  *--top = nullptr;  // where Enter would return to, and what aligns its stack
+  *--top = reinterpret_cast<void*>(&Enter);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  fiber->top = top;
+  fiber->state = State::kReady;
+  fiber->copies.clear();
+  fiber->group = 0;
+}
+
+/*! \brief Lets a warp go on if all its lanes wait for the same operation; whether it can. */
+bool TryCollective(size_t first) {
+  void* lanes[kWarpSize];
+  bool waits = false;
+  for (int i = 0; i < kWarpSize; ++i)
+    waits |= machine.fibers[first + i].state == State::kInCollective;
+  if (!waits) return false;
+  for (int i = 0; i < kWarpSize; ++i) {
+    Fiber& fiber = machine.fibers[first + i];
+    if (fiber.state == State::kDone || fiber.state == State::kAtBarrier) {
+      Die("part of a warp waits for lanes that are elsewhere");
+    }
+    if (fiber.state != State::kInCollective) return false;
+    lanes[i] = fiber.arguments;
+  }
+  for (int i = 0; i < kWarpSize; ++i) {
+    if (machine.fibers[first + i].operation != machine.fibers[first].operation) {
+      Die("lanes of a warp wait for different operations");
+    }
+  }
+  if (machine.fibers[first].operation != nullptr) machine.fibers[first].operation(lanes);
+  for (int i = 0; i < kWarpSize; ++i) machine.fibers[first + i].state = State::kReady;
+  return true;
+}
+
+/*! \brief Gives each lane of a warp that can go on a turn. */
+void RunLanes(size_t first, const std::vector<size_t>& lanes) {
+  for (size_t lane : lanes) {
+    Fiber& fiber = machine.fibers[first + lane];
+    if (fiber.state != State::kReady) continue;
+    machine.current = &fiber;
+    threadIdx = fiber.thread;
+    kvctl_emulate_switch(&machine.scheduler, fiber.top);
+  }
+}
+
+/*! \brief Lets threads wait no longer at a barrier to which all have come; whether any thread is
+ * left. */
+bool PassBarrier() {
+  size_t waiting = 0, done = 0;
+  for (size_t i = 0; i < machine.size; ++i) {
+    waiting += machine.fibers[i].state == State::kAtBarrier;
+    done += machine.fibers[i].state == State::kDone;
+  }
+  if (done == machine.size) return false;
+  if (waiting > 0 && waiting + done == machine.size) {
+    if (done > 0) Die("threads wait at a barrier for threads that have ended");
+    for (size_t i = 0; i < machine.size; ++i) machine.fibers[i].state = State::kReady;
+  }
+  return true;
+}
+
+/*!
+ * \brief Runs a block. Shuffled: warps in step, from one shared operation to the next. Otherwise
+ * each warp runs ahead, to the next barrier, before the following one moves.
+ */
+void RunBlock() {
+  std::vector<size_t> warps(machine.size / kWarpSize), lanes(kWarpSize);
+  std::iota(warps.begin(), warps.end(), 0);
+  std::iota(lanes.begin(), lanes.end(), 0);
+  if (machine.order == Order::kBackward) {
+    std::reverse(warps.begin(), warps.end());
+    std::reverse(lanes.begin(), lanes.end());
+  }
+  for (size_t i = 0; i < machine.size; ++i) Prepare(&machine.fibers[i]);
+  const bool shuffled = machine.order == Order::kShuffled;
+  do {
+    if (shuffled) {
+      std::shuffle(warps.begin(), warps.end(), machine.random);
+      std::shuffle(lanes.begin(), lanes.end(), machine.random);
+    }
+    for (size_t warp : warps) {
+      do {
+        RunLanes(warp * kWarpSize, lanes);
+      } while (TryCollective(warp * kWarpSize) && !shuffled);
+    }
+  } while (PassBarrier());
+}
+
+}  // namespace
+
+void SetOrder(Order order) { machine.order = order; }
+
+unsigned char* DynamicShared() { return reinterpret_cast<unsigned char*>(machine.shared.data()); }
+
+void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  if (block.y != 1 || block.z != 1 || block.x % kWarpSize != 0 || block.x > 1024) {
+    Die("blocks here are whole warps in one dimension");
+  }
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+    Die("a grid has no blocks, or too many");
+  }
+  if (shared_bytes > kMaxSharedMemory) Die("too much shared memory");
+  machine.size = block.x;
+  if (machine.fibers.size() < machine.size) machine.fibers.resize(machine.size);
+  for (uint32_t i = 0; i < block.x; ++i) machine.fibers[i].thread = dim3(i, 0, 0);
+  machine.body = &body;
+  gridDim = grid;
+  blockDim = block;
+  for (uint32_t z = 0; z < grid.z; ++z) {
+    for (uint32_t y = 0; y < grid.y; ++y) {
+      for (uint32_t x = 0; x < grid.x; ++x) {
+        blockIdx = dim3(x, y, z);
+        machine.shared.assign((shared_bytes + 7) / 8 + 16, ~uint64_t{0});
+        RunBlock();
+      }
+    }
+  }
+}
+
+void SyncThreads() { Yield(State::kAtBarrier); }
+
+void Collective(void (*operation)(void* const* lanes), void* mine) {
+  machine.current->operation = operation;
+  machine.current->arguments = mine;
+  Yield(State::kInCollective);
+}
+
+void SyncWarp() { Collective(nullptr, nullptr); }
+
+void CopyAsync(void* target, const void* source, int source_bytes) {
+  if (reinterpret_cast<uintptr_t>(target) % 16 != 0 ||
+      (source_bytes > 0 && reinterpret_cast<uintptr_t>(source) % 16 != 0)) {
+    Die("an asynchronous copy is not aligned to 16 bytes");
+  }
+  Fiber* self = machine.current;
+  std::memset(target, 0xFF, 16);
+  self->copies.push_back({target, source, source_bytes, self->group});
+}
+
+void CommitCopies() { ++machine.current->group; }
+
+void WaitCopies(int pending) {
+  Fiber* self = machine.current;
+  Carry(self, self->group - 1 - pending);
+}
+
+}  // namespace emulate

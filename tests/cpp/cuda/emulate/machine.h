@@ -1,0 +1,88 @@
+/*!
+ * \file machine.h
+ * \brief CUDA's execution model on one CPU thread: grids, blocks, warps in lockstep where they
+ * talk.
+ *
+ * Each CUDA thread is a fiber with a stack of its own. A fiber runs until it waits: for its block
+ * (__syncthreads) or for its warp (shuffles, ldmatrix, mma). Between such points threads run one
+ * after another in an order that a test chooses, so that a missing barrier changes results from one
+ * order to another. A kernel that cannot go on (a barrier that part of a block skips, a warp whose
+ * lanes wait for different operations) ends the program with a message.
+ */
+#ifndef KVCTL_TESTS_CUDA_EMULATE_MACHINE_H_
+#define KVCTL_TESTS_CUDA_EMULATE_MACHINE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace emulate {
+
+struct dim3 {
+  uint32_t x = 1, y = 1, z = 1;
+  dim3() = default;
+  dim3(uint32_t x, uint32_t y = 1, uint32_t z = 1)  // NOLINT: CUDA converts integers
+      : x(x), y(y), z(z) {}
+};
+
+// Of the fiber that runs.
+extern thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+/*!
+ * \brief The order in which the threads of a block take their turns: each warp from the first (the
+ * last) on runs as far as it can before the next; or all in step, shuffled.
+ */
+enum class Order { kForward, kBackward, kShuffled };
+/*! \brief For the launches that follow. */
+void SetOrder(Order order);
+
+constexpr int kWarpSize = 32;
+/*! \brief What a block of an H100 may ask for. */
+constexpr size_t kMaxSharedMemory = 227 * 1024;
+
+/*! \brief Runs body in every thread of the grid. Shared memory starts as NaN patterns. */
+void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+/*! \brief The block's dynamic shared memory. */
+unsigned char* DynamicShared();
+
+void SyncThreads();
+void SyncWarp();
+/*!
+ * \brief An operation of a whole warp: waits for all lanes, then the last one to come carries it
+ * out, on the arguments of lanes 0 to 31.
+ */
+void Collective(void (*operation)(void* const* lanes), void* mine);
+
+/*!
+ * \brief cp.async: the copy happens when the thread waits for it, not before; until then the target
+ * holds NaN patterns.
+ * \param source_bytes Of 16; the rest is zeros.
+ */
+void CopyAsync(void* target, const void* source, int source_bytes);
+void CommitCopies();
+/*! \brief Carries out all groups of this thread's copies but the last `pending`. */
+void WaitCopies(int pending);
+
+template <typename T>
+struct ShuffleLane {
+  T value, result;
+  int source;
+};
+
+template <typename T, typename Source>
+T Shuffle(T value, Source source_of) {
+  ShuffleLane<T> mine{value, value, source_of(static_cast<int>(threadIdx.x) % kWarpSize)};
+  Collective(
+      [](void* const* lanes) {
+        for (int i = 0; i < kWarpSize; ++i) {
+          auto* lane = static_cast<ShuffleLane<T>*>(lanes[i]);
+          lane->result = static_cast<ShuffleLane<T>*>(lanes[lane->source % kWarpSize])->value;
+        }
+      },
+      &mine);
+  return mine.result;
+}
+
+}  // namespace emulate
+
+#endif  // KVCTL_TESTS_CUDA_EMULATE_MACHINE_H_

@@ -1,0 +1,284 @@
+#include <cmath>
+
+#include "../kernels/attention_case.h"
+#include "check.h"
+#include "device_array.h"
+#include "kernels/cuda/attention.cuh"
+
+namespace kvctl {
+namespace {
+
+/*! \brief What a test may vary besides shapes and masks. */
+struct Options {
+  AttentionArgs args;      //!< scale, soft cap; slopes and sinks on the host
+  int32_t num_blocks = 3;  //!< few: long loops over items; many: cut along the columns
+  DType out = DType::kFloat32;
+};
+
+struct Output {
+  std::vector<float> out, lse;
+};
+
+/*! \brief q rounded to the layer's type: what both sides start from. */
+std::vector<float> Rounded(const PagedLayer& layer, std::vector<float> q) {
+  for (float& x : q) {
+    if (layer.dtype == DType::kFloat16) {
+      Float16 half;
+      FromFloat(x, &half);
+      x = ToFloat(half);
+    } else {
+      BFloat16 bfloat;
+      FromFloat(x, &bfloat);
+      x = ToFloat(bfloat);
+    }
+  }
+  return q;
+}
+
+Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
+                  const std::vector<const Mask*>& masks, const std::vector<float>& q,
+                  const Options& options) {
+  StepPlan step;
+  for (TestSequence& sequence : sequences) {
+    sequence.plan.row_begin = step.num_rows();
+    step.slots.resize(step.num_rows() + sequence.plan.num_rows);
+    step.sequences.push_back(sequence.plan);
+  }
+  step.positions.resize(step.num_rows());
+  const Shape& shape = layer.shape;
+  MaskTable table;
+  table.Lower(masks.empty() ? nullptr : masks.data(), step, 1, shape.kv_heads);
+  const int32_t group = shape.qo_heads / shape.kv_heads, max_partial_rows = 4096;
+  cuda::DevicePlanBuilder builder(
+      {1, shape.kv_heads, group, shape.page_size, options.num_blocks, max_partial_rows, 0});
+  builder.Build(step, table, nullptr);
+
+  std::vector<uint16_t> halves(q.size());
+  for (size_t i = 0; i < q.size(); ++i) {
+    if (layer.dtype == DType::kFloat16) {
+      FromFloat(q[i], reinterpret_cast<Float16*>(&halves[i]));
+    } else {
+      FromFloat(q[i], reinterpret_cast<BFloat16*>(&halves[i]));
+    }
+  }
+  const std::vector<float> none;
+  const auto per_head = [&](const float* values) {
+    return values == nullptr ? none : std::vector<float>(values, values + shape.qo_heads);
+  };
+  const DeviceArray<uint64_t> arena(builder.arena());
+  const DeviceArray<uint16_t> device_q(halves);
+  const DeviceArray<uint8_t> pages(layer.data), out(q.size() * DTypeSize(options.out));
+  const DeviceArray<float> sums(int64_t{max_partial_rows} * shape.head_dim);
+  const DeviceArray<float> scale(2 * max_partial_rows), lse(step.num_rows() * shape.qo_heads);
+  const DeviceArray<float> slopes(per_head(options.args.alibi_slopes));
+  const DeviceArray<float> sinks(per_head(options.args.sinks));
+  cuda::AttentionParams params{};
+  params.plan = reinterpret_cast<const cuda::PlanHeader*>(arena.data());
+  params.layer_class = builder.layer_class(0);
+  params.q = device_q.data();
+  params.q_row_stride = int64_t{shape.qo_heads} * shape.head_dim;
+  params.num_qo_heads = shape.qo_heads;
+  params.group = group;
+  params.page = {shape.kv_heads, shape.page_size, shape.head_dim, layer.dtype};
+  params.pages = pages.data();
+  params.out = {out.data(), options.out, params.q_row_stride};
+  params.sm_scale =
+      options.args.sm_scale == 0 ? 1.f / std::sqrt(float(shape.head_dim)) : options.args.sm_scale;
+  params.soft_cap = options.args.soft_cap;
+  params.alibi_slopes = options.args.alibi_slopes == nullptr ? nullptr : slopes.data();
+  params.sinks = options.args.sinks == nullptr ? nullptr : sinks.data();
+  params.lse = lse.data();
+  params.partials = {sums.data(), reinterpret_cast<float2*>(scale.data())};
+  Must(cuda::Attention(params, {builder.few_rows(), options.num_blocks, 2}, nullptr));
+
+  Output result;
+  const std::vector<uint8_t> bytes = out.Read();
+  for (size_t i = 0; i < q.size(); ++i) {
+    if (options.out == DType::kFloat32) {
+      result.out.push_back(reinterpret_cast<const float*>(bytes.data())[i]);
+    } else if (options.out == DType::kFloat16) {
+      result.out.push_back(ToFloat(reinterpret_cast<const Float16*>(bytes.data())[i]));
+    } else {
+      result.out.push_back(ToFloat(reinterpret_cast<const BFloat16*>(bytes.data())[i]));
+    }
+  }
+  result.lse = lse.Read();
+  return result;
+}
+
+double Bound(DType dtype) { return dtype == DType::kFloat16 ? 2e-3 : 1e-2; }
+
+/*! \brief Kernel against float64 for one sequence, relative to the type's bound: below 1 is right.
+ */
+double ErrorOf(PagedLayer* layer, const TestSequence& sequence, const Mask* mask,
+               const Options& options = {}) {
+  const std::vector<float> q =
+      Rounded(*layer, layer->Random(int64_t(sequence.plan.num_rows) * layer->shape.qo_heads *
+                                    layer->shape.head_dim));
+  std::vector<TestSequence> batch{sequence};
+  const Output output = AttendCuda(*layer, batch, {mask}, q, options);
+  MaskPlan plan;
+  LowerMask(mask, sequence.plan, &plan);
+  const DType rougher = options.out == DType::kBFloat16 ? options.out : layer->dtype;
+  return RelativeError(output.out, Reference(*layer, sequence, plan, q.data(), options.args)) /
+         Bound(rougher);
+}
+
+std::vector<int32_t> RandomTree(std::mt19937* rng, int32_t size) {
+  std::vector<int32_t> parents;
+  for (int32_t i = 0; i < size; ++i) {
+    parents.push_back(static_cast<int32_t>((*rng)() % (i + 1)) - 1);
+  }
+  return parents;
+}
+
+}  // namespace
+
+TEST(CudaAttentionAgreesWithFloat64OverShapesAndLengths) {
+  InEveryOrder([&] {
+    for (const Shape shape :
+         {Shape{8, 2, 64, 16}, Shape{4, 4, 128, 8}, Shape{6, 1, 64, 5}, Shape{2, 1, 256, 1}}) {
+      for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+        PagedLayer layer(shape, dtype, 400, 7);
+        const std::vector<int32_t> all = layer.free;
+        for (const auto& [past, rows] : {std::pair{0, 1}, {0, 70}, {63, 2}, {130, 1}, {150, 17}}) {
+          layer.free = all;
+          const double error = ErrorOf(&layer, TestSequence(&layer, past, {}, rows, rows), nullptr);
+          EXPECT_EQ(error < 1, true);
+        }
+      }
+    }
+  });
+}
+
+TEST(CudaAttentionCutAlongTheColumnsAgreesWithFloat64) {
+  for (const Shape shape : {Shape{4, 1, 64, 16}, Shape{8, 1, 128, 32}, Shape{2, 1, 256, 16}}) {
+    PagedLayer layer(shape, DType::kFloat16, 400, 7);
+    const std::vector<int32_t> all = layer.free;
+    for (const auto& [past, rows] : {std::pair{1300, 1}, {1100, 9}}) {
+      layer.free = all;
+      const TestSequence sequence(&layer, past, RandomTree(&layer.rng, rows), rows, rows);
+      for (const int32_t blocks : {2, 7, 40}) {
+        Options options;
+        options.num_blocks = blocks;
+        EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1);
+      }
+    }
+  }
+}
+
+TEST(CudaAttentionUnderRandomMasksAgreesWithFloat64) {
+  PagedLayer layer(Shape{6, 2, 64, 16}, DType::kBFloat16, 600, 3);
+  const std::vector<int32_t> all = layer.free;
+  for (int32_t round = 0; round < 6; ++round) {
+    layer.free = all;
+    const auto random = [&](int32_t n) { return static_cast<int32_t>(layer.rng() % n); };
+    const int32_t past = random(400), rows = 1 + random(40), columns = past + rows;
+    std::vector<uint8_t> bits(rows * columns);
+    const int32_t density = 1 + random(5);
+    for (uint8_t& bit : bits) bit = random(density) == 0;
+    const Mask masks[] = {Mask::Full(bits.data(), rows, columns),
+                          Mask::Dense(bits.data(), rows),
+                          Mask::Window(1 + random(300), random(5)),
+                          Mask::PrefixLM(random(columns)),
+                          ~Mask::Window(1 + random(100)),
+                          Mask::Full(bits.data(), rows, columns) & Mask::Causal()};
+    const bool tree = random(2) == 0;
+    const TestSequence sequence(
+        &layer, past, tree ? RandomTree(&layer.rng, rows) : std::vector<int32_t>{}, rows, rows);
+    Options options;
+    options.num_blocks = 1 + random(9);
+    for (const Mask& mask : masks) EXPECT(ErrorOf(&layer, sequence, &mask, options) < 1);
+  }
+}
+
+TEST(CudaAttentionOfABatchWithOptionsAgreesWithFloat64) {
+  PagedLayer layer(Shape{6, 2, 64, 16}, DType::kFloat16, 300, 5);
+  TestSequence evicted(&layer, 180, RandomTree(&layer.rng, 9), 9, 9);
+  for (int32_t c = 0; c < 180; ++c) evicted.positions.push_back(c < 40 ? c : c + 500);
+  evicted.plan.next_position = 680;
+  evicted.Link();
+  const std::vector<float> slopes = {0.5f, 0.25f, 0.125f, 0.01f, 0.f, 1.f};
+  const std::vector<float> sinks = {0.f, 3.f, -40.f, 40.f, 1.f, -1.f};
+  Options options;
+  options.args.sm_scale = 0.2f;
+  EXPECT(ErrorOf(&layer, evicted, nullptr, options) < 1);
+  options.args.soft_cap = 5.f;
+  EXPECT(ErrorOf(&layer, evicted, nullptr, options) < 1);
+  options.args.alibi_slopes = slopes.data();
+  InEveryOrder([&] { EXPECT(ErrorOf(&layer, evicted, nullptr, options) < 1); });
+  options.args.sinks = sinks.data();
+  options.num_blocks = 30;
+  EXPECT(ErrorOf(&layer, evicted, nullptr, options) < 1);
+  for (const DType out : {DType::kFloat16, DType::kBFloat16}) {
+    options.out = out;
+    EXPECT(ErrorOf(&layer, evicted, nullptr, options) < 1.5);
+  }
+}
+
+TEST(CudaAttentionOfSequencesSideBySideIsThatOfEachAlone) {
+  PagedLayer layer(Shape{4, 2, 64, 16}, DType::kFloat16, 300, 9);
+  std::vector<TestSequence> batch;
+  batch.emplace_back(&layer, 100, RandomTree(&layer.rng, 12), 12, 7);
+  batch.emplace_back(&layer, 0, std::vector<int32_t>{}, 70, 70);
+  batch.emplace_back(&layer, 333, std::vector<int32_t>{}, 1, 1);
+  const Mask window = Mask::Window(50, 3);
+  const std::vector<float> q = Rounded(layer, layer.Random(78 * 4 * 64));
+  const Output together = AttendCuda(layer, batch, {nullptr, nullptr, &window}, q, {});
+  int64_t at = 0;
+  for (size_t s = 0; s < batch.size(); ++s) {
+    const int64_t size = int64_t{batch[s].plan.num_rows} * 4 * 64;
+    MaskPlan plan;
+    LowerMask(s == 2 ? &window : nullptr, batch[s].plan, &plan);
+    const std::vector<float> own(together.out.begin() + at, together.out.begin() + at + size);
+    EXPECT(RelativeError(own, Reference(layer, batch[s], plan, q.data() + at)) < 2e-3);
+    at += size;
+  }
+}
+
+TEST(CudaRowsThatSeeNothingAreZeroAndHiddenPagesMayHoldAnything) {
+  PagedLayer layer(Shape{4, 2, 64, 16}, DType::kFloat16, 300, 9);
+  TestSequence sequence(&layer, 200, {}, 3, 3);
+  const Mask nothing = ~(Mask::Causal() | ~Mask::Causal());
+  std::vector<TestSequence> batch{sequence};
+  const std::vector<float> q = Rounded(layer, layer.Random(3 * 4 * 64));
+  Output output = AttendCuda(layer, batch, {&nothing}, q, {});
+  for (float value : output.out) EXPECT_EQ(value, 0.f);
+  for (float value : output.lse) EXPECT_EQ(value, -INFINITY);
+  const Mask window = Mask::Window(20, 4);
+  const Output before = AttendCuda(layer, batch, {&window}, q, {});
+  for (int32_t column = 4; column < 180; ++column) {  // not 0-3: sinks
+    const std::vector<float> poison(64, NAN);
+    for (int32_t head = 0; head < 2; ++head) {
+      layer.Set(sequence.pages[column / 16], 0, head, column % 16, poison.data());
+      layer.Set(sequence.pages[column / 16], 1, head, column % 16, poison.data());
+    }
+  }
+  for (int32_t page = 1; page < 10; ++page) sequence.pages[page] = -1;
+  batch = {sequence};
+  output = AttendCuda(layer, batch, {&window}, q, {});
+  EXPECT(output.out == before.out);
+}
+
+TEST(CudaLseIsTheLogOfTheSumOfExponentials) {
+  PagedLayer layer(Shape{2, 1, 64, 4}, DType::kFloat16, 200, 5);
+  TestSequence sequence(&layer, 399, {}, 1, 1);
+  std::vector<float> key = layer.Random(64);
+  const std::vector<float> q = Rounded(layer, layer.Random(128));
+  key = Rounded(layer, key);
+  for (int32_t c = 0; c < 400; ++c) layer.Set(sequence.pages[c / 4], 0, 0, c % 4, key.data());
+  Options options;
+  options.args.sm_scale = 0.25f;
+  std::vector<TestSequence> batch{sequence};
+  for (const int32_t blocks : {1, 20}) {
+    options.num_blocks = blocks;
+    const Output output = AttendCuda(layer, batch, {}, q, options);
+    for (int32_t head = 0; head < 2; ++head) {
+      double score = 0;
+      for (int32_t d = 0; d < 64; ++d) score += 0.25 * double{q[head * 64 + d]} * key[d];
+      EXPECT(std::abs(output.lse[head] - (score + std::log(400.0))) < 1e-4);
+    }
+  }
+}
+
+}  // namespace kvctl
