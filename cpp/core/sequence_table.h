@@ -29,10 +29,11 @@ struct SlotMove {
   int32_t target;
 };
 
-/*! \brief Turn one token's K from its rotary position p to p + by, in every layer. */
+/*! \brief Turn one token's K from its rotary position to another, in every layer. */
 struct KeyTurn {
   int32_t slot;
-  int32_t by;
+  int32_t from;
+  int32_t to;
 };
 
 /*!

@@ -87,11 +87,11 @@ ffi::String KVLayout(const PagedKVCache& cache) {
   layout.Set("num_kv_heads", config.num_kv_heads);
   layout.Set("head_dim", config.head_dim);
   layout.Set("dtype", ffi::DLDataTypeToString(config.dtype));
-  const bool library = config.split_rotary.has_value();
-  layout.Set("rope", ffi::String(config.rope_mode == RopeMode::kNone ? "none"
-                                 : library                           ? "library"
-                                                                     : "kvctl"));
-  if (config.rope_mode != RopeMode::kNone) {
+  if (config.rope_mode == RopeMode::kNone) {
+    layout.Set("rope", ffi::String("none"));
+  } else {
+    layout.Set("rope", ffi::String(config.rope_mode == RopeMode::kNormal ? "normal" : "inline"));
+    layout.Set("rope_by", ffi::String(config.split_rotary.has_value() ? "library" : "kvctl"));
     layout.Set("rope_theta", config.rope_theta);
     layout.Set("rope_scale", config.rope_scale);
     layout.Set("rope_ext_factors", config.rope_ext_factors.has_value());

@@ -47,14 +47,34 @@ KVRows LayerRows(const tvm::runtime::Tensor& kv, int64_t layer) {
 
 }  // namespace
 
+void PagedKVCacheImpl::ReadLayer(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                                 const KVRows& v) const {
+  const auto count = static_cast<int64_t>(slots.size());
+  const bool plain = !plain_keys_.empty();
+  ReadSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), count,
+               plain ? KVRows{} : k, v);
+  if (!plain) return;
+  ReadSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(), count,
+               k, {});
+}
+
+void PagedKVCacheImpl::WriteLayer(int64_t layer, const std::vector<int32_t>& slots,
+                                  const std::vector<int32_t>& positions, const KVRows& k,
+                                  const KVRows& v) {
+  const auto count = static_cast<int64_t>(slots.size());
+  const bool plain = !plain_keys_.empty();
+  WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), count,
+                plain ? KVRows{} : k, v);
+  if (!plain) return;
+  WriteSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(), count,
+                k, {});
+  WriteRotatedKeys(layer, slots, positions, k);
+}
+
 void PagedKVCacheImpl::ReadSlots(const std::vector<int32_t>& slots, const Tensor& k,
                                  const Tensor& v) const {
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    ReadSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), slots.size(),
-                 LayerRows(k, layer), LayerRows(v, layer));
-    if (plain_keys_.empty()) continue;
-    ReadSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(),
-                 slots.size(), LayerRows(k, layer), {});
+    ReadLayer(layer, slots, LayerRows(k, layer), LayerRows(v, layer));
   }
 }
 
@@ -62,12 +82,7 @@ void PagedKVCacheImpl::WriteSlots(const std::vector<int32_t>& slots,
                                   const std::vector<int32_t>& positions, const Tensor& k,
                                   const Tensor& v) {
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), slots.size(),
-                  LayerRows(k, layer), LayerRows(v, layer));
-    if (plain_keys_.empty()) continue;
-    WriteSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(),
-                  slots.size(), LayerRows(k, layer), {});
-    WriteRotatedKeys(layer, slots, positions, LayerRows(k, layer));
+    WriteLayer(layer, slots, positions, LayerRows(k, layer), LayerRows(v, layer));
   }
 }
 

@@ -20,10 +20,11 @@ KVRows PartRows(const Tensor& kv, int64_t part) {
   return {data + part * kv->shape[1] * row * DTypeSize(dtype), dtype, row};
 }
 
-std::vector<int32_t> FirstSlots(int64_t count) {
-  std::vector<int32_t> slots(count);
-  std::iota(slots.begin(), slots.end(), 0);
-  return slots;
+/*! \brief 0, 1, 2, ...: the slots of pages in order, the positions of a sequence. */
+std::vector<int32_t> Count(int64_t count) {
+  std::vector<int32_t> numbers(count);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return numbers;
 }
 
 }  // namespace
@@ -71,9 +72,8 @@ void PagedKVCacheImpl::ExportPageGroup(int64_t seq_id, int64_t group_id, Tensor 
                               config_.device);
     void* target = DataPointer(dst.operator->());
     std::memset(target, 0, dst->shape[1] * page_shape_.num_bytes());
-    ReadSlotsCpu(page_shape_, DataPointer(pages_[group_id].operator->()), slots.data(), length,
-                 PartRows(kv, 0), PartRows(kv, 1));
-    WriteSlotsCpu(page_shape_, target, FirstSlots(length).data(), length, PartRows(kv, 0),
+    ReadLayer(group_id, slots, PartRows(kv, 0), PartRows(kv, 1));
+    WriteSlotsCpu(page_shape_, target, Count(length).data(), length, PartRows(kv, 0),
                   PartRows(kv, 1));
   });
 }
@@ -100,7 +100,7 @@ void PagedKVCacheImpl::ImportPageGroup(int64_t seq_id, int64_t group_id, Tensor 
     const int64_t length = import_->length;
     Tensor kv = Tensor::Empty({2, length, config_.num_kv_heads, config_.head_dim}, config_.dtype,
                               config_.device);
-    ReadSlotsCpu(page_shape_, DataPointer(src.operator->()), FirstSlots(length).data(), length,
+    ReadSlotsCpu(page_shape_, DataPointer(src.operator->()), Count(length).data(), length,
                  PartRows(kv, 0), PartRows(kv, 1));
     import_->layers[group_id] = kv;
   });
@@ -120,11 +120,16 @@ void PagedKVCacheImpl::FinishImport(int64_t seq_id) {
     SequenceRecord record;
     record.num_committed = record.next_position = static_cast<int32_t>(import_->length);
     table_.Restore(seq_id, record);
-    const std::vector<int32_t> slots = Slots(seq_id, 0, import_->length);
-    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-      const Tensor& kv = import_->layers[layer];
-      WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(),
-                    slots.size(), PartRows(kv, 0), PartRows(kv, 1));
+    try {
+      const std::vector<int32_t> slots = Slots(seq_id, 0, import_->length);
+      const std::vector<int32_t> positions = Count(import_->length);
+      for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+        const Tensor& kv = import_->layers[layer];
+        WriteLayer(layer, slots, positions, PartRows(kv, 0), PartRows(kv, 1));
+      }
+    } catch (...) {  // a model library's rotation, out of host memory
+      table_.Remove(seq_id);
+      throw;
     }
     import_.reset();
   });

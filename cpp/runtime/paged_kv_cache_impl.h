@@ -170,10 +170,12 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief The same of separate tensors, which are taken as they are unless RoPE is inline. */
   QKVRows RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,
                       const tvm::ffi::Optional<Tensor>& v);
-  /*! \brief How the keys of the pages are rotated; throws where the cache does not know. */
-  RopeParams KeyRotation(const char* operation) const;
-  /*! \brief Turns keys of all layers, a block of them at a time through `table`. */
-  void TurnKeys(const std::vector<KeyTurn>& turns, RopeTable* table);
+  /*! \brief Throws where the cache cannot turn keys to other positions. */
+  void CheckTurnsKeys(const char* operation);
+  /*! \brief Turns keys of all layers. */
+  void TurnKeys(const std::vector<KeyTurn>& turns);
+  /*! \brief Rotates the keys of slots anew for these positions, from the plain ones. */
+  void RotatePlainKeys(const std::vector<int32_t>& slots, const std::vector<int32_t>& positions);
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
   void AppendKV(int32_t layer, const QKVRows& rows);
 
@@ -202,6 +204,12 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
                  std::initializer_list<int64_t> shape) const;
   /*! \brief A view of a buffer of at most prefill_chunk_size rows, made where it is not yet. */
   Tensor Scratch(Tensor* buffer, int64_t num_rows, int64_t num_heads, DLDataType dtype) const;
+  /*! \brief Reads K and V of slots of one layer; with inline RoPE k as it came. */
+  void ReadLayer(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                 const KVRows& v) const;
+  /*! \brief Writes them; with inline RoPE, which keeps k as it is given, k's positions count. */
+  void WriteLayer(int64_t layer, const std::vector<int32_t>& slots,
+                  const std::vector<int32_t>& positions, const KVRows& k, const KVRows& v);
   /*! \brief Reads K and V of slots, all layers, as (num_layers, slots, num_kv_heads, head_dim). */
   void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
   /*! \brief Writes them; with inline RoPE, which keeps k as it is given, k's positions count. */
@@ -212,9 +220,6 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
                         const std::vector<int32_t>& positions, const KVRows& k);
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
   void CheckKV(const Tensor& kv, const char* what, int64_t length) const;
-  /*! \brief K and V of slots, all layers, as (num_layers, slots, num_kv_heads, head_dim). */
-  void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
-  void WriteSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v);
   /*! \brief The length of a sequence that page groups can describe: committed, whole, in order. */
   int64_t LengthForExport(int64_t seq_id) const;
   /*! \brief Checks a group of so many tokens, (1, pages, 2, num_kv_heads, page_size, head_dim). */

@@ -12,8 +12,8 @@ namespace {
 using tvm::runtime::Tensor;
 
 constexpr DLDevice kHost{kDLCPU, 0};
-// Rows of cosines and sines that are made at a time.
-constexpr int32_t kTurnBlock = 1024;
+// Keys that are turned at a time.
+constexpr size_t kTurnBlock = 1024;
 
 int32_t Narrow(int64_t value) {
   return static_cast<int32_t>(std::clamp<int64_t>(value, INT32_MIN, INT32_MAX));
@@ -39,50 +39,64 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
 
 }  // namespace
 
-RopeParams PagedKVCacheImpl::KeyRotation(const char* operation) const {
+void PagedKVCacheImpl::CheckTurnsKeys(const char* operation) {
   if (config_.rope_mode == RopeMode::kNone) {
     Throw(ErrorKind::kNotImplemented, operation,
           " turns keys that the cache has rotated; this cache takes keys as they come (it was "
           "created without rope)");
   }
-  if (rope_ != nullptr) return rope_->params();
-  if (config_.rope_mode == RopeMode::kInline && !config_.rope_ext_factors.has_value()) {
-    RopeParams params;  // TVM's own attention kernels rotate by these, whatever the library brings
-    params.theta = static_cast<float>(config_.rope_theta);
-    params.scale = static_cast<float>(config_.rope_scale);
-    params.rotary_dim = page_shape_.head_dim;
-    return params;
+  if (config_.rope_mode == RopeMode::kNormal && step_rotation_.table == nullptr) {
+    Throw(ErrorKind::kNotImplemented, operation,
+          " turns keys by the frequencies they were rotated with; this cache rotates with a "
+          "function of the model library, which does not tell them");
   }
-  Throw(ErrorKind::kNotImplemented, operation,
-        " turns keys by the frequencies they were rotated with; this cache rotates with a function "
-        "of the model library, which does not tell them");
 }
 
-void PagedKVCacheImpl::TurnKeys(const std::vector<KeyTurn>& turns, RopeTable* table) {
-  std::vector<int32_t> slots, by;
+void PagedKVCacheImpl::TurnKeys(const std::vector<KeyTurn>& turns) {
+  if (turns.empty()) return;
+  std::optional<RopeTable> table;
+  if (plain_keys_.empty()) table.emplace(step_rotation_.table->params());
+  std::vector<int32_t> slots, values;
   for (size_t begin = 0; begin < turns.size(); begin += kTurnBlock) {
     const size_t end = std::min(begin + kTurnBlock, turns.size());
     slots.clear();
-    by.clear();
+    values.clear();
     for (size_t i = begin; i < end; ++i) {
       slots.push_back(turns[i].slot);
-      by.push_back(turns[i].by);
+      values.push_back(table.has_value() ? turns[i].to - turns[i].from : turns[i].to);
     }
-    table->Fill(by.data(), static_cast<int32_t>(by.size()));
+    if (!table.has_value()) {
+      RotatePlainKeys(slots, values);
+      continue;
+    }
+    table->Fill(values.data(), static_cast<int32_t>(values.size()));
     for (Tensor& pages : pages_) {
       RopeSlotsCpu(*table, page_shape_, DataPointer(pages.operator->()), slots.data());
     }
   }
 }
 
+void PagedKVCacheImpl::RotatePlainKeys(const std::vector<int32_t>& slots,
+                                       const std::vector<int32_t>& positions) {
+  const auto count = static_cast<int64_t>(slots.size());
+  Tensor keys =
+      Tensor::Empty({count, config_.num_kv_heads, config_.head_dim}, config_.dtype, config_.device);
+  const KVRows rows{DataPointer(keys.operator->()), page_shape_.dtype,
+                    config_.num_kv_heads * config_.head_dim};
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    ReadSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(),
+                 count, rows, {});
+    WriteRotatedKeys(layer, slots, positions, rows);
+  }
+}
+
 void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) {
   InTurn([&] {
-    std::optional<RopeTable> table;
-    if (rerotate) table.emplace(KeyRotation("evict with rerotate=True"));
+    if (rerotate) CheckTurnsKeys("evict with rerotate=True");
     moves_.clear();
     table_.Evict(seq_id, keep, rerotate, &moves_);
     CarryOut();
-    if (rerotate) TurnKeys(moves_.turns, &*table);
+    TurnKeys(moves_.turns);
   });
 }
 
@@ -125,10 +139,19 @@ void PagedKVCacheImpl::LoadSequence(int64_t seq_id, const SavedSequence& saved) 
       Throw(ErrorKind::kType, "k and v must be of the cache's type");
     }
     table_.Restore(seq_id, record);
-    std::vector<int32_t> slots = Slots(seq_id, 0, record.gone.begin);
-    const std::vector<int32_t> rest = Slots(seq_id, record.gone.end, record.num_committed);
-    slots.insert(slots.end(), rest.begin(), rest.end());
-    WriteSlots(slots, saved.k, saved.v);
+    try {
+      std::vector<int32_t> slots = Slots(seq_id, 0, record.gone.begin), positions;
+      const std::vector<int32_t> rest = Slots(seq_id, record.gone.end, record.num_committed);
+      slots.insert(slots.end(), rest.begin(), rest.end());
+      for (int32_t column = 0; column < record.num_committed; ++column) {
+        if (record.gone.begin <= column && column < record.gone.end) continue;
+        positions.push_back(record.positions ? (*record.positions)[column] : column);
+      }
+      WriteSlots(slots, positions, saved.k, saved.v);
+    } catch (...) {  // a model library's rotation, out of host memory
+      table_.Remove(seq_id);
+      throw;
+    }
   });
 }
 

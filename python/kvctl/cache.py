@@ -570,7 +570,8 @@ class PagedKVCache:
         rerotate : bool
             Number the kept tokens 0, 1, 2, ... and turn their keys there, as if they alone had been
             cached; the next token follows on. (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453,
-            section 3.2, rolls its cache so.) Keys of 16 bits are rounded once more.
+            section 3.2, rolls its cache so.) Keys of 16 bits are rounded once
+            more, except with inline RoPE.
 
         Raises
         ------
@@ -615,8 +616,9 @@ class PagedKVCache:
     def load_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
         """Add a sequence that :meth:`save_sequence` wrote, of this cache or of another one.
 
-        It goes on as the saved one would have: attention is the same bit for bit. The caches must
-        agree in layers, KV heads, head dimension, type and rotation, not in page size or capacity.
+        It goes on as the saved one would have: attention is the same bit for bit (with inline RoPE
+        where the tokens came in the cache's own type). The caches must agree in layers, KV heads,
+        head dimension, type and rotation, not in page size or capacity.
 
         Parameters
         ----------

@@ -39,7 +39,8 @@ def setups(rng: Random) -> Setup:
         num_kv_heads=heads[1],
         head_dim=rng.choice([8, 16]),
         prefill_chunk_size=rng.choice([16, 24, 32]),
-        rope=rng.random() < 0.25,
+        rope=rng.random() < 0.4,
+        rope_inline=rng.random() < 0.25,
     )
 
 

@@ -41,6 +41,7 @@ class Setup:
     head_dim: int = 16
     prefill_chunk_size: int = 24
     rope: bool = False
+    rope_inline: bool = False
     layer_windows: tuple[int, ...] = ()
 
     def shapes(self) -> dict[str, Any]:
@@ -74,7 +75,10 @@ class Trial:
         self.setup = setup
         self.cache = self.create()
         self.model = CacheModel(
-            **setup.shapes(), max_sequences=16, rope_theta=10000.0 if setup.rope else None
+            **setup.shapes(),
+            max_sequences=16,
+            rope_theta=10000.0 if setup.rope else None,
+            rope_inline=setup.rope_inline,
         )
         self.num_pages = self.cache.num_available_pages
         self.checkpoints: dict[int, tuple[int, Any, Any]] = {}
@@ -95,7 +99,7 @@ class Trial:
             page_size=self.setup.page_size,
             max_sequences=16,
             dtype=self.setup.dtype,
-            rope=kvctl.cache.Rope() if self.setup.rope else None,
+            rope=kvctl.cache.Rope(inline=self.setup.rope_inline) if self.setup.rope else None,
         )
 
     def masks(self, parts: Any) -> Any:
@@ -369,7 +373,8 @@ class Trial:
                 strict=True,
             ):
                 # What went in comes out: nothing is rounded but what the cache rotates.
-                bound = self.tolerance if self.setup.rope else 0.0
+                rotated = self.setup.rope and not self.setup.rope_inline
+                bound = self.tolerance if rotated else 0.0
                 if not _close(np.from_dlpack(got), want, bound):
                     what = f"{name} of sequence {seq_id}"
                     raise Mismatch(_difference(what, np.from_dlpack(got), want))

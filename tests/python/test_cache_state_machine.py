@@ -163,6 +163,7 @@ EXAMPLES = int(os.environ.get("KVCTL_STATE_MACHINE_EXAMPLES", "25"))
         Setup(page_size=16, num_pages=9),
         Setup(dtype="float16"),
         Setup(rope=True, layer_windows=(3, 0)),
+        Setup(rope=True, rope_inline=True),
         Setup(num_qo_heads=3, num_kv_heads=3, num_layers=1, page_size=5),
     ],
     ids=[
@@ -171,6 +172,7 @@ EXAMPLES = int(os.environ.get("KVCTL_STATE_MACHINE_EXAMPLES", "25"))
         "pages-of-sixteen",
         "float16",
         "rope-layer-windows",
+        "inline",
         "mha-odd-pages",
     ],
 )

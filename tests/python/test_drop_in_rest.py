@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,11 @@ def test_layout_hash(rope: str) -> None:
     Pair(Config(rope=rope)).both("layout_hash")
 
 
+@pytest.mark.parametrize("rope", ["none", "normal", "inline"])
 @pytest.mark.parametrize("form", FORMS[::3])
-def test_a_sequence_moves_to_another_cache(form: Config) -> None:
+def test_a_sequence_moves_to_another_cache(form: Config, rope: str) -> None:
     """What one cache exports the other imports, and goes on with it alike."""
-    pair = with_a_past(form)
+    pair = with_a_past(replace(form, rope=rope))
     metadata = pair.other.metadata(), pair.tvm.metadata()
     assert metadata[0]["groups"] == metadata[1]["groups"]
     groups: list[Any] = [pair.both("export_group", group) for group in range(form.num_layers)]

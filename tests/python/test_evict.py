@@ -35,7 +35,8 @@ def rows(numbers: Any) -> np.ndarray:
 
 
 def step(cache: PagedKVCache, seq_id: int, numbers: Any, **options: Any) -> np.ndarray:
-    qkv = rows(numbers)
+    """Append tokens of the cache's type (float32 where NumPy lacks it); attention of each layer."""
+    qkv = rows(numbers).astype("float16" if cache.dtype == "float16" else "float32")
     with cache.forward([seq_id], [len(numbers)], **options):
         return np.stack([np.from_dlpack(cache.attention(i, qkv[i])) for i in range(LAYERS)])
 
@@ -136,6 +137,22 @@ def test_rerotated_keys_are_as_if_they_alone_had_been_cached(
     count = len(KEEP) + 2
     exact = attention([*KEEP, 40, 41], list(range(count)), 2, rope)
     np.testing.assert_allclose(got, exact, atol=tolerance)
+
+
+def test_inline_keys_are_rotated_anew() -> None:
+    """Bit for bit those of a fresh cache: nothing is rounded twice."""
+    rope = Rope(inline=True)
+    cache, fresh = (make_cache(rope=rope, dtype="float16", prefill_chunk_size=20) for _ in "ab")
+    cache.add_sequence(0)
+    fresh.add_sequence(0)
+    step(cache, 0, range(20))
+    step(cache, 0, range(20, 40))
+    keep = [0, *range(3, 40, 2)]
+    plain = kv(cache, 0)
+    cache.evict(0, keep, rerotate=True)
+    step(fresh, 0, keep)
+    np.testing.assert_array_equal(kv(cache, 0), plain[:, :, keep])
+    np.testing.assert_array_equal(step(cache, 0, [60, 61]), step(fresh, 0, [60, 61]))
 
 
 def test_streaming_far_beyond_the_window_stays_exact() -> None:

@@ -60,9 +60,12 @@ def filled(**changes: Any) -> PagedKVCache:
 
 
 @pytest.mark.parametrize("seq_id", [0, 3])
+@pytest.mark.parametrize("inline", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_another_cache_goes_on_bit_for_bit(dtype: str, seq_id: int) -> None:
-    cache, other = filled(dtype=dtype), filled(dtype=dtype, max_total_tokens=80)
+def test_another_cache_goes_on_bit_for_bit(dtype: str, inline: bool, seq_id: int) -> None:
+    rope = Rope(inline=inline)
+    cache = filled(dtype=dtype, rope=rope)
+    other = filled(dtype=dtype, rope=rope, max_total_tokens=80)
     groups = exported(cache, seq_id)
     imported(other, metadata(cache, seq_id), groups, seq_id)
     assert other.sequence_ids == [seq_id]  # as TVM's cache, it starts from nothing
@@ -86,6 +89,7 @@ def test_the_hash_tells_layouts_apart() -> None:
         {"dtype": "float16"},
         {"rope": Rope(theta=500.0)},
         {"rope": Rope(scale=0.5)},
+        {"rope": Rope(inline=True)},
         {"rope": None},
     ]
     hashes = [

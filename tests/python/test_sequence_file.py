@@ -72,10 +72,12 @@ def test_what_a_window_let_go_stays_gone(tmp_path: Path, page_size: int) -> None
     np.testing.assert_array_equal(step(other, 0, [60]), step(cache, 0, [60]))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_every_type_of_element(tmp_path: Path, dtype: str) -> None:
-    cache = saved(tmp_path / "sequence", dtype=dtype)
-    other = make_cache(rope=Rope(), dtype=dtype, page_size=5)
+@pytest.mark.parametrize(
+    ("dtype", "inline"), [("float16", False), ("float16", True), ("bfloat16", False)]
+)
+def test_every_type_of_element(tmp_path: Path, dtype: str, inline: bool) -> None:
+    cache = saved(tmp_path / "sequence", dtype=dtype, rope=Rope(inline=inline))
+    other = make_cache(rope=Rope(inline=inline), dtype=dtype, page_size=5)
     other.load_sequence(0, tmp_path / "sequence")
     np.testing.assert_array_equal(step(other, 0, [1, 2]), step(cache, 0, [1, 2]))
 
@@ -124,7 +126,8 @@ LAYOUTS = {
     "layers": ({"num_layers": 3}, "num_layers is 2 in the file and 3 in the cache"),
     "dim": ({"head_dim": 32}, "head_dim is 16 in the file and 32 in the cache"),
     "type": ({"dtype": "float16"}, "dtype is 'float32' in the file and 'float16' in the cache"),
-    "rope": ({"rope": None}, "rope is 'kvctl' in the file and 'none' in the cache"),
+    "rope": ({"rope": None}, "rope is 'normal' in the file and 'none' in the cache"),
+    "inline": ({"rope": Rope(inline=True)}, "rope is 'normal' in the file and 'inline' in the"),
     "theta": ({"rope": Rope(theta=5e5)}, "rope_theta is 10000.* in the file and 500000.* in the"),
     "room": ({"max_total_tokens": 8}, "holds 12 tokens and the whole cache has room for 8"),
 }

@@ -23,7 +23,7 @@ struct Cache {
       for (int32_t i = 0; i < 4; ++i) slots[copy.target * 4 + i] = slots[copy.source * 4 + i];
     }
     for (const SlotMove& move : moves.slots) slots[move.target] = slots[move.source];
-    for (const KeyTurn& turn : moves.turns) slots[turn.slot] += 1000 * turn.by;
+    for (const KeyTurn& turn : moves.turns) slots[turn.slot] += 1000 * (turn.to - turn.from);
   }
   /*! \brief Appends tokens with these numbers. */
   void Append(int64_t id, const std::vector<int32_t>& tokens) {
