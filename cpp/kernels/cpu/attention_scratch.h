@@ -1,6 +1,11 @@
 // A thread's scratch memory, and the columns of a chunk. Included inside the namespace of an
 // instruction set, after its vec_*.h.
 
+/*! \brief Chunks of at most so many slots may be packed. */
+constexpr int32_t kPackedSlots = 2 * kChunkColumns / kTileColumns;
+/*! \brief Floats between the rows of scores, and of packed keys: a whole number of lines, odd so
+ * that they spread over a cache. */
+constexpr int32_t kPadding = 16;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -32,11 +37,23 @@ struct Scratch {
   float* m;           // [tile rows]
   float* l;           // [tile rows]
   float* lanes;       // [tile rows, kLanes]: maxima, then sums of p by logical index modulo kLanes
-  float* scores;      // [tile rows, max_slots * 64]
+  float* scores;      // [tile rows, max_slots * 64 + kPadding]
   uint64_t* visible;  // [max_slots, tile_tokens]
-  ChunkColumns chunks[2];  // the one at work and the one after it
-  int64_t size;            // floats in all
+  ChunkColumns chunks[2];    // the one at work and the one after it
+  const void** packed_keys;  // [kPackedSlots * 64]: where keys are, as in ChunkColumns...
+  float* packed;             // ... [2, kPackedSlots * 64, head_dim + kPadding]: K and V in float32
+  int64_t size;              // floats in all
 };
+
+/*!
+ * \brief Whether units copy the keys and values of a chunk before they work on them: where many
+ * rows share them. Pages of 16-bit numbers are converted once, and the copies lie close together,
+ * while the rows of one head are so far apart that they compete for the same places in a cache.
+ */
+inline bool PacksChunks(const AttentionArgs& args, const AttentionShape& shape) {
+  const int32_t rows = shape.unit_tokens * shape.group;
+  return rows > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
+}
 
 inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, float* base) {
   const int64_t unit_rows = int64_t(shape.unit_tokens) * shape.group;
@@ -57,7 +74,7 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
   s.m = take(tile_rows);
   s.l = take(tile_rows);
   s.lanes = take((tile_rows + 3) * kLanes);
-  s.scores = take(tile_rows * columns);
+  s.scores = take(tile_rows * (columns + kPadding));
   s.visible = reinterpret_cast<uint64_t*>(take(2 * int64_t(shape.max_slots) * shape.tile_tokens));
   for (ChunkColumns& chunk : s.chunks) {
     chunk.num_slots = 0;
@@ -65,9 +82,29 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
     chunk.keys = reinterpret_cast<const void**>(take(columns * (sizeof(void*) / sizeof(float))));
     chunk.positions = take(args.alibi_slopes != nullptr ? columns : 0);
   }
+  const int64_t packed = PacksChunks(args, shape) ? kPackedSlots * kTileColumns : 0;
+  s.packed_keys = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
+  s.packed = take(2 * packed * (args.head_dim + kPadding));
   s.size = at;
   return s;
 }
+
+/*! \brief Positions of the columns of a sequence. */
+class Positions {
+ public:
+  explicit Positions(const SequencePlan& sequence) : sequence_(sequence) {}
+
+  int32_t Of(int32_t column) const {
+    const int32_t pending = column - sequence_.num_committed;
+    if (pending < 0) {
+      return sequence_.committed_positions ? sequence_.committed_positions[column] : column;
+    }
+    return sequence_.next_position + (sequence_.depths ? sequence_.depths[pending] : pending);
+  }
+
+ private:
+  const SequencePlan& sequence_;
+};
 
 /*! \brief Finds the columns of chunks in the pages of a sequence. T: element type of the pages. */
 template <typename T>
@@ -76,6 +113,7 @@ class ColumnFinder {
   ColumnFinder(const AttentionArgs& args, const AttentionUnit& unit)
       : args_(args),
         sequence_(args.sequences[unit.sequence]),
+        positions_(sequence_),
         plan_(args.masks.plan(unit.sequence, unit.kv_head)),
         head_(static_cast<const T*>(args.pages) +
               int64_t(unit.kv_head) * args.page_size * args.head_dim),
@@ -97,14 +135,6 @@ class ColumnFinder {
         if (slot.columns != 0) chunk->slots[chunk->num_slots++] = slot;
       }
     }
-  }
-
-  int32_t PositionOf(int32_t column) const {
-    const int32_t pending = column - sequence_.num_committed;
-    if (pending < 0) {
-      return sequence_.committed_positions ? sequence_.committed_positions[column] : column;
-    }
-    return sequence_.next_position + (sequence_.depths ? sequence_.depths[pending] : pending);
   }
 
   /*! \brief Elements from a key to its value. */
@@ -131,13 +161,33 @@ class ColumnFinder {
     }
     if (args_.alibi_slopes == nullptr) return;
     for (int32_t column = begin; column < end; ++column) {
-      chunk->positions[at + column - slot->first_column] = static_cast<float>(PositionOf(column));
+      chunk->positions[at + column - slot->first_column] =
+          static_cast<float>(positions_.Of(column));
     }
   }
 
   const AttentionArgs& args_;
   const SequencePlan& sequence_;
+  const Positions positions_;
   const MaskPlan& plan_;
   const T* head_;  // keys of this head in page 0
   const int64_t page_elements_;
 };
+
+/*! \brief Copies the keys and values of a chunk to `scratch` in float32; returns where they are. */
+template <typename T>
+inline ChunkColumns PackChunk(const ChunkColumns& chunk, int64_t value_offset, int32_t head_dim,
+                              int64_t packed_offset, const Scratch& scratch) {
+  ChunkColumns packed = chunk;
+  packed.keys = scratch.packed_keys;
+  float* to = scratch.packed;
+  for (int32_t i = 0; i < chunk.num_slots * kTileColumns; ++i, to += head_dim + kPadding) {
+    const T* key = static_cast<const T*>(chunk.keys[i]);
+    packed.keys[i] = key != nullptr ? to : nullptr;
+    if (key == nullptr) continue;
+    for (int32_t d = 0; d < head_dim; d += kLanes) Store(to + d, Load(key + d));
+    const T* value = key + value_offset;
+    for (int32_t d = 0; d < head_dim; d += kLanes) Store(to + packed_offset + d, Load(value + d));
+  }
+  return packed;
+}

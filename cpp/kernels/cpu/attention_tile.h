@@ -1,6 +1,10 @@
 // Attention of a tile of query rows to the columns of a chunk. Included inside the namespace of an
 // instruction set, after attention_micro.h and attention_scratch.h.
 
+/*! \brief How many columns ahead of its work attention fetches: long enough before for the memory's
+ * delay, and too few to be driven out of the cache again. */
+constexpr int32_t kAheadColumns = 32;
+
 /*!
  * \brief The partial result of each row: m, the largest score (times log2 e); l, the sum of
  * p = 2^(score - m); acc, the sum of p * v. T: element type of the pages.
@@ -12,13 +16,14 @@ template <typename T>
 class TilePass {
  public:
   TilePass(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
-           const ColumnFinder<T>& finder, const Scratch& scratch)
+           const Positions& positions, int64_t value_offset, const Scratch& scratch)
       : args_(args),
         shape_(shape),
         unit_(unit),
         sequence_(args.sequences[unit.sequence]),
         plan_(args.masks.plan(unit.sequence, unit.kv_head)),
-        finder_(finder),
+        positions_(positions),
+        value_offset_(value_offset),
         block_row_(unit.token_begin / kBlockRows * kBlockRows),
         head_dim_(args.head_dim),
         plain_(args.soft_cap <= 0 && args.alibi_slopes == nullptr),
@@ -34,9 +39,9 @@ class TilePass {
     token_begin_ = token_begin;
     tokens_ = token_end - token_begin;
     rows_ = tokens_ * shape_.group;
-    stride_ = int64_t(chunk.num_slots) * kTileColumns;
+    stride_ = int64_t(chunk.num_slots) * kTileColumns + kPadding;
     std::fill_n(s_.lanes, (rows_ + 3) / 4 * 4 * kLanes, kMinusInfinity);
-    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) ScoreSlot(slot, next != nullptr);
+    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) ScoreSlot(slot, next);
     FoldLanes(MaxOp(), s_.m);
     std::fill_n(s_.lanes, rows_ * kLanes, 0.f);
     for (int32_t row = 0; row < rows_; ++row) Exponentiate(row);
@@ -48,6 +53,30 @@ class TilePass {
  private:
   const T* const* Keys(const ChunkColumns& chunk, int32_t slot) const {
     return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(slot) * kTileColumns;
+  }
+
+  /*!
+   * \brief The rows that attention will come to in kAheadColumns columns, for the columns of a
+   * slot: first the keys of a chunk, then its values, then the keys of the next one.
+   */
+  Fetcher FindAhead(int32_t slot, bool values, const ChunkColumns& next, uintptr_t* ahead) const {
+    const int64_t size = int64_t(chunk_->num_slots) * kTileColumns;
+    const int64_t value_bytes = value_offset_ * int64_t{sizeof(T)};
+    for (int32_t c = 0; c < kTileColumns; c += kAheadColumns) {
+      int64_t first = int64_t(slot) * kTileColumns + c + kAheadColumns;
+      const void* const* keys = chunk_->keys;
+      int64_t offset = values ? value_bytes : 0;
+      if (first >= size) {
+        first -= size;
+        offset = values ? 0 : value_bytes;
+        if (values && next.num_slots > 0) keys = next.keys;
+      }
+      for (int32_t i = 0; i < kAheadColumns; ++i) {
+        ahead[c + i] = reinterpret_cast<uintptr_t>(keys[first + i]) + offset;
+      }
+    }
+    ahead[kTileColumns] = ahead[kTileColumns - 1];
+    return {ahead, head_dim_ * int64_t{sizeof(T)}};
   }
 
   uint64_t* Visible(int32_t slot) const { return s_.visible + int64_t(slot) * shape_.tile_tokens; }
@@ -66,7 +95,7 @@ class TilePass {
   }
 
   /*! \brief Which columns each token sees, the scores, and their maxima. */
-  void ScoreSlot(int32_t index, bool ahead) {
+  void ScoreSlot(int32_t index, const ChunkColumns* next) {
     const Slot& slot = chunk_->slots[index];
     uint64_t* visible = Visible(index);
     uint64_t any = 0;
@@ -80,17 +109,21 @@ class TilePass {
     if (any == 0) return;
     const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * shape_.group * head_dim_;
     const T* const* keys = Keys(*chunk_, index);
-    const int64_t offset = ahead ? finder_.value_offset() : 0;
+    uintptr_t ahead[kTileColumns + 1];
+    Fetcher fetcher;
+    const bool fetch = next != nullptr && any == ~uint64_t{0};
+    if (fetch) fetcher = FindAhead(index, false, *next, ahead);
     for (int32_t c = 0; c < kTileColumns; c += 4) {
       const auto bits = static_cast<uint32_t>(any >> c & 15);
       if (bits == 0) continue;
       if (bits == 15) {
-        ScoreRows(q, rows_, head_dim_, keys + c, offset, Scores(index, 0) + c, stride_);
+        ScoreRows(q, rows_, head_dim_, keys + c, fetch ? &fetcher : nullptr, Scores(index, 0) + c,
+                  stride_);
       } else {
         // Hidden columns have no key to follow: score a visible one in their place.
         const T* quad[4];
         for (int i = 0; i < 4; ++i) quad[i] = keys[c + (bits >> i & 1 ? i : __builtin_ctz(bits))];
-        ScoreRows(q, rows_, head_dim_, quad, offset, Scores(index, 0) + c, stride_);
+        ScoreRows(q, rows_, head_dim_, quad, nullptr, Scores(index, 0) + c, stride_);
       }
     }
     for (int32_t token = 0; token < tokens_; ++token) {
@@ -140,7 +173,7 @@ class TilePass {
     }
     if (args_.alibi_slopes != nullptr) {
       const int32_t own = plan_.num_columns - plan_.num_rows + token_begin_ + token;
-      const auto position = static_cast<float>(finder_.PositionOf(own));
+      const auto position = static_cast<float>(positions_.Of(own));
       const float slope = args_.alibi_slopes[unit_.kv_head * shape_.group + head];
       score = Fma(Set(slope), Sub(Load(positions), Set(position)), score);
     }
@@ -183,8 +216,11 @@ class TilePass {
       all &= visible[i];
     }
     if (any == all) {
-      const bool ahead = next != nullptr && slot < next->num_slots;
-      WeighRows(any, slot, 0, rows_, ahead ? Keys(*next, slot) : nullptr);
+      uintptr_t ahead[kTileColumns + 1];
+      Fetcher fetcher;
+      const bool fetch = next != nullptr && any == ~uint64_t{0};
+      if (fetch) fetcher = FindAhead(slot, true, *next, ahead);
+      WeighRows(any, slot, 0, rows_, fetch ? &fetcher : nullptr);
       return;
     }
     // Token by token: a hidden value may be NaN, and zero times NaN is not zero.
@@ -194,16 +230,20 @@ class TilePass {
   }
 
   void WeighRows(uint64_t columns, int32_t slot, int32_t row, int32_t rows,
-                 const T* const* next) const {
+                 Fetcher* fetcher) const {
     uint8_t list[kTileColumns];
     int32_t count = 0;
     for (uint64_t bits = columns; bits != 0; bits &= bits - 1) {
       list[count++] = static_cast<uint8_t>(__builtin_ctzll(bits));
     }
-    if (count == 0) return;
-    AddValues(Scores(slot, row), stride_, rows,
-              ValueList<T>{list, count, Keys(*chunk_, slot), finder_.value_offset(), next},
-              s_.acc + int64_t(row) * head_dim_, head_dim_);
+    // Not more at once than what is fetched ahead, or it would come too late.
+    const int32_t step = fetcher != nullptr ? kAheadColumns : kTileColumns;
+    for (int32_t first = 0; first < count; first += step) {
+      AddValues(Scores(slot, row), stride_, rows,
+                ValueList<T>{list + first, std::min(step, count - first), Keys(*chunk_, slot),
+                             value_offset_, fetcher},
+                s_.acc + int64_t(row) * head_dim_, head_dim_);
+    }
   }
 
   const AttentionArgs& args_;
@@ -211,8 +251,9 @@ class TilePass {
   const AttentionUnit& unit_;
   const SequencePlan& sequence_;
   const MaskPlan& plan_;
-  const ColumnFinder<T>& finder_;
-  const int32_t block_row_;  // first token of the mask's block
+  const Positions& positions_;
+  const int64_t value_offset_;  // elements from a key to its value
+  const int32_t block_row_;     // first token of the mask's block
   const int32_t head_dim_;
   const bool plain_;  // scores are scaled dot products
   const Scratch& s_;

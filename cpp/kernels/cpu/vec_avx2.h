@@ -1,7 +1,9 @@
 // Vectors of eight floats. Include inside a namespace of this instruction set, after <immintrin.h>;
 // see attention_kernel.h for what is expected and vec_baseline.h for what each function does.
 constexpr int kLanes = 8;
-constexpr int32_t kMaxRows = 3;  // times four accumulators fit the registers
+constexpr int32_t kMaxRows = 3;       // of scores: times four accumulators fit the registers
+constexpr int32_t kValueRows = 4;     // of sums of values...
+constexpr int32_t kValueVectors = 3;  // ... times so many accumulators
 
 using Vec = __m256;
 
@@ -58,4 +60,8 @@ inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
   const Vec all = op(low, high);
   _mm_storeu_ps(out, op(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+inline Vec InRegister(Vec x) {
+  __asm__("" : "+x"(x));
+  return x;
+}
+inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }

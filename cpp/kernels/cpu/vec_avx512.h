@@ -2,7 +2,9 @@
 // <immintrin.h>; see attention_kernel.h for what is expected and vec_baseline.h for what each
 // function does.
 constexpr int kLanes = 16;
-constexpr int32_t kMaxRows = 6;  // times four accumulators fit the registers
+constexpr int32_t kMaxRows = 6;       // of scores: times four accumulators fit the registers
+constexpr int32_t kValueRows = 6;     // of sums of values...
+constexpr int32_t kValueVectors = 4;  // ... times so many accumulators
 
 using Vec = __m512;
 
@@ -55,4 +57,8 @@ inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
   const __m256 half = op(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
   _mm_storeu_ps(out, op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+inline Vec InRegister(Vec x) {
+  __asm__("" : "+v"(x));
+  return x;
+}
+inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }

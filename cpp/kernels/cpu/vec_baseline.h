@@ -1,7 +1,9 @@
 // Vectors of four floats (SSE2: every x86-64 has it). Include inside a namespace of this
 // instruction set, after <emmintrin.h>; see attention_kernel.h for what is expected.
 constexpr int kLanes = 4;
-constexpr int32_t kMaxRows = 3;  // times four accumulators fit the registers
+constexpr int32_t kMaxRows = 3;       // of scores: times four accumulators fit the registers
+constexpr int32_t kValueRows = 4;     // of sums of values...
+constexpr int32_t kValueVectors = 3;  // ... times so many accumulators
 
 using Vec = __m128;
 
@@ -57,5 +59,10 @@ inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
   const Vec high = _mm_castpd_ps(_mm_unpackhi_pd(_mm_castps_pd(ab), _mm_castps_pd(cd)));
   _mm_storeu_ps(out, op(low, high));
 }
-/*! \brief Fetches towards the second-level cache. */
-inline void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+/*! \brief x, loaded once: GCC would load an operand of several sums again for each. */
+inline Vec InRegister(Vec x) {
+  __asm__("" : "+x"(x));
+  return x;
+}
+/*! \brief Fetches towards the caches. */
+inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
