@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
-from ..verify.run import DRAWN, kind, per_request, signed, streams, tensor
-from ..verify.sampling import Sampling, sampling_table
+from ..verify.flatten import DRAWN, kind, signed, streams, tensor
+from ..verify.sampling import Sampling, per_request, sampling_table
 
 _draft = get_global_func("kvctl.verify.draft")
 

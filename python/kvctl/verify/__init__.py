@@ -7,8 +7,9 @@ trees, and what belongs to it hangs on it, as in ``kvctl.verify.enumerate(...)``
 from __future__ import annotations
 
 from .enumeration import BranchingRng, DraftedTree, Outcome, enumerate_outcomes
+from .flatten import RULES
 from .result import Verification
-from .run import RULES, sample
+from .run import sample
 from .run import verify as _verify
 from .sampling import Sampling
 from .stats import AcceptanceStats

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tvm_ffi import get_global_func
 
 from ..tree import TokenTree
-from .run import DRAWN, RULES, Drawn, flatten, kind
+from .flatten import DRAWN, RULES, Drawn, flatten, kind
 from .sampling import Sampling, sampling_table
 
 Float64 = npt.NDArray[np.float64]

@@ -3,138 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
 from ..tree import TokenTree
+from .flatten import RULES, Drawn, flatten, kind, signed, streams, tensor
 from .result import Verification
-from .sampling import Sampling, ragged, sampling_table
-
-RULES = (
-    "greedy",
-    "target_only",
-    "token_wise",
-    "block",
-    "recursive",
-    "traversal",
-    "best_of_k",
-    "coupled",
-    "typical",
-)
-DRAWN = ("deterministic", "independent", "without_replacement", "coupled")
+from .sampling import Sampling, per_request, ragged, sampling_table
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
 
 _run = get_global_func("kvctl.verify.run")
 _NO_FLOATS = np.empty((0, 0), np.float32)
 _NO_INTS = np.empty((0, 0), np.int32)
 _NO_DOUBLES = np.empty(0, np.float64)
-
-
-def tensor(array: Any, dtype: Any = None) -> Any:
-    """Return something libkvctl can read: DLPack objects as they are, NumPy arrays writeable."""
-    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
-        return array
-    array = np.ascontiguousarray(array, dtype)
-    return array if array.flags.writeable else array.copy()
-
-
-def signed(value: int) -> int:
-    """Return the low 64 bits of an integer as the FFI passes them."""
-    return (int(value) + 2**63) % 2**64 - 2**63
-
-
-def kind(name: str, names: Sequence[str], what: str) -> int:
-    """Return the index of a name.
-
-    Raises
-    ------
-    ValueError
-        If it is none of them.
-    """
-    if name not in names:
-        raise ValueError(f"{what} must be one of {', '.join(names)}; got {name!r}")
-    return names.index(name)
-
-
-def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
-    """Return the nodes of all trees, (4, N), and where nodes and rows of each begin, (2, B + 1).
-
-    Raises
-    ------
-    ValueError
-        If `drawn` is not one name, or one for each tree, or one for each node of a tree.
-    """
-    ptrs = np.zeros((2, len(trees) + 1), np.int64)
-    np.cumsum([len(tree) for tree in trees], out=ptrs[0, 1:])
-    np.cumsum([tree.num_rows for tree in trees], out=ptrs[1, 1:])
-    nodes = np.empty((4, ptrs[0, -1]), np.int32)
-    if trees:
-        np.concatenate([tree.tokens for tree in trees], out=nodes[0])
-        np.concatenate([tree.parents for tree in trees], out=nodes[1])
-        np.concatenate([tree.rows for tree in trees], out=nodes[2])
-    if isinstance(drawn, str):
-        nodes[3] = kind(drawn, DRAWN, "drawn")
-        return nodes, ptrs
-    if len(drawn) != len(trees):
-        raise ValueError(f"drawn needs one entry for each of {len(trees)} trees, got {len(drawn)}")
-    for tree, begin, entry in zip(trees, ptrs[0, :-1], drawn, strict=True):
-        part = nodes[3, begin : begin + len(tree)]
-        if isinstance(entry, str):
-            part[:] = kind(entry, DRAWN, "drawn")
-        elif len(entry) != len(tree):
-            raise ValueError(
-                f"drawn per node needs {len(tree)} entries, the root's (not read) included, "
-                f"got {len(entry)}"
-            )
-        else:
-            part[:] = [kind(name, DRAWN, "drawn") for name in entry]
-    return nodes, ptrs
-
-
-def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) -> list[Sampling]:
-    """Return the sampling parameters as a list: of one for all, or of one each."""
-    if value is None:
-        return [default]
-    return [value] if isinstance(value, Sampling) else list(value)
-
-
-def streams(
-    size: int,
-    request_ids: Sequence[int] | None,
-    positions: Sequence[int] | int | None,
-    what: str,
-    *,
-    random: bool,
-) -> Int64:
-    """Return request ids and positions, (2, size): what names the random numbers.
-
-    Raises
-    ------
-    ValueError
-        If random numbers are needed and something does not name them.
-    """
-    table = np.zeros((2, size), np.int64)
-    if positions is not None:
-        table[1] = positions
-    elif random:
-        raise ValueError(
-            f"{what} must be given where tokens are sampled: they name the random numbers, and "
-            "the same numbers in every round would bias the output"
-        )
-    if request_ids is not None:
-        table[0] = [signed(i) for i in request_ids]
-    elif random and size > 1:
-        raise ValueError(
-            f"request_ids must be given where tokens of {size} sequences are sampled: they name "
-            "the random numbers, which must not depend on the order of the batch"
-        )
-    return table
+_GREEDY = Sampling(temperature=0.0)
+_SOFTMAX = Sampling()
 
 
 def verify(
@@ -220,7 +108,7 @@ def verify(
     """
     trees = [trees] if isinstance(trees, TokenTree) else list(trees)
     rule_index = kind(rule, RULES, "rule")
-    samplings = per_request(sampling, Sampling(temperature=0.0 if rule == "greedy" else 1.0))
+    samplings = per_request(sampling, _GREEDY if rule == "greedy" else _SOFTMAX)
     nodes, ptrs = flatten(trees, drawn)
     if draft_probs is not None and draft_probs_per_node is not None:
         raise ValueError("give either draft_probs or draft_probs_per_node")
@@ -291,7 +179,7 @@ def sample(
     """
     logits = tensor(logits)
     size = int(logits.shape[0])
-    samplings = per_request(sampling, Sampling())
+    samplings = per_request(sampling, _SOFTMAX)
     random = any(s.temperature > 0 for s in samplings)
     table = streams(size, request_ids, positions, "positions", random=random)
     table[1] -= 1  # a root that nobody has seen, just before the token
@@ -337,7 +225,7 @@ def run(
     if history is not None and len(history) != size:
         raise ValueError(f"history needs one entry for each of {size} sequences")
     history_ptr, history_ids = ragged(history if history is not None else [()] * size)
-    stop_ptr, stop_ids = ragged([list(s.stop_tokens) for s in samplings])
+    stop_ptr, stop_ids = ragged([tuple(s.stop_tokens) for s in samplings])
     out_nodes, out_tokens = np.empty((2, num_nodes), np.int32)
     counts = np.empty((4, size), np.int32)
     out_log_probs = np.full(num_nodes, np.nan) if log_probs else _NO_DOUBLES

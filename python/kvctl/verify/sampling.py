@@ -72,12 +72,19 @@ class Sampling:
         ]
 
 
+def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) -> list[Sampling]:
+    """Return the sampling parameters as a list: of one for all, or of one each."""
+    if value is None:
+        return [default]
+    return [value] if isinstance(value, Sampling) else list(value)
+
+
 def ragged(lists: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Return lists of integers as where each begins, (n + 1,), and all their values."""
     begins = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(values) for values in lists], out=begins[1:])
-    if begins[-1] == 0:
+    if not any(len(values) for values in lists):
         return begins, np.empty(0, np.int32)
+    np.cumsum([len(values) for values in lists], out=begins[1:])
     return begins, np.concatenate([np.asarray(values, np.int32) for values in lists])
 
 
@@ -86,6 +93,8 @@ def sampling_table(
 ) -> tuple[Float64, npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Return sampling parameters as the FFI takes them: the numbers, and the logit biases."""
     table = np.array([s.row(epsilon, delta) for s in samplings], np.float64)
-    begins, ids = ragged([list(s.logit_bias) for s in samplings])
-    values = np.array([v for s in samplings for v in s.logit_bias.values()], np.float32)
+    begins, ids = ragged([tuple(s.logit_bias) for s in samplings])
+    values = np.empty(len(ids), np.float32)
+    if len(ids):
+        values[:] = [v for s in samplings for v in s.logit_bias.values()]
     return table, begins, ids, values

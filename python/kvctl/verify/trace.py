@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tvm_ffi import get_global_func
 
 from ..tree import TokenTree
-from .run import DRAWN, RULES, flatten, kind, tensor
+from .flatten import DRAWN, RULES, flatten, kind, tensor
 from .sampling import Sampling, sampling_table
 
 Float32 = npt.NDArray[np.float32]

@@ -1,0 +1,161 @@
+"""Pearson's test of counts against a law, and how many trials it takes to see a bias."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChiSquare:
+    """Pearson's test of counts against a law."""
+
+    statistic: float
+    degrees: int
+    p_value: float
+
+
+def _cells(law: Float64, trials: float, least: float) -> list[npt.NDArray[np.int64]]:
+    """Group cells, the rarest together, until each group is expected `least` times."""
+    groups: list[npt.NDArray[np.int64]] = []
+    group: list[int] = []
+    mass = 0.0
+    for cell in np.argsort(law, kind="stable"):
+        group.append(int(cell))
+        mass += float(law[cell])
+        if mass * trials >= least:
+            groups.append(np.array(group))
+            group, mass = [], 0.0
+    if group:
+        if not groups:
+            raise ValueError(f"{trials:.0f} trials are too few for one cell of {least} expected")
+        groups[-1] = np.concatenate([groups[-1], group])
+    return groups
+
+
+def chi_square(
+    counts: npt.ArrayLike, law: npt.ArrayLike, *, least_expected: float = 50
+) -> ChiSquare:
+    """Test counts against a law; rare cells are pooled.
+
+    Parameters
+    ----------
+    counts
+        Integers, any shape.
+    law
+        Probabilities, the same shape.
+    least_expected
+        Cells are pooled until each is expected so often.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, or something was counted that has probability 0: that needs no test.
+    """
+    n, p = np.asarray(counts, np.int64).ravel(), np.asarray(law, np.float64).ravel()
+    if n.shape != p.shape:
+        raise ValueError(f"{n.size} counts, but {p.size} probabilities")
+    impossible = np.flatnonzero((p == 0) & (n > 0))
+    if impossible.size:
+        raise ValueError(f"cell {impossible[0]} has probability 0 and was seen {n[impossible[0]]}x")
+    trials = float(n.sum())
+    groups = _cells(p, trials, least_expected)
+    observed = np.array([n[g].sum() for g in groups], np.float64)
+    expected = np.array([p[g].sum() for g in groups]) * trials
+    statistic = float(((observed - expected) ** 2 / expected).sum())
+    degrees = len(groups) - 1
+    return ChiSquare(statistic, degrees, chi_square_tail(statistic, degrees) if degrees else 1.0)
+
+
+def chi_square_tail(statistic: float, degrees: int) -> float:
+    """Return the probability that a chi-square variable exceeds a value."""
+    # The regularised upper incomplete gamma function: its series below the mean, else a fraction.
+    a, x = degrees / 2, statistic / 2
+    if x <= 0:
+        return 1.0
+    scale = math.exp(a * math.log(x) - x - math.lgamma(a))
+    if x < a + 1:
+        term = total = 1 / a
+        for k in itertools.count(1):
+            term *= x / (a + k)
+            total += term
+            if term < total * 1e-16:
+                return max(0.0, 1 - scale * total)
+    b, c = x + 1 - a, 1e300
+    d = fraction = 1 / b
+    for k in itertools.count(1):
+        step = -k * (k - a)
+        b += 2
+        d = 1 / (step * d + b)
+        c = b + step / c
+        fraction *= d * c
+        if abs(d * c - 1) < 1e-15:
+            break
+    return min(1.0, scale * fraction)
+
+
+def chi_square_critical(degrees: int, alpha: float) -> float:
+    """Return the value that a chi-square variable exceeds with probability alpha."""
+    low, high = 0.0, 10.0 * degrees + 1000.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if chi_square_tail(middle, degrees) > alpha else (low, middle)
+    return high
+
+
+def trials_needed(
+    law: npt.ArrayLike, biased: npt.ArrayLike, *, alpha: float = 1e-9, power: float = 0.999
+) -> int:
+    """Return how many trials let `chi_square` tell a biased law from the right one.
+
+    Parameters
+    ----------
+    law, biased
+        What is claimed, and what might be true instead.
+    alpha
+        Probability of a false alarm.
+    power
+        Probability of seeing the bias; the statistic's law is approximated by a normal one.
+
+    Raises
+    ------
+    ValueError
+        If the laws are equal.
+    """
+    p, q = (np.asarray(x, np.float64).ravel() for x in (law, biased))
+    support = p > 0
+    effect = float(((q - p)[support] ** 2 / p[support]).sum())
+    if effect <= 0:
+        raise ValueError("the laws are equal: no number of trials tells them apart")
+    degrees = int(support.sum()) - 1
+    critical = chi_square_critical(degrees, alpha)
+    z = _normal_quantile(power)
+    # Non-central chi-square: mean degrees + n * effect, variance 2 * degrees + 4 * n * effect.
+    low, high = 1, 2
+    while not _seen(high * effect, degrees, critical, z):
+        low, high = high, high * 2
+    while high - low > max(1, low // 1000):
+        middle = (low + high) // 2
+        low, high = (
+            (low, middle) if _seen(middle * effect, degrees, critical, z) else (middle, high)
+        )
+    return high
+
+
+def _seen(shift: float, degrees: int, critical: float, z: float) -> bool:
+    return degrees + shift - z * math.sqrt(2 * degrees + 4 * shift) > critical
+
+
+def _normal_quantile(probability: float) -> float:
+    low, high = -40.0, 40.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        below = 0.5 * math.erfc(-middle / math.sqrt(2)) < probability
+        low, high = (middle, high) if below else (low, middle)
+    return high

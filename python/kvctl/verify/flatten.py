@@ -1,0 +1,122 @@
+"""Trees, names and random streams of a batch as the flat arrays that libkvctl takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..tree import TokenTree
+
+RULES = (
+    "greedy",
+    "target_only",
+    "token_wise",
+    "block",
+    "recursive",
+    "traversal",
+    "best_of_k",
+    "coupled",
+    "typical",
+)
+DRAWN = ("deterministic", "independent", "without_replacement", "coupled")
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
+
+
+def tensor(array: Any, dtype: Any = None) -> Any:
+    """Return something libkvctl can read: DLPack objects as they are, NumPy arrays writeable."""
+    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
+        return array
+    array = np.ascontiguousarray(array, dtype)
+    return array if array.flags.writeable else array.copy()
+
+
+def signed(value: int) -> int:
+    """Return the low 64 bits of an integer as the FFI passes them."""
+    return (int(value) + 2**63) % 2**64 - 2**63
+
+
+def kind(name: str, names: Sequence[str], what: str) -> int:
+    """Return the index of a name.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    if name not in names:
+        raise ValueError(f"{what} must be one of {', '.join(names)}; got {name!r}")
+    return names.index(name)
+
+
+def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
+    """Return the nodes of all trees, (4, N), and where nodes and rows of each begin, (2, B + 1).
+
+    Raises
+    ------
+    ValueError
+        If `drawn` is not one name, or one for each tree, or one for each node of a tree.
+    """
+    sizes, rows = [len(tree) for tree in trees], [tree.num_rows for tree in trees]
+    ptrs = np.array([[0, *accumulate(sizes)], [0, *accumulate(rows)]], np.int64)
+    nodes = np.empty((4, ptrs[0, -1]), np.int32)
+    if trees:
+        np.concatenate([tree.tokens for tree in trees], out=nodes[0])
+        np.concatenate([tree.parents for tree in trees], out=nodes[1])
+        np.concatenate([tree.rows for tree in trees], out=nodes[2])
+    if isinstance(drawn, str):
+        nodes[3] = kind(drawn, DRAWN, "drawn")
+        return nodes, ptrs
+    if len(drawn) != len(trees):
+        raise ValueError(f"drawn needs one entry for each of {len(trees)} trees, got {len(drawn)}")
+    for tree, begin, entry in zip(trees, ptrs[0, :-1], drawn, strict=True):
+        part = nodes[3, begin : begin + len(tree)]
+        if isinstance(entry, str):
+            part[:] = kind(entry, DRAWN, "drawn")
+        elif len(entry) != len(tree):
+            raise ValueError(
+                f"drawn per node needs {len(tree)} entries, the root's (not read) included, "
+                f"got {len(entry)}"
+            )
+        else:
+            part[:] = [kind(name, DRAWN, "drawn") for name in entry]
+    return nodes, ptrs
+
+
+def streams(
+    size: int,
+    request_ids: Sequence[int] | None,
+    positions: Sequence[int] | int | None,
+    what: str,
+    *,
+    random: bool,
+) -> Int64:
+    """Return request ids and positions, (2, size): what names the random numbers.
+
+    Raises
+    ------
+    ValueError
+        If random numbers are needed and something does not name them.
+    """
+    table = np.zeros((2, size), np.int64)
+    if positions is not None:
+        table[1] = positions
+    elif random:
+        raise ValueError(
+            f"{what} must be given where tokens are sampled: they name the random numbers, and "
+            "the same numbers in every round would bias the output"
+        )
+    if request_ids is not None:
+        table[0] = [signed(i) for i in request_ids]
+    elif random and size > 1:
+        raise ValueError(
+            f"request_ids must be given where tokens of {size} sequences are sampled: they name "
+            "the random numbers, which must not depend on the order of the batch"
+        )
+    return table
