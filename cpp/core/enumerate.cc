@@ -37,8 +37,11 @@ int32_t ReplayRng::Bonus(RowSampler& target, int32_t) {
   return Choose(law);
 }
 
-int32_t ReplayRng::Residual(const Round&, const Law& law, int32_t) {
-  return nodes_only_ ? -1 : Choose(law);
+int32_t ReplayRng::Residual(const kvctl::Residual& left, int32_t) {
+  if (nodes_only_) return -1;
+  Law law;
+  left.FillLaw(&law);
+  return Choose(law);
 }
 
 int32_t ReplayRng::Token(Round& round, int32_t node) {

@@ -16,7 +16,7 @@ class ReplayRng {
  public:
   bool Accept(double probability, int32_t node);
   int32_t Bonus(RowSampler& target, int32_t node);
-  int32_t Residual(const Round& round, const Law& law, int32_t node);
+  int32_t Residual(const kvctl::Residual& left, int32_t node);
   int32_t Token(Round& round, int32_t node);
 
   /*! \brief The probability of the branches taken since the last Next(). */

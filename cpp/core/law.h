@@ -5,6 +5,7 @@
 #ifndef KVCTL_CORE_LAW_H_
 #define KVCTL_CORE_LAW_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -16,14 +17,11 @@ namespace kvctl {
 /*! \brief Rows are worked on in blocks of this many tokens; part of the definition of a row's sums.
  */
 constexpr int32_t kVocabBlock = 4096;
+/*! \brief What is worked out and not kept is so in pieces of a block that stay in the first-level
+ * cache. */
+constexpr int32_t kVocabPiece = 512;
 /*! \brief The largest vocabulary whose exponential weights sum below 2^64. */
 constexpr int32_t kMaxVocab = 1 << 19;
-
-/*!
- * \brief Exponents of two beyond this mean nothing: neighbouring floats are whole powers of two
- * apart.
- */
-constexpr float kMaxExponent = 4194304.0f;
 
 /*!
  * \brief A law over tokens: weights / total.
@@ -45,15 +43,6 @@ struct Law {
  */
 using ForBlocks = std::function<void(int32_t num_blocks, const std::function<void(int32_t)>& body)>;
 
-/*! \brief The exponentials of a row that one pass has seen. */
-struct ExpRow {
-  float scale;                       //!< log2(e) / temperature
-  int32_t exponent;                  //!< of the largest block
-  uint64_t total;                    //!< at 2^(kExpBits - exponent)
-  std::vector<int32_t> exponents;    //!< [blocks] each block's own power of two
-  std::vector<uint64_t> block_sums;  //!< [blocks] each at its own exponent
-};
-
 /*! \brief Work on whole rows of one vocabulary size: the blocks, the table of loops, the threads.
  */
 class Vocab {
@@ -62,31 +51,24 @@ class Vocab {
 
   int32_t size() const { return size_; }
   int32_t num_blocks() const { return num_blocks_; }
+  int32_t block_size(int32_t block) const { return std::min(kVocabBlock, size_ - Begin(block)); }
   const VocabOps& ops() const { return ops_; }
+  static int32_t Begin(int32_t block) { return block * kVocabBlock; }
 
-  /*! \brief The first token with the largest logit, NaN ignored; -1 where every logit is -inf or
-   * NaN. */
-  int32_t ArgMax(const float* logits) const;
-  float Max(const float* logits) const;
-  /*!
-   * \brief Sums 2^(logits * scale) reading each logit once: every block at the power of two of its
-   * own maximum, then the blocks at that of the largest.
-   * \return false if scaled logits are infinite or beyond 2^22, where exponents mean nothing any
-   * more.
-   */
-  bool SumExps(const float* logits, float scale, ExpRow* row) const;
-  /*! \brief The token that 64 random bits draw from a row summed by SumExps. */
-  int32_t Pick(const float* logits, const ExpRow& row, uint64_t bits) const;
-  /*! \brief The probability of a token of a row summed by SumExps. */
-  double Prob(const float* logits, const ExpRow& row, int32_t token) const;
+  /*! \brief Calls body(block) for every block, perhaps in several threads. */
+  void ForEachBlock(const std::function<void(int32_t)>& body) const {
+    for_blocks_(num_blocks_, body);
+  }
+  /*! \brief sums[b] = sum(begin, size) of each block; returns their sum. */
+  template <typename T, typename F>
+  T SumBlocks(F sum, std::vector<T>* sums) const {
+    sums->resize(num_blocks_);
+    ForEachBlock([&](int32_t b) { (*sums)[b] = sum(Begin(b), block_size(b)); });
+    T total = 0;
+    for (T s : *sums) total += s;
+    return total;
+  }
 
-  /*! \brief Fills exps with 2^(logits * scale - exponent + kExpBits); returns the integer sum. */
-  uint64_t Exps(const float* logits, float scale, float exponent, float* exps) const;
-  /*! \brief The token that 64 random bits draw from weights ToFixed(exps) of the given sum. */
-  int32_t Pick(const float* exps, uint64_t total, uint64_t bits) const;
-  int32_t Gumbel(const float* exps, const NoiseKey& key) const;
-
-  void FromExps(const float* exps, uint64_t total, Law* law) const;
   /*! \return whether every probability is in [0, 1.001] and they sum to 1 within 1e-3. */
   bool FromProbs(const float* probs, Law* law) const;
   bool FromProbs(const double* probs, Law* law) const;
@@ -94,25 +76,51 @@ class Vocab {
   double SumProbs(const float* probs) const;
   double SumProbs(const double* probs) const;
   void OneHot(int32_t token, Law* law) const;
-
-  /*! \brief out = relu(a * r - d), both normalised, on the grid of kProbScale; returns its mass. */
-  double Subtract(const Law& r, double a, const Law& d, double d_total, Law* out) const;
   int32_t Pick(const Law& law, uint64_t bits) const;
 
  private:
-  int32_t block_size(int32_t block) const;
-  void Resize(Law* law) const;
-  void SetTotal(Law* law) const;
-  template <typename T>
-  double SumProbsOf(const T* probs, double (*weights)(const T*, int32_t, double*)) const;
-  template <typename T>
-  bool FromProbsOf(const T* probs, Law* law, double (*weights)(const T*, int32_t, double*)) const;
-
   int32_t size_;
   int32_t num_blocks_;
   const VocabOps& ops_;
   ForBlocks for_blocks_;
 };
+
+/*! \brief A number in [0, total) from 64 random bits. */
+inline uint64_t Below(uint64_t total, uint64_t bits) {
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(bits) * total) >> 64);
+}
+
+/*! \brief Calls f(begin, size) for the pieces of [at, at + n) in order. */
+template <typename F>
+void ForPieces(int32_t at, int32_t n, F f) {
+  for (int32_t i = 0; i < n; i += kVocabPiece) f(at + i, std::min(kVocabPiece, n - i));
+}
+
+/*!
+ * \brief The token in [at, at + n) in which a running sum of integer weights exceeds `rest`.
+ *
+ * \param weights (at, n, T* out) -> their sum; called for pieces in order, with out null until the
+ * token's piece is found.
+ * \return -1 where all of them sum to `rest` or less.
+ */
+template <typename T, typename F>
+int32_t PickToken(int32_t at, int32_t n, T rest, F weights) {
+  for (int32_t i = 0; i < n; i += kVocabPiece) {
+    const int32_t size = std::min(kVocabPiece, n - i);
+    const T sum = weights(at + i, size, static_cast<T*>(nullptr));
+    if (rest >= sum) {
+      rest -= sum;
+      continue;
+    }
+    T piece[kVocabPiece];
+    weights(at + i, size, piece);
+    for (int32_t j = 0;; ++j) {
+      if (rest < piece[j]) return at + i + j;
+      rest -= piece[j];
+    }
+  }
+  return -1;
+}
 
 }  // namespace kvctl
 

@@ -10,6 +10,8 @@
 #include <memory>
 #include <vector>
 
+#include "core/draft_row.h"
+#include "core/residual.h"
 #include "core/sampling.h"
 
 namespace kvctl {
@@ -20,16 +22,6 @@ enum class Drawn : uint8_t {
   kIndependent = 1,         //!< siblings i.i.d. from the draft law, in draw order, duplicates kept
   kWithoutReplacement = 2,  //!< siblings one after another without replacement, in draw order
   kCoupled = 3,             //!< argmax(log q + G) with the Gumbel noise of the token's position
-};
-
-/*! \brief The draft laws of a sequence. */
-struct DraftInput {
-  const void* probs = nullptr;  //!< [rows, width], nullptr where nothing was drawn from a law
-  RowType type = RowType::kFloat32;
-  int32_t width = 0;  //!< the vocabulary, or the entries of a sparse row
-  const int32_t* ids =
-      nullptr;            //!< [rows, width] tokens of sparse rows, -1 for none; nullptr: dense
-  bool per_node = false;  //!< a law of its own for each node, and not for its parent's children
 };
 
 /*! \brief One sequence of a verify call. All pointers are the caller's. */
@@ -57,32 +49,21 @@ struct Outcome {
   int32_t bonus;
 };
 
-/*! \brief The law one child was drawn from, given its earlier siblings. */
-struct DraftLaw {
-  bool one_hot;
-  int32_t token;                  //!< the child's
-  double weight;                  //!< of that token
-  double total;                   //!< of all tokens but the excluded
-  std::vector<int32_t> excluded;  //!< tokens zeroed in q
-
-  /*! \brief Its probability of the child's token. */
-  double prob() const { return weight / total; }
-};
-
-/*! \brief Laws at one depth of a walk. */
+/*! \brief The laws after the node that a walk is at, or was last at, at one depth. */
 struct Level {
-  Law r;               //!< the target's law, or what is left of it
-  Law spare;           //!< scratch
-  Law q;               //!< the draft's law, once something is to be subtracted
-  int64_t q_row = -1;  //!< the row of draft laws that q_total belongs to
-  double q_total = 0;
-  bool q_filled = false;  //!< whether q holds that row
+  explicit Level(const Vocab& vocab) : target(vocab), left(vocab) {}
+
+  int32_t node = -1;  //!< whose row the target holds
+  RowSampler target;  //!< the target's law
+  Residual left;      //!< and what is left of it
+  int64_t draft_row = -1;
+  DraftRow draft;  //!< the law that the last child looked at was drawn from
 };
 
 /*! \brief One sequence while a rule works on it. Reusable: Start again with the next one. */
 class Round {
  public:
-  explicit Round(const Vocab& vocab) : vocab_(vocab), sampler_(vocab) {}
+  explicit Round(const Vocab& vocab) : vocab_(vocab) {}
 
   void Start(const SequenceInput& input);
 
@@ -95,26 +76,24 @@ class Round {
   /*! \brief The nodes from below the root to a node. */
   std::vector<int32_t> Path(int32_t node) const;
 
-  /*! \brief The target's row after a node, made ready; valid until the next call. */
-  RowSampler& Target(int32_t node);
   Level& level(int32_t depth);
   /*!
-   * \brief The law a node was drawn from. The level must be the same for Subtract.
+   * \brief The target's row after a node; valid until another node of its depth is asked for.
+   * \throws Error as RowSampler::Load
+   */
+  RowSampler& Target(int32_t node);
+  /*! \brief What is left of the target's law after a node, once it was started. */
+  Residual& Left(int32_t node) { return level(depth(node)).left; }
+  /*!
+   * \brief The law a node was drawn from.
    * \throws Error kValue if the node's token has no probability under it.
    */
-  DraftLaw Draft(int32_t node, Level* level);
-  /*! \brief Writes the law that Draft looked at into the level's q, unless it is there. */
-  void FillDraft(Level* level) const;
-  /*!
-   * \brief Replaces r by relu(a * r - d), unless that has no mass at all; returns the mass.
-   */
-  double Subtract(double a, const DraftLaw& d, Level* level) const;
+  DraftLaw Draft(int32_t node);
 
  private:
   void FillCounts(int32_t node);
 
   const Vocab& vocab_;
-  RowSampler sampler_;
   const SequenceInput* input_ = nullptr;
   std::vector<int32_t> first_child_, next_sibling_, depths_;
   std::vector<std::unique_ptr<Level>> levels_;

@@ -76,7 +76,7 @@ class RoundRandom {
   /*! \brief The bonus of a rejection rule after a node, from the target's whole law. */
   int32_t Bonus(RowSampler& target, int32_t node) const;
   /*! \brief The same from what is left of a law. */
-  int32_t Residual(const Round& round, const Law& law, int32_t node) const;
+  int32_t Residual(const kvctl::Residual& left, int32_t node) const;
   /*! \brief The target's own sample after a node: the noise of its position, as in plain sampling.
    */
   int32_t Token(Round& round, int32_t node) const;

@@ -52,42 +52,6 @@ NoiseKey GumbelKey(const RandomStream& stream, uint32_t position) {
           static_cast<uint32_t>(Purpose::kGumbel) << 28};
 }
 
-const float* RowSampler::Logits(const RowInput& row) {
-  if (row.type == RowType::kFloat32) return static_cast<const float*>(row.values);
-  if (row.type == RowType::kFloat64) {
-    Throw(ErrorKind::kType, "logits must be float32, float16 or bfloat16; float64 holds laws");
-  }
-  scratch_.resize(vocab_.size());
-  const auto convert =
-      row.type == RowType::kFloat16 ? vocab_.ops().from_f16 : vocab_.ops().from_bf16;
-  convert(static_cast<const uint16_t*>(row.values), vocab_.size(), scratch_.data());
-  return scratch_.data();
-}
-
-const float* RowSampler::Modified(const float* logits, const RowInput& row,
-                                  const Sampling& sampling) {
-  const bool penalizes = sampling.penalizes() && row.counts != nullptr && !row.counts->empty();
-  if (sampling.logit_bias.empty() && !penalizes && row.bitmask == nullptr) return logits;
-  scratch_.resize(vocab_.size());
-  if (logits != scratch_.data()) std::copy_n(logits, vocab_.size(), scratch_.data());
-  for (const auto& [token, bias] : sampling.logit_bias) scratch_[token] += bias;
-  if (penalizes) {
-    for (const auto& [token, count] : *row.counts) {
-      double logit = scratch_[token];
-      logit = logit > 0 ? logit / sampling.repetition_penalty : logit * sampling.repetition_penalty;
-      logit -= sampling.presence_penalty;
-      logit -= sampling.frequency_penalty * count;
-      scratch_[token] = static_cast<float>(logit);
-    }
-  }
-  if (row.bitmask != nullptr) {
-    for (int32_t i = 0; i < vocab_.size(); ++i) {
-      if ((row.bitmask[i / 32] >> (i % 32) & 1u) == 0) scratch_[i] = -kInfinity;
-    }
-  }
-  return scratch_.data();
-}
-
 void RowSampler::LoadProbabilities(const RowInput& row, const Sampling& sampling) {
   const bool valid = row.type == RowType::kFloat64
                          ? vocab_.FromProbs(static_cast<const double*>(row.values), &law_)
@@ -103,73 +67,150 @@ void RowSampler::LoadProbabilities(const RowInput& row, const Sampling& sampling
     Throw(ErrorKind::kValue, "probabilities are used as they are: give logits to have them ",
           "processed (temperature may be 1, or 0 for greedy)");
   }
-  logits_ = nullptr;
-  state_ = State::kLaw;
+  has_logits_ = false;
+  kind_ = Kind::kLaw;
   if (greedy) {
     const auto best = std::max_element(law_.weights.begin(), law_.weights.end());
     greedy_ = static_cast<int32_t>(best - law_.weights.begin());
-    state_ = State::kOneHot;
+    kind_ = Kind::kOneHot;
   }
 }
 
 void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
   sampling_ = &sampling;
+  summed_ = fused_ = weighed_ = false;
   if (row.probabilities) return LoadProbabilities(row, sampling);
-  logits_ = Modified(Logits(row), row, sampling);
-  state_ = State::kLogits;
+  logits_.Load(row, sampling);
+  has_logits_ = true;
+  kind_ = Kind::kLogits;
   if (sampling.temperature > 0) return;
-  greedy_ = vocab_.ArgMax(logits_);
+  greedy_ = ArgMaxLogit(vocab_, logits_);
   if (greedy_ < 0) ThrowEmpty();
-  state_ = State::kOneHot;
+  kind_ = Kind::kOneHot;
 }
 
-// What single probabilities and samples need: one pass that stores nothing.
-void RowSampler::NeedSums() {
-  if (state_ != State::kLogits) return;
-  if (!sampling_->truncates() && vocab_.SumExps(logits_, Scale(sampling_->temperature), &row_)) {
-    state_ = State::kFused;
+// What single probabilities and samples need: one pass. False if that does not say enough.
+bool RowSampler::NeedSums() {
+  if (summed_) return fused_;
+  summed_ = true;
+  fused_ = !sampling_->truncates() && row_.Sum(vocab_, logits_, Scale(sampling_->temperature));
+  return fused_;
+}
+
+void RowSampler::ExpPiece(int32_t at, int32_t n, float* out) const {
+  float buffer[kVocabPiece];
+  const float* logits = logits_.Piece(at, n, buffer);
+  if (shared_) {
+    const float share = std::ldexp(1.0f, kExpBits);
+    for (int32_t i = 0; i < n; ++i) out[i] = logits[i] == shared_max_ ? share : 0.0f;
   } else {
-    NeedExps();
+    vocab_.ops().exp_sum(logits, n, Scale(sampling_->temperature), exponent_, out);
+  }
+  if (!cut_off_) return;
+  for (int32_t i = 0; i < n; ++i) {
+    if (!cut_.keeps(out[i], at + i)) out[i] = 0;
   }
 }
 
-// What a whole law needs: every exponential, at the power of two of the largest.
-void RowSampler::NeedExps() {
-  if (state_ != State::kLogits && state_ != State::kFused) return;
-  exps_.resize(vocab_.size());
+uint64_t RowSampler::SumExps() {
   const float scale = Scale(sampling_->temperature);
-  const float max = state_ == State::kFused ? 0.0f : vocab_.Max(logits_);
+  const auto sum = [&](int32_t begin, int32_t size) {
+    const int32_t block = begin / kVocabBlock;
+    if (fused_ && row_.at_row_exponent(block)) return row_.block_sum(block);
+    uint64_t total = 0;
+    ForPieces(begin, size, [&](int32_t at, int32_t n) {
+      float exps[kVocabPiece];
+      if (shared_ || cut_off_) {
+        ExpPiece(at, n, exps);
+        for (int32_t i = 0; i < n; ++i) total += ToFixed(exps[i]);
+      } else {
+        total += vocab_.ops().exp_sum(logits_.Piece(at, n, exps), n, scale, exponent_, nullptr);
+      }
+    });
+    return total;
+  };
+  return vocab_.SumBlocks(sum, &exp_sums_);
+}
+
+void RowSampler::NeedWeights() {
+  if (weighed_ || kind_ != Kind::kLogits) return;
+  const float max = fused_ ? 0.0f : MaxLogit(vocab_, logits_);
   if (max == -kInfinity) ThrowEmpty();
-  const float exponent =
-      state_ == State::kFused ? static_cast<float>(row_.exponent) : std::ceil(max * scale);
-  state_ = State::kExps;
-  if (std::fabs(exponent) < kMaxExponent) {
-    exp_total_ = vocab_.Exps(logits_, scale, exponent, exps_.data());
-  } else {
-    exp_total_ = 0;
-    const float share = std::ldexp(1.0f, kExpBits);
-    for (int32_t i = 0; i < vocab_.size(); ++i) {
-      exps_[i] = logits_[i] == max ? share : 0.0f;
-      exp_total_ += ToFixed(exps_[i]);
+  exponent_ = fused_ ? static_cast<float>(row_.exponent())
+                     : std::ceil(max * Scale(sampling_->temperature));
+  shared_ = !(std::fabs(exponent_) < kMaxExponent);
+  shared_max_ = max;
+  cut_off_ = false;
+  exp_total_ = SumExps();
+  if (sampling_->truncates()) {
+    cut_ = FindCut(*sampling_, vocab_.size(), exp_total_,
+                   [this](int32_t at, int32_t n, float* out) { ExpPiece(at, n, out); });
+    cut_off_ = true;
+    exp_total_ = SumExps();
+  }
+  weighed_ = true;
+}
+
+double RowSampler::Weights(int32_t at, int32_t n, double* out) const {
+  switch (kind_) {
+    case Kind::kLogits: {
+      const double factor = kProbScale / static_cast<double>(exp_total_);
+      float piece[kVocabPiece];
+      if (!shared_ && !cut_off_) {
+        return vocab_.ops().weights_from_logits(logits_.Piece(at, n, piece), n,
+                                                Scale(sampling_->temperature), exponent_, factor,
+                                                out);
+      }
+      ExpPiece(at, n, piece);
+      return vocab_.ops().weights_from_exps(piece, n, factor, out);
+    }
+    case Kind::kOneHot: {
+      const bool here = greedy_ >= at && greedy_ < at + n;
+      if (out != nullptr) std::fill_n(out, n, 0.0);
+      if (out != nullptr && here) out[greedy_ - at] = kProbScale;
+      return here ? kProbScale : 0.0;
+    }
+    default: {
+      double sum = 0;
+      for (int32_t i = 0; i < n; ++i) sum += law_.weights[at + i];
+      if (out != nullptr) std::copy_n(law_.weights.data() + at, n, out);
+      return sum;
     }
   }
-  if (sampling_->truncates()) {
-    exp_total_ = Truncate(*sampling_, vocab_.size(), exp_total_, exps_.data());
-  }
+}
+
+void RowSampler::FillLaw(Law* law) {
+  NeedWeights();
+  law->weights.resize(vocab_.size());
+  const auto fill = [&](int32_t begin, int32_t size) {
+    double sum = 0;
+    ForPieces(begin, size,
+              [&](int32_t at, int32_t n) { sum += Weights(at, n, law->weights.data() + at); });
+    return sum;
+  };
+  law->total = vocab_.SumBlocks(fill, &law->block_sums);
 }
 
 int32_t RowSampler::Pick(uint64_t bits) {
-  NeedSums();
-  switch (state_) {
-    case State::kOneHot:
-      return greedy_;
-    case State::kFused:
-      return vocab_.Pick(logits_, row_, bits);
-    case State::kExps:
-      return vocab_.Pick(exps_.data(), exp_total_, bits);
-    default:
-      return vocab_.Pick(law_, bits);
-  }
+  if (kind_ == Kind::kOneHot) return greedy_;
+  if (kind_ == Kind::kLaw) return vocab_.Pick(law_, bits);
+  if (NeedSums()) return row_.Pick(vocab_, logits_, bits);
+  NeedWeights();
+  uint64_t rest = Below(exp_total_, bits);
+  int32_t block = 0;
+  for (; rest >= exp_sums_[block]; ++block) rest -= exp_sums_[block];
+  const auto weights = [&](int32_t at, int32_t n, uint64_t* out) {
+    float exps[kVocabPiece];
+    ExpPiece(at, n, exps);
+    uint64_t sum = 0;
+    for (int32_t i = 0; i < n; ++i) {
+      const uint64_t weight = ToFixed(exps[i]);
+      if (out != nullptr) out[i] = weight;
+      sum += weight;
+    }
+    return sum;
+  };
+  return PickToken(Vocab::Begin(block), vocab_.block_size(block), rest, weights);
 }
 
 int32_t RowSampler::Sample(const RandomStream& stream, uint32_t position, Noise noise) {
@@ -181,64 +222,62 @@ int32_t RowSampler::Sample(const RandomStream& stream, uint32_t position, Noise 
 
 void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
   std::fill_n(tokens, n, -1);
-  if (state_ == State::kOneHot) {
+  if (kind_ == Kind::kOneHot) {
     if (n > 0) tokens[0] = greedy_;
     return;
   }
-  NeedExps();
-  if (state_ == State::kLaw) {  // grid weights, brought down to where floats hold what counts
-    exps_.resize(vocab_.size());
-    for (int32_t i = 0; i < vocab_.size(); ++i) {
-      exps_[i] = static_cast<float>(law_.weights[i] * 0x1p-5);
-    }
-  }
-  std::vector<float> taken;
+  NeedWeights();
+  struct Best {
+    double score = kInfinity;
+    int32_t token = -1;
+  };
   for (int32_t i = 0; i < n; ++i) {
-    tokens[i] = vocab_.Gumbel(exps_.data(), key);
-    if (tokens[i] < 0) break;
-    taken.push_back(exps_[tokens[i]]);
-    exps_[tokens[i]] = 0;
+    std::vector<Best> best(vocab_.num_blocks());
+    vocab_.ForEachBlock([&](int32_t b) {
+      ForPieces(Vocab::Begin(b), vocab_.block_size(b), [&](int32_t at, int32_t size) {
+        float exps[kVocabPiece];
+        if (kind_ == Kind::kLaw) {  // grid weights, brought down to where floats hold what counts
+          for (int32_t j = 0; j < size; ++j) {
+            exps[j] = static_cast<float>(law_.weights[at + j] * 0x1p-5);
+          }
+        } else {
+          ExpPiece(at, size, exps);
+        }
+        for (int32_t j = 0; j < i; ++j) {
+          if (tokens[j] >= at && tokens[j] < at + size) exps[tokens[j] - at] = 0;
+        }
+        const int32_t token = vocab_.ops().gumbel(exps, at, size, key, &best[b].score);
+        if (token >= 0) best[b].token = token;
+      });
+    });
+    Best winner;
+    for (const Best& candidate : best) {
+      if (candidate.score < winner.score) winner = candidate;
+    }
+    if (winner.token < 0) break;
+    tokens[i] = winner.token;
   }
-  for (size_t i = 0; i < taken.size(); ++i) exps_[tokens[i]] = taken[i];
 }
 
 double RowSampler::Prob(int32_t token) {
-  NeedSums();
-  switch (state_) {
-    case State::kOneHot:
-      return token == greedy_ ? 1.0 : 0.0;
-    case State::kFused:
-      return vocab_.Prob(logits_, row_, token);
-    case State::kExps:
-      return static_cast<double>(ToFixed(exps_[token])) / static_cast<double>(exp_total_);
-    default:
-      return law_.prob(token);
-  }
-}
-
-void RowSampler::FillLaw(Law* law) {
-  NeedExps();
-  switch (state_) {
-    case State::kOneHot:
-      vocab_.OneHot(greedy_, law);
-      break;
-    case State::kExps:
-      vocab_.FromExps(exps_.data(), exp_total_, law);
-      break;
-    default:
-      *law = law_;
-  }
+  if (kind_ == Kind::kOneHot) return token == greedy_ ? 1.0 : 0.0;
+  if (kind_ == Kind::kLaw) return law_.prob(token);
+  if (NeedSums()) return row_.Prob(logits_, token);
+  NeedWeights();
+  float exp;
+  ExpPiece(token, 1, &exp);
+  return static_cast<double>(ToFixed(exp)) / static_cast<double>(exp_total_);
 }
 
 double RowSampler::LogProb(int32_t token) {
   double prob;
-  if (state_ != State::kOneHot) {
+  if (kind_ != Kind::kOneHot) {
     prob = Prob(token);
-  } else if (logits_ == nullptr) {
+  } else if (!has_logits_) {
     prob = law_.prob(token);
   } else {
     // Infinite logits have no softmax; the one chosen is then as good as certain.
-    prob = vocab_.SumExps(logits_, Scale(1), &row_) ? vocab_.Prob(logits_, row_, token) : 1.0;
+    prob = row_.Sum(vocab_, logits_, Scale(1)) ? row_.Prob(logits_, token) : 1.0;
   }
   return prob > 0 ? ExactLog(prob) : -kInfinity;
 }

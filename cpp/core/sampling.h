@@ -11,10 +11,13 @@
 #define KVCTL_CORE_SAMPLING_H_
 
 #include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
 
+#include "core/exp_row.h"
 #include "core/law.h"
+#include "core/logit_row.h"
 #include "core/rng.h"
 
 namespace kvctl {
@@ -58,13 +61,32 @@ enum class Noise {
              //!< shares
 };
 
+/*! \brief Where top-k, top-p and min-p cut a row off. */
+struct Cut {
+  float exp = 0;      //!< the least exponential kept
+  int32_t token = 0;  //!< and, among tokens that have just that, the last id
+  double least = 0;   //!< the least integer weight kept (min-p)
+
+  bool keeps(float e, int32_t id) const;
+};
+
+/*! \brief Writes the exponentials of tokens [at, at + n). */
+using ExpPieces = std::function<void(int32_t at, int32_t n, float* out)>;
+
+/*!
+ * \brief What top-k, top-p and min-p cut off. They keep a prefix of the tokens ordered by weight,
+ * equal ones by id.
+ * \param total the sum of the integer weights of all [size] exponentials.
+ */
+Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPieces& exps);
+
 /*!
  * \brief One row: its samples, its law, single probabilities, each at the cost of what was asked
- * for. Holds scratch memory, so one per thread, used again and again.
+ * for. Stores sums of blocks and no rows: weights are worked out where they are wanted.
  */
 class RowSampler {
  public:
-  explicit RowSampler(const Vocab& vocab) : vocab_(vocab) {}
+  explicit RowSampler(const Vocab& vocab) : vocab_(vocab), logits_(vocab.ops()) {}
 
   /*!
    * \brief Takes a row; it and the parameters must stay until the next Load.
@@ -84,48 +106,52 @@ class RowSampler {
   void SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens);
   /*! \brief The probability of a token. Reads the row once if nothing truncates it. */
   double Prob(int32_t token);
-  /*! \brief The law, as grid weights. */
-  void FillLaw(Law* law);
   /*! \brief ln of a token's probability; at temperature 0, of its softmax at temperature 1. */
   double LogProb(int32_t token);
 
- private:
-  enum class State {
-    kLogits,  // nothing done yet
-    kOneHot,  // greedy_
-    kFused,   // row_: sums of blocks
-    kExps,    // exps_: every exponential, truncated
-    kLaw,     // law_
-  };
+  /*! \brief Makes Weights available: sums every exponential at the power of two of the largest. */
+  void NeedWeights();
+  /*!
+   * \brief Grid weights of tokens [at, at + n), a piece of a block; returns their sum. May be
+   * called from several threads.
+   * \param out [n] or nullptr
+   */
+  double Weights(int32_t at, int32_t n, double* out) const;
+  /*! \brief The law, as grid weights. */
+  void FillLaw(Law* law);
 
-  const float* Logits(const RowInput& row);
-  const float* Modified(const float* logits, const RowInput& row, const Sampling& sampling);
+ private:
+  enum class Kind { kLogits, kOneHot, kLaw };
+
   void LoadProbabilities(const RowInput& row, const Sampling& sampling);
-  void NeedSums();
-  void NeedExps();
+  bool NeedSums();
+  void ExpPiece(int32_t at, int32_t n, float* out) const;
+  uint64_t SumExps();
 
   const Vocab& vocab_;
   const Sampling* sampling_ = nullptr;
-  State state_ = State::kLogits;
-  int32_t greedy_ = -1;
-  const float* logits_ = nullptr;
-  std::vector<float> scratch_;
-  std::vector<float> exps_;
-  uint64_t exp_total_ = 0;
+  Kind kind_ = Kind::kLogits;
+  int32_t greedy_ = -1;  // kOneHot
+  bool has_logits_ = false;
+  LogitRow logits_;
+  Law law_;  // kLaw
+
+  bool summed_ = false;  // whether row_ was tried
+  bool fused_ = false;   // whether it is what samples and single probabilities go by
   ExpRow row_;
-  Law law_;
+
+  bool weighed_ = false;  // whether what follows is known
+  float exponent_ = 0;    // every exponential is at this power of two,
+  float shared_max_ = 0;  // unless exponents mean nothing: then tokens with this logit share
+  bool shared_ = false;
+  bool cut_off_ = false;
+  Cut cut_;
+  uint64_t exp_total_ = 0;
+  std::vector<uint64_t> exp_sums_;  // [blocks]
 };
 
 /*! \brief The noise of the token at a position, for Vocab::Gumbel. */
 NoiseKey GumbelKey(const RandomStream& stream, uint32_t position);
-
-/*!
- * \brief Zeroes what top-k, top-p and min-p cut off. They keep a prefix of the tokens ordered by
- * weight, equal ones by id.
- * \param exps [size] as from Vocab::Exps, with their integer sum.
- * \return the sum of what is left.
- */
-uint64_t Truncate(const Sampling& sampling, int32_t size, uint64_t total, float* exps);
 
 }  // namespace kvctl
 

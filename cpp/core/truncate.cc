@@ -26,20 +26,32 @@ struct BucketSum {
   int64_t count = 0;
 };
 
-/*! \brief Where a prefix of the order (weight descending, id ascending) ends. */
-struct Cut {
+/*! \brief A prefix of the order (weight descending, id ascending). */
+struct PrefixEnd {
   float exp = 0;      // the last weight kept
   int32_t token = 0;  // and, among tokens of that weight, the last id
   uint64_t mass = 0;
 };
 
+/*! \brief Calls f(token, exp) for every token that weighs anything. */
+template <typename F>
+void ForWeights(int32_t size, const ExpPieces& exps, F f) {
+  ForPieces(0, size, [&](int32_t at, int32_t n) {
+    float piece[kVocabPiece];
+    exps(at, n, piece);
+    for (int32_t i = 0; i < n; ++i) {
+      if (piece[i] > 0.5f) f(at + i, piece[i]);  // what rounds to 0 or to an even 0 weighs nothing
+    }
+  });
+}
+
 /*!
  * \brief The shortest prefix of at least `count` tokens or of at least `mass`, whichever comes
  * first. Only the bucket in which it ends is sorted.
  */
-Cut Prefix(const float* exps, int32_t size, const std::vector<BucketSum>& buckets, int64_t count,
-           double mass) {
-  Cut cut;
+PrefixEnd Prefix(int32_t size, const ExpPieces& exps, const std::vector<BucketSum>& buckets,
+                 int64_t count, double mass) {
+  PrefixEnd cut;
   int64_t seen = 0;
   for (int32_t b = kNumBuckets - 1; b >= 0; --b) {
     if (buckets[b].count == 0) continue;
@@ -51,11 +63,9 @@ Cut Prefix(const float* exps, int32_t size, const std::vector<BucketSum>& bucket
       continue;
     }
     std::vector<std::pair<float, int32_t>> members;
-    for (int32_t i = 0; i < size; ++i) {
-      if (Bucket(exps[i]) == static_cast<uint32_t>(b) && ToFixed(exps[i]) > 0) {
-        members.emplace_back(-exps[i], i);
-      }
-    }
+    ForWeights(size, exps, [&](int32_t token, float exp) {
+      if (Bucket(exp) == static_cast<uint32_t>(b)) members.emplace_back(-exp, token);
+    });
     std::sort(members.begin(), members.end());
     for (const auto& [negative, token] : members) {
       cut.exp = -negative;
@@ -71,36 +81,31 @@ Cut Prefix(const float* exps, int32_t size, const std::vector<BucketSum>& bucket
 
 }  // namespace
 
-uint64_t Truncate(const Sampling& sampling, int32_t size, uint64_t total, float* exps) {
+bool Cut::keeps(float e, int32_t id) const {
+  return (e > exp || (e == exp && id <= token)) &&
+         (least == 0 || static_cast<double>(ToFixed(e)) >= least);
+}
+
+Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPieces& exps) {
   std::vector<BucketSum> buckets(kNumBuckets);
   float largest = 0;
-  for (int32_t i = 0; i < size; ++i) {
-    const uint64_t weight = ToFixed(exps[i]);
-    if (weight == 0) continue;
-    BucketSum& bucket = buckets[Bucket(exps[i])];
-    bucket.mass += weight;
+  ForWeights(size, exps, [&](int32_t, float exp) {
+    BucketSum& bucket = buckets[Bucket(exp)];
+    bucket.mass += ToFixed(exp);
     ++bucket.count;
-    largest = std::max(largest, exps[i]);
-  }
-  Cut cut{0, size, total};
+    largest = std::max(largest, exp);
+  });
+  PrefixEnd end{0, size, total};
   if (sampling.top_k > 0 && sampling.top_k < size) {
-    cut = Prefix(exps, size, buckets, sampling.top_k, static_cast<double>(total) * 2);
+    end = Prefix(size, exps, buckets, sampling.top_k, static_cast<double>(total) * 2);
   }
   if (sampling.top_p < 1) {
     // A top-p prefix of what top-k left is a prefix of the whole, or all that top-k left.
-    const Cut top_p = Prefix(exps, size, buckets, static_cast<int64_t>(size) + 1,
-                             sampling.top_p * static_cast<double>(cut.mass));
-    if (top_p.mass < cut.mass) cut = top_p;
+    const PrefixEnd top_p = Prefix(size, exps, buckets, static_cast<int64_t>(size) + 1,
+                                   sampling.top_p * static_cast<double>(end.mass));
+    if (top_p.mass < end.mass) end = top_p;
   }
-  const double least = sampling.min_p * static_cast<double>(ToFixed(largest));
-  uint64_t left = 0;
-  for (int32_t i = 0; i < size; ++i) {
-    const bool kept = (exps[i] > cut.exp || (exps[i] == cut.exp && i <= cut.token)) &&
-                      static_cast<double>(ToFixed(exps[i])) >= least;
-    if (!kept) exps[i] = 0;
-    left += ToFixed(exps[i]);
-  }
-  return left;
+  return {end.exp, end.token, sampling.min_p * static_cast<double>(ToFixed(largest))};
 }
 
 }  // namespace kvctl

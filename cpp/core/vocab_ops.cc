@@ -22,6 +22,15 @@ int32_t Find(const float* logits, int32_t n, float value) {
   return -1;
 }
 
+void Mask(const uint32_t* bits, int32_t first, int32_t n, float* logits) {
+  for (int32_t i = 0; i < n; ++i) {
+    const int32_t token = first + i;
+    if ((bits[token / 32] >> (token % 32) & 1u) == 0) {
+      logits[i] = -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
 uint64_t ExpSum(const float* logits, int32_t n, float scale, float shift, float* exps) {
   uint64_t sum = 0;
   for (int32_t i = 0; i < n; ++i) {
@@ -32,12 +41,27 @@ uint64_t ExpSum(const float* logits, int32_t n, float scale, float shift, float*
   return sum;
 }
 
+double WeightFromExp(float exp, double factor) {
+  return FMA(static_cast<double>(ToFixed(exp)), factor, kRoundDouble) - kRoundDouble;
+}
+
 double WeightsFromExps(const float* exps, int32_t n, double factor, double* out) {
   double sum = 0;
   for (int32_t i = 0; i < n; ++i) {
-    const double weight = (static_cast<double>(exps[i]) + kRoundDouble) - kRoundDouble;
-    out[i] = FMA(weight, factor, kRoundDouble) - kRoundDouble;
-    sum += out[i];
+    const double w = WeightFromExp(exps[i], factor);
+    if (out != nullptr) out[i] = w;
+    sum += w;
+  }
+  return sum;
+}
+
+double WeightsFromLogits(const float* logits, int32_t n, float scale, float shift, double factor,
+                         double* out) {
+  double sum = 0;
+  for (int32_t i = 0; i < n; ++i) {
+    const double w = WeightFromExp(Exp2Scaled(logits[i], scale, shift), factor);
+    if (out != nullptr) out[i] = w;
+    sum += w;
   }
   return sum;
 }
@@ -123,8 +147,10 @@ int32_t Gumbel(const float* exps, int32_t first_token, int32_t n, const NoiseKey
 const VocabOps& ScalarVocabOps() {
   static const VocabOps ops = {Max,
                                Find,
+                               Mask,
                                ExpSum,
                                WeightsFromExps,
+                               WeightsFromLogits,
                                WeightsFromProbs<float>,
                                WeightsFromProbs<double>,
                                Subtract,

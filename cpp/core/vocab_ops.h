@@ -24,20 +24,25 @@ struct VocabOps {
   float (*max)(const float* logits, int32_t n);
   /*! \brief Index of the first of n logits that equals value, or -1. */
   int32_t (*find)(const float* logits, int32_t n, float value);
+  /*! \brief Token `first + i` becomes -inf where its bit of the mask is 0, for i in [0, n). */
+  void (*mask)(const uint32_t* bits, int32_t first, int32_t n, float* logits);
   /*!
    * \brief Sum of ToFixed(Exp2Scaled(logits[i], scale, shift)); the floats go to exps unless that
-   * is null.
+   * is null. No logits[i] * scale - shift may exceed 1/2.
    */
   uint64_t (*exp_sum)(const float* logits, int32_t n, float scale, float shift, float* exps);
-  /*! \brief Grid weights from exponentials: round(ToFixed(exps[i]) * factor); returns the sum. */
-  double (*weights_from_exps)(const float* exps, int32_t n, double factor, double* out);
   /*!
-   * \brief Grid weights from probabilities; returns their sum, or NaN if one is not in [0, 1.001].
-   * out may be null.
+   * \brief Grid weights from exponentials: round(ToFixed(exps[i]) * factor); returns the sum.
+   * Here and below, out may be null.
    */
+  double (*weights_from_exps)(const float* exps, int32_t n, double factor, double* out);
+  /*! \brief exp_sum's floats and weights_from_exps, in one pass. */
+  double (*weights_from_logits)(const float* logits, int32_t n, float scale, float shift,
+                                double factor, double* out);
+  /*! \brief Grid weights from probabilities; returns their sum, NaN if one is not in [0, 1.001]. */
   double (*weights_from_f32)(const float* probs, int32_t n, double* out);
   double (*weights_from_f64)(const double* probs, int32_t n, double* out);
-  /*! \brief out[i] = round(max(0, a * r[i] - b * d[i])); returns the sum. out may be r, or null. */
+  /*! \brief out[i] = round(max(0, a * r[i] - b * d[i])); returns the sum. out may be r. */
   double (*subtract)(const double* r, const double* d, int32_t n, double a, double b, double* out);
   /*! \brief IEEE half precision, and bfloat16, to float. */
   void (*from_f16)(const uint16_t* values, int32_t n, float* out);

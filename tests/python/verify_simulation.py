@@ -3,7 +3,8 @@
 import numpy as np
 
 from kvctl.draft import sample as draft_sample
-from kvctl.verify.run import DRAWN, RULES, run
+from kvctl.verify.flatten import DRAWN, RULES
+from kvctl.verify.run import run
 from kvctl.verify.sampling import Sampling
 
 

@@ -30,33 +30,34 @@ class PathSelection {
     num_paths_ = static_cast<int32_t>(nodes_.size());
   }
 
-  /*! \brief Selects the next node; its law replaces level->q. */
-  DraftLaw Next(Level* level) {
-    round_.Target(path_->empty() ? 0 : path_->back()).FillLaw(&level->r);
-    const DraftLaw d = round_.Draft(nodes_[0], level);
-    round_.FillDraft(level);
+  /*! \brief Selects the next node and returns its law. */
+  DraftLaw Next() {
+    const int32_t size = round_.vocab().size();
+    Law p, law;
+    round_.Target(path_->empty() ? 0 : path_->back()).FillLaw(&p);
+    const DraftLaw d = round_.Draft(nodes_[0]);
+    std::vector<double> weights(size);
+    d.row.Weights(round_.vocab().ops(), 0, size, weights.data());
     for (int32_t node : nodes_) {
-      if (level->q.weights[round_.token(node)] > 0) continue;
+      if (weights[round_.token(node)] > 0) continue;
       Throw(ErrorKind::kValue, "node ", node, " holds token ", round_.token(node),
             ", which has probability 0 under the draft_probs of its prefix");
     }
     std::vector<std::pair<double, int32_t>> order;
-    for (int32_t x = 0; x < round_.vocab().size(); ++x) {
-      const double q = level->q.weights[x];
-      if (q > 0) order.emplace_back(level->r.weights[x] / q, x);
+    for (int32_t x = 0; x < size; ++x) {
+      if (weights[x] > 0) order.emplace_back(p.weights[x] / weights[x], x);
     }
     std::sort(order.begin(), order.end());
 
     const double norm = PowerSum(lo_, lo_ + w_);
-    Law& law = level->spare;
     round_.vocab().OneHot(0, &law);
     law.Remove(0);
     double before = 0, selected_c = 0;
     int32_t selected = -1;
     for (const auto& [ratio, x] : order) {
-      const double q = level->q.weights[x] / d.total;
+      const double q = weights[x] / d.total;
       const double c = lo_ + w_ * (before / d.total);
-      before += level->q.weights[x];
+      before += weights[x];
       law.weights[x] = ToGrid(std::min(1.0, q * (PowerSum(c, c + w_ * q) / norm)));
       law.block_sums[x / kVocabBlock] += law.weights[x];
       law.total += law.weights[x];
@@ -66,7 +67,7 @@ class PathSelection {
         selected_c = c;
       }
     }
-    const double q = level->q.weights[selected] / d.total;
+    const double q = weights[selected] / d.total;
     // Only the ratio of lo and w matters below; their sum is kept at 1.
     const double sum = selected_c + w_ * q;
     lo_ = selected_c / sum;
@@ -76,14 +77,13 @@ class PathSelection {
                  nodes_.end());
     path_->push_back(nodes_[0]);
     for (int32_t& node : nodes_) node = round_.first_child(node);
-    std::swap(level->q, law);
-    return Selected(static_cast<int32_t>(path_->size()) - 1, level);
+    const double weight = law.weights[selected], total = law.total;
+    selected_.push_back({false, selected, weight, total, {}, DraftRow(std::move(law))});
+    return selected_.back();
   }
 
-  DraftLaw Selected(int32_t i, Level* level) const {
-    const int32_t token = round_.token((*path_)[i]);
-    return {false, token, level->q.weights[token], level->q.total, {}};
-  }
+  /*! \brief The law of a node selected before. */
+  const DraftLaw& Selected(int32_t i) const { return selected_[i]; }
 
  private:
   // (b^K - a^K) / (b - a), without the cancellation.
@@ -99,6 +99,7 @@ class PathSelection {
   Round& round_;
   std::vector<int32_t>* path_;
   std::vector<int32_t> nodes_;  // the next node of each path that has the selected prefix
+  std::vector<DraftLaw> selected_;
   int32_t num_paths_;
   double lo_ = 0, w_ = 1;
 };
@@ -109,9 +110,8 @@ Outcome BestOfK(Round& round, Rng& rng) {
   PathSelection selection(round, &path);
   int32_t length = 0;
   for (int32_t v = round.first_child(0); v >= 0; v = round.first_child(v)) ++length;
-  return BlockAlong(round, rng, path, length, [&](int32_t i, Level* level) {
-    return i == static_cast<int32_t>(path.size()) ? selection.Next(level)
-                                                  : selection.Selected(i, level);
+  return BlockAlong(round, rng, path, length, [&](int32_t i) {
+    return i == static_cast<int32_t>(path.size()) ? selection.Next() : selection.Selected(i);
   });
 }
 

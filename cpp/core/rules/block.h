@@ -20,7 +20,7 @@ namespace kvctl::rules {
  * one before.
  *
  * \param path the nodes; path[i] is read after draft(i) was first called, which may fill it in.
- * \param draft (i, level i) -> the law that path[i] was drawn from. Called for i = 0, 1, ... in
+ * \param draft (i) -> the law that path[i] was drawn from. Called for i = 0, 1, ... in
  * order, and again for each i looked at backward.
  */
 template <typename Rng, typename DraftOf>
@@ -30,7 +30,7 @@ Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int
   std::vector<double> a(length + 1, 1.0);
   int32_t last = 0;  // behind a token that the target rules out there is nothing to accept
   for (; last < length; ++last) {
-    const DraftLaw d = draft(last, &round.level(last));
+    const DraftLaw d = draft(last);
     const double p = round.Target(node(last)).Prob(d.token);
     a[last + 1] = std::min(1.0, a[last] * (p / d.prob()));
     if (!(a[last + 1] > 0)) break;
@@ -39,13 +39,13 @@ Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int
     return {node(length), rng.Bonus(round.Target(node(length)), node(length))};
   }
   for (int32_t i = std::min(last, length - 1);; --i) {
-    Level& level = round.level(i);
-    round.Target(node(i)).FillLaw(&level.r);
-    const double s = round.Subtract(a[i], draft(i, &level), &level);
+    Residual& left = round.Left(node(i));
+    left.Start(&round.Target(node(i)));
+    const double s = left.Subtract(a[i], draft(i));
     const double denominator = s + (1.0 - a[i]);
     const double accept = denominator > 0 ? s / denominator : 1.0;
     if (i == 0 || rng.Accept(accept, node(i))) {
-      return {node(i), rng.Residual(round, level.r, node(i))};
+      return {node(i), rng.Residual(left, node(i))};
     }
   }
 }
@@ -55,7 +55,7 @@ Outcome Block(Round& round, Rng& rng) {
   std::vector<int32_t> path;
   for (int32_t v = round.first_child(0); v >= 0; v = round.first_child(v)) path.push_back(v);
   return BlockAlong(round, rng, path, static_cast<int32_t>(path.size()),
-                    [&](int32_t i, Level* level) { return round.Draft(path[i], level); });
+                    [&](int32_t i) { return round.Draft(path[i]); });
 }
 
 }  // namespace kvctl::rules

@@ -17,20 +17,20 @@ namespace kvctl::rules {
 
 template <typename Rng>
 Outcome Recursive(Round& round, Rng& rng) {
-  Level& level = round.level(0);
   for (int32_t v = 0;;) {
     RowSampler& target = round.Target(v);
+    Residual& left = round.Left(v);
     const int32_t first = round.first_child(v);
     if (first < 0) return {v, rng.Bonus(target, v)};
     int32_t child = first;
     for (; child >= 0; child = round.next_sibling(child)) {
-      const DraftLaw d = round.Draft(child, &level);
-      const double p = child == first ? target.Prob(d.token) : level.r.prob(d.token);
+      const DraftLaw d = round.Draft(child);
+      const double p = child == first ? target.Prob(d.token) : left.prob(d.token);
       if (rng.Accept(std::min(1.0, p / d.prob()), child)) break;
-      if (child == first) target.FillLaw(&level.r);
-      round.Subtract(1.0, d, &level);
+      if (child == first) left.Start(&target);
+      left.Subtract(1.0, d);
     }
-    if (child < 0) return {v, rng.Residual(round, level.r, v)};
+    if (child < 0) return {v, rng.Residual(left, v)};
     v = child;
   }
 }

@@ -17,16 +17,16 @@ namespace kvctl::rules {
 
 template <typename Rng>
 Outcome TokenWise(Round& round, Rng& rng) {
-  Level& level = round.level(0);
   for (int32_t v = 0;;) {
     RowSampler& target = round.Target(v);
     const int32_t child = round.first_child(v);
     if (child < 0) return {v, rng.Bonus(target, v)};
-    const DraftLaw d = round.Draft(child, &level);
+    const DraftLaw d = round.Draft(child);
     if (!rng.Accept(std::min(1.0, target.Prob(d.token) / d.prob()), child)) {
-      target.FillLaw(&level.r);
-      round.Subtract(1.0, d, &level);
-      return {v, rng.Residual(round, level.r, v)};
+      Residual& left = round.Left(v);
+      left.Start(&target);
+      left.Subtract(1.0, d);
+      return {v, rng.Residual(left, v)};
     }
     v = child;
   }

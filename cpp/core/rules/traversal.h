@@ -18,24 +18,24 @@ namespace kvctl::rules {
 /*! \return an Outcome whose node is -1 if nothing below or at v was accepted. */
 template <typename Rng>
 Outcome TraverseFrom(Round& round, Rng& rng, int32_t v, double a) {
-  Level& level = round.level(round.depth(v));
+  Residual& left = round.Left(v);
   const int32_t first = round.first_child(v);
   for (int32_t child = first; child >= 0; child = round.next_sibling(child)) {
-    const DraftLaw d = round.Draft(child, &level);
-    const double p = child == first ? round.Target(v).Prob(d.token) : level.r.prob(d.token);
+    const DraftLaw d = round.Draft(child);
+    const double p = child == first ? round.Target(v).Prob(d.token) : left.prob(d.token);
     const double reach = std::min(1.0, a * (p / d.prob()));
     if (reach > 0) {  // otherwise nothing below can be accepted
       const Outcome below = TraverseFrom(round, rng, child, reach);
       if (below.node >= 0) return below;
     }
-    if (child == first) round.Target(v).FillLaw(&level.r);
-    const double s = round.Subtract(a, d, &level);
+    if (child == first) left.Start(&round.Target(v));
+    const double s = left.Subtract(a, d);
     const double denominator = s + (1.0 - a);
     a = denominator > 0 ? s / denominator : 1.0;
   }
   if (v > 0 && !rng.Accept(a, v)) return {-1, -1};
   if (first < 0) return {v, rng.Bonus(round.Target(v), v)};
-  return {v, rng.Residual(round, level.r, v)};
+  return {v, rng.Residual(left, v)};
 }
 
 template <typename Rng>

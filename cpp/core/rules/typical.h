@@ -36,7 +36,7 @@ Outcome Typical(Round& round, Rng& rng) {
     int32_t node;
     double log_prob;
   };
-  Law& p = round.level(0).r;
+  Law p;
   std::vector<Reached> todo = {{0, 0.0}};
   Reached best = todo[0];
   for (size_t at = 0; at < todo.size(); ++at) {  // breadth first: node order within a depth

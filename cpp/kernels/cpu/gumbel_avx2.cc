@@ -3,13 +3,9 @@
 
 #include "core/exact_math.h"
 #include "core/philox.h"
-#include "core/vocab_ops.h"
+#include "kernels/cpu/vocab_units.h"
 
 namespace kvctl {
-
-int32_t GumbelAvx2(const float* exps, int32_t first_token, int32_t n, const NoiseKey& key,
-                   double* best);
-
 namespace {
 
 inline __m256d RoundDoubles(__m256d x) {

@@ -1,13 +1,20 @@
+#include "core/vocab_ops.h"
+
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/vocab_units.h"
 #include "kernels/verify.h"
 
 namespace kvctl {
 
-const VocabOps& Avx2VocabOps();
-
-// AVX-512 machines take the AVX2 loops too: these rows are bound by memory.
 const VocabOps& CpuVocabOps() {
-  return CpuIsa() == Isa::kBaseline ? ScalarVocabOps() : Avx2VocabOps();
+  switch (CpuIsa()) {
+    case Isa::kAvx512:
+      return Avx512VocabOps();
+    case Isa::kAvx2:
+      return Avx2VocabOps();
+    default:
+      return ScalarVocabOps();
+  }
 }
 
 }  // namespace kvctl

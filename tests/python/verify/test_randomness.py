@@ -10,7 +10,7 @@ import pytest
 
 import kvctl
 from kvctl.draft import sample as draft_sample
-from kvctl.verify.run import signed
+from kvctl.verify.flatten import signed
 
 VOCAB = 5000
 SIZE = 7

@@ -5,7 +5,8 @@ import pytest
 
 import kvctl
 from kvctl.draft import sample as draft_sample
-from kvctl.verify.run import RULES, run
+from kvctl.verify.flatten import RULES
+from kvctl.verify.run import run
 
 VOCAB = 300
 ROOT = kvctl.TokenTree.chain([0])

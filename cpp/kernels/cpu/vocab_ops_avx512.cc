@@ -1,0 +1,24 @@
+// Intrinsics of GCC 12 pass an undefined operand on purpose and warn of it (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+
+#include "core/exact_math.h"
+#include "core/vocab_ops.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cpu/vocab_units.h"
+
+namespace kvctl {
+namespace {
+
+#include "kernels/cpu/vec_avx512.h"
+#include "kernels/cpu/vocab_loops.h"
+#include "kernels/cpu/vocab_vec_avx512.h"
+
+}  // namespace
+
+const VocabOps& Avx512VocabOps() {
+  static const VocabOps ops = LoopTable();
+  return ops;
+}
+
+}  // namespace kvctl
