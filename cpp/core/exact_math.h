@@ -14,12 +14,19 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/host_device.h"
+
 namespace kvctl {
 
 // The builtins and not std::fma, an inline function that files for different instruction sets would
 // share.
+#ifdef __CUDA_ARCH__
+static __device__ inline float FMA(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+static __device__ inline double FMA(double a, double b, double c) { return __fma_rn(a, b, c); }
+#else
 static inline float FMA(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline double FMA(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#endif
 
 /*! \brief log2(e): logits become exponents of two. */
 constexpr double kLog2E = 1.4426950408889634;
@@ -43,19 +50,19 @@ constexpr float kRoundFloat = 12582912.0f;
 constexpr double kRoundDouble = 4503599627370496.0;
 
 /*! \brief 2^f on [-1/2, 1/2], minimax in relative error (1.9e-9); highest power first. */
-constexpr float kExp2Poly[7] = {0x1.41d334p-13f,
-                                0x1.5f456ap-10f,
-                                0x1.3b2dbcp-7f,
-                                0x1.c6aed4p-5f,
-                                0x1.ebfbdap-3f,
-                                0x1.62e430p-1f,
-                                1.0f};
+KVCTL_HD_TABLE float kExp2Poly[7] = {0x1.41d334p-13f,
+                                     0x1.5f456ap-10f,
+                                     0x1.3b2dbcp-7f,
+                                     0x1.c6aed4p-5f,
+                                     0x1.ebfbdap-3f,
+                                     0x1.62e430p-1f,
+                                     1.0f};
 
 /*!
  * \brief 2^(logit * scale - shift + kExpBits) as a float, 0 where the exponent is NaN or below
  * kMinExponent by rounding of the integer that follows.
  */
-static inline float Exp2Scaled(float logit, float scale, float shift) {
+static KVCTL_HD inline float Exp2Scaled(float logit, float scale, float shift) {
   float y = FMA(logit, scale, -shift);
   if (!(y > kMinExponent)) y = kMinExponent;  // NaN too
   const float shifted = y + kRoundFloat;
@@ -71,7 +78,7 @@ static inline float Exp2Scaled(float logit, float scale, float shift) {
 }
 
 /*! \brief The integer nearest to a float in [0, 2^51], ties to even. */
-static inline uint64_t ToFixed(float value) {
+static KVCTL_HD inline uint64_t ToFixed(float value) {
   const double rounded = static_cast<double>(value) + kRoundDouble;
   uint64_t bits;
   std::memcpy(&bits, &rounded, sizeof(bits));
@@ -79,13 +86,13 @@ static inline uint64_t ToFixed(float value) {
 }
 
 /*! \brief A probability on the grid of kProbScale, as an integer-valued double. */
-static inline double ToGrid(double probability) {
+static KVCTL_HD inline double ToGrid(double probability) {
   return (probability * kProbScale + kRoundDouble) - kRoundDouble;
 }
 
 /*! \brief 2 / (2k + 1) for k = 10..0: log(m) = s * P(s^2) with s = (m - 1) / (m + 1). */
-constexpr double kLogPoly[11] = {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13, 2.0 / 11,
-                                 2.0 / 9,  2.0 / 7,  2.0 / 5,  2.0 / 3,  2.0};
+KVCTL_HD_TABLE double kLogPoly[11] = {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13, 2.0 / 11,
+                                      2.0 / 9,  2.0 / 7,  2.0 / 5,  2.0 / 3,  2.0};
 /*! \brief ln 2 in two parts: the first has 20 trailing zero bits, so exponent * kLn2Hi is exact. */
 constexpr double kLn2Hi = 0x1.62e42fee00000p-1;
 constexpr double kLn2Lo = 0x1.a39ef35793c76p-33;
@@ -93,7 +100,7 @@ constexpr double kLn2Lo = 0x1.a39ef35793c76p-33;
 constexpr double kSqrt2 = 0x1.6a09e667f3bcdp+0;
 
 /*! \brief Natural logarithm of a positive normal double, within a few ulp. */
-static inline double ExactLog(double x) {
+static KVCTL_HD inline double ExactLog(double x) {
   uint64_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
   int64_t exponent = static_cast<int64_t>(bits >> 52) - 1023;
@@ -113,12 +120,14 @@ static inline double ExactLog(double x) {
 }
 
 /*! \brief 53 random bits as a number strictly between 0 and 1. */
-static inline double OpenUniform(uint64_t bits) {
+static KVCTL_HD inline double OpenUniform(uint64_t bits) {
   return static_cast<double>(bits >> 12) * 0x1p-52 + 0x1p-53;
 }
 
 /*! \brief 53 random bits as a number in [0, 1). */
-static inline double Uniform(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+static KVCTL_HD inline double Uniform(uint64_t bits) {
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
 
 }  // namespace kvctl
 

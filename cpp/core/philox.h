@@ -10,6 +10,8 @@
 #include <array>
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace kvctl {
 
 constexpr uint32_t kPhiloxMul0 = 0xD2511F53u;
@@ -18,8 +20,8 @@ constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
 constexpr uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
 
 /*! \brief Four random words for a counter of four words under a key of two. */
-static inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, uint32_t key0,
-                                                 uint32_t key1) {
+static KVCTL_HD inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                                          uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = static_cast<uint64_t>(kPhiloxMul0) * counter[0];
     const uint64_t p1 = static_cast<uint64_t>(kPhiloxMul1) * counter[2];

@@ -39,12 +39,12 @@ struct RandomStream {
   uint64_t seed;
   uint64_t request;
 
-  std::array<uint32_t, 4> Words(Purpose purpose, uint32_t position, uint32_t index) const {
+  KVCTL_HD std::array<uint32_t, 4> Words(Purpose purpose, uint32_t position, uint32_t index) const {
     return Philox4x32({(static_cast<uint32_t>(purpose) << 28) | (index & 0x0fffffffu), position,
                        static_cast<uint32_t>(request), static_cast<uint32_t>(request >> 32)},
                       static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   }
-  uint64_t Bits(Purpose purpose, uint32_t position, uint32_t index) const {
+  KVCTL_HD uint64_t Bits(Purpose purpose, uint32_t position, uint32_t index) const {
     const std::array<uint32_t, 4> words = Words(purpose, position, index);
     return (static_cast<uint64_t>(words[1]) << 32) | words[0];
   }

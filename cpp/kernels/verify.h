@@ -31,6 +31,10 @@ struct VerifyItem {
   bool finished;       //!< out: a stop token was emitted; what came after it is dropped
 };
 
+/*! \brief Writes what a rule decided into an item's outputs, all but log_probs: the path and the
+ * tokens, cut after the first stop token. */
+void WriteOutcome(const Outcome& outcome, VerifyItem* item);
+
 /*!
  * \brief Runs a rule on every sequence of a batch.
  *

@@ -13,30 +13,11 @@ bool IsStop(const VerifyItem& item, int32_t token) {
   return std::find(item.stop_tokens, end, token) != end;
 }
 
-// Writes the path and the tokens down, cut after the first stop token.
-void Finish(const Round& round, const Outcome& outcome, VerifyItem* item) {
-  item->num_nodes = item->num_tokens = 0;
-  item->finished = false;
-  for (int32_t node : round.Path(outcome.node)) {
-    item->nodes[item->num_nodes++] = node;
-    item->tokens[item->num_tokens++] = round.token(node);
-    if (IsStop(*item, round.token(node))) {
-      item->finished = true;
-      break;
-    }
-  }
-  if (!item->finished) {
-    item->tokens[item->num_tokens++] = outcome.bonus;
-    item->finished = IsStop(*item, outcome.bonus);
-  }
-  item->bonus = item->finished ? -1 : outcome.bonus;
-}
-
 void VerifyOne(Rule rule, Round* round, VerifyItem* item) {
   CheckRule(rule, item->input);
   round->Start(item->input);
   const RoundRandom random(item->stream, item->root_position, item->noise);
-  Finish(*round, RunRule(rule, *round, random), item);
+  WriteOutcome(RunRule(rule, *round, random), item);
   if (item->log_probs == nullptr) return;
   for (int32_t i = 0; i < item->num_tokens; ++i) {
     const int32_t after = i == 0 ? 0 : item->nodes[i - 1];
@@ -89,6 +70,25 @@ void DraftOne(Drawn how, int32_t n, RowType probs_type, const Vocab& vocab, RowS
 }
 
 }  // namespace
+
+void WriteOutcome(const Outcome& outcome, VerifyItem* item) {
+  const SequenceInput& input = item->input;
+  int32_t length = 0;
+  for (int32_t v = outcome.node; v > 0; v = input.parents[v]) item->nodes[length++] = v;
+  std::reverse(item->nodes, item->nodes + length);
+  item->num_nodes = item->num_tokens = 0;
+  item->finished = false;
+  while (item->num_nodes < length && !item->finished) {
+    const int32_t token = input.tokens[item->nodes[item->num_nodes++]];
+    item->tokens[item->num_tokens++] = token;
+    item->finished = IsStop(*item, token);
+  }
+  if (!item->finished) {
+    item->tokens[item->num_tokens++] = outcome.bonus;
+    item->finished = IsStop(*item, outcome.bonus);
+  }
+  item->bonus = item->finished ? -1 : outcome.bonus;
+}
 
 void VerifyCpu(Rule rule, int32_t vocab_size, std::vector<VerifyItem>* items) {
   ForItems(vocab_size, static_cast<int64_t>(items->size()), "sequence",

@@ -51,7 +51,7 @@ struct AttentionLaunch {
 };
 
 /*! \brief Blocks of the attention kernel that fit a multiprocessor of `shared_bytes` at once. */
-int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, int32_t shared_bytes);
+int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_rows, int32_t shared_bytes);
 
 /*! \brief cudaErrorInvalidValue for a head_dim other than 64, 128 and 256, or a float32 cache. */
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,

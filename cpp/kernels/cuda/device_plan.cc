@@ -63,8 +63,8 @@ void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
   for (const Block& block : blocks) {
     total += int64_t{block.num_tiles} * ((block.num_tokens + tile_tokens - 1) / tile_tokens);
   }
-  const int32_t per_block = static_cast<int32_t>(
-      std::max<int64_t>(kMinTiles, (total + shape_.num_blocks - 1) / shape_.num_blocks));
+  const int32_t per_block =
+      static_cast<int32_t>(std::max<int64_t>(kMinTiles, (total + num_blocks() - 1) / num_blocks()));
   int32_t partial_rows = 0;
   for (const Block& block : blocks) {
     for (int32_t first = 0; first < block.num_tokens; first += tile_tokens) {

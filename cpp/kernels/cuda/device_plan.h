@@ -75,7 +75,9 @@ struct PlanClass {
 /*! \brief Sizes that a plan depends on besides the step. */
 struct PlanShape {
   int32_t num_layers, num_kv_heads, group, page_size;
-  int32_t num_blocks;        //!< blocks that run at once: work is cut until all have some
+  /*! \brief Blocks that run at once, for items of kMaxItemRows and of kFewRows: work is cut until
+   * all have some. */
+  int32_t num_blocks, few_blocks;
   int32_t max_partial_rows;  //!< room for partial results
   int32_t rotary_dim;        //!< of the rope table, 0 without one
 };
@@ -98,6 +100,9 @@ class DevicePlanBuilder {
   /*! \brief The class of a layer's masks. */
   int32_t layer_class(int32_t layer) const { return layer_classes_[layer]; }
   bool few_rows() const { return few_rows_; }
+  int32_t num_blocks() const { return few_rows_ ? shape_.few_blocks : shape_.num_blocks; }
+  int32_t num_merges() const { return static_cast<int32_t>(merges_.size()); }
+  const PlanShape& shape() const { return shape_; }
 
  private:
   struct Block {

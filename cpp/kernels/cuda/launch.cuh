@@ -13,8 +13,10 @@
 
 #ifndef KVCTL_CUDA_EMULATED
 #define KVCTL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define KVCTL_NOINLINE __noinline__
 #else
 #define KVCTL_DYNAMIC_SHARED(name) unsigned char* name = emulate::DynamicShared()
+#define KVCTL_NOINLINE
 #endif
 
 namespace kvctl::cuda {

@@ -70,7 +70,8 @@ void CheckAppend(DType input, DType cache, int32_t rotary_dim, bool keep_q, std:
   WriteSlotsCpu(page, pages.data(), step.slots.data(), rows, {k, DType::kFloat32, width},
                 {k + kKvHeads * kHeadDim, DType::kFloat32, width});
 
-  cuda::DevicePlanBuilder builder({1, kKvHeads, kQoHeads / kKvHeads, kPageSize, 2, 0, rotary_dim});
+  cuda::DevicePlanBuilder builder(
+      {1, kKvHeads, kQoHeads / kKvHeads, kPageSize, 2, 2, 0, rotary_dim});
   MaskTable masks;
   masks.Lower(nullptr, step, 1, kKvHeads);
   builder.Build(step, masks, rotary_dim > 0 ? table.row(0) : nullptr);

@@ -49,8 +49,8 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   MaskTable table;
   table.Lower(masks.empty() ? nullptr : masks.data(), step, 1, shape.kv_heads);
   const int32_t group = shape.qo_heads / shape.kv_heads, max_partial_rows = 4096;
-  cuda::DevicePlanBuilder builder(
-      {1, shape.kv_heads, group, shape.page_size, options.num_blocks, max_partial_rows, 0});
+  cuda::DevicePlanBuilder builder({1, shape.kv_heads, group, shape.page_size, options.num_blocks,
+                                   options.num_blocks, max_partial_rows, 0});
   builder.Build(step, table, nullptr);
 
   std::vector<uint16_t> halves(q.size());

@@ -8,6 +8,7 @@
 #ifndef KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
 #define KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +31,8 @@ using emulate::blockIdx;
 using emulate::dim3;
 using emulate::gridDim;
 using emulate::threadIdx;
+
+using std::min;
 
 struct alignas(8) float2 {
   float x, y;
@@ -62,7 +65,10 @@ constexpr cudaError_t cudaErrorInvalidValue = 1;
 constexpr cudaError_t cudaErrorMemoryAllocation = 2;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaEventDisableTiming = 2 };
-enum { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81
+};
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -75,8 +81,8 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 /*! \brief Two multiprocessors: fewer than most grids have blocks. */
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
-  *value = 2;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : 228 * 1024;
   return cudaSuccess;
 }
 template <typename Kernel>

@@ -1,0 +1,211 @@
+#include "kernels/cuda/cache_device.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/append.cuh"
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/slots.cuh"
+#include "kvctl/error.h"
+
+namespace kvctl::cuda {
+namespace {
+
+cudaStream_t Stream(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+HeadRows ToHeads(const KVRows& rows) { return {rows.data, rows.dtype, rows.row_stride}; }
+
+bool IsCapturing(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  Check(cudaStreamIsCapturing(Stream(stream), &status), "asking about a capture");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+int32_t Attribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  Check(cudaDeviceGetAttribute(&value, attribute, device), "asking about the device");
+  return value;
+}
+
+class Cache final : public CudaCache {
+ public:
+  explicit Cache(const CudaCacheConfig& config) : config_(config), plan_(MakePlanShape(config)) {
+    const DeviceScope device(config.device);
+    layers_.Reserve(config.pages.size() * sizeof(void*));
+    Check(cudaMemcpyAsync(layers_.As<void>(), config.pages.data(),
+                          config.pages.size() * sizeof(void*), cudaMemcpyHostToDevice, nullptr),
+          "copying to the device");
+    Check(cudaStreamSynchronize(nullptr), "copying to the device");
+    const PlanShape& shape = plan_.shape();
+    partial_sums_.Reserve(sizeof(float) * shape.max_partial_rows * config.page.head_dim);
+    partial_scale_.Reserve(2 * sizeof(float) * shape.max_partial_rows);
+    // Enough for most steps, so that graphs recorded early keep their addresses.
+    arena_.Reserve((1 << 18) + 4 * size_t(config.num_pages) +
+                   size_t(config.max_rows) * (16 + 4 * config.rotary_dim));
+  }
+
+  void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
+                 int32_t* positions, void* stream) final {
+    const DeviceScope device(config_.device);
+    if (IsCapturing(stream)) {
+      Throw(ErrorKind::kRuntime, "a step cannot begin while its stream is captured: begin it ",
+            "first, capture the attention calls, and replay them after each begin_forward");
+    }
+    plan_.Build(plan, masks, rope);
+    num_rows_ = plan.num_rows();
+    arena_.Copy(plan_.arena().data(), plan_.num_bytes(), Stream(stream));
+    Check(cudaMemcpyAsync(positions, arena_.As<char>() + plan_.header().positions,
+                          num_rows_ * sizeof(int32_t), cudaMemcpyDeviceToDevice, Stream(stream)),
+          "copying positions");
+  }
+
+  void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) final {
+    const DeviceScope device(config_.device);
+    AppendRows(layer, {nullptr, config_.page.dtype, 0}, k, v, false, nullptr, stream);
+  }
+
+  void Attend(const CudaAttention& call, void* stream) final {
+    const DeviceScope device(config_.device);
+    const int64_t width = int64_t{config_.num_qo_heads} * config_.page.head_dim;
+    KVRows q = call.q;
+    void* q_out = nullptr;
+    if (call.rotates || q.dtype != config_.page.dtype || q.row_stride % 8 != 0) {
+      q_out = q_rows_.Reserve(config_.max_rows * width * DTypeSize(config_.page.dtype));
+      q = {q_out, config_.page.dtype, width};
+    }
+    AppendRows(call.layer, call.q, call.k, call.v, call.rotates, q_out, stream);
+    AttentionParams params{};
+    params.plan = Plan();
+    params.layer_class = plan_.layer_class(call.layer);
+    params.q = q.data;
+    params.q_row_stride = q.row_stride;
+    params.num_qo_heads = config_.num_qo_heads;
+    params.group = plan_.shape().group;
+    params.page = config_.page;
+    params.pages = config_.pages[call.layer];
+    params.out = ToHeads(call.out);
+    params.sm_scale = call.sm_scale;
+    params.soft_cap = call.soft_cap;
+    params.alibi_slopes = call.alibi_slopes;
+    params.sinks = call.sinks;
+    params.lse = call.lse;
+    params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
+    AttentionLaunch launch{plan_.few_rows(), plan_.num_blocks(), 0};
+    // A recorded launch must serve later steps too, whose sequences are longer.
+    if (plan_.num_merges() > 0 || IsCapturing(stream)) launch.merge_blocks = launch.num_blocks;
+    Check(Attention(params, launch, Stream(stream)), "attention");
+  }
+
+  void Move(const DataMoves& moves, void* stream) final {
+    const DeviceScope device(config_.device);
+    pairs_.clear();
+    const int32_t page_size = config_.page.page_size;
+    for (const PageCopy& copy : moves.pages) {
+      for (int32_t i = 0; i < page_size; ++i) {
+        pairs_.push_back({copy.source * page_size + i, copy.target * page_size + i});
+      }
+    }
+    const auto copies = static_cast<int32_t>(pairs_.size());
+    for (const SlotMove& move : moves.slots) pairs_.push_back({move.source, move.target});
+    if (pairs_.empty()) return;
+    move_list_.Copy(pairs_.data(), pairs_.size() * sizeof(SlotPair), Stream(stream));
+    Check(
+        MoveSlots(config_.page, layers_.As<void*>(), config_.num_layers, move_list_.As<SlotPair>(),
+                  copies, static_cast<int32_t>(pairs_.size()), Stream(stream)),
+        "moving slots");
+  }
+
+  void ReadSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k, const KVRows& v,
+                 void* stream) final {
+    const DeviceScope device(config_.device);
+    Check(cuda::ReadSlots(config_.page, config_.pages[layer], SlotList(slots, stream), slots.size(),
+                          k, v, Stream(stream)),
+          "reading slots");
+  }
+
+  void WriteSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                  const KVRows& v, void* stream) final {
+    const DeviceScope device(config_.device);
+    Check(cuda::WriteSlots(config_.page, config_.pages[layer], SlotList(slots, stream),
+                           slots.size(), k, v, Stream(stream)),
+          "writing slots");
+  }
+
+  void PoisonSlots(int32_t layer, const std::vector<int32_t>& slots, void* stream) final {
+    const DeviceScope device(config_.device);
+    Check(cuda::PoisonSlots(config_.page, config_.pages[layer], SlotList(slots, stream),
+                            slots.size(), Stream(stream)),
+          "poisoning slots");
+  }
+
+ private:
+  static PlanShape MakePlanShape(const CudaCacheConfig& config) {
+    const int32_t processors = Attribute(cudaDevAttrMultiProcessorCount, config.device);
+    const int32_t shared = Attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, config.device);
+    const auto blocks = [&](bool few_rows) {
+      return processors * AttentionBlocksPerMultiprocessor(config.page.head_dim, few_rows, shared);
+    };
+    PlanShape shape{};
+    shape.num_layers = config.num_layers;
+    shape.num_kv_heads = config.page.num_kv_heads;
+    shape.group = config.num_qo_heads / config.page.num_kv_heads;
+    shape.page_size = config.page.page_size;
+    shape.few_blocks = blocks(true);
+    shape.num_blocks = blocks(false);
+    shape.max_partial_rows =
+        2 * std::max(shape.few_blocks * kFewRows, shape.num_blocks * kMaxItemRows);
+    shape.rotary_dim = config.rotary_dim;
+    return shape;
+  }
+
+  const PlanHeader* Plan() const { return arena_.As<PlanHeader>(); }
+
+  void AppendRows(int32_t layer, const KVRows& q, const KVRows& k, const KVRows& v, bool rotates,
+                  void* q_out, void* stream) {
+    AppendArgs args{};
+    args.plan = Plan();
+    args.num_rows = num_rows_;
+    args.q = ToHeads(q);
+    args.k = ToHeads(k);
+    args.v = ToHeads(v);
+    args.num_qo_heads = config_.num_qo_heads;
+    args.q_out = {q_out, config_.page.dtype, int64_t{config_.num_qo_heads} * config_.page.head_dim};
+    args.page = config_.page;
+    args.pages = config_.pages[layer];
+    args.rotary_dim = rotates ? config_.rotary_dim : 0;
+    Check(cuda::Append(args, Stream(stream)), "writing K and V");
+  }
+
+  const int32_t* SlotList(const std::vector<int32_t>& slots, void* stream) {
+    slot_list_.Copy(slots.data(), slots.size() * sizeof(int32_t), Stream(stream));
+    return slot_list_.As<int32_t>();
+  }
+
+  const CudaCacheConfig config_;
+  DevicePlanBuilder plan_;
+  int32_t num_rows_ = 0;
+  std::vector<SlotPair> pairs_;
+  Upload arena_, move_list_, slot_list_;
+  DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_;
+};
+
+}  // namespace
+
+CudaCache* CreateCache(const CudaCacheConfig& config) {
+  const int32_t head_dim = config.page.head_dim;
+  if (head_dim != 64 && head_dim != 128 && head_dim != 256) {
+    Throw(ErrorKind::kNotImplemented, "on CUDA devices head_dim must be 64, 128 or 256, got ",
+          head_dim);
+  }
+  if (config.page.dtype == DType::kFloat32) {
+    Throw(ErrorKind::kNotImplemented,
+          "on CUDA devices the cache's dtype must be float16 or bfloat16, got float32");
+  }
+  if (config.num_qo_heads / config.page.num_kv_heads > kMaxItemRows) {
+    Throw(ErrorKind::kNotImplemented, "on CUDA devices at most ", kMaxItemRows,
+          " query heads may share a KV head, got ", config.num_qo_heads / config.page.num_kv_heads);
+  }
+  return new Cache(config);
+}
+
+}  // namespace kvctl::cuda

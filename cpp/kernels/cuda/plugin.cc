@@ -1,0 +1,11 @@
+#include "kernels/cuda/plugin.h"
+
+#include "kernels/cuda/cache_device.h"
+#include "kernels/cuda/verify_device.h"
+#include "kvctl/api.h"
+
+extern "C" KVCTL_API const kvctl::CudaPlugin* kvctl_cuda_plugin() {
+  static const kvctl::CudaPlugin plugin = {kvctl::kCudaPluginVersion, kvctl::cuda::CreateCache,
+                                           kvctl::cuda::CreateVerify};
+  return &plugin;
+}

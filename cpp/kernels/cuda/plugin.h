@@ -1,0 +1,94 @@
+/*!
+ * \file kernels/cuda/plugin.h
+ * \brief What libkvctl_cuda.so offers to libkvctl.so. Free of CUDA's own headers.
+ *
+ * Data pointers are device pointers unless a comment says otherwise; `stream` is a cudaStream_t on
+ * which all work of a call is queued. Nothing waits for the device but where a comment says so.
+ * Errors are thrown as kvctl::Error kRuntime.
+ */
+#ifndef KVCTL_KERNELS_CUDA_PLUGIN_H_
+#define KVCTL_KERNELS_CUDA_PLUGIN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/mask_plan.h"
+#include "core/sequence_table.h"
+#include "core/step_plan.h"
+#include "kernels/kv_copy.h"
+#include "kernels/verify.h"
+
+namespace kvctl {
+
+/*! \brief What a cache's device half is created with. */
+struct CudaCacheConfig {
+  int device;
+  PageShape page;
+  int32_t num_layers, num_qo_heads, num_pages, max_rows;
+  int32_t rotary_dim;        //!< of the rope table that BeginStep gets, 0 without one
+  std::vector<void*> pages;  //!< [num_layers]
+};
+
+/*! \brief One layer's attention. Rows of heads, row_stride elements apart. */
+struct CudaAttention {
+  int32_t layer;
+  KVRows q, k, v;
+  bool rotates;  //!< q and k turn by the step's rope table on their way
+  KVRows out;
+  float sm_scale, soft_cap;
+  const float* alibi_slopes;  //!< or nullptr
+  const float* sinks;         //!< or nullptr
+  float* lse;                 //!< or nullptr
+};
+
+/*! \brief The device half of a paged cache. */
+class CudaCache {
+ public:
+  virtual ~CudaCache() = default;
+  /*!
+   * \brief Sends the plan of a step, in one copy.
+   * \param rope host [rows, rotary_dim], or nullptr.
+   * \param positions [rows] receives the step's positions.
+   */
+  virtual void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
+                         int32_t* positions, void* stream) = 0;
+  /*! \brief Writes K and V of the step's rows into their slots, then attends. Captureable. */
+  virtual void Attend(const CudaAttention& call, void* stream) = 0;
+  /*! \brief Writes K and V of the step's rows into their slots. */
+  virtual void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) = 0;
+  virtual void Move(const DataMoves& moves, void* stream) = 0;
+  /*! \param slots on the host. */
+  virtual void ReadSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                         const KVRows& v, void* stream) = 0;
+  virtual void WriteSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                          const KVRows& v, void* stream) = 0;
+  virtual void PoisonSlots(int32_t layer, const std::vector<int32_t>& slots, void* stream) = 0;
+};
+
+/*! \brief Verification on one device. */
+class CudaVerify {
+ public:
+  virtual ~CudaVerify() = default;
+  /*!
+   * \brief VerifyCpu, with targets and draft laws on the device. Waits for the device, once: the
+   * host needs the tokens.
+   * \return false if the call is one for the CPU, for the rule, the parameters or what the rows
+   * hold.
+   */
+  virtual bool Verify(Rule rule, int32_t vocab_size, std::vector<VerifyItem>* items,
+                      void* stream) = 0;
+  /*! \brief Copies from the device to the host, and waits. */
+  virtual void CopyToHost(void* to, const void* from, size_t bytes, void* stream) = 0;
+};
+
+struct CudaPlugin {
+  int32_t version;
+  CudaCache* (*create_cache)(const CudaCacheConfig& config);
+  CudaVerify* (*create_verify)(int device);
+};
+constexpr int32_t kCudaPluginVersion = 1;
+constexpr const char* kCudaPluginSymbol = "kvctl_cuda_plugin";
+
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CUDA_PLUGIN_H_

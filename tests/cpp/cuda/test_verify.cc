@@ -1,0 +1,278 @@
+// Decisions of the kernels and of the CPU on equal inputs: equal, bit for bit.
+#include <algorithm>
+#include <cstdlib>
+#include <random>
+
+#include "check.h"
+#include "device_array.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cuda/verify.cuh"
+#include "kernels/verify.h"
+
+namespace kvctl {
+namespace {
+
+constexpr Rule kChainRules[] = {Rule::kTargetOnly, Rule::kTokenWise, Rule::kBlock, Rule::kRecursive,
+                                Rule::kTraversal};
+constexpr Rule kTreeRules[] = {Rule::kTargetOnly, Rule::kRecursive, Rule::kTraversal,
+                               Rule::kCoupled};
+
+/*! \brief A random batch: trees, logits, laws, and tokens drawn from them. */
+class Batch {
+ public:
+  Batch(std::mt19937* rng, int32_t vocab, int32_t sequences, Rule rule, bool chains)
+      : rng_(*rng), vocab_(vocab), rule_(rule) {
+    logit_type_ = static_cast<RowType>(Random(3));
+    law_type_ = Random(2) == 0 ? RowType::kFloat32 : RowType::kFloat64;
+    per_node_ = Random(4) == 0;
+    for (int32_t s = 0; s < sequences; ++s) AddSequence(chains);
+    for (Tree& tree : trees_) Draw(&tree);
+  }
+
+  /*! \brief What the CPU decides: nodes, tokens and log-probabilities of each sequence. */
+  std::vector<VerifyItem> OnCpu() {
+    std::vector<VerifyItem> items = Items(logits_.data(), laws_.data());
+    VerifyCpu(rule_, vocab_, &items);
+    return items;
+  }
+
+  /*! \brief The same on the device; empty if the call is left to the CPU. */
+  std::vector<cuda::VerifyOutcome> OnDevice(int32_t threads, std::vector<double>* log_probs) {
+    const DeviceArray<uint8_t> logits(logits_), laws(laws_);
+    const std::vector<VerifyItem> items = Items(logits.data(), laws.data());
+    cuda::VerifyPlanBuilder builder;
+    if (!builder.Build(rule_, vocab_, items)) return {};
+    const int64_t blocks = (vocab_ + kVocabBlock - 1) / kVocabBlock;
+    const DeviceArray<uint64_t> arena(builder.arena());
+    const DeviceArray<cuda::BlockSum> sums(builder.num_jobs() * blocks);
+    const DeviceArray<cuda::LawStep> steps(builder.num_nodes());
+    const DeviceArray<cuda::LevelState> levels(builder.num_nodes());
+    const DeviceArray<cuda::VerifyOutcome> outcomes(items.size());
+    const DeviceArray<double> log_probs_out(builder.num_nodes());
+    const cuda::VerifyParams params{reinterpret_cast<const cuda::VerifyHeader*>(arena.data()),
+                                    static_cast<int32_t>(items.size()),
+                                    builder.num_jobs(),
+                                    vocab_,
+                                    builder.walk(),
+                                    sums.data(),
+                                    steps.data(),
+                                    levels.data(),
+                                    outcomes.data(),
+                                    log_probs_out.data()};
+    Must(cuda::SumRows(params, nullptr));
+    Must(cuda::WalkTrees(params, threads, nullptr));
+    *log_probs = log_probs_out.Read();
+    return outcomes.Read();
+  }
+
+  std::vector<uint8_t>& logits() { return logits_; }
+
+ private:
+  struct Tree {
+    std::vector<int32_t> tokens, parents, rows;
+    std::vector<Drawn> drawn;
+    Sampling sampling;
+    int64_t first_node;
+    std::vector<int32_t> out_nodes, out_tokens;
+    std::vector<double> out_log_probs;
+  };
+
+  int32_t Random(int32_t n) { return static_cast<int32_t>(rng_() % n); }
+
+  void AddSequence(bool chains) {
+    Tree tree;
+    const int32_t size = 1 + Random(chains ? 7 : 9);
+    tree.first_node = num_nodes_;
+    num_nodes_ += size;
+    for (int32_t i = 0; i < size; ++i) {
+      tree.parents.push_back(i == 0 ? -1 : chains ? i - 1 : Random(i));
+      tree.rows.push_back(i);
+      tree.tokens.push_back(Random(vocab_));
+    }
+    const auto kind = static_cast<Drawn>(chains ? Random(2) : Random(3));
+    tree.drawn.assign(size, kind);
+    if (Random(4) == 0) {
+      for (Drawn& drawn : tree.drawn) drawn = static_cast<Drawn>(Random(chains ? 2 : 3));
+    }
+    const double temperatures[] = {1.0, 1.0, 0.6, 1.7, 0.0};
+    tree.sampling.temperature = temperatures[Random(5)];
+    const float spread = Random(3) == 0 ? 12.f : 2.f;
+    std::normal_distribution<float> normal(0.f, spread);
+    for (int32_t i = 0; i < size; ++i) {
+      std::vector<float> row(vocab_);
+      for (float& logit : row) logit = Random(5) == 0 ? -INFINITY : normal(rng_);
+      row[Random(vocab_)] = 1;
+      AddLogits(row);
+      AddLaw(row);
+    }
+    trees_.push_back(std::move(tree));
+  }
+
+  void AddLogits(const std::vector<float>& row) {
+    const size_t at = logits_.size(), element = logit_type_ == RowType::kFloat32 ? 4 : 2;
+    logits_.resize(at + row.size() * element);
+    for (size_t i = 0; i < row.size(); ++i) {
+      void* to = logits_.data() + at + i * element;
+      if (logit_type_ == RowType::kFloat32) *static_cast<float*>(to) = row[i];
+      if (logit_type_ == RowType::kFloat16) FromFloat(row[i], static_cast<Float16*>(to));
+      if (logit_type_ == RowType::kBFloat16) FromFloat(row[i], static_cast<BFloat16*>(to));
+    }
+  }
+
+  /*! \brief A law like the target's, another, or a sparse one. */
+  void AddLaw(const std::vector<float>& logits) {
+    std::vector<double> law(vocab_);
+    const int32_t kind = Random(3);
+    double total = 0;
+    for (int32_t x = 0; x < vocab_; ++x) {
+      law[x] = kind == 0   ? std::exp(logits[x])
+               : kind == 1 ? double(1 + Random(100))
+                           : (Random(4) == 0 ? 1.0 + Random(9) : 0.0);
+      total += law[x];
+    }
+    if (total == 0) law[0] = total = 1;
+    const size_t at = laws_.size(), element = law_type_ == RowType::kFloat32 ? 4 : 8;
+    laws_.resize(at + law.size() * element);
+    for (int32_t x = 0; x < vocab_; ++x) {
+      law[x] /= total;
+      if (law_type_ == RowType::kFloat32) {
+        reinterpret_cast<float*>(laws_.data() + at)[x] = static_cast<float>(law[x]);
+      } else {
+        reinterpret_cast<double*>(laws_.data() + at)[x] = law[x];
+      }
+    }
+    law_.push_back(std::move(law));
+  }
+
+  /*! \brief Draws tokens as the tree says they were drawn; where that is impossible the node
+   * becomes deterministic. */
+  void Draw(Tree* tree) {
+    for (size_t i = 1; i < tree->tokens.size(); ++i) {
+      if (tree->drawn[i] == Drawn::kDeterministic) continue;
+      const int64_t row = tree->first_node + (per_node_ ? int64_t(i) : tree->parents[i]);
+      std::vector<double> law = law_[row];
+      for (size_t s = 1; s < i && tree->drawn[i] == Drawn::kWithoutReplacement; ++s) {
+        if (tree->parents[s] == tree->parents[i] && !per_node_) law[tree->tokens[s]] = 0;
+      }
+      double total = 0;
+      for (double p : law) total += p;
+      if (total < 1e-9) {
+        tree->drawn[i] = Drawn::kDeterministic;
+        continue;
+      }
+      std::discrete_distribution<int32_t> distribution(law.begin(), law.end());
+      tree->tokens[i] = distribution(rng_);
+    }
+  }
+
+  std::vector<VerifyItem> Items(const void* logits, const void* laws) {
+    std::vector<VerifyItem> items;
+    const int64_t logit_row = vocab_ * (logit_type_ == RowType::kFloat32 ? 4 : 2);
+    const int64_t law_row = vocab_ * (law_type_ == RowType::kFloat32 ? 4 : 8);
+    for (Tree& tree : trees_) {
+      VerifyItem item{};
+      const auto size = static_cast<int32_t>(tree.tokens.size());
+      item.input.size = size;
+      item.input.tokens = tree.tokens.data();
+      item.input.parents = tree.parents.data();
+      item.input.rows = tree.rows.data();
+      item.input.drawn = tree.drawn.data();
+      item.input.target = static_cast<const char*>(logits) + tree.first_node * logit_row;
+      item.input.target_type = logit_type_;
+      item.input.sampling = &tree.sampling;
+      item.input.draft.probs = static_cast<const char*>(laws) + tree.first_node * law_row;
+      item.input.draft.type = law_type_;
+      item.input.draft.width = vocab_;
+      item.input.draft.per_node = per_node_;
+      item.stream = {77, static_cast<uint64_t>(tree.first_node)};
+      item.root_position = static_cast<uint32_t>(100 + tree.first_node);
+      item.noise = rule_ == Rule::kCoupled ? Noise::kGumbel : Noise::kUniform;
+      tree.out_nodes.assign(size, 0);
+      tree.out_tokens.assign(size, 0);
+      tree.out_log_probs.assign(size, 0);
+      item.nodes = tree.out_nodes.data();
+      item.tokens = tree.out_tokens.data();
+      item.log_probs = tree.out_log_probs.data();
+      items.push_back(item);
+    }
+    return items;
+  }
+
+  std::mt19937& rng_;
+  const int32_t vocab_;
+  const Rule rule_;
+  RowType logit_type_, law_type_;
+  bool per_node_;
+  int64_t num_nodes_ = 0;
+  std::vector<Tree> trees_;
+  std::vector<uint8_t> logits_, laws_;
+  std::vector<std::vector<double>> law_;
+};
+
+/*! \brief Rounds of small batches; KVCTL_CUDA_ROUNDS asks for more than the suite has time for. */
+int32_t Rounds() {
+  const char* rounds = std::getenv("KVCTL_CUDA_ROUNDS");
+  return rounds == nullptr ? 6 : std::atoi(rounds);
+}
+
+/*! \brief How many accepted drafts the batches had: a test in which none is accepted says little.
+ */
+int64_t CheckBatch(std::mt19937* rng, int32_t vocab, Rule rule, bool chains, int32_t threads) {
+  Batch batch(rng, vocab, 4, rule, chains);
+  std::vector<double> log_probs;
+  const std::vector<cuda::VerifyOutcome> device = batch.OnDevice(threads, &log_probs);
+  const std::vector<VerifyItem> cpu = batch.OnCpu();  // last: its outputs lie in the batch
+  EXPECT_EQ(device.size(), cpu.size());
+  int64_t accepted = 0, at = 0;
+  for (size_t s = 0; s < device.size(); ++s) {
+    EXPECT_EQ(device[s].irregular, 0);
+    EXPECT_EQ(device[s].node, cpu[s].num_nodes == 0 ? 0 : cpu[s].nodes[cpu[s].num_nodes - 1]);
+    EXPECT_EQ(device[s].bonus, cpu[s].tokens[cpu[s].num_tokens - 1]);
+    for (int32_t i = 0; i < cpu[s].num_tokens; ++i) {
+      EXPECT_EQ(log_probs[at + i], cpu[s].log_probs[i]);
+    }
+    accepted += cpu[s].num_nodes;
+    at += cpu[s].input.size;
+  }
+  return accepted;
+}
+
+}  // namespace
+
+TEST(CudaVerificationDecidesAsTheCpuOnSmallVocabularies) {
+  std::mt19937 rng(11);
+  InEveryOrder([&] {
+    int64_t accepted = 0;
+    for (int32_t round = 0; round < Rounds(); ++round) {
+      for (const int32_t vocab : {3, 5, 40}) {
+        for (const Rule rule : kChainRules) accepted += CheckBatch(&rng, vocab, rule, true, 64);
+        for (const Rule rule : kTreeRules) accepted += CheckBatch(&rng, vocab, rule, false, 64);
+      }
+    }
+    EXPECT(accepted > 0);
+  });
+}
+
+TEST(CudaVerificationDecidesAsTheCpuOverSeveralBlocks) {
+  std::mt19937 rng(12);
+  for (const int32_t vocab : {4097, 9000}) {
+    for (const Rule rule : kChainRules) CheckBatch(&rng, vocab, rule, true, 128);
+    for (const Rule rule : kTreeRules) CheckBatch(&rng, vocab, rule, false, 64);
+  }
+}
+
+TEST(CudaVerificationLeavesIrregularRowsToTheCpu) {
+  std::mt19937 rng(13);
+  for (const Rule rule : {Rule::kTargetOnly, Rule::kTokenWise}) {
+    int32_t irregular = 0;
+    for (int32_t round = 0; round < 20; ++round) {
+      Batch batch(&rng, 20, 1, rule, true);
+      for (uint8_t& byte : batch.logits()) byte = round % 2 == 0 ? 0xFF : byte;  // NaN
+      std::vector<double> log_probs;
+      irregular += batch.OnDevice(64, &log_probs)[0].irregular;
+    }
+    EXPECT_EQ(irregular, 10);
+  }
+}
+
+}  // namespace kvctl
