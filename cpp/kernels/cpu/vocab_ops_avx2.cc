@@ -9,8 +9,9 @@ namespace kvctl {
 namespace {
 
 #include "kernels/cpu/vec_avx2.h"
-#include "kernels/cpu/vocab_loops.h"
 #include "kernels/cpu/vocab_vec_avx2.h"
+// Over the types of the two above:
+#include "kernels/cpu/vocab_loops.h"
 
 }  // namespace
 

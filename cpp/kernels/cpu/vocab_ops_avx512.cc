@@ -11,8 +11,9 @@ namespace kvctl {
 namespace {
 
 #include "kernels/cpu/vec_avx512.h"
-#include "kernels/cpu/vocab_loops.h"
 #include "kernels/cpu/vocab_vec_avx512.h"
+// Over the types of the two above:
+#include "kernels/cpu/vocab_loops.h"
 
 }  // namespace
 
