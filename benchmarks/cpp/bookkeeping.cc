@@ -94,6 +94,13 @@ std::vector<std::pair<std::string, double>> Measure(Create create, bool own) {
     before = live_bytes;
     for (int64_t seq = 0; seq < kSequences; ++seq) checkpoints[seq] = kv->MakeCheckpoint(seq);
     bytes.push_back({"checkpoint", double(live_bytes - before) / kSequences});
+    checkpoints.clear();
+    std::vector<int32_t> keep;
+    for (int32_t token = 0; token < 32 * kPageSize; ++token) keep.push_back(2 * token);
+    before = live_bytes;
+    for (int64_t seq = 0; seq < kSequences; ++seq) kv->Evict(seq, keep, false);
+    bytes.push_back(
+        {"token after eviction", double(live_bytes - before) / kSequences / keep.size()});
   }
   return bytes;
 }

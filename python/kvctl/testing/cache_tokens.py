@@ -1,0 +1,109 @@
+"""One sequence of :class:`kvctl.testing.cache_model.CacheModel`: a plain list of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Window:
+    """A token sees the latest ``size`` positions, its own included, and the first ``sinks``."""
+
+    size: int
+    sinks: int = 0
+    horizon: int = 0
+    """How far behind the window tokens are kept, to go back to."""
+
+
+@dataclass
+class Tokens:
+    """One sequence; tokens are numbers, the rows of the model's K/V tables."""
+
+    committed: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    """Parent of each pending token as an index into ``pending``; -1 is the committed context."""
+    depths: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    """Of all tokens, pending ones after the committed."""
+    next_position: int = 0
+    """The position of the next committed token."""
+    window: Window | None = None
+    gone: set[int] = field(default_factory=set)
+    """Tokens, those dropped since among them, that a cache may have let go of behind the window."""
+    birth: int = 0
+    """Which sequence of its id this is: a later one of the same id is another."""
+
+    def copy(self) -> Tokens:
+        """Return an independent copy."""
+        return Tokens(
+            list(self.committed),
+            list(self.pending),
+            list(self.parents),
+            list(self.depths),
+            list(self.positions),
+            self.next_position,
+            self.window,
+            set(self.gone),
+            self.birth,
+        )
+
+    def __len__(self) -> int:
+        return len(self.committed) + len(self.pending)
+
+    def truncate(self, length: int) -> None:
+        """Keep the first ``length`` tokens, pending ones counted after the committed."""
+        if length < len(self.committed):
+            self.next_position = self.positions[length]
+        nodes = max(length - len(self.committed), 0)
+        del self.committed[length:]
+        del self.pending[nodes:], self.parents[nodes:], self.depths[nodes:]
+        del self.positions[length:]
+
+    def commit(self, kept: Seq[int]) -> None:
+        """Commit some pending tokens and forget the others."""
+        past = len(self.committed)
+        numbers = [self.pending[node] for node in kept]
+        positions = [self.positions[past + node] for node in kept]
+        self.truncate(past)
+        self.committed += numbers
+        self.positions += positions
+        if positions:
+            self.next_position = positions[-1] + 1
+
+    def slide(self) -> None:
+        """Let go of what has passed the window and its horizon."""
+        if self.window is not None:
+            passed = self.next_position - self.window.horizon - self.window.size
+            for token, position in zip(self.committed, self.positions, strict=False):
+                if self.window.sinks <= position <= passed:
+                    self.gone.add(token)
+
+    def shows_gone(self, window: Window | None, next_position: int) -> bool:
+        """Whether a token at a position would see, in this window, what may be gone."""
+        return window is not None and any(
+            token in self.gone and position >= window.sinks
+            for token, position in zip(self.committed, self.positions, strict=False)
+            if position > next_position - window.size
+        )
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every pending token follows the one before it."""
+        return self.parents == list(range(-1, len(self.parents) - 1))
+
+    def logical_positions(self) -> npt.NDArray[np.int64]:
+        """Return the positions that windows measure: pending tokens stand by their depth."""
+        pending = [self.next_position + depth for depth in self.depths]
+        return np.array(self.positions[: len(self.committed)] + pending)
+
+    def ancestors(self, node: int) -> list[int]:
+        """Return a pending node and its ancestors, oldest first, as indices into ``pending``."""
+        path = [node]
+        while self.parents[path[-1]] >= 0:
+            path.append(self.parents[path[-1]])
+        return path[::-1]
