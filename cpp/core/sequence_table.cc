@@ -12,9 +12,9 @@ SequenceTable::SequenceTable(const TableConfig& config)
 
 SequenceTable::~SequenceTable() { Clear(); }
 
-int64_t SequenceTable::total_columns() const {
+int64_t SequenceTable::total_counted() const {
   int64_t total = 0;
-  for (const auto& [id, sequence] : sequences_) total += sequence->num_columns();
+  for (const auto& [id, sequence] : sequences_) total += sequence->num_counted();
   return total;
 }
 
@@ -138,7 +138,10 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
   if (parent.positions)
     child->positions = std::make_shared<std::vector<int32_t>>(*parent.positions);
   child->pending = parent.pending;
-  child->window = parent.window;
+  // TVM lets a window be forked within its sinks alone, and the child has none.
+  if (!parent.window.counts_held || columns > parent.window.sinks) {
+    child->window = parent.window;
+  }
   child->gone = parent.gone.Cut(columns);
   if (columns < parent.num_committed) child->TruncateCommitted(columns);
   child->pending.Truncate(std::max(columns - child->num_committed, 0));

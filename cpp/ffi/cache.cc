@@ -151,8 +151,8 @@ void Commit(const PagedKVCache& cache, const ffi::Shape& seq_ids,
 void PopN(const PagedKVCache& cache, int64_t seq_id, int64_t n) { cache->Pop(seq_id, n); }
 
 void SetSlidingWindow(const PagedKVCache& cache, int64_t seq_id, int64_t size, int64_t sinks,
-                      int64_t horizon) {
-  cache->SetSlidingWindow(seq_id, size, sinks, horizon);
+                      int64_t horizon, bool renumber_sinks) {
+  cache->SetSlidingWindow(seq_id, size, sinks, horizon, renumber_sinks);
 }
 
 CacheCheckpoint MakeCheckpoint(const PagedKVCache& cache, int64_t seq_id) {

@@ -156,26 +156,44 @@ void PagedKVCacheImpl::Pop(int64_t seq_id, int64_t n) {
   InTurn([&] { table_.PopN(seq_id, n); });
 }
 
-void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window, int32_t sinks) {
+void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window_size,
+                                                 int32_t sinks) {
   Guard([&] {
-    if (sinks < 0 || sinks >= window) {
+    if (sinks < 0 || sinks >= window_size) {
       Throw(ErrorKind::kValue, "attention sinks must be at least 0 and fewer than the window of ",
-            window, " tokens, got ", sinks);
+            window_size, " tokens, got ", sinks);
     }
   });
   // TVM counts the sinks as part of the window, and the token itself not: it sees that many before
   // it.
-  SetSlidingWindow(seq_id, int64_t{window} - sinks + 1, sinks, kDefaultHorizon);
+  SlidingWindow window;
+  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+  window.size = static_cast<int32_t>(std::min(int64_t{window_size} - sinks + 1, kMaxInt));
+  window.sinks = sinks;
+  window.horizon = kDefaultHorizon;
+  window.renumber_sinks = config_.rope_mode != RopeMode::kNone;
+  window.counts_held = true;
+  SetWindow(seq_id, window);
 }
 
 void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,
-                                        int64_t horizon) {
-  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-  InTurn([&] {
-    table_.SetWindow(seq_id, {static_cast<int32_t>(std::clamp<int64_t>(size, -1, kMaxInt)),
-                              static_cast<int32_t>(std::clamp<int64_t>(sinks, -1, kMaxInt)),
-                              static_cast<int32_t>(std::clamp<int64_t>(horizon, -1, kMaxInt))});
+                                        int64_t horizon, bool renumber_sinks) {
+  Guard([&] {
+    if (renumber_sinks && config_.rope_mode == RopeMode::kNone) {
+      Throw(ErrorKind::kValue, "this cache does not rotate keys, so it cannot renumber sinks");
+    }
   });
+  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+  SlidingWindow window;
+  window.size = static_cast<int32_t>(std::clamp<int64_t>(size, -1, kMaxInt));
+  window.sinks = static_cast<int32_t>(std::clamp<int64_t>(sinks, -1, kMaxInt));
+  window.horizon = static_cast<int32_t>(std::clamp<int64_t>(horizon, -1, kMaxInt));
+  window.renumber_sinks = renumber_sinks;
+  SetWindow(seq_id, window);
+}
+
+void PagedKVCacheImpl::SetWindow(int64_t seq_id, const SlidingWindow& window) {
+  InTurn([&] { table_.SetWindow(seq_id, window); });
 }
 
 void PagedKVCacheImpl::DropPending(int64_t seq_id) {
@@ -206,11 +224,11 @@ int32_t PagedKVCacheImpl::GetNumAvailablePages() const {
 }
 
 int32_t PagedKVCacheImpl::GetTotalSequenceLength() const {
-  return InTurn([&] { return static_cast<int32_t>(table_.total_columns()); });
+  return InTurn([&] { return static_cast<int32_t>(table_.total_counted()); });
 }
 
 int32_t PagedKVCacheImpl::GetSequenceLength(int64_t seq_id) const {
-  return InTurn([&] { return table_.Get(seq_id).num_columns(); });
+  return InTurn([&] { return table_.Get(seq_id).num_counted(); });
 }
 
 int64_t PagedKVCacheImpl::PendingLength(int64_t seq_id) const {

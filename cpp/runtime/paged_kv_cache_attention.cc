@@ -36,12 +36,14 @@ void PagedKVCacheImpl::AppendKV(int32_t layer, const QKVRows& rows) {
   appended_[layer] = true;
 }
 
-AttentionArgs PagedKVCacheImpl::InPages(int32_t layer, const KVRows& q, Columns columns) {
+void PagedKVCacheImpl::AddPages(int32_t layer, const QKVRows& rows, Columns columns,
+                                std::vector<AttentionArgs>* runs) {
   const StepPlan& plan = table_.plan();
+  StepMasks& masks = MasksOf(columns);
   AttentionArgs args;
-  args.q = q.data;
-  args.q_dtype = q.dtype;
-  args.q_row_stride = q.row_stride;
+  args.q = rows.q.data;
+  args.q_dtype = rows.q.dtype;
+  args.q_row_stride = rows.q.row_stride;
   args.num_qo_heads = static_cast<int32_t>(config_.num_qo_heads);
   args.pages = DataPointer(pages_[layer].operator->());
   args.kv_dtype = page_shape_.dtype;
@@ -50,13 +52,18 @@ AttentionArgs PagedKVCacheImpl::InPages(int32_t layer, const KVRows& q, Columns 
   args.head_dim = page_shape_.head_dim;
   args.sequences = plan.sequences.data();
   args.num_sequences = static_cast<int32_t>(plan.sequences.size());
-  args.masks = MasksOf(layer, columns);
+  args.masks = masks.masks.layer(layer);
   args.workspace = &workspace_;
   if (select_.has_value()) {
-    SelectPages(layer, q.data, q.dtype, q.row_stride);
+    SelectPages(layer, rows.q.data, rows.q.dtype, rows.q.row_stride);
     args.sequences = selected_.data();
   }
-  return args;
+  runs->push_back(args);
+  if (sink_masks_.empty()) return;
+  args.q = rows.q_at_sinks.data;
+  args.q_row_stride = rows.q_at_sinks.row_stride;
+  args.masks = masks.sinks.layer(layer);
+  runs->push_back(args);
 }
 
 void PagedKVCacheImpl::Attend(std::vector<AttentionArgs>* runs, const Tensor& out, double sm_scale,
@@ -131,9 +138,10 @@ void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tens
       Throw(ErrorKind::kValue, "qkv has ", qkv->shape[0], " rows and the step has ", num_rows,
             " new tokens");
     }
-    const QKVRows rows = Rotate(qkv, num_rows, &step_rotation_);
+    const QKVRows rows = RotateStep(qkv);
     AppendKV(layer, rows);
-    std::vector<AttentionArgs> runs = {InPages(layer, rows.q, Columns::kAll)};
+    std::vector<AttentionArgs> runs;
+    AddPages(layer, rows, Columns::kAll, &runs);
     Attend(&runs, out, sm_scale, options);
   });
 }

@@ -7,18 +7,19 @@ namespace kvctl {
 
 std::vector<int32_t> PagedKVCacheImpl::Slots(int64_t seq_id, int64_t begin, int64_t end) const {
   const Sequence& sequence = table_.Get(seq_id);
-  if (begin < 0 || begin > end || end > sequence.num_columns()) {
+  if (begin < 0 || begin > end || end > sequence.num_counted()) {
     Throw(ErrorKind::kIndex, "tokens [", begin, ", ", end, ") are not in sequence ", seq_id,
-          ", which has ", sequence.num_columns());
+          ", which has ", sequence.num_counted());
   }
   std::vector<int32_t> slots;
   slots.reserve(end - begin);
-  for (int64_t column = begin; column < end; ++column) {
+  for (int64_t i = begin; i < end; ++i) {
+    const int32_t column = sequence.ColumnOf(static_cast<int32_t>(i));
     if (sequence.gone.begin <= column && column < sequence.gone.end) {
       Throw(ErrorKind::kIndex, "token ", column, " of sequence ", seq_id,
             " has been let go by its sliding window");
     }
-    slots.push_back(table_.Slot(sequence, static_cast<int32_t>(column)));
+    slots.push_back(table_.Slot(sequence, column));
   }
   return slots;
 }
@@ -110,8 +111,8 @@ void PagedKVCacheImpl::DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tenso
     }
     std::vector<int32_t> positions;
     const Sequence& sequence = table_.Get(seq_id);
-    for (int64_t column = begin; column < begin + length; ++column) {
-      positions.push_back(PositionOf(sequence, static_cast<int32_t>(column)));
+    for (int64_t i = begin; i < begin + length; ++i) {
+      positions.push_back(PositionOf(sequence, sequence.ColumnOf(static_cast<int32_t>(i))));
     }
     WriteSlots(slots, positions, k, v);
   });

@@ -25,21 +25,6 @@ std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
   return path;
 }
 
-/*! \brief A mask under which layer l sees windows[l] positions (0: all that the mask shows). */
-Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
-  std::vector<int32_t> sizes;  // the distinct ones
-  std::vector<Mask> masks;
-  std::vector<int32_t> choice;
-  for (int32_t size : windows) {
-    auto found = std::find(sizes.begin(), sizes.end(), size);
-    choice.push_back(static_cast<int32_t>(found - sizes.begin()));
-    if (found != sizes.end()) continue;
-    sizes.push_back(size);
-    masks.push_back(size > 0 ? Mask::Window(size) : Mask::Causal() | ~Mask::Causal());
-  }
-  return mask & Mask::PerLayer(std::move(masks), std::move(choice));
-}
-
 /*!
  * \brief The parents of a step's new nodes in a tree that lists either those alone or the whole
  * pending region, whose earlier nodes must then be what is pending.
@@ -125,39 +110,16 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
   table_.BeginForward(appends_, &moves_);
   const StepPlan& plan = table_.plan();
   try {
-    masks = WithWindows(masks);
-    masks_.Lower(masks, plan, static_cast<int32_t>(config_.num_layers), page_shape_.num_kv_heads);
-    step_masks_.clear();
-    for (size_t i = 0; masks != nullptr && i < appends_.size(); ++i) {
-      step_masks_.push_back(masks[i] == nullptr ? std::nullopt : std::optional<Mask>(*masks[i]));
-    }
+    KeepMasks(masks);
     FillRotation(plan.positions.data(), plan.num_rows(), &step_rotation_);
-    past_.lowered = new_.lowered = false;
+    all_.lowered = past_.lowered = new_.lowered = false;
+    MasksOf(Columns::kAll);
     appended_.assign(config_.num_layers, false);
   } catch (...) {
     table_.AbortForward(nullptr);
     throw;
   }
   CarryOut();
-}
-
-const Mask* const* PagedKVCacheImpl::WithWindows(const Mask* const* masks) {
-  bool any = !config_.layer_windows.empty();
-  for (const Append& append : appends_) any |= table_.Get(append.sequence_id).window.size > 0;
-  if (!any) return masks;
-  windowed_masks_.clear();
-  mask_pointers_.clear();
-  for (size_t i = 0; i < appends_.size(); ++i) {
-    const Sequence& sequence = table_.Get(appends_[i].sequence_id);
-    // Trees that came through TVM's interface are in the plan, not in a mask.
-    Mask mask = masks != nullptr && masks[i] != nullptr ? *masks[i] : Mask::Causal();
-    const SlidingWindow& window = sequence.window;
-    if (window.size > 0) mask = mask & Mask::Window(window.size, window.sinks);
-    if (!config_.layer_windows.empty()) mask = WithLayerWindows(mask, config_.layer_windows);
-    windowed_masks_.push_back(std::move(mask));
-  }
-  for (const Mask& mask : windowed_masks_) mask_pointers_.push_back(&mask);
-  return mask_pointers_.data();
 }
 
 void PagedKVCacheImpl::EndForward() {

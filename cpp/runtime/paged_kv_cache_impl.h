@@ -91,7 +91,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void Commit(const std::vector<int64_t>& seq_ids,
               const std::vector<std::vector<int32_t>>& kept) final;
   void Pop(int64_t seq_id, int64_t n) final;
-  void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon) final;
+  void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon,
+                        bool renumber_sinks) final;
   void Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) final;
   SavedSequence SaveSequence(int64_t seq_id) const final;
   void LoadSequence(int64_t seq_id, const SavedSequence& saved) final;
@@ -139,20 +140,33 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Lets go of a checkpoint: at once, or in the next turn if another caller has this one.
    */
   void Discard(CheckpointPtr checkpoint) const;
+  void SetWindow(int64_t seq_id, const SlidingWindow& window);
   int32_t LocalLayer(int64_t layer_id) const;
   /*! \brief Begins the step that appends_ describes, under one mask per sequence or nullptr. */
   void Begin(const Mask* const* masks);
-  /*! \brief The sequences' masks with their windows and those of the layers. */
-  const Mask* const* WithWindows(const Mask* const* masks);
+  /*! \brief Keeps the sequences' masks, with their windows and those of the layers, in step_masks_
+   * and, what is seen of renumbered sinks, in sink_masks_. */
+  void KeepMasks(const Mask* const* masks);
+  /*! \brief Takes the renumbered sinks of one sequence out of its mask. */
+  void SetSinksApart(size_t index, Mask* mask);
+  /*! \brief Positions of the step's rows as they look at renumbered sinks. */
+  void FillSinkRotation();
   /*! \brief Carries out the data moves of the last operation on the table. */
   void CarryOut();
 
   /*! \brief Which columns of its sequence a new token looks at. */
   enum class Columns { kAll, kPast, kNew };
+  /*! \brief The masks of a step, restricted to some of the columns. */
+  struct StepMasks {
+    MaskTable masks;
+    MaskTable sinks;
+    bool lowered = false;  // for this step
+  };
   /*! \brief The new tokens' rows of one layer, rotated where the cache rotates. */
   struct QKVRows {
     KVRows q, k, v;
-    KVRows plain_k;  // before it was rotated
+    KVRows plain_k;     // before it was rotated
+    KVRows q_at_sinks;  // as it looks at sinks that are renumbered
   };
   /*! \brief Positions of some rows, and what their rotation needs. */
   struct Rotation {
@@ -167,6 +181,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
    * rotated.
    */
   QKVRows Rotate(const Tensor& qkv, int64_t num_rows, Rotation* rotation) const;
+  /*! \brief The new tokens' rows. */
+  QKVRows RotateStep(const Tensor& qkv);
   /*! \brief The same of separate tensors, which are taken as they are unless RoPE is inline. */
   QKVRows RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,
                       const tvm::ffi::Optional<Tensor>& v);
@@ -179,10 +195,12 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
   void AppendKV(int32_t layer, const QKVRows& rows);
 
-  /*! \brief Attention of q to columns that lie in the layer's pages. */
-  AttentionArgs InPages(int32_t layer, const KVRows& q, Columns columns);
-  /*! \brief Attention of q to the new columns, whose K and V are given. */
-  AttentionArgs InRows(int32_t layer, const QKVRows& rows);
+  /*! \brief One run of the kernel for attention to columns that lie in the layer's pages, and one
+   * for sinks that are renumbered. */
+  void AddPages(int32_t layer, const QKVRows& rows, Columns columns,
+                std::vector<AttentionArgs>* runs);
+  /*! \brief The same for the new columns, whose K and V are given. */
+  void AddRows(int32_t layer, const QKVRows& rows, std::vector<AttentionArgs>* runs);
   /*! \brief Carries out attention over disjoint columns and merges what comes out. */
   void Attend(std::vector<AttentionArgs>* runs, const Tensor& out, double sm_scale,
               const AttentionOptions& options);
@@ -190,7 +208,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void AttendInBase2(std::vector<AttentionArgs>* runs, const Tensor& out, const Tensor& lse,
                      double sm_scale);
   /*! \brief The masks of the step, restricted to some of the columns. */
-  LayerMasks MasksOf(int32_t layer, Columns columns);
+  StepMasks& MasksOf(Columns columns);
   int64_t RequireForward() const;
   /*! \brief Checks a (rows, num_heads, head_dim) tensor with exactly the step's rows. */
   void CheckRows(const Tensor& rows, const char* name, int64_t num_heads) const;
@@ -233,20 +251,19 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   // those in pages_ are rotated once, instead of each time that they are read.
   std::vector<Tensor> plain_keys_;
   PageShape plain_key_shape_;
-  MaskTable masks_;
-  std::vector<Mask> windowed_masks_;
+  // Of the step: one mask per sequence, nullopt: causal. The second is empty, or has what rows see
+  // of renumbered sinks, which the first then leaves out.
+  std::vector<std::optional<Mask>> step_masks_;
+  std::vector<Mask> sink_masks_;
+  StepMasks all_, past_, new_;
   std::vector<const Mask*> mask_pointers_;
-  std::vector<std::optional<Mask>> step_masks_;  // of the step, nullopt: causal; empty: all are
-  struct {
-    MaskTable masks;
-    bool lowered = false;  // for this step
-  } past_, new_;
   std::vector<bool>
       appended_;  // [num_layers] whether K and V of the step's tokens are in the pages
   AttentionWorkspace workspace_;
   Rotation step_rotation_;
-  Rotation key_rotation_;  // of keys that are set from outside
-  Tensor fused_;           // [prefill_chunk_size, all heads, head_dim]: rows that came apart
+  Rotation sink_rotation_;  // of q for renumbered sinks
+  Rotation key_rotation_;   // of keys that are set from outside
+  Tensor fused_;            // [prefill_chunk_size, all heads, head_dim]: rows that came apart
   Tensor new_kv_;  // [prefill_chunk_size, 2, num_kv_heads, 1, head_dim]: K and V that were given
   std::vector<SequencePlan> new_sequences_;      // of the step, over new_kv_
   std::vector<std::vector<int32_t>> new_pages_;  // what they point to

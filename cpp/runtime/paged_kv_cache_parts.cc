@@ -19,36 +19,10 @@ constexpr float kNothingSeen = -5e4f;
 
 }  // namespace
 
-LayerMasks PagedKVCacheImpl::MasksOf(int32_t layer, Columns columns) {
-  if (columns == Columns::kAll) return masks_.layer(layer);
-  auto& part = columns == Columns::kPast ? past_ : new_;
-  if (!part.lowered) {
-    std::vector<Mask> masks;
-    std::vector<const Mask*> pointers;
-    const StepPlan& plan = table_.plan();
-    for (size_t s = 0; s < plan.sequences.size(); ++s) {
-      const SequencePlan& sequence = plan.sequences[s];
-      const int32_t past = sequence.num_columns() - sequence.num_rows;
-      const ColumnRange range = columns == Columns::kPast
-                                    ? ColumnRange{0, past}
-                                    : ColumnRange{past, sequence.num_columns()};
-      const Mask visible = Mask::Ranges(std::vector<std::vector<ColumnRange>>(
-          sequence.num_rows, std::vector<ColumnRange>{range}));
-      const bool causal = step_masks_.empty() || !step_masks_[s].has_value();
-      masks.push_back((causal ? Mask::Causal() : *step_masks_[s]) & visible);
-    }
-    for (const Mask& mask : masks) pointers.push_back(&mask);
-    part.masks.Lower(pointers.data(), plan, static_cast<int32_t>(config_.num_layers),
-                     page_shape_.num_kv_heads);
-    part.lowered = true;
-  }
-  return part.masks.layer(layer);
-}
-
-AttentionArgs PagedKVCacheImpl::InRows(int32_t layer, const QKVRows& rows) {
+void PagedKVCacheImpl::AddRows(int32_t layer, const QKVRows& rows,
+                               std::vector<AttentionArgs>* runs) {
   const StepPlan& plan = table_.plan();
   const bool prepared = new_.lowered;  // both are, once in a step
-  AttentionArgs args = InPages(layer, rows.q, Columns::kNew);
   // Each row is a page of its own.
   PageShape shape = page_shape_;
   shape.page_size = 1;
@@ -71,10 +45,14 @@ AttentionArgs PagedKVCacheImpl::InRows(int32_t layer, const QKVRows& rows) {
   std::iota(slots.begin(), slots.end(), 0);
   WriteSlotsCpu(shape, DataPointer(new_kv_.operator->()), slots.data(), plan.num_rows(), rows.k,
                 rows.v);
-  args.pages = DataPointer(new_kv_.operator->());
-  args.page_size = 1;
-  args.sequences = new_sequences_.data();
-  return args;
+  const size_t first = runs->size();
+  AddPages(layer, rows, Columns::kNew, runs);
+  for (size_t run = first; run < runs->size(); ++run) {
+    AttentionArgs& args = (*runs)[run];
+    args.pages = DataPointer(new_kv_.operator->());
+    args.page_size = 1;
+    args.sequences = new_sequences_.data();
+  }
 }
 
 bool PagedKVCacheImpl::SeesNewTokens(int32_t layer) const {
@@ -116,7 +94,8 @@ void PagedKVCacheImpl::SelfAttention(int64_t layer_id, Tensor q, Tensor k, Tenso
     CheckRows(k, "k_data", config_.num_kv_heads);
     CheckRows(v, "v_data", config_.num_kv_heads);
     CheckRows(out, "o_data", config_.num_qo_heads);
-    std::vector<AttentionArgs> runs = {InRows(layer, RotateParts(q, k, v))};
+    std::vector<AttentionArgs> runs;
+    AddRows(layer, RotateParts(q, k, v), &runs);
     AttendInBase2(&runs, out, lse, sm_scale);
   });
 }
@@ -129,8 +108,8 @@ void PagedKVCacheImpl::CrossAttention(int64_t layer_id, Tensor q, Tensor out, Te
     CheckRows(q, "q_data", config_.num_qo_heads);
     CheckRows(out, "o_data", config_.num_qo_heads);
     const QKVRows rows = RotateParts(q, std::nullopt, std::nullopt);
-    std::vector<AttentionArgs> runs = {
-        InPages(layer, rows.q, SeesNewTokens(layer) ? Columns::kAll : Columns::kPast)};
+    std::vector<AttentionArgs> runs;
+    AddPages(layer, rows, SeesNewTokens(layer) ? Columns::kAll : Columns::kPast, &runs);
     AttendInBase2(&runs, out, lse, sm_scale);
   });
 }
@@ -146,12 +125,9 @@ void PagedKVCacheImpl::AttentionWithSharedKV(int64_t source_layer_id, Tensor q, 
     CheckRows(out, "o_data", config_.num_qo_heads);
     const QKVRows rows = RotateParts(q, k, v);
     std::vector<AttentionArgs> runs;
-    if (SeesNewTokens(layer)) {
-      runs.push_back(InPages(layer, rows.q, Columns::kAll));
-    } else {
-      runs.push_back(InPages(layer, rows.q, Columns::kPast));
-      runs.push_back(InRows(layer, rows));
-    }
+    const bool in_pages = SeesNewTokens(layer);
+    AddPages(layer, rows, in_pages ? Columns::kAll : Columns::kPast, &runs);
+    if (!in_pages) AddRows(layer, rows, &runs);
     Attend(&runs, out, sm_scale, {});
   });
 }

@@ -47,7 +47,7 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::Rotate(const Tensor& qkv, int64_t nu
   char* q = static_cast<char*>(DataPointer(qkv.operator->()));
   char* k = q + qo_heads * head_dim * DTypeSize(dtype);
   char* v = k + kv_heads * head_dim * DTypeSize(dtype);
-  QKVRows rows{{q, dtype, stride}, {k, dtype, stride}, {v, dtype, stride}, {k, dtype, stride}};
+  QKVRows rows{{q, dtype, stride}, {k, dtype, stride}, {v, dtype, stride}, {k, dtype, stride}, {}};
   if (rotation->table == nullptr && !config_.split_rotary.has_value()) return rows;
   const auto take = [&](Tensor* buffer, int64_t heads, KVRows* to) {
     Tensor part = Scratch(buffer, num_rows, heads, type);
@@ -74,6 +74,13 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::Rotate(const Tensor& qkv, int64_t nu
   return rows;
 }
 
+PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateStep(const Tensor& qkv) {
+  const int64_t num_rows = table_.plan().num_rows();
+  QKVRows rows = Rotate(qkv, num_rows, &step_rotation_);
+  if (!sink_masks_.empty()) rows.q_at_sinks = Rotate(qkv, num_rows, &sink_rotation_).q;
+  return rows;
+}
+
 PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
                                                         const tvm::ffi::Optional<Tensor>& k,
                                                         const tvm::ffi::Optional<Tensor>& v) {
@@ -83,7 +90,8 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
                   part->shape[1] * head_dim};
   };
   if (config_.rope_mode != RopeMode::kInline) {
-    QKVRows rows{rows_of(q), {}, {}, {}};
+    QKVRows rows;
+    rows.q = rows.q_at_sinks = rows_of(q);
     if (k.has_value()) rows.k = rows_of(k.value());
     if (v.has_value()) rows.v = rows_of(v.value());
     return rows;
@@ -106,7 +114,7 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
   put(q, 0);
   if (k.has_value()) put(k.value(), config_.num_qo_heads);
   if (v.has_value()) put(v.value(), config_.num_qo_heads + config_.num_kv_heads);
-  return Rotate(fused, num_rows, &step_rotation_);
+  return RotateStep(fused);
 }
 
 void PagedKVCacheImpl::WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,

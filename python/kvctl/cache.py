@@ -300,7 +300,13 @@ class PagedKVCache:
         return int(_num_available_pages(self._handle))
 
     def enable_sliding_window(
-        self, seq_id: int, size: int, *, sinks: int = 0, horizon: int = 64
+        self,
+        seq_id: int,
+        size: int,
+        *,
+        sinks: int = 0,
+        horizon: int = 64,
+        renumber_sinks: bool = False,
     ) -> None:
         """Give a sequence a sliding window, or another one.
 
@@ -316,15 +322,21 @@ class PagedKVCache:
             ... and the first ``sinks`` (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453).
         horizon : int
             How many tokens the sequence can be popped or rolled back.
+        renumber_sinks : bool
+            By default a sink stays where it is, ever further away. With this it moves along just
+            before the window, as in StreamingLLM: a token at position p looks at the sinks as if it
+            were at ``min(p, size + sinks - 1)``. Needs a cache that applies RoPE. Windows that are
+            set through TVM's function do so.
 
         Raises
         ------
         KeyError
             If there is no such sequence.
         ValueError
-            If a size makes no sense, or tokens that the window shows have been let go.
+            If a size makes no sense, tokens that the window shows have been let go, or sinks are to
+            be renumbered in a cache without RoPE.
         """
-        _set_sliding_window(self._handle, seq_id, size, sinks, horizon)
+        _set_sliding_window(self._handle, seq_id, size, sinks, horizon, renumber_sinks)
 
     # A step.
 

@@ -57,11 +57,10 @@ class Pair:
 
     def forward(self, lengths: dict[int, int], parents: list[list[int]] | None = None) -> None:
         self.both("forward", list(lengths), [self.qkv(n) for n in lengths.values()], parents)
-        # TVM counts what a windowed sequence still holds, kvctl all that it ever saw; and so they
-        # count positions, which attention does not notice: only distances matter.
+        # The positions that a model may ask for are TVM's own count of what a window holds.
         if not self.config.sliding_window:
             self.same("positions", self.other.positions_seen, self.tvm.positions_seen)
-            self.look(*lengths)
+        self.look(*lengths)
 
     def look(self, *seq_ids: int) -> None:
         self.both("total_length")

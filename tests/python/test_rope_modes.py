@@ -110,3 +110,116 @@ def test_many_random_steps() -> None:
         victim = random.choice(seq_ids)
         three.all("popn", victim, random.randint(0, min(4, three.plain.sequence_length(victim))))
     three.check()
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["normal", "inline"])
+def test_renumbered_sinks_against_a_reference(inline: bool) -> None:
+    """Chunks, trees, popn: each token is as if its sinks lay just before its window."""
+    size, sinks, theta = 6, 3, 100.0
+    cache = kvctl.PagedKVCache.create(
+        num_layers=1,
+        num_qo_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        max_total_tokens=256,
+        page_size=4,
+        rope=Rope(theta=theta, inline=inline),
+    )
+    for seq_id in (0, 1):
+        cache.add_sequence(seq_id)
+    cache.enable_sliding_window(0, size, sinks=sinks, renumber_sinks=True)
+    rng = np.random.default_rng(2)
+    tokens = {seq_id: np.zeros((0, HEADS + 2 * KV_HEADS, HEAD_DIM)) for seq_id in (0, 1)}
+
+    def rotate(x: np.ndarray, position: int) -> np.ndarray:
+        half = HEAD_DIM // 2
+        angles = position * theta ** (-np.arange(half) / half)
+        a, b = x[..., :half], x[..., half:]
+        return np.concatenate(
+            [a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], -1
+        )
+
+    def expected(path: np.ndarray, windowed: bool) -> np.ndarray:
+        """Attention of the last of these tokens to all of them."""
+        p = len(path) - 1
+        past = size + sinks - 1
+        places = {c: p - c for c in range(p + 1)}  # column to distance
+        if windowed:
+            places = {
+                c: (p if p <= past else past) - c if c < sinks and p - c >= size else p - c
+                for c in places
+                if c < sinks or p - c < size
+            }
+        out = []
+        for head in range(HEADS):
+            kv = HEADS + head // (HEADS // KV_HEADS)
+            # Only distances matter: the token at 0, the column that far before it.
+            keys = np.array([rotate(path[c, kv], -distance) for c, distance in places.items()])
+            scores = keys @ path[-1, head] * HEAD_DIM**-0.5
+            weights = np.exp(scores - scores.max())
+            out.append(weights / weights.sum() @ path[list(places), kv + KV_HEADS])
+        return np.array(out)
+
+    def step(lengths: dict[int, int], parents: list[int] | None = None) -> None:
+        """Append to several sequences, or a tree to one, and compare."""
+        shape = (sum(lengths.values()), HEADS + 2 * KV_HEADS, HEAD_DIM)
+        new = rng.standard_normal(shape, dtype=np.float32)
+        mask = None if parents is None else kvctl.Mask.tree(parents)
+        cache.begin_forward(list(lengths), list(lengths.values()), mask=mask)
+        got = np.from_dlpack(cache.attention(0, new))
+        cache.end_forward()
+        cache.debug_poison()
+        row = 0
+        for seq_id, length in lengths.items():
+            for i in range(length):
+                path = list(range(row, row + i + 1))
+                if parents is not None:
+                    path = [i]
+                    while parents[path[0]] >= 0:
+                        path.insert(0, parents[path[0]])
+                see = np.concatenate([tokens[seq_id], new[path]])
+                reference = expected(see, seq_id == 0)
+                np.testing.assert_allclose(got[row + i], reference, atol=2e-5)
+            if parents is None:
+                tokens[seq_id] = np.concatenate([tokens[seq_id], new[row : row + length]])
+            row += length
+        if parents is not None:
+            kept = [len(parents) - 1]
+            while parents[kept[0]] >= 0:
+                kept.insert(0, parents[kept[0]])
+            (seq_id,) = lengths
+            cache.commit([seq_id], [kept])
+            tokens[seq_id] = np.concatenate([tokens[seq_id], new[kept]])
+
+    step({0: 5, 1: 4})
+    step({1: 3, 0: 7})  # from before the window is full to behind
+    step({0: 1})
+    step({0: 6}, [-1, 0, 0, 1, 3, 2])
+    step({0: 2, 1: 1})
+    cache.popn(0, 9)
+    tokens[0] = tokens[0][:-9]
+    step({0: 1, 1: 2})
+    for _ in range(20):
+        step({0: 1})
+
+
+def test_renumbered_sinks_do_not_depend_on_the_batch() -> None:
+    """A token's attention is the same to the last bit alone, in a chunk and beside others."""
+    outputs = []
+    for lengths in ([1] * 30, [30], [7, 2, 21]):
+        cache = Three("float16").inline
+        cache.add_sequence(0)
+        cache.add_sequence(1)
+        cache.enable_sliding_window(0, 6, sinks=3, renumber_sinks=True)
+        rng = np.random.default_rng(8)
+        qkv = rng.standard_normal((30, HEADS + 2 * KV_HEADS, HEAD_DIM)).astype(np.float16)
+        rows, at = [], 0
+        for length in lengths:
+            cache.begin_forward([1, 0], [1, length])
+            batch = np.concatenate([qkv[:1], qkv[at : at + length]])
+            rows.append(np.from_dlpack(cache.attention(0, batch))[1:].copy())
+            cache.end_forward()
+            at += length
+        outputs.append(np.concatenate(rows))
+    for other in outputs[1:]:
+        np.testing.assert_array_equal(other, outputs[0])

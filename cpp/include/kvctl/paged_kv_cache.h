@@ -157,8 +157,12 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    * included, and the first `sinks`.
    * \param horizon How many tokens the sequence can be popped or rolled back: pages are let go once
    * they are that far behind the window.
+   * \param renumber_sinks Whether RoPE keeps the sinks just before the window, wherever that is, as
+   * TVM's windows and StreamingLLM do; else they stay where they are. A cache that does not rotate
+   * refuses it.
    */
-  virtual void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon) = 0;
+  virtual void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon,
+                                bool renumber_sinks) = 0;
   /*!
    * \brief Keeps some committed tokens of a sequence, which must have no pending nodes.
    * \param keep The tokens that stay, ascending.
