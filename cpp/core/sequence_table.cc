@@ -106,6 +106,7 @@ void SequenceTable::Add(int64_t id) {
   CheckNewId(id);
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
+  sequence->window = default_window_;
   sequences_.emplace(id, std::move(sequence));
 }
 

@@ -133,6 +133,9 @@ class SequenceTable {
    * let go.
    */
   void SetWindow(int64_t id, const SlidingWindow& window);
+  /*! \brief Gives every sequence that is added from now on a window. \throws Error kValue as above.
+   */
+  void SetDefaultWindow(const SlidingWindow& window);
 
   /*!
    * \brief Keeps some committed columns of a sequence without pending nodes and drops the others.
@@ -262,6 +265,7 @@ class SequenceTable {
   void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, DataMoves* moves);
 
   TableConfig config_;
+  SlidingWindow default_window_;
   PagePool pool_;
   std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
   uint64_t batch_mark_ = 0;  // names the batch under validation, to see an id named twice

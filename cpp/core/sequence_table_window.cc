@@ -6,15 +6,28 @@
 
 namespace kvctl {
 
-void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
-  RequireNoForward("enable_sliding_window");
-  Sequence& sequence = Find(id);
+namespace {
+
+void CheckWindow(const SlidingWindow& window) {
   if (window.size < 1 || window.sinks < 0 || window.horizon < 0) {
     Throw(ErrorKind::kValue,
           "a sliding window needs a size of at least 1 and sinks and a horizon of at "
           "least 0, got ",
           window.size, ", ", window.sinks, " and ", window.horizon);
   }
+}
+
+}  // namespace
+
+void SequenceTable::SetDefaultWindow(const SlidingWindow& window) {
+  CheckWindow(window);
+  default_window_ = window;
+}
+
+void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
+  RequireNoForward("enable_sliding_window");
+  Sequence& sequence = Find(id);
+  CheckWindow(window);
   if (!sequence.gone.empty() && window.sinks > sequence.window.sinks) {
     Throw(ErrorKind::kValue, "sequence ", id, " has let go of tokens that would become sinks");
   }

@@ -11,6 +11,7 @@
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/guard.h"
 #include "runtime/tensor_view.h"
+#include "runtime/window_pages.h"
 
 namespace kvctl {
 namespace {
@@ -64,6 +65,7 @@ PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t
   config.prefill_chunk_size = sizes[2];
   config.page_size = sizes[3];
   config.num_pages = sizes[3] < 1 ? 0 : (sizes[1] + sizes[3] - 1) / sizes[3];
+  if (sizes[4] != 0) config.num_pages += PagesForWindows(config, sizes[0]);
   config.dtype = init->dtype;
   config.device = init->device;
   config.rope_mode = rope_mode == 0 ? RopeMode::kNone : RopeMode::kNormal;

@@ -8,6 +8,7 @@
 #include "kvctl/error.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/guard.h"
+#include "runtime/window_pages.h"
 
 namespace kvctl {
 namespace {
@@ -86,9 +87,7 @@ PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   };
   config.num_pages = pages_for(total_tokens) + 1;
   if (sizes[4] != 0) {
-    // A window keeps its horizon as well, and slides when a step has ended.
-    config.num_pages +=
-        sizes[0] * (2 + pages_for(kDefaultHorizon)) + pages_for(config.prefill_chunk_size);
+    config.num_pages += PagesForWindows(config, sizes[0]);
   }
   config.first_layer = layers[0];
   config.num_layers = layers[1] - layers[0];

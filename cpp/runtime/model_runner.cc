@@ -94,6 +94,7 @@ void CheckRoom(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
   int64_t needed = 0;
   int64_t tokens = 0;
   for (size_t i = 0; i < seq_ids.size(); ++i) {
+    if (cache->HasWindow(seq_ids[i])) continue;  // it lets go of pages as it goes on
     const int64_t present = cache->GetSequenceLength(seq_ids[i]);
     needed +=
         (present + lengths[i] + page_size - 1) / page_size - (present + page_size - 1) / page_size;

@@ -61,11 +61,6 @@ void CheckSupported(const FunctionTable& functions) {
             "); the runner runs models on one");
     }
   }
-  const int64_t window = IntegerOr(metadata, "sliding_window_size", -1);
-  if (window > 0) {
-    Throw(ErrorKind::kNotImplemented, library, " attends to a sliding window of ", window,
-          " tokens, which the runner does not set up");
-  }
   auto ours = FindMember<JsonObject>(metadata, "kvctl");
   if (ours && IntegerOr(*ours, "format", 1) != 1) {
     Throw(ErrorKind::kValue, library, " is a kvctl library of format ",
@@ -92,12 +87,36 @@ int64_t VocabSize(const JsonObject& config, const std::string& directory) {
   return *size;
 }
 
+/*! \brief What MLC-LLM's engine tells the cache of each sequence of a model with a window. */
+struct ModelWindow {
+  int64_t size = 0;  //!< sinks and past together, the token itself not counted; 0: none
+  int64_t sinks = 0;
+};
+
+ModelWindow WindowOf(const FunctionTable& functions, const JsonObject& config) {
+  const JsonObject& metadata = functions.metadata();
+  const JsonObject model = FindMember<JsonObject>(config, "model_config").value_or(JsonObject());
+  ModelWindow window;
+  window.size = std::max<int64_t>(IntegerOr(metadata, "sliding_window_size", 0), 0);
+  for (const JsonObject* from : {&metadata, &config, &model}) {
+    const int64_t sinks = IntegerOr(*from, "attention_sink_size", -1);
+    if (sinks < 0) continue;
+    window.sinks = sinks;
+    break;
+  }
+  if (window.size > 0 && window.sinks >= window.size) {
+    Throw(ErrorKind::kValue, functions.path(), " has a sliding window of ", window.size,
+          " tokens with ", window.sinks, " attention sinks; they must be fewer");
+  }
+  return window;
+}
+
 PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
-                         int64_t max_total_tokens, int64_t chunk, int64_t page_size) {
-  constexpr int64_t kNoSlidingWindow = 0;
+                         int64_t max_total_tokens, int64_t chunk, int64_t page_size,
+                         const ModelWindow& window) {
   ffi::Any created = functions.create_paged_kv_cache(
       ffi::Shape({max_sequences}), ffi::Shape({max_total_tokens}), ffi::Shape({chunk}),
-      ffi::Shape({page_size}), ffi::Shape({kNoSlidingWindow}));
+      ffi::Shape({page_size}), ffi::Shape({static_cast<int64_t>(window.size > 0)}));
   auto cache = created.as<PagedKVCache>();
   if (!cache.has_value() || !cache->defined()) {
     Throw(
@@ -105,6 +124,12 @@ PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
         " instead of kvctl's cache: it was loaded before that was installed, and a virtual ",
         "machine keeps the functions that it found when it started. Install kvctl's cache first, ",
         "or give the runner the directory alone");
+  }
+  // Where layers have windows of their own, the library's says how large those are.
+  const PagedKVCacheConfig& config = (*cache)->config();
+  if (window.size > 0 && config.layer_windows.empty()) {
+    (*cache)->SetDefaultWindow(window.size - window.sinks + 1, window.sinks, kDefaultHorizon,
+                               window.sinks > 0 && config.rope_mode != RopeMode::kNone);
   }
   return *cache;
 }
@@ -193,8 +218,9 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
   }
   const std::string kind = StateKind(metadata);
   if (kind != "rnn_state") {
-    runner.cache_ = CreateCache(functions, max_sequences, max_total_tokens,
-                                runner.prefill_chunk_size_, options.page_size);
+    runner.cache_ =
+        CreateCache(functions, max_sequences, max_total_tokens, runner.prefill_chunk_size_,
+                    options.page_size, WindowOf(functions, files.config));
   }
   if (kind != "kv_cache") runner.state_ = CreateState(functions, max_sequences, options);
   runner.params_ = LoadParams(files, ReadParamSpecs(metadata, functions.path()), functions.device(),

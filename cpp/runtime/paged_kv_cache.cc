@@ -158,42 +158,42 @@ void PagedKVCacheImpl::Pop(int64_t seq_id, int64_t n) {
 
 void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window_size,
                                                  int32_t sinks) {
-  Guard([&] {
+  InTurn([&] {
     if (sinks < 0 || sinks >= window_size) {
       Throw(ErrorKind::kValue, "attention sinks must be at least 0 and fewer than the window of ",
             window_size, " tokens, got ", sinks);
     }
+    // TVM counts the sinks as part of the window, and the token itself not: it sees that many
+    // before it.
+    SlidingWindow window = MakeWindow(int64_t{window_size} - sinks + 1, sinks, kDefaultHorizon,
+                                      config_.rope_mode != RopeMode::kNone);
+    window.counts_held = true;
+    table_.SetWindow(seq_id, window);
   });
-  // TVM counts the sinks as part of the window, and the token itself not: it sees that many before
-  // it.
-  SlidingWindow window;
-  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-  window.size = static_cast<int32_t>(std::min(int64_t{window_size} - sinks + 1, kMaxInt));
-  window.sinks = sinks;
-  window.horizon = kDefaultHorizon;
-  window.renumber_sinks = config_.rope_mode != RopeMode::kNone;
-  window.counts_held = true;
-  SetWindow(seq_id, window);
 }
 
-void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,
-                                        int64_t horizon, bool renumber_sinks) {
-  Guard([&] {
-    if (renumber_sinks && config_.rope_mode == RopeMode::kNone) {
-      Throw(ErrorKind::kValue, "this cache does not rotate keys, so it cannot renumber sinks");
-    }
-  });
+SlidingWindow PagedKVCacheImpl::MakeWindow(int64_t size, int64_t sinks, int64_t horizon,
+                                           bool renumber_sinks) const {
+  if (renumber_sinks && config_.rope_mode == RopeMode::kNone) {
+    Throw(ErrorKind::kValue, "this cache does not rotate keys, so it cannot renumber sinks");
+  }
   constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
   SlidingWindow window;
   window.size = static_cast<int32_t>(std::clamp<int64_t>(size, -1, kMaxInt));
   window.sinks = static_cast<int32_t>(std::clamp<int64_t>(sinks, -1, kMaxInt));
   window.horizon = static_cast<int32_t>(std::clamp<int64_t>(horizon, -1, kMaxInt));
   window.renumber_sinks = renumber_sinks;
-  SetWindow(seq_id, window);
+  return window;
 }
 
-void PagedKVCacheImpl::SetWindow(int64_t seq_id, const SlidingWindow& window) {
-  InTurn([&] { table_.SetWindow(seq_id, window); });
+void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,
+                                        int64_t horizon, bool renumber_sinks) {
+  InTurn([&] { table_.SetWindow(seq_id, MakeWindow(size, sinks, horizon, renumber_sinks)); });
+}
+
+void PagedKVCacheImpl::SetDefaultWindow(int64_t size, int64_t sinks, int64_t horizon,
+                                        bool renumber_sinks) {
+  InTurn([&] { table_.SetDefaultWindow(MakeWindow(size, sinks, horizon, renumber_sinks)); });
 }
 
 void PagedKVCacheImpl::DropPending(int64_t seq_id) {
@@ -237,6 +237,10 @@ int64_t PagedKVCacheImpl::PendingLength(int64_t seq_id) const {
 
 bool PagedKVCacheImpl::HasSequence(int64_t seq_id) const {
   return InTurn([&] { return table_.Contains(seq_id); });
+}
+
+bool PagedKVCacheImpl::HasWindow(int64_t seq_id) const {
+  return InTurn([&] { return table_.Get(seq_id).window.size > 0; });
 }
 
 std::vector<int64_t> PagedKVCacheImpl::SequenceIds() const {

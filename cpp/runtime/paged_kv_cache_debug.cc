@@ -24,6 +24,16 @@ std::vector<int32_t> PagedKVCacheImpl::Slots(int64_t seq_id, int64_t begin, int6
   return slots;
 }
 
+std::vector<int32_t> PagedKVCacheImpl::HeldSlots(int64_t seq_id) const {
+  const Sequence& sequence = table_.Get(seq_id);
+  std::vector<int32_t> slots;
+  for (int32_t column = 0; column < sequence.num_committed; ++column) {
+    const bool gone = sequence.gone.begin <= column && column < sequence.gone.end;
+    if (!gone) slots.push_back(table_.Slot(sequence, column));
+  }
+  return slots;
+}
+
 void PagedKVCacheImpl::CheckKV(const Tensor& kv, const char* what, int64_t length) const {
   CheckTensor(kv.operator->(), what, config_.device,
               {config_.num_layers, length, config_.num_kv_heads, config_.head_dim});

@@ -93,6 +93,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void Pop(int64_t seq_id, int64_t n) final;
   void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon,
                         bool renumber_sinks) final;
+  void SetDefaultWindow(int64_t size, int64_t sinks, int64_t horizon, bool renumber_sinks) final;
   void Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) final;
   SavedSequence SaveSequence(int64_t seq_id) const final;
   void LoadSequence(int64_t seq_id, const SavedSequence& saved) final;
@@ -100,6 +101,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) final;
   const PagedKVCacheConfig& config() const final { return config_; }
   bool HasSequence(int64_t seq_id) const final;
+  bool HasWindow(int64_t seq_id) const final;
   std::vector<int64_t> SequenceIds() const final;
   int64_t PendingLength(int64_t seq_id) const final;
   void PoisonUnused() final;
@@ -140,7 +142,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Lets go of a checkpoint: at once, or in the next turn if another caller has this one.
    */
   void Discard(CheckpointPtr checkpoint) const;
-  void SetWindow(int64_t seq_id, const SlidingWindow& window);
+  SlidingWindow MakeWindow(int64_t size, int64_t sinks, int64_t horizon, bool renumber_sinks) const;
   int32_t LocalLayer(int64_t layer_id) const;
   /*! \brief Begins the step that appends_ describes, under one mask per sequence or nullptr. */
   void Begin(const Mask* const* masks);
@@ -237,6 +239,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
                         const std::vector<int32_t>& positions, const KVRows& k);
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
+  /*! \brief The slots of all committed tokens that no window has let go. */
+  std::vector<int32_t> HeldSlots(int64_t seq_id) const;
   void CheckKV(const Tensor& kv, const char* what, int64_t length) const;
   /*! \brief The length of a sequence that page groups can describe: committed, whole, in order. */
   int64_t LengthForExport(int64_t seq_id) const;

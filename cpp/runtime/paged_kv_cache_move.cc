@@ -23,7 +23,8 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
   SequenceRecord record;
   record.num_committed = Narrow(saved.length);
   record.next_position = Narrow(saved.next_position);
-  record.window = {Narrow(saved.window_size), Narrow(saved.sinks), Narrow(saved.horizon)};
+  record.window = {Narrow(saved.window_size), Narrow(saved.sinks), Narrow(saved.horizon),
+                   saved.renumber_sinks, saved.counts_held};
   record.gone = {Narrow(saved.gone_begin), Narrow(saved.gone_end)};
   if (saved.positions.has_value()) {
     const DLTensor* positions = saved.positions.value().operator->();
@@ -109,6 +110,8 @@ SavedSequence PagedKVCacheImpl::SaveSequence(int64_t seq_id) const {
     saved.window_size = record.window.size;
     saved.sinks = record.window.sinks;
     saved.horizon = record.window.horizon;
+    saved.renumber_sinks = record.window.renumber_sinks;
+    saved.counts_held = record.window.counts_held;
     saved.gone_begin = record.gone.begin;
     saved.gone_end = record.gone.end;
     if (record.positions != nullptr) {
@@ -117,9 +120,7 @@ SavedSequence PagedKVCacheImpl::SaveSequence(int64_t seq_id) const {
                 static_cast<int32_t*>(DataPointer(positions.operator->())));
       saved.positions = positions;
     }
-    std::vector<int32_t> slots = Slots(seq_id, 0, record.gone.begin);
-    const std::vector<int32_t> rest = Slots(seq_id, record.gone.end, saved.length);
-    slots.insert(slots.end(), rest.begin(), rest.end());
+    const std::vector<int32_t> slots = HeldSlots(seq_id);
     const Shape shape{config_.num_layers, static_cast<int64_t>(slots.size()), config_.num_kv_heads,
                       config_.head_dim};
     saved.k = Tensor::Empty(shape, config_.dtype, config_.device);
@@ -140,9 +141,8 @@ void PagedKVCacheImpl::LoadSequence(int64_t seq_id, const SavedSequence& saved) 
     }
     table_.Restore(seq_id, record);
     try {
-      std::vector<int32_t> slots = Slots(seq_id, 0, record.gone.begin), positions;
-      const std::vector<int32_t> rest = Slots(seq_id, record.gone.end, record.num_committed);
-      slots.insert(slots.end(), rest.begin(), rest.end());
+      const std::vector<int32_t> slots = HeldSlots(seq_id);
+      std::vector<int32_t> positions;
       for (int32_t column = 0; column < record.num_committed; ++column) {
         if (record.gone.begin <= column && column < record.gone.end) continue;
         positions.push_back(record.positions ? (*record.positions)[column] : column);

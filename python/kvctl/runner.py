@@ -68,6 +68,11 @@ class ModelRunner:
     Every call either happens for all sequences that it names or raises and leaves the cache as it
     was, also when the model raises in the middle. One thread at a time.
 
+    A library that says it attends to a sliding window (``sliding_window_size`` and
+    ``attention_sink_size``, as MLC-LLM has them) gives every sequence that is added one: a token
+    sees the sinks, just before the window, and so many tokens before itself as the two allow
+    together. A sequence may then go on for ever. Layers with windows of their own need nothing.
+
     Examples
     --------
     >>> runner = kvctl.ModelRunner.load("SmolLM2-135M")
@@ -138,7 +143,7 @@ class ModelRunner:
             If a file is cut short, or the files do not belong together; nothing was loaded then. If
             a size is out of range.
         NotImplementedError
-            If the model needs what the runner does not do: several devices, sliding windows.
+            If the model needs what the runner does not do, several devices say.
         RuntimeError
             If ``library`` was loaded before ``kvctl.install()`` and so is bound to TVM's cache.
         """

@@ -28,7 +28,17 @@ VERSION = "1"
 DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 MAX_HEADER = 1 << 20
 ALIGNMENT = 64
-NUMBERS = ("length", "next_position", "window_size", "sinks", "horizon", "gone_begin", "gone_end")
+NUMBERS = (
+    "length",
+    "next_position",
+    "window_size",
+    "sinks",
+    "horizon",
+    "gone_begin",
+    "gone_end",
+    "renumber_sinks",
+    "counts_held",
+)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,12 @@ import json
 from tiny_model import tiny_config
 
 
-def compile_plain_model(directory, *, seed=0):
-    """The tiny model with the weights of compile_tiny_model, laid out as MLC-LLM does it."""
+def compile_plain_model(directory, *, seed=0, cache="kvctl", layer_windows=None, **metadata):
+    """The tiny model with the weights of compile_tiny_model, laid out as MLC-LLM does it.
+
+    `layer_windows` is the window and, for each layer, whether it slides (cache="tvm" only); other
+    keywords are what the library says of itself.
+    """
     import tvm
     from tvm import relax
 
@@ -20,7 +24,8 @@ def compile_plain_model(directory, *, seed=0):
 
     config = tiny_config()
     target = tvm.target.Target("llvm")
-    model = LlamaForCausalLM(config, PlainLayers("float32"), cache="kvctl", target=target)
+    kind = LlamaForCausalLM if layer_windows is None else _with_layer_windows(*layer_windows)
+    model = kind(config, PlainLayers("float32"), cache=cache, target=target)
     module, params = model.export_tvm(model.spec())
     checkpoint = RandomCheckpoint(config, seed=seed)
     directory.mkdir(parents=True)
@@ -40,6 +45,7 @@ def compile_plain_model(directory, *, seed=0):
             {"name": name, "shape": list(map(int, param.shape)), "dtype": param.dtype}
             for name, param in params
         ],
+        **metadata,
     }
     builder = relax.BlockBuilder(module)
     with builder.function("_metadata", params=[]):
@@ -48,3 +54,35 @@ def compile_plain_model(directory, *, seed=0):
     config_text = json.dumps({"model_config": {"vocab_size": config.vocab_size}})
     (directory / "mlc-chat-config.json").write_text(config_text)
     return directory
+
+
+def _with_layer_windows(window, slides):
+    """A Llama some of whose layers attend to a window (TVM's MHASliding)."""
+    from unittest import mock
+
+    from kvctl.models import llama
+
+    class WindowedLlama(llama.LlamaForCausalLM):
+        def create_tir_paged_kv_cache(
+            self,
+            max_batch_size,
+            max_total_seq_len,
+            prefill_chunk_size,
+            page_size,
+            support_sliding_window,
+        ):
+            def create(**options):
+                options["attn_kind"] = ["mha_sliding" if slide else "mha" for slide in slides]
+                return llama_cache(**options, layer_sliding_window_size=window)
+
+            llama_cache = llama.TIRPagedKVCache
+            with mock.patch.object(llama, "TIRPagedKVCache", create):
+                return super().create_tir_paged_kv_cache(
+                    max_batch_size,
+                    max_total_seq_len,
+                    prefill_chunk_size,
+                    page_size,
+                    support_sliding_window,
+                )
+
+    return WindowedLlama

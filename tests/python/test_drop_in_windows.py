@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,22 @@ def test_sinks_cannot_be_renumbered_without_rope() -> None:
     cache.add_sequence(0)
     with pytest.raises(ValueError, match="does not rotate"):
         cache.enable_sliding_window(0, 8, sinks=2, renumber_sinks=True)
+
+
+def test_a_window_is_saved_with_its_ways(tmp_path: Path) -> None:
+    """What TVM's function set goes on as it was in another cache."""
+    caches = [kvctl_cache(Config(sliding_window=True, rope="inline")) for _ in range(2)]
+    handles = [kvctl.PagedKVCache.wrap(cache.handle) for cache in caches]
+    caches[0].add(0)
+    caches[0].enable_window(0, 20, 4)
+    rng = np.random.default_rng(0)
+    for _ in range(120):  # far enough for pages to be let go
+        caches[0].forward([0], [rng.standard_normal((2, 1, 8, 64), dtype=np.float32)])
+    handles[0].save_sequence(0, tmp_path / "sequence")
+    handles[1].load_sequence(0, tmp_path / "sequence")
+    assert caches[1].length(0) == 20
+    token = rng.standard_normal((2, 1, 8, 64), dtype=np.float32)
+    one, other = (cache.forward([0], [token])[0] for cache in caches)
+    np.testing.assert_array_equal(one, other)
+    for part, again in zip(caches[0].get_kv(0), caches[1].get_kv(0), strict=True):
+        np.testing.assert_array_equal(part, again)

@@ -177,7 +177,6 @@ def other_library(tmp_path_factory):
         ({"kv_state_kind": "encoder"}, NotImplementedError, "keeps its state as 'encoder'"),
         ({"tensor_parallel_shards": 2}, NotImplementedError, "compiled for 2 devices"),
         ({"pipeline_parallel_stages": 4}, NotImplementedError, "compiled for 4 devices"),
-        ({"sliding_window_size": 4096}, NotImplementedError, "sliding window of 4096"),
         ({"kvctl": {"format": 2}}, ValueError, "format 2, this kvctl knows format 1"),
         ({}, NotImplementedError, "does not export 'create_flashinfer_paged_kv_cache'"),
     ],

@@ -108,6 +108,8 @@ struct SavedSequence {
   int64_t horizon = 0;
   int64_t gone_begin = 0;
   int64_t gone_end = 0;
+  bool renumber_sinks = false;  //!< see PagedKVCacheObj::SetSlidingWindow
+  bool counts_held = false;     //!< the window was set through TVM's interface, and counts as there
   /*! \brief int32 (length,) on the host, or nullopt where a token's position is its index. */
   tvm::ffi::Optional<tvm::runtime::Tensor> positions;
   /*! \brief (num_layers, length - gone, num_kv_heads, head_dim), of the cache's type. */
@@ -163,6 +165,9 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    */
   virtual void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon,
                                 bool renumber_sinks) = 0;
+  /*! \brief The same for every sequence that is added from now on (forks take their parent's). */
+  virtual void SetDefaultWindow(int64_t size, int64_t sinks, int64_t horizon,
+                                bool renumber_sinks) = 0;
   /*!
    * \brief Keeps some committed tokens of a sequence, which must have no pending nodes.
    * \param keep The tokens that stay, ascending.
@@ -179,6 +184,8 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
 
   virtual const PagedKVCacheConfig& config() const = 0;
   virtual bool HasSequence(int64_t seq_id) const = 0;
+  /*! \brief Whether a sequence has a sliding window. */
+  virtual bool HasWindow(int64_t seq_id) const = 0;
   /*! \brief The ids of all sequences, ascending. */
   virtual std::vector<int64_t> SequenceIds() const = 0;
   virtual int64_t PendingLength(int64_t seq_id) const = 0;
