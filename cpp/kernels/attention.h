@@ -84,6 +84,29 @@ struct AttentionArgs {
  */
 void AttentionCpu(const AttentionArgs& args);
 
+/*! \brief What AttentionMassCpu sums up. */
+struct AttentionMass {
+  /*! \brief [columns of all sequences, num_heads], sequence after sequence: is added to. */
+  float* sums = nullptr;
+  /*! \brief num_kv_heads (the query heads of each are added up) or num_qo_heads. */
+  int32_t num_heads = 0;
+  /*! \brief Only the last so many new tokens of each sequence count; 0: all. */
+  int32_t last_rows = 0;
+};
+
+/*!
+ * \brief Adds up what the rows of a step paid to each column: its softmax weights, over rows.
+ *
+ * Tokens that got little can be dropped from a cache (H2O, Zhang et al. 2023, arXiv:2306.14048,
+ * sec. 4; SnapKV, Li et al. 2024, arXiv:2404.14469, sec. 4: the last rows of the prompt only).
+ * It computes the scores again: with all rows it costs about half of AttentionCpu. The sums do not
+ * depend on the number of threads nor on the batch.
+ *
+ * \param args As of an AttentionCpu that is done, with its lse.
+ * \throws kValue where lse is missing or num_heads is neither; and as AttentionCpu.
+ */
+void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass);
+
 }  // namespace kvctl
 
 #endif  // KVCTL_KERNELS_ATTENTION_H_

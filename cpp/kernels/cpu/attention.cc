@@ -1,4 +1,4 @@
-// Checks, cutting the work into units, threads.
+// Checks and threads.
 #include "kernels/attention.h"
 
 #include <omp.h>
@@ -8,15 +8,13 @@
 #include <vector>
 
 #include "core/mask_plan.h"
-#include "kernels/cpu/attention_unit.h"
+#include "kernels/cpu/attention_schedule.h"
 #include "kernels/cpu/isa.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
 namespace {
 
-constexpr int32_t kTileRows = 32;        // query rows that share each load of a key or value
-constexpr int32_t kUnitsPerThread = 4;   // so that threads finish together
 constexpr int64_t kSmallWork = 1 << 19;  // products below which one thread is faster
 
 void CheckArgs(const AttentionArgs& args) {
@@ -41,104 +39,6 @@ const AttentionKernels& ChooseKernels(int32_t head_dim) {
   return kAttentionBaseline;
 }
 
-/*! \brief Chunks that a block of a plan sees. */
-int32_t CountChunks(const MaskPlan& plan, int32_t block) {
-  int32_t count = 0;
-  for (ChunkWalker walker(plan, block); walker.Next();) ++count;
-  return count;
-}
-
-/*! \brief The work of one call, cut into pieces. */
-class Schedule {
- public:
-  Schedule(const AttentionArgs& args, int32_t num_threads)
-      : args_(args), group_(args.num_qo_heads / args.num_kv_heads) {
-    int32_t tokens = 1;  // a power of two, so that blocks of the mask are whole numbers of tiles
-    while (2 * tokens * group_ <= kTileRows && 2 * tokens <= kBlockRows) tokens *= 2;
-    shape_.group = group_;
-    shape_.tile_tokens = tokens;
-    int32_t whole = 0;
-    for (int32_t s = 0; s < args.num_sequences; ++s) {
-      whole += args.num_kv_heads * ((args.sequences[s].num_rows + kBlockRows - 1) / kBlockRows);
-    }
-    pieces_ = num_threads == 1 || whole == 0
-                  ? 1
-                  : std::max(1, (kUnitsPerThread * num_threads + whole - 1) / whole);
-    // As many units for each thread, where that is near.
-    if (whole % num_threads != 0 && pieces_ > 1) {
-      pieces_ = (pieces_ + num_threads - 1) / num_threads * num_threads;
-    }
-    for (int32_t s = 0; s < args.num_sequences; ++s) {
-      for (int32_t head = 0; head < args.num_kv_heads; ++head) CutSequence(s, head);
-    }
-  }
-
-  /*! \brief A sequence's rows of which the chunks went to several units. */
-  struct Merge {
-    AttentionUnit unit;
-    int32_t num_chunks;
-  };
-
-  const AttentionShape& shape() const { return shape_; }
-  std::vector<AttentionUnit>& units() { return units_; }
-  std::vector<Merge>& merges() { return merges_; }
-  int64_t partial_floats() const { return partial_floats_; }
-  int64_t work() const { return work_; }
-
- private:
-  void CutSequence(int32_t s, int32_t head) {
-    const MaskPlan& plan = args_.masks.plan(s, head);
-    const int32_t num_rows = args_.sequences[s].num_rows;
-    for (int32_t block = 0; block * kBlockRows < num_rows; ++block) {
-      const int32_t begin = block * kBlockRows, tokens = std::min(kBlockRows, num_rows - begin);
-      const int32_t tiles = (tokens + shape_.tile_tokens - 1) / shape_.tile_tokens;
-      int32_t pending_spans = 0;
-      for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
-        const MaskSpan& span = plan.spans[i];
-        pending_spans += span.chunk != MaskSpan::kByColumn;
-        work_ += int64_t(span.end - span.begin) * tokens * group_ * args_.head_dim;
-      }
-      shape_.max_slots = std::max(shape_.max_slots, kChunkColumns / kTileColumns + pending_spans);
-      const int32_t row_pieces = std::min(tiles, pieces_);
-      const int32_t unit_tokens = (tiles + row_pieces - 1) / row_pieces * shape_.tile_tokens;
-      shape_.unit_tokens = std::max(shape_.unit_tokens, std::min(unit_tokens, tokens));
-      const int32_t chunk_pieces = (pieces_ + row_pieces - 1) / row_pieces;
-      const int32_t chunks = chunk_pieces > 1 ? CountChunks(plan, block) : 0;
-      for (int32_t first = 0; first < tokens; first += unit_tokens) {
-        const int32_t end = std::min(first + unit_tokens, tokens);
-        CutChunks({s, head, begin + first, begin + end, 0, INT32_MAX, nullptr}, chunks,
-                  std::min(chunk_pieces, chunks));
-      }
-    }
-  }
-
-  void CutChunks(AttentionUnit unit, int32_t chunks, int32_t pieces) {
-    if (pieces <= 1) {
-      units_.push_back(unit);
-      return;
-    }
-    // Offsets for now: the memory is reserved when all is known.
-    unit.partials = reinterpret_cast<float*>(partial_floats_ * sizeof(float) + 1);
-    merges_.push_back({unit, chunks});
-    for (int32_t piece = 0; piece < pieces; ++piece) {
-      unit.chunk_begin = static_cast<int32_t>(int64_t(chunks) * piece / pieces);
-      unit.chunk_end = static_cast<int32_t>(int64_t(chunks) * (piece + 1) / pieces);
-      units_.push_back(unit);
-    }
-    partial_floats_ +=
-        chunks * PartialFloats((unit.token_end - unit.token_begin) * group_, args_.head_dim);
-  }
-
-  const AttentionArgs& args_;
-  const int32_t group_;
-  AttentionShape shape_{};
-  int32_t pieces_ = 1;
-  std::vector<AttentionUnit> units_;
-  std::vector<Merge> merges_;
-  int64_t partial_floats_ = 0;
-  int64_t work_ = 0;
-};
-
 }  // namespace
 
 AttentionWorkspace::AttentionWorkspace() = default;
@@ -162,35 +62,74 @@ void AttentionCpu(const AttentionArgs& args) {
   CheckArgs(args);
   const AttentionKernels& kernels = ChooseKernels(args.head_dim);
   const int32_t num_threads = omp_get_max_threads();
-  Schedule schedule(args, num_threads);
-  std::vector<AttentionUnit>& units = schedule.units();
-  std::vector<Schedule::Merge>& merges = schedule.merges();
-  if (units.empty()) return;
+  AttentionSchedule schedule(args, num_threads);
+  if (schedule.units().empty()) return;
 
   const AttentionShape& shape = schedule.shape();
   const int64_t scratch_floats = (kernels.scratch(args, shape) + 15) / 16 * 16;
   AttentionWorkspace own;
   AttentionWorkspace* workspace = args.workspace != nullptr ? args.workspace : &own;
   float* memory = workspace->Reserve(scratch_floats * num_threads + schedule.partial_floats());
-  float* partials = memory + scratch_floats * num_threads;
-  const auto place = [&](AttentionUnit& unit) {
-    if (unit.partials == nullptr) return;
-    unit.partials = partials + (reinterpret_cast<uintptr_t>(unit.partials) - 1) / sizeof(float);
-  };
-  for (AttentionUnit& unit : units) place(unit);
-  for (Schedule::Merge& merge : merges) place(merge.unit);
+  schedule.Place(memory + scratch_floats * num_threads);
 
-  const auto num_units = static_cast<int32_t>(units.size());
-  const auto num_merges = static_cast<int32_t>(merges.size());
+  const auto num_units = static_cast<int32_t>(schedule.units().size());
+  const auto num_merges = static_cast<int32_t>(schedule.merges().size());
 #pragma omp parallel num_threads(num_threads) if (num_units > 1 && schedule.work() > kSmallWork)
   {
     float* scratch = memory + scratch_floats * omp_get_thread_num();
 #pragma omp for schedule(dynamic, 1)
-    for (int32_t i = 0; i < num_units; ++i) kernels.attend(args, shape, units[i], scratch);
+    for (int32_t i = 0; i < num_units; ++i) {
+      kernels.attend(args, shape, schedule.units()[i], scratch);
+    }
 #pragma omp for schedule(dynamic, 1)
     for (int32_t i = 0; i < num_merges; ++i) {
-      kernels.finish(args, shape, merges[i].unit, merges[i].num_chunks, scratch);
+      const AttentionSchedule::Merge& merge = schedule.merges()[i];
+      kernels.finish(args, shape, merge.unit, merge.num_chunks, scratch);
     }
+  }
+}
+
+void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass) {
+  CheckArgs(args);
+  if (args.lse == nullptr) Throw(ErrorKind::kValue, "the sums of weights need the lse of the call");
+  if (mass.num_heads != args.num_kv_heads && mass.num_heads != args.num_qo_heads) {
+    Throw(ErrorKind::kValue, "weights are summed for ", args.num_kv_heads, " KV heads or ",
+          args.num_qo_heads, " query heads, not for ", mass.num_heads);
+  }
+  const AttentionKernels& kernels = ChooseKernels(args.head_dim);
+  const int32_t num_threads = omp_get_max_threads();
+  AttentionShape shape = ShapeOf(args);
+  // Every column belongs to one unit, so that its sum has one order.
+  std::vector<AttentionUnit> units;
+  std::vector<int64_t> first_columns;
+  int64_t columns = 0, work = 0;
+  for (int32_t s = 0; s < args.num_sequences; ++s) {
+    const SequencePlan& sequence = args.sequences[s];
+    const int32_t rows =
+        mass.last_rows > 0 ? std::min(mass.last_rows, sequence.num_rows) : sequence.num_rows;
+    const int32_t chunks = (sequence.num_columns() + kChunkColumns - 1) / kChunkColumns;
+    shape.unit_tokens = std::max(shape.unit_tokens, std::min(rows, kBlockRows));
+    work += int64_t{rows} * sequence.num_columns() * args.num_qo_heads * args.head_dim;
+    const int32_t step = std::max(1, chunks / (2 * num_threads));
+    for (int32_t head = 0; head < args.num_kv_heads; ++head) {
+      for (int32_t chunk = 0; chunk < chunks; chunk += step) {
+        units.push_back({s, head, sequence.num_rows - rows, sequence.num_rows, chunk,
+                         std::min(chunks, chunk + step), nullptr, nullptr});
+        first_columns.push_back(columns);
+      }
+    }
+    columns += sequence.num_columns();
+  }
+  const int64_t scratch_floats = (kernels.scratch(args, shape) + 15) / 16 * 16;
+  AttentionWorkspace own;
+  AttentionWorkspace* workspace = args.workspace != nullptr ? args.workspace : &own;
+  float* memory = workspace->Reserve(scratch_floats * num_threads);
+  const auto num_units = static_cast<int32_t>(units.size());
+#pragma omp parallel for schedule(dynamic, 1) \
+    num_threads(num_threads) if (num_units > 1 && work > kSmallWork)
+  for (int32_t i = 0; i < num_units; ++i) {
+    kernels.observe(args, shape, units[i], mass, mass.sums + first_columns[i] * mass.num_heads,
+                    memory + scratch_floats * omp_get_thread_num());
   }
 }
 

@@ -21,9 +21,11 @@ namespace {
 #include "kernels/cpu/attention_tile.h"
 //
 #include "kernels/cpu/attention_kernel.h"
+//
+#include "kernels/cpu/attention_observe.h"
 
 }  // namespace
 
-const AttentionKernels kAttentionBaseline = {kLanes, ScratchFloats, Attend, Finish};
+const AttentionKernels kAttentionBaseline = {kLanes, ScratchFloats, Attend, Finish, Observe};
 
 }  // namespace kvctl

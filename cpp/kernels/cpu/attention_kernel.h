@@ -18,7 +18,8 @@ inline void PackQueries(const AttentionArgs& args, const AttentionShape& shape,
   const bool plain = args.soft_cap <= 0 && args.alibi_slopes == nullptr;
   const float scale = plain ? args.sm_scale * kLog2E : 1.f;
   for (int32_t token = unit.token_begin; token < unit.token_end; ++token, to += size) {
-    const int64_t at = (row_begin + token) * args.q_row_stride + int64_t(unit.kv_head) * size;
+    const int64_t row = unit.shared != nullptr ? unit.shared[token].row : row_begin + token;
+    const int64_t at = row * args.q_row_stride + int64_t(unit.kv_head) * size;
     if (args.q_dtype == DType::kFloat32) {
       PackRow(static_cast<const float*>(args.q) + at, size, scale, to);
     } else if (args.q_dtype == DType::kFloat16) {
@@ -114,10 +115,18 @@ inline void WriteRows(const AttentionArgs& args, const AttentionShape& shape,
 struct Partials {
   float *m, *l, *acc;
 
-  Partials(const AttentionUnit& unit, int32_t rows, int32_t head_dim, int32_t ordinal)
-      : m(unit.partials + int64_t(ordinal) * PartialFloats(rows, head_dim)),
+  Partials(float* partials, int32_t rows, int32_t head_dim, int32_t ordinal)
+      : m(partials + int64_t(ordinal) * PartialFloats(rows, head_dim)),
         l(m + rows + kPartialPadding),
         acc(l + rows) {}
+
+  /*! \brief Keeps the results of a tile from its row `from` on, as those of rows from `to` on. */
+  void Keep(const Scratch& s, int32_t from, int32_t to, int32_t rows, int32_t head_dim) const {
+    std::copy_n(s.m + from, rows, m + to);
+    std::copy_n(s.l + from, rows, l + to);
+    std::copy_n(s.acc + int64_t(from) * head_dim, int64_t(rows) * head_dim,
+                acc + int64_t(to) * head_dim);
+  }
 };
 
 template <typename T>
@@ -144,7 +153,7 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     found = ordinal + 1 < unit.chunk_end && walker.Next();
     next.num_slots = 0;
     if (found) finder.Find(walker, &next);
-    const bool packs = PacksChunks(args, shape) && chunk.num_slots <= kPackedSlots;
+    const bool packs = PacksChunks(args, unit_rows) && chunk.num_slots <= kPackedSlots;
     ChunkColumns packed;
     if (packs) packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, packed_offset, s);
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {
@@ -156,17 +165,20 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
       }
       const int32_t first = (token - unit.token_begin) * shape.group;
       const int32_t rows = (end - token) * shape.group;
-      if (unit.partials == nullptr) {
-        Merge(s.m, s.l, s.acc, rows, head_dim, s, first);
+      if (unit.shared != nullptr) {
+        for (int32_t i = token; i < end; ++i) {
+          const SharedToken& own = unit.shared[i];
+          Partials(own.partials, own.unit_rows, head_dim, ordinal)
+              .Keep(s, (i - token) * shape.group, own.first_row, shape.group, head_dim);
+        }
+      } else if (unit.partials != nullptr) {
+        Partials(unit.partials, unit_rows, head_dim, ordinal).Keep(s, 0, first, rows, head_dim);
       } else {
-        const Partials partial(unit, unit_rows, head_dim, ordinal);
-        std::copy_n(s.m, rows, partial.m + first);
-        std::copy_n(s.l, rows, partial.l + first);
-        std::copy_n(s.acc, int64_t(rows) * head_dim, partial.acc + int64_t(first) * head_dim);
+        Merge(s.m, s.l, s.acc, rows, head_dim, s, first);
       }
     }
   }
-  if (unit.partials == nullptr) WriteRows(args, shape, unit, s);
+  if (unit.partials == nullptr && unit.shared == nullptr) WriteRows(args, shape, unit, s);
 }
 
 void Attend(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
@@ -187,7 +199,7 @@ void Finish(const AttentionArgs& args, const AttentionShape& shape, const Attent
   const int32_t rows = (unit.token_end - unit.token_begin) * shape.group;
   ClearTotals(s, rows);
   for (int32_t ordinal = 0; ordinal < num_chunks; ++ordinal) {
-    const Partials partial(unit, rows, args.head_dim, ordinal);
+    const Partials partial(unit.partials, rows, args.head_dim, ordinal);
     Merge(partial.m, partial.l, partial.acc, rows, args.head_dim, s, 0);
   }
   WriteRows(args, shape, unit, s);

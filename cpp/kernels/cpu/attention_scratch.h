@@ -46,12 +46,12 @@ struct Scratch {
 };
 
 /*!
- * \brief Whether units copy the keys and values of a chunk before they work on them: where many
- * rows share them. Pages of 16-bit numbers are converted once, and the copies lie close together,
- * while the rows of one head are so far apart that they compete for the same places in a cache.
+ * \brief Whether a unit copies the keys and values of a chunk before it works on them: where many
+ * query rows share them. Pages of 16-bit numbers are converted once, and the copies lie close
+ * together, while the rows of one head are so far apart that they compete for the same places in a
+ * cache.
  */
-inline bool PacksChunks(const AttentionArgs& args, const AttentionShape& shape) {
-  const int32_t rows = shape.unit_tokens * shape.group;
+inline bool PacksChunks(const AttentionArgs& args, int32_t rows) {
   return rows > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
 }
 
@@ -82,7 +82,8 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
     chunk.keys = reinterpret_cast<const void**>(take(columns * (sizeof(void*) / sizeof(float))));
     chunk.positions = take(args.alibi_slopes != nullptr ? columns : 0);
   }
-  const int64_t packed = PacksChunks(args, shape) ? kPackedSlots * kTileColumns : 0;
+  const int64_t packed =
+      PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedSlots * kTileColumns : 0;
   s.packed_keys = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
   s.packed = take(2 * packed * (args.head_dim + kPadding));
   s.size = at;

@@ -35,6 +35,19 @@ class TilePass {
    */
   void Run(int32_t token_begin, int32_t token_end, const ChunkColumns& chunk,
            const ChunkColumns* next) {
+    Score(token_begin, token_end, chunk, next);
+    FoldLanes(MaxOp(), s_.m);
+    std::fill_n(s_.lanes, rows_ * kLanes, 0.f);
+    for (int32_t row = 0; row < rows_; ++row) Exponentiate(row);
+    FoldLanes(AddOp(), s_.l);
+    std::fill_n(s_.acc, int64_t(rows_) * head_dim_, 0.f);
+    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) WeighSlot(slot, next);
+  }
+
+  /*! \brief The first half of Run: scores, times log2 e, of what Visible says; -inf in those tiles
+   * of a token that it sees in part. */
+  void Score(int32_t token_begin, int32_t token_end, const ChunkColumns& chunk,
+             const ChunkColumns* next) {
     chunk_ = &chunk;
     token_begin_ = token_begin;
     tokens_ = token_end - token_begin;
@@ -42,12 +55,13 @@ class TilePass {
     stride_ = int64_t(chunk.num_slots) * kTileColumns + kPadding;
     std::fill_n(s_.lanes, (rows_ + 3) / 4 * 4 * kLanes, kMinusInfinity);
     for (int32_t slot = 0; slot < chunk.num_slots; ++slot) ScoreSlot(slot, next);
-    FoldLanes(MaxOp(), s_.m);
-    std::fill_n(s_.lanes, rows_ * kLanes, 0.f);
-    for (int32_t row = 0; row < rows_; ++row) Exponentiate(row);
-    FoldLanes(AddOp(), s_.l);
-    std::fill_n(s_.acc, int64_t(rows_) * head_dim_, 0.f);
-    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) WeighSlot(slot, next);
+  }
+
+  /*! \brief [tokens of the tile] what each sees of a slot. */
+  uint64_t* Visible(int32_t slot) const { return s_.visible + int64_t(slot) * shape_.tile_tokens; }
+
+  float* Scores(int32_t slot, int32_t row) const {
+    return s_.scores + row * stride_ + int64_t(slot) * kTileColumns;
   }
 
  private:
@@ -77,12 +91,6 @@ class TilePass {
     }
     ahead[kTileColumns] = ahead[kTileColumns - 1];
     return {ahead, head_dim_ * int64_t{sizeof(T)}};
-  }
-
-  uint64_t* Visible(int32_t slot) const { return s_.visible + int64_t(slot) * shape_.tile_tokens; }
-
-  float* Scores(int32_t slot, int32_t row) const {
-    return s_.scores + row * stride_ + int64_t(slot) * kTileColumns;
   }
 
   template <typename Op>

@@ -12,6 +12,14 @@
 
 namespace kvctl {
 
+/*! \brief A token of a unit that has the rows of several sequences. */
+struct SharedToken {
+  int64_t row;        //!< among the new tokens of the batch
+  float* partials;    //!< of the unit that merges what its sequence saw
+  int32_t unit_rows;  //!< query rows of that unit
+  int32_t first_row;  //!< the token's first among them
+};
+
 /*!
  * \brief One piece of work: some tokens of one sequence, the query heads of one KV head, some
  * chunks.
@@ -28,6 +36,9 @@ struct AttentionUnit {
   /*! \brief nullptr: the unit has all chunks and writes the output. Else room for PartialFloats of
    * each chunk of the block: receives a partial result per chunk. */
   float* partials;
+  /*! \brief nullptr, or [token_end] tokens of several sequences that share these chunks and see
+   * all of them; `sequence` is one of theirs. */
+  const SharedToken* shared;
 };
 
 /*! \brief Sizes that follow from the arguments, the same for all units. */
@@ -51,6 +62,13 @@ struct AttentionKernels {
    * output. */
   void (*finish)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
                  int32_t num_chunks, float* scratch);
+  /*!
+   * \brief Adds what the unit's tokens gave to its columns, of which the chunks are numbers here,
+   * not ordinals, and the tokens may lie in several blocks.
+   * \param columns of the unit's sequence: [num_columns, mass.num_heads].
+   */
+  void (*observe)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+                  const AttentionMass& mass, float* columns, float* scratch);
 };
 
 extern const AttentionKernels kAttentionBaseline;

@@ -164,10 +164,11 @@ struct TestSequence {
   }
 };
 
-/*! \brief Runs the kernel. Sets row_begin of each sequence. q: [rows, qo_heads, head_dim]. */
+/*! \brief Runs the kernel, and where mass is given sums up the weights. Sets row_begin of each
+ * sequence. q: [rows, qo_heads, head_dim]. */
 inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequence>& sequences,
                                  const std::vector<const Mask*>& masks, const std::vector<float>& q,
-                                 AttentionArgs options = {}) {
+                                 AttentionArgs options = {}, const AttentionMass* mass = nullptr) {
   StepPlan step;
   int32_t rows = 0;
   for (TestSequence& sequence : sequences) {
@@ -194,7 +195,10 @@ inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequen
   args.out = out.data();
   args.out_row_stride = width;
   if (args.sm_scale == 0) args.sm_scale = 1.f / std::sqrt(float(layer.shape.head_dim));
+  std::vector<float> lse(rows * layer.shape.qo_heads);
+  if (mass != nullptr) args.lse = lse.data();
   AttentionCpu(args);
+  if (mass != nullptr) AttentionMassCpu(args, *mass);
   return out;
 }
 

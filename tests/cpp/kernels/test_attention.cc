@@ -214,6 +214,112 @@ TEST(NeitherTheBatchNorTheThreadsChangeABit) {
   omp_set_num_threads(before);
 }
 
+TEST(SharedPagesChangeNoBit) {
+  // Forks of forks on the same pages, with own tokens behind them, beside a stranger; each beside
+  // what it yields alone.
+  const Shape shape{6, 2, 64, 16};
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    PagedLayer layer(shape, dtype, 1000, 37);
+    const int64_t width = shape.qo_heads * shape.head_dim;
+    const TestSequence prefix(&layer, 1000, {}, 0, 0);
+    const auto fork = [&](int32_t shared_columns, int32_t past, int32_t rows, bool tree) {
+      TestSequence own(&layer, past, tree ? RandomTree(&layer.rng, rows) : std::vector<int32_t>{},
+                       rows, rows);
+      for (int32_t i = 0; i < shared_columns / 16; ++i) own.pages[i] = prefix.pages[i];
+      own.Link();
+      return own;
+    };
+    std::vector<TestSequence> batch{fork(800, 850, 1, false), fork(800, 1100, 5, true),
+                                    fork(0, 300, 3, false),   fork(300, 330, 1, false),
+                                    fork(520, 600, 4, false), fork(800, 850, 40, true)};
+    const Mask window = Mask::Window(200, 270);  // of the first chunk all, of the next ones a part
+    std::vector<const Mask*> masks(batch.size(), nullptr);
+    int64_t rows = 0;
+    for (const TestSequence& sequence : batch) rows += sequence.plan.num_rows;
+    const std::vector<float> q = layer.Random(rows * width);
+    const int before = omp_get_max_threads();
+    for (const Mask* mask : {static_cast<const Mask*>(nullptr), &window}) {
+      masks[4] = mask;
+      for (const int threads : {1, 2, 5}) {
+        omp_set_num_threads(threads);
+        const std::vector<float> together = Attend(layer, batch, masks, q);
+        int64_t row = 0;
+        for (size_t s = 0; s < batch.size(); ++s) {
+          const int64_t count = batch[s].plan.num_rows;
+          std::vector<TestSequence> one{batch[s]};
+          const std::vector<float> own(q.begin() + row * width, q.begin() + (row + count) * width);
+          const std::vector<float> alone = Attend(layer, one, {masks[s]}, own);
+          EXPECT(std::equal(alone.begin(), alone.end(), together.begin() + row * width));
+          row += count;
+        }
+      }
+    }
+    omp_set_num_threads(before);
+  }
+}
+
+TEST(SumsOfWeightsAgreeWithFloat64) {
+  const Shape shape{6, 2, 64, 16};
+  const int32_t group = 3;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat16}) {
+    PagedLayer layer(shape, dtype, 1000, 41);
+    const int64_t width = shape.qo_heads * shape.head_dim;
+    std::vector<TestSequence> batch{TestSequence(&layer, 500, {}, 70, 70),
+                                    TestSequence(&layer, 250, RandomTree(&layer.rng, 20), 20, 12)};
+    const Mask window = Mask::Window(90, 4);
+    const std::vector<const Mask*> masks{&window, nullptr};
+    const std::vector<float> q = layer.Random(82 * width);
+    const std::vector<float> sinks = {0.f, 1.f, -2.f, 0.5f, 3.f, 0.f};
+    for (const int32_t last_rows : {0, 5}) {
+      for (const int32_t heads : {2, 6}) {
+        std::vector<double> want;
+        int32_t row = 0;
+        for (size_t s = 0; s < 2; ++s) {
+          MaskPlan plan;
+          LowerMask(masks[s], batch[s].plan, &plan);
+          const int32_t rows = batch[s].plan.num_rows, columns = batch[s].plan.num_columns();
+          std::vector<double> sums(int64_t{columns} * heads, 0.0);
+          for (int32_t r = 0; r < rows; ++r, ++row) {
+            if (last_rows > 0 && r < rows - last_rows) continue;
+            for (int32_t head = 0; head < 6; ++head) {
+              std::vector<double> weights(columns, 0.0);
+              double total = std::exp(sinks[head]);
+              for (int32_t c = 0; c < columns; ++c) {
+                if (!plan.Visible(r, c)) continue;
+                double score = 0;
+                for (int32_t d = 0; d < 64; ++d) {
+                  score += q[row * width + head * 64 + d] *
+                           layer.Get(batch[s].pages[c / 16], 0, head / group, c % 16, d);
+                }
+                total += weights[c] = std::exp(score / 8);
+              }
+              for (int32_t c = 0; c < columns; ++c) {
+                sums[int64_t{c} * heads + (heads == 2 ? head / group : head)] += weights[c] / total;
+              }
+            }
+          }
+          want.insert(want.end(), sums.begin(), sums.end());
+        }
+        const int before = omp_get_max_threads();
+        std::vector<float> first;
+        for (const int threads : {1, 3}) {
+          omp_set_num_threads(threads);
+          std::vector<float> sums(want.size(), 1.f);  // is added to
+          const AttentionMass mass{sums.data(), heads, last_rows};
+          AttentionArgs options;
+          options.sinks = sinks.data();
+          Attend(layer, batch, masks, q, options, &mass);
+          for (float& sum : sums) sum -= 1;
+          EXPECT(RelativeError(sums, want) < 2e-6);
+          if (first.empty()) first = sums;
+          EXPECT(first == sums);
+        }
+        omp_set_num_threads(before);
+      }
+    }
+  }
+}
+
 TEST(WhatIsHiddenMayBeAnything) {
   // Each row sees every third column; column c holds NaN or infinity, in K and V, for all c of
   // another third, and half the pages of the last third do not exist. Then every third row sees
