@@ -94,8 +94,8 @@ int32_t ExpRow::Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) 
 double ExpRow::Prob(const LogitRow& logits, int32_t token) const {
   const int32_t exponent = exponents_[token / kVocabBlock];
   if (exponent == kEmptyBlock) return 0;
-  const double weight = static_cast<double>(
-      ToFixed(Exp2Scaled(logits[token], scale_, static_cast<float>(exponent))));
+  const double weight =
+      static_cast<double>(ToFixed(Exp2Scaled(logits[token], scale_, static_cast<float>(exponent))));
   return std::ldexp(weight, exponent - exponent_) / static_cast<double>(total_);
 }
 

@@ -14,8 +14,8 @@ namespace {
 bool IsLaw(double total) { return std::fabs(total / kProbScale - 1) <= 1e-3; }
 
 template <typename T>
-bool FromProbsOf(const Vocab& vocab, const T* probs,
-                 double (*weights)(const T*, int32_t, double*), Law* law) {
+bool FromProbsOf(const Vocab& vocab, const T* probs, double (*weights)(const T*, int32_t, double*),
+                 Law* law) {
   law->weights.resize(vocab.size());
   double* out = law->weights.data();
   law->total = vocab.SumBlocks(

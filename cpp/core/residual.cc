@@ -39,8 +39,8 @@ double Residual::Apply(const Step& step, int32_t at, int32_t n, double* r) const
     }
   }
   d.row.Weights(vocab_.ops(), at, n, q);
-  double sum = vocab_.ops().subtract(r, q, n, step.a * kProbScale / step.r_total,
-                                     kProbScale / d.total, r);
+  double sum =
+      vocab_.ops().subtract(r, q, n, step.a * kProbScale / step.r_total, kProbScale / d.total, r);
   for (const auto& [i, w] : kept) {
     sum += w - r[i];
     r[i] = w;
@@ -67,8 +67,8 @@ double Residual::SumWeights(std::vector<double>* block_sums) const {
     double total = 0;
     ForPieces(begin, size, [&](int32_t at, int32_t n) {
       double piece[kVocabPiece];
-      total += steps_.empty() && !written_ ? target_->Weights(at, n, nullptr)
-                                           : Weights(at, n, piece);
+      total +=
+          steps_.empty() && !written_ ? target_->Weights(at, n, nullptr) : Weights(at, n, piece);
     });
     return total;
   };

@@ -136,8 +136,8 @@ void RowSampler::NeedWeights() {
   if (weighed_ || kind_ != Kind::kLogits) return;
   const float max = fused_ ? 0.0f : MaxLogit(vocab_, logits_);
   if (max == -kInfinity) ThrowEmpty();
-  exponent_ = fused_ ? static_cast<float>(row_.exponent())
-                     : std::ceil(max * Scale(sampling_->temperature));
+  exponent_ =
+      fused_ ? static_cast<float>(row_.exponent()) : std::ceil(max * Scale(sampling_->temperature));
   shared_ = !(std::fabs(exponent_) < kMaxExponent);
   shared_max_ = max;
   cut_off_ = false;
@@ -157,9 +157,8 @@ double RowSampler::Weights(int32_t at, int32_t n, double* out) const {
       const double factor = kProbScale / static_cast<double>(exp_total_);
       float piece[kVocabPiece];
       if (!shared_ && !cut_off_) {
-        return vocab_.ops().weights_from_logits(logits_.Piece(at, n, piece), n,
-                                                Scale(sampling_->temperature), exponent_, factor,
-                                                out);
+        return vocab_.ops().weights_from_logits(
+            logits_.Piece(at, n, piece), n, Scale(sampling_->temperature), exponent_, factor, out);
       }
       ExpPiece(at, n, piece);
       return vocab_.ops().weights_from_exps(piece, n, factor, out);

@@ -56,10 +56,13 @@ void SequenceTable::Slide(Sequence* sequence) {
 void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
                               const char* operation) const {
   if (held.gone.empty() || held.num_columns <= held.gone.begin) return;
-  if (held.num_columns >= held.gone.end) {
-    const int32_t last_gone =
-        held.positions ? (*held.positions)[held.gone.end - 1] : held.gone.end - 1;
-    if (last_gone <= held.next_position - window.size) return;
+  const auto position = [&](int32_t column) {
+    return held.positions ? (*held.positions)[column] : column;
+  };
+  if (held.num_columns >= held.gone.end &&
+      position(held.gone.end - 1) <= held.next_position - window.size &&
+      position(held.gone.begin) >= window.sinks) {
+    return;
   }
   Throw(ErrorKind::kValue, operation, " would show tokens of sequence ", id,
         " that its sliding window of ", window.size, " has let go; the rollback horizon is ",

@@ -86,9 +86,9 @@ class Tokens:
     def shows_gone(self, window: Window | None, next_position: int) -> bool:
         """Whether a token at a position would see, in this window, what may be gone."""
         return window is not None and any(
-            token in self.gone and position >= window.sinks
+            token in self.gone
+            and (position > next_position - window.size or position < window.sinks)
             for token, position in zip(self.committed, self.positions, strict=False)
-            if position > next_position - window.size
         )
 
     @property

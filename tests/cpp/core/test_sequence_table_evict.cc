@@ -207,6 +207,20 @@ TEST(EvictClosesTheGapThatAWindowLeft) {
   EXPECT(cache.BooksAgree());
 }
 
+TEST(RollbackAcrossAnEvictionKnowsThatASinkIsGone) {
+  Cache cache(16);
+  cache.table.Add(0);
+  cache.table.SetWindow(0, {4, 0, 0});
+  cache.Append(0, Count(0, 20));
+  auto checkpoint = cache.table.MakeCheckpoint(0);
+  cache.Evict(0, {18, 19});
+  cache.table.SetWindow(0, {4, 1, 0});  // nothing is gone, so the window may have sinks now
+  EXPECT_ERROR(cache.table.Rollback(0, checkpoint.get()), kValue, "has let go");
+  cache.table.SetWindow(0, {4, 0, 0});
+  cache.table.Rollback(0, checkpoint.get());
+  EXPECT_EQ(cache.table.Get(0).gone.end, 16);
+}
+
 TEST(EvictRefusesWhatMakesNoSense) {
   Cache cache(8);
   cache.table.Add(0);
