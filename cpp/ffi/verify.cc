@@ -5,6 +5,7 @@
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
+#include <tvm/runtime/tensor.h>
 
 #include <algorithm>
 #include <limits>
@@ -13,6 +14,7 @@
 
 #include "core/enumerate.h"
 #include "ffi/verify_args.h"
+#include "runtime/device.h"
 #include "runtime/guard.h"
 
 namespace kvctl {
@@ -21,32 +23,43 @@ namespace {
 namespace ffi = tvm::ffi;
 using ffi::TensorView;
 
-/*!
- * \brief Verifies a batch. Sequence b has nodes [node_ptr[b], node_ptr[b + 1]) and rows from
- * row_ptr[b].
- *
- * Absent inputs are tensors without elements.
- *
- * \param target (rows, vocab) logits, or probabilities where `probabilities` is set.
- * \param nodes (4, N) int32: token, parent, row, Drawn of each node.
- * \param ptrs (2, B + 1) int64: node_ptr and row_ptr.
- * \param draft_probs (rows or N, width), absent where every node is deterministic or coupled.
- * \param draft_ids (rows or N, width) int32, for sparse rows.
- * \param sampling (1 or B, 9) float64, see ParseSampling; lists as (ptr, values) over the same
- * rows.
- * \param bitmask (N, ceil(vocab / 32)) int32.
- * \param noise 1 samples by Gumbel noise, as trees with coupled nodes and rule coupled do anyway.
- * \param streams (2, B) int64: request id, root position.
- * \param out_nodes, out_tokens (N) int32, sequence b's from node_ptr[b].
- * \param out_counts (4, B) int32: accepted nodes, emitted tokens, bonus, finished.
- * \param out_log_probs (N) float64, or absent.
- */
-void Run(int64_t rule, int64_t noise, TensorView target, int64_t probabilities, TensorView nodes,
-         TensorView ptrs, TensorView draft_probs, TensorView draft_ids, int64_t per_node,
-         TensorView sampling, TensorView bias_ptr, TensorView bias_ids, TensorView bias_values,
-         TensorView stop_ptr, TensorView stop_ids, TensorView history_ptr, TensorView history_ids,
-         TensorView bitmask, int64_t seed, TensorView streams, TensorView out_nodes,
-         TensorView out_tokens, TensorView out_counts, TensorView out_log_probs) {
+/*! \brief The arguments of Run. */
+struct RunArgs {
+  int64_t rule;
+  int64_t noise;
+  TensorView target;
+  int64_t probabilities;
+  TensorView nodes;
+  TensorView ptrs;
+  TensorView draft_probs;
+  TensorView draft_ids;
+  int64_t per_node;
+  TensorView sampling;
+  TensorView bias_ptr;
+  TensorView bias_ids;
+  TensorView bias_values;
+  TensorView stop_ptr;
+  TensorView stop_ids;
+  TensorView history_ptr;
+  TensorView history_ids;
+  TensorView bitmask;
+  int64_t seed;
+  TensorView streams;
+  TensorView out_nodes;
+  TensorView out_tokens;
+  TensorView out_counts;
+  TensorView out_log_probs;
+
+  /*!
+   * \brief Decides on the CPU, or with `cuda` on the device of the target.
+   * \return false if the call is none for the device.
+   */
+  bool Decide(CudaVerify* cuda) const;
+};
+
+bool RunArgs::Decide(CudaVerify* cuda) const {
+  const bool plain = probabilities == 0 && draft_ids.numel() == 0 && bitmask.numel() == 0;
+  if (cuda != nullptr && !plain) return false;
   const auto rule_kind = static_cast<Rule>(InRange(rule, 0, kNumRules - 1, "rule"));
   VerifyBatch batch(target, probabilities != 0, nodes, ptrs);
   batch.SetDraft(draft_probs, draft_ids, per_node != 0);
@@ -82,13 +95,73 @@ void Run(int64_t rule, int64_t noise, TensorView target, int64_t probabilities, 
     item.tokens = tokens_out + at;
     item.log_probs = log_probs_out == nullptr ? nullptr : log_probs_out + at;
   }
-  VerifyCpu(rule_kind, batch.vocab_size(), &items);
+  if (cuda == nullptr) {
+    VerifyCpu(rule_kind, batch.vocab_size(), &items);
+  } else if (!cuda->Verify(rule_kind, batch.vocab_size(), &items, CurrentStream(target.device()))) {
+    return false;
+  }
   for (int64_t b = 0; b < size; ++b) {
     counts_out[b] = items[b].num_nodes;
     counts_out[size + b] = items[b].num_tokens;
     counts_out[2 * size + b] = items[b].bonus;
     counts_out[3 * size + b] = items[b].finished;
   }
+  return true;
+}
+
+/*! \brief A tensor's contents on the host; itself where it has none. */
+ffi::Tensor OnHost(const TensorView& tensor, const char* name, CudaVerify* cuda) {
+  if (!tensor.IsContiguous()) Throw(ErrorKind::kValue, name, " must be contiguous");
+  const tvm::runtime::Tensor copy = tvm::runtime::Tensor::Empty(
+      ffi::Shape(tensor.shape().begin(), tensor.shape().end()), tensor.dtype(), kHostDevice);
+  cuda->CopyToHost(copy->data, Pointer(tensor), ffi::GetDataSize(*copy.operator->()),
+                   CurrentStream(tensor.device()));
+  return copy;
+}
+
+/*!
+ * \brief Verifies a batch. Sequence b has nodes [node_ptr[b], node_ptr[b + 1]) and rows from
+ * row_ptr[b].
+ *
+ * Absent inputs are tensors without elements.
+ *
+ * \param target (rows, vocab) logits, or probabilities where `probabilities` is set.
+ * \param nodes (4, N) int32: token, parent, row, Drawn of each node.
+ * \param ptrs (2, B + 1) int64: node_ptr and row_ptr.
+ * \param draft_probs (rows or N, width), absent where every node is deterministic or coupled.
+ * \param draft_ids (rows or N, width) int32, for sparse rows.
+ * \param sampling (1 or B, 9) float64, see ParseSampling; lists as (ptr, values) over the same
+ * rows.
+ * \param bitmask (N, ceil(vocab / 32)) int32.
+ * \param noise 1 samples by Gumbel noise, as trees with coupled nodes and rule coupled do anyway.
+ * \param streams (2, B) int64: request id, root position.
+ * \param out_nodes, out_tokens (N) int32, sequence b's from node_ptr[b].
+ * \param out_counts (4, B) int32: accepted nodes, emitted tokens, bonus, finished.
+ * \param out_log_probs (N) float64, or absent.
+ */
+void Run(int64_t rule, int64_t noise, TensorView target, int64_t probabilities, TensorView nodes,
+         TensorView ptrs, TensorView draft_probs, TensorView draft_ids, int64_t per_node,
+         TensorView sampling, TensorView bias_ptr, TensorView bias_ids, TensorView bias_values,
+         TensorView stop_ptr, TensorView stop_ids, TensorView history_ptr, TensorView history_ids,
+         TensorView bitmask, int64_t seed, TensorView streams, TensorView out_nodes,
+         TensorView out_tokens, TensorView out_counts, TensorView out_log_probs) {
+  RunArgs args{rule,        noise,     target,    probabilities, nodes,       ptrs,
+               draft_probs, draft_ids, per_node,  sampling,      bias_ptr,    bias_ids,
+               bias_values, stop_ptr,  stop_ids,  history_ptr,   history_ids, bitmask,
+               seed,        streams,   out_nodes, out_tokens,    out_counts,  out_log_probs};
+  if (IsCpu(target.device())) {
+    args.Decide(nullptr);
+    return;
+  }
+  CudaVerify* cuda = &VerifierOf(target.device());
+  if (args.Decide(cuda)) return;
+  std::vector<ffi::Tensor> copies;
+  for (TensorView* tensor : {&args.target, &args.draft_probs, &args.draft_ids, &args.bitmask}) {
+    if (!IsCuda(tensor->device())) continue;
+    copies.push_back(OnHost(*tensor, "logits and draft_probs", cuda));
+    *tensor = TensorView(copies.back());
+  }
+  args.Decide(nullptr);
 }
 
 /*!

@@ -62,9 +62,12 @@ void* Pointer(const TensorView& tensor) {
   return static_cast<char*>(tensor.data_ptr()) + tensor.byte_offset();
 }
 
-void CheckShape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  if (tensor.device().device_type != kDLCPU) {
-    Throw(ErrorKind::kValue, name, " must be on the CPU");
+void CheckShape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape,
+                DLDevice device) {
+  if (tensor.device().device_type != device.device_type ||
+      tensor.device().device_id != device.device_id) {
+    Throw(ErrorKind::kValue, name, " must be on the ",
+          device.device_type == kDLCPU ? "CPU" : "device of the logits");
   }
   bool matches = tensor.ndim() == static_cast<int32_t>(shape.size());
   for (size_t i = 0; matches && i < shape.size(); ++i) {
@@ -100,8 +103,8 @@ const int64_t* Ragged(const TensorView& ptr, const char* name, int64_t n,
   return begins;
 }
 
-void CheckMatrix(const TensorView& tensor, const char* name) {
-  CheckShape(tensor, name, {kAny, kAny});
+void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device) {
+  CheckShape(tensor, name, {kAny, kAny}, device);
 }
 
 RowType FloatRowType(const TensorView& tensor, const char* name, bool law) {
@@ -164,7 +167,8 @@ SamplingTable::SamplingTable(const TensorView& table, const std::optional<Tensor
 
 VerifyBatch::VerifyBatch(const TensorView& target, bool probabilities, const TensorView& nodes,
                          const TensorView& ptrs) {
-  CheckMatrix(target, probabilities ? "probabilities" : "logits");
+  device_ = target.device();
+  CheckMatrix(target, probabilities ? "probabilities" : "logits", device_);
   vocab_ = VocabSize(target.size(1));
   num_rows_ = target.size(0);
   const RowType type =
@@ -221,7 +225,7 @@ void VerifyBatch::SetDraft(const TensorView& probs, const std::optional<TensorVi
   const int64_t rows = per_node ? num_nodes() : num_rows_;
   const bool sparse = ids && ids->numel() > 0;
   const RowType type = FloatRowType(probs, "draft_probs", true);
-  CheckShape(probs, "draft_probs", {rows, sparse ? kAny : static_cast<int64_t>(vocab_)});
+  CheckShape(probs, "draft_probs", {rows, sparse ? kAny : static_cast<int64_t>(vocab_)}, device_);
   const int64_t width = probs.size(1);
   const int32_t* id = sparse ? Data<int32_t>(*ids, "draft_ids", {rows, width}) : nullptr;
   for (int64_t b = 0; b < size(); ++b) {

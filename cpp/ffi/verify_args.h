@@ -18,6 +18,7 @@ namespace kvctl {
 
 using tvm::ffi::TensorView;
 
+constexpr DLDevice kHostDevice{kDLCPU, 0};
 /*! \brief An extent that may have any value. */
 constexpr int64_t kAny = -1;
 
@@ -29,8 +30,9 @@ uint32_t RootPosition(int64_t position, int64_t sequence, int64_t least);
 int32_t VocabSize(int64_t size);
 
 void* Pointer(const TensorView& tensor);
-/*! \throws Error kValue unless the tensor is contiguous, on the CPU and of this shape. */
-void CheckShape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape);
+/*! \throws Error kValue unless the tensor is contiguous, on this device and of this shape. */
+void CheckShape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape,
+                DLDevice device = kHostDevice);
 /*! \brief A tensor's elements, after a check of type and shape. */
 template <typename T>
 const T* Data(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape);
@@ -41,8 +43,8 @@ T* MutableData(const TensorView& tensor, const char* name, std::initializer_list
 /*! \brief Begins of the n lists in values: [n + 1], ascending from 0 to the number of values. */
 const int64_t* Ragged(const TensorView& ptr, const char* name, int64_t n, const TensorView& values);
 
-/*! \brief Checks that a tensor is a contiguous matrix on the CPU. */
-void CheckMatrix(const TensorView& tensor, const char* name);
+/*! \brief Checks that a tensor is a contiguous matrix on a device. */
+void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device = kHostDevice);
 /*! \brief float32, float16 or bfloat16; for laws float32 or float64. */
 RowType FloatRowType(const TensorView& tensor, const char* name, bool law);
 const void* RowPointer(const TensorView& matrix, int64_t row);
@@ -73,7 +75,8 @@ class SamplingTable {
  */
 class VerifyBatch {
  public:
-  /*! \brief See kvctl.verify.run; checks every node's token, parent, row and kind. */
+  /*! \brief See kvctl.verify.run; checks every node's token, parent, row and kind. The target, and
+   * dense draft laws with it, may be on any device; nothing else. */
   VerifyBatch(const TensorView& target, bool probabilities, const TensorView& nodes,
               const TensorView& ptrs);
   void SetDraft(const TensorView& probs, const std::optional<TensorView>& ids, bool per_node);
@@ -92,6 +95,7 @@ class VerifyBatch {
 
  private:
   int32_t vocab_;
+  DLDevice device_;  // of the target
   int64_t num_rows_;
   const int64_t* node_ptr_;
   const int64_t* row_ptr_;

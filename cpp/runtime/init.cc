@@ -10,6 +10,7 @@
 #include "build_info.h"
 #include "kvctl/api.h"
 #include "kvctl/error.h"
+#include "runtime/device.h"
 
 namespace kvctl {
 namespace {
@@ -92,9 +93,7 @@ void Init(const char* device) {
   // Read when TVM's pool starts. Pinning the calling thread would pin OpenMP's team with it.
   setenv("TVM_BIND_THREADS", "0", 0);
   setenv("TVM_THREAD_POOL_SPIN_COUNT", "0", 0);
-  if (cuda && dlopen("libtvm_runtime_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    Throw(ErrorKind::kRuntime, "kvctl::Init: TVM's CUDA runtime cannot be loaded: ", dlerror());
-  }
+  if (cuda) CudaKernels();
 }
 
 }  // namespace kvctl

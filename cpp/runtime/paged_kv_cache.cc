@@ -40,8 +40,11 @@ const PagedKVCacheConfig& Validated(const PagedKVCacheConfig& config) {
     Throw(ErrorKind::kValue, "a cache of ", config.num_pages, " pages of ", config.page_size,
           " tokens is larger than 2^31 - 1 tokens");
   }
-  if (config.device.device_type != kDLCPU) {
-    Throw(ErrorKind::kNotImplemented, "this build of kvctl has cache kernels for the CPU only");
+  if (IsCuda(config.device)) {
+    CudaKernels();
+    if (config.rope_mode == RopeMode::kInline) RequireCpu(config.device, "inline RoPE");
+  } else if (!IsCpu(config.device)) {
+    Throw(ErrorKind::kNotImplemented, "kvctl has cache kernels for the CPU and for CUDA only");
   }
   if (!config.layer_windows.empty() &&
       static_cast<int64_t>(config.layer_windows.size()) != config.num_layers) {
@@ -105,6 +108,7 @@ PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
                       config.dtype, config.device));
   }
   CreateRotation(&step_rotation_);
+  CreateOnCuda();
 }
 
 PagedKVCacheImpl::Turn::Turn(const PagedKVCacheImpl* cache) : cache_(cache) {

@@ -38,6 +38,7 @@ void PagedKVCacheImpl::AppendKV(int32_t layer, const QKVRows& rows) {
 
 void PagedKVCacheImpl::AddPages(int32_t layer, const QKVRows& rows, Columns columns,
                                 std::vector<AttentionArgs>* runs) {
+  RequireCpu(config_.device, "attention in parts");
   const StepPlan& plan = table_.plan();
   StepMasks& masks = MasksOf(columns);
   AttentionArgs args;
@@ -137,6 +138,9 @@ void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tens
     if (qkv->shape[0] < num_rows) {
       Throw(ErrorKind::kValue, "qkv has ", qkv->shape[0], " rows and the step has ", num_rows,
             " new tokens");
+    }
+    if (cuda_ != nullptr) {
+      return AttendOnCuda(layer, qkv, num_rows, out, sm_scale, options);
     }
     const QKVRows rows = RotateStep(qkv);
     AppendKV(layer, rows);

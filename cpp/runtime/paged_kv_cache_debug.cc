@@ -60,6 +60,10 @@ KVRows LayerRows(const tvm::runtime::Tensor& kv, int64_t layer) {
 
 void PagedKVCacheImpl::ReadLayer(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
                                  const KVRows& v) const {
+  if (cuda_ != nullptr) {
+    return cuda_->ReadSlots(static_cast<int32_t>(layer), slots, k, v,
+                            CurrentStream(config_.device));
+  }
   const auto count = static_cast<int64_t>(slots.size());
   const bool plain = !plain_keys_.empty();
   ReadSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), count,
@@ -72,6 +76,10 @@ void PagedKVCacheImpl::ReadLayer(int64_t layer, const std::vector<int32_t>& slot
 void PagedKVCacheImpl::WriteLayer(int64_t layer, const std::vector<int32_t>& slots,
                                   const std::vector<int32_t>& positions, const KVRows& k,
                                   const KVRows& v) {
+  if (cuda_ != nullptr) {
+    return cuda_->WriteSlots(static_cast<int32_t>(layer), slots, k, v,
+                             CurrentStream(config_.device));
+  }
   const auto count = static_cast<int64_t>(slots.size());
   const bool plain = !plain_keys_.empty();
   WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), count,
@@ -137,6 +145,7 @@ void PagedKVCacheImpl::PoisonUnused() {
             table_.pool().ref_count(page), " times");
     }
     const std::vector<bool> used = table_.UsedSlots();
+    if (cuda_ != nullptr) return PoisonOnCuda(used);
     const auto poison = [&](const PageShape& shape, const std::vector<Tensor>& layers) {
       for (const Tensor& pages : layers) {
         for (size_t slot = 0; slot < used.size(); ++slot) {

@@ -64,6 +64,7 @@ PagedKVCacheImpl::String PagedKVCacheImpl::GetLayoutHash() const {
 
 void PagedKVCacheImpl::ExportPageGroup(int64_t seq_id, int64_t group_id, Tensor dst) {
   InTurn([&] {
+    RequireCpu(config_.device, "the export of page groups");
     LayoutHash(config_);  // refuses caches whose pages have none
     const int64_t length = LengthForExport(seq_id);
     CheckPageGroup(dst, group_id, length);
@@ -80,6 +81,7 @@ void PagedKVCacheImpl::ExportPageGroup(int64_t seq_id, int64_t group_id, Tensor 
 
 void PagedKVCacheImpl::PrepareImport(int64_t seq_id, String metadata_json) {
   InTurn([&] {
+    RequireCpu(config_.device, "the import of page groups");
     const int64_t length = CheckCheckpointMetadata(config_, seq_id, metadata_json);
     if (seq_id < 0) Throw(ErrorKind::kValue, "a sequence id must not be negative, got ", seq_id);
     Import import{seq_id, length, std::vector<Tensor>(config_.num_layers)};

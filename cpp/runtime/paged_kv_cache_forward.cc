@@ -115,6 +115,7 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
     all_.lowered = past_.lowered = new_.lowered = false;
     MasksOf(Columns::kAll);
     appended_.assign(config_.num_layers, false);
+    BeginOnCuda();
   } catch (...) {
     table_.AbortForward(nullptr);
     throw;
@@ -169,6 +170,7 @@ void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
 
 void PagedKVCacheImpl::CarryOut() {
   if (moves_.empty()) return;
+  if (cuda_ != nullptr) return cuda_->Move(moves_, CurrentStream(config_.device));
   const auto carry_out = [&](const PageShape& shape, const std::vector<Tensor>& layers) {
     for (const Tensor& pages : layers) {
       void* data = DataPointer(pages.operator->());

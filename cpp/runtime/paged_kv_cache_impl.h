@@ -19,6 +19,7 @@
 #include "kernels/kv_copy.h"
 #include "kernels/rope.h"
 #include "kvctl/paged_kv_cache.h"
+#include "runtime/device.h"
 #include "runtime/guard.h"
 
 namespace kvctl {
@@ -247,10 +248,18 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Checks a group of so many tokens, (1, pages, 2, num_kv_heads, page_size, head_dim). */
   void CheckPageGroup(const Tensor& group, int64_t group_id, int64_t length) const;
 
+  // On a CUDA device: paged_kv_cache_cuda.cc. What is not there is refused.
+  void CreateOnCuda();
+  void BeginOnCuda();
+  void AttendOnCuda(int32_t layer, const Tensor& qkv, int64_t num_rows, const Tensor& out,
+                    double sm_scale, const AttentionOptions& options);
+  void PoisonOnCuda(const std::vector<bool>& used);
+
   PagedKVCacheConfig config_;
   PageShape page_shape_;
   SequenceTable table_;
-  std::vector<Tensor> pages_;  // one per layer
+  std::vector<Tensor> pages_;        // one per layer
+  std::unique_ptr<CudaCache> cuda_;  // null on the CPU
   // With inline RoPE the keys as they came, (num_pages, 1, num_kv_heads, page_size, head_dim):
   // those in pages_ are rotated once, instead of each time that they are read.
   std::vector<Tensor> plain_keys_;

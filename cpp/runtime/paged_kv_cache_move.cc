@@ -41,6 +41,7 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
 }  // namespace
 
 void PagedKVCacheImpl::CheckTurnsKeys(const char* operation) {
+  RequireCpu(config_.device, operation);
   if (config_.rope_mode == RopeMode::kNone) {
     Throw(ErrorKind::kNotImplemented, operation,
           " turns keys that the cache has rotated; this cache takes keys as they come (it was "

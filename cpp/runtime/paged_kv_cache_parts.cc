@@ -135,6 +135,7 @@ void PagedKVCacheImpl::AttentionWithSharedKV(int64_t source_layer_id, Tensor q, 
 tvm::ffi::Array<PagedKVCacheImpl::Tensor> PagedKVCacheImpl::MergeAttnOutputInplace(
     Tensor out, Tensor lse, Tensor other_out, Tensor other_lse) {
   InTurn([&] {
+    RequireCpu(config_.device, "attention in parts");
     const int64_t heads = config_.num_qo_heads, head_dim = config_.head_dim;
     CheckTensor(out.operator->(), "o_self_attn", config_.device, {kAnyExtent, heads, head_dim});
     const int64_t rows = out->shape[0];

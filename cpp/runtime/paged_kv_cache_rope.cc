@@ -25,6 +25,7 @@ void PagedKVCacheImpl::FillRotation(const int32_t* positions, int32_t num_rows,
                                     Rotation* rotation) const {
   CreateRotation(rotation);
   if (rotation->table != nullptr) rotation->table->Fill(positions, num_rows);
+  if (!IsCpu(config_.device)) return;  // positions go there with the step's plan
   std::memcpy(DataPointer(rotation->positions.operator->()), positions, num_rows * sizeof(int32_t));
 }
 
@@ -49,6 +50,7 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::Rotate(const Tensor& qkv, int64_t nu
   char* v = k + kv_heads * head_dim * DTypeSize(dtype);
   QKVRows rows{{q, dtype, stride}, {k, dtype, stride}, {v, dtype, stride}, {k, dtype, stride}, {}};
   if (rotation->table == nullptr && !config_.split_rotary.has_value()) return rows;
+  if (rotation->table != nullptr && cuda_ != nullptr) return rows;  // they turn as they are written
   const auto take = [&](Tensor* buffer, int64_t heads, KVRows* to) {
     Tensor part = Scratch(buffer, num_rows, heads, type);
     *to = {DataPointer(part.operator->()), dtype, heads * head_dim};

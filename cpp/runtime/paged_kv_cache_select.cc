@@ -8,7 +8,10 @@
 namespace kvctl {
 
 void PagedKVCacheImpl::SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) {
-  InTurn([&] { select_ = std::move(select); });
+  InTurn([&] {
+    if (select.has_value()) RequireCpu(config_.device, "a page selector");
+    select_ = std::move(select);
+  });
 }
 
 void PagedKVCacheImpl::SelectPages(int32_t layer, const void* q, DType dtype,

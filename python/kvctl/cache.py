@@ -161,7 +161,8 @@ class PagedKVCache:
         dtype : {"float32", "float16", "bfloat16"}
             The pages' element type. Attention accumulates in float32.
         device : str
-            "cpu".
+            "cpu", "cuda" or "cuda:1". On CUDA ``dtype`` is "float16" or "bfloat16" and ``head_dim``
+            64, 128 or 256.
         rope : Rope, optional
             Rotation that the cache applies; without it q and k are taken as they come.
         layer_windows : sequence of int, optional

@@ -9,6 +9,7 @@
 #ifndef KVCTL_KERNELS_CUDA_PLUGIN_H_
 #define KVCTL_KERNELS_CUDA_PLUGIN_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -16,9 +17,11 @@
 #include "core/sequence_table.h"
 #include "core/step_plan.h"
 #include "kernels/kv_copy.h"
-#include "kernels/verify.h"
 
 namespace kvctl {
+
+enum class Rule : uint8_t;
+struct VerifyItem;
 
 /*! \brief What a cache's device half is created with. */
 struct CudaCacheConfig {

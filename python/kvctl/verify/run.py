@@ -49,8 +49,9 @@ def verify(
     Parameters
     ----------
     logits
-        (R, V) float32, float16 or bfloat16 on the CPU, anything with DLPack: the target's logits,
-        the rows of one tree after another. Row i of a tree says what follows its node i.
+        (R, V) float32, float16 or bfloat16, anything with DLPack: the target's logits, the rows of
+        one tree after another. Row i of a tree says what follows its node i. They may lie on a CUDA
+        device, and dense ``draft_probs`` with them: then only the tokens come to the host.
     trees
         The drafted tree of each of B sequences; a chain is a tree.
     rule

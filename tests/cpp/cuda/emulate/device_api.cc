@@ -1,0 +1,42 @@
+// TVM's view of the emulated device: host memory behind device type CUDA, so that TVM's tensors,
+// and with them the whole cache, can be "on CUDA" on a machine without one.
+#include <tvm/ffi/reflection/registry.h>
+#include <tvm/runtime/device_api.h>
+
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+class EmulatedDevice final : public tvm::runtime::DeviceAPI {
+ public:
+  void SetDevice(tvm::Device) final {}
+  void GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, tvm::ffi::Any* value) final {
+    if (kind == tvm::runtime::kExist) *value = device.device_id == 0;
+  }
+  void* AllocDataSpace(tvm::Device, size_t size, size_t, DLDataType) final {
+    const size_t bytes = (size + 256) / 256 * 256;
+    void* data = std::aligned_alloc(256, bytes);
+    std::memset(data, 0xFF, bytes);
+    return data;
+  }
+  using DeviceAPI::AllocDataSpace;
+  void FreeDataSpace(tvm::Device, void* data) final { std::free(data); }
+  void StreamSync(tvm::Device, TVMStreamHandle) final {}
+
+ protected:
+  void CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset, size_t size,
+                      tvm::Device, tvm::Device, DLDataType, TVMStreamHandle) final {
+    std::memcpy(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
+                size);
+  }
+};
+
+}  // namespace
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  tvm::ffi::reflection::GlobalDef().def("device_api.cuda", [] {
+    static EmulatedDevice device;
+    return static_cast<void*>(&device);
+  });
+}
