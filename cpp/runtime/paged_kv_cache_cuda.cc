@@ -24,7 +24,8 @@ void PagedKVCacheImpl::BeginOnCuda() {
   if (cuda_ == nullptr) return;
   if (!sink_masks_.empty()) RequireCpu(config_.device, "a sliding window that renumbers its sinks");
   const RopeTable* table = step_rotation_.table.get();
-  cuda_->BeginStep(table_.plan(), masks_, table == nullptr ? nullptr : table->row(0),
+  cuda_->BeginStep(table_.plan(), MasksOf(Columns::kAll).masks,
+                   table == nullptr ? nullptr : table->row(0),
                    static_cast<int32_t*>(DataPointer(step_rotation_.positions.operator->())),
                    CurrentStream(config_.device));
 }
