@@ -177,19 +177,24 @@ int64_t PendingLength(const PagedKVCache& cache, int64_t seq_id) {
 Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
                  const ffi::Optional<Tensor>& out, double sm_scale, double soft_cap,
                  const ffi::Optional<Tensor>& alibi_slopes, const ffi::Optional<Tensor>& sinks,
-                 const ffi::Optional<Tensor>& lse) {
+                 const ffi::Optional<Tensor>& lse, const ffi::Optional<Tensor>& mass) {
   const PagedKVCacheConfig& config = cache->config();
   if (qkv->ndim < 1) Throw(ErrorKind::kValue, "qkv must have 3 dimensions, got 0");
   Tensor result = out.has_value()
                       ? out.value()
                       : Tensor::Empty({qkv->shape[0], config.num_qo_heads, config.head_dim},
                                       qkv->dtype, config.device);
-  cache->Attention(layer, qkv, result, sm_scale, {soft_cap, alibi_slopes, sinks, lse});
+  cache->Attention(layer, qkv, result, sm_scale, {soft_cap, alibi_slopes, sinks, lse, mass});
   return result;
 }
 
 void SetPageSelector(const PagedKVCache& cache, const ffi::Optional<ffi::Function>& select) {
   cache->SetPageSelector(select);
+}
+
+void SetObserver(const PagedKVCache& cache, const ffi::Optional<ffi::Function>& observer,
+                 bool per_query_head, int64_t last_rows) {
+  cache->SetObserver(observer, {per_query_head, last_rows});
 }
 
 ffi::Array<Tensor> GetKV(const PagedKVCache& cache, int64_t seq_id, int64_t begin, int64_t end) {
@@ -243,6 +248,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
       .def("kvctl.cache.attention", Guarded(Attention), "Append a layer's K/V and attend")
       .def("kvctl.cache.set_page_selector", Guarded(SetPageSelector), "Choose pages by queries")
+      .def("kvctl.cache.set_observer", Guarded(SetObserver), "Watch what attention gives to tokens")
       .def("kvctl.cache.get_kv", Guarded(GetKV), "K and V of a range of tokens")
       .def("kvctl.cache.sizes", Guarded(Sizes), "The sizes a cache was created with")
       .def("kvctl.cache.dtype", Guarded(DTypeOf), "The element type of a cache")

@@ -52,6 +52,9 @@ struct AttentionArgs {
 
   const SequencePlan* sequences = nullptr;  //!< [num_sequences]
   int32_t num_sequences = 0;
+  /*! \brief [num_sequences, num_kv_heads], or nullptr: pages in place of those of a sequence, for
+   * each KV head. */
+  const int32_t* const* head_pages = nullptr;
   LayerMasks masks;  //!< MaskTable::layer(layer) of the same step
 
   /*! \brief [rows] x [num_qo_heads, head_dim], rows out_row_stride elements apart. */

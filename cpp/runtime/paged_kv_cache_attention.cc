@@ -57,7 +57,7 @@ void PagedKVCacheImpl::AddPages(int32_t layer, const QKVRows& rows, Columns colu
   args.workspace = &workspace_;
   if (select_.has_value()) {
     SelectPages(layer, rows.q.data, rows.q.dtype, rows.q.row_stride);
-    args.sequences = selected_.data();
+    args.head_pages = head_pages_.data();
   }
   runs->push_back(args);
   if (sink_masks_.empty()) return;
@@ -140,13 +140,18 @@ void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tens
             " new tokens");
     }
     if (cuda_ != nullptr) {
+      if (options.mass.has_value()) RefuseToObserve();
       return AttendOnCuda(layer, qkv, num_rows, out, sm_scale, options);
     }
     const QKVRows rows = RotateStep(qkv);
     AppendKV(layer, rows);
     std::vector<AttentionArgs> runs;
     AddPages(layer, rows, Columns::kAll, &runs);
-    Attend(&runs, out, sm_scale, options);
+    if (observer_.has_value() || options.mass.has_value()) {
+      AttendObserved(layer_id, &runs, out, sm_scale, options);
+    } else {
+      Attend(&runs, out, sm_scale, options);
+    }
   });
 }
 

@@ -6,6 +6,7 @@
 #define KVCTL_RUNTIME_PAGED_KV_CACHE_IMPL_H_
 
 #include <atomic>
+#include <deque>
 #include <initializer_list>
 #include <memory>
 #include <mutex>
@@ -87,6 +88,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void Attention(int64_t layer, const Tensor& qkv, const Tensor& out, double sm_scale,
                  const AttentionOptions& options) final;
   void SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) final;
+  void SetObserver(tvm::ffi::Optional<tvm::ffi::Function> observer,
+                   const ObserverOptions& options) final;
   void DropPending(int64_t seq_id) final;
   bool InForward() const final;
   void Commit(const std::vector<int64_t>& seq_ids,
@@ -220,6 +223,12 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   bool SeesNewTokens(int32_t layer) const;
   /*! \brief Asks the selector, and hides the pages that it leaves out. */
   void SelectPages(int32_t layer, const void* q, DType dtype, int64_t q_row_stride);
+  /*! \brief The pages of a sequence, -1 in place of those that were not chosen. */
+  const int32_t* Chosen(const SequencePlan& sequence, const Shape& pages);
+  [[noreturn]] static void RefuseToObserve();
+  /*! \brief Attend, and sums of what it gave to each column for those who asked. */
+  void AttendObserved(int64_t layer_id, std::vector<AttentionArgs>* runs, const Tensor& out,
+                      double sm_scale, const AttentionOptions& options);
   /*! \brief The data of a float32 tensor of an option, nullptr where it is not given. */
   float* PerHead(const tvm::ffi::Optional<Tensor>& tensor, const char* name,
                  std::initializer_list<int64_t> shape) const;
@@ -284,8 +293,10 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
     std::vector<float> out, lse;
   } merged_, part_;  // of attention in several runs
   tvm::ffi::Optional<tvm::ffi::Function> select_;
-  std::vector<SequencePlan> selected_;              // of the step, with the pages that were chosen
-  std::vector<std::vector<int32_t>> chosen_pages_;  // what they point to
+  std::deque<std::vector<int32_t>> chosen_pages_;  // of the last call, as it was answered
+  std::vector<const int32_t*> head_pages_;         // [sequences, num_kv_heads] into those
+  tvm::ffi::Optional<tvm::ffi::Function> observer_;
+  ObserverOptions observer_options_;
   std::optional<Import> import_;
   DataMoves moves_;
   std::vector<Append> appends_;

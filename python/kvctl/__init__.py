@@ -13,6 +13,7 @@ from .function_table import FunctionTable
 from .generate import Generation, generate
 from .hybrid import HybridCache
 from .mask import Mask
+from .observe import AttentionMass
 from .recurrent import RecurrentState
 from .runner import ModelRunner
 from .tree import TokenTree
@@ -21,6 +22,7 @@ from .verify import Sampling, Verification, sample, verify
 __version__ = _load.build_info()["kvctl"]
 
 __all__ = [
+    "AttentionMass",
     "FunctionTable",
     "Generation",
     "HybridCache",

@@ -45,6 +45,7 @@ _save_sequence = _ffi("kvctl.cache.save_sequence")
 _load_sequence = _ffi("kvctl.cache.load_sequence")
 _kv_layout = _ffi("kvctl.cache.kv_layout")
 _set_page_selector = _ffi("kvctl.cache.set_page_selector")
+_set_observer = _ffi("kvctl.cache.set_observer")
 _attention = _ffi("kvctl.cache.attention")
 _get_kv = _ffi("kvctl.cache.get_kv")
 _sizes = _ffi("kvctl.cache.sizes")
@@ -398,6 +399,7 @@ class PagedKVCache:
         alibi_slopes: Any = None,
         sinks: Any = None,
         lse: Any = None,
+        mass: Any = None,
     ) -> Any:
         """Append the new tokens' K and V to a layer and attend under the step's mask.
 
@@ -419,6 +421,10 @@ class PagedKVCache:
             One more logit in each head's softmax, without a value.
         lse : tensor, (total_new, num_qo_heads) float32, optional
             Receives the natural logarithm of the sum of the scores' exponentials.
+        mass : tensor, (columns, num_kv_heads or num_qo_heads) float32, optional
+            What the tokens give to each column, their softmax weights summed over tokens (and over
+            the query heads of a KV head), is added to it. Columns are those of all sequences of the
+            step, new tokens included, one sequence after another.
 
         Returns
         -------
@@ -439,12 +445,10 @@ class PagedKVCache:
             None if out is None else to_tensor(out),
             self.head_dim**-0.5 if sm_scale is None else sm_scale,
             soft_cap,
-            *(None if x is None else to_tensor(x) for x in (alibi_slopes, sinks, lse)),
+            *(None if x is None else to_tensor(x) for x in (alibi_slopes, sinks, lse, mass)),
         )
 
-    def select_pages(
-        self, select: Callable[[int, Any], Sequence[Iterable[int] | None]] | None
-    ) -> None:
+    def select_pages(self, select: Callable[[int, Any], Sequence[Any]] | None) -> None:
         """Let a function of the queries choose what attention looks at (Quest, arXiv:2406.10774).
 
         Parameters
@@ -452,10 +456,11 @@ class PagedKVCache:
         select : callable or None
             ``select(layer, q)`` is called at each attention call, of a compiled model too, with the
             rotated queries ``(total_new, num_qo_heads, head_dim)`` of the step, and returns for
-            each sequence of the step the indices of its pages to look at, or None for all of them;
-            page i holds columns ``[i * page_size, (i + 1) * page_size)``. Pages with new tokens are
-            looked at in any case, and the step's mask applies as well. It must not use the cache.
-            What it raises, the attention call raises. None: all pages again.
+            each sequence of the step the indices of its pages to look at, or None for all of them,
+            or a list of one of either for each KV head; page i holds columns
+            ``[i * page_size, (i + 1) * page_size)``. Pages with new tokens are looked at in any
+            case, and the step's mask applies as well. It must not use the cache. What it raises,
+            the attention call raises. None: all pages again.
         """
         if select is None:
             _set_page_selector(self._handle, None)
@@ -463,9 +468,49 @@ class PagedKVCache:
         choose = select
 
         def answer(layer: int, q: Any) -> list[Any]:
-            return [None if pages is None else _shape(pages) for pages in choose(layer, q)]
+            return [_pages(pages) for pages in choose(layer, q)]
 
         _set_page_selector(self._handle, tvm_ffi.convert(answer))
+
+    def observe_attention(
+        self,
+        observer: Callable[[int, list[int], list[Any]], None] | None,
+        *,
+        heads: str = "kv",
+        last: int = 0,
+    ) -> None:
+        """Watch what attention gives to each token, in compiled models too.
+
+        The sums are what tokens are ranked by that may be dropped (H2O, arXiv:2306.14048; SnapKV,
+        arXiv:2404.14469); :class:`kvctl.AttentionMass` adds them up. Scores are computed a second
+        time for them.
+
+        Parameters
+        ----------
+        observer : callable or None
+            ``observer(layer, seq_ids, sums)`` is called after each attention call of the step with
+            one float32 tensor ``(columns, heads)`` for each sequence: the softmax weights of each
+            column, summed over the new tokens. It must not use the cache. What it raises, the
+            attention call raises. None: nobody watches.
+        heads : {"kv", "qo"}
+            Sums for each KV head, over its query heads too, or for each query head.
+        last : int
+            Sum over the last so many new tokens of each sequence only; 0: over all.
+
+        Raises
+        ------
+        ValueError
+            If ``heads`` is neither, or ``last`` negative.
+        """
+        if heads not in ("kv", "qo"):
+            raise ValueError(f"heads must be 'kv' or 'qo', got {heads!r}")
+        watch = observer
+        tell = (
+            None
+            if watch is None
+            else tvm_ffi.convert(lambda layer, ids, sums: watch(layer, list(ids), list(sums)))
+        )
+        _set_observer(self._handle, tell, heads == "qo", last)
 
     def query_positions(self) -> Any:
         """Rotary positions of the step's new tokens, int32 (total_new,)."""
@@ -705,6 +750,16 @@ def _kept_indices(keep: Any, length: int) -> Iterable[int]:
         raise ValueError(f"keep must hold indices or booleans, got {array.dtype}")
     kept: list[int] = array.tolist()
     return kept
+
+
+def _pages(answer: Any) -> Any:
+    """Return a page selector's answer for one sequence as FFI functions take it."""
+    if answer is None:
+        return None
+    pages = list(answer)
+    if pages and any(one is None or isinstance(one, Iterable) for one in pages):
+        return [_pages(one) for one in pages]
+    return _shape(pages)
 
 
 def encode_masks(mask: MaskLike | Sequence[MaskLike | None] | None) -> list[Any] | None:

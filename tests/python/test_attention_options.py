@@ -103,10 +103,24 @@ def test_selected_pages_are_what_is_looked_at(setup):
     assert np.allclose(np.from_dlpack(cache.attention(0, qkv[PAST:])), reference(qkv)[0], atol=1e-6)
 
 
+def test_heads_look_at_pages_of_their_own(setup):
+    cache, qkv = setup
+    cache.select_pages(lambda layer, q: [[[0], None]])
+    out = np.from_dlpack(cache.attention(0, qkv[PAST:]))
+    page = np.arange(PAST + NEW) // PAGE
+    few, _ = reference(qkv, visible=(page == 0) | (page >= PAST // PAGE))
+    group = QO_HEADS // KV_HEADS
+    assert np.allclose(out[:, :group], few[:, :group], rtol=1e-5, atol=1e-6)
+    assert np.allclose(out[:, group:], reference(qkv)[0][:, group:], rtol=1e-5, atol=1e-6)
+
+
 def test_selectors_that_make_mistakes(setup):
     cache, qkv = setup
     cache.select_pages(lambda layer, q: [[7]])
     with pytest.raises(IndexError, match="chose page 7 of a sequence with 7 pages"):
+        cache.attention(0, qkv[PAST:])
+    cache.select_pages(lambda layer, q: [[[0], [0], [0]]])
+    with pytest.raises(ValueError, match="lists for 3 heads and the cache has 2 KV heads"):
         cache.attention(0, qkv[PAST:])
     cache.select_pages(lambda layer, q: [])
     with pytest.raises(ValueError, match="for each of 1 sequences"):

@@ -93,6 +93,15 @@ struct AttentionOptions {
   tvm::ffi::Optional<tvm::runtime::Tensor> sinks;
   /*! \brief float32 (rows, num_qo_heads): receives the log of the sum of exponentials. */
   tvm::ffi::Optional<tvm::runtime::Tensor> lse;
+  /*! \brief float32 (columns of all sequences, num_kv_heads or num_qo_heads), sequence after
+   * sequence: the weights that the rows gave to each column are added to it. */
+  tvm::ffi::Optional<tvm::runtime::Tensor> mass;
+};
+
+/*! \brief What an observer of attention wants to see. */
+struct ObserverOptions {
+  bool per_query_head = false;  //!< sums for each query head, not for each KV head
+  int64_t last_rows = 0;        //!< > 0: of the last so many new tokens of each sequence only
 };
 
 /*!
@@ -136,12 +145,22 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    * \brief From now on asks `select` at each attention call which pages of the past to look at.
    *
    * select(layer, q) gets the rotated q of the step's rows, (rows, num_qo_heads, head_dim), which
-   * is good until it returns, and returns for each sequence of the step the indices of its pages,
-   * or None for all: page i holds columns [i * page_size, (i + 1) * page_size). Pages with new
-   * tokens are always looked at; the step's mask applies as well. It must not use the cache.
-   * nullopt: all pages again.
+   * is good until it returns, and returns for each sequence of the step the indices of its pages
+   * (an ffi::Shape), or None for all, or an array of one of either for each KV head: page i holds
+   * columns [i * page_size, (i + 1) * page_size). Pages with new tokens are always looked at; the
+   * step's mask applies as well. It must not use the cache. nullopt: all pages again.
    */
   virtual void SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) = 0;
+  /*!
+   * \brief From now on tells `observer` after each attention call of AttentionWithFusedQKV what the
+   * rows gave to each column: their softmax weights, summed over rows (what H2O and SnapKV rank
+   * tokens by). The scores are computed a second time for it.
+   *
+   * observer(layer, seq_ids, sums) gets the step's sequences and one new float32 tensor for each,
+   * (num_columns, num_kv_heads or num_qo_heads). It must not use the cache. nullopt: nobody looks.
+   */
+  virtual void SetObserver(tvm::ffi::Optional<tvm::ffi::Function> observer,
+                           const ObserverOptions& options) = 0;
   /*! \brief Drops the pending nodes of a sequence. */
   virtual void DropPending(int64_t seq_id) = 0;
   /*! \brief Whether a step is in flight. */

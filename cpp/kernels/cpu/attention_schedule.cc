@@ -82,8 +82,8 @@ AttentionSchedule::AttentionSchedule(const AttentionArgs& args, int32_t num_thre
 std::vector<int32_t> AttentionSchedule::FindShared(int32_t head) {
   std::vector<int32_t> chunks(args_.num_sequences, 0);
   runs_.clear();
-  // ALiBi's scores depend on where a token's own sequence has it.
-  if (args_.num_sequences < 2 || args_.alibi_slopes != nullptr) return chunks;
+  if (args_.num_sequences < 2 || args_.head_pages != nullptr) return chunks;
+  if (args_.alibi_slopes != nullptr) return chunks;  // scores depend on the token's own position
   std::vector<int32_t> limits(args_.num_sequences, 0);
   for (int32_t s = 0; s < args_.num_sequences; ++s) {
     // With many rows it is arithmetic that takes the time, not reading.

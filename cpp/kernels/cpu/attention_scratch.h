@@ -114,6 +114,9 @@ class ColumnFinder {
   ColumnFinder(const AttentionArgs& args, const AttentionUnit& unit)
       : args_(args),
         sequence_(args.sequences[unit.sequence]),
+        pages_(args.head_pages != nullptr
+                   ? args.head_pages[int64_t{unit.sequence} * args.num_kv_heads + unit.kv_head]
+                   : sequence_.pages),
         positions_(sequence_),
         plan_(args.masks.plan(unit.sequence, unit.kv_head)),
         head_(static_cast<const T*>(args.pages) +
@@ -147,7 +150,7 @@ class ColumnFinder {
     const void** keys = chunk->keys + at;
     if (end - begin < kTileColumns) std::fill_n(keys, kTileColumns, nullptr);
     for (int32_t column = begin; column < end;) {
-      const int32_t page = sequence_.pages[column / args_.page_size];
+      const int32_t page = pages_[column / args_.page_size];
       const int32_t offset = column % args_.page_size;
       const int32_t stop = std::min(end, column - offset + args_.page_size);
       const int32_t first = column - slot->first_column, last = stop - slot->first_column;
@@ -169,6 +172,7 @@ class ColumnFinder {
 
   const AttentionArgs& args_;
   const SequencePlan& sequence_;
+  const int32_t* pages_;
   const Positions positions_;
   const MaskPlan& plan_;
   const T* head_;  // keys of this head in page 0
