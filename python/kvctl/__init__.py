@@ -7,14 +7,16 @@ from . import _load  # first: everything below needs the libraries it loads
 # isort: split
 from . import draft
 from ._load import cmake_dir
-from .cache import PagedKVCache, Rope, install, installed, uninstall
+from .cache import PagedKVCache
 from .errors import OutOfPagesError
 from .function_table import FunctionTable
 from .generate import Generation, generate
 from .hybrid import HybridCache
+from .install import install, installed, uninstall
 from .mask import Mask
 from .observe import AttentionMass
 from .recurrent import RecurrentState
+from .rope import Rope
 from .runner import ModelRunner
 from .tree import TokenTree
 from .verify import Sampling, Verification, sample, verify

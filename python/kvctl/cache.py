@@ -14,32 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tvm_ffi
 
-from . import errors as errors  # registers the exception types that the functions below raise
+from .convert import encode_masks, to_numpy, to_shape, to_tensor
+from .rope import Rope
+from .sequences import SequenceStore
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from .mask import Mask
-    from .tree import TokenTree
-
-    MaskLike: TypeAlias = Mask | TokenTree
+    from .convert import MaskLike
 
 _ffi = tvm_ffi.get_global_func
 
 _create = _ffi("kvctl.cache.create")
 _begin_forward = _ffi("kvctl.cache.begin_forward")
-_end_forward = _ffi("kvctl.cache.end_forward")
 _abort_forward = _ffi("kvctl.cache.abort_forward")
-_in_forward = _ffi("kvctl.cache.in_forward")
 _drop_pending = _ffi("kvctl.cache.drop_pending")
 _commit = _ffi("kvctl.cache.commit")
 _popn = _ffi("kvctl.cache.popn")
 _set_sliding_window = _ffi("kvctl.cache.set_sliding_window")
-_checkpoint = _ffi("kvctl.cache.checkpoint")
-_rollback = _ffi("kvctl.cache.rollback")
-_has_sequence = _ffi("kvctl.cache.has_sequence")
 _sequence_ids = _ffi("kvctl.cache.sequence_ids")
-_pending_length = _ffi("kvctl.cache.pending_length")
 _evict = _ffi("kvctl.cache.evict")
 _save_sequence = _ffi("kvctl.cache.save_sequence")
 _load_sequence = _ffi("kvctl.cache.load_sequence")
@@ -51,14 +42,6 @@ _get_kv = _ffi("kvctl.cache.get_kv")
 _sizes = _ffi("kvctl.cache.sizes")
 _dtype = _ffi("kvctl.cache.dtype")
 _debug_poison = _ffi("kvctl.cache.debug_poison")
-_install = _ffi("kvctl.cache.install")
-_uninstall = _ffi("kvctl.cache.uninstall")
-_installed = _ffi("kvctl.cache.installed")
-_install_recurrent = _ffi("kvctl.recurrent.install")
-_uninstall_recurrent = _ffi("kvctl.recurrent.uninstall")
-_clear = _ffi("vm.builtin.kv_state_clear")
-_add_sequence = _ffi("vm.builtin.kv_state_add_sequence")
-_remove_sequence = _ffi("vm.builtin.kv_state_remove_sequence")
 _fork_sequence = _ffi("vm.builtin.kv_state_fork_sequence")
 _empty = _ffi("vm.builtin.attention_kv_cache_empty")
 _num_available_pages = _ffi("vm.builtin.attention_kv_cache_get_num_available_pages")
@@ -67,43 +50,7 @@ _sequence_length = _ffi("vm.builtin.attention_kv_cache_get_sequence_length")
 _query_positions = _ffi("vm.builtin.attention_kv_cache_get_query_positions")
 
 
-def _shape(values: Iterable[int]) -> Any:
-    """Integers as an FFI shape, which is how lists of them cross the boundary."""
-    return tvm_ffi.Shape(tuple(int(value) for value in values))
-
-
-def to_tensor(array: Any) -> Any:
-    """Return anything with DLPack as an FFI tensor that shares its memory."""
-    return array if isinstance(array, tvm_ffi.Tensor) else tvm_ffi.from_dlpack(array)
-
-
-def to_numpy(tensor: Any) -> Any:
-    """Return a tensor on the host as an array that shares its memory; None stays None."""
-    return None if tensor is None else np.from_dlpack(tensor)
-
-
-class Rope:
-    """Rotary position embedding that the cache applies to q and k.
-
-    Parameters
-    ----------
-    theta : float
-        The base of the frequencies.
-    scale : float
-        Positions are multiplied by it.
-    inline : bool
-        Show and take keys as they were before they were rotated (TVM's inline mode). Attention is
-        the same to the last bit and as fast; a page takes half as much memory again, since it holds
-        each key twice.
-    """
-
-    def __init__(self, *, theta: float = 10000.0, scale: float = 1.0, inline: bool = False) -> None:
-        self.theta = theta
-        self.scale = scale
-        self.inline = inline
-
-
-class PagedKVCache:
+class PagedKVCache(SequenceStore, area="cache"):
     """A paged KV cache over which any compiled model, or attention called from Python, runs.
 
     Made by :meth:`create`, or around the cache that a model library created (:meth:`wrap`). The
@@ -115,7 +62,7 @@ class PagedKVCache:
     """
 
     def __init__(self, handle: Any) -> None:
-        self._handle = handle
+        super().__init__(handle)
         sizes = _sizes(handle)
         self.num_layers: int = sizes[0]
         self.num_qo_heads: int = sizes[1]
@@ -191,30 +138,9 @@ class PagedKVCache:
                 0 if rope is None else 1 + int(rope.inline),
                 1.0 if rope is None else rope.scale,
                 1.0 if rope is None else rope.theta,
-                _shape(layer_windows),
+                to_shape(layer_windows),
             )
         )
-
-    @classmethod
-    def wrap(cls, handle: Any) -> PagedKVCache:
-        """Return the Python view of a kvctl cache that a model library created.
-
-        Raises
-        ------
-        TypeError
-            If it is another cache, TVM's own say: its library was loaded before
-            ``kvctl.install()``.
-        """
-        return cls(handle)
-
-    @property
-    def handle(self) -> Any:
-        """The FFI object, for functions that take an attention KV cache."""
-        return self._handle
-
-    def __tvm_ffi_object__(self) -> Any:
-        """Let the wrapper itself be passed to FFI functions."""
-        return self._handle
 
     def __repr__(self) -> str:
         return (
@@ -224,26 +150,6 @@ class PagedKVCache:
         )
 
     # Sequences.
-
-    def add_sequence(self, seq_id: int) -> None:
-        """Add an empty sequence.
-
-        Raises
-        ------
-        ValueError
-            If the id is negative or taken, or the cache holds ``max_sequences`` already.
-        """
-        _add_sequence(self._handle, seq_id)
-
-    def remove_sequence(self, seq_id: int) -> None:
-        """Remove a sequence; its checkpoints become invalid.
-
-        Raises
-        ------
-        KeyError
-            If there is no such sequence.
-        """
-        _remove_sequence(self._handle, seq_id)
 
     def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
         """Make ``child`` a copy of the first ``position`` tokens of ``parent``.
@@ -266,13 +172,6 @@ class PagedKVCache:
         """
         _fork_sequence(self._handle, parent, child, position)
 
-    def __contains__(self, seq_id: int) -> bool:
-        return bool(_has_sequence(self._handle, seq_id))
-
-    def clear(self) -> None:
-        """Remove every sequence, whatever state the cache is in."""
-        _clear(self._handle)
-
     @property
     def empty(self) -> bool:
         """Whether the cache has no sequences."""
@@ -286,10 +185,6 @@ class PagedKVCache:
     def sequence_ids(self) -> list[int]:
         """The ids of all sequences, ascending."""
         return [int(seq_id) for seq_id in _sequence_ids(self._handle)]
-
-    def pending_length(self, seq_id: int) -> int:
-        """Pending nodes of a sequence."""
-        return int(_pending_length(self._handle, seq_id))
 
     @property
     def total_sequence_length(self) -> int:
@@ -381,10 +276,10 @@ class PagedKVCache:
         """
         _begin_forward(
             self._handle,
-            _shape(seq_ids),
-            _shape(append_lengths),
+            to_shape(seq_ids),
+            to_shape(append_lengths),
             encode_masks(mask),
-            None if positions is None else _shape(positions),
+            None if positions is None else to_shape(positions),
             -1 if pending is None else int(pending),
         )
 
@@ -516,10 +411,6 @@ class PagedKVCache:
         """Rotary positions of the step's new tokens, int32 (total_new,)."""
         return _query_positions(self._handle)
 
-    def end_forward(self) -> None:
-        """End the step: tokens of chains are committed, nodes of trees stay pending."""
-        _end_forward(self._handle)
-
     def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> None:
         """Commit the kept pending nodes of each sequence and drop its others.
 
@@ -538,7 +429,7 @@ class PagedKVCache:
         kvctl.OutOfPagesError
             If pages shared with a fork would have to be copied and none is free.
         """
-        _commit(self._handle, _shape(seq_ids), [_shape(nodes) for nodes in kept])
+        _commit(self._handle, to_shape(seq_ids), [to_shape(nodes) for nodes in kept])
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
@@ -551,10 +442,10 @@ class PagedKVCache:
         KeyError
             If there is no such sequence.
         """
-        if _in_forward(self._handle):
+        if self.in_forward:
             _abort_forward(self._handle)
         else:
-            _drop_pending(self._handle, None if seq_ids is None else _shape(seq_ids))
+            _drop_pending(self._handle, None if seq_ids is None else to_shape(seq_ids))
 
     @contextmanager
     def forward(
@@ -588,24 +479,6 @@ class PagedKVCache:
             If it has fewer tokens.
         """
         _popn(self._handle, seq_id, n)
-
-    def checkpoint(self, seq_id: int) -> Any:
-        """Return a point that :meth:`rollback` can return to, in constant time.
-
-        It takes no page until an operation would destroy what it needs, and lets go when the object
-        is garbage.
-        """
-        return _checkpoint(self._handle, seq_id)
-
-    def rollback(self, seq_id: int, checkpoint: Any) -> None:
-        """Make a sequence exactly what it was; the checkpoint stays valid.
-
-        Raises
-        ------
-        ValueError
-            If the checkpoint is of another sequence, or of one that was removed.
-        """
-        _rollback(self._handle, seq_id, checkpoint)
 
     # Moving.
 
@@ -646,7 +519,7 @@ class PagedKVCache:
             needs none.
         """
         length = self.sequence_length(seq_id) - self.pending_length(seq_id)
-        _evict(self._handle, seq_id, _shape(_kept_indices(keep, length)), rerotate)
+        _evict(self._handle, seq_id, to_shape(_kept_indices(keep, length)), rerotate)
 
     def save_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
         """Write the committed tokens of a sequence to a file, for :meth:`load_sequence`.
@@ -701,7 +574,7 @@ class PagedKVCache:
         _load_sequence(
             self._handle,
             seq_id,
-            _shape(file.numbers),
+            to_shape(file.numbers),
             None if file.positions is None else to_tensor(file.positions),
             to_tensor(file.k),
             to_tensor(file.v),
@@ -759,41 +632,4 @@ def _pages(answer: Any) -> Any:
     pages = list(answer)
     if pages and any(one is None or isinstance(one, Iterable) for one in pages):
         return [_pages(one) for one in pages]
-    return _shape(pages)
-
-
-def encode_masks(mask: MaskLike | Sequence[MaskLike | None] | None) -> list[Any] | None:
-    """Return one mask, or one per sequence, as FFI functions take them."""
-    if mask is None:
-        return None
-    many = list(mask) if isinstance(mask, (list, tuple)) else [mask]
-    return [one.mask() if hasattr(one, "mask") else one for one in many]
-
-
-def install() -> None:
-    """Put kvctl's cache behind ``vm.builtin.paged_attention_kv_cache_create``.
-
-    And its recurrent state behind ``vm.builtin.rnn_state_create``. A VM resolves its functions when
-    it is initialised: model libraries initialised from now on get kvctl's, and keep them after
-    :func:`uninstall`.
-    """
-    _install()
-    _install_recurrent()
-
-
-def uninstall() -> None:
-    """Put TVM's cache and recurrent state back."""
-    _uninstall()
-    _uninstall_recurrent()
-
-
-@contextmanager
-def installed() -> Iterator[None]:
-    """:func:`install` for the length of a ``with`` block."""
-    before = bool(_installed())
-    install()
-    try:
-        yield
-    finally:
-        if not before:
-            uninstall()
+    return to_shape(pages)

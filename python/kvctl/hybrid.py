@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cache import MaskLike, PagedKVCache
+    from .cache import PagedKVCache
+    from .convert import MaskLike
     from .recurrent import RecurrentState
 
 

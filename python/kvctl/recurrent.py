@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from . import errors as errors  # registers the exception types that the functions below raise
+from .convert import to_shape, to_tensor
+from .sequences import SequenceStore
 from .tree import TokenTree
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ _ffi = tvm_ffi.get_global_func
 
 _create = _ffi("kvctl.recurrent.create")
 _begin_forward = _ffi("kvctl.recurrent.begin_forward")
-_end_forward = _ffi("kvctl.recurrent.end_forward")
 _check_end_forward = _ffi("kvctl.recurrent.check_end_forward")
 _abort_forward = _ffi("kvctl.recurrent.abort_forward")
-_in_forward = _ffi("kvctl.recurrent.in_forward")
 _num_roots = _ffi("kvctl.recurrent.num_roots")
 _get_roots = _ffi("kvctl.recurrent.get_roots")
 _get_rows = _ffi("kvctl.recurrent.get_rows")
@@ -37,30 +36,15 @@ _plan_popn = _ffi("kvctl.recurrent.plan_popn")
 _commit = _ffi("kvctl.recurrent.commit")
 _plan_commit = _ffi("kvctl.recurrent.plan_commit")
 _drop_pending = _ffi("kvctl.recurrent.drop_pending")
-_checkpoint = _ffi("kvctl.recurrent.checkpoint")
-_rollback = _ffi("kvctl.recurrent.rollback")
 _check_rollback = _ffi("kvctl.recurrent.check_rollback")
-_has_sequence = _ffi("kvctl.recurrent.has_sequence")
 _sequence_length = _ffi("kvctl.recurrent.sequence_length")
-_pending_length = _ffi("kvctl.recurrent.pending_length")
 _earliest_position = _ffi("kvctl.recurrent.earliest_position")
 _get_state = _ffi("kvctl.recurrent.get_state")
 _facts = _ffi("kvctl.recurrent.facts")
 _mask_parents = _ffi("kvctl.recurrent.mask_parents")
 _is_ours = _ffi("kvctl.recurrent.is_ours")
-_clear = _ffi("vm.builtin.kv_state_clear")
-_add_sequence = _ffi("vm.builtin.kv_state_add_sequence")
-_remove_sequence = _ffi("vm.builtin.kv_state_remove_sequence")
 _get = _ffi("vm.builtin.rnn_state_get")
 _set = _ffi("vm.builtin.rnn_state_set")
-
-
-def _shape(values: Iterable[int]) -> Any:
-    return tvm_ffi.Shape(tuple(int(value) for value in values))
-
-
-def _tensor(array: Any) -> Any:
-    return array if isinstance(array, tvm_ffi.Tensor) else tvm_ffi.from_dlpack(array)
 
 
 def _tree_parents(mask: Any) -> Any:
@@ -68,13 +52,13 @@ def _tree_parents(mask: Any) -> Any:
     if mask is None:
         return None
     if isinstance(mask, TokenTree):
-        return _shape(mask._core.row_parents())
+        return to_shape(mask._core.row_parents())
     if hasattr(mask, "__tvm_ffi_value__"):  # a Mask
         return _mask_parents(mask)
-    return _shape(mask)
+    return to_shape(mask)
 
 
-class RecurrentState:
+class RecurrentState(SequenceStore, area="recurrent"):
     """What the recurrent layers of a model remember of each sequence, with a history.
 
     Made by :meth:`create`, or around the state that a model library created (:meth:`wrap`). The
@@ -93,7 +77,7 @@ class RecurrentState:
                 f"a kvctl recurrent state is needed, got {type(handle).__name__}: the library may "
                 "have been loaded before kvctl.install()"
             )
-        self._handle = handle
+        super().__init__(handle)
         facts = _facts(handle)
         self.state_bytes: int = facts[0]
         """Bytes of one kept state, all layers together."""
@@ -148,29 +132,9 @@ class RecurrentState:
                 max_history,
                 max_bytes or 0,
                 keep_steps,
-                [_tensor(value) for value in init_values],
+                [to_tensor(value) for value in init_values],
             )
         )
-
-    @classmethod
-    def wrap(cls, handle: Any) -> RecurrentState:
-        """Return the Python view of a kvctl state that a model library created.
-
-        Raises
-        ------
-        TypeError
-            If it is another one, TVM's own say: the library was loaded before ``kvctl.install()``.
-        """
-        return cls(handle)
-
-    @property
-    def handle(self) -> Any:
-        """The FFI object, for functions that take an RNN state."""
-        return self._handle
-
-    def __tvm_ffi_object__(self) -> Any:
-        """Let the wrapper itself be passed to FFI functions."""
-        return self._handle
 
     def __repr__(self) -> str:
         return (
@@ -180,28 +144,6 @@ class RecurrentState:
         )
 
     # Sequences.
-
-    def add_sequence(self, seq_id: int) -> None:
-        """Add a sequence in the initial state.
-
-        Raises
-        ------
-        ValueError
-            If the id is taken.
-        RuntimeError
-            If there are ``max_sequences`` already.
-        """
-        _add_sequence(self._handle, seq_id)
-
-    def remove_sequence(self, seq_id: int) -> None:
-        """Remove a sequence; its checkpoints become invalid.
-
-        Raises
-        ------
-        KeyError
-            If there is no such sequence.
-        """
-        _remove_sequence(self._handle, seq_id)
 
     def fork_sequence(self, parent: int, child: int, position: int = -1) -> int:
         """Make ``child`` what ``parent`` was after its first ``position`` tokens. Copies nothing.
@@ -226,20 +168,9 @@ class RecurrentState:
         """
         return int(_fork_sequence(self._handle, parent, child, position))
 
-    def __contains__(self, seq_id: int) -> bool:
-        return bool(_has_sequence(self._handle, seq_id))
-
-    def clear(self) -> None:
-        """Remove every sequence, whatever state this is in."""
-        _clear(self._handle)
-
     def sequence_length(self, seq_id: int) -> int:
         """Tokens of a sequence, pending ones counted."""
         return int(_sequence_length(self._handle, seq_id))
-
-    def pending_length(self, seq_id: int) -> int:
-        """Pending tokens of a sequence."""
-        return int(_pending_length(self._handle, seq_id))
 
     def earliest_position(self, seq_id: int) -> int:
         """Return the earliest committed length that a sequence can be rolled back to."""
@@ -288,7 +219,7 @@ class RecurrentState:
             many = [None] * len(ids)
         parents = [_tree_parents(one) for one in many]
         flags = [one is not None if pending is None else pending for one in parents]
-        _begin_forward(self._handle, _shape(ids), _shape(lengths), _shape(flags), parents)
+        _begin_forward(self._handle, to_shape(ids), to_shape(lengths), to_shape(flags), parents)
 
     @property
     def num_roots(self) -> int:
@@ -297,12 +228,12 @@ class RecurrentState:
 
     def get(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the state that each sequence of the step starts from into ``out`` (batch, ...)."""
-        _get(self._handle, layer, state_id, _tensor(out))
+        _get(self._handle, layer, state_id, to_tensor(out))
         return out
 
     def get_roots(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the roots' states into ``out`` (num_roots, ...)."""
-        _get_roots(self._handle, layer, state_id, _tensor(out))
+        _get_roots(self._handle, layer, state_id, to_tensor(out))
         return out
 
     def get_rows(self, out: Any, *, steps: bool = True) -> Any:
@@ -316,12 +247,12 @@ class RecurrentState:
         steps : bool
             True: one entry per token. False: one per root, updated in place (chains only).
         """
-        _get_rows(self._handle, steps, _tensor(out))
+        _get_rows(self._handle, steps, to_tensor(out))
         return out
 
     def set(self, layer: int, state_id: int, data: Any) -> None:
         """Hand over the state after the last new token of each sequence, (batch, ...)."""
-        _set(self._handle, layer, state_id, _tensor(data))
+        _set(self._handle, layer, state_id, to_tensor(data))
 
     def set_steps(self, layer: int, state_id: int, data: Any) -> None:
         """Hand over the state after every new token, (tokens, ...).
@@ -333,17 +264,7 @@ class RecurrentState:
         IndexError, ValueError, TypeError
             If there is no such state, or shape or dtype do not fit.
         """
-        _set_steps(self._handle, layer, state_id, _tensor(data))
-
-    def end_forward(self) -> None:
-        """End the step: tokens of chains are committed, nodes of trees stay pending.
-
-        Raises
-        ------
-        RuntimeError
-            If the forward has set some states and left others out.
-        """
-        _end_forward(self._handle)
+        _set_steps(self._handle, layer, state_id, to_tensor(data))
 
     def check_end_forward(self) -> None:
         """Raise what :meth:`end_forward` would raise, and do nothing."""
@@ -369,11 +290,13 @@ class RecurrentState:
         KeyError, IndexError, ValueError
             If a sequence or a node does not exist, or the nodes are no path.
         """
-        return list(_commit(self._handle, _shape(seq_ids), [_shape(path) for path in kept]))
+        return list(_commit(self._handle, to_shape(seq_ids), [to_shape(path) for path in kept]))
 
     def plan_commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> list[int]:
         """Return or raise what :meth:`commit` would."""
-        return list(_plan_commit(self._handle, _shape(seq_ids), [_shape(path) for path in kept]))
+        return list(
+            _plan_commit(self._handle, to_shape(seq_ids), [to_shape(path) for path in kept])
+        )
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
@@ -386,15 +309,10 @@ class RecurrentState:
         KeyError
             If there is no such sequence.
         """
-        if _in_forward(self._handle):
+        if self.in_forward:
             _abort_forward(self._handle)
         elif seq_ids is not None:
-            _drop_pending(self._handle, _shape(seq_ids))
-
-    @property
-    def in_forward(self) -> bool:
-        """Whether a step is in flight."""
-        return bool(_in_forward(self._handle))
+            _drop_pending(self._handle, to_shape(seq_ids))
 
     @contextmanager
     def forward(
@@ -437,23 +355,6 @@ class RecurrentState:
         """Return where :meth:`popn` would land: length, pending tokens, tokens to run again."""
         length, pending, replay = _plan_popn(self._handle, seq_id, n)
         return length, pending, replay
-
-    def checkpoint(self, seq_id: int) -> Any:
-        """Return a point that :meth:`rollback` can return to exactly, whatever ``max_history`` is.
-
-        It holds its state, and lets go when the object is garbage.
-        """
-        return _checkpoint(self._handle, seq_id)
-
-    def rollback(self, seq_id: int, checkpoint: Any) -> None:
-        """Make a sequence exactly what it was; the checkpoint stays valid.
-
-        Raises
-        ------
-        ValueError
-            If the checkpoint is of another sequence, or of one that was removed.
-        """
-        _rollback(self._handle, seq_id, checkpoint)
 
     def check_rollback(self, seq_id: int, checkpoint: Any) -> None:
         """Raise what :meth:`rollback` would raise, and do nothing."""

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
-from .cache import PagedKVCache, encode_masks
+from .cache import PagedKVCache
+from .convert import encode_masks
 from .function_table import FunctionTable
 from .recurrent import RecurrentState
 from .replay import ReplayingCache
 
 if TYPE_CHECKING:
-    from .cache import MaskLike
+    from .convert import MaskLike
     from .tree import TokenTree
 
 _ffi = tvm_ffi.get_global_func
