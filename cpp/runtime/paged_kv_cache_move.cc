@@ -95,8 +95,19 @@ void PagedKVCacheImpl::RotatePlainKeys(const std::vector<int32_t>& slots,
 void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) {
   InTurn([&] {
     if (rerotate) CheckTurnsKeys("evict with rerotate=True");
+    const Sequence& sequence = table_.Get(seq_id);
+    std::vector<int32_t> columns = keep;
+    if (sequence.window.counts_held) {  // the i-th token is the i-th of those that count
+      for (int32_t& token : columns) {
+        if (token >= sequence.num_counted()) {
+          Throw(ErrorKind::kIndex, "kept token ", token, " is not in sequence ", seq_id,
+                ", which has ", sequence.num_counted());
+        }
+        token = sequence.ColumnOf(token);
+      }
+    }
     moves_.clear();
-    table_.Evict(seq_id, keep, rerotate, &moves_);
+    table_.Evict(seq_id, columns, rerotate, &moves_);
     CarryOut();
     TurnKeys(moves_.turns);
   });

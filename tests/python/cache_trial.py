@@ -64,7 +64,7 @@ class Trial:
     which random numbers are appended, finish is "end", "abort" (at once) or "late" (after a layer)
     and shift, unless 0, moves the positions of the new tokens,
     ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
-    ``("rollback", s, name)``, ``("window", s, size, sinks, horizon)``, ``("check", s)``,
+    ``("rollback", s, name)``, ``("window", s, size, sinks, horizon, renumber)``, ``("check", s)``,
     ``("evict", s, kept, rerotate)``, ``("save", s, name)``, ``("load", s, name)``,
     ``("move", page_size)``: every sequence goes through a file to a new cache.
     """
@@ -288,8 +288,10 @@ class Trial:
         self._both("rollback", (seq_id, mine), (seq_id, theirs))
         return None
 
-    def _window(self, seq_id: int, size: int, sinks: int, horizon: int) -> None:
-        sizes = {"sinks": sinks, "horizon": horizon}
+    def _window(
+        self, seq_id: int, size: int, sinks: int, horizon: int, renumber: bool = False
+    ) -> None:
+        sizes = {"sinks": sinks, "horizon": horizon, "renumber_sinks": renumber}
         self._both("enable_sliding_window", (seq_id, size), cache_kw=sizes, model_kw=sizes)
 
     def _evict(self, seq_id: int, kept: tuple[int, ...], rerotate: bool) -> None:

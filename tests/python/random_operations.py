@@ -58,6 +58,7 @@ def _operation(
             rng.choice([1, 3, 6, 12, 0]),
             rng.choice([0, 0, 1, 5]),
             rng.choice([0, 2, 8]),
+            rng.random() < (0.05 if model.rope_theta is None else 0.5),
         )
     if kind < 0.40:
         return ("save", someone, rng.randrange(3))

@@ -124,11 +124,12 @@ class CacheMachine(RuleBasedStateMachine):
         size=st.integers(0, 12),
         sinks=st.sampled_from([0, 0, 1, 5]),
         horizon=st.sampled_from([0, 2, 8]),
+        renumber=st.booleans(),
     )
-    def window(self, seq_id: int, size: int, sinks: int, horizon: int) -> None:
+    def window(self, seq_id: int, size: int, sinks: int, horizon: int, renumber: bool) -> None:
         if not self.moved:  # windows measure positions that ascend
             self.windows = True
-            self.trial.apply(("window", seq_id, size, sinks, horizon))
+            self.trial.apply(("window", seq_id, size, sinks, horizon, renumber))
 
     @rule(seq_id=SEQUENCES, name=NAMES)
     def save(self, seq_id: int, name: int) -> None:

@@ -101,6 +101,11 @@ class NextPositionFollowsTheKeptOnes(PlainCache):
         tokens.next_position = tokens.positions[-1] + 1 if tokens.positions else 0
 
 
+class SinksStayFarAway(PlainCache):
+    def enable_sliding_window(self, seq_id: int, size: int, **options: Any) -> None:
+        super().enable_sliding_window(seq_id, size, **{**options, "renumber_sinks": False})
+
+
 class LoadsForgetPositions(PlainCache):
     def load_sequence(self, seq_id: int, path: Any) -> None:
         super().load_sequence(seq_id, path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm_ffi
 
 import kvctl
 from kvctl import PagedKVCache, TokenTree
@@ -202,6 +203,21 @@ def test_a_windowed_sequence_closes_its_gap() -> None:
     assert kv(cache, 0).shape[2] == 7
     exact = attention([*keep, 40], list(range(8)), 1, Rope(), None)
     np.testing.assert_allclose(step(cache, 0, [40]), exact, atol=3e-6)
+
+
+def test_windows_set_through_tvm_count_what_they_hold() -> None:
+    cache = make_cache(rope=Rope())
+    cache.add_sequence(0)
+    enable = tvm_ffi.get_global_func("vm.builtin.attention_kv_cache_enable_sliding_window_for_seq")
+    enable(cache, 0, 8, 2)
+    step(cache, 0, range(40))
+    assert cache.sequence_length(0) == 8
+    held = kv(cache, 0)
+    with pytest.raises(IndexError, match="kept token 8 is not in sequence 0, which has 8"):
+        cache.evict(0, range(9))
+    cache.evict(0, [0, 1, 5, 7])  # of the tokens 0, 1, 34, ..., 39
+    assert cache.sequence_length(0) == 4
+    np.testing.assert_array_equal(kv(cache, 0), held[:, :, [0, 1, 5, 7]])
 
 
 def test_rollback_to_before_is_exact_and_pins_no_more_than_it_needs() -> None:

@@ -115,14 +115,22 @@ class CacheModel:
         tokens.truncate(len(tokens) - n)
 
     def enable_sliding_window(
-        self, seq_id: int, size: int, *, sinks: int = 0, horizon: int = 64
+        self,
+        seq_id: int,
+        size: int,
+        *,
+        sinks: int = 0,
+        horizon: int = 64,
+        renumber_sinks: bool = False,
     ) -> None:
         """From now on tokens see the ``size`` latest positions, and the first ``sinks``."""
         self._require_no_step("enable_sliding_window")
+        if renumber_sinks and self.rope_theta is None:
+            raise ValueError("only rotated sinks can be renumbered")
         tokens = self._find(seq_id)
         if size < 1 or sinks < 0 or horizon < 0:
             raise ValueError(f"no window has size {size}, sinks {sinks} and horizon {horizon}")
-        tokens.window = Window(size, sinks, horizon)
+        tokens.window = Window(size, sinks, horizon, renumber_sinks)
         tokens.slide()
 
     def evict(self, seq_id: int, keep: Seq[int], *, rerotate: bool = False) -> None:
@@ -238,7 +246,7 @@ class CacheModel:
             [self.num_qo_heads, self.num_qo_heads + self.num_kv_heads],
             axis=1,
         )
-        q = self._rotate(q, step.positions)
+        plain_q, q = q, self._rotate(q, step.positions)
         if not self.rope_inline:
             k = self._rotate(k, step.positions)
         out = np.zeros_like(q)
@@ -253,7 +261,12 @@ class CacheModel:
             see = self.visible(seq_id, length, window)
             if visible is not None:
                 see = visible & self.in_windows(seq_id, length, window)
-            out[new] = self._attend(q[new], layer, tokens, see, scale)
+            seen = q[new]
+            if tokens.window is not None and tokens.window.renumber_sinks:
+                last = tokens.window.size + tokens.window.sinks - 1
+                q_at_sinks = self._rotate(plain_q[new], np.minimum(step.positions[new], last))
+                seen = np.stack([seen, q_at_sinks])
+            out[new] = self._attend(seen, layer, tokens, see, scale)
             row += length
         return out
 
@@ -358,6 +371,12 @@ class CacheModel:
         see: npt.NDArray[np.bool_],
         scale: float,
     ) -> npt.NDArray[np.float64]:
+        near: npt.NDArray[np.bool_] = np.array(True)
+        if q.ndim == 4:  # besides q, q as it looks at what is behind the window: the sinks
+            assert tokens.window is not None
+            position = tokens.logical_positions()
+            near = position > position[-q.shape[1] :, None] - tokens.window.size
+        q, q_at_sinks = q if q.ndim == 4 else (q, q)
         numbers = tokens.committed + tokens.pending
         k, v = self._kv[0, layer, numbers], self._kv[1, layer, numbers]
         if self.rope_inline:
@@ -365,12 +384,13 @@ class CacheModel:
         # What is hidden may be anything, never-written memory included: it is not even multiplied.
         used = see.any(axis=0)
         k, v, see = k[used], v[used], see[:, used]
+        near = near[:, used] if near.ndim else near
         if not len(k):
             return np.zeros_like(q)
         # (heads, rows, dim) times (heads, dim, columns)
         group = self.num_qo_heads // self.num_kv_heads
         k, v = k.repeat(group, axis=1).transpose(1, 2, 0), v.repeat(group, axis=1).swapaxes(0, 1)
-        scores = q.swapaxes(0, 1) @ k * scale
+        scores = np.where(near, q.swapaxes(0, 1) @ k, q_at_sinks.swapaxes(0, 1) @ k) * scale
         scores[:, ~see] = -np.inf
         top = scores.max(axis=-1, keepdims=True)
         weights = np.exp(scores - np.maximum(top, -1e300))  # a row that sees nothing: exp(-inf)

@@ -17,6 +17,8 @@ class Window:
     sinks: int = 0
     horizon: int = 0
     """How far behind the window tokens are kept, to go back to."""
+    renumber_sinks: bool = False
+    """Tokens further than ``size + sinks - 1`` see the sinks as if they were that far."""
 
 
 @dataclass
