@@ -9,6 +9,8 @@ from typing import Any
 
 import tvm_ffi
 
+from ._cuda_compiler import prepare_device
+
 _load_library = tvm_ffi.get_global_func("kvctl.runner.load_library")
 _get_function = tvm_ffi.get_global_func("kvctl.runner.get_function")
 _has_function = tvm_ffi.get_global_func("kvctl.runner.has_function")
@@ -52,6 +54,7 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
     """
 
     def __init__(self, path: str | PathLike[str], *, device: str = "cpu") -> None:
+        prepare_device(device)
         self._handle = _load_library(fspath(path), tvm_ffi.device(device))
 
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
+from ._cuda_compiler import prepare_device
 from .cache import PagedKVCache
 from .convert import encode_masks
 from .function_table import FunctionTable
@@ -148,6 +149,7 @@ class ModelRunner:
         RuntimeError
             If ``library`` was loaded before ``kvctl.install()`` and so is bound to TVM's cache.
         """
+        prepare_device(device)
         return cls(
             _load_model(
                 fspath(model_dir),

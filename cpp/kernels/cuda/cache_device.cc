@@ -69,7 +69,8 @@ class Cache final : public CudaCache {
     const int64_t width = int64_t{config_.num_qo_heads} * config_.page.head_dim;
     KVRows q = call.q;
     void* q_out = nullptr;
-    if (call.rotates || q.dtype != config_.page.dtype || q.row_stride % 8 != 0) {
+    const bool aligned = q.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(q.data) % 16 == 0;
+    if (call.rotates || q.dtype != config_.page.dtype || !aligned) {
       q_out = q_rows_.Reserve(config_.max_rows * width * DTypeSize(config_.page.dtype));
       q = {q_out, config_.page.dtype, width};
     }

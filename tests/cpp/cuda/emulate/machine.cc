@@ -9,6 +9,10 @@
 #include <random>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace emulate {
 
 thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
@@ -111,6 +115,10 @@ void Enter() {
 
 void Prepare(Fiber* fiber) {
   if (fiber->stack == nullptr) fiber->stack = std::make_unique<char[]>(kStackBytes);
+#ifdef __SANITIZE_ADDRESS__
+  // A fiber that has ended never left its frames.
+  __asan_unpoison_memory_region(fiber->stack.get(), kStackBytes);
+#endif
   auto end = reinterpret_cast<uintptr_t>(fiber->stack.get() + kStackBytes) / 64 * 64;
   auto** top = reinterpret_cast<void**>(end);
   *--top = nullptr;  // where Enter would return to, and what aligns its stack

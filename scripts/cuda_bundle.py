@@ -1,0 +1,105 @@
+"""Bundle what a CUDA machine without a network needs to build kvctl, test it and measure it.
+
+    python scripts/cuda_bundle.py dist/kvctl-cuda.tar.gz [--model DIR] [--python 3.12]
+
+In the bundle: the files that git tracks; the runtime part of the TVM that is installed here
+(libraries without the compiler, headers, Python files); the tvm-ffi wheel of the same version for
+the machine's Python, and ml_dtypes, which TVM imports; with --model a model directory that was
+compiled for CUDA, its weights left out (``cuda_run.sh`` makes seeded ones of the same shapes).
+There: unpack it and call ``kvctl-cuda/run.sh`` (docs/cuda.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 60 << 20
+TVM_LIBRARIES = ("libtvm_runtime.so", "libtvm_runtime_extra.so", "libtvm_runtime_cuda.so")
+RUN = """#!/bin/bash
+# Builds kvctl here, tests it on the GPU and measures it; see kvctl/docs/cuda.md.
+exec "$(dirname "$0")/kvctl/scripts/cuda_run.sh" "$(realpath "$(dirname "$0")")" "$@"
+"""
+
+
+def tvm_files(package: Path) -> Iterator[Path]:
+    """Yield the files of TVM's package that its runtime needs, and those that kvctl compiles."""
+    for path in sorted(package.rglob("*")):
+        relative = path.relative_to(package)
+        if not path.is_file() or "__pycache__" in relative.parts:
+            continue
+        if relative.parts[0] == "lib":
+            if relative.name in TVM_LIBRARIES:
+                yield path
+        elif relative.parts[0] in ("include", "src") or path.suffix in (".py", ".pyi"):
+            yield path
+
+
+def download_wheels(python: str, target: Path) -> None:
+    """Fetch the wheels that the machine lacks, for its Python."""
+    wheels = [
+        f"apache-tvm-ffi=={importlib.metadata.version('apache-tvm-ffi')}",
+        "ml_dtypes",
+    ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    options = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp"]
+    platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)]
+    subprocess.run(
+        [*command, *options, *platforms, "--platform=manylinux2014_x86_64", *wheels, "-d", target],
+        check=True,
+    )
+
+
+def add_bytes(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    """Add a file that is not on disk."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), mode
+    archive.addfile(info, io.BytesIO(data))
+
+
+def main() -> None:
+    """Write the bundle."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--model", type=Path, help="a model directory compiled for CUDA")
+    parser.add_argument("--python", default="3.12", help="the machine's Python")
+    arguments = parser.parse_args()
+    spec = importlib.util.find_spec("tvm")
+    if spec is None or spec.origin is None:
+        sys.exit("cuda_bundle.py needs apache-tvm installed")
+    tvm = Path(spec.origin).parent
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split("\0")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(arguments.output, "w:gz") as archive:
+        add_bytes(archive, "kvctl-cuda/run.sh", RUN.encode(), 0o755)
+        for name in filter(None, tracked):
+            archive.add(ROOT / name, f"kvctl-cuda/kvctl/{name}")
+        for path in tvm_files(tvm):
+            archive.add(path, f"kvctl-cuda/site/tvm/{path.relative_to(tvm)}")
+        with tempfile.TemporaryDirectory() as folder:
+            download_wheels(arguments.python, Path(folder))
+            for path in sorted(Path(folder).iterdir()):
+                archive.add(path, f"kvctl-cuda/wheels/{path.name}")
+        for path in sorted(arguments.model.iterdir()) if arguments.model else ():
+            if path.suffix != ".bin":
+                archive.add(path, f"kvctl-cuda/model/{path.name}")
+    size = arguments.output.stat().st_size
+    print(json.dumps({"bundle": str(arguments.output), "mib": round(size / 2**20, 1)}))
+    if size > LIMIT:
+        sys.exit(f"the bundle is larger than {LIMIT >> 20} MiB")
+
+
+if __name__ == "__main__":
+    main()
