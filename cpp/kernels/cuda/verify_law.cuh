@@ -167,12 +167,13 @@ class SequenceLaws {
     level->num_steps = 0;
     level->filled = 1;
     level->total = kProbScale;
-    level->exp_total = 0;
+    level->factor = 0;
     if (target.greedy >= 0) return;
     const auto exponent = static_cast<float>(target.exponent);
-    level->exp_total = SumOver([&](int32_t x) {
+    const uint64_t exp_total = SumOver([&](int32_t x) {
       return ToFixed(Exp2Scaled(Logit(target, x), sequence_.scale, exponent));
     });
+    level->factor = kProbScale / static_cast<double>(exp_total);
     level->total = static_cast<double>(
         SumOver([&](int32_t x) { return static_cast<uint64_t>(Weight(*level, target, x)); }));
   }
@@ -190,12 +191,12 @@ class SequenceLaws {
       const double left = level->total - Weight(*level, target, law.token);
       if (!(left > 0)) return 0;
       const double mass = a * (left / level->total);
-      PutStep(level, {a, level->total, law.total, child, 0});
+      PutStep(level, StepOf(a, law, child, *level));
       level->total = left;
       return mass;
     }
     LevelState out = *level;
-    PutStep(&out, {a, level->total, law.total, child, 0});
+    PutStep(&out, StepOf(a, law, child, *level));
     const auto total = static_cast<double>(
         SumOver([&](int32_t x) { return static_cast<uint64_t>(Weight(out, target, x)); }));
     if (!(total > 0)) return 0;
@@ -273,11 +274,10 @@ class SequenceLaws {
     if (target.greedy >= 0) {
       w = x == target.greedy ? kProbScale : 0;
     } else {
-      const double factor = kProbScale / static_cast<double>(level.exp_total);
       const float e =
           Exp2Scaled(Logit(target, x), sequence_.scale, static_cast<float>(target.exponent));
       const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
-      w = FMA(rounded, factor, kRoundDouble) - kRoundDouble;
+      w = FMA(rounded, level.factor, kRoundDouble) - kRoundDouble;
     }
     const LawStep* steps = steps_ + nodes_[level.node].first_step;
     for (int32_t i = 0; i < level.num_steps; ++i) {
@@ -287,13 +287,17 @@ class SequenceLaws {
       } else if (Excludes(step.child) && Excluded(step.child, x)) {
         w = ToGrid(step.a * (w / step.r_total));
       } else {
-        const double r_factor = step.a * kProbScale / step.r_total;
-        const double d_factor = kProbScale / step.d_total;
-        const double left = FMA(r_factor, w, -(d_factor * DraftWeight(DraftRow(step.child), x)));
+        const double d = step.d_factor * DraftWeight(DraftRow(step.child), x);
+        const double left = FMA(step.r_factor, w, -d);
         w = left > 0 ? (left + kRoundDouble) - kRoundDouble : 0.0;
       }
     }
     return w;
+  }
+
+  __device__ static LawStep StepOf(double a, const ChildLaw& law, int32_t child,
+                                   const LevelState& level) {
+    return {a, level.total, a * kProbScale / level.total, kProbScale / law.total, child, 0};
   }
 
   /*! \brief Adds a step behind those of a level; the level of another walk step may overwrite it.

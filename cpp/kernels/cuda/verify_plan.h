@@ -69,7 +69,8 @@ struct BlockSum {
 
 /*! \brief One subtraction of a child's law from what is left of its parent's. */
 struct LawStep {
-  double a, r_total, d_total;
+  double a, r_total;
+  double r_factor, d_factor;  //!< what weights of either law are multiplied by
   int32_t child;
   int32_t unused;
 };
@@ -79,8 +80,8 @@ struct LevelState {
   int32_t node, child;
   double a;
   int32_t num_steps, filled;
-  uint64_t exp_total;
-  double total;  //!< of the law that is left
+  double factor;  //!< from exponentials to grid weights
+  double total;   //!< of the law that is left
 };
 
 /*! \brief What comes back of a sequence. */
