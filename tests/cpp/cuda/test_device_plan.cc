@@ -1,0 +1,113 @@
+#include <map>
+#include <random>
+#include <tuple>
+
+#include "../kernels/attention_case.h"
+#include "check.h"
+#include "kernels/cuda/device_plan.h"
+#include "kvctl/error.h"
+
+namespace kvctl::cuda {
+namespace {
+
+template <typename T>
+const T* Part(const DevicePlanBuilder& builder, int32_t offset) {
+  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(builder.arena().data()) + offset);
+}
+
+/*! \brief A step over sequences of these (past, new) tokens. */
+struct Step {
+  Step(PagedLayer* layer, const std::vector<std::pair<int32_t, int32_t>>& lengths) {
+    for (const auto& [past, rows] : lengths) {
+      sequences.emplace_back(layer, past, std::vector<int32_t>{}, rows, rows);
+      sequences.back().plan.row_begin = plan.num_rows();
+      for (int32_t i = 0; i < rows; ++i) {
+        plan.slots.push_back(7 * i + past);
+        plan.positions.push_back(past + i);
+      }
+    }
+    for (const TestSequence& sequence : sequences) plan.sequences.push_back(sequence.plan);
+  }
+  std::vector<TestSequence> sequences;
+  StepPlan plan;
+};
+
+}  // namespace
+
+TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
+  PagedLayer layer(Shape{8, 2, 8, 16}, DType::kFloat16, 600, 1);
+  Step step(&layer, {{0, 130}, {2000, 3}, {700, 65}, {5, 1}});
+  MaskTable masks;
+  masks.Lower(nullptr, step.plan, 3, 2);
+  for (const int32_t blocks : {1, 8, 50, 400}) {
+    for (const int32_t room : {0, 700, 1 << 20}) {
+      DevicePlanBuilder builder({3, 2, 4, 16, blocks, blocks, room, 0});
+      builder.Build(step.plan, masks, nullptr);
+      const PlanHeader& header = builder.header();
+      EXPECT_EQ(header.num_rows, 199);
+      for (int32_t i = 0; i < 199; ++i) {
+        EXPECT_EQ(Part<int32_t>(builder, header.slots)[i], step.plan.slots[i]);
+        EXPECT_EQ(Part<int32_t>(builder, header.positions)[i], step.plan.positions[i]);
+      }
+      EXPECT_EQ(builder.layer_class(2), 0);  // the layers' masks are one
+      const PlanClass work = *Part<PlanClass>(builder, header.classes);
+      EXPECT_EQ(work.num_merges, builder.num_merges());
+      std::map<std::tuple<int32_t, int32_t, int32_t>, int32_t> ends;  // by first token: tiles seen
+      int32_t tokens = 0, partial_rows = 0;
+      for (int32_t i = 0; i < work.num_items; ++i) {
+        const WorkItem& item = Part<WorkItem>(builder, header.items)[i];
+        const int32_t rows = (item.token_end - item.token_begin) * 4;
+        EXPECT(rows > 0 && rows <= kMaxItemRows);
+        EXPECT_EQ(item.token_begin / kBlockRows, (item.token_end - 1) / kBlockRows);
+        int32_t& end = ends[{item.sequence, item.kv_head, item.token_begin}];
+        EXPECT_EQ(item.tile_begin, end);  // in order, without gaps
+        if (end == 0) tokens += item.token_end - item.token_begin;
+        end = item.tile_end;
+        if (item.partial >= 0) {
+          EXPECT_EQ(item.partial, partial_rows);
+          partial_rows += rows;
+        }
+      }
+      EXPECT_EQ(tokens, 2 * 199);
+      EXPECT(partial_rows <= room);
+      // Causal: a block sees the tiles up to that of its last token, and nothing behind.
+      for (const auto& [key, end] : ends) {
+        const SequencePlan& sequence = step.plan.sequences[std::get<0>(key)];
+        const int32_t block_end =
+            std::min(sequence.num_rows, (std::get<2>(key) / kBlockRows + 1) * kBlockRows);
+        EXPECT_EQ(end, (sequence.num_committed + block_end + kTileColumns - 1) / kTileColumns);
+      }
+      int32_t merged = 0;
+      for (int32_t i = 0; i < work.num_merges; ++i) {
+        const MergeItem& merge = Part<MergeItem>(builder, header.merges)[i];
+        EXPECT_EQ(merge.partial, merged);
+        merged += (merge.token_end - merge.token_begin) * 4 * merge.num_partials;
+      }
+      EXPECT_EQ(merged, partial_rows);
+    }
+  }
+}
+
+TEST(DevicePlanKeepsLayersApartWhoseMasksDiffer) {
+  PagedLayer layer(Shape{4, 2, 8, 16}, DType::kFloat16, 100, 1);
+  Step step(&layer, {{200, 2}});
+  const Mask mask = Mask::PerLayer({Mask::Window(10), Mask::Causal()}, {0, 1, 0});
+  const Mask* pointer = &mask;
+  MaskTable masks;
+  masks.Lower(&pointer, step.plan, 3, 2);
+  DevicePlanBuilder builder({3, 2, 2, 16, 4, 4, 0, 0});
+  builder.Build(step.plan, masks, nullptr);
+  EXPECT(builder.few_rows());
+  EXPECT_EQ(builder.layer_class(0), builder.layer_class(2));
+  EXPECT(builder.layer_class(0) != builder.layer_class(1));
+  const auto tiles = [&](int32_t layer_index) {
+    const PlanHeader& header = builder.header();
+    const PlanClass& work =
+        Part<PlanClass>(builder, header.classes)[builder.layer_class(layer_index)];
+    return Part<WorkItem>(builder, header.items)[work.first_item].tile_end;
+  };
+  EXPECT_EQ(tiles(0), 2);  // positions 191 to 201
+  EXPECT_EQ(tiles(1), 4);
+}
+
+}  // namespace kvctl::cuda
