@@ -34,6 +34,7 @@ build() {
   # Against the TVM of the bundle; oneDNN is not there, and nothing here needs it.
   "$python" -m pip install --no-index --no-deps --no-build-isolation --upgrade --target "$bundle/site" . \
     -C cmake.define.KVCTL_CUDA=ON -C cmake.define.KVCTL_BUILD_TESTS=ON -C build-dir="$bundle/build" \
+    -C build.targets="kvctl;_core;kvctl_cuda;test_cuda" \
     -C cmake.define.CMAKE_INSTALL_RPATH="$CUDA_HOME/lib64"
   "$python" -c "import kvctl; print('kvctl', kvctl.__version__, 'imported')"
 }
