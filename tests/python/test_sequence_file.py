@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm_ffi
 
 import kvctl
 from kvctl import PagedKVCache
@@ -80,6 +81,25 @@ def test_every_type_of_element(tmp_path: Path, dtype: str, inline: bool) -> None
     other = make_cache(rope=Rope(inline=inline), dtype=dtype, page_size=5)
     other.load_sequence(0, tmp_path / "sequence")
     np.testing.assert_array_equal(step(other, 0, [1, 2]), step(cache, 0, [1, 2]))
+
+
+@pytest.mark.parametrize("through_tvm", [False, True])
+def test_windows_that_renumber_their_sinks(tmp_path: Path, through_tvm: bool) -> None:
+    cache = make_cache(rope=Rope())
+    other = make_cache(rope=Rope(), page_size=8)
+    cache.add_sequence(0)
+    if through_tvm:
+        name = "vm.builtin.attention_kv_cache_enable_sliding_window_for_seq"
+        tvm_ffi.get_global_func(name)(cache, 0, 9, 2)
+    else:
+        cache.enable_sliding_window(0, 8, sinks=2, renumber_sinks=True)
+    step(cache, 0, range(50))
+    step(cache, 0, range(50, 100))
+    cache.save_sequence(0, tmp_path / "sequence")
+    other.load_sequence(1, tmp_path / "sequence")
+    assert other.sequence_length(1) == cache.sequence_length(0) == (9 if through_tvm else 100)
+    for _ in range(3):
+        np.testing.assert_array_equal(step(other, 1, [7, 8]), step(cache, 0, [7, 8]))
 
 
 def test_an_empty_sequence(tmp_path: Path) -> None:
