@@ -177,6 +177,73 @@ def an_unknown_sequence_is_a_key_error(create: Callable[[Config], BuiltinCache])
             raise Wrong(f"{type(error).__name__} for a mistake of the user") from error
 
 
+def a_chunk_beyond_the_window(create: Callable[[Config], BuiltinCache]) -> None:
+    both = Shadowed(create(Config(sliding_window=True, rope="inline")))
+    cache, tokens = both.cache, both.qkv(30)
+    outputs = []
+    for seq_id, cuts in enumerate(([20, 10], [1] * 30)):
+        cache.add(seq_id)
+        cache.enable_window(seq_id, 12, 2)
+        pieces = np.split(tokens, np.cumsum(cuts)[:-1], axis=1)
+        outputs.append(np.concatenate([cache.forward([seq_id], [p])[0] for p in pieces], axis=1))
+    both.close(outputs[0], outputs[1], "a prompt that is cut otherwise")
+
+
+def positions_in_a_window(create: Callable[[Config], BuiltinCache]) -> None:
+    both = Shadowed(create(Config(sliding_window=True)))
+    both.cache.add(0)
+    both.cache.enable_window(0, 12, 2)
+    for position in range(20):
+        both.cache.forward([0], [both.qkv(1)])
+        if both.cache.positions_seen[0] != position:
+            raise Wrong(f"token {position} is at {both.cache.positions_seen[0]}")
+
+
+def a_fork_of_a_window_that_slid(create: Callable[[Config], BuiltinCache]) -> None:
+    both = Shadowed(create(Config(sliding_window=True, rope="inline")))
+    cache = both.cache
+    cache.add(0, 1)
+    for seq_id in (0, 1):
+        cache.enable_window(seq_id, 20, 17)
+    tokens = [both.qkv(1) for _ in range(35)]
+    for token in tokens[:30]:
+        cache.forward([0, 1], [token, token])
+    cache.fork(0, 2, 16)
+    for token in tokens[30:]:
+        one, other = cache.forward([0, 1], [token, token])
+        both.close(one, other, "the sequence that was forked")
+
+
+def layer_windows_with_inline_rope(create: Callable[[Config], BuiltinCache]) -> None:
+    both = Shadowed(create(Config(sliding_layers=(1,), rope="inline", rope_theta=500.0)))
+    both.add(0)
+    both.forward({0: 9})
+    both.forward({0: 1})
+
+
+def cross_attention_of_a_layer_with_a_window(create: Callable[[Config], BuiltinCache]) -> None:
+    both = Shadowed(create(Config(sliding_layers=(1,))))
+    both.add(0)
+    both.forward({0: 9})
+    both.cache.begin([0], [2])
+    q = both.qkv(2)[0][:, :4]
+    outputs = [both.cache.cross_attention(layer, q)[0] for layer in range(2)]
+    if not all(np.isfinite(out).all() and out.any() for out in outputs):
+        raise Wrong("attention to the past")
+
+
+def layer_windows_of_a_fork(create: Callable[[Config], BuiltinCache]) -> None:
+    both = Shadowed(create(Config(sliding_layers=(0, 1))))  # windows of 32 tokens
+    tokens = [both.qkv(1) for _ in range(60)]
+    both.cache.add(0, 1)
+    for token in tokens[:48]:
+        both.cache.forward([0, 1], [token, token])
+    both.cache.fork(0, 2, 48)
+    for token in tokens[48:]:
+        one, other = both.cache.forward([1, 2], [token, token])
+        both.close(other, one, "a fork")
+
+
 # What TVM answers instead: silent corruption is a Wrong, the rest is TVM's own message.
 CASES = {
     t1_a_chain_at_the_end_skips_compaction: "K/V of sequence 0 differs",
@@ -190,6 +257,12 @@ CASES = {
     a_tree_of_more_than_256_nodes: "exceeds the maximum tree size limit 256",
     a_tree_on_a_windowed_cache: "Tree attention does not support sliding window",
     a_tree_with_inline_rope: "does not support inline RoPE",
+    a_chunk_beyond_the_window: "a prompt that is cut otherwise differs",
+    positions_in_a_window: "token 13 is at 12",
+    a_fork_of_a_window_that_slid: "block.seq_length >= block.sink_length",
+    layer_windows_with_inline_rope: "attention differs",
+    layer_windows_of_a_fork: "data_ != nullptr",
+    cross_attention_of_a_layer_with_a_window: "f_mla_prefill_",
     popn_on_an_uncommitted_tree: "are expected to have their accepted tokens",
     an_unknown_sequence_is_a_key_error: "InternalError for a mistake of the user",
 }
