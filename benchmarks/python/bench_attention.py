@@ -1,15 +1,24 @@
-"""Masked attention on a paged cache beside torch's ``scaled_dot_product_attention``.
+"""Masked attention on a paged cache beside its peers, its limit, and variants of itself.
 
-Both attend under the same boolean mask, random among the new tokens; torch has K and V contiguous,
-kvctl finds them in pages and appends the new tokens' K and V as well. torch takes the faster of
-two forms: grouped heads (``enable_gqa``), and K and V with their heads repeated beforehand. The
-limit is the larger of two times: the bytes of K and V at the rate at which torch sums a big array,
-and the operations at the rate of its best matrix product.
+``sdpa``: beside torch's ``scaled_dot_product_attention`` under the same boolean mask, random among
+the new tokens; torch has K and V contiguous, kvctl finds them in pages and appends the new tokens'
+K and V as well. torch takes the faster of two forms: grouped heads (``enable_gqa``), and K and V
+with their heads repeated beforehand. The limit is the larger of two times: the bytes of K and V at
+the rate at which torch sums a big array, and the operations at the rate of its best matrix product.
+
+``tvm``: beside TVM's own cache with the CPU kernels that it generates for token trees; each has a
+process of its own, TVM's on as many threads of TVM's pool. Its past is all zeros.
+
+``shared``: one new token for each of eight forks of one sequence, and for eight sequences that
+share nothing.
+
+``observer``: attention with and without sums of what it gave to each token.
 
 The peers take turns, round after round, with a pause in between; each thread count is a process of
-its own. Prints one table for each and writes one JSON: the least and the median time of a call.
+its own. Prints one table for each part and thread count and writes one JSON, of which only the
+parts that ran are replaced: the least and the median time of a call.
 
-    python bench_attention.py [--threads 1 2] [--rounds 7] [--json out.json]
+    python bench_attention.py [--parts sdpa tvm] [--threads 1 2] [--rounds 7] [--json out.json]
 """
 
 from __future__ import annotations
@@ -20,29 +29,31 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter, sleep
+from time import sleep
 from typing import Any
 
 import numpy as np
 
-SHAPES = [(9, 3, 64), (32, 8, 128)]  # query heads, KV heads, head_dim
+from attention_parts import (
+    SHAPES,
+    measure_observer,
+    measure_shared,
+    measure_trees,
+    time_calls,
+)
+
 NEW_TOKENS = [1, 8, 16, 64]
 COLUMNS = [512, 2048, 8192]
-SECONDS = 0.03  # of calls in each turn
 
 
-def time_calls(call: Callable[[], Any]) -> list[float]:
-    """Time a function again and again for a while, after one call that does not count."""
-    call()
-    times: list[float] = []
-    while sum(times) < SECONDS or len(times) < 3:
-        begin = perf_counter()
-        call()
-        times.append(perf_counter() - begin)
-    return times
+def machine() -> dict[str, str]:
+    """Return what the times depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": names[0] if names else platform.processor(), "machine": platform.machine()}
 
 
 def limits() -> tuple[float, float]:
@@ -142,6 +153,47 @@ def measure(rounds: int) -> dict[str, Any]:
     return {"bandwidth": bandwidth, "rate": rate, "torch": torch.__version__, "rows": rows}
 
 
+def run_part(part: str, rounds: int) -> Any:
+    """Measure one part in this process."""
+    if part == "sdpa":
+        return measure(rounds)
+    if part in ("tree-kvctl", "tree-tvm"):
+        return measure_trees(rounds, tvm=part == "tree-tvm")
+    return measure_shared(rounds) if part == "shared" else measure_observer(rounds)
+
+
+def worker(part: str, rounds: int, threads: int) -> Any:
+    """Measure one part in a process of its own."""
+    number = str(threads)
+    done = subprocess.run(
+        [sys.executable, __file__, "--worker", part, "--rounds", str(rounds)],
+        env={**os.environ, "OMP_NUM_THREADS": number, "TVM_NUM_THREADS": number},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Return the heads of a row."""
+    qo, kv, dim = row["shape"]
+    return f"{qo:2}/{kv} x {dim:3}"
+
+
+def show_rest(part: str, threads: int, rows: list[dict[str, Any]]) -> None:
+    """Print the table of a part that compares two things: medians."""
+    first, second = {
+        "tvm": ("kvctl", "tvm"),
+        "shared": ("forks", "separate"),
+        "observer": ("plain", "observed"),
+    }[part]
+    print(f"\n{part}, {threads} threads; microseconds (medians)")
+    print(f"heads      new {first:>10} {second:>10}   ratio")
+    for row in rows:
+        a, b = row[first][1], row[second][1]
+        print(f"{name_of(row)} {row.get('new', 1):3} {a * 1e6:10.1f} {b * 1e6:10.1f} {b / a:6.2f}x")
+
+
 def show(threads: int, result: dict[str, Any]) -> None:
     """Print one table: least times, and ratios of medians."""
     print(
@@ -151,12 +203,11 @@ def show(threads: int, result: dict[str, Any]) -> None:
     print("heads      new     kv     kvctl     torch  faster  (medians)  of limit  window 512")
     ratios = []
     for row in result["rows"]:
-        qo, kv, dim = row["shape"]
         ours, theirs = row["kvctl"], row["torch"]
         ratios.append(theirs[1] / ours[1])
         window = row["window_512"]
         print(
-            f"{qo:2}/{kv} x {dim:3} {row['new']:3} {row['columns']:6} {ours[0] * 1e6:9.1f} "
+            f"{name_of(row)} {row['new']:3} {row['columns']:6} {ours[0] * 1e6:9.1f} "
             f"{theirs[0] * 1e6:9.1f} {theirs[0] / ours[0]:6.2f}x {ratios[-1]:9.2f}x "
             f"{row['limit'] / ours[0]:8.0%}"
             + (f"    1/{ours[0] / window[0]:.1f}" if window else "")
@@ -166,27 +217,36 @@ def show(threads: int, result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--parts", nargs="+", default=["sdpa", "tvm", "shared", "observer"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        json.dump(measure(options.rounds), sys.stdout)
+        json.dump(run_part(options.worker, options.rounds), sys.stdout)
         return
-    results = {}
-    for threads in options.threads:
-        worker = subprocess.run(
-            [sys.executable, __file__, "--worker", "--rounds", str(options.rounds)],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-        results[threads] = json.loads(worker.stdout)
-        show(threads, results[threads])
+    results: dict[str, Any] = {}
+    if options.json and options.json.exists():
+        results = json.loads(options.json.read_text())
+    results["machine"] = machine()
+    for part in options.parts:
+        for threads in options.threads:
+            if part == "tvm":
+                rows, theirs = (
+                    worker(one, options.rounds, threads) for one in ("tree-kvctl", "tree-tvm")
+                )
+                for row, other in zip(rows, theirs, strict=True):
+                    row["kvctl"], row["tvm"] = row.pop("time"), other["time"]
+            else:
+                rows = worker(part, options.rounds, threads)
+            results.setdefault(part, {})[str(threads)] = rows
+            if part == "sdpa":
+                show(threads, rows)
+            else:
+                show_rest(part, threads, rows)
     if options.json:
-        machine = {"processor": platform.processor(), "machine": platform.machine()}
-        options.json.write_text(json.dumps({"machine": machine, "threads": results}, indent=1))
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

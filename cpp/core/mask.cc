@@ -137,10 +137,11 @@ Mask Mask::Dense(const uint8_t* visible, int32_t num_new) {
   const int32_t row_words = NumTiles(num_new);
   node.words.assign(int64_t(num_new) * row_words, 0);
   for (int32_t row = 0; row < num_new; ++row) {
-    for (int32_t column = 0; column < num_new; ++column) {
-      if (visible[int64_t(row) * num_new + column] == 0) continue;
-      node.words[int64_t(row) * row_words + column / kTileColumns] |= uint64_t{1}
-                                                                      << column % kTileColumns;
+    const uint8_t* bytes = visible + int64_t(row) * num_new;
+    for (int32_t word = 0; word < row_words; ++word) {
+      const int32_t first = word * kTileColumns;
+      node.words[int64_t(row) * row_words + word] =
+          PackBytes(bytes + first, std::min(kTileColumns, num_new - first));
     }
   }
   return MaskNode::Make(std::move(node));

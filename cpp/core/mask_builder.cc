@@ -63,6 +63,21 @@ void PlanFromRanges(const int32_t* offsets, const ColumnRange* ranges, int32_t n
   }
 }
 
+uint64_t PackBytes(const uint8_t* bytes, int32_t count) {
+  uint64_t word = 0;
+  int32_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    // Eight bytes to eight bits: nonzero bytes to 0x80, then one bit of each gathered by a
+    // multiplication.
+    uint64_t eight;
+    std::memcpy(&eight, bytes + i, 8);
+    eight = (((eight & 0x7f7f7f7f7f7f7f7fu) + 0x7f7f7f7f7f7f7f7fu) | eight) & 0x8080808080808080u;
+    word |= ((eight >> 7) * 0x0102040810204080u >> 56) << i;
+  }
+  for (; i < count; ++i) word |= uint64_t{bytes[i] != 0} << i;
+  return word;
+}
+
 void PlanFromBytes(const uint8_t* bytes, int32_t num_rows, int32_t num_columns, MaskPlan* plan) {
   MaskBuilder builder(plan, num_rows, num_columns);
   const int32_t num_tiles = NumTiles(num_columns);
@@ -73,19 +88,7 @@ void PlanFromBytes(const uint8_t* bytes, int32_t num_rows, int32_t num_columns, 
       const int32_t width = std::min(kTileColumns, num_columns - tile * kTileColumns);
       for (int32_t row = 0; row < rows; ++row) {
         const uint8_t* first = bytes + int64_t(begin + row) * num_columns + tile * kTileColumns;
-        uint64_t word = 0;
-        int32_t column = 0;
-        for (; column + 8 <= width; column += 8) {
-          // Eight bytes to eight bits: nonzero bytes to 0x80, then one bit of each gathered by a
-          // multiplication.
-          uint64_t eight;
-          std::memcpy(&eight, first + column, 8);
-          eight =
-              (((eight & 0x7f7f7f7f7f7f7f7fu) + 0x7f7f7f7f7f7f7f7fu) | eight) & 0x8080808080808080u;
-          word |= ((eight >> 7) * 0x0102040810204080u >> 56) << column;
-        }
-        for (; column < width; ++column) word |= uint64_t{first[column] != 0} << column;
-        words[row] = word;
+        words[row] = PackBytes(first, width);
       }
       builder.CommitWords(tile, tile + 1, rows);
     }

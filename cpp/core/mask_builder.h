@@ -95,6 +95,9 @@ inline int32_t BlockSize(int32_t num_rows, int32_t block) {
 void PlanFromRanges(const int32_t* offsets, const ColumnRange* ranges, int32_t num_rows,
                     int32_t num_columns, MaskPlan* plan);
 
+/*! \brief One bit for each of up to 64 bytes, set where the byte is not zero. */
+uint64_t PackBytes(const uint8_t* bytes, int32_t count);
+
 /*! \brief A plan from bits: row r sees column c if bytes[r * num_columns + c] is not zero. */
 void PlanFromBytes(const uint8_t* bytes, int32_t num_rows, int32_t num_columns, MaskPlan* plan);
 
