@@ -1,6 +1,6 @@
 """Acceptance rules on the CPU: kvctl beside the same rule in torch and in NumPy.
 
-    python bench_verify.py --json out.json [--quick]
+    python bench_verify.py --json out.json [--quick] [--vocab ...] [--draft ...]
 
 One call verifies a batch of chains. Peers take turns within each repetition; before each turn there
 is a pause, so that idle thread pools fall asleep, and a call that is not timed, so that the peer's
@@ -35,7 +35,7 @@ from verify_peers import numpy_rule, torch_rule, torch_walk
 
 RULES = ("greedy", "target_only", "token_wise", "block", "traversal", "coupled")
 # The rule of a peer that emits the same law.
-PEER_RULE = {"traversal": "block", "coupled": "target_only"}
+PEER_RULE = {"traversal": "block"}
 
 
 class Case:
@@ -189,7 +189,10 @@ def show(row: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="fewer shapes and repetitions")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--vocab", type=int, nargs="+", default=[32000, 151936])
+    parser.add_argument("--draft", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--append", action="store_true", help="keep the rows that the JSON has")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     arguments = parser.parse_args()
@@ -200,15 +203,14 @@ def main() -> None:
     global clock
     clock = process_time if arguments.clock == "cpu" else perf_counter
     repeats = 5 if arguments.quick else 11
-    vocabs, lengths = (32000, 151936), (8,) if arguments.quick else (4, 8)
     print(
         "rule          B  n       V  tok/s     kvctl     torch     numpy   torch   numpy    GB/s"
         "   of roof"
     )
     rows = []
     roof = read_bandwidth()
-    for vocab in vocabs:
-        for length in lengths:
+    for vocab in arguments.vocab:
+        for length in arguments.draft:
             for batch in (1, 8, 32):
                 case = Case(batch, length, vocab)
                 for rule in RULES:
@@ -216,6 +218,8 @@ def main() -> None:
                     rows.append(measure(case, rule, repeats, slow, roof))
                     show(rows[-1])
     if arguments.json:
+        if arguments.append and arguments.json.exists():
+            rows = json.loads(arguments.json.read_text())["rows"] + rows
         versions = {"kvctl": kvctl.__version__, "numpy": np.__version__}
         if importlib.util.find_spec("torch"):
             import torch

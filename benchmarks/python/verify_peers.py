@@ -27,9 +27,11 @@ def numpy_draw(w: Array, rng: np.random.Generator) -> Array:
 def numpy_rule(rule: str, logits: Array, q: Array, drafts: Array, rng: Any) -> tuple[Array, Array]:
     batch, n = drafts.shape
     rows = np.arange(batch)
-    if rule in ("greedy", "target_only"):
+    if rule in ("greedy", "target_only", "coupled"):
         if rule == "greedy":
             y = logits.argmax(axis=-1)
+        elif rule == "coupled":
+            y = (numpy_softmax(logits) / rng.exponential(size=logits.shape)).argmax(axis=-1)
         else:
             y = numpy_draw(numpy_softmax(logits), rng)
         accepted = (y[:, :n] == drafts).cumprod(axis=1).sum(axis=1)
@@ -70,8 +72,12 @@ def torch_rule(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array
 
     batch, n = drafts.shape
     rows = torch.arange(batch)
-    if rule in ("greedy", "target_only"):
-        y = logits.argmax(dim=-1) if rule == "greedy" else torch_draw(logits.softmax(dim=-1))
+    if rule in ("greedy", "target_only", "coupled"):
+        if rule == "coupled":  # noise for every token of the vocabulary, which the draft shares
+            p = logits.softmax(dim=-1)
+            y = (p / torch.empty_like(p).exponential_()).argmax(dim=-1)
+        else:
+            y = logits.argmax(dim=-1) if rule == "greedy" else torch_draw(logits.softmax(dim=-1))
         accepted = (y[:, :n] == drafts).long().cumprod(dim=1).sum(dim=1)
         return accepted, y[rows, accepted]
     p = logits.softmax(dim=-1)
@@ -115,7 +121,11 @@ def torch_walk(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array
                 left = rows[stop].softmax(dim=-1).sub_(q[alive[stop], i]).clamp_(min=0)
                 token[alive[stop]] = torch_draw(left)
         else:
-            y = rows.argmax(dim=-1) if rule == "greedy" else torch_draw(rows.softmax(dim=-1))
+            if rule == "coupled":
+                p = rows.softmax(dim=-1)
+                y = (p / torch.empty_like(p).exponential_()).argmax(dim=-1)
+            else:
+                y = rows.argmax(dim=-1) if rule == "greedy" else torch_draw(rows.softmax(dim=-1))
             token[alive] = y
             go_on = torch.zeros_like(y, dtype=torch.bool) if x is None else y == x
         alive = alive[go_on]

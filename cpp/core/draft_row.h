@@ -37,6 +37,8 @@ class DraftRow {
   /*! \brief The sum of all grid weights. */
   double total() const { return total_; }
   double weight(int32_t token) const;
+  /*! \brief [vocab] the row, where it is dense and float32; else nullptr. */
+  const float* f32() const { return f32_; }
   /*! \brief Grid weights of tokens [at, at + n). */
   void Weights(const VocabOps& ops, int32_t at, int32_t n, double* out) const;
 

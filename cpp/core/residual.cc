@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "core/exact_math.h"
-#include "kvctl/error.h"
 
 namespace kvctl {
 namespace {
@@ -13,6 +12,9 @@ namespace {
 constexpr int kMaxDenseSteps = 4;
 
 }  // namespace
+
+double Residual::Step::r_factor() const { return a * kProbScale / r_total; }
+double Residual::Step::d_factor() const { return kProbScale / d.total; }
 
 void Residual::Start(RowSampler* target) {
   target_ = target;
@@ -39,8 +41,7 @@ double Residual::Apply(const Step& step, int32_t at, int32_t n, double* r) const
     }
   }
   d.row.Weights(vocab_.ops(), at, n, q);
-  double sum =
-      vocab_.ops().subtract(r, q, n, step.a * kProbScale / step.r_total, kProbScale / d.total, r);
+  double sum = vocab_.ops().subtract(r, q, n, step.r_factor(), step.d_factor(), r);
   for (const auto& [i, w] : kept) {
     sum += w - r[i];
     r[i] = w;
@@ -48,28 +49,30 @@ double Residual::Apply(const Step& step, int32_t at, int32_t n, double* r) const
   return sum;
 }
 
-// Grid weights of a piece, in out; returns their sum.
+// Grid weights of a piece, in out unless it is null; returns their sum.
 double Residual::Weights(int32_t at, int32_t n, double* out) const {
-  double sum;
+  size_t next = 0;
+  double sum = 0;
+  double piece[kVocabPiece];
+  double* r = out == nullptr ? piece : out;
   if (written_) {
-    std::copy_n(law_.weights.data() + at, n, out);
-    sum = 0;
-    for (int32_t i = 0; i < n; ++i) sum += out[i];
+    std::copy_n(law_.weights.data() + at, n, r);
+    for (int32_t i = 0; i < n; ++i) sum += r[i];
+  } else if (!steps_.empty() && steps_[0].d.excluded.empty() && steps_[0].d.row.f32() != nullptr) {
+    const Step& first = steps_[next++];
+    sum = target_->WeightsLess(first.d.row.f32(), first.r_factor(), first.d_factor(), at, n,
+                               steps_.size() == next ? out : r);
   } else {
-    sum = target_->Weights(at, n, out);
+    sum = target_->Weights(at, n, steps_.empty() ? out : r);
   }
-  for (const Step& step : steps_) sum = Apply(step, at, n, out);
+  for (; next < steps_.size(); ++next) sum = Apply(steps_[next], at, n, r);
   return sum;
 }
 
 double Residual::SumWeights(std::vector<double>* block_sums) const {
   const auto sum = [this](int32_t begin, int32_t size) {
     double total = 0;
-    ForPieces(begin, size, [&](int32_t at, int32_t n) {
-      double piece[kVocabPiece];
-      total +=
-          steps_.empty() && !written_ ? target_->Weights(at, n, nullptr) : Weights(at, n, piece);
-    });
+    ForPieces(begin, size, [&](int32_t at, int32_t n) { total += Weights(at, n, nullptr); });
     return total;
   };
   return vocab_.SumBlocks(sum, block_sums);
@@ -119,10 +122,7 @@ int32_t Residual::Pick(uint64_t bits) const {
   double rest = static_cast<double>(Below(static_cast<uint64_t>(total_), bits));
   int32_t block = 0;
   for (; rest >= block_sums_[block]; ++block) rest -= block_sums_[block];
-  const auto weights = [this](int32_t at, int32_t n, double* out) {
-    double piece[kVocabPiece];
-    return Weights(at, n, out == nullptr ? piece : out);
-  };
+  const auto weights = [this](int32_t at, int32_t n, double* out) { return Weights(at, n, out); };
   return PickToken(Vocab::Begin(block), vocab_.block_size(block), rest, weights);
 }
 

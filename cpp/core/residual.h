@@ -53,6 +53,10 @@ class Residual {
     DraftLaw d;
     double a;
     double r_total;  // of what is subtracted from
+
+    // relu(r_factor * r - d_factor * d) on the grid is relu(a * r - d) of the two laws.
+    double r_factor() const;
+    double d_factor() const;
   };
 
   double Weights(int32_t at, int32_t n, double* out) const;

@@ -151,18 +151,19 @@ void RowSampler::NeedWeights() {
   weighed_ = true;
 }
 
+ExpTerms RowSampler::exp_terms() const {
+  return {Scale(sampling_->temperature), exponent_, kProbScale / static_cast<double>(exp_total_)};
+}
+
 double RowSampler::Weights(int32_t at, int32_t n, double* out) const {
+  float piece[kVocabPiece];
   switch (kind_) {
-    case Kind::kLogits: {
-      const double factor = kProbScale / static_cast<double>(exp_total_);
-      float piece[kVocabPiece];
-      if (!shared_ && !cut_off_) {
-        return vocab_.ops().weights_from_logits(
-            logits_.Piece(at, n, piece), n, Scale(sampling_->temperature), exponent_, factor, out);
+    case Kind::kLogits:
+      if (plain()) {
+        return vocab_.ops().weights_from_logits(logits_.Piece(at, n, piece), n, exp_terms(), out);
       }
       ExpPiece(at, n, piece);
-      return vocab_.ops().weights_from_exps(piece, n, factor, out);
-    }
+      return vocab_.ops().weights_from_exps(piece, n, exp_terms().factor, out);
     case Kind::kOneHot: {
       const bool here = greedy_ >= at && greedy_ < at + n;
       if (out != nullptr) std::fill_n(out, n, 0.0);
@@ -176,6 +177,20 @@ double RowSampler::Weights(int32_t at, int32_t n, double* out) const {
       return sum;
     }
   }
+}
+
+double RowSampler::WeightsLess(const float* probs, double a, double b, int32_t at, int32_t n,
+                               double* out) const {
+  const VocabOps& ops = vocab_.ops();
+  if (plain()) {
+    float piece[kVocabPiece];
+    return ops.subtract_from_logits(logits_.Piece(at, n, piece), probs + at, n, exp_terms(), a, b,
+                                    out);
+  }
+  double r[kVocabPiece], d[kVocabPiece];
+  Weights(at, n, r);
+  ops.weights_from_f32(probs + at, n, d);
+  return ops.subtract(r, d, n, a, b, out);
 }
 
 void RowSampler::FillLaw(Law* law) {

@@ -117,6 +117,13 @@ class RowSampler {
    * \param out [n] or nullptr
    */
   double Weights(int32_t at, int32_t n, double* out) const;
+  /*!
+   * \brief The same for relu(a * r - b * q).
+   * \param probs [vocab] the law q.
+   * \param out [n] or nullptr
+   */
+  double WeightsLess(const float* probs, double a, double b, int32_t at, int32_t n,
+                     double* out) const;
   /*! \brief The law, as grid weights. */
   void FillLaw(Law* law);
 
@@ -125,6 +132,8 @@ class RowSampler {
 
   void LoadProbabilities(const RowInput& row, const Sampling& sampling);
   bool NeedSums();
+  bool plain() const { return kind_ == Kind::kLogits && !shared_ && !cut_off_; }
+  ExpTerms exp_terms() const;
   void ExpPiece(int32_t at, int32_t n, float* out) const;
   uint64_t SumExps();
 

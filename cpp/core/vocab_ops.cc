@@ -55,11 +55,14 @@ double WeightsFromExps(const float* exps, int32_t n, double factor, double* out)
   return sum;
 }
 
-double WeightsFromLogits(const float* logits, int32_t n, float scale, float shift, double factor,
-                         double* out) {
+double WeightFromLogit(float logit, const ExpTerms& terms) {
+  return WeightFromExp(Exp2Scaled(logit, terms.scale, terms.shift), terms.factor);
+}
+
+double WeightsFromLogits(const float* logits, int32_t n, const ExpTerms& terms, double* out) {
   double sum = 0;
   for (int32_t i = 0; i < n; ++i) {
-    const double w = WeightFromExp(Exp2Scaled(logits[i], scale, shift), factor);
+    const double w = WeightFromLogit(logits[i], terms);
     if (out != nullptr) out[i] = w;
     sum += w;
   }
@@ -80,11 +83,27 @@ double WeightsFromProbs(const T* probs, int32_t n, double* out) {
   return valid ? sum : std::numeric_limits<double>::quiet_NaN();
 }
 
+double Rest(double r, double d, double a, double b) {
+  const double w = FMA(a, r, -(b * d));
+  return w > 0 ? (w + kRoundDouble) - kRoundDouble : 0.0;
+}
+
 double Subtract(const double* r, const double* d, int32_t n, double a, double b, double* out) {
   double sum = 0;
   for (int32_t i = 0; i < n; ++i) {
-    double w = FMA(a, r[i], -(b * d[i]));
-    w = w > 0 ? (w + kRoundDouble) - kRoundDouble : 0.0;
+    const double w = Rest(r[i], d[i], a, b);
+    if (out != nullptr) out[i] = w;
+    sum += w;
+  }
+  return sum;
+}
+
+double SubtractFromLogits(const float* logits, const float* probs, int32_t n, const ExpTerms& terms,
+                          double a, double b, double* out) {
+  double sum = 0;
+  for (int32_t i = 0; i < n; ++i) {
+    const double d = ToGrid(static_cast<double>(probs[i]));
+    const double w = Rest(WeightFromLogit(logits[i], terms), d, a, b);
     if (out != nullptr) out[i] = w;
     sum += w;
   }
@@ -154,6 +173,7 @@ const VocabOps& ScalarVocabOps() {
                                WeightsFromProbs<float>,
                                WeightsFromProbs<double>,
                                Subtract,
+                               SubtractFromLogits,
                                FromF16,
                                FromBF16,
                                Gumbel};

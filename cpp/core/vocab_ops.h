@@ -19,6 +19,13 @@ struct NoiseKey {
   uint32_t counter0;
 };
 
+/*! \brief How logits become grid weights: exp_sum's scale and shift, weights_from_exps' factor. */
+struct ExpTerms {
+  float scale;
+  float shift;
+  double factor;
+};
+
 struct VocabOps {
   /*! \brief Largest of n logits, NaN ignored; -inf where there is none. */
   float (*max)(const float* logits, int32_t n);
@@ -37,13 +44,15 @@ struct VocabOps {
    */
   double (*weights_from_exps)(const float* exps, int32_t n, double factor, double* out);
   /*! \brief exp_sum's floats and weights_from_exps, in one pass. */
-  double (*weights_from_logits)(const float* logits, int32_t n, float scale, float shift,
-                                double factor, double* out);
+  double (*weights_from_logits)(const float* logits, int32_t n, const ExpTerms& terms, double* out);
   /*! \brief Grid weights from probabilities; returns their sum, NaN if one is not in [0, 1.001]. */
   double (*weights_from_f32)(const float* probs, int32_t n, double* out);
   double (*weights_from_f64)(const double* probs, int32_t n, double* out);
   /*! \brief out[i] = round(max(0, a * r[i] - b * d[i])); returns the sum. out may be r. */
   double (*subtract)(const double* r, const double* d, int32_t n, double a, double b, double* out);
+  /*! \brief weights_from_logits, weights_from_f32 and subtract, in one pass. */
+  double (*subtract_from_logits)(const float* logits, const float* probs, int32_t n,
+                                 const ExpTerms& terms, double a, double b, double* out);
   /*! \brief IEEE half precision, and bfloat16, to float. */
   void (*from_f16)(const uint16_t* values, int32_t n, float* out);
   void (*from_bf16)(const uint16_t* values, int32_t n, float* out);

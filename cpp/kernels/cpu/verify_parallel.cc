@@ -12,8 +12,9 @@
 namespace kvctl {
 namespace {
 
-// Below this many logits in all, waking other threads costs more than they bring.
-constexpr int64_t kMinWork = 1 << 15;
+// Work for less time than this is not shared out: to wake a thread that has gone to sleep takes up
+// to a tenth of a millisecond, and each row takes several barriers.
+constexpr double kMinNanoseconds = 4e5;
 // Blocks of the vocabulary below which one item is not worth sharing out.
 constexpr int32_t kMinBlocks = 4;
 
@@ -73,11 +74,11 @@ void ShareBlocks(int32_t num_blocks, const std::function<void(int32_t)>& body) {
 }  // namespace
 
 void ForItems(
-    int32_t vocab_size, int64_t count, const char* name,
+    int32_t vocab_size, int64_t count, double nanoseconds, const char* name,
     const std::function<void(const Vocab& vocab, const std::function<int64_t()>& next)>& work) {
   const Vocab serial(vocab_size, CpuVocabOps());
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-  const bool parallel = threads > 1 && count * vocab_size >= kMinWork;
+  const bool parallel = threads > 1 && nanoseconds >= kMinNanoseconds;
   const bool wide = parallel && serial.num_blocks() >= kMinBlocks;
   const int64_t alone = wide ? count / threads * threads : count;
 

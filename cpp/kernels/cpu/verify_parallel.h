@@ -20,11 +20,12 @@ namespace kvctl {
  * With enough items each thread takes items one by one, whole. What does not divide evenly is done
  * by all threads together, block of vocabulary by block. Small jobs stay on the calling thread.
  *
+ * \param nanoseconds what one thread would need for all of it, roughly.
  * \param name what an item is called in errors.
  * \throws Error of the first item that throws one, with "name index: " before its message.
  */
 void ForItems(
-    int32_t vocab_size, int64_t count, const char* name,
+    int32_t vocab_size, int64_t count, double nanoseconds, const char* name,
     const std::function<void(const Vocab& vocab, const std::function<int64_t()>& next)>& work);
 
 }  // namespace kvctl

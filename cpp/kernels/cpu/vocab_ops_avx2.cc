@@ -11,6 +11,8 @@ namespace {
 #include "kernels/cpu/vec_avx2.h"
 #include "kernels/cpu/vocab_vec_avx2.h"
 // Over the types of the two above:
+#include "kernels/cpu/vocab_vectors.h"
+// Made of those:
 #include "kernels/cpu/vocab_loops.h"
 
 }  // namespace

@@ -1,15 +1,24 @@
-"""Pearson's test of counts against a law, and how many trials it takes to see a bias."""
+"""Pearson's test of counts against a law, and how many trials it takes to see a bias.
+
+Needs SciPy: ``pip install kvctl[testing]``.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
+
+
+def _scipy_stats() -> Any:
+    from scipy import stats  # type: ignore[import-untyped]  # here: enumeration does without it
+
+    return stats
 
 
 @dataclass(frozen=True)
@@ -70,43 +79,8 @@ def chi_square(
     expected = np.array([p[g].sum() for g in groups]) * trials
     statistic = float(((observed - expected) ** 2 / expected).sum())
     degrees = len(groups) - 1
-    return ChiSquare(statistic, degrees, chi_square_tail(statistic, degrees) if degrees else 1.0)
-
-
-def chi_square_tail(statistic: float, degrees: int) -> float:
-    """Return the probability that a chi-square variable exceeds a value."""
-    # The regularised upper incomplete gamma function: its series below the mean, else a fraction.
-    a, x = degrees / 2, statistic / 2
-    if x <= 0:
-        return 1.0
-    scale = math.exp(a * math.log(x) - x - math.lgamma(a))
-    if x < a + 1:
-        term = total = 1 / a
-        for k in itertools.count(1):
-            term *= x / (a + k)
-            total += term
-            if term < total * 1e-16:
-                return max(0.0, 1 - scale * total)
-    b, c = x + 1 - a, 1e300
-    d = fraction = 1 / b
-    for k in itertools.count(1):
-        step = -k * (k - a)
-        b += 2
-        d = 1 / (step * d + b)
-        c = b + step / c
-        fraction *= d * c
-        if abs(d * c - 1) < 1e-15:
-            break
-    return min(1.0, scale * fraction)
-
-
-def chi_square_critical(degrees: int, alpha: float) -> float:
-    """Return the value that a chi-square variable exceeds with probability alpha."""
-    low, high = 0.0, 10.0 * degrees + 1000.0
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if chi_square_tail(middle, degrees) > alpha else (low, middle)
-    return high
+    p_value = float(_scipy_stats().chi2.sf(statistic, degrees)) if degrees else 1.0
+    return ChiSquare(statistic, degrees, p_value)
 
 
 def trials_needed(
@@ -134,8 +108,8 @@ def trials_needed(
     if effect <= 0:
         raise ValueError("the laws are equal: no number of trials tells them apart")
     degrees = int(support.sum()) - 1
-    critical = chi_square_critical(degrees, alpha)
-    z = _normal_quantile(power)
+    stats = _scipy_stats()
+    critical, z = float(stats.chi2.isf(alpha, degrees)), float(stats.norm.ppf(power))
     # Non-central chi-square: mean degrees + n * effect, variance 2 * degrees + 4 * n * effect.
     low, high = 1, 2
     while not _seen(high * effect, degrees, critical, z):
@@ -150,12 +124,3 @@ def trials_needed(
 
 def _seen(shift: float, degrees: int, critical: float, z: float) -> bool:
     return degrees + shift - z * math.sqrt(2 * degrees + 4 * shift) > critical
-
-
-def _normal_quantile(probability: float) -> float:
-    low, high = -40.0, 40.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        below = 0.5 * math.erfc(-middle / math.sqrt(2)) < probability
-        low, high = (middle, high) if below else (low, middle)
-    return high

@@ -16,13 +16,7 @@ import numpy.typing as npt
 
 from ..tree import TokenTree
 from ..verify.enumeration import BranchingRng, Outcome, Rule, enumerate_outcomes
-from .chi_square import (
-    ChiSquare,
-    chi_square,
-    chi_square_critical,
-    chi_square_tail,
-    trials_needed,
-)
+from .chi_square import ChiSquare, chi_square, trials_needed
 
 Float64 = npt.NDArray[np.float64]
 Prefix: TypeAlias = tuple[int, ...]
@@ -229,8 +223,6 @@ __all__ = [
     "Outcome",
     "acceptance_of",
     "chi_square",
-    "chi_square_critical",
-    "chi_square_tail",
     "expected_emitted",
     "joint_law",
     "path_tokens",

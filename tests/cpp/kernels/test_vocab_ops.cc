@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "core/exact_math.h"
+#include "core/law.h"
 #include "core/vocab_ops.h"
 #include "kernels/verify.h"
 
@@ -57,6 +58,13 @@ TEST(VectorLoopsMatchScalarLoopsBitForBit) {
               fast.weights_from_exps(e1.data(), n, factor, w2.data()));
     EXPECT(SameBits(w1, w2));
 
+    const kvctl::ExpTerms terms = {scale, shift, factor};
+    EXPECT_EQ(scalar.weights_from_logits(logits.data(), n, terms, w1.data()),
+              fast.weights_from_logits(logits.data(), n, terms, w2.data()));
+    EXPECT(SameBits(w1, w2));
+    EXPECT_EQ(fast.weights_from_logits(logits.data(), n, terms, nullptr),
+              fast.weights_from_exps(e1.data(), n, factor, nullptr));
+
     std::vector<float> probs(n);
     std::vector<double> probs64(n), d1(n), d2(n);
     for (int i = 0; i < n; ++i) {
@@ -75,12 +83,39 @@ TEST(VectorLoopsMatchScalarLoopsBitForBit) {
               fast.subtract(w1.data(), d1.data(), n, a, b, s2.data()));
     EXPECT(SameBits(s1, s2));
 
+    EXPECT_EQ(scalar.subtract_from_logits(logits.data(), probs.data(), n, terms, a, b, s1.data()),
+              fast.subtract_from_logits(logits.data(), probs.data(), n, terms, a, b, s2.data()));
+    EXPECT(SameBits(s1, s2));
+
+    std::vector<float> masked1 = logits, masked2 = logits;
+    std::vector<uint32_t> bits(n / 32 + 3);
+    for (uint32_t& word : bits) word = static_cast<uint32_t>(random());
+    const int first_bit = static_cast<int>(random() % 40);
+    scalar.mask(bits.data(), first_bit, n, masked1.data());
+    fast.mask(bits.data(), first_bit, n, masked2.data());
+    EXPECT(SameBits(masked1, masked2));
+
     const kvctl::NoiseKey key = {{static_cast<uint32_t>(random()), 5u}, {9u, 7u, 1u}, 4u << 28};
     const int first = static_cast<int>(random() % 50) * 2;
     double best1 = std::numeric_limits<double>::infinity(), best2 = best1;
     EXPECT_EQ(scalar.gumbel(e1.data(), first, n, key, &best1),
               fast.gumbel(e1.data(), first, n, key, &best2));
     EXPECT_EQ(best1, best2);
+  }
+}
+
+TEST(LongRowsAtTheLargestExponentialSumExactly) {
+  // Every exponential as large as the contract allows: what vector lanes can hold at most.
+  const int n = 3 * kvctl::kVocabBlock + 5;
+  const std::vector<float> logits(n, 0.5f);
+  EXPECT_EQ(kvctl::CpuVocabOps().exp_sum(logits.data(), n, 1.0f, 0.0f, nullptr),
+            kvctl::ScalarVocabOps().exp_sum(logits.data(), n, 1.0f, 0.0f, nullptr));
+}
+
+TEST(ProbabilitiesMayBeMinusZero) {
+  const std::vector<float> probs = {0.5f, -0.0f, 0.5f, -0.0f, 0.0f, 0.0f, 0.0f, 0.0f, -0.0f};
+  for (const kvctl::VocabOps* ops : {&kvctl::ScalarVocabOps(), &kvctl::CpuVocabOps()}) {
+    EXPECT_EQ(ops->weights_from_f32(probs.data(), 9, nullptr), kvctl::kProbScale);
   }
 }
 

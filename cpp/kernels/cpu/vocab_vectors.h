@@ -1,0 +1,142 @@
+// What the loops of vocab_loops.h are made of: vectors with a rest, exponentials side by side,
+// exact sums. Include inside a namespace of the instruction set, after its vec_*.h and
+// vocab_vec_*.h. Nothing compiled for an instruction set may serve other files, so all of it has
+// internal linkage.
+
+constexpr float kInfinity = __builtin_inff();
+constexpr int32_t kDoubles = kLanes / 2;
+
+inline Doubles RoundDoubles(Doubles x) {
+  const Doubles round = SetDoubles(kRoundDouble);
+  return Sub(Add(x, round), round);
+}
+
+// Calls f(i, count) for runs of a whole vector, then for the rest. Written twice, so that the first
+// may be compiled for a constant count.
+template <int32_t kCount, typename F>
+inline void ForRuns(int32_t n, F f) {
+  int32_t i = 0;
+  for (; i + kCount <= n; i += kCount) f(i, kCount);
+  if (i < n) f(i, n - i);
+}
+
+// A vector's worth from p, the lanes from `count` on filled.
+template <typename T>
+inline Vec LoadSome(const T* p, int32_t count, float fill) {
+  if (count == kLanes) return Load(p);
+  float lanes[kLanes];
+  for (int32_t i = 0; i < kLanes; ++i) lanes[i] = i < count ? ToFloat(p[i]) : fill;
+  return Load(lanes);
+}
+inline void StoreSome(float* p, Vec x, int32_t count) {
+  if (count == kLanes) return Store(p, x);
+  float lanes[kLanes];
+  Store(lanes, x);
+  for (int32_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+inline Doubles LoadSome(const double* p, int32_t count) {
+  if (count == kDoubles) return LoadDoubles(p);
+  double lanes[kDoubles] = {};
+  for (int32_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return LoadDoubles(lanes);
+}
+inline void StoreSome(double* p, Doubles x, int32_t count) {
+  if (count == kDoubles) return StoreDoubles(p, x);
+  double lanes[kDoubles];
+  StoreDoubles(lanes, x);
+  for (int32_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+// The first `count` of two runs of doubles.
+inline void StoreSome(double* p, Doubles low, Doubles high, int32_t count) {
+  StoreSome(p, low, count < kDoubles ? count : kDoubles);
+  if (count > kDoubles) StoreSome(p + kDoubles, high, count - kDoubles);
+}
+
+// Integers in doubles: any order of addition is exact.
+inline double SumOf(Doubles x) {
+  double lanes[kDoubles], sum = 0;
+  StoreDoubles(lanes, x);
+  for (double lane : lanes) sum += lane;
+  return sum;
+}
+
+// Turns logits into the exponentials of Exp2Scaled times 2^kShift, several vectors side by side so
+// that none waits for its own last result. Ties of an odd kShift would round the other way, so only
+// its even part is added in the exponent of the rounding constant.
+template <int kShift, int kCount>
+inline void TakeExps(Vec scale, Vec minus_shift, Vec (&x)[kCount]) {
+  constexpr int kExponent = (kExpBits + kShift) & ~1;
+  Vec p[kCount];
+  for (Vec& v : x) v = Max(Fma(v, scale, minus_shift), Set(kMinExponent));  // NaN too
+  for (int j = 0; j < kCount; ++j) p[j] = Add(x[j], Set(kRoundFloat + kExponent));
+  Ints exponent[kCount];
+  for (int j = 0; j < kCount; ++j) {
+    exponent[j] = ShiftLeft32<23>(AsInts(p[j]));
+    if (kExponent != kExpBits + kShift) exponent[j] = Add32(exponent[j], SetInts(1u << 23));
+    x[j] = Sub(x[j], Sub(p[j], Set(kRoundFloat + kExponent)));
+  }
+  for (Vec& v : p) v = Set(kExp2Poly[0]);
+  for (int i = 1; i < 7; ++i) {
+    for (int j = 0; j < kCount; ++j) p[j] = Fma(p[j], x[j], Set(kExp2Poly[i]));
+  }
+  for (int j = 0; j < kCount; ++j) x[j] = AsVec(Add32(AsInts(p[j]), exponent[j]));
+}
+
+// Calls take(exponentials times 2^kShift, i, count) for logits [i, i + count).
+template <int kShift, typename F>
+inline void ForExps(const float* logits, int32_t n, float scale, float shift, F take) {
+  constexpr int kCount = 4;
+  const Vec scales = Set(scale), minus_shift = Set(-shift);
+  int32_t i = 0;
+  for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
+    Vec x[kCount];
+    for (int j = 0; j < kCount; ++j) x[j] = Load(logits + i + j * kLanes);
+    TakeExps<kShift>(scales, minus_shift, x);
+    for (int j = 0; j < kCount; ++j) take(x[j], i + j * kLanes, kLanes);
+  }
+  ForRuns<kLanes>(n - i, [&](int32_t at, int32_t count) {
+    Vec x[1] = {LoadSome(logits + i + at, count, -kInfinity)};  // the fill weighs 0
+    TakeExps<kShift>(scales, minus_shift, x);
+    take(x[0], i + at, count);
+  });
+}
+
+/*!
+ * \brief Exact sums of ToFixed, from exponentials times 2^-23.
+ *
+ * Adding 2^23 rounds such a number to an integer, which counts 2^23; what is left, in [-1/2, 1/2],
+ * is rounded to a multiple of 2^-23 by adding 1.5. Both are left in the low bits of floats, and
+ * add up as integers, the constants to be taken off in the end.
+ */
+class FixedSum {
+ public:
+  // Lanes of 32 bits hold this many: a whole part may reach 2^23, a fraction 2^22 up or down.
+  static constexpr int32_t kMost = 508 * kLanes;
+  static constexpr int kShift = -23;
+
+  void Take(Vec scaled) {
+    const Vec whole_unit = Set(0x1p23f);
+    const Vec whole = Add(scaled, whole_unit);
+    const Vec fraction = Add(Sub(scaled, Sub(whole, whole_unit)), Set(1.5f));
+    whole_ = Add32(whole_, AsInts(whole));
+    fraction_ = Add32(fraction_, AsInts(fraction));
+    ++count_;
+  }
+  uint64_t Total() const {
+    constexpr uint32_t kWhole = 0x4b000000u, kFraction = 0x3fc00000u;  // the bits of 2^23 and 1.5
+    uint32_t whole[kLanes], fraction[kLanes];
+    StoreInts(whole, whole_);
+    StoreInts(fraction, fraction_);
+    uint64_t total = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      total += static_cast<uint64_t>(whole[i] - count_ * kWhole) << 23;
+      total += static_cast<uint64_t>(
+          static_cast<int64_t>(static_cast<int32_t>(fraction[i] - count_ * kFraction)));
+    }
+    return total;
+  }
+
+ private:
+  Ints whole_ = SetInts(0), fraction_ = SetInts(0);
+  uint32_t count_ = 0;
+};
