@@ -83,7 +83,7 @@ def measure_shared(rounds: int) -> list[dict[str, Any]]:
         calls = []
         rng = np.random.default_rng(0)
         past = rng.standard_normal((PREFIX, qo + 2 * kv, dim), np.float32)
-        new = kvctl.cache.to_tensor(past[:FORKS].copy())
+        new = kvctl.convert.to_tensor(past[:FORKS].copy())
         for forks in (True, False):
             cache = kvctl.PagedKVCache.create(
                 num_layers=1,
@@ -134,9 +134,9 @@ def measure_observer(rounds: int) -> list[dict[str, Any]]:
             with cache.forward([0], [TREE_COLUMNS - new], mask=kvctl.Mask.window(1)):
                 cache.attention(0, qkv[new:])
             cache.begin_forward([0], [new])
-            rows_in = kvctl.cache.to_tensor(qkv[:new].copy())
+            rows_in = kvctl.convert.to_tensor(qkv[:new].copy())
             out = cache.attention(0, rows_in)
-            mass = kvctl.cache.to_tensor(np.zeros((TREE_COLUMNS, kv), np.float32))
+            mass = kvctl.convert.to_tensor(np.zeros((TREE_COLUMNS, kv), np.float32))
             calls = [
                 partial(cache.attention, 0, rows_in, out),
                 partial(cache.attention, 0, rows_in, out, mass=mass),

@@ -88,7 +88,7 @@ def kvctl_call(shape: tuple[int, int, int], new: int, columns: int, mask: Any, w
     cache.end_forward()
     chosen = kvctl.Mask.window(window) if window else kvctl.Mask.dense(mask)
     cache.begin_forward([0], [new], mask=chosen)
-    qkv = kvctl.cache.to_tensor(rng.standard_normal((new, qo + 2 * kv, dim), np.float32))
+    qkv = kvctl.convert.to_tensor(rng.standard_normal((new, qo + 2 * kv, dim), np.float32))
     out = cache.attention(0, qkv)
     return lambda: cache.attention(0, qkv, out)
 

@@ -135,7 +135,7 @@ def test_what_a_compiled_model_calls_is_seen(prompt):
     cache.add_sequence(0)
     attend = tvm_ffi.get_global_func("vm.builtin.attention_kv_cache_attention_with_fused_qkv")
     qkv, out = (
-        kvctl.cache.to_tensor(array)
+        kvctl.convert.to_tensor(array)
         for array in (prompt[0], np.zeros((70, QO_HEADS, DIM), np.float32))
     )
     with AttentionMass(cache, heads="qo") as mass, cache.forward([0], [70]):
