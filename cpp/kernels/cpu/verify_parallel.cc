@@ -13,8 +13,11 @@ namespace kvctl {
 namespace {
 
 // Work for less time than this is not shared out: to wake a thread that has gone to sleep takes up
-// to a tenth of a millisecond, and each row takes several barriers.
+// to a tenth of a millisecond.
 constexpr double kMinNanoseconds = 4e5;
+// Nor is one item that takes less than this: sharing its rows out takes a barrier for every pass,
+// and on a machine that others use too each barrier may wait for a time slice.
+constexpr double kMinItemNanoseconds = 1.5e6;
 // Blocks of the vocabulary below which one item is not worth sharing out.
 constexpr int32_t kMinBlocks = 4;
 
@@ -79,7 +82,8 @@ void ForItems(
   const Vocab serial(vocab_size, CpuVocabOps());
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
   const bool parallel = threads > 1 && nanoseconds >= kMinNanoseconds;
-  const bool wide = parallel && serial.num_blocks() >= kMinBlocks;
+  const bool wide = parallel && serial.num_blocks() >= kMinBlocks &&
+                    nanoseconds >= kMinItemNanoseconds * static_cast<double>(count);
   const int64_t alone = wide ? count / threads * threads : count;
 
   Queue items(0, alone, name);

@@ -113,6 +113,13 @@ TEST(KernelsDecideAsTheCoreRulesDo) {
                     Rule::kRecursive, Rule::kTraversal, Rule::kTypical}) {
     ExpectSameDecisions(rule, 7, 8000 * scale);
     ExpectSameDecisions(rule, 33, 4000 * scale);
-    ExpectSameDecisions(rule, 9001, 10);  // several blocks, shared out to threads
+    ExpectSameDecisions(rule, 9001, 10);  // several blocks
+  }
+}
+
+// Large enough for the blocks of one sequence's rows to be shared out.
+TEST(ThreadsThatShareOneSequenceDecideAsTheCoreRulesDo) {
+  for (Rule rule : {Rule::kCoupled, Rule::kBlock, Rule::kTraversal}) {
+    ExpectSameDecisions(rule, 300001, 3);
   }
 }
