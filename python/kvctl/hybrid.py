@@ -187,17 +187,19 @@ class HybridCache:
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
 
-        During a step: the whole step. Otherwise: the pending nodes of the named sequences.
+        During a step: the whole step. Otherwise: the pending nodes of the named sequences, of all
+        by default.
 
         Raises
         ------
         KeyError
             If there is no such sequence.
         """
-        if self.state.in_forward or seq_ids is None:
+        if self.state.in_forward:
             self.cache.abort()
             self.state.abort()
             return
+        seq_ids = self.cache.sequence_ids if seq_ids is None else seq_ids
         self._check_pair(seq_ids)
         self.cache.abort(seq_ids)
         self.state.abort(seq_ids)

@@ -142,15 +142,16 @@ class ReplayingCache:
         self._run_again_or_return(landed, dict(zip(ids, points, strict=True)))
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
-        """Drop the pending tokens of the named sequences.
+        """Drop the pending tokens of the named sequences, of all by default.
 
         Raises
         ------
         KeyError
             If there is no such sequence.
         """
-        self.parts.abort(seq_ids)
-        for seq_id in seq_ids or ():
+        ids = list(self._tokens if seq_ids is None else seq_ids)
+        self.parts.abort(ids)
+        for seq_id in ids:
             self._tokens[seq_id].pending.clear()
 
     # Rolling back.

@@ -111,6 +111,20 @@ def test_a_branch_is_run_again_where_its_states_were_not_kept(recurrent_models, 
 
 
 @both
+@pytest.mark.parametrize("named", [None, [0]], ids=["all", "named"])
+def test_what_was_aborted_is_not_run_again(recurrent_models, kind, named):
+    runner = load(recurrent_models, kind, "steps not kept")
+    for seq_id, drafts in ((0, [[5, 6, 7, 8], [9, 10, 11, 12]]), (1, [[9, 10, 11, 12]])):
+        runner.cache.add_sequence(seq_id)
+        runner.prefill([seq_id], [PROMPT])
+        for chain in drafts:
+            runner.cache.abort(named)
+            runner.verify([seq_id], [kvctl.TokenTree.chain(chain)])
+        runner.cache.commit([seq_id], [[0, 1]])
+    assert states(runner, 0) == states(runner, 1)
+
+
+@both
 @modes
 def test_fork_popn_and_rollback_anywhere_near(recurrent_models, kind, mode):
     runner = load(recurrent_models, kind, mode)
