@@ -50,6 +50,7 @@ def download_wheels(python: str, target: Path) -> None:
     wheels = [
         f"apache-tvm-ffi=={importlib.metadata.version('apache-tvm-ffi')}",
         "ml_dtypes",
+        "typing_extensions",
     ]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     options = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp"]
