@@ -1,33 +1,35 @@
 """The file of one saved sequence: a safetensors file with K, V, and what the cache knew of it.
 
-Eight bytes with the length of the header (little endian), the header as JSON, and the tensors' raw
-bytes one after another: ``k`` and ``v``, each ``(num_layers, tokens, num_kv_heads, head_dim)``, and
-``positions`` (int32) where a token's position is not its index. Any safetensors library reads them.
-``__metadata__`` names the format, the layout of the cache that K and V come from, the sequence's
-numbers, and a checksum over all of that and the tensors. Sizes are checked against each other, the
-file and the cache before anything of their size is allocated.
+Its tensors are ``k`` and ``v``, each ``(num_layers, tokens, num_kv_heads, head_dim)``, and
+``positions`` (int32) where a token's position is not its index. Its metadata names the format, the
+layout of the cache that K and V come from, the sequence's numbers, and a checksum over all of that
+and the tensors. Sizes are checked against each other, the file and the cache before anything of
+their size is allocated.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import struct
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # teaches NumPy the name "bfloat16", which safetensors asks it for
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 FORMAT = "kvctl.sequence"
 VERSION = "1"
-DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
-MAX_HEADER = 1 << 20
-ALIGNMENT = 64
+DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
+    "float32": ("F32", np.float32),
+    "float16": ("F16", np.float16),
+    "bfloat16": ("BF16", ml_dtypes.bfloat16),
+}
 NUMBERS = (
     "length",
     "next_position",
@@ -65,56 +67,32 @@ class SequenceFile:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; one that is there already is replaced only when all has been written."""
         target = Path(path)
-        header, arrays = self._header()
-        unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                file.write(struct.pack("<Q", len(header)))
-                file.write(header)
-                for array in arrays:
-                    file.write(array.data)
-            unfinished.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                unfinished.unlink()
-            raise
-
-    def _header(self) -> tuple[bytes, list[npt.NDArray[Any]]]:
-        arrays: list[npt.NDArray[Any]] = [
-            np.ascontiguousarray(self.k),
-            np.ascontiguousarray(self.v),
-        ]
+        tensors = {"k": self._elements(self.k), "v": self._elements(self.v)}
         if self.positions is not None:
-            arrays.append(np.ascontiguousarray(self.positions))
+            tensors["positions"] = np.ascontiguousarray(self.positions)
         metadata = {
             "format": FORMAT,
             "version": VERSION,
             "layout": json.dumps(self.layout, sort_keys=True),
             "numbers": json.dumps(dict(zip(NUMBERS, self.numbers, strict=True))),
         }
-        metadata["crc32"] = checksum(metadata, arrays)
-        tensors = describe(
-            self.layout, self.k.shape[1], self.positions is not None, self.numbers[0]
-        )
-        header = json.dumps({"__metadata__": metadata, **tensors}).encode()
-        return header + b" " * (-(len(header) + 8) % ALIGNMENT), arrays
+        metadata["crc32"] = checksum(metadata, list(tensors.values()))
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
+        try:
+            unfinished.touch()  # an OSError that says what is wrong
+            save_file(tensors, unfinished, metadata)
+            unfinished.replace(target)
+        except BaseException as error:
+            with suppress(OSError):
+                unfinished.unlink()
+            if isinstance(error, SafetensorError):
+                raise OSError(f"{target} could not be written: {error}") from error
+            raise
 
-
-def describe(
-    layout: dict[str, Any], tokens: int, with_positions: bool, length: int
-) -> dict[str, dict[str, Any]]:
-    """Return the header's entries of the tensors, in the order in which they lie in the file."""
-    code, width = DTYPES[layout["dtype"]]
-    shape = [layout["num_layers"], tokens, layout["num_kv_heads"], layout["head_dim"]]
-    tensors: dict[str, dict[str, Any]] = {}
-    end = 0
-    kinds = [("k", code, shape, width), ("v", code, shape, width)]
-    if with_positions:
-        kinds.append(("positions", "I32", [length], 4))
-    for name, dtype, extents, size in kinds:
-        begin, end = end, end + size * math.prod(extents)
-        tensors[name] = {"dtype": dtype, "shape": extents, "data_offsets": [begin, end]}
-    return tensors
+    def _elements(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        dtype = DTYPES[self.layout["dtype"]][1]
+        shape = (*data.shape[:3], self.layout["head_dim"])
+        return np.ascontiguousarray(data).reshape(-1).view(dtype).reshape(shape)
 
 
 def checksum(metadata: dict[str, str], arrays: list[npt.NDArray[Any]]) -> str:
@@ -138,36 +116,41 @@ def read_sequence_file(
     OSError
         If it cannot be read.
     """
-    with Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        start = file.read(8)
-        _require(len(start) == 8, path, "its header is cut off")
-        (header_size,) = struct.unpack("<Q", start)
-        _require(header_size <= min(size - 8, MAX_HEADER), path, "its header is cut off")
-        header = _object(file.read(header_size), path)
-        metadata = _metadata(header.pop("__metadata__", None), path)
-        _check_layout(_object(metadata["layout"].encode(), path), layout, path)
-        numbers = _numbers(_object(metadata["numbers"].encode(), path), path)
-        length, held = numbers[0], numbers[0] - (numbers[6] - numbers[5])
-        _require(
-            held <= max_tokens,
-            path,
-            f"it holds {held} tokens and the whole cache has room for {max_tokens}",
-        )
-        tensors = describe(layout, held, "positions" in header, length)
-        _require(header == tensors, path, "its tensors are not those of such a sequence")
-        data_size = list(tensors.values())[-1]["data_offsets"][1]
-        expected = 8 + header_size + data_size
-        _require(size == expected, path, f"it has {size} bytes where {expected} were written")
-        data = np.fromfile(file, np.uint8)
-    _require(len(data) == data_size, path, "it changed while it was read")
-    arrays = [data[slice(*entry["data_offsets"])] for entry in tensors.values()]
-    _require(checksum(metadata, arrays) == metadata["crc32"], path, "its checksum does not fit")
-    shape = (*tensors["k"]["shape"][:3], layout["head_dim"] * DTYPES[layout["dtype"]][1])
-    positions = arrays[2].view("<i4").astype(np.int32) if len(arrays) > 2 else None
-    return SequenceFile(
-        layout, numbers, positions, arrays[0].reshape(shape), arrays[1].reshape(shape)
+    with Path(path).open("rb"):
+        pass  # an OSError that says what is wrong
+    try:
+        with safe_open(os.fspath(path), framework="np") as file:
+            return _read(file, path, layout, max_tokens)
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)} cannot be loaded as a sequence: {error}") from error
+
+
+def _read(
+    file: Any, path: str | os.PathLike[str], layout: dict[str, Any], max_tokens: int
+) -> SequenceFile:
+    metadata = _metadata(file.metadata(), path)
+    _check_layout(_object(metadata["layout"], path), layout, path)
+    numbers = _numbers(_object(metadata["numbers"], path), path)
+    length, held = numbers[0], numbers[0] - (numbers[6] - numbers[5])
+    _require(
+        held <= max_tokens,
+        path,
+        f"it holds {held} tokens and the whole cache has room for {max_tokens}",
     )
+    code, dtype = DTYPES[layout["dtype"]]
+    shape = [layout["num_layers"], held, layout["num_kv_heads"], layout["head_dim"]]
+    tensors = {"k": (code, shape), "v": (code, shape)}
+    if "positions" in file.keys():
+        tensors["positions"] = ("I32", [length])
+    found = {name: file.get_slice(name) for name in file.keys()}
+    described = {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
+    _require(described == tensors, path, "its tensors are not those of such a sequence")
+    arrays = {name: file.get_tensor(name) for name in tensors}
+    crc = checksum(metadata, list(arrays.values()))
+    _require(crc == metadata["crc32"], path, "its checksum does not fit")
+    width = layout["head_dim"] * np.dtype(dtype).itemsize
+    k, v = (arrays[name].reshape(-1).view(np.uint8).reshape(*shape[:3], width) for name in "kv")
+    return SequenceFile(layout, numbers, arrays.get("positions"), k, v)
 
 
 def _metadata(metadata: Any, path: str | os.PathLike[str]) -> dict[str, str]:
@@ -177,10 +160,8 @@ def _metadata(metadata: Any, path: str | os.PathLike[str]) -> dict[str, str]:
     _require(
         version == VERSION, path, f"its version is {version!r} where this kvctl reads {VERSION!r}"
     )
-    sound = set(metadata) == {"format", "version", "layout", "numbers", "crc32"} and all(
-        isinstance(value, str) for value in metadata.values()
-    )
-    _require(sound, path, "its metadata is damaged")
+    fields = {"format", "version", "layout", "numbers", "crc32"}
+    _require(set(metadata) == fields, path, "its metadata is damaged")
     texts: dict[str, str] = metadata
     return texts
 
@@ -190,9 +171,9 @@ def _require(holds: bool, path: str | os.PathLike[str], problem: str) -> None:
         raise ValueError(f"{os.fspath(path)} cannot be loaded as a sequence: {problem}")
 
 
-def _object(text: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+def _object(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        value = json.loads(text.decode())
+        value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     _require(isinstance(value, dict), path, "its header is damaged")
