@@ -102,8 +102,8 @@ struct AttentionMass {
  *
  * Tokens that got little can be dropped from a cache (H2O, Zhang et al. 2023, arXiv:2306.14048,
  * sec. 4; SnapKV, Li et al. 2024, arXiv:2404.14469, sec. 4: the last rows of the prompt only).
- * It computes the scores again: with all rows it costs about half of AttentionCpu. The sums do not
- * depend on the number of threads nor on the batch.
+ * It computes the scores again: with all rows it takes 0.4 to 0.85 of AttentionCpu's time. The sums
+ * do not depend on the number of threads nor on the batch.
  *
  * \param args As of an AttentionCpu that is done, with its lse.
  * \throws kValue where lse is missing or num_heads is neither; and as AttentionCpu.
