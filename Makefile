@@ -80,10 +80,11 @@ RESULTS := build/results
 bench: $(MODEL)/lib.so
 	mkdir -p $(RESULTS)
 	$(NATIVE)/benchmarks/cpp/step_cost $(RESULTS)/step_cost.json
-	$(BIN)/python benchmarks/python/bench_model.py $(MODEL) --json $(RESULTS)/bench_model.json
-	$(BIN)/python benchmarks/python/bench_attention.py --json $(RESULTS)/bench_attention.json
-	$(BIN)/python benchmarks/python/bench_verify.py --json $(RESULTS)/bench_verify.json
-	$(BIN)/python benchmarks/python/bench_generate.py $(MODEL) --json $(RESULTS)/bench_generate.json
+	$(NATIVE)/benchmarks/cpp/mask_lowering $(RESULTS)/mask_lowering.json
+	$(BIN)/python benchmarks/python/bench_model.py $(MODEL) --json $(RESULTS)/model.json
+	$(BIN)/python benchmarks/python/bench_attention.py --json $(RESULTS)/attention.json
+	$(BIN)/python benchmarks/python/bench_verify.py --json $(RESULTS)/verify.json
+	$(BIN)/python benchmarks/python/bench_generate.py $(MODEL) --json $(RESULTS)/generate.json
 
 clean:
 	rm -rf build $(VENV)
