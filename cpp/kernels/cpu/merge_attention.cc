@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/convert.h"
+#include "kernels/cpu/with_type.h"
 
 namespace kvctl {
 namespace {
@@ -48,18 +48,6 @@ void Merge(int64_t num_rows, int64_t num_heads, int64_t head_dim, LseBase base,
       const float own = weights.part == 0.f ? 0.f : weights.part * ToFloat(out[d]);
       FromFloat(own + weights.other * ToFloat(add[d]), out + d);
     }
-  }
-}
-
-template <typename F>
-void WithType(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return f(float{});
-    case DType::kFloat16:
-      return f(Float16{});
-    case DType::kBFloat16:
-      return f(BFloat16{});
   }
 }
 

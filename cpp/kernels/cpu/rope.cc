@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "kernels/cpu/convert.h"
+#include "kernels/cpu/with_type.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -93,19 +93,6 @@ void CheckRotaryDim(const RopeTable& table, int32_t head_dim) {
   if (table.params().rotary_dim <= head_dim) return;
   Throw(ErrorKind::kValue, "rotary_dim ", table.params().rotary_dim, " is larger than head_dim ",
         head_dim);
-}
-
-/*! \brief Calls f with a value of the C++ type of dtype. */
-template <typename F>
-void WithType(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return f(float{});
-    case DType::kFloat16:
-      return f(Float16{});
-    case DType::kBFloat16:
-      return f(BFloat16{});
-  }
 }
 
 }  // namespace
