@@ -335,3 +335,18 @@ def test_no_eviction_within_a_step() -> None:
     with pytest.raises(RuntimeError, match="between begin_forward and end_forward"):
         cache.evict(0, [0])
     cache.abort()
+
+
+def test_pending_nodes_that_a_window_let_go_once_committed_do_not_come_back() -> None:
+    cache = make_cache(page_size=2)
+    cache.add_sequence(0)
+    step(cache, 0, range(6), pending=True)
+    before = cache.checkpoint(0)
+    cache.commit([0], [[0, 1, 2, 3]])
+    cache.enable_sliding_window(0, 3, horizon=2)
+    step(cache, 0, range(4))  # tokens 0 and 1, nodes of the checkpoint, are gone
+    cache.evict(0, [])
+    with pytest.raises(ValueError, match="would show tokens of sequence 0 that its sliding window"):
+        cache.rollback(0, before)
+    assert cache.sequence_length(0) == 0
+    step(cache, 0, [1, 2])

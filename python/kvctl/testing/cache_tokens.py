@@ -87,7 +87,11 @@ class Tokens:
 
     def shows_gone(self, window: Window | None, next_position: int) -> bool:
         """Whether a token at a position would see, in this window, what may be gone."""
-        return window is not None and any(
+        if window is None:
+            return False
+        # Pending tokens, once committed in place, may have passed the window; back at a checkpoint
+        # they are pending again, and seen.
+        return not self.gone.isdisjoint(self.pending) or any(
             token in self.gone
             and (position > next_position - window.size or position < window.sinks)
             for token, position in zip(self.committed, self.positions, strict=False)
