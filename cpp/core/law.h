@@ -14,9 +14,6 @@
 
 namespace kvctl {
 
-/*! \brief Rows are worked on in blocks of this many tokens; part of the definition of a row's sums.
- */
-constexpr int32_t kVocabBlock = 4096;
 /*! \brief What is worked out and not kept is so in pieces of a block that stay in the first-level
  * cache. */
 constexpr int32_t kVocabPiece = 512;

@@ -12,6 +12,10 @@
 
 namespace kvctl {
 
+/*! \brief Rows are worked on in blocks of this many tokens; part of the definition of a row's sums.
+ */
+constexpr int32_t kVocabBlock = 4096;
+
 /*! \brief Exponential noise keyed by token id: what Gumbel-max sampling needs of a RandomStream. */
 struct NoiseKey {
   uint32_t key[2];      //!< Philox key

@@ -1,6 +1,7 @@
 #include "kernels/cpu/attention_schedule.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/mask_plan.h"
 
@@ -72,29 +73,30 @@ AttentionSchedule::AttentionSchedule(const AttentionArgs& args, int32_t num_thre
     }
   }
   for (int32_t head = 0; head < args.num_kv_heads; ++head) {
-    const std::vector<int32_t> shared_chunks = FindShared(head);
+    FindShared(head);
     merge_of_.assign(args.num_sequences, -1);
-    for (int32_t s = 0; s < args.num_sequences; ++s) CutSequence(s, head, shared_chunks[s]);
+    for (int32_t s = 0; s < args.num_sequences; ++s) CutSequence(s, head, shared_chunks_[s]);
     for (const SharedRun& run : runs_) CutShared(run, head);
   }
 }
 
-std::vector<int32_t> AttentionSchedule::FindShared(int32_t head) {
-  std::vector<int32_t> chunks(args_.num_sequences, 0);
-  runs_.clear();
-  if (args_.num_sequences < 2 || args_.head_pages != nullptr) return chunks;
-  if (args_.alibi_slopes != nullptr) return chunks;  // scores depend on the token's own position
+void AttentionSchedule::FindShared(int32_t head) {
+  shared_chunks_.resize(args_.num_sequences);
+  if (args_.num_sequences < 2 || args_.head_pages != nullptr) return;
+  if (args_.alibi_slopes != nullptr) return;  // scores depend on the token's own position
   std::vector<int32_t> limits(args_.num_sequences, 0);
   for (int32_t s = 0; s < args_.num_sequences; ++s) {
     // With many rows it is arithmetic that takes the time, not reading.
     if (args_.sequences[s].num_rows > shape_.tile_tokens) continue;
     limits[s] = CountFullChunks(args_.masks.plan(s, head));
   }
-  runs_ = FindSharedRuns(args_.sequences, limits, args_.page_size, kChunkColumns);
+  if (limits == limits_) return;
+  limits_ = std::move(limits);
+  runs_ = FindSharedRuns(args_.sequences, limits_, args_.page_size, kChunkColumns);
+  shared_chunks_.assign(args_.num_sequences, 0);
   for (const SharedRun& run : runs_) {
-    for (int32_t s : run.sequences) chunks[s] = std::max(chunks[s], run.end);
+    for (int32_t s : run.sequences) shared_chunks_[s] = std::max(shared_chunks_[s], run.end);
   }
-  return chunks;
 }
 
 void AttentionSchedule::CutSequence(int32_t s, int32_t head, int32_t shared_chunks) {

@@ -41,8 +41,8 @@ class AttentionSchedule {
   void Place(float* partials);
 
  private:
-  /*! \brief Finds what sequences share for a KV head; returns how many chunks of each. */
-  std::vector<int32_t> FindShared(int32_t head);
+  /*! \brief Finds what sequences share for a KV head, unless it is what they share for the last. */
+  void FindShared(int32_t head);
   void CutSequence(int32_t s, int32_t head, int32_t shared_chunks);
   /*! \brief Cuts the chunks from `first` on of a unit's rows. */
   void CutChunks(AttentionUnit unit, int32_t first, int32_t chunks, int32_t pieces);
@@ -54,9 +54,11 @@ class AttentionSchedule {
   int32_t pieces_ = 1;
   std::vector<AttentionUnit> units_;
   std::vector<Merge> merges_;
-  std::vector<SharedRun> runs_;      // of the KV head at work
-  std::vector<int32_t> merge_of_;    // [sequences] of the KV head at work; -1: none
-  std::vector<SharedToken> shared_;  // of all shared units, one after another
+  std::vector<int32_t> limits_;         // [sequences]: first chunks that may be shared
+  std::vector<SharedRun> runs_;         // of the KV head at work
+  std::vector<int32_t> shared_chunks_;  // [sequences]: first chunks that lie in runs_
+  std::vector<int32_t> merge_of_;       // [sequences] of the KV head at work; -1: none
+  std::vector<SharedToken> shared_;     // of all shared units, one after another
   int64_t partial_floats_ = 0;
   int64_t work_ = 0;
 };

@@ -82,9 +82,6 @@ inline void TakeExps(Vec scale, Vec minus_shift, Vec (&x)[kCount]) {
   for (int j = 0; j < kCount; ++j) x[j] = AsVec(Add32(AsInts(p[j]), exponent[j]));
 }
 
-// A block of the vocabulary, in bytes of float32: its maximum is sought before its exponentials.
-constexpr int64_t kFetchAhead = 4 * 4096;
-
 // Calls take(exponentials times 2^kShift, i, count) for logits [i, i + count).
 template <int kShift, typename F>
 inline void ForExps(const float* logits, int32_t n, float scale, float shift, F take) {
@@ -94,7 +91,7 @@ inline void ForExps(const float* logits, int32_t n, float scale, float shift, F 
   for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
     // The block after this one comes from memory meanwhile; behind a row's end nothing is fetched.
     for (int line = 0; line < kCount * kLanes; line += 16) {
-      Prefetch(reinterpret_cast<uintptr_t>(logits + i + line) + kFetchAhead);
+      Prefetch(reinterpret_cast<uintptr_t>(logits + i + line) + kVocabBlock * sizeof(float));
     }
     Vec x[kCount];
     for (int j = 0; j < kCount; ++j) x[j] = Load(logits + i + j * kLanes);
