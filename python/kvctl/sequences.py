@@ -21,12 +21,15 @@ _remove_sequence = _ffi("vm.builtin.kv_state_remove_sequence")
 class SequenceStore:
     """A TVM object that remembers sequences: committed tokens, and pending ones behind them.
 
-    Subclasses name the area of their packed functions, ``kvctl.<area>.<name>``.
+    Subclasses name the area of their packed functions, ``kvctl.<area>.<name>``; those that are only
+    a part of such an object name none.
     """
 
     _functions: ClassVar[dict[str, Any]]
 
-    def __init_subclass__(cls, *, area: str) -> None:
+    def __init_subclass__(cls, *, area: str | None = None) -> None:
+        if area is None:
+            return
         names = ("has_sequence", "pending_length", "in_forward", "end_forward", "checkpoint")
         cls._functions = {name: _ffi(f"kvctl.{area}.{name}") for name in (*names, "rollback")}
 
