@@ -147,6 +147,8 @@ class SequenceTable {
    * there; otherwise each keeps its position, and the next token gets the one it would have had.
    */
   void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber, DataMoves* moves);
+  /*! \brief Throws what Evict would, unless it is a lack of pages. */
+  void CheckEvict(int64_t id, const std::vector<int32_t>& keep) const;
 
   /*! \brief The committed part of a sequence, which must have no pending nodes. */
   SequenceRecord Record(int64_t id, const char* operation) const;
@@ -258,7 +260,6 @@ class SequenceTable {
   void CheckPagesForStep(const std::vector<Append>& appends);
   void Reserve(const Append& append, DataMoves* moves);
   void PlanRows(const Append& append, const ForwardEntry& entry);
-  void CheckKeep(const Sequence& sequence, const std::vector<int32_t>& keep) const;
   void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
   void CheckPagesForCommit(const std::vector<int64_t>& ids,
                            const std::vector<std::vector<int32_t>>& kept);

@@ -25,7 +25,9 @@ Positions PositionsAfter(const Sequence& sequence, const std::vector<int32_t>& k
 
 }  // namespace
 
-void SequenceTable::CheckKeep(const Sequence& sequence, const std::vector<int32_t>& keep) const {
+void SequenceTable::CheckEvict(int64_t id, const std::vector<int32_t>& keep) const {
+  RequireNoForward("evict");
+  const Sequence& sequence = Get(id);
   if (!sequence.pending.empty()) {
     Throw(ErrorKind::kValue, "sequence ", sequence.id, " has ", sequence.pending.size(),
           " pending nodes; commit or abort them before evicting tokens");
@@ -49,9 +51,8 @@ void SequenceTable::CheckKeep(const Sequence& sequence, const std::vector<int32_
 
 void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber,
                           DataMoves* moves) {
-  RequireNoForward("evict");
+  CheckEvict(id, keep);
   Sequence& sequence = Find(id);
-  CheckKeep(sequence, keep);
   const int32_t page_size = config_.page_size;
   const auto count = static_cast<int32_t>(keep.size());
   const auto turn = [&](int32_t i) { return renumber ? i - sequence.PositionOf(keep[i]) : 0; };

@@ -7,10 +7,12 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -194,8 +196,25 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
                       const tvm::ffi::Optional<Tensor>& v);
   /*! \brief Throws where the cache cannot turn keys to other positions. */
   void CheckTurnsKeys(const char* operation);
-  /*! \brief Turns keys of all layers. */
+  /*! \brief Turns keys of all layers, where kvctl rotates. */
   void TurnKeys(const std::vector<KeyTurn>& turns);
+  Tensor EmptyKeys(size_t count) const;
+  /*! \brief Keys to try a rotation on, all alike, (count, num_kv_heads, head_dim). */
+  Tensor TrialKeys(size_t count) const;
+  /*! \brief Keys (positions, num_kv_heads, head_dim), rotated. */
+  Tensor Rotated(const std::vector<int32_t>& positions, const Tensor& keys);
+  /*! \brief Why keys that the model library rotated cannot be turned, or "". */
+  std::string LibraryProblem();
+  /*! \brief Throws unless the library's rotations `from` and then `by` are its rotation `to`. */
+  void CheckLibraryTurns(const std::vector<int32_t>& from, const std::vector<int32_t>& by,
+                         const std::vector<int32_t>& to);
+  /*!
+   * \brief Of each layer the kept keys that change positions, turned by the model library.
+   * \throws Error kNotImplemented if that takes more than a rotation.
+   */
+  std::vector<Tensor> TurnedByLibrary(int64_t seq_id, const std::vector<int32_t>& keep);
+  /*! \brief Writes them where the last operation on the table has put their columns. */
+  void WriteTurned(const std::vector<Tensor>& keys);
   /*! \brief Rotates the keys of slots anew for these positions, from the plain ones. */
   void RotatePlainKeys(const std::vector<int32_t>& slots, const std::vector<int32_t>& positions);
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
@@ -245,7 +264,11 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Writes them; with inline RoPE, which keeps k as it is given, k's positions count. */
   void WriteSlots(const std::vector<int32_t>& slots, const std::vector<int32_t>& positions,
                   const Tensor& k, const Tensor& v);
-  /*! \brief Rotates keys of some layer, given as the pages' type. */
+  /*! \brief Called with the first row, the number of rows, and those rows rotated. */
+  using TakeKeys = std::function<void(int64_t, int64_t, const KVRows&)>;
+  /*! \brief Rotates keys of some layer for these positions, block after block. */
+  void RotateKeys(const std::vector<int32_t>& positions, const KVRows& k, const TakeKeys& take);
+  /*! \brief Rotates keys of some layer, given as the pages' type, into their slots. */
   void WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
                         const std::vector<int32_t>& positions, const KVRows& k);
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
@@ -283,9 +306,10 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
       appended_;  // [num_layers] whether K and V of the step's tokens are in the pages
   AttentionWorkspace workspace_;
   Rotation step_rotation_;
-  Rotation sink_rotation_;  // of q for renumbered sinks
-  Rotation key_rotation_;   // of keys that are set from outside
-  Tensor fused_;            // [prefill_chunk_size, all heads, head_dim]: rows that came apart
+  Rotation sink_rotation_;                      // of q for renumbered sinks
+  Rotation key_rotation_;                       // of keys that are set from outside
+  std::optional<std::string> library_problem_;  // once it has been looked for
+  Tensor fused_;   // [prefill_chunk_size, all heads, head_dim]: rows that came apart
   Tensor new_kv_;  // [prefill_chunk_size, 2, num_kv_heads, 1, head_dim]: K and V that were given
   std::vector<SequencePlan> new_sequences_;      // of the step, over new_kv_
   std::vector<std::vector<int32_t>> new_pages_;  // what they point to

@@ -12,8 +12,6 @@ namespace {
 using tvm::runtime::Tensor;
 
 constexpr DLDevice kHost{kDLCPU, 0};
-// Keys that are turned at a time.
-constexpr size_t kTurnBlock = 1024;
 
 int32_t Narrow(int64_t value) {
   return static_cast<int32_t>(std::clamp<int64_t>(value, INT32_MIN, INT32_MAX));
@@ -40,58 +38,6 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
 
 }  // namespace
 
-void PagedKVCacheImpl::CheckTurnsKeys(const char* operation) {
-  RequireCpu(config_.device, operation);
-  if (config_.rope_mode == RopeMode::kNone) {
-    Throw(ErrorKind::kNotImplemented, operation,
-          " turns keys that the cache has rotated; this cache takes keys as they come (it was "
-          "created without rope)");
-  }
-  if (config_.rope_mode == RopeMode::kNormal && step_rotation_.table == nullptr) {
-    Throw(ErrorKind::kNotImplemented, operation,
-          " turns keys by the frequencies they were rotated with; this cache rotates with a "
-          "function of the model library, which does not tell them");
-  }
-}
-
-void PagedKVCacheImpl::TurnKeys(const std::vector<KeyTurn>& turns) {
-  if (turns.empty()) return;
-  std::optional<RopeTable> table;
-  if (plain_keys_.empty()) table.emplace(step_rotation_.table->params());
-  std::vector<int32_t> slots, values;
-  for (size_t begin = 0; begin < turns.size(); begin += kTurnBlock) {
-    const size_t end = std::min(begin + kTurnBlock, turns.size());
-    slots.clear();
-    values.clear();
-    for (size_t i = begin; i < end; ++i) {
-      slots.push_back(turns[i].slot);
-      values.push_back(table.has_value() ? turns[i].to - turns[i].from : turns[i].to);
-    }
-    if (!table.has_value()) {
-      RotatePlainKeys(slots, values);
-      continue;
-    }
-    table->Fill(values.data(), static_cast<int32_t>(values.size()));
-    for (Tensor& pages : pages_) {
-      RopeSlotsCpu(*table, page_shape_, DataPointer(pages.operator->()), slots.data());
-    }
-  }
-}
-
-void PagedKVCacheImpl::RotatePlainKeys(const std::vector<int32_t>& slots,
-                                       const std::vector<int32_t>& positions) {
-  const auto count = static_cast<int64_t>(slots.size());
-  Tensor keys =
-      Tensor::Empty({count, config_.num_kv_heads, config_.head_dim}, config_.dtype, config_.device);
-  const KVRows rows{DataPointer(keys.operator->()), page_shape_.dtype,
-                    config_.num_kv_heads * config_.head_dim};
-  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    ReadSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(),
-                 count, rows, {});
-    WriteRotatedKeys(layer, slots, positions, rows);
-  }
-}
-
 void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) {
   InTurn([&] {
     if (rerotate) CheckTurnsKeys("evict with rerotate=True");
@@ -106,9 +52,14 @@ void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, b
         token = sequence.ColumnOf(token);
       }
     }
+    // A function of the model library may throw, so it has its say before anything changes.
+    const bool by_library = rerotate && config_.split_rotary.has_value();
+    std::vector<Tensor> turned;
+    if (by_library) turned = TurnedByLibrary(seq_id, columns);
     moves_.clear();
     table_.Evict(seq_id, columns, rerotate, &moves_);
     CarryOut();
+    if (by_library) return WriteTurned(turned);
     TurnKeys(moves_.turns);
   });
 }

@@ -119,11 +119,11 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
   return RotateStep(fused);
 }
 
-void PagedKVCacheImpl::WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
-                                        const std::vector<int32_t>& positions, const KVRows& k) {
+void PagedKVCacheImpl::RotateKeys(const std::vector<int32_t>& positions, const KVRows& k,
+                                  const TakeKeys& take) {
   const int64_t kv_heads = config_.num_kv_heads, head_dim = config_.head_dim;
   const int64_t num_heads = config_.num_qo_heads + 2 * kv_heads;
-  const auto count = static_cast<int64_t>(slots.size());
+  const auto count = static_cast<int64_t>(positions.size());
   for (int64_t first = 0; first < count; first += config_.prefill_chunk_size) {
     const int64_t rows = std::min(config_.prefill_chunk_size, count - first);
     Tensor fused = Scratch(&fused_, rows, num_heads, config_.dtype);
@@ -137,10 +137,16 @@ void PagedKVCacheImpl::WriteRotatedKeys(int64_t layer, const std::vector<int32_t
                  page_shape_.dtype, kv_heads * head_dim);
     }
     FillRotation(positions.data() + first, static_cast<int32_t>(rows), &key_rotation_);
-    const KVRows rotated = Rotate(fused, rows, &key_rotation_).k;
+    take(first, rows, Rotate(fused, rows, &key_rotation_).k);
+  }
+}
+
+void PagedKVCacheImpl::WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
+                                        const std::vector<int32_t>& positions, const KVRows& k) {
+  RotateKeys(positions, k, [&](int64_t first, int64_t rows, const KVRows& rotated) {
     WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data() + first, rows,
                   rotated, {});
-  }
+  });
 }
 
 }  // namespace kvctl

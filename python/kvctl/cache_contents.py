@@ -53,8 +53,11 @@ class CacheContents(SequenceStore):
         rerotate : bool
             Number the kept tokens 0, 1, 2, ... and turn their keys there, as if they alone had been
             cached; the next token follows on. (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453,
-            section 3.2, rolls its cache so.) Keys of 16 bits are rounded once
-            more, except with inline RoPE.
+            section 3.2, rolls its cache so.) Each time that keys of 16 bits turn they are rounded
+            once more, by up to half a unit in the last place, except with inline RoPE. Where a
+            function of the model library rotates, that function turns the keys too, once it has
+            been tried out on these very positions; the turned keys then take host memory of their
+            own until they are in place.
 
         Raises
         ------
@@ -64,8 +67,10 @@ class CacheContents(SequenceStore):
             If the sequence has pending nodes (commit or abort them first), or ``keep`` does not
             ascend, is a mask of another length, or names tokens that a window has let go.
         NotImplementedError
-            If keys are to be turned that the cache did not rotate, or whose frequencies it does not
-            know because a model library's own function rotates them.
+            If keys are to be turned that the cache did not rotate, or if the model library's
+            function rotates by more than the position: it also scales (as with an attention scale
+            of YaRN or LongRoPE), goes by the number of tokens in a step (LongRoPE's choice of
+            factors), or has other frequencies elsewhere (dynamic NTK).
         kvctl.OutOfPagesError
             If shared pages would have to be copied and none is free. A sequence that shares nothing
             needs none.

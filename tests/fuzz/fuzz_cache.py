@@ -41,6 +41,7 @@ def setups(rng: Random) -> Setup:
         prefill_chunk_size=rng.choice([16, 24, 32]),
         rope=rng.random() < 0.4,
         rope_inline=rng.random() < 0.25,
+        rope_library=rng.random() < 0.3 and not any(layers),
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 import kvctl
 from kvctl.testing.cache_model import CacheModel, Window
+from library_rotation import frequencies, library_cache, rotation_in_python, turned
 
 REFUSALS = (KeyError, IndexError, ValueError, RuntimeError)
 
@@ -42,6 +43,7 @@ class Setup:
     prefill_chunk_size: int = 24
     rope: bool = False
     rope_inline: bool = False
+    rope_library: bool = False  # a function of the model library rotates
     layer_windows: tuple[int, ...] = ()
 
     def shapes(self) -> dict[str, Any]:
@@ -93,6 +95,8 @@ class Trial:
         return _directory() / f"{self.number}-{name}"
 
     def create(self) -> Any:
+        if self.setup.rope and self.setup.rope_library:
+            return self.create_as_a_library()
         return kvctl.PagedKVCache.create(
             **self.setup.shapes(),
             max_total_tokens=self.setup.num_pages * self.setup.page_size,
@@ -100,6 +104,19 @@ class Trial:
             max_sequences=16,
             dtype=self.setup.dtype,
             rope=kvctl.cache.Rope(inline=self.setup.rope_inline) if self.setup.rope else None,
+        )
+
+    def create_as_a_library(self) -> Any:
+        shapes = self.setup.shapes()
+        assert not any(shapes.pop("layer_windows"))  # which such a call does not say
+        frequency = frequencies(self.setup.head_dim)
+        return library_cache(
+            rotation_in_python(lambda x, at: turned(x, at * frequency), self.setup.num_kv_heads),
+            **shapes,
+            max_total_tokens=(self.setup.num_pages - 1) * self.setup.page_size,
+            page_size=self.setup.page_size,
+            dtype=self.setup.dtype,
+            rope="inline" if self.setup.rope_inline else "normal",
         )
 
     def masks(self, parts: Any) -> Any:

@@ -165,6 +165,7 @@ EXAMPLES = int(os.environ.get("KVCTL_STATE_MACHINE_EXAMPLES", "25"))
         Setup(dtype="float16"),
         Setup(rope=True, layer_windows=(3, 0)),
         Setup(rope=True, rope_inline=True),
+        Setup(rope=True, rope_library=True),
         Setup(num_qo_heads=3, num_kv_heads=3, num_layers=1, page_size=5),
     ],
     ids=[
@@ -174,6 +175,7 @@ EXAMPLES = int(os.environ.get("KVCTL_STATE_MACHINE_EXAMPLES", "25"))
         "float16",
         "rope-layer-windows",
         "inline",
+        "rope-of-a-library",
         "mha-odd-pages",
     ],
 )

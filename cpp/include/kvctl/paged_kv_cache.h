@@ -191,7 +191,8 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    * \brief Keeps some committed tokens of a sequence, which must have no pending nodes.
    * \param keep The tokens that stay, ascending.
    * \param rerotate The kept tokens get the positions 0, 1, 2, ..., and their keys are turned
-   * there; only where the cache knows how it rotates keys (kNotImplemented otherwise).
+   * there: by the cache's rotation, or by the model library's, if that turns keys from any of their
+   * positions to the new one by the difference (kNotImplemented otherwise).
    */
   virtual void Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) = 0;
   /*! \brief A copy of the committed tokens of a sequence, which must have no pending nodes. */
