@@ -2,7 +2,20 @@
 
 #include <algorithm>
 
+#include "kvctl/error.h"
+
 namespace kvctl {
+
+Positions::Positions(const SequencePlan& sequence) : sequence_(sequence) {
+  const int32_t* begin = sequence.committed_positions;
+  if (begin == nullptr) return;
+  const int32_t* end = begin + sequence.num_committed;
+  const int32_t* found = std::is_sorted_until(begin, end);
+  if (found == end) return;
+  Throw(ErrorKind::kValue,
+        "windows and prefix_lm measure positions, which must not descend: token ", found - begin,
+        " stands at ", *found, " and the one before it at ", found[-1]);
+}
 
 int32_t Positions::CountBelow(int64_t bound) const {
   const int32_t committed = sequence_.num_committed;

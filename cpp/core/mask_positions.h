@@ -41,7 +41,8 @@ class RangeLists {
 /*! \brief Positions of a sequence's columns. Those of committed columns ascend. */
 class Positions {
  public:
-  explicit Positions(const SequencePlan& sequence) : sequence_(sequence) {}
+  /*! \throws Error kValue if committed positions, which may be given, descend. */
+  explicit Positions(const SequencePlan& sequence);
 
   /*! \brief What a window lets row see: in a chain causally, in a tree its siblings too. */
   void AddWindow(int32_t row, int32_t size, int32_t sinks, RangeLists* lists) const;

@@ -129,8 +129,8 @@ class SequenceTable {
 
   /*!
    * \brief Gives a sequence a sliding window, or another one.
-   * \throws Error kValue for sizes that make no sense, or if tokens that the new window shows were
-   * let go.
+   * \throws Error kValue for sizes that make no sense, if tokens that the new window shows were
+   * let go, or if the sequence's positions descend.
    */
   void SetWindow(int64_t id, const SlidingWindow& window);
   /*! \brief Gives every sequence that is added from now on a window. \throws Error kValue as above.

@@ -1,4 +1,5 @@
 // The step in flight: BeginForward, EndForward, AbortForward.
+#include <algorithm>
 #include <utility>
 
 #include "core/page_demand.h"
@@ -34,11 +35,20 @@ void CheckAppend(const Append& append, const Sequence& sequence) {
           " branches: say with a tree mask where the new nodes hang");
   }
   if (append.parents != nullptr) CheckParents(append, sequence.pending);
+  // Pending tokens are committed at positions that follow one another.
+  const bool slides = sequence.window.size > 0 && !append.pending;
+  int32_t least =
+      slides && sequence.num_committed > 0 ? sequence.PositionOf(sequence.num_committed - 1) : 0;
   for (int32_t i = 0; append.positions != nullptr && i < append.num_rows; ++i) {
     if (append.positions[i] < 0 || append.positions[i] >= kPositionLimit) {
       Throw(ErrorKind::kValue, "positions[", i, "] of sequence ", id, " is ", append.positions[i],
             "; it must be in [0, 2^30)");
     }
+    if (append.positions[i] < least) {
+      Throw(ErrorKind::kValue, "positions[", i, "] of sequence ", id, " is ", append.positions[i],
+            " after ", least, "; under a sliding window positions must not descend");
+    }
+    if (slides) least = append.positions[i];
   }
 }
 

@@ -28,6 +28,11 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
   RequireNoForward("enable_sliding_window");
   Sequence& sequence = Find(id);
   CheckWindow(window);
+  if (sequence.positions != nullptr &&
+      !std::is_sorted(sequence.positions->begin(), sequence.positions->end())) {
+    Throw(ErrorKind::kValue, "a sliding window measures positions, and those that sequence ", id,
+          " was given descend");
+  }
   if (!sequence.gone.empty() && window.sinks > sequence.window.sinks) {
     Throw(ErrorKind::kValue, "sequence ", id, " has let go of tokens that would become sinks");
   }

@@ -57,7 +57,7 @@ void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_le
     }
     std::vector<int32_t> parents;
     int64_t total = 0;
-    for (int64_t length : append_lengths) total += std::max<int64_t>(length, 0);
+    for (int64_t length : append_lengths) total += std::max(Narrow(length, "append length"), 0);
     if (opt_parents.has_value()) {
       if (static_cast<int64_t>(opt_parents.value().size()) != total) {
         Throw(ErrorKind::kValue, "the token trees have ", opt_parents.value().size(),

@@ -49,7 +49,9 @@ class CacheStep(SequenceStore):
             of a tree are pending; its parents index the whole pending region.
         positions : sequence of int, optional
             Rotary positions of all new tokens, sequence after sequence. By default they follow the
-            mask: depth in a tree.
+            mask: depth in a tree. Once committed, tokens stand there for windows too, which is why
+            positions of a sequence with a sliding window, or under a mask of one, must not descend;
+            in this step windows measure new tokens as if they followed on.
         pending : bool, optional
             Keep the new tokens pending although the mask is no tree.
 

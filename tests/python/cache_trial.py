@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -205,7 +206,7 @@ class Trial:
             cache_kw or {},
         )
         if isinstance(mine, kvctl.OutOfPagesError):
-            self._check_out_of_pages(method, free)
+            self._check_out_of_pages(str(mine), free)
             raise _Refused("OutOfPagesError")
         model_args = cache_args if model_args is None else model_args
         if isinstance(mine, ValueError) and self._shows_gone(method, model_args, model_kw or {}):
@@ -403,8 +404,11 @@ class Trial:
     def _lengths(self) -> dict[int, int]:
         return {seq_id: self.cache.sequence_length(seq_id) for seq_id in self.model.sequences}
 
-    def _check_out_of_pages(self, method: str, free: int) -> None:
+    def _check_out_of_pages(self, message: str, free: int) -> None:
         """Pages cannot run out while every sequence could have had all its pages to itself."""
+        said = [int(number) for number in re.findall(r"\d+", message)]
+        if len(said) != 3 or said[0] <= free or said[1:] != [free, self.num_pages]:
+            raise Mismatch(f"{message!r} where {free} of {self.num_pages} are free")
         size = self.setup.page_size
         held = sum(-(-len(tokens) // size) for tokens in self.model.sequences.values())
         held += sum(-(-len(theirs) // size) for _, _, theirs in self.checkpoints.values())

@@ -106,7 +106,9 @@ def _step(
             parts.append((seq_id, ("full", new, rng.randrange(1000))))
         else:
             parts.append((seq_id, new))
-    shift = rng.choice([-2, -1, 1, 7]) if rng.random() < 0.03 and not windows else 0
+    shift = rng.choice([-2, -1, 1, 7]) if rng.random() < 0.03 else 0
+    if windows and rng.random() < 0.8:  # which do not take positions that go back
+        shift = abs(shift)
     finish = rng.choices(["end", "abort", "late"], [20, 1, 1])[0]
     return ("step", tuple(parts), pending, rng.randrange(4000), finish, shift)
 

@@ -33,8 +33,6 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize()
     def create(self) -> None:
         self.trial = Trial(self.setup_)
-        self.windows = bool(self.setup_.layer_windows)
-        self.moved = False  # whether positions were given that need not ascend
 
     @rule(seq_id=SEQUENCES)
     def add(self, seq_id: int) -> None:
@@ -71,8 +69,6 @@ class CacheMachine(RuleBasedStateMachine):
                 old = len(tokens.pending) if tokens else 0
                 spec = tuple((wish + 1) % (old + index + 1) - 1 for index, wish in enumerate(spec))
             resolved.append((seq_id, spec))
-        shift = 0 if self.windows else shift
-        self.moved = self.moved or shift != 0
         self.trial.apply(("step", tuple(resolved), pending, data, finish, shift))
 
     @rule(
@@ -127,9 +123,7 @@ class CacheMachine(RuleBasedStateMachine):
         renumber=st.booleans(),
     )
     def window(self, seq_id: int, size: int, sinks: int, horizon: int, renumber: bool) -> None:
-        if not self.moved:  # windows measure positions that ascend
-            self.windows = True
-            self.trial.apply(("window", seq_id, size, sinks, horizon, renumber))
+        self.trial.apply(("window", seq_id, size, sinks, horizon, renumber))
 
     @rule(seq_id=SEQUENCES, name=NAMES)
     def save(self, seq_id: int, name: int) -> None:

@@ -145,7 +145,7 @@ class FakeTrial(Trial):
 def run(kind: type[PlainCache], operations: int) -> None:
     setup = Setup(rope=True, layer_windows=(0, 7))
     trial = type("TrialOf" + kind.__name__, (FakeTrial,), {"kind": kind})(setup)
-    stream = random_operations(trial.model, Random(1), windows=True)
+    stream = random_operations(trial.model, Random(2), windows=True)
     for _ in range(operations):
         trial.apply(next(stream))
     trial.drain()

@@ -130,6 +130,8 @@ class CacheModel:
         tokens = self._find(seq_id)
         if size < 1 or sinks < 0 or horizon < 0:
             raise ValueError(f"no window has size {size}, sinks {sinks} and horizon {horizon}")
+        if tokens.descends(len(tokens.committed)):
+            raise ValueError("a window measures positions, and these go back")
         tokens.window = Window(size, sinks, horizon, renumber_sinks)
         tokens.slide()
 
@@ -202,19 +204,23 @@ class CacheModel:
             raise ValueError(f"{total} tokens are more than a chunk of {self.prefill_chunk_size}")
         if positions is not None and (len(positions) != total or min(positions) < 0):
             raise ValueError("as many positions as new tokens, none negative")
+        given = None if positions is None else list(positions)
         plans = []
         for i, (seq_id, length) in enumerate(zip(seq_ids, append_lengths, strict=True)):
             after, visible, stays = self._extend(
                 self.sequences[seq_id], length, None if mask is None else mask[i], pending
             )
+            if given is not None:
+                after.positions[-length:], given = given[:length], given[length:]
+            # Windows measure positions; pending tokens are committed at positions that ascend.
+            measured = len(after) if after.window and not stays else len(after.committed)
+            if (after.window or any(self.layer_windows)) and after.descends(measured):
+                raise ValueError("under a window positions must not descend")
             plans.append((seq_id, after, visible, stays))
         before = {seq_id: self.sequences[seq_id] for seq_id in seq_ids}
-        given = None if positions is None else list(positions)
         rows: list[int] = []
         for (seq_id, after, _, _), length in zip(plans, append_lengths, strict=True):
             self.sequences[seq_id] = after
-            if given is not None:
-                after.positions[-length:] = given[len(rows) : len(rows) + length]
             rows += after.positions[-length:]
         self._step = _Step(
             list(seq_ids),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +97,10 @@ class Tokens:
             and (position > next_position - window.size or position < window.sinks)
             for token, position in zip(self.committed, self.positions, strict=False)
         )
+
+    def descends(self, length: int) -> bool:
+        """Whether the positions of the first tokens, which may be given, go back somewhere."""
+        return any(after < before for before, after in pairwise(self.positions[:length]))
 
     @property
     def is_chain(self) -> bool:
