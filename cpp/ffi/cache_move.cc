@@ -81,6 +81,15 @@ void LoadSequence(const PagedKVCache& cache, int64_t seq_id, const ffi::Shape& n
   cache->LoadSequence(seq_id, saved);
 }
 
+/*! \brief The elements of a float32 tensor. */
+ffi::json::Array Numbers(const Tensor& tensor) {
+  const Tensor host = tensor.CopyTo({kDLCPU, 0});
+  const auto* data = static_cast<const float*>(DataPointer(host.operator->()));
+  ffi::json::Array numbers;
+  for (int64_t i = 0; i < host.numel(); ++i) numbers.push_back(double{data[i]});
+  return numbers;
+}
+
 /*! \brief What two caches must have in common for K and V of one to mean the same in the other. */
 ffi::String KVLayout(const PagedKVCache& cache) {
   const PagedKVCacheConfig& config = cache->config();
@@ -97,7 +106,11 @@ ffi::String KVLayout(const PagedKVCache& cache) {
     layout.Set("rope_by", ffi::String(config.split_rotary.has_value() ? "library" : "kvctl"));
     layout.Set("rope_theta", config.rope_theta);
     layout.Set("rope_scale", config.rope_scale);
-    layout.Set("rope_ext_factors", config.rope_ext_factors.has_value());
+    if (!config.rope_ext_factors.has_value()) {
+      layout.Set("rope_ext_factors", false);
+    } else {
+      layout.Set("rope_ext_factors", Numbers(config.rope_ext_factors.value()));
+    }
   }
   return ffi::json::Stringify(layout);
 }

@@ -60,11 +60,11 @@ void ForEachLayoutField(const PagedKVCacheConfig& config, F&& f) {
 void CheckSupported(const PagedKVCacheConfig& config) {
   if (!config.layer_windows.empty()) {
     Throw(ErrorKind::kNotImplemented,
-          "page groups of a cache whose layers have windows of their own; save_sequence saves it");
+          "page groups, TVM's format, have no place for windows of layers; save_sequence has");
   }
   if (config.rope_ext_factors.has_value()) {
     Throw(ErrorKind::kNotImplemented,
-          "page groups of a cache with RoPE extension factors; save_sequence saves it");
+          "page groups, TVM's format, have no place for RoPE extension factors; save_sequence has");
   }
 }
 

@@ -48,15 +48,14 @@ int32_t PositionOf(const Sequence& sequence, int32_t column) {
   return pending < 0 ? sequence.PositionOf(column) : sequence.pending.positions[pending];
 }
 
-/*! \brief The rows of one layer of a (num_layers, length, num_kv_heads, head_dim) tensor. */
-KVRows LayerRows(const tvm::runtime::Tensor& kv, int64_t layer) {
+}  // namespace
+
+KVRows PartRows(const tvm::runtime::Tensor& kv, int64_t part) {
   const DType dtype = FloatDType(kv.DataType(), "K and V");
   const int64_t row = kv->shape[2] * kv->shape[3];
   char* data = static_cast<char*>(DataPointer(kv.operator->()));
-  return {data + layer * kv->shape[1] * row * DTypeSize(dtype), dtype, row};
+  return {data + part * kv->shape[1] * row * DTypeSize(dtype), dtype, row};
 }
-
-}  // namespace
 
 void PagedKVCacheImpl::ReadLayer(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
                                  const KVRows& v) const {
@@ -73,9 +72,8 @@ void PagedKVCacheImpl::ReadLayer(int64_t layer, const std::vector<int32_t>& slot
                k, {});
 }
 
-void PagedKVCacheImpl::WriteLayer(int64_t layer, const std::vector<int32_t>& slots,
-                                  const std::vector<int32_t>& positions, const KVRows& k,
-                                  const KVRows& v) {
+void PagedKVCacheImpl::WriteLayer(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                                  const KVRows& v, const Tensor& rotated_k) {
   if (cuda_ != nullptr) {
     return cuda_->WriteSlots(static_cast<int32_t>(layer), slots, k, v,
                              CurrentStream(config_.device));
@@ -83,25 +81,28 @@ void PagedKVCacheImpl::WriteLayer(int64_t layer, const std::vector<int32_t>& slo
   const auto count = static_cast<int64_t>(slots.size());
   const bool plain = !plain_keys_.empty();
   WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(), count,
-                plain ? KVRows{} : k, v);
+                plain ? PartRows(rotated_k, 0) : k, v);
   if (!plain) return;
   WriteSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(), count,
                 k, {});
-  WriteRotatedKeys(layer, slots, positions, k);
 }
 
 void PagedKVCacheImpl::ReadSlots(const std::vector<int32_t>& slots, const Tensor& k,
                                  const Tensor& v) const {
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    ReadLayer(layer, slots, LayerRows(k, layer), LayerRows(v, layer));
+    ReadLayer(layer, slots, PartRows(k, layer), PartRows(v, layer));
   }
 }
 
 void PagedKVCacheImpl::WriteSlots(const std::vector<int32_t>& slots,
                                   const std::vector<int32_t>& positions, const Tensor& k,
                                   const Tensor& v) {
+  std::vector<Tensor> rotated(config_.num_layers);
+  for (size_t layer = 0; layer < plain_keys_.size(); ++layer) {
+    rotated[layer] = RotatedKeys(positions, PartRows(k, layer));
+  }
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    WriteLayer(layer, slots, positions, LayerRows(k, layer), LayerRows(v, layer));
+    WriteLayer(layer, slots, PartRows(k, layer), PartRows(v, layer), rotated[layer]);
   }
 }
 

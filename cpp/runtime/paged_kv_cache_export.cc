@@ -12,14 +12,6 @@ namespace {
 
 using tvm::runtime::Tensor;
 
-/*! \brief K (part 0) or V (part 1) of a (2, length, num_kv_heads, head_dim) tensor, as rows. */
-KVRows PartRows(const Tensor& kv, int64_t part) {
-  const DType dtype = FloatDType(kv.DataType(), "K and V");
-  const int64_t row = kv->shape[2] * kv->shape[3];
-  char* data = static_cast<char*>(DataPointer(kv.operator->()));
-  return {data + part * kv->shape[1] * row * DTypeSize(dtype), dtype, row};
-}
-
 /*! \brief 0, 1, 2, ...: the slots of pages in order, the positions of a sequence. */
 std::vector<int32_t> Count(int64_t count) {
   std::vector<int32_t> numbers(count);
@@ -32,10 +24,9 @@ std::vector<int32_t> Count(int64_t count) {
 int64_t PagedKVCacheImpl::LengthForExport(int64_t seq_id) const {
   const SequenceRecord record = table_.Record(seq_id, "page export");
   if (record.window.size > 0 || record.positions != nullptr) {
-    Throw(ErrorKind::kNotImplemented, "page groups of sequence ", seq_id,
-          record.window.size > 0 ? ", which has a sliding window"
-                                 : ", whose positions are not 0, 1, 2, ...",
-          "; save_sequence saves it");
+    Throw(ErrorKind::kNotImplemented, "page groups, TVM's format, have no place for the ",
+          record.window.size > 0 ? "sliding window" : "positions, other than 0, 1, 2, ...,",
+          " of sequence ", seq_id, "; save_sequence has");
   }
   return record.num_committed;
 }
@@ -119,19 +110,18 @@ void PagedKVCacheImpl::FinishImport(int64_t seq_id) {
               " has not been imported");
       }
     }
+    const std::vector<int32_t> positions = Count(import_->length);
+    std::vector<Tensor> rotated(config_.num_layers);
+    for (size_t layer = 0; layer < plain_keys_.size(); ++layer) {
+      rotated[layer] = RotatedKeys(positions, PartRows(import_->layers[layer], 0));
+    }
     SequenceRecord record;
     record.num_committed = record.next_position = static_cast<int32_t>(import_->length);
     table_.Restore(seq_id, record);
-    try {
-      const std::vector<int32_t> slots = Slots(seq_id, 0, import_->length);
-      const std::vector<int32_t> positions = Count(import_->length);
-      for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-        const Tensor& kv = import_->layers[layer];
-        WriteLayer(layer, slots, positions, PartRows(kv, 0), PartRows(kv, 1));
-      }
-    } catch (...) {  // a model library's rotation, out of host memory
-      table_.Remove(seq_id);
-      throw;
+    const std::vector<int32_t> slots = Slots(seq_id, 0, import_->length);
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+      const Tensor& kv = import_->layers[layer];
+      WriteLayer(layer, slots, PartRows(kv, 0), PartRows(kv, 1), rotated[layer]);
     }
     import_.reset();
   });

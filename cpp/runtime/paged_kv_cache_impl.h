@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <deque>
-#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <mutex>
@@ -196,27 +195,26 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
                       const tvm::ffi::Optional<Tensor>& v);
   /*! \brief Throws where the cache cannot turn keys to other positions. */
   void CheckTurnsKeys(const char* operation);
-  /*! \brief Turns keys of all layers, where kvctl rotates. */
+  /*! \brief Turns keys of all layers in place, where kvctl's rotation was applied to them. */
   void TurnKeys(const std::vector<KeyTurn>& turns);
+  /*! \brief (1, count, num_kv_heads, head_dim), of the pages' type. */
   Tensor EmptyKeys(size_t count) const;
-  /*! \brief Keys to try a rotation on, all alike, (count, num_kv_heads, head_dim). */
+  /*! \brief Keys to try a rotation on, all alike. */
   Tensor TrialKeys(size_t count) const;
-  /*! \brief Keys (positions, num_kv_heads, head_dim), rotated. */
-  Tensor Rotated(const std::vector<int32_t>& positions, const Tensor& keys);
+  /*! \brief Rotates keys of some layer; in a model library's function, which may throw. */
+  Tensor RotatedKeys(const std::vector<int32_t>& positions, const KVRows& keys);
   /*! \brief Why keys that the model library rotated cannot be turned, or "". */
   std::string LibraryProblem();
   /*! \brief Throws unless the library's rotations `from` and then `by` are its rotation `to`. */
   void CheckLibraryTurns(const std::vector<int32_t>& from, const std::vector<int32_t>& by,
                          const std::vector<int32_t>& to);
   /*!
-   * \brief Of each layer the kept keys that change positions, turned by the model library.
+   * \brief Of each layer the kept keys that change positions, as they will be.
    * \throws Error kNotImplemented if that takes more than a rotation.
    */
-  std::vector<Tensor> TurnedByLibrary(int64_t seq_id, const std::vector<int32_t>& keep);
+  std::vector<Tensor> TurnedKeys(int64_t seq_id, const std::vector<int32_t>& keep);
   /*! \brief Writes them where the last operation on the table has put their columns. */
   void WriteTurned(const std::vector<Tensor>& keys);
-  /*! \brief Rotates the keys of slots anew for these positions, from the plain ones. */
-  void RotatePlainKeys(const std::vector<int32_t>& slots, const std::vector<int32_t>& positions);
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
   void AppendKV(int32_t layer, const QKVRows& rows);
 
@@ -256,21 +254,15 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Reads K and V of slots of one layer; with inline RoPE k as it came. */
   void ReadLayer(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
                  const KVRows& v) const;
-  /*! \brief Writes them; with inline RoPE, which keeps k as it is given, k's positions count. */
-  void WriteLayer(int64_t layer, const std::vector<int32_t>& slots,
-                  const std::vector<int32_t>& positions, const KVRows& k, const KVRows& v);
+  /*! \brief Writes them; inline RoPE keeps k as it is given and rotated (elsewhere undefined). */
+  void WriteLayer(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                  const KVRows& v, const Tensor& rotated_k);
   /*! \brief Reads K and V of slots, all layers, as (num_layers, slots, num_kv_heads, head_dim). */
   void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
-  /*! \brief Writes them; with inline RoPE, which keeps k as it is given, k's positions count. */
+  /*! \brief Writes them; with inline RoPE, which keeps k as it is given, k's positions count. If
+   * the model library's rotation throws, nothing has been written. */
   void WriteSlots(const std::vector<int32_t>& slots, const std::vector<int32_t>& positions,
                   const Tensor& k, const Tensor& v);
-  /*! \brief Called with the first row, the number of rows, and those rows rotated. */
-  using TakeKeys = std::function<void(int64_t, int64_t, const KVRows&)>;
-  /*! \brief Rotates keys of some layer for these positions, block after block. */
-  void RotateKeys(const std::vector<int32_t>& positions, const KVRows& k, const TakeKeys& take);
-  /*! \brief Rotates keys of some layer, given as the pages' type, into their slots. */
-  void WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
-                        const std::vector<int32_t>& positions, const KVRows& k);
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
   /*! \brief The slots of all committed tokens that no window has let go. */
   std::vector<int32_t> HeldSlots(int64_t seq_id) const;
@@ -328,6 +320,11 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   mutable std::mutex discarded_mutex_;
   mutable std::vector<CheckpointPtr> discarded_;
 };
+
+/*! \brief The rows of one part, a layer or K or V, of a (parts, rows, num_kv_heads, head_dim)
+ * tensor.
+ */
+KVRows PartRows(const tvm::runtime::Tensor& kv, int64_t part);
 
 }  // namespace kvctl
 

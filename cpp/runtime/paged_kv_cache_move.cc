@@ -53,14 +53,14 @@ void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, b
       }
     }
     // A function of the model library may throw, so it has its say before anything changes.
-    const bool by_library = rerotate && config_.split_rotary.has_value();
+    const bool in_place = step_rotation_.table != nullptr && plain_keys_.empty();
     std::vector<Tensor> turned;
-    if (by_library) turned = TurnedByLibrary(seq_id, columns);
+    if (rerotate && !in_place) turned = TurnedKeys(seq_id, columns);
     moves_.clear();
     table_.Evict(seq_id, columns, rerotate, &moves_);
     CarryOut();
-    if (by_library) return WriteTurned(turned);
-    TurnKeys(moves_.turns);
+    if (in_place) return TurnKeys(moves_.turns);
+    WriteTurned(turned);
   });
 }
 

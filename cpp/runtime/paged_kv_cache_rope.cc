@@ -119,34 +119,30 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
   return RotateStep(fused);
 }
 
-void PagedKVCacheImpl::RotateKeys(const std::vector<int32_t>& positions, const KVRows& k,
-                                  const TakeKeys& take) {
+PagedKVCacheImpl::Tensor PagedKVCacheImpl::RotatedKeys(const std::vector<int32_t>& positions,
+                                                       const KVRows& keys) {
   const int64_t kv_heads = config_.num_kv_heads, head_dim = config_.head_dim;
   const int64_t num_heads = config_.num_qo_heads + 2 * kv_heads;
-  const auto count = static_cast<int64_t>(positions.size());
+  const int64_t head_bytes = head_dim * DTypeSize(page_shape_.dtype);
+  const int64_t count = static_cast<int64_t>(positions.size());
+  Tensor out = EmptyKeys(positions.size());
   for (int64_t first = 0; first < count; first += config_.prefill_chunk_size) {
     const int64_t rows = std::min(config_.prefill_chunk_size, count - first);
     Tensor fused = Scratch(&fused_, rows, num_heads, config_.dtype);
-    const int64_t head_bytes = head_dim * DTypeSize(page_shape_.dtype);
     char* to = static_cast<char*>(DataPointer(fused.operator->()));
     std::memset(to, 0, rows * num_heads * head_bytes);
     for (int64_t row = 0; row < rows; ++row) {
-      const char* from =
-          static_cast<const char*>(k.data) + (first + row) * k.row_stride * DTypeSize(k.dtype);
-      ConvertRow(from, k.dtype, to + (row * num_heads + config_.num_qo_heads) * head_bytes,
+      const char* from = static_cast<const char*>(keys.data) +
+                         (first + row) * keys.row_stride * DTypeSize(keys.dtype);
+      ConvertRow(from, keys.dtype, to + (row * num_heads + config_.num_qo_heads) * head_bytes,
                  page_shape_.dtype, kv_heads * head_dim);
     }
     FillRotation(positions.data() + first, static_cast<int32_t>(rows), &key_rotation_);
-    take(first, rows, Rotate(fused, rows, &key_rotation_).k);
+    const KVRows rotated = Rotate(fused, rows, &key_rotation_).k;
+    std::memcpy(static_cast<char*>(DataPointer(out.operator->())) + first * kv_heads * head_bytes,
+                rotated.data, rows * kv_heads * head_bytes);
   }
-}
-
-void PagedKVCacheImpl::WriteRotatedKeys(int64_t layer, const std::vector<int32_t>& slots,
-                                        const std::vector<int32_t>& positions, const KVRows& k) {
-  RotateKeys(positions, k, [&](int64_t first, int64_t rows, const KVRows& rotated) {
-    WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data() + first, rows,
-                  rotated, {});
-  });
+  return out;
 }
 
 }  // namespace kvctl

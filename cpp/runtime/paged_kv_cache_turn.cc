@@ -24,15 +24,9 @@ double RoundingOf(DType dtype) {
   return dtype == DType::kFloat32 ? 1e-6 : dtype == DType::kFloat16 ? 4e-3 : 3e-2;
 }
 
-/*! \brief The rows of a (keys, num_kv_heads, head_dim) tensor. */
-KVRows KeyRows(const Tensor& keys) {
-  return {DataPointer(keys.operator->()), FloatDType(keys.DataType(), "keys"),
-          keys->shape[1] * keys->shape[2]};
-}
-
 std::vector<float> Floats(const Tensor& keys) {
-  const KVRows rows = KeyRows(keys);
-  std::vector<float> floats(keys->shape[0] * rows.row_stride);
+  const KVRows rows = PartRows(keys, 0);
+  std::vector<float> floats(keys->shape[1] * rows.row_stride);
   ConvertRow(rows.data, rows.dtype, floats.data(), DType::kFloat32,
              static_cast<int64_t>(floats.size()));
   return floats;
@@ -57,42 +51,25 @@ void PagedKVCacheImpl::CheckTurnsKeys(const char* operation) {
 
 void PagedKVCacheImpl::TurnKeys(const std::vector<KeyTurn>& turns) {
   if (turns.empty()) return;
-  std::optional<RopeTable> table;
-  if (plain_keys_.empty()) table.emplace(step_rotation_.table->params());
-  std::vector<int32_t> slots, values;
+  RopeTable table(step_rotation_.table->params());
+  std::vector<int32_t> slots, differences;
   for (size_t begin = 0; begin < turns.size(); begin += kTurnBlock) {
     const size_t end = std::min(begin + kTurnBlock, turns.size());
     slots.clear();
-    values.clear();
+    differences.clear();
     for (size_t i = begin; i < end; ++i) {
       slots.push_back(turns[i].slot);
-      values.push_back(table.has_value() ? turns[i].to - turns[i].from : turns[i].to);
+      differences.push_back(turns[i].to - turns[i].from);
     }
-    if (!table.has_value()) {
-      RotatePlainKeys(slots, values);
-      continue;
-    }
-    table->Fill(values.data(), static_cast<int32_t>(values.size()));
+    table.Fill(differences.data(), static_cast<int32_t>(differences.size()));
     for (Tensor& pages : pages_) {
-      RopeSlotsCpu(*table, page_shape_, DataPointer(pages.operator->()), slots.data());
+      RopeSlotsCpu(table, page_shape_, DataPointer(pages.operator->()), slots.data());
     }
   }
 }
-
-void PagedKVCacheImpl::RotatePlainKeys(const std::vector<int32_t>& slots,
-                                       const std::vector<int32_t>& positions) {
-  const Tensor keys = EmptyKeys(slots.size());
-  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    ReadSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), slots.data(),
-                 static_cast<int64_t>(slots.size()), KeyRows(keys), {});
-    WriteRotatedKeys(layer, slots, positions, KeyRows(keys));
-  }
-}
-
-// The model library's rotation.
 
 Tensor PagedKVCacheImpl::EmptyKeys(size_t count) const {
-  return Tensor::Empty({static_cast<int64_t>(count), config_.num_kv_heads, config_.head_dim},
+  return Tensor::Empty({1, static_cast<int64_t>(count), config_.num_kv_heads, config_.head_dim},
                        config_.dtype, config_.device);
 }
 
@@ -104,7 +81,7 @@ Tensor PagedKVCacheImpl::TrialKeys(size_t count) const {
     element = (state >> 31 ? 1 : -1) * (0.5f + static_cast<float>(state >> 8 & 0xffff) / 0x10000);
   }
   const Tensor keys = EmptyKeys(count);
-  const KVRows rows = KeyRows(keys);
+  const KVRows rows = PartRows(keys, 0);
   char* to = static_cast<char*>(rows.data);
   for (size_t i = 0; i < count; ++i, to += rows.row_stride * DTypeSize(rows.dtype)) {
     ConvertRow(key.data(), DType::kFloat32, to, rows.dtype, rows.row_stride);
@@ -112,33 +89,27 @@ Tensor PagedKVCacheImpl::TrialKeys(size_t count) const {
   return keys;
 }
 
-Tensor PagedKVCacheImpl::Rotated(const std::vector<int32_t>& positions, const Tensor& keys) {
-  Tensor out = EmptyKeys(positions.size());
-  const KVRows to = KeyRows(out);
-  const int64_t bytes = to.row_stride * DTypeSize(to.dtype);
-  RotateKeys(positions, KeyRows(keys), [&](int64_t first, int64_t rows, const KVRows& rotated) {
-    std::memcpy(static_cast<char*>(to.data) + first * bytes, rotated.data, rows * bytes);
-  });
-  return out;
-}
-
 std::string PagedKVCacheImpl::LibraryProblem() {
   // A law for long contexts may go by the number of tokens in a step, as TVM's longrope does.
   const auto chunk = static_cast<size_t>(config_.prefill_chunk_size);
   const auto far = static_cast<int32_t>(chunk - 1);
-  const auto together = Floats(Rotated(std::vector<int32_t>(chunk, far), TrialKeys(chunk)));
-  const auto alone = Floats(Rotated({far}, TrialKeys(1)));
+  const Tensor key = TrialKeys(1), keys = TrialKeys(chunk);
+  const auto rotated = [&](const std::vector<int32_t>& positions, const Tensor& from) {
+    return Floats(RotatedKeys(positions, PartRows(from, 0)));
+  };
+  const auto together = rotated(std::vector<int32_t>(chunk, far), keys);
+  const auto alone = rotated({far}, key);
   const double tolerance = RoundingOf(page_shape_.dtype) + kAngleRounding * far;
   for (size_t i = 0; i < alone.size(); ++i) {
     if (std::abs(together[i] - alone[i]) <= tolerance) continue;
     return "depends on how many tokens it rotates at a time";
   }
   if (config_.rope_mode == RopeMode::kInline) return "";  // keys turn from where they came
-  const auto key = Floats(TrialKeys(1)), at_zero = Floats(Rotated({0}, TrialKeys(1)));
-  for (size_t i = 0; i < key.size(); ++i) {
-    if (key[i] == at_zero[i]) continue;
+  const auto before = Floats(key), at_zero = rotated({0}, key);
+  for (size_t i = 0; i < before.size(); ++i) {
+    if (before[i] == at_zero[i]) continue;
     std::ostringstream text;
-    text << "changes keys at position 0, where " << key[i] << " becomes " << at_zero[i];
+    text << "changes keys at position 0, where " << before[i] << " becomes " << at_zero[i];
     return text.str();
   }
   return "";
@@ -148,8 +119,9 @@ void PagedKVCacheImpl::CheckLibraryTurns(const std::vector<int32_t>& from,
                                          const std::vector<int32_t>& by,
                                          const std::vector<int32_t>& to) {
   const Tensor trial = TrialKeys(from.size());
-  const auto turned = Floats(Rotated(by, Rotated(from, trial)));
-  const auto expected = Floats(Rotated(to, trial));
+  const Tensor old = RotatedKeys(from, PartRows(trial, 0));
+  const auto turned = Floats(RotatedKeys(by, PartRows(old, 0)));
+  const auto expected = Floats(RotatedKeys(to, PartRows(trial, 0)));
   const int64_t width = config_.num_kv_heads * config_.head_dim;
   for (size_t i = 0; i < turned.size(); ++i) {
     const int64_t row = static_cast<int64_t>(i) / width;
@@ -162,8 +134,7 @@ void PagedKVCacheImpl::CheckLibraryTurns(const std::vector<int32_t>& from,
   }
 }
 
-std::vector<Tensor> PagedKVCacheImpl::TurnedByLibrary(int64_t seq_id,
-                                                      const std::vector<int32_t>& keep) {
+std::vector<Tensor> PagedKVCacheImpl::TurnedKeys(int64_t seq_id, const std::vector<int32_t>& keep) {
   table_.CheckEvict(seq_id, keep);
   const Sequence& sequence = table_.Get(seq_id);
   std::vector<int32_t> slots, from, by, to;
@@ -182,8 +153,8 @@ std::vector<Tensor> PagedKVCacheImpl::TurnedByLibrary(int64_t seq_id,
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     ReadSlotsCpu(plain ? plain_key_shape_ : page_shape_,
                  DataPointer((plain ? plain_keys_ : pages_)[layer].operator->()), slots.data(),
-                 static_cast<int64_t>(slots.size()), KeyRows(keys), {});
-    turned.push_back(Rotated(plain ? to : by, keys));
+                 static_cast<int64_t>(slots.size()), PartRows(keys, 0), {});
+    turned.push_back(RotatedKeys(plain ? to : by, PartRows(keys, 0)));
   }
   return turned;
 }
@@ -193,7 +164,7 @@ void PagedKVCacheImpl::WriteTurned(const std::vector<Tensor>& keys) {
   for (const KeyTurn& turn : moves_.turns) slots.push_back(turn.slot);
   for (size_t layer = 0; layer < keys.size(); ++layer) {
     WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(),
-                  static_cast<int64_t>(slots.size()), KeyRows(keys[layer]), {});
+                  static_cast<int64_t>(slots.size()), PartRows(keys[layer], 0), {});
   }
 }
 

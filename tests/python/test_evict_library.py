@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm_ffi
 
 import kvctl
 from builtin_cache import compiler_or_skip
@@ -222,6 +223,23 @@ def test_extension_factors_in_steps_that_all_take_the_same(rope: str) -> None:
     step(fresh, 0, KEEP)
     np.testing.assert_allclose(kv(cache, 0), kv(fresh, 0), atol=4e-6)
     np.testing.assert_allclose(step(cache, 0, [40]), step(fresh, 0, [40]), atol=4e-6)
+
+
+def test_other_factors_are_another_layout(tmp_path: Any) -> None:
+    """Page groups have no place for factors; a saved sequence knows them."""
+    cache, same, other = (
+        make_cache(longrope(1.0), factors=factors) for factors in (FACTORS, FACTORS, 2 * FACTORS)
+    )
+    cache.add_sequence(0)
+    step(cache, 0, range(9))
+    layout_hash = tvm_ffi.get_global_func("vm.builtin.attention_kv_cache_get_layout_hash")
+    with pytest.raises(NotImplementedError, match="RoPE extension factors; save_sequence has"):
+        layout_hash(cache)
+    cache.save_sequence(0, tmp_path / "saved")
+    same.load_sequence(0, tmp_path / "saved")
+    np.testing.assert_array_equal(step(same, 0, [1]), step(cache, 0, [1]))
+    with pytest.raises(ValueError, match="rope_ext_factors"):
+        other.load_sequence(0, tmp_path / "saved")
 
 
 @both
