@@ -30,7 +30,10 @@ PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_hea
   config.num_kv_heads = num_kv_heads;
   config.head_dim = head_dim;
   config.page_size = page_size;
-  config.num_pages = page_size < 1 ? 0 : (max_total_tokens + page_size - 1) / page_size;
+  if (max_total_tokens < 1) {
+    Throw(ErrorKind::kValue, "max_total_tokens must be at least 1, got ", max_total_tokens);
+  }
+  config.num_pages = page_size < 1 ? 1 : (max_total_tokens - 1) / page_size + 1;
   config.max_sequences = max_sequences;
   config.prefill_chunk_size = prefill_chunk_size;
   config.dtype = ffi::StringToDLDataType(dtype);

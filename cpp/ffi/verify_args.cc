@@ -19,6 +19,8 @@ std::string ShapeText(const int64_t* shape, size_t n) {
   return text + ")";
 }
 
+std::string TypeText(DLDataType type) { return tvm::ffi::DLDataTypeToString(type); }
+
 template <typename T>
 const char* TypeName() {
   if (std::is_same_v<T, int32_t>) return "int32";
@@ -32,7 +34,7 @@ void CheckType(const TensorView& tensor, const char* name) {
   const DLDataType type = tensor.dtype();
   const uint8_t code = std::is_integral_v<T> ? kDLInt : kDLFloat;
   if (type.code != code || type.bits != sizeof(T) * 8 || type.lanes != 1) {
-    Throw(ErrorKind::kType, name, " must be ", TypeName<T>());
+    Throw(ErrorKind::kType, name, " must be ", TypeName<T>(), ", got ", TypeText(type));
   }
 }
 
@@ -113,11 +115,11 @@ RowType FloatRowType(const TensorView& tensor, const char* name, bool law) {
   if (is_float && type.bits == 32) return RowType::kFloat32;
   if (law) {
     if (is_float && type.bits == 64) return RowType::kFloat64;
-    Throw(ErrorKind::kType, name, " must be float32 or float64");
+    Throw(ErrorKind::kType, name, " must be float32 or float64, got ", TypeText(type));
   }
   if (is_float && type.bits == 16) return RowType::kFloat16;
   if (type.code == kDLBfloat && type.bits == 16 && type.lanes == 1) return RowType::kBFloat16;
-  Throw(ErrorKind::kType, name, " must be float32, float16 or bfloat16");
+  Throw(ErrorKind::kType, name, " must be float32, float16 or bfloat16, got ", TypeText(type));
 }
 
 const void* RowPointer(const TensorView& matrix, int64_t row) {
@@ -148,7 +150,7 @@ SamplingTable::SamplingTable(const TensorView& table, const std::optional<Tensor
     Sampling sampling;
     sampling.temperature = values[0];
     if (!(values[1] >= 0 && values[1] <= std::numeric_limits<int32_t>::max())) {
-      Throw(ErrorKind::kValue, "top_k must be at least 0, got ", values[1]);
+      Throw(ErrorKind::kValue, "top_k must be in [0, 2^31), got ", values[1]);
     }
     sampling.top_k = static_cast<int32_t>(values[1]);
     sampling.top_p = values[2];

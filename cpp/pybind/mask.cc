@@ -9,6 +9,7 @@
 
 #include <memory>
 
+#include "core/mask_node.h"
 #include "core/mask_plan.h"
 #include "kvctl/error.h"
 #include "pybind/register.h"
@@ -69,6 +70,11 @@ py::object TreeParents(const Mask& mask) {
  * expanded. */
 py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t num_columns,
                               int32_t num_pending) {
+  const MaskKind kind = mask.node().kind;
+  if (kind == MaskKind::kPerLayer || kind == MaskKind::kPerHead) {
+    Throw(ErrorKind::kValue,
+          "a mask per layer or head has no one picture: draw the masks that it chooses from");
+  }
   if (num_new < 1 || num_pending < num_new || num_columns < num_pending) {
     Throw(ErrorKind::kValue, "a picture needs 1 <= new tokens <= pending tokens <= columns, got ",
           num_new, ", ", num_pending, " and ", num_columns);

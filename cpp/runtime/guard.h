@@ -6,9 +6,12 @@
 #define KVCTL_RUNTIME_GUARD_H_
 
 #include <tvm/ffi/error.h>
+#include <tvm/ffi/object.h>
+#include <tvm/ffi/optional.h>
 
 #include <new>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "kvctl/error.h"
@@ -37,11 +40,31 @@ auto Guard(F&& f) -> decltype(f()) {
   }
 }
 
+/*!
+ * \brief Refuses None where a function takes an object: TVM FFI passes it as a null reference.
+ *
+ * What may be missing is an Optional.
+ */
+template <typename T>
+void RequireGiven(const T& argument, size_t index) {
+  namespace ffi = tvm::ffi;
+  if constexpr (std::is_base_of_v<ffi::ObjectRef, T>) {
+    if (!argument.defined()) {
+      throw ToFFIError(ErrorKind::kType,
+                       "argument " + std::to_string(index) + " is None where an object is needed");
+    }
+  }
+}
+template <typename T>
+void RequireGiven(const tvm::ffi::Optional<T>&, size_t) {}
+
 /*! \brief A function of the same signature as f, guarded: what registrations pass to
  * GlobalDef::def. */
 template <typename R, typename... Args>
 auto Guarded(R (*f)(Args...)) {
   return [f](Args... args) -> R {
+    size_t index = 0;
+    (RequireGiven(args, index++), ...);
     return Guard([&]() -> R { return f(std::forward<Args>(args)...); });
   };
 }

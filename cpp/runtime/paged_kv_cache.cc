@@ -1,6 +1,7 @@
 // Creation, sequences and queries of the paged cache.
 #include <sys/mman.h>
 #include <tvm/ffi/cast.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <limits>
@@ -15,6 +16,23 @@ namespace {
 
 void RequirePositive(int64_t value, const char* name) {
   if (value < 1) Throw(ErrorKind::kValue, name, " must be at least 1, got ", value);
+}
+
+/*!
+ * \brief Refuses a cache that cannot be: one slip in a size would otherwise fill the machine's
+ * memory until the process is killed.
+ */
+void RequireMemory(const PagedKVCacheConfig& config) {
+  const double bytes = 2.0 * config.dtype.bits / 8 * config.head_dim * config.num_kv_heads *
+                       config.page_size * config.num_pages * config.num_layers;
+  constexpr double kAddressSpace = 0x1p47, kGiB = 0x1p30;
+  const double memory =
+      IsCpu(config.device) ? 1.0 * sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) : kAddressSpace;
+  if (bytes > memory) {
+    Throw(ErrorKind::kValue, "a cache of ", config.num_layers, " layers and ",
+          config.num_pages * config.page_size, " tokens would take ", bytes / kGiB, " GiB; ",
+          memory / kGiB, " GiB is all there is");
+  }
 }
 
 /*! \brief Checks a configuration before anything is allocated for it. */
@@ -35,16 +53,30 @@ const PagedKVCacheConfig& Validated(const PagedKVCacheConfig& config) {
           config.head_dim);
   }
   constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-  if (config.num_pages > kMaxInt / config.page_size || config.prefill_chunk_size > kMaxInt ||
-      config.num_qo_heads > kMaxInt / config.head_dim) {
+  if (config.num_pages > kMaxInt / config.page_size) {
     Throw(ErrorKind::kValue, "a cache of ", config.num_pages, " pages of ", config.page_size,
           " tokens is larger than 2^31 - 1 tokens");
   }
+  if (config.prefill_chunk_size > kMaxInt) {
+    Throw(ErrorKind::kValue, "prefill_chunk_size must be less than 2^31, got ",
+          config.prefill_chunk_size);
+  }
+  if (config.num_qo_heads > kMaxInt / config.head_dim) {
+    Throw(ErrorKind::kValue, "num_qo_heads * head_dim must be less than 2^31, got ",
+          config.num_qo_heads, " and ", config.head_dim);
+  }
+  if (config.max_sequences < 0 || config.max_sequences > kMaxInt) {
+    Throw(ErrorKind::kValue, "max_sequences must be in [0, 2^31), 0 being any number, got ",
+          config.max_sequences);
+  }
+  RequireMemory(config);
   if (IsCuda(config.device)) {
     CudaKernels();
     if (config.rope_mode == RopeMode::kInline) RequireCpu(config.device, "inline RoPE");
   } else if (!IsCpu(config.device)) {
     Throw(ErrorKind::kNotImplemented, "kvctl has cache kernels for the CPU and for CUDA only");
+  } else if (config.device.device_id != 0) {
+    Throw(ErrorKind::kValue, "the CPU is device 0, got ", config.device.device_id);
   }
   if (!config.layer_windows.empty() &&
       static_cast<int64_t>(config.layer_windows.size()) != config.num_layers) {
@@ -113,7 +145,10 @@ PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
 
 PagedKVCacheImpl::Turn::Turn(const PagedKVCacheImpl* cache) : cache_(cache) {
   if (cache->busy_.exchange(true, std::memory_order_acquire)) {
-    Throw(ErrorKind::kRuntime, "the cache is in use by another thread; one thread at a time");
+    Throw(
+        ErrorKind::kRuntime,
+        "the cache is in use by another thread, or by the call that this callback belongs to; one "
+        "at a time");
   }
   std::lock_guard<std::mutex> lock(cache->discarded_mutex_);
   cache->discarded_.clear();

@@ -13,7 +13,7 @@ import tvm_ffi
 from .cache_attention import CacheAttention
 from .cache_contents import CacheContents
 from .cache_step import CacheStep
-from .convert import to_shape
+from .integers import to_shape
 from .rope import Rope
 
 _ffi = tvm_ffi.get_global_func
@@ -103,6 +103,8 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
         NotImplementedError
             If there are no kernels for the device.
         """
+        if rope is not None and not isinstance(rope, Rope):
+            raise TypeError(f"rope must be a kvctl.Rope or None, got {type(rope).__name__}")
         return cls(
             _create(
                 num_layers,
@@ -118,7 +120,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
                 0 if rope is None else 1 + int(rope.inline),
                 1.0 if rope is None else rope.scale,
                 1.0 if rope is None else rope.theta,
-                to_shape(layer_windows),
+                to_shape(layer_windows, "layer_windows"),
             )
         )
 

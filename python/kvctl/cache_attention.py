@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tvm_ffi
 
-from .convert import to_shape, to_tensor
+from .convert import to_input, to_tensor
+from .integers import to_shape
 from .sequences import SequenceStore
 
 _ffi = tvm_ffi.get_global_func
@@ -75,11 +77,14 @@ class CacheAttention(SequenceStore):
         return _attention(
             self._handle,
             layer,
-            to_tensor(qkv),
+            to_input(qkv, "qkv"),
             None if out is None else to_tensor(out),
             self.head_dim**-0.5 if sm_scale is None else sm_scale,
             soft_cap,
-            *(None if x is None else to_tensor(x) for x in (alibi_slopes, sinks, lse, mass)),
+            None if alibi_slopes is None else to_input(alibi_slopes, "alibi_slopes"),
+            None if sinks is None else to_input(sinks, "sinks"),
+            None if lse is None else to_tensor(lse),
+            None if mass is None else to_tensor(mass),
         )
 
     def select_pages(self, select: Callable[[int, Any], Sequence[Any]] | None) -> None:
@@ -94,7 +99,8 @@ class CacheAttention(SequenceStore):
             or a list of one of either for each KV head; page i holds columns
             ``[i * page_size, (i + 1) * page_size)``. Pages with new tokens are looked at in any
             case, and the step's mask applies as well. It must not use the cache. What it raises,
-            the attention call raises. None: all pages again.
+            the attention call raises, as ``RuntimeError`` if it is of a type of your own. None: all
+            pages again.
         """
         if select is None:
             _set_page_selector(self._handle, None)
@@ -125,7 +131,8 @@ class CacheAttention(SequenceStore):
             ``observer(layer, seq_ids, sums)`` is called after each attention call of the step with
             one float32 tensor ``(columns, heads)`` for each sequence: the softmax weights of each
             column, summed over the new tokens. It must not use the cache. What it raises, the
-            attention call raises. None: nobody watches.
+            attention call raises, as ``RuntimeError`` if it is of a type of your own. None: nobody
+            watches.
         heads : {"kv", "qo"}
             Sums for each KV head, over its query heads too, or for each query head.
         last : int
@@ -152,6 +159,6 @@ def _pages(answer: Any) -> Any:
     if answer is None:
         return None
     pages = list(answer)
-    if pages and any(one is None or isinstance(one, Iterable) for one in pages):
-        return [_pages(one) for one in pages]
-    return to_shape(pages)
+    if any(one is None or np.ndim(one) > 0 for one in pages):  # an answer for each KV head
+        return [None if one is None else to_shape(one, "pages") for one in pages]
+    return to_shape(pages, "pages")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from .convert import to_numpy, to_shape, to_tensor
+from .convert import to_numpy, to_tensor
+from .integers import to_shape
 from .sequences import SequenceStore
 
 _ffi = tvm_ffi.get_global_func
@@ -76,7 +77,7 @@ class CacheContents(SequenceStore):
             needs none.
         """
         length = self.sequence_length(seq_id) - self.pending_length(seq_id)
-        _evict(self._handle, seq_id, to_shape(_kept_indices(keep, length)), rerotate)
+        _evict(self._handle, seq_id, to_shape(_kept_indices(keep, length), "keep"), rerotate)
 
     def save_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
         """Write the committed tokens of a sequence to a file, for :meth:`load_sequence`.
@@ -131,7 +132,7 @@ class CacheContents(SequenceStore):
         _load_sequence(
             self._handle,
             seq_id,
-            to_shape(file.numbers),
+            to_shape(file.numbers, "numbers"),
             None if file.positions is None else to_tensor(file.positions),
             to_tensor(file.k),
             to_tensor(file.v),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from .convert import encode_masks, to_shape
+from .convert import encode_masks
+from .integers import to_shape
 from .sequences import SequenceStore
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class CacheStep(SequenceStore):
         """
         _begin_forward(
             self._handle,
-            to_shape(seq_ids),
-            to_shape(append_lengths),
+            to_shape(seq_ids, "seq_ids"),
+            to_shape(append_lengths, "append_lengths"),
             encode_masks(mask),
-            None if positions is None else to_shape(positions),
+            None if positions is None else to_shape(positions, "positions"),
             -1 if pending is None else int(pending),
         )
 
@@ -89,7 +90,8 @@ class CacheStep(SequenceStore):
         try:
             yield
         except BaseException:
-            self.abort()
+            if self.in_forward:  # else the block has ended it itself
+                self.abort()
             raise
         self.end_forward()
 
@@ -115,7 +117,11 @@ class CacheStep(SequenceStore):
         kvctl.OutOfPagesError
             If pages shared with a fork would have to be copied and none is free.
         """
-        _commit(self._handle, to_shape(seq_ids), [to_shape(nodes) for nodes in kept])
+        _commit(
+            self._handle,
+            to_shape(seq_ids, "seq_ids"),
+            [to_shape(nodes, "kept nodes") for nodes in kept],
+        )
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
@@ -131,4 +137,4 @@ class CacheStep(SequenceStore):
         if self.in_forward:
             _abort_forward(self._handle)
         else:
-            _drop_pending(self._handle, None if seq_ids is None else to_shape(seq_ids))
+            _drop_pending(self._handle, None if seq_ids is None else to_shape(seq_ids, "seq_ids"))

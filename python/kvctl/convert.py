@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm_ffi
 
+from .mask import Mask
+from .tree import TokenTree
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from .mask import Mask
-    from .tree import TokenTree
-
     MaskLike: TypeAlias = Mask | TokenTree
-
-
-def to_shape(values: Iterable[int]) -> Any:
-    """Return integers as an FFI shape, which is how lists of them cross the boundary."""
-    return tvm_ffi.Shape(tuple(int(value) for value in values))
 
 
 def to_tensor(array: Any) -> Any:
     """Return anything with DLPack as an FFI tensor that shares its memory."""
     return array if isinstance(array, tvm_ffi.Tensor) else tvm_ffi.from_dlpack(array)
+
+
+def to_input(array: Any, name: str) -> Any:
+    """Return anything with DLPack as an FFI tensor to read from: read-only arrays are copied.
+
+    Raises
+    ------
+    TypeError
+        If it is no tensor. The message calls it by `name`.
+    """
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        array = array.copy()
+    elif not hasattr(array, "__dlpack__"):
+        raise TypeError(
+            f"{name} must be a tensor (NumPy, PyTorch, TVM, anything with DLPack), "
+            f"got {type(array).__name__}"
+        )
+    return to_tensor(array)
 
 
 def to_numpy(tensor: Any) -> Any:
@@ -33,8 +46,20 @@ def to_numpy(tensor: Any) -> Any:
 
 
 def encode_masks(mask: MaskLike | Sequence[MaskLike | None] | None) -> list[Any] | None:
-    """Return one mask, or one per sequence, as FFI functions take them."""
+    """Return one mask, or one per sequence, as FFI functions take them.
+
+    Raises
+    ------
+    TypeError
+        If something is no mask.
+    """
     if mask is None:
         return None
     many = list(mask) if isinstance(mask, (list, tuple)) else [mask]
-    return [one.mask() if hasattr(one, "mask") else one for one in many]
+    for one in many:
+        if one is not None and not isinstance(one, Mask | TokenTree):
+            raise TypeError(
+                f"a mask must be a kvctl.Mask or a kvctl.TokenTree, got {type(one).__name__}; "
+                "Mask.full and Mask.dense take boolean arrays, Mask.tree takes parents"
+            )
+    return [one.mask() if isinstance(one, TokenTree) else one for one in many]

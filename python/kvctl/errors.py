@@ -14,3 +14,7 @@ class OutOfPagesError(RuntimeError):
 register_error("NotImplementedError", NotImplementedError)
 register_error("MemoryError", MemoryError)
 register_error("FileNotFoundError", FileNotFoundError)
+# What callbacks may raise: page selectors, observers, progress.
+register_error("KeyboardInterrupt", KeyboardInterrupt)
+register_error("ZeroDivisionError", ZeroDivisionError)
+register_error("OverflowError", OverflowError)

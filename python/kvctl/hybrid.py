@@ -220,7 +220,8 @@ class HybridCache:
             yield
             self.end_forward()
         except BaseException:
-            self.abort()
+            if self.state.in_forward:  # else the block has ended it itself
+                self.abort()
             raise
 
     # Rolling back.

@@ -10,21 +10,10 @@ import numpy.typing as npt
 from tvm_ffi import Tensor, from_dlpack
 
 from . import _core
+from .integers import one_int32, to_int32
 
 _PICTURE_ROWS = 64
 _PICTURE_COLUMNS = 96
-
-
-def _int32(values: npt.ArrayLike, what: str) -> npt.NDArray[np.int32]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{what} must have one axis, got shape {array.shape}")
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{what} must be integers, got {array.dtype}")
-    limits = np.iinfo(np.int32)
-    if array.size and (array.min() < limits.min or array.max() > limits.max):
-        raise ValueError(f"{what} must fit int32")
-    return np.ascontiguousarray(array, dtype=np.int32)
 
 
 def _bool(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
@@ -39,13 +28,20 @@ def _bool(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
     return np.ascontiguousarray(array, dtype=np.bool_)
 
 
+def _cores(masks: Sequence[Mask]) -> list[_core.Mask]:
+    if isinstance(masks, Mask) or not all(isinstance(mask, Mask) for mask in masks):
+        raise TypeError("masks must be a sequence of kvctl.Mask")
+    return [mask._core for mask in masks]
+
+
 class Mask:
     """Which cache columns each new token (row) of a sequence may look at.
 
     A mask replaces causality; the past stays visible unless the mask says otherwise. Masks are
     immutable values. They know nothing of a cache and are checked when ``begin_forward`` takes
     them, which raises ``ValueError`` where one does not fit its sequence. ``a & b``, ``a | b`` and
-    ``~a`` combine masks, the complement being taken over past and new columns.
+    ``~a`` combine masks, the complement being taken over past and new columns. Masks are equal when
+    the same expression made them.
 
     Where a *position* is meant, it is the logical one: depth in a tree of pending tokens, the
     original position where earlier columns were evicted. A *column* counts what is in the cache.
@@ -91,7 +87,7 @@ class Mask:
         ValueError
             For a parent below -1.
         """
-        return cls._wrap(_core.Mask.tree(_int32(parents, "parents")))
+        return cls._wrap(_core.Mask.tree(to_int32(parents, "parents")))
 
     @classmethod
     def dense(cls, visible: npt.ArrayLike) -> Mask:
@@ -127,12 +123,12 @@ class Mask:
         ValueError
             If ``size`` is below 1 or ``sinks`` below 0.
         """
-        return cls._wrap(_core.Mask.window(size, sinks))
+        return cls._wrap(_core.Mask.window(one_int32(size, "size"), one_int32(sinks, "sinks")))
 
     @classmethod
     def prefix_lm(cls, length: int) -> Mask:
         """Causal, except that the first ``length`` positions are visible to every row."""
-        return cls._wrap(_core.Mask.prefix_lm(length))
+        return cls._wrap(_core.Mask.prefix_lm(one_int32(length, "length")))
 
     @classmethod
     def documents(cls, ids: npt.ArrayLike, *, causal: bool = True) -> Mask:
@@ -145,7 +141,7 @@ class Mask:
         causal : bool
             Whether a row sees only what comes before it; False also shows what comes after.
         """
-        same = cls._wrap(_core.Mask.documents(_int32(ids, "ids")))
+        same = cls._wrap(_core.Mask.documents(to_int32(ids, "ids")))
         return cls.causal() & same if causal else same
 
     @classmethod
@@ -157,7 +153,10 @@ class Mask:
         rows : sequence of iterables of (begin, end)
             For each new token the half-open column ranges that it sees, in any order.
         """
-        pairs = [[(int(begin), int(end)) for begin, end in row] for row in rows]
+        pairs = [
+            [(one_int32(begin, "begin"), one_int32(end, "end")) for begin, end in row]
+            for row in rows
+        ]
         return cls._wrap(_core.Mask.ranges(pairs))
 
     @classmethod
@@ -171,8 +170,8 @@ class Mask:
         layers : array_like of int, shape (num_layers,)
             Index into ``masks`` of each layer of the model.
         """
-        choice = _int32(layers, "layers").tolist()
-        return cls._wrap(_core.Mask.per_layer([mask._core for mask in masks], choice))
+        choice = to_int32(layers, "layers").tolist()
+        return cls._wrap(_core.Mask.per_layer(_cores(masks), choice))
 
     @classmethod
     def per_head(cls, masks: Sequence[Mask], heads: npt.ArrayLike) -> Mask:
@@ -185,8 +184,8 @@ class Mask:
         heads : array_like of int, shape (num_kv_heads,)
             Index into ``masks`` of each KV head.
         """
-        choice = _int32(heads, "heads").tolist()
-        return cls._wrap(_core.Mask.per_head([mask._core for mask in masks], choice))
+        choice = to_int32(heads, "heads").tolist()
+        return cls._wrap(_core.Mask.per_head(_cores(masks), choice))
 
     def __and__(self, other: Mask) -> Mask:
         if not isinstance(other, Mask):
@@ -200,6 +199,17 @@ class Mask:
 
     def __invert__(self) -> Mask:
         return self._wrap(~self._core)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a mask is neither true nor false; combine masks with &, | and ~")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return np.array_equal(self.encode(), other.encode())
+
+    def __hash__(self) -> int:
+        return hash(self.encode().tobytes())
 
     @property
     def tree_parents(self) -> npt.NDArray[np.int32] | None:
@@ -295,7 +305,7 @@ class Mask:
     @classmethod
     def decode(cls, code: npt.ArrayLike) -> Mask:
         """Read what :meth:`encode` wrote; ``ValueError`` if the buffer does not hold a mask."""
-        return cls._wrap(_core.Mask.decode(_int32(code, "code")))
+        return cls._wrap(_core.Mask.decode(to_int32(code, "code")))
 
     def __reduce__(self) -> tuple[Any, tuple[Any]]:
         return Mask.decode, (self.encode(),)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from .convert import to_shape, to_tensor
+from .convert import to_tensor
+from .integers import to_shape
 from .sequences import SequenceStore
 from .tree import TokenTree
 
@@ -73,7 +74,13 @@ class RecurrentStep(SequenceStore):
             many = [None] * len(ids)
         parents = [_tree_parents(one) for one in many]
         flags = [one is not None if pending is None else pending for one in parents]
-        _begin_forward(self._handle, to_shape(ids), to_shape(lengths), to_shape(flags), parents)
+        _begin_forward(
+            self._handle,
+            to_shape(ids, "seq_ids"),
+            to_shape(lengths, "append_lengths"),
+            tvm_ffi.Shape(tuple(map(int, flags))),
+            parents,
+        )
 
     @contextmanager
     def forward(
@@ -90,7 +97,8 @@ class RecurrentStep(SequenceStore):
             yield
             self.end_forward()
         except BaseException:
-            self.abort()
+            if self.in_forward:  # else the block has ended it itself
+                self.abort()
             raise
 
     @property
@@ -162,13 +170,11 @@ class RecurrentStep(SequenceStore):
         KeyError, IndexError, ValueError
             If a sequence or a node does not exist, or the nodes are no path.
         """
-        return list(_commit(self._handle, to_shape(seq_ids), [to_shape(path) for path in kept]))
+        return list(_commit(self._handle, *_kept(seq_ids, kept)))
 
     def plan_commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> list[int]:
         """Return or raise what :meth:`commit` would."""
-        return list(
-            _plan_commit(self._handle, to_shape(seq_ids), [to_shape(path) for path in kept])
-        )
+        return list(_plan_commit(self._handle, *_kept(seq_ids, kept)))
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
@@ -184,7 +190,7 @@ class RecurrentStep(SequenceStore):
         if self.in_forward:
             _abort_forward(self._handle)
         elif seq_ids is not None:
-            _drop_pending(self._handle, to_shape(seq_ids))
+            _drop_pending(self._handle, to_shape(seq_ids, "seq_ids"))
 
 
 def _tree_parents(mask: Any) -> Any:
@@ -192,7 +198,11 @@ def _tree_parents(mask: Any) -> Any:
     if mask is None:
         return None
     if isinstance(mask, TokenTree):
-        return to_shape(mask._core.row_parents())
+        return to_shape(mask._core.row_parents(), "parents")
     if hasattr(mask, "__tvm_ffi_value__"):  # a Mask
         return _mask_parents(mask)
-    return to_shape(mask)
+    return to_shape(mask, "parents")
+
+
+def _kept(seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> tuple[Any, list[Any]]:
+    return to_shape(seq_ids, "seq_ids"), [to_shape(path, "kept nodes") for path in kept]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
@@ -15,6 +15,7 @@ from ._cuda_compiler import prepare_device
 from .cache import PagedKVCache
 from .convert import encode_masks
 from .function_table import FunctionTable
+from .integers import to_int64, to_shape
 from .recurrent import RecurrentState
 from .replay import ReplayingCache
 
@@ -37,27 +38,10 @@ _vocab_size = _ffi("kvctl.runner.vocab_size")
 _prefill_chunk_size = _ffi("kvctl.runner.prefill_chunk_size")
 
 
-def _integers(values: npt.ArrayLike, name: str) -> list[int]:
-    """Return values as a flat list of Python integers."""
-    other_tensor = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
-    array = np.from_dlpack(cast(Any, values)) if other_tensor else np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got {array.ndim} dimensions")
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
-    flat: list[int] = array.tolist()
-    return flat
-
-
-def _shape(values: Iterable[int]) -> Any:
-    """Integers as an FFI shape, which is how lists of them cross the boundary."""
-    return tvm_ffi.Shape(tuple(values))
-
-
 def _flatten(lists: Sequence[npt.ArrayLike], name: str) -> tuple[Any, Any]:
     """Ragged lists of integers as (lengths, values)."""
-    parts = [_integers(one, name) for one in lists]
-    return _shape(map(len, parts)), _shape(value for part in parts for value in part)
+    parts = [to_int64(one, name).tolist() for one in lists]
+    return tvm_ffi.Shape(tuple(map(len, parts))), tvm_ffi.Shape(tuple(chain.from_iterable(parts)))
 
 
 class ModelRunner:
@@ -178,7 +162,7 @@ class ModelRunner:
     def _append(self, seq_ids: list[int], tokens: list[list[int]]) -> None:
         """Run tokens again, whose logits nobody needs."""
         lengths, flat = _flatten(tokens, "tokens")
-        _prefill(self._handle, _shape(seq_ids), lengths, flat)
+        _prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
 
     def _ran(self, seq_ids: Sequence[int], lengths: Iterable[int], flat: Iterable[int]) -> None:
         """Remember what ran, where some of it may have to run again."""
@@ -244,7 +228,7 @@ class ModelRunner:
             If the prompts do not fit into the cache's free pages.
         """
         lengths, flat = _flatten(tokens, "tokens")
-        logits = _prefill(self._handle, _shape(seq_ids), lengths, flat)
+        logits = _prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
         self._ran(seq_ids, lengths, flat)
         return logits
 
@@ -268,8 +252,8 @@ class ModelRunner:
         KeyError, ValueError, kvctl.OutOfPagesError
             As :meth:`prefill`.
         """
-        flat = _integers(tokens, "tokens")
-        logits = _decode(self._handle, _shape(seq_ids), _shape(flat))
+        flat = to_int64(tokens, "tokens").tolist()
+        logits = _decode(self._handle, to_shape(seq_ids, "seq_ids"), tvm_ffi.Shape(tuple(flat)))
         self._ran(seq_ids, [1] * len(flat), flat)
         return logits
 
@@ -307,7 +291,7 @@ class ModelRunner:
         sizes, tokens = _flatten([tree.tokens for tree in trees], "tokens")
         _, parents = _flatten([tree.parents for tree in trees], "parents")
         _, rows = _flatten([tree.rows for tree in trees], "rows")
-        logits = _verify(self._handle, _shape(seq_ids), sizes, tokens, parents, rows)
+        logits = _verify(self._handle, to_shape(seq_ids, "seq_ids"), sizes, tokens, parents, rows)
         if isinstance(self._cache, ReplayingCache):
             for seq_id, tree in zip(seq_ids, trees, strict=True):
                 by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))
@@ -351,7 +335,7 @@ class ModelRunner:
         lengths, flat = _flatten(tokens, "tokens")
         logits = _forward(
             self._handle,
-            _shape(seq_ids),
+            to_shape(seq_ids, "seq_ids"),
             lengths,
             flat,
             encode_masks(mask),

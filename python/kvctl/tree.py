@@ -8,22 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .integers import Int32Array, to_int64
 
 if TYPE_CHECKING:
     from .mask import Mask
 
-Int32Array = npt.NDArray[np.int32]
-
 # Larger trees are shown by their size alone.
 _DRAWN_NODES = 32
-
-
-def _integers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
-    """Return values as int64; NumPy would cut 1.5 to 1 without a word."""
-    array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
-    return array.astype(np.int64)
 
 
 class TokenTree:
@@ -64,9 +55,9 @@ class TokenTree:
         self, tokens: npt.ArrayLike, parents: npt.ArrayLike, *, rows: npt.ArrayLike | None = None
     ) -> None:
         self._core = _core.TokenTree(
-            _integers(tokens, "tokens"),
-            _integers(parents, "parents"),
-            None if rows is None else _integers(rows, "rows"),
+            to_int64(tokens, "tokens"),
+            to_int64(parents, "parents"),
+            None if rows is None else to_int64(rows, "rows"),
         )
 
     @classmethod
@@ -78,7 +69,7 @@ class TokenTree:
     @classmethod
     def chain(cls, tokens: npt.ArrayLike) -> TokenTree:
         """Return the tree without branches: node i + 1 follows node i."""
-        return cls._wrap(_core.TokenTree.chain(_integers(tokens, "tokens")))
+        return cls._wrap(_core.TokenTree.chain(to_int64(tokens, "tokens")))
 
     @property
     def tokens(self) -> Int32Array:

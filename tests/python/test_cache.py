@@ -446,7 +446,7 @@ def test_rollback_refuses_strangers(cache):
         ({"num_qo_heads": 3}, "multiple of num_kv_heads, got 3 and 2"),
         ({"head_dim": 12}, "multiple of 8"),
         ({"page_size": 0}, "page_size must be at least 1"),
-        ({"max_total_tokens": 0}, "pages must be at least 1"),
+        ({"max_total_tokens": 0}, "max_total_tokens must be at least 1"),
         ({"max_total_tokens": 2**40}, "larger than"),
     ],
 )

@@ -67,7 +67,7 @@ def test_rejects_floats_and_shapes():
         Mask.tree([-1, 4]).picture(2, 3)
     with pytest.raises(TypeError, match="ids must be integers"):
         Mask.documents([0.0, 1.0])
-    with pytest.raises(ValueError, match="fit int32"):
+    with pytest.raises(ValueError, match="ids must fit 32 bits, got 4294967296"):
         Mask.documents([2**32])
     with pytest.raises(ValueError, match="at most 64 rows"):
         Mask.causal().picture(65, 70)
@@ -179,3 +179,30 @@ def test_masks_that_do_not_fit_leave_the_cache_alone():
             cache.begin_forward([3], [3], mask=mask)
         assert cache.sequence_length(3) == 0
         assert cache.num_available_pages == 4
+
+
+def test_integers_are_not_cut():
+    with pytest.raises(TypeError, match=r"begin must be an integer, got 0\.5"):
+        Mask.ranges([[(0.5, 2)]])
+    with pytest.raises(ValueError, match="size must fit 32 bits, got 1099511627776"):
+        Mask.window(2**40)
+    with pytest.raises(ValueError, match="length must fit 32 bits"):
+        Mask.prefix_lm(2**31)
+    with pytest.raises(TypeError, match=r"a sequence of kvctl\.Mask"):
+        Mask.per_layer([5], [0])
+
+
+def test_a_mask_is_a_value():
+    tree = Mask.tree([-1, 0]) & Mask.window(3)
+    assert tree == Mask.tree([-1, 0]) & Mask.window(3)
+    assert hash(tree) == hash(Mask.tree([-1, 0]) & Mask.window(3))
+    assert tree != Mask.tree([-1, 0]) and tree != "tree"
+    with pytest.raises(TypeError, match="combine masks with &"):
+        Mask.causal() and Mask.window(3)
+
+
+def test_a_mask_per_layer_has_no_picture():
+    mask = Mask.per_layer([Mask.tree([-1, 0]), Mask.causal()], [0, 1])
+    assert repr(mask) == "Mask: per_layer([tree([-1, 0]), causal()], [0, 1])"
+    with pytest.raises(ValueError, match="draw the masks that it chooses from"):
+        mask.to_numpy(2, 4)

@@ -325,7 +325,7 @@ def failing_calls():
         "drafted token": (ValueError, "token 300", lambda r: r.verify([0], [tree([1, 300])])),
         "token beyond int32": (ValueError, "4294967303", lambda r: r.decode([0], [2**32 + 7])),
         "fractions": (TypeError, "float64", lambda r: r.decode([0], [1.5])),
-        "nested": (ValueError, "one-dimensional", lambda r: r.prefill([0], [[[1]]])),
+        "nested": (ValueError, "one dimension", lambda r: r.prefill([0], [[[1]]])),
         "prompt too long": (
             kvctl.OutOfPagesError,
             "101 new tokens need 7 more pages of 16 tokens, and 2 of the cache's 6 are free",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
-from ..verify.flatten import DRAWN, kind, signed, streams, tensor
+from ..verify.flatten import DRAWN, kind, one_for_each, signed, streams, tensor
 from ..verify.sampling import Sampling, per_request, sampling_table
 
 _draft = get_global_func("kvctl.verify.draft")
@@ -87,7 +87,7 @@ def sample(
     ValueError
         If a row leaves no token, or random numbers are not named.
     """
-    logits = tensor(logits)
+    logits = tensor(logits, "logits")
     rows, vocab = (int(extent) for extent in logits.shape)
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -95,8 +95,8 @@ def sample(
     table = np.empty((4, rows), np.int64)
     random = how != "deterministic"
     table[:2] = streams(rows, request_ids, root_positions, "root_positions", random=random)
-    table[2] = first_nodes
-    table[3] = table[2] if depths is None else depths
+    table[2] = one_for_each(first_nodes, rows, "first_nodes")
+    table[3] = table[2] if depths is None else one_for_each(depths, rows, "depths")
     tokens = np.empty((rows, n), np.int32)
     probs = np.empty((rows, vocab), dtype)
     _draft(

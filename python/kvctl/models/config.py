@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..untrusted import reading
+
 # Far above any real model, far below what could exhaust memory by a number in a file.
 _LIMITS = {
     "hidden_size": 1 << 17,
@@ -65,6 +67,7 @@ class LlamaConfig:
         return self.num_attention_heads + 2 * self.num_key_value_heads
 
     @classmethod
+    @reading("the model's config.json")
     def from_huggingface(cls, config: Mapping[str, Any]) -> LlamaConfig:
         """Read a ``config.json`` of Hugging Face's.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..untrusted import reading
 from .config import LlamaConfig
 from .gguf_file import GGUFFile
 from .tokenizer import chatml_template, tokenizer_from_gguf
@@ -43,7 +44,8 @@ class GGUFCheckpoint:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = GGUFFile(path)
-        self.config = self._read_config()
+        with reading(str(path)):
+            self.config = self._read_config()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Checkpoint`."""

@@ -77,7 +77,7 @@ class SafetensorsCheckpoint:
             raise FileNotFoundError(f"{self._directory} has no {name}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no JSON: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"{path} must hold a JSON object")

@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..untrusted import reading
+
 # What text is split by before merging, by llama.cpp's name: whether every digit stands alone.
 _BYTE_LEVEL = {"gpt-2": False, "default": False, "smollm": True, "starcoder": True, "refact": True}
 _CONTROL, _USER_DEFINED = 3, 4
 
 
+@reading("the GGUF file's tokenizer")
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> str:
     """Return the ``tokenizer.json`` of a byte-level BPE.
 
@@ -38,6 +41,13 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> str:
     pairs = [tuple(merge.split(" ")) for merge in merges]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError("the GGUF file's tokenizer has a merge that is not a pair")
+    known = set(tokens)
+    for left, right in pairs:
+        if not {left, right, left + right} <= known:
+            raise ValueError(
+                f"the GGUF file's tokenizer merges {left!r} and {right!r}, and one of the two or "
+                "the result is none of its tokens"
+            )
     model = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
     tokenizer = Tokenizer(model)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

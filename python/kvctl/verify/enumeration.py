@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tvm_ffi import get_global_func
 
 from ..tree import TokenTree
-from .flatten import DRAWN, RULES, Drawn, flatten, kind
+from .flatten import DRAWN, RULES, Drawn, as_trees, flatten, kind
 from .sampling import Sampling, sampling_table
 
 Float64 = npt.NDArray[np.float64]
@@ -165,7 +165,7 @@ def enumerate_outcomes(
     list of list of Outcome
         For each tree; their probabilities sum to 1. The same outcome may appear more than once.
     """
-    trees = [trees] if isinstance(trees, TokenTree) else list(trees)
+    trees = as_trees(trees)
     target = np.ascontiguousarray(target_probs, np.float64)
     per_node = draft_probs_per_node is not None
     given = draft_probs_per_node if per_node else draft_probs

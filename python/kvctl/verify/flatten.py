@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from ..integers import to_int64
 from ..tree import TokenTree
 
 RULES = (
@@ -29,17 +31,19 @@ Int64 = npt.NDArray[np.int64]
 Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
 
 
-def tensor(array: Any, dtype: Any = None) -> Any:
+def tensor(array: Any, name: str) -> Any:
     """Return something libkvctl can read: DLPack objects as they are, NumPy arrays writeable."""
     if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
         return array
-    array = np.ascontiguousarray(array, dtype)
+    array = np.ascontiguousarray(array)
+    if array.dtype.kind in "OUS":
+        raise TypeError(f"{name} must be numbers, got {array.dtype}")
     return array if array.flags.writeable else array.copy()
 
 
 def signed(value: int) -> int:
     """Return the low 64 bits of an integer as the FFI passes them."""
-    return (int(value) + 2**63) % 2**64 - 2**63
+    return (index(value) + 2**63) % 2**64 - 2**63
 
 
 def kind(name: str, names: Sequence[str], what: str) -> int:
@@ -53,6 +57,21 @@ def kind(name: str, names: Sequence[str], what: str) -> int:
     if name not in names:
         raise ValueError(f"{what} must be one of {', '.join(names)}; got {name!r}")
     return names.index(name)
+
+
+def as_trees(trees: TokenTree | Sequence[TokenTree]) -> list[TokenTree]:
+    """Return the trees of a batch as a list.
+
+    Raises
+    ------
+    TypeError
+        If something is no tree.
+    """
+    many = [trees] if isinstance(trees, TokenTree) else list(trees)
+    for tree in many:
+        if not isinstance(tree, TokenTree):
+            raise TypeError(f"trees must be kvctl.TokenTree, got {type(tree).__name__}")
+    return many
 
 
 def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
@@ -89,6 +108,23 @@ def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
     return nodes, ptrs
 
 
+def one_for_each(values: Sequence[int] | int, size: int, what: str) -> Int64 | int:
+    """Return integers, of which there is one for all or one for each.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is another number of them, or they are no integers.
+    """
+    if hasattr(values, "__index__") and not getattr(values, "shape", ()):
+        values = [index(values)]
+        return int(to_int64(values, what)[0])
+    array = to_int64(values, what)
+    if len(array) != size:
+        raise ValueError(f"{what} needs one entry for each of {size}, got {len(array)}")
+    return array
+
+
 def streams(
     size: int,
     request_ids: Sequence[int] | None,
@@ -106,13 +142,17 @@ def streams(
     """
     table = np.zeros((2, size), np.int64)
     if positions is not None:
-        table[1] = positions
+        table[1] = one_for_each(positions, size, what)
     elif random:
         raise ValueError(
             f"{what} must be given where tokens are sampled: they name the random numbers, and "
             "the same numbers in every round would bias the output"
         )
     if request_ids is not None:
+        if len(request_ids) != size:
+            raise ValueError(
+                f"request_ids needs one entry for each of {size} sequences, got {len(request_ids)}"
+            )
         table[0] = [signed(i) for i in request_ids]
     elif random and size > 1:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
+from ..integers import to_int32
 from ..tree import TokenTree
-from .flatten import RULES, Drawn, flatten, kind, signed, streams, tensor
+from .flatten import RULES, Drawn, as_trees, flatten, kind, signed, streams, tensor
 from .result import Verification
 from .sampling import Sampling, per_request, ragged, sampling_table
 
@@ -107,7 +109,10 @@ def verify(
     >>> kvctl.verify(logits, [chain], rule="greedy", drawn="deterministic").tokens
     [[2, 0]]
     """
-    trees = [trees] if isinstance(trees, TokenTree) else list(trees)
+    trees = as_trees(trees)
+    for name, threshold in (("epsilon", epsilon), ("delta", delta)):
+        if not 0 <= threshold < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {threshold}")
     rule_index = kind(rule, RULES, "rule")
     samplings = per_request(sampling, _GREEDY if rule == "greedy" else _SOFTMAX)
     nodes, ptrs = flatten(trees, drawn)
@@ -178,7 +183,7 @@ def sample(
     ValueError
         As ``kvctl.verify``.
     """
-    logits = tensor(logits)
+    logits = tensor(logits, "logits")
     size = int(logits.shape[0])
     samplings = per_request(sampling, _SOFTMAX)
     random = any(s.temperature > 0 for s in samplings)
@@ -222,30 +227,32 @@ def run(
 ) -> Verification:
     """Call libkvctl on flattened trees; see `verify`."""
     size, num_nodes = ptrs.shape[1] - 1, nodes.shape[1]
+    if isinstance(draft, tuple) and len(draft) != 2:
+        raise ValueError(f"sparse draft_probs are a pair (ids, probs), got {len(draft)} arrays")
     draft_ids, draft_probs = draft if isinstance(draft, tuple) else (None, draft)
     if history is not None and len(history) != size:
         raise ValueError(f"history needs one entry for each of {size} sequences")
-    history_ptr, history_ids = ragged(history if history is not None else [()] * size)
-    stop_ptr, stop_ids = ragged([tuple(s.stop_tokens) for s in samplings])
+    history_ptr, history_ids = ragged(history if history is not None else [()] * size, "history")
+    stop_ptr, stop_ids = ragged([s.stop_tokens for s in samplings], "stop_tokens")
     out_nodes, out_tokens = np.empty((2, num_nodes), np.int32)
     counts = np.empty((4, size), np.int32)
     out_log_probs = np.full(num_nodes, np.nan) if log_probs else _NO_DOUBLES
     _run(
         rule,
         noise,
-        tensor(logits),
+        tensor(logits, "logits"),
         int(probabilities),
         nodes,
         ptrs,
-        _NO_FLOATS if draft_probs is None else tensor(draft_probs),
-        _NO_INTS if draft_ids is None else tensor(draft_ids, np.int32),
+        _NO_FLOATS if draft_probs is None else tensor(draft_probs, "draft_probs"),
+        _NO_INTS if draft_ids is None else _ids(draft_ids),
         int(per_node),
         *sampling_table(samplings, *thresholds),
         stop_ptr,
         stop_ids,
         history_ptr,
         history_ids,
-        _NO_INTS if bitmask is None else tensor(bitmask),
+        _NO_INTS if bitmask is None else tensor(bitmask, "bitmask"),
         signed(seed),
         stream_table,
         out_nodes,
@@ -262,3 +269,10 @@ def run(
         log_probs=out_log_probs if log_probs else None,
         lossless=RULES[rule] != "typical",
     )
+
+
+def _ids(ids: Any) -> Any:
+    """Return the tokens of sparse rows as libkvctl reads them."""
+    if hasattr(ids, "__dlpack__") and not isinstance(ids, np.ndarray):
+        return ids
+    return tensor(to_int32(ids, "the ids of draft_probs", ndim=2), "the ids of draft_probs")

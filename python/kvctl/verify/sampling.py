@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
+from ..integers import to_int32
 
 Float64 = npt.NDArray[np.float64]
 
@@ -76,16 +78,22 @@ def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) 
     """Return the sampling parameters as a list: of one for all, or of one each."""
     if value is None:
         return [default]
-    return [value] if isinstance(value, Sampling) else list(value)
+    many = [value] if isinstance(value, Sampling) else list(value)
+    for one in many:
+        if not isinstance(one, Sampling):
+            raise TypeError(f"sampling must be kvctl.Sampling, got {type(one).__name__}")
+    return many
 
 
-def ragged(lists: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+def ragged(
+    lists: Sequence[Collection[int]], name: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Return lists of integers as where each begins, (n + 1,), and all their values."""
     begins = np.zeros(len(lists) + 1, np.int64)
     if not any(len(values) for values in lists):
         return begins, np.empty(0, np.int32)
     np.cumsum([len(values) for values in lists], out=begins[1:])
-    return begins, np.concatenate([np.asarray(values, np.int32) for values in lists])
+    return begins, np.concatenate([to_int32(values, name) for values in lists])
 
 
 def sampling_table(
@@ -93,7 +101,7 @@ def sampling_table(
 ) -> tuple[Float64, npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Return sampling parameters as the FFI takes them: the numbers, and the logit biases."""
     table = np.array([s.row(epsilon, delta) for s in samplings], np.float64)
-    begins, ids = ragged([tuple(s.logit_bias) for s in samplings])
+    begins, ids = ragged([tuple(s.logit_bias) for s in samplings], "tokens of logit_bias")
     values = np.empty(len(ids), np.float32)
     if len(ids):
         values[:] = [v for s in samplings for v in s.logit_bias.values()]

@@ -14,6 +14,7 @@ from tvm_ffi import get_global_func
 from ..tree import TokenTree
 from .flatten import DRAWN, RULES, flatten, kind, tensor
 from .sampling import Sampling, sampling_table
+from .trace_file import Arrays, read_trace, write_trace
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -128,15 +129,14 @@ class Trace:
         """Write all rounds to a NumPy archive (``.npz``)."""
         nodes, ptrs = flatten(self.trees, self.drawn)
         nothing = [np.empty((0, 0), np.float32)]
-        with Path(path).open("wb") as file:
-            np.savez_compressed(
-                file,
-                nodes=nodes,
-                ptrs=ptrs,
-                drawn_names=np.array(DRAWN),
-                target=np.concatenate(self._target or nothing),
-                draft=np.concatenate(self._draft or nothing),
-            )
+        arrays: Arrays = {
+            "nodes": nodes,
+            "ptrs": ptrs,
+            "drawn_names": np.array(DRAWN),
+            "target": np.concatenate(self._target or nothing),
+            "draft": np.concatenate(self._draft or nothing),
+        }
+        write_trace(path, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -145,15 +145,14 @@ class Trace:
         Raises
         ------
         ValueError
-            If the file is not such an archive.
+            If the file is not such an archive, or damaged.
+        OSError
+            If it cannot be read.
         """
         trace = cls()
-        with np.load(path, allow_pickle=False) as archive:
-            missing = {"nodes", "ptrs", "drawn_names", "target", "draft"} - set(archive.files)
-            if missing:
-                raise ValueError(f"{path} is not a trace: it lacks {', '.join(sorted(missing))}")
-            nodes, ptrs, names = archive["nodes"], archive["ptrs"], archive["drawn_names"]
-            target, draft = archive["target"], archive["draft"]
+        arrays = read_trace(path)
+        nodes, ptrs, names = arrays["nodes"], arrays["ptrs"], arrays["drawn_names"]
+        target, draft = arrays["target"], arrays["draft"]
         for (begin, end), rows in zip(
             zip(ptrs[0, :-1], ptrs[0, 1:], strict=True),
             zip(ptrs[1, :-1], ptrs[1, 1:], strict=True),
@@ -215,7 +214,17 @@ class Trace:
             flat, ptrs = flatten([small], [kinds])
             ptrs[1, 1] = tree.num_rows
             last = np.empty(len(small), np.float64)
-            _last_accepted(index, 1, tensor(target), flat, ptrs, tensor(draft), 0, table[0], last)
+            _last_accepted(
+                index,
+                1,
+                tensor(target, "target"),
+                flat,
+                ptrs,
+                tensor(draft, "draft"),
+                0,
+                table[0],
+                last,
+            )
             lengths = small.depths
             emitted.append(float(last @ lengths) + 1.0)
             counts.append(len(small) - 1)

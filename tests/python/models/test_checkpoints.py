@@ -163,6 +163,13 @@ def test_damaged_safetensors(tmp_path):
             open_checkpoint(tmp_path)
 
 
+def test_nested_json(tmp_path):
+    write_huggingface(tmp_path)
+    (tmp_path / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_missing_file_of_several(tmp_path):
     (write_huggingface(tmp_path) / "model-1.safetensors").unlink()
     with pytest.raises(ValueError, match="is a file missing"):

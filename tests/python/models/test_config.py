@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from tiny_model import tiny_config
@@ -45,6 +47,16 @@ def test_from_huggingface():
 def test_models_that_kvctl_cannot_build(change, message):
     with pytest.raises(ValueError, match=message):
         LlamaConfig.from_huggingface({**HF, **change})
+
+
+@pytest.mark.parametrize("value", [None, True, 0, -1, 1.5, float("inf"), "x", [1], {"a": 1}])
+def test_values_of_any_type(value):
+    """From a file that nobody vouches for: a model, or an error that says so."""
+    for key in (*HF, "head_dim", "rope_scaling", "rope_parameters", "attention_bias"):
+        with suppress(ValueError):
+            LlamaConfig.from_huggingface({**HF, key: value})
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        LlamaConfig.from_huggingface({**HF, "hidden_size": "x"})
 
 
 def test_a_missing_number():

@@ -56,6 +56,10 @@ def test_a_model_that_wants_a_first_token_gets_it():
         ({"pre": "qwen2"}, "'gpt2' with 'qwen2'"),
         ({"tokens": []}, "tokens or merges are missing"),
         ({"merges": ["a b c"]}, "a merge that is not a pair"),
+        ({"merges": ["h x"]}, "merges 'h' and 'x', and one of the two or the result is none"),
+        ({"merges": [["h", "e"]]}, "the GGUF file's tokenizer is damaged"),
+        ({"tokens": 5}, "the GGUF file's tokenizer is damaged"),
+        ({"pre": ["smollm"]}, "the GGUF file's tokenizer is damaged"),
     ],
 )
 def test_other_tokenizers_are_refused(changes, message):

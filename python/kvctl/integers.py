@@ -1,0 +1,86 @@
+"""Integers that users hand over, as lists, arrays or tensors: none is rounded or cut on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import index
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import tvm_ffi
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+
+_PLAIN = {int}
+
+
+def to_int64(values: Any, name: str, *, ndim: int = 1) -> Int64Array:
+    """Return integers as an array; NumPy would cut 1.5 to 1 and take True for 1 without a word.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers. The message calls them by `name`.
+    ValueError
+        If there is another number of dimensions, or one of them does not fit 64 bits.
+    """
+    array = _array(values, name)
+    if array.ndim != ndim:
+        wanted = "one dimension" if ndim == 1 else f"{ndim} dimensions"
+        raise ValueError(f"{name} must have {wanted}, got shape {array.shape}")
+    if array.size == 0:
+        return np.empty(array.shape, np.int64)
+    if array.dtype == object and all(isinstance(value, int) for value in array.flat):
+        raise ValueError(f"{name} must fit 64 bits, got {_farthest(array)}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit 64 bits, got {array.max()}")
+    return array.astype(np.int64, copy=False)
+
+
+def to_int32(values: Any, name: str, *, ndim: int = 1) -> Int32Array:
+    """Return integers as a contiguous array of 32 bits; raises as :func:`to_int64` does."""
+    array = to_int64(values, name, ndim=ndim)
+    limits = np.iinfo(np.int32)
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
+        raise ValueError(f"{name} must fit 32 bits, got {_farthest(array)}")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def one_int32(value: Any, name: str) -> int:
+    """Return an integer of 32 bits; raises as :func:`to_int64` does."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{name} must fit 32 bits, got {number}")
+    return number
+
+
+def to_shape(values: Iterable[int], name: str) -> Any:
+    """Return integers as an FFI shape, which is how lists of them cross; raises as `to_int64`."""
+    plain = isinstance(values, list | tuple) and set(map(type, values)) <= _PLAIN
+    try:
+        return tvm_ffi.Shape(tuple(values if plain else to_int64(values, name).tolist()))
+    except ValueError:
+        if not plain:
+            raise
+        raise ValueError(f"{name} must fit 64 bits") from None
+
+
+def _array(values: Any, name: str) -> npt.NDArray[Any]:
+    if hasattr(values, "__array__"):
+        return np.asarray(values)
+    if hasattr(values, "__dlpack__"):
+        return np.from_dlpack(cast(Any, values))
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of integers, got {values!r}")
+    return np.asarray(values if isinstance(values, list | tuple) else list(values))
+
+
+def _farthest(array: npt.NDArray[Any]) -> Any:
+    return max(array.flat, key=abs)

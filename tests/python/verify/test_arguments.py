@@ -1,0 +1,71 @@
+"""What a careless caller hands to kvctl.verify: refused by name, nothing cut to integers."""
+
+import numpy as np
+import pytest
+
+import kvctl
+from kvctl import Sampling
+
+VOCAB = 8
+CHAIN = kvctl.TokenTree.chain([1, 2])
+LOGITS = np.random.default_rng(0).standard_normal((2, VOCAB), np.float32)
+UNIFORM = np.full((2, VOCAB), 1 / VOCAB, np.float32)
+
+
+def call(logits=LOGITS, trees=CHAIN, **options):
+    defaults = dict(rule="target_only", drawn="deterministic", root_positions=[5])
+    return kvctl.verify(logits, trees, **(defaults | options))
+
+
+def sparse(ids):
+    return dict(rule="traversal", drawn="independent", draft_probs=(ids, UNIFORM[:, :4] * 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(seed=1.5), "cannot be interpreted as an integer"),
+        (dict(request_ids=[1.9]), "cannot be interpreted as an integer"),
+        (dict(root_positions=[10.7]), "root_positions must be integers, got float64"),
+        (dict(root_positions=["x"]), "root_positions must be integers"),
+        (dict(history=[[1.5]]), "history must be integers"),
+        (dict(sampling=Sampling(stop_tokens=[1.5])), "stop_tokens must be integers"),
+        (dict(sampling=Sampling(logit_bias={1.5: 1.0})), "tokens of logit_bias must be integers"),
+        (dict(sampling={"temperature": 1}), r"sampling must be kvctl\.Sampling, got str"),
+        (sparse(np.tile([2.5, 1, 3, 4], (2, 1))), "ids of draft_probs must be integers"),
+        (dict(trees=[[1, 2]]), r"trees must be kvctl\.TokenTree, got list"),
+        (dict(logits=None), "logits must be numbers, got object"),
+        (dict(logits=LOGITS.astype(np.float64)), "float32, float16 or bfloat16, got float64"),
+        (dict(bitmask=np.ones((2, 1), np.int64)), "bitmask must be int32, got int64"),
+    ],
+)
+def test_other_types(options, message):
+    with pytest.raises(TypeError, match=message):
+        call(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(root_positions=[1, 2]), "root_positions needs one entry for each of 1, got 2"),
+        (dict(request_ids=[1, 2]), "request_ids needs one entry for each of 1 sequences, got 2"),
+        (dict(root_positions=[2**70]), "root_positions must fit 64 bits"),
+        (dict(history=[[2**40]]), "history must fit 32 bits, got 1099511627776"),
+        (dict(sampling=Sampling(stop_tokens=[2**40])), "stop_tokens must fit 32 bits"),
+        (dict(sampling=Sampling(logit_bias={2**40: 1.0})), "logit_bias must fit 32 bits"),
+        (dict(sampling=Sampling(top_k=2**40)), r"top_k must be in \[0, 2\^31\)"),
+        (sparse(np.tile([2**32 + 2, 1, 3, 4], (2, 1))), "ids of draft_probs must fit 32 bits"),
+        (dict(draft_probs=(UNIFORM,)), r"a pair \(ids, probs\), got 1 arrays"),
+        (dict(rule="typical", epsilon=-1.0), "epsilon must be at least 0 and finite, got -1"),
+        (dict(rule="typical", delta=float("nan")), "delta must be at least 0 and finite, got nan"),
+    ],
+)
+def test_other_values(options, message):
+    with pytest.raises(ValueError, match=message):
+        call(**options)
+
+
+def test_root_positions_of_every_kind():
+    want = call().tokens
+    for positions in (5, (5,), np.array([5]), np.int32(5), np.array(5)):
+        assert call(root_positions=positions).tokens == want
