@@ -15,7 +15,7 @@
 namespace kvctl {
 namespace {
 
-constexpr int64_t kSmallWork = 1 << 19;  // products below which one thread is faster
+constexpr int64_t kSmallWork = 1 << 18;  // products below which one thread is faster
 
 void CheckArgs(const AttentionArgs& args) {
   if (args.head_dim < 8 || args.head_dim > 256 || args.head_dim % 8 != 0) {

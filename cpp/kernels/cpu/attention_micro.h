@@ -61,19 +61,19 @@ class Fetcher {
 
 /*!
  * \brief Scores of MR query rows with four keys: scores[r * stride + i] = q_r . k_i.
- * \param fetcher Where kAhead: what to fetch meanwhile, as much as the keys.
+ * \tparam kShare Fetches one part in so many of as much as the keys; 0: nothing.
  */
-template <int MR, bool kAhead, typename T>
+template <int MR, int kShare, typename T>
 inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, Fetcher* fetcher,
                       float* scores, int64_t stride) {
   Fetcher fetch;
-  if (kAhead) fetch = *fetcher;
+  if constexpr (kShare > 0) fetch = *fetcher;
   Vec sums[MR][4];
   for (int r = 0; r < MR; ++r) {
     for (int i = 0; i < 4; ++i) sums[r][i] = Zero();
   }
   for (int32_t d = 0; d < head_dim; d += kLanes) {
-    if (kAhead) fetch.Fetch<4 * kLanes * sizeof(T)>();
+    if constexpr (kShare > 0) fetch.Fetch<4 * kLanes * sizeof(T) / kShare>();
     Vec rows[MR];
     for (int r = 0; r < MR; ++r) rows[r] = Load(q + int64_t(r) * head_dim + d);
     for (int i = 0; i < 4; ++i) {
@@ -81,7 +81,7 @@ inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, Fe
       for (int r = 0; r < MR; ++r) sums[r][i] = Fma(rows[r], key, sums[r][i]);
     }
   }
-  if (kAhead) *fetcher = fetch;
+  if constexpr (kShare > 0) *fetcher = fetch;
   for (int r = 0; r < MR; ++r) {
     StoreFolded(scores + r * stride, sums[r][0], sums[r][1], sums[r][2], sums[r][3], AddOp());
   }
@@ -103,54 +103,59 @@ inline int32_t NextRows(int32_t left) {
   return left == kMaxRows + 1 ? (left + 1) / 2 : kMaxRows;
 }
 
-/*! \brief ScoreQuad for any number of rows; the first of them fetch meanwhile. */
+/*! \brief ScoreQuad for any number of rows. The first few fetch meanwhile, at an even pace: memory
+ * takes only so many requests at once, and makes the processor wait for room. */
 template <typename T>
 inline void ScoreRows(const float* q, int32_t rows, int32_t head_dim, const T* const* keys,
                       Fetcher* fetcher, float* scores, int64_t stride) {
-  for (int32_t row = 0; row < rows;) {
+  for (int32_t row = 0, part = 0; row < rows; ++part) {
     const int32_t count = NextRows(rows - row);
     WithRows(count, [&](auto mr) {
       const float* first = q + int64_t(row) * head_dim;
-      if (fetcher != nullptr && row == 0) {
-        ScoreQuad<mr.value, true>(first, head_dim, keys, fetcher, scores, stride);
+      float* to = scores + row * stride;
+      if (fetcher == nullptr || part > 1) {
+        ScoreQuad<mr.value, 0>(first, head_dim, keys, nullptr, to, stride);
+      } else if (count == rows) {
+        ScoreQuad<mr.value, 1>(first, head_dim, keys, fetcher, to, stride);
       } else {
-        ScoreQuad<mr.value, false>(first, head_dim, keys, nullptr, scores + row * stride, stride);
+        ScoreQuad<mr.value, 2>(first, head_dim, keys, fetcher, to, stride);
       }
     });
     row += count;
   }
 }
 
-/*! \brief Some columns of a slot, and where their values are. */
+/*! \brief Some columns, and how much they weigh for query rows. */
 template <typename T>
-struct ValueList {
-  const uint8_t* columns;  // [count] indices into keys
+struct WeightedValues {
+  const T* const* values;  // [count]
   int32_t count;
-  const T* const* keys;  // value_offset elements before the values
-  int64_t value_offset;
+  const float* weights;  // of row r: weights + r * stride, [count]
+  int64_t stride;
   Fetcher* fetcher;  // what to fetch meanwhile, as much as the values; nullptr: nothing
 };
 
-/*! \brief Adds weighted values to MR rows of ND vectors: out_r += sum_j weights_r[columns[j]] v_j.
- */
+/*! \brief Adds weighted values to MR query rows of ND vectors: out_r += sum_j w_rj v_j. */
 template <int MR, int ND, bool kAhead, typename T>
-inline void AddValuesBlock(const float* weights, int64_t stride, const ValueList<T>& list,
-                           int32_t d, float* out, int32_t head_dim) {
+inline void AddValuesBlock(const WeightedValues<T>& from, int32_t row, int32_t d, float* out,
+                           int32_t head_dim) {
+  out += int64_t(row) * head_dim + d;
   Vec sums[MR][ND];
   for (int r = 0; r < MR; ++r) {
-    for (int i = 0; i < ND; ++i) sums[r][i] = Load(out + int64_t(r) * head_dim + d + i * kLanes);
+    for (int i = 0; i < ND; ++i) sums[r][i] = Load(out + int64_t(r) * head_dim + i * kLanes);
   }
-  const int64_t offset = list.value_offset + d;
+  const T* const* values = from.values;
+  const float* weights = from.weights + row * from.stride;
+  const int64_t stride = from.stride;
   Fetcher fetch;
-  if (kAhead) fetch = *list.fetcher;
-  for (int32_t j = 0; j < list.count; ++j) {
-    const int32_t column = list.columns[j];
-    const T* value = list.keys[column] + offset;
+  if (kAhead) fetch = *from.fetcher;
+  for (const T* const* end = values + from.count; values < end; ++values, ++weights) {
+    const T* value = *values + d;
     if (kAhead) fetch.Fetch<ND * kLanes * sizeof(T)>();
     // The smaller side is held in registers: together with the sums there is just room for it.
     if constexpr (MR < ND) {
       Vec w[MR];
-      for (int r = 0; r < MR; ++r) w[r] = Set(weights[column + r * stride]);
+      for (int r = 0; r < MR; ++r) w[r] = Set(weights[r * stride]);
       for (int i = 0; i < ND; ++i) {
         const Vec v = InRegister(Load(value + i * kLanes));
         for (int r = 0; r < MR; ++r) sums[r][i] = Fma(w[r], v, sums[r][i]);
@@ -159,59 +164,42 @@ inline void AddValuesBlock(const float* weights, int64_t stride, const ValueList
       Vec v[ND];
       for (int i = 0; i < ND; ++i) v[i] = InRegister(Load(value + i * kLanes));
       for (int r = 0; r < MR; ++r) {
-        const Vec w = InRegister(Set(weights[column + r * stride]));
+        const Vec w = InRegister(Set(weights[r * stride]));
         for (int i = 0; i < ND; ++i) sums[r][i] = Fma(w, v[i], sums[r][i]);
       }
     }
   }
-  if (kAhead) *list.fetcher = fetch;
+  if (kAhead) *from.fetcher = fetch;
   for (int r = 0; r < MR; ++r) {
-    for (int i = 0; i < ND; ++i) Store(out + int64_t(r) * head_dim + d + i * kLanes, sums[r][i]);
+    for (int i = 0; i < ND; ++i) Store(out + int64_t(r) * head_dim + i * kLanes, sums[r][i]);
   }
 }
 
-/*! \brief AddValuesBlock for all rows, MR at a time, and ND vectors of the head. */
+/*! \brief AddValuesBlock for rows [begin, end), MR at a time, and the vectors [d, head_dim): ND at
+ * a time, then what is left. */
 template <int MR, int ND, typename T>
-inline void AddValuesRows(const float* weights, int64_t stride, int32_t rows,
-                          const ValueList<T>& list, int32_t d, float* out, int32_t head_dim) {
-  for (int32_t row = 0; row < rows; row += MR) {
-    const float* first = weights + row * stride;
-    float* to = out + int64_t(row) * head_dim;
-    if (list.fetcher != nullptr && row == 0) {
-      AddValuesBlock<MR, ND, true>(first, stride, list, d, to, head_dim);
-    } else {
-      AddValuesBlock<MR, ND, false>(first, stride, list, d, to, head_dim);
+inline void AddValuesDims(const WeightedValues<T>& from, int32_t begin, int32_t end, int32_t d,
+                          float* out, int32_t head_dim) {
+  for (; d + ND * kLanes <= head_dim; d += ND * kLanes) {
+    for (int32_t row = begin; row < end; row += MR) {
+      if (from.fetcher != nullptr && row == 0) {
+        AddValuesBlock<MR, ND, true>(from, row, d, out, head_dim);
+      } else {
+        AddValuesBlock<MR, ND, false>(from, row, d, out, head_dim);
+      }
     }
   }
+  if constexpr (ND > 1) AddValuesDims<MR, (ND + 1) / 2>(from, begin, end, d, out, head_dim);
 }
 
-/*! \brief AddValuesRows for the vectors [d, head_dim): ND at a time, then what is left. */
-template <int MR, int ND, typename T>
-inline void AddValuesDims(const float* weights, int64_t stride, int32_t rows,
-                          const ValueList<T>& list, int32_t d, float* out, int32_t head_dim) {
-  for (; d + ND * kLanes <= head_dim; d += ND * kLanes) {
-    AddValuesRows<MR, ND>(weights, stride, rows, list, d, out, head_dim);
-  }
-  if constexpr (ND > 1)
-    AddValuesDims<MR, (ND + 1) / 2>(weights, stride, rows, list, d, out, head_dim);
-}
-
-/*! \brief out[r] += sum over the listed columns of weights[r * stride + column] * their values. */
+/*! \brief out[r] += the sum of the values, weighted for row r. */
 template <typename T>
-inline void AddValues(const float* weights, int64_t stride, int32_t rows, const ValueList<T>& list,
-                      float* out, int32_t head_dim) {
+inline void AddValues(const WeightedValues<T>& from, int32_t rows, float* out, int32_t head_dim) {
   const int32_t many = rows - rows % kValueRows;
-  if (many > 0) {
-    AddValuesDims<kValueRows, kValueVectors>(weights, stride, many, list, 0, out, head_dim);
-  }
+  if (many > 0) AddValuesDims<kValueRows, kValueVectors>(from, 0, many, 0, out, head_dim);
   if (many == rows) return;
-  ValueList<T> rest = list;
-  if (many > 0) rest.fetcher = nullptr;
-  weights += many * stride;
-  out += int64_t(many) * head_dim;
   WithRows(rows - many, [&](auto mr) {
-    AddValuesDims<mr.value, mr.value == 1 ? 8 : 4>(weights, stride, rows - many, rest, 0, out,
-                                                   head_dim);
+    AddValuesDims<mr.value, mr.value == 1 ? 8 : 4>(from, many, rows, 0, out, head_dim);
   });
 }
 

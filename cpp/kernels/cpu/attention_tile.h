@@ -239,18 +239,34 @@ class TilePass {
 
   void WeighRows(uint64_t columns, int32_t slot, int32_t row, int32_t rows,
                  Fetcher* fetcher) const {
-    uint8_t list[kTileColumns];
+    if (columns == 0) return;
+    const T* const* keys = Keys(*chunk_, slot);
+    float* weights = Scores(slot, row);
+    const T* values[kTileColumns];
     int32_t count = 0;
-    for (uint64_t bits = columns; bits != 0; bits &= bits - 1) {
-      list[count++] = static_cast<uint8_t>(__builtin_ctzll(bits));
+    if (columns == ~uint64_t{0}) {
+      for (; count < kTileColumns; ++count) values[count] = keys[count] + value_offset_;
+    } else {
+      int32_t list[kTileColumns];
+      for (uint64_t bits = columns; bits != 0; bits &= bits - 1) {
+        list[count] = __builtin_ctzll(bits);
+        values[count] = keys[list[count]] + value_offset_;
+        ++count;
+      }
+      weights += list[0];
+      if (list[count - 1] - list[0] >= count) {  // not neighbours: now they are, for the last use
+        for (int32_t r = 0; r < rows; ++r) {
+          float* of_row = weights + r * stride_;
+          for (int32_t i = 1; i < count; ++i) of_row[i] = of_row[list[i] - list[0]];
+        }
+      }
     }
     // Not more at once than what is fetched ahead, or it would come too late.
     const int32_t step = fetcher != nullptr ? kAheadColumns : kTileColumns;
     for (int32_t first = 0; first < count; first += step) {
-      AddValues(Scores(slot, row), stride_, rows,
-                ValueList<T>{list + first, std::min(step, count - first), Keys(*chunk_, slot),
-                             value_offset_, fetcher},
-                s_.acc + int64_t(row) * head_dim_, head_dim_);
+      AddValues(WeightedValues<T>{values + first, std::min(step, count - first), weights + first,
+                                  stride_, fetcher},
+                rows, s_.acc + int64_t(row) * head_dim_, head_dim_);
     }
   }
 

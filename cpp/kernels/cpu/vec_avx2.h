@@ -3,7 +3,7 @@
 constexpr int kLanes = 8;
 constexpr int32_t kMaxRows = 3;       // of scores: times four accumulators fit the registers
 constexpr int32_t kValueRows = 4;     // of sums of values...
-constexpr int32_t kValueVectors = 3;  // ... times so many accumulators
+constexpr int32_t kValueVectors = 2;  // ... times so many accumulators
 
 using Vec = __m256;
 
