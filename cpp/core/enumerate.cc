@@ -37,7 +37,7 @@ int32_t ReplayRng::Bonus(RowSampler& target, int32_t) {
   return Choose(law);
 }
 
-int32_t ReplayRng::Residual(const kvctl::Residual& left, int32_t) {
+int32_t ReplayRng::Residual(kvctl::Residual& left, int32_t) {
   if (nodes_only_) return -1;
   Law law;
   left.FillLaw(&law);

@@ -91,6 +91,12 @@ int32_t ExpRow::Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) 
   Throw(ErrorKind::kInternal, "a row's blocks sum to less than its total");
 }
 
+ExpTerms ExpRow::terms(int32_t block) const {
+  if (exponents_[block] == kEmptyBlock) return {scale_, 0, 0};
+  return {scale_, static_cast<float>(exponents_[block]),
+          std::ldexp(kProbScale / static_cast<double>(total_), exponents_[block] - exponent_)};
+}
+
 double ExpRow::Prob(const LogitRow& logits, int32_t token) const {
   const int32_t exponent = exponents_[token / kVocabBlock];
   if (exponent == kEmptyBlock) return 0;

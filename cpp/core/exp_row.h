@@ -44,9 +44,9 @@ class ExpRow {
   double Prob(const LogitRow& logits, int32_t token) const;
   /*! \brief Of the row's largest block. */
   int32_t exponent() const { return exponent_; }
-  /*! \brief Whether a block is summed at the row's exponent. */
-  bool at_row_exponent(int32_t block) const { return exponents_[block] == exponent_; }
-  uint64_t block_sum(int32_t block) const { return block_sums_[block]; }
+  /*! \brief How the logits of a block become grid weights, which sum to kProbScale over the row
+   * but for their rounding. */
+  ExpTerms terms(int32_t block) const;
 
  private:
   float scale_ = 0;

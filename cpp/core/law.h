@@ -21,6 +21,13 @@ constexpr int32_t kVocabPiece = 512;
 constexpr int32_t kMaxVocab = 1 << 19;
 
 /*!
+ * \brief A sum of grid weights that may be off by the rounding of each says for sure that any mass
+ * is there from here on: a billionth.
+ */
+constexpr double kSureMass = 0x1p20;
+static_assert(kSureMass > kMaxVocab, "each weight is off by half at most");
+
+/*!
  * \brief A law over tokens: weights / total.
  *
  * Weights are integers below 2^53 held in doubles, so every sum of them is exact and does not

@@ -18,10 +18,10 @@ double Residual::Step::d_factor() const { return kProbScale / d.total; }
 
 void Residual::Start(RowSampler* target) {
   target_ = target;
-  written_ = false;
+  written_ = summed_ = false;
   steps_.clear();
   target->NeedWeights();
-  total_ = SumWeights(&block_sums_);
+  total_ = target->total();
 }
 
 // Turns weights r[n] of tokens [at, at + n) into what the step leaves; returns their sum.
@@ -78,19 +78,24 @@ double Residual::SumWeights(std::vector<double>* block_sums) const {
   return vocab_.SumBlocks(sum, block_sums);
 }
 
+void Residual::NeedBlockSums() {
+  if (summed_) return;
+  sum_ = SumWeights(&block_sums_);
+  summed_ = true;
+}
+
 double Residual::Subtract(double a, const DraftLaw& d) {
-  double mass;
-  if (d.one_hot) {
-    double weight;
-    Weights(d.token, 1, &weight);
-    const double left = total_ - weight;
-    if (!(left > 0)) return 0;
-    mass = a * (left / total_);
-    block_sums_[d.token / kVocabBlock] -= weight;
-    steps_.push_back({d, a, total_});
-    total_ = left;
+  const double before = total_;
+  double weight = 0;
+  if (d.one_hot) Weights(d.token, 1, &weight);
+  steps_.push_back({d, a, before});
+  if (d.one_hot && before - weight >= kSureMass) {
+    total_ = before - weight;
+    if (summed_) {
+      sum_ -= weight;
+      block_sums_[d.token / kVocabBlock] -= weight;
+    }
   } else {
-    steps_.push_back({d, a, total_});
     std::vector<double> block_sums;
     const double total = SumWeights(&block_sums);
     if (!(total > 0)) {
@@ -98,9 +103,10 @@ double Residual::Subtract(double a, const DraftLaw& d) {
       return 0;
     }
     block_sums_.swap(block_sums);
-    total_ = total;
-    mass = total / kProbScale;
+    total_ = sum_ = total;
+    summed_ = true;
   }
+  const double mass = d.one_hot ? a * (total_ / before) : total_ / kProbScale;
   const auto dense = [](const Step& step) { return !step.d.one_hot; };
   if (std::count_if(steps_.begin(), steps_.end(), dense) > kMaxDenseSteps) {
     Law law;
@@ -118,22 +124,24 @@ double Residual::prob(int32_t token) const {
   return weight / total_;
 }
 
-int32_t Residual::Pick(uint64_t bits) const {
-  double rest = static_cast<double>(Below(static_cast<uint64_t>(total_), bits));
+int32_t Residual::Pick(uint64_t bits) {
+  NeedBlockSums();
+  double rest = static_cast<double>(Below(static_cast<uint64_t>(sum_), bits));
   int32_t block = 0;
   for (; rest >= block_sums_[block]; ++block) rest -= block_sums_[block];
   const auto weights = [this](int32_t at, int32_t n, double* out) { return Weights(at, n, out); };
   return PickToken(Vocab::Begin(block), vocab_.block_size(block), rest, weights);
 }
 
-void Residual::FillLaw(Law* law) const {
+void Residual::FillLaw(Law* law) {
+  NeedBlockSums();
   law->weights.resize(vocab_.size());
   vocab_.ForEachBlock([&](int32_t b) {
     ForPieces(Vocab::Begin(b), vocab_.block_size(b),
               [&](int32_t at, int32_t n) { Weights(at, n, law->weights.data() + at); });
   });
   law->block_sums = block_sums_;
-  law->total = total_;
+  law->total = sum_;
 }
 
 }  // namespace kvctl

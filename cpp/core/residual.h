@@ -29,9 +29,9 @@ struct DraftLaw {
 /*!
  * \brief r, and what becomes of it by r <- relu(a * r - d), normalised.
  *
- * Kept as the recipe and the sums of its blocks: weights are integers, so a token's is the same
- * whenever it is worked out, and what is drawn needs a single block. A long recipe is written down
- * as a law, once.
+ * Kept as the recipe: weights are integers, so a token's is the same whenever it is worked out. The
+ * vocabulary is gone through where a mass is asked for that is not known already, and what is drawn
+ * then needs a single block. A long recipe is written down as a law, once.
  */
 class Residual {
  public:
@@ -44,8 +44,8 @@ class Residual {
 
   double prob(int32_t token) const;
   /*! \brief The token that 64 random bits draw. */
-  int32_t Pick(uint64_t bits) const;
-  void FillLaw(Law* law) const;
+  int32_t Pick(uint64_t bits);
+  void FillLaw(Law* law);
 
  private:
   /*! \brief One subtraction. */
@@ -62,14 +62,17 @@ class Residual {
   double Weights(int32_t at, int32_t n, double* out) const;
   double Apply(const Step& step, int32_t at, int32_t n, double* r) const;
   double SumWeights(std::vector<double>* block_sums) const;
+  void NeedBlockSums();
 
   const Vocab& vocab_;
   RowSampler* target_ = nullptr;
   bool written_ = false;
   Law law_;                  // where written_: what the steps start from
   std::vector<Step> steps_;  // the recipe
+  double total_ = 0;         // of all weights, but for their rounding until a pass was needed
+  bool summed_ = false;      // whether what follows is known
+  double sum_ = 0;
   std::vector<double> block_sums_;
-  double total_ = 0;
 };
 
 }  // namespace kvctl

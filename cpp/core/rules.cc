@@ -91,7 +91,7 @@ int32_t RoundRandom::Bonus(RowSampler& target, int32_t node) const {
   return target.Pick(stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
 }
 
-int32_t RoundRandom::Residual(const kvctl::Residual& left, int32_t node) const {
+int32_t RoundRandom::Residual(kvctl::Residual& left, int32_t node) const {
   return left.Pick(stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
 }
 

@@ -73,10 +73,12 @@ class RoundRandom {
 
   /*! \brief Whether a node is accepted. */
   bool Accept(double probability, int32_t node) const;
+  /*! \brief False only if Accept is, for any probability up to this one. */
+  bool MayAccept(double at_most, int32_t node) const { return Accept(at_most, node); }
   /*! \brief The bonus of a rejection rule after a node, from the target's whole law. */
   int32_t Bonus(RowSampler& target, int32_t node) const;
   /*! \brief The same from what is left of a law. */
-  int32_t Residual(const kvctl::Residual& left, int32_t node) const;
+  int32_t Residual(kvctl::Residual& left, int32_t node) const;
   /*! \brief The target's own sample after a node: the noise of its position, as in plain sampling.
    */
   int32_t Token(Round& round, int32_t node) const;

@@ -78,7 +78,7 @@ void RowSampler::LoadProbabilities(const RowInput& row, const Sampling& sampling
 
 void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
   sampling_ = &sampling;
-  summed_ = fused_ = weighed_ = false;
+  summed_ = fused_ = has_exps_ = false;
   if (row.probabilities) return LoadProbabilities(row, sampling);
   logits_.Load(row, sampling);
   has_logits_ = true;
@@ -115,8 +115,6 @@ void RowSampler::ExpPiece(int32_t at, int32_t n, float* out) const {
 uint64_t RowSampler::SumExps() {
   const float scale = Scale(sampling_->temperature);
   const auto sum = [&](int32_t begin, int32_t size) {
-    const int32_t block = begin / kVocabBlock;
-    if (fused_ && row_.at_row_exponent(block)) return row_.block_sum(block);
     uint64_t total = 0;
     ForPieces(begin, size, [&](int32_t at, int32_t n) {
       float exps[kVocabPiece];
@@ -132,38 +130,39 @@ uint64_t RowSampler::SumExps() {
   return vocab_.SumBlocks(sum, &exp_sums_);
 }
 
-void RowSampler::NeedWeights() {
-  if (weighed_ || kind_ != Kind::kLogits) return;
-  const float max = fused_ ? 0.0f : MaxLogit(vocab_, logits_);
-  if (max == -kInfinity) ThrowEmpty();
-  exponent_ =
-      fused_ ? static_cast<float>(row_.exponent()) : std::ceil(max * Scale(sampling_->temperature));
+void RowSampler::NeedExps() {
+  if (has_exps_) return;
+  shared_max_ = MaxLogit(vocab_, logits_);
+  if (shared_max_ == -kInfinity) ThrowEmpty();
+  exponent_ = std::ceil(shared_max_ * Scale(sampling_->temperature));
   shared_ = !(std::fabs(exponent_) < kMaxExponent);
-  shared_max_ = max;
   cut_off_ = false;
-  exp_total_ = SumExps();
   if (sampling_->truncates()) {
-    cut_ = FindCut(*sampling_, vocab_.size(), exp_total_,
+    const uint64_t total = SumExps();
+    cut_ = FindCut(*sampling_, vocab_.size(), total,
                    [this](int32_t at, int32_t n, float* out) { ExpPiece(at, n, out); });
     cut_off_ = true;
-    exp_total_ = SumExps();
   }
-  weighed_ = true;
+  if (shared_ || cut_off_) exp_total_ = SumExps();
+  has_exps_ = true;
 }
 
-ExpTerms RowSampler::exp_terms() const {
-  return {Scale(sampling_->temperature), exponent_, kProbScale / static_cast<double>(exp_total_)};
+void RowSampler::NeedWeights() {
+  if (kind_ == Kind::kLogits && !NeedSums()) NeedExps();
 }
 
 double RowSampler::Weights(int32_t at, int32_t n, double* out) const {
   float piece[kVocabPiece];
   switch (kind_) {
-    case Kind::kLogits:
-      if (plain()) {
-        return vocab_.ops().weights_from_logits(logits_.Piece(at, n, piece), n, exp_terms(), out);
+    case Kind::kLogits: {
+      if (fused_) {
+        return vocab_.ops().weights_from_logits(logits_.Piece(at, n, piece), n,
+                                                row_.terms(at / kVocabBlock), out);
       }
       ExpPiece(at, n, piece);
-      return vocab_.ops().weights_from_exps(piece, n, exp_terms().factor, out);
+      const double factor = kProbScale / static_cast<double>(exp_total_);
+      return vocab_.ops().weights_from_exps(piece, n, factor, out);
+    }
     case Kind::kOneHot: {
       const bool here = greedy_ >= at && greedy_ < at + n;
       if (out != nullptr) std::fill_n(out, n, 0.0);
@@ -182,10 +181,10 @@ double RowSampler::Weights(int32_t at, int32_t n, double* out) const {
 double RowSampler::WeightsLess(const float* probs, double a, double b, int32_t at, int32_t n,
                                double* out) const {
   const VocabOps& ops = vocab_.ops();
-  if (plain()) {
+  if (kind_ == Kind::kLogits && fused_) {
     float piece[kVocabPiece];
-    return ops.subtract_from_logits(logits_.Piece(at, n, piece), probs + at, n, exp_terms(), a, b,
-                                    out);
+    return ops.subtract_from_logits(logits_.Piece(at, n, piece), probs + at, n,
+                                    row_.terms(at / kVocabBlock), a, b, out);
   }
   double r[kVocabPiece], d[kVocabPiece];
   Weights(at, n, r);
@@ -209,7 +208,7 @@ int32_t RowSampler::Pick(uint64_t bits) {
   if (kind_ == Kind::kOneHot) return greedy_;
   if (kind_ == Kind::kLaw) return vocab_.Pick(law_, bits);
   if (NeedSums()) return row_.Pick(vocab_, logits_, bits);
-  NeedWeights();
+  NeedExps();
   uint64_t rest = Below(exp_total_, bits);
   int32_t block = 0;
   for (; rest >= exp_sums_[block]; ++block) rest -= exp_sums_[block];
@@ -240,7 +239,7 @@ void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
     if (n > 0) tokens[0] = greedy_;
     return;
   }
-  NeedWeights();
+  if (kind_ == Kind::kLogits) NeedExps();
   struct Best {
     double score = kInfinity;
     int32_t token = -1;
@@ -277,7 +276,7 @@ double RowSampler::Prob(int32_t token) {
   if (kind_ == Kind::kOneHot) return token == greedy_ ? 1.0 : 0.0;
   if (kind_ == Kind::kLaw) return law_.prob(token);
   if (NeedSums()) return row_.Prob(logits_, token);
-  NeedWeights();
+  NeedExps();
   float exp;
   ExpPiece(token, 1, &exp);
   return static_cast<double>(ToFixed(exp)) / static_cast<double>(exp_total_);

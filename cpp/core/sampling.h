@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/exact_math.h"
 #include "core/exp_row.h"
 #include "core/law.h"
 #include "core/logit_row.h"
@@ -109,8 +110,10 @@ class RowSampler {
   /*! \brief ln of a token's probability; at temperature 0, of its softmax at temperature 1. */
   double LogProb(int32_t token);
 
-  /*! \brief Makes Weights available: sums every exponential at the power of two of the largest. */
+  /*! \brief Makes Weights available. */
   void NeedWeights();
+  /*! \brief What all grid weights sum to, but for the rounding of each. Once they are available. */
+  double total() const { return kind_ == Kind::kLaw ? law_.total : kProbScale; }
   /*!
    * \brief Grid weights of tokens [at, at + n), a piece of a block; returns their sum. May be
    * called from several threads.
@@ -132,8 +135,7 @@ class RowSampler {
 
   void LoadProbabilities(const RowInput& row, const Sampling& sampling);
   bool NeedSums();
-  bool plain() const { return kind_ == Kind::kLogits && !shared_ && !cut_off_; }
-  ExpTerms exp_terms() const;
+  void NeedExps();
   void ExpPiece(int32_t at, int32_t n, float* out) const;
   uint64_t SumExps();
 
@@ -149,13 +151,13 @@ class RowSampler {
   bool fused_ = false;   // whether it is what samples and single probabilities go by
   ExpRow row_;
 
-  bool weighed_ = false;  // whether what follows is known
-  float exponent_ = 0;    // every exponential is at this power of two,
-  float shared_max_ = 0;  // unless exponents mean nothing: then tokens with this logit share
+  bool has_exps_ = false;  // whether what follows is known: what ExpPiece gives
+  float exponent_ = 0;     // every exponential is at this power of two,
+  float shared_max_ = 0;   // unless exponents mean nothing: then tokens with this logit share
   bool shared_ = false;
   bool cut_off_ = false;
   Cut cut_;
-  uint64_t exp_total_ = 0;
+  uint64_t exp_total_ = 0;          // their sum, where row_ does not say enough
   std::vector<uint64_t> exp_sums_;  // [blocks]
 };
 

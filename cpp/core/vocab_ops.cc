@@ -140,19 +140,13 @@ void FromBF16(const uint16_t* values, int32_t n, float* out) {
   }
 }
 
-int32_t Gumbel(const float* exps, int32_t first_token, int32_t n, const NoiseKey& key,
-               double* best) {
+int32_t GumbelLoop(const float* exps, int32_t first_token, int32_t n, const NoiseKey& key,
+                   double* best) {
   int32_t winner = -1;
   for (int32_t i = 0; i < n; ++i) {
     const uint64_t weight = ToFixed(exps[i]);
     if (weight == 0) continue;
-    const uint32_t token = static_cast<uint32_t>(first_token + i);
-    const auto words =
-        Philox4x32({key.counter0 + token / 2, key.counter[0], key.counter[1], key.counter[2]},
-                   key.key[0], key.key[1]);
-    const int half = (token & 1) * 2;
-    const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
-    const double score = -ExactLog(OpenUniform(bits)) / static_cast<double>(weight);
+    const double score = GumbelScore(first_token + i, weight, key);
     if (score < *best) {
       *best = score;
       winner = first_token + i;
@@ -162,6 +156,16 @@ int32_t Gumbel(const float* exps, int32_t first_token, int32_t n, const NoiseKey
 }
 
 }  // namespace
+
+double GumbelScore(int32_t token, uint64_t weight, const NoiseKey& key) {
+  const uint32_t id = static_cast<uint32_t>(token);
+  const auto words =
+      Philox4x32({key.counter0 + id / 2, key.counter[0], key.counter[1], key.counter[2]},
+                 key.key[0], key.key[1]);
+  const int half = (id & 1) * 2;
+  const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
+  return -ExactLog(OpenUniform(bits)) / static_cast<double>(weight);
+}
 
 const VocabOps& ScalarVocabOps() {
   static const VocabOps ops = {Max,
@@ -176,7 +180,7 @@ const VocabOps& ScalarVocabOps() {
                                SubtractFromLogits,
                                FromF16,
                                FromBF16,
-                               Gumbel};
+                               GumbelLoop};
   return ops;
 }
 

@@ -69,6 +69,9 @@ struct VocabOps {
                     double* best);
 };
 
+/*! \brief E / weight for a token of weight above 0: the lowest in a row wins it. */
+double GumbelScore(int32_t token, uint64_t weight, const NoiseKey& key);
+
 /*! \brief Plain C++: the reference that every other table must match. */
 const VocabOps& ScalarVocabOps();
 

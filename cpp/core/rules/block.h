@@ -16,6 +16,15 @@
 namespace kvctl::rules {
 
 /*!
+ * \brief With what probability to stop at a node that is reached with probability a and keeps the
+ * mass s of its law: s / (s + 1 - a), at most a, and 1 where that is 0 / 0.
+ */
+inline double AcceptRatio(double s, double a) {
+  const double denominator = s + (1.0 - a);
+  return denominator > 0 ? std::min(a, s / denominator) : 1.0;
+}
+
+/*!
  * \brief Block verification along a path of `length` nodes below the root, each the child of the
  * one before.
  *
@@ -39,12 +48,12 @@ Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int
     return {node(length), rng.Bonus(round.Target(node(length)), node(length))};
   }
   for (int32_t i = std::min(last, length - 1);; --i) {
+    // s is at most a, and so is what it is accepted with: often that settles it.
+    if (i > 0 && !rng.MayAccept(a[i], node(i))) continue;
     Residual& left = round.Left(node(i));
     left.Start(&round.Target(node(i)));
     const double s = left.Subtract(a[i], draft(i));
-    const double denominator = s + (1.0 - a[i]);
-    const double accept = denominator > 0 ? s / denominator : 1.0;
-    if (i == 0 || rng.Accept(accept, node(i))) {
+    if (i == 0 || rng.Accept(AcceptRatio(s, a[i]), node(i))) {
       return {node(i), rng.Residual(left, node(i))};
     }
   }

@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "core/round.h"
+#include "core/rules/block.h"
 
 namespace kvctl::rules {
 
@@ -28,10 +29,10 @@ Outcome TraverseFrom(Round& round, Rng& rng, int32_t v, double a) {
       const Outcome below = TraverseFrom(round, rng, child, reach);
       if (below.node >= 0) return below;
     }
+    // Subtracting lessens a: often it need not be known by how much.
+    if (v > 0 && round.next_sibling(child) < 0 && !rng.MayAccept(a, v)) return {-1, -1};
     if (child == first) left.Start(&round.Target(v));
-    const double s = left.Subtract(a, d);
-    const double denominator = s + (1.0 - a);
-    a = denominator > 0 ? s / denominator : 1.0;
+    a = AcceptRatio(left.Subtract(a, d), a);
   }
   if (v > 0 && !rng.Accept(a, v)) return {-1, -1};
   if (first < 0) return {v, rng.Bonus(round.Target(v), v)};

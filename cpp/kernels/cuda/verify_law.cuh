@@ -162,58 +162,39 @@ class SequenceLaws {
     return law;
   }
 
-  /*! \brief RowSampler::FillLaw. */
-  __device__ KVCTL_NOINLINE void FillLaw(LevelState* level, const TargetRow& target) {
-    level->num_steps = 0;
-    level->filled = 1;
-    level->total = kProbScale;
-    level->factor = 0;
-    if (target.greedy >= 0) return;
-    const auto exponent = static_cast<float>(target.exponent);
-    const uint64_t exp_total = SumOver([&](int32_t x) {
-      return ToFixed(Exp2Scaled(Logit(target, x), sequence_.scale, exponent));
-    });
-    level->factor = kProbScale / static_cast<double>(exp_total);
-    level->total = static_cast<double>(
-        SumOver([&](int32_t x) { return static_cast<uint64_t>(Weight(*level, target, x)); }));
-  }
-
-  /*! \brief Law::prob of what is left. */
+  /*! \brief Residual::prob. */
   __device__ KVCTL_NOINLINE double LeftProb(const LevelState& level, const TargetRow& target,
                                             int32_t token) const {
     return Weight(level, target, token) / level.total;
   }
 
-  /*! \brief Round::Subtract. */
+  /*! \brief Residual::Subtract. */
   __device__ KVCTL_NOINLINE double Subtract(double a, const ChildLaw& law, int32_t child,
                                             LevelState* level, const TargetRow& target) {
-    if (law.one_hot) {
-      const double left = level->total - Weight(*level, target, law.token);
-      if (!(left > 0)) return 0;
-      const double mass = a * (left / level->total);
-      PutStep(level, StepOf(a, law, child, *level));
-      level->total = left;
-      return mass;
-    }
+    const double before = level->total;
     LevelState out = *level;
+    out.total = law.one_hot ? before - Weight(*level, target, law.token) : 0;
     PutStep(&out, StepOf(a, law, child, *level));
-    const auto total = static_cast<double>(
-        SumOver([&](int32_t x) { return static_cast<uint64_t>(Weight(out, target, x)); }));
-    if (!(total > 0)) return 0;
+    if (!(out.total >= kSureMass)) {
+      out.total = static_cast<double>(SumLeft(out, target));
+      if (!(out.total > 0)) return 0;
+    }
     *level = out;
-    level->total = total;
-    return total / kProbScale;
+    return law.one_hot ? a * (out.total / before) : out.total / kProbScale;
   }
 
-  /*! \brief Vocab::Pick of what is left of a law. */
+  /*! \brief Residual::Pick. */
   __device__ KVCTL_NOINLINE int32_t PickLeft(const LevelState& level, const TargetRow& target,
                                              uint64_t bits) {
-    const auto weight = [&](int32_t x) { return static_cast<uint64_t>(Weight(level, target, x)); };
-    SumOver(weight);
-    uint64_t rest = Below(static_cast<uint64_t>(level.total), bits);
+    uint64_t rest = Below(SumLeft(level, target), bits);
     for (int32_t b = 0; b < num_blocks_; ++b) {
       const uint64_t mass = shared_->block_sums[b];
-      if (rest < mass) return FindIn(b, rest, weight);
+      if (rest < mass) {
+        const ExpTerms terms = Terms(target, b);
+        return FindIn(b, rest, [&](int32_t x) {
+          return static_cast<uint64_t>(Weight(level, target, terms, x));
+        });
+      }
       rest -= mass;
     }
     irregular_ = true;
@@ -268,16 +249,25 @@ class SequenceLaws {
     return ldexp(weight, exponent - target.exponent) / static_cast<double>(target.total);
   }
 
-  /*! \brief The grid weight of a token in what the level's steps have left of the row's law. */
-  __device__ double Weight(const LevelState& level, const TargetRow& target, int32_t x) const {
+  /*! \brief ExpRow::terms. */
+  __device__ ExpTerms Terms(const TargetRow& target, int32_t block) const {
+    const int32_t exponent = target.sums[block].exponent;
+    if (exponent < -(1 << 24)) return {sequence_.scale, 0, 0};  // a block without a finite logit
+    return {sequence_.scale, static_cast<float>(exponent),
+            ldexp(kProbScale / static_cast<double>(target.total), exponent - target.exponent)};
+  }
+
+  /*! \brief The grid weight of a token, in a block of these terms, in what the level's steps have
+   * left of the row's law. */
+  __device__ double Weight(const LevelState& level, const TargetRow& target, const ExpTerms& terms,
+                           int32_t x) const {
     double w;
     if (target.greedy >= 0) {
       w = x == target.greedy ? kProbScale : 0;
     } else {
-      const float e =
-          Exp2Scaled(Logit(target, x), sequence_.scale, static_cast<float>(target.exponent));
+      const float e = Exp2Scaled(Logit(target, x), terms.scale, terms.shift);
       const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
-      w = FMA(rounded, level.factor, kRoundDouble) - kRoundDouble;
+      w = FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
     }
     const LawStep* steps = steps_ + nodes_[level.node].first_step;
     for (int32_t i = 0; i < level.num_steps; ++i) {
@@ -294,6 +284,9 @@ class SequenceLaws {
     }
     return w;
   }
+  __device__ double Weight(const LevelState& level, const TargetRow& target, int32_t x) const {
+    return Weight(level, target, Terms(target, x / kVocabBlock), x);
+  }
 
   __device__ static LawStep StepOf(double a, const ChildLaw& law, int32_t child,
                                    const LevelState& level) {
@@ -309,17 +302,20 @@ class SequenceLaws {
     ++level->num_steps;
   }
 
-  /*! \brief The sum over the vocabulary, and in shared memory that of each block. */
-  template <typename F>
-  __device__ uint64_t SumOver(F weight) {
+  /*! \brief The sum of what is left over the vocabulary, and in shared memory that of each block.
+   */
+  __device__ uint64_t SumLeft(const LevelState& level, const TargetRow& target) {
     const int32_t lane = threadIdx.x % 32, warps = blockDim.x / 32;
     __syncthreads();
     for (int32_t b = threadIdx.x / 32; b < num_blocks_; b += warps) {
       const int32_t begin = b * kVocabBlock;
       const int32_t end = min(begin + kVocabBlock, params_.vocab_size);
+      const ExpTerms terms = Terms(target, b);
       uint64_t sum = 0;
 #pragma unroll 4
-      for (int32_t x = begin + lane; x < end; x += 32) sum += weight(x);
+      for (int32_t x = begin + lane; x < end; x += 32) {
+        sum += static_cast<uint64_t>(Weight(level, target, terms, x));
+      }
       sum = WarpSum(sum);
       if (lane == 0) shared_->block_sums[b] = sum;
     }

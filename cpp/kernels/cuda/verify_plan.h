@@ -79,9 +79,8 @@ struct LawStep {
 struct LevelState {
   int32_t node, child;
   double a;
-  int32_t num_steps, filled;
-  double factor;  //!< from exponentials to grid weights
-  double total;   //!< of the law that is left
+  int32_t num_steps, unused;
+  double total;  //!< of the law that is left
 };
 
 /*! \brief What comes back of a sequence. */

@@ -10,12 +10,20 @@ struct Decision {
   int32_t node, bonus;
 };
 
+/*! \brief core/rules/block.h */
 __device__ double AcceptRatio(double s, double a) {
   const double denominator = s + (1.0 - a);
-  return denominator > 0 ? s / denominator : 1.0;
+  if (!(denominator > 0)) return 1.0;
+  const double ratio = s / denominator;
+  return ratio < a ? ratio : a;
 }
 
 __device__ double AtMostOne(double p) { return p < 1.0 ? p : 1.0; }
+
+/*! \brief A node whose law is still whole. */
+__device__ LevelState StartAt(int32_t node, int32_t child, double a) {
+  return {node, child, a, 0, 0, kProbScale};
+}
 
 /*! \brief core/rules/target_only.h */
 __device__ Decision FollowTarget(SequenceLaws* laws, uint32_t root_position) {
@@ -36,7 +44,7 @@ __device__ Decision Recursive(SequenceLaws* laws) {
     const int32_t first = laws->node(v).first_child;
     if (laws->irregular()) return {v, 0};
     if (first < 0) return {v, laws->Pick(target, laws->ResidualBits(v))};
-    LevelState level{v, first, 1.0, 0, 0, 0, 0};
+    LevelState level = StartAt(v, first, 1.0);
     int32_t child = first;
     for (; child >= 0; child = laws->node(child).next_sibling) {
       const ChildLaw d = laws->Draft(child);
@@ -44,7 +52,6 @@ __device__ Decision Recursive(SequenceLaws* laws) {
       const double p =
           child == first ? laws->Prob(target, d.token) : laws->LeftProb(level, target, d.token);
       if (laws->Accept(AtMostOne(p / d.prob()), child)) break;
-      if (child == first) laws->FillLaw(&level, target);
       laws->Subtract(1.0, d, child, &level, target);
     }
     if (child < 0) return {v, laws->PickLeft(level, target, laws->ResidualBits(v))};
@@ -80,9 +87,9 @@ __device__ Decision Block(SequenceLaws* laws, LevelState* levels) {
   for (int32_t i = last < length ? last : length - 1;; --i) {
     const int32_t at = levels[i].node, child = laws->node(at).first_child;
     const double reach = levels[i].a;
+    if (i > 0 && !laws->Accept(reach, at)) continue;
     const TargetRow target = laws->Target(at);
-    LevelState level{at, child, reach, 0, 0, 0, 0};
-    laws->FillLaw(&level, target);
+    LevelState level = StartAt(at, child, reach);
     const double s = laws->Subtract(reach, laws->Draft(child), child, &level, target);
     if (laws->irregular()) return {at, 0};
     if (i == 0 || laws->Accept(AcceptRatio(s, reach), at)) {
@@ -94,7 +101,7 @@ __device__ Decision Block(SequenceLaws* laws, LevelState* levels) {
 /*! \brief core/rules/traversal.h, with its recursion's levels in memory. */
 __device__ Decision Traversal(SequenceLaws* laws, LevelState* levels) {
   int32_t depth = 0;
-  LevelState level{0, laws->node(0).first_child, 1.0, 0, 0, 0, 0};
+  LevelState level = StartAt(0, laws->node(0).first_child, 1.0);
   for (;;) {
     const int32_t v = level.node;
     const TargetRow target = laws->Target(v);
@@ -111,7 +118,7 @@ __device__ Decision Traversal(SequenceLaws* laws, LevelState* levels) {
         if (threadIdx.x == 0) levels[depth] = level;
         __syncthreads();
         ++depth;
-        level = {level.child, laws->node(level.child).first_child, reach, 0, 0, 0, 0};
+        level = StartAt(level.child, laws->node(level.child).first_child, reach);
         continue;
       }
     } else {
@@ -122,9 +129,14 @@ __device__ Decision Traversal(SequenceLaws* laws, LevelState* levels) {
       --depth;
       level = levels[depth];
     }
-    // The child of `level` was rejected, with all below it.
+    // The child of `level` was rejected, with all below it; and with the last child perhaps its
+    // parent.
+    while (level.node > 0 && laws->node(level.child).next_sibling < 0 &&
+           !laws->Accept(level.a, level.node)) {
+      --depth;
+      level = levels[depth];
+    }
     const TargetRow row = laws->Target(level.node);
-    if (level.filled == 0) laws->FillLaw(&level, row);
     const double s = laws->Subtract(level.a, laws->Draft(level.child), level.child, &level, row);
     level.a = AcceptRatio(s, level.a);
     level.child = laws->node(level.child).next_sibling;

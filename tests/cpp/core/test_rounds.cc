@@ -35,7 +35,8 @@ class AcceptByToken {
     const uint64_t bits = stream_.Bits(Purpose::kAccept, position, 0);
     return static_cast<double>(bits >> 11) * 0x1p-53 < probability;
   }
-  int32_t Residual(const kvctl::Residual& left, int32_t node) const {
+  bool MayAccept(double at_most, int32_t node) const { return Accept(at_most, node); }
+  int32_t Residual(kvctl::Residual& left, int32_t node) const {
     return left.Pick(stream_.Bits(Purpose::kResidual, root_, node));
   }
   int32_t Bonus(kvctl::RowSampler& target, int32_t node) const {
