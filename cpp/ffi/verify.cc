@@ -31,24 +31,24 @@ struct RunArgs {
   int64_t probabilities;
   TensorView nodes;
   TensorView ptrs;
-  TensorView draft_probs;
-  TensorView draft_ids;
+  MaybeTensor draft_probs;
+  MaybeTensor draft_ids;
   int64_t per_node;
   TensorView sampling;
-  TensorView bias_ptr;
-  TensorView bias_ids;
-  TensorView bias_values;
-  TensorView stop_ptr;
-  TensorView stop_ids;
-  TensorView history_ptr;
-  TensorView history_ids;
-  TensorView bitmask;
+  MaybeTensor bias_ptr;
+  MaybeTensor bias_ids;
+  MaybeTensor bias_values;
+  MaybeTensor stop_ptr;
+  MaybeTensor stop_ids;
+  MaybeTensor history_ptr;
+  MaybeTensor history_ids;
+  MaybeTensor bitmask;
+  double epsilon;
+  double delta;
   int64_t seed;
   TensorView streams;
-  TensorView out_nodes;
-  TensorView out_tokens;
-  TensorView out_counts;
-  TensorView out_log_probs;
+  TensorView out;
+  MaybeTensor out_log_probs;
 
   /*!
    * \brief Decides on the CPU, or with `cuda` on the device of the target.
@@ -58,25 +58,26 @@ struct RunArgs {
 };
 
 bool RunArgs::Decide(CudaVerify* cuda) const {
-  const bool plain = probabilities == 0 && draft_ids.numel() == 0 && bitmask.numel() == 0;
+  const bool plain = probabilities == 0 && !draft_ids.has_value() && !bitmask.has_value();
   if (cuda != nullptr && !plain) return false;
   const auto rule_kind = static_cast<Rule>(InRange(rule, 0, kNumRules - 1, "rule"));
   VerifyBatch batch(target, probabilities != 0, nodes, ptrs);
   batch.SetDraft(draft_probs, draft_ids, per_node != 0);
   batch.SetSampling(sampling, bias_ptr, bias_ids, bias_values);
+  batch.SetThresholds(epsilon, delta);
   batch.SetHistory(history_ptr, history_ids);
   batch.SetBitmask(bitmask);
 
   const int64_t size = batch.size(), num_nodes = batch.num_nodes();
   const int64_t* stream = Data<int64_t>(streams, "streams", {2, size});
-  const int32_t* stops = Data<int32_t>(stop_ids, "stop_ids", {kAny});
-  const int64_t* stops_at = Ragged(stop_ptr, "stop_ptr", batch.num_samplings(), stop_ids);
-  int32_t* nodes_out = MutableData<int32_t>(out_nodes, "out_nodes", {num_nodes});
-  int32_t* tokens_out = MutableData<int32_t>(out_tokens, "out_tokens", {num_nodes});
-  int32_t* counts_out = MutableData<int32_t>(out_counts, "out_counts", {4, size});
-  double* log_probs_out = out_log_probs.numel() == 0
-                              ? nullptr
-                              : MutableData<double>(out_log_probs, "out_log_probs", {num_nodes});
+  const Ragged<int32_t> stops(stop_ptr, stop_ids, "stop", batch.num_samplings());
+  int32_t* nodes_out = MutableData<int32_t>(out, "out", {2 * num_nodes + 4 * size});
+  int32_t* tokens_out = nodes_out + num_nodes;
+  int32_t* counts_out = tokens_out + num_nodes;
+  double* log_probs_out =
+      out_log_probs.has_value()
+          ? MutableData<double>(out_log_probs.value(), "out_log_probs", {num_nodes})
+          : nullptr;
   std::vector<VerifyItem> items(size);
   for (int64_t b = 0; b < size; ++b) {
     VerifyItem& item = items[b];
@@ -89,8 +90,8 @@ bool RunArgs::Decide(CudaVerify* cuda) const {
     const bool coupled = noise != 0 || rule_kind == Rule::kCoupled ||
                          std::find(item.input.drawn + 1, drawn_end, Drawn::kCoupled) != drawn_end;
     item.noise = coupled ? Noise::kGumbel : Noise::kUniform;
-    item.stop_tokens = stops + stops_at[s];
-    item.num_stop_tokens = static_cast<int32_t>(stops_at[s + 1] - stops_at[s]);
+    item.stop_tokens = stops.begin(s);
+    item.num_stop_tokens = static_cast<int32_t>(stops.end(s) - stops.begin(s));
     item.nodes = nodes_out + at;
     item.tokens = tokens_out + at;
     item.log_probs = log_probs_out == nullptr ? nullptr : log_probs_out + at;
@@ -123,32 +124,31 @@ ffi::Tensor OnHost(const TensorView& tensor, const char* name, CudaVerify* cuda)
  * \brief Verifies a batch. Sequence b has nodes [node_ptr[b], node_ptr[b + 1]) and rows from
  * row_ptr[b].
  *
- * Absent inputs are tensors without elements.
- *
  * \param target (rows, vocab) logits, or probabilities where `probabilities` is set.
  * \param nodes (4, N) int32: token, parent, row, Drawn of each node.
  * \param ptrs (2, B + 1) int64: node_ptr and row_ptr.
- * \param draft_probs (rows or N, width), absent where every node is deterministic or coupled.
+ * \param draft_probs (rows or N, width), None where every node is deterministic or coupled.
  * \param draft_ids (rows or N, width) int32, for sparse rows.
- * \param sampling (1 or B, 9) float64, see ParseSampling; lists as (ptr, values) over the same
+ * \param sampling (1 or B, 7) float64, see SamplingTable; lists as (ptr, values) over the same
  * rows.
  * \param bitmask (N, ceil(vocab / 32)) int32.
  * \param noise 1 samples by Gumbel noise, as trees with coupled nodes and rule coupled do anyway.
  * \param streams (2, B) int64: request id, root position.
- * \param out_nodes, out_tokens (N) int32, sequence b's from node_ptr[b].
- * \param out_counts (4, B) int32: accepted nodes, emitted tokens, bonus, finished.
- * \param out_log_probs (N) float64, or absent.
+ * \param epsilon, delta thresholds of rule typical.
+ * \param out (2 N + 4 B) int32: accepted nodes and emitted tokens, (N) each, sequence b's from
+ * node_ptr[b]; then, (B) each, the numbers of both, the bonus, and whether it is finished.
+ * \param out_log_probs (N) float64, or None.
  */
 void Run(int64_t rule, int64_t noise, TensorView target, int64_t probabilities, TensorView nodes,
-         TensorView ptrs, TensorView draft_probs, TensorView draft_ids, int64_t per_node,
-         TensorView sampling, TensorView bias_ptr, TensorView bias_ids, TensorView bias_values,
-         TensorView stop_ptr, TensorView stop_ids, TensorView history_ptr, TensorView history_ids,
-         TensorView bitmask, int64_t seed, TensorView streams, TensorView out_nodes,
-         TensorView out_tokens, TensorView out_counts, TensorView out_log_probs) {
-  RunArgs args{rule,        noise,     target,    probabilities, nodes,       ptrs,
-               draft_probs, draft_ids, per_node,  sampling,      bias_ptr,    bias_ids,
-               bias_values, stop_ptr,  stop_ids,  history_ptr,   history_ids, bitmask,
-               seed,        streams,   out_nodes, out_tokens,    out_counts,  out_log_probs};
+         TensorView ptrs, MaybeTensor draft_probs, MaybeTensor draft_ids, int64_t per_node,
+         TensorView sampling, MaybeTensor bias_ptr, MaybeTensor bias_ids, MaybeTensor bias_values,
+         MaybeTensor stop_ptr, MaybeTensor stop_ids, MaybeTensor history_ptr,
+         MaybeTensor history_ids, MaybeTensor bitmask, double epsilon, double delta, int64_t seed,
+         TensorView streams, TensorView out, MaybeTensor out_log_probs) {
+  RunArgs args{rule,        noise,     target,   probabilities, nodes,       ptrs,
+               draft_probs, draft_ids, per_node, sampling,      bias_ptr,    bias_ids,
+               bias_values, stop_ptr,  stop_ids, history_ptr,   history_ids, bitmask,
+               epsilon,     delta,     seed,     streams,       out,         out_log_probs};
   if (IsCpu(target.device())) {
     args.Decide(nullptr);
     return;
@@ -156,10 +156,14 @@ void Run(int64_t rule, int64_t noise, TensorView target, int64_t probabilities, 
   CudaVerify* cuda = &VerifierOf(target.device());
   if (args.Decide(cuda)) return;
   std::vector<ffi::Tensor> copies;
-  for (TensorView* tensor : {&args.target, &args.draft_probs, &args.draft_ids, &args.bitmask}) {
-    if (!IsCuda(tensor->device())) continue;
-    copies.push_back(OnHost(*tensor, "logits and draft_probs", cuda));
-    *tensor = TensorView(copies.back());
+  const auto on_host = [&](const TensorView& tensor) {
+    if (!IsCuda(tensor.device())) return tensor;
+    copies.push_back(OnHost(tensor, "logits and draft_probs", cuda));
+    return TensorView(copies.back());
+  };
+  args.target = on_host(args.target);
+  for (MaybeTensor* tensor : {&args.draft_probs, &args.draft_ids, &args.bitmask}) {
+    if (tensor->has_value()) *tensor = on_host(tensor->value());
   }
   args.Decide(nullptr);
 }
@@ -170,8 +174,8 @@ void Run(int64_t rule, int64_t noise, TensorView target, int64_t probabilities, 
  * \param out_tokens (rows, n) int32.
  * \param out_probs (rows, vocab) float32 or float64, or absent.
  */
-void Draft(int64_t how, TensorView logits, TensorView sampling, TensorView bias_ptr,
-           TensorView bias_ids, TensorView bias_values, int64_t seed, TensorView streams,
+void Draft(int64_t how, TensorView logits, TensorView sampling, MaybeTensor bias_ptr,
+           MaybeTensor bias_ids, MaybeTensor bias_values, int64_t seed, TensorView streams,
            TensorView out_tokens, TensorView out_probs) {
   const auto drawn = static_cast<Drawn>(InRange(how, 0, 3, "how"));
   CheckMatrix(logits, "logits");
@@ -212,12 +216,13 @@ void Draft(int64_t how, TensorView logits, TensorView sampling, TensorView bias_
  * \return (outcomes, 4) float64 as bytes: sequence, node, bonus, probability.
  */
 ffi::Bytes EnumerateBatch(int64_t rule, int64_t check, TensorView target, TensorView nodes,
-                          TensorView ptrs, TensorView draft_probs, int64_t per_node,
-                          TensorView sampling) {
+                          TensorView ptrs, MaybeTensor draft_probs, int64_t per_node,
+                          TensorView sampling, double epsilon, double delta) {
   const auto rule_kind = static_cast<Rule>(InRange(rule, 0, kNumRules - 1, "rule"));
   VerifyBatch batch(target, true, nodes, ptrs);
   batch.SetDraft(draft_probs, std::nullopt, per_node != 0);
   batch.SetSampling(sampling, std::nullopt, std::nullopt, std::nullopt);
+  batch.SetThresholds(epsilon, delta);
   const Vocab vocab(batch.vocab_size());
   std::vector<double> outcomes;
   for (int64_t b = 0; b < batch.size(); ++b) {
@@ -235,12 +240,13 @@ ffi::Bytes EnumerateBatch(int64_t rule, int64_t check, TensorView target, Tensor
  * \param out (N) float64.
  */
 void LastAcceptedBatch(int64_t rule, int64_t check, TensorView target, TensorView nodes,
-                       TensorView ptrs, TensorView draft_probs, int64_t per_node,
-                       TensorView sampling, TensorView out) {
+                       TensorView ptrs, MaybeTensor draft_probs, int64_t per_node,
+                       TensorView sampling, double epsilon, double delta, TensorView out) {
   const auto rule_kind = static_cast<Rule>(InRange(rule, 0, kNumRules - 1, "rule"));
   VerifyBatch batch(target, true, nodes, ptrs);
   batch.SetDraft(draft_probs, std::nullopt, per_node != 0);
   batch.SetSampling(sampling, std::nullopt, std::nullopt, std::nullopt);
+  batch.SetThresholds(epsilon, delta);
   double* probabilities = MutableData<double>(out, "out", {batch.num_nodes()});
   const Vocab vocab(batch.vocab_size(), CpuVocabOps());
   for (int64_t b = 0; b < batch.size(); ++b) {

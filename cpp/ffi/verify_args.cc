@@ -95,15 +95,20 @@ template const int64_t* Data(const TensorView&, const char*, std::initializer_li
 template const float* Data(const TensorView&, const char*, std::initializer_list<int64_t>);
 template const double* Data(const TensorView&, const char*, std::initializer_list<int64_t>);
 
-const int64_t* Ragged(const TensorView& ptr, const char* name, int64_t n,
-                      const TensorView& values) {
-  const int64_t* begins = Data<int64_t>(ptr, name, {n + 1});
-  if (begins[0] != 0 || begins[n] != values.numel() || !std::is_sorted(begins, begins + n + 1)) {
-    Throw(ErrorKind::kValue, name, " must ascend from 0 to ", values.numel(),
-          ", the number of values");
+template <typename T>
+Ragged<T>::Ragged(const MaybeTensor& begins, const MaybeTensor& elements, const char* name,
+                  int64_t n) {
+  if (!begins.has_value()) return;
+  const std::string ptr_name = std::string(name) + "_ptr", ids_name = std::string(name) + "_ids";
+  ptr = Data<int64_t>(begins.value(), ptr_name.c_str(), {n + 1});
+  values = Data<T>(elements.value(), ids_name.c_str(), {kAny});
+  const int64_t size = elements.value().numel();
+  if (ptr[0] != 0 || ptr[n] != size || !std::is_sorted(ptr, ptr + n + 1)) {
+    Throw(ErrorKind::kValue, ptr_name, " must ascend from 0 to ", size, ", the number of values");
   }
-  return begins;
 }
+
+template struct Ragged<int32_t>;
 
 void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device) {
   CheckShape(tensor, name, {kAny, kAny}, device);
@@ -127,24 +132,20 @@ const void* RowPointer(const TensorView& matrix, int64_t row) {
          row * matrix.size(1) * (matrix.dtype().bits / 8);
 }
 
-SamplingTable::SamplingTable(const TensorView& table, const std::optional<TensorView>& bias_ptr,
-                             const std::optional<TensorView>& bias_ids,
-                             const std::optional<TensorView>& bias_values, int32_t vocab_size,
-                             int64_t n) {
-  constexpr int64_t kColumns = 9;
+SamplingTable::SamplingTable(const TensorView& table, const MaybeTensor& bias_ptr,
+                             const MaybeTensor& bias_ids, const MaybeTensor& bias_values,
+                             int32_t vocab_size, int64_t n) {
+  constexpr int64_t kColumns = 7;
   const double* values = Data<double>(table, "sampling", {kAny, kColumns});
   const int64_t rows = table.size(0);
   if (rows != 1 && rows != n) {
     Throw(ErrorKind::kValue, "sampling parameters must be one for all or one for each of ", n,
           " sequences, got ", rows);
   }
-  const int64_t* begins = nullptr;
-  const int32_t* ids = nullptr;
+  const Ragged<int32_t> bias(bias_ptr, bias_ids, "bias", rows);
   const float* biases = nullptr;
-  if (bias_ptr) {
-    begins = Ragged(*bias_ptr, "bias_ptr", rows, *bias_ids);
-    ids = Data<int32_t>(*bias_ids, "bias_ids", {kAny});
-    biases = Data<float>(*bias_values, "bias_values", {bias_ids->numel()});
+  if (bias_ptr.has_value()) {
+    biases = Data<float>(bias_values.value(), "bias_values", {bias_ids.value().numel()});
   }
   for (int64_t i = 0; i < rows; ++i, values += kColumns) {
     Sampling sampling;
@@ -158,12 +159,11 @@ SamplingTable::SamplingTable(const TensorView& table, const std::optional<Tensor
     sampling.repetition_penalty = values[4];
     sampling.presence_penalty = values[5];
     sampling.frequency_penalty = values[6];
-    for (int64_t j = begins ? begins[i] : 0; begins && j < begins[i + 1]; ++j) {
-      sampling.logit_bias.emplace_back(ids[j], biases[j]);
+    for (const int32_t* id = bias.begin(i); id != bias.end(i); ++id) {
+      sampling.logit_bias.emplace_back(*id, biases[id - bias.values]);
     }
     sampling.Check(vocab_size);
     samplings_.push_back(std::move(sampling));
-    thresholds_.emplace_back(values[7], values[8]);
   }
 }
 
@@ -221,15 +221,15 @@ VerifyBatch::VerifyBatch(const TensorView& target, bool probabilities, const Ten
   }
 }
 
-void VerifyBatch::SetDraft(const TensorView& probs, const std::optional<TensorView>& ids,
-                           bool per_node) {
-  if (probs.numel() == 0) return;
+void VerifyBatch::SetDraft(const MaybeTensor& given, const MaybeTensor& ids, bool per_node) {
+  if (!given.has_value()) return;
+  const TensorView& probs = given.value();
   const int64_t rows = per_node ? num_nodes() : num_rows_;
-  const bool sparse = ids && ids->numel() > 0;
+  const bool sparse = ids.has_value();
   const RowType type = FloatRowType(probs, "draft_probs", true);
   CheckShape(probs, "draft_probs", {rows, sparse ? kAny : static_cast<int64_t>(vocab_)}, device_);
   const int64_t width = probs.size(1);
-  const int32_t* id = sparse ? Data<int32_t>(*ids, "draft_ids", {rows, width}) : nullptr;
+  const int32_t* id = sparse ? Data<int32_t>(ids.value(), "draft_ids", {rows, width}) : nullptr;
   for (int64_t b = 0; b < size(); ++b) {
     const int64_t first = per_node ? node_ptr_[b] : row_ptr_[b];
     DraftInput& draft = inputs_[b].draft;
@@ -241,37 +241,36 @@ void VerifyBatch::SetDraft(const TensorView& probs, const std::optional<TensorVi
   }
 }
 
-void VerifyBatch::SetSampling(const TensorView& table, const std::optional<TensorView>& bias_ptr,
-                              const std::optional<TensorView>& bias_ids,
-                              const std::optional<TensorView>& bias_values) {
+void VerifyBatch::SetSampling(const TensorView& table, const MaybeTensor& bias_ptr,
+                              const MaybeTensor& bias_ids, const MaybeTensor& bias_values) {
   samplings_.emplace(table, bias_ptr, bias_ids, bias_values, vocab_, size());
-  for (int64_t b = 0; b < size(); ++b) {
-    inputs_[b].sampling = &(*samplings_)[b];
-    inputs_[b].epsilon = samplings_->epsilon(b);
-    inputs_[b].delta = samplings_->delta(b);
+  for (int64_t b = 0; b < size(); ++b) inputs_[b].sampling = &(*samplings_)[b];
+}
+
+void VerifyBatch::SetThresholds(double epsilon, double delta) {
+  for (SequenceInput& input : inputs_) {
+    input.epsilon = epsilon;
+    input.delta = delta;
   }
 }
 
-void VerifyBatch::SetHistory(const TensorView& ptr, const TensorView& ids) {
-  const int64_t* begins = Ragged(ptr, "history_ptr", size(), ids);
-  const int32_t* tokens = Data<int32_t>(ids, "history_ids", {kAny});
-  for (int64_t i = 0; i < ids.numel(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= vocab_) {
-      Throw(ErrorKind::kValue, "history holds token ", tokens[i], ", but the vocabulary has ",
-            vocab_);
+void VerifyBatch::SetHistory(const MaybeTensor& ptr, const MaybeTensor& ids) {
+  const Ragged<int32_t> history(ptr, ids, "history", size());
+  for (int64_t b = 0; b < size(); ++b) {
+    for (const int32_t* token = history.begin(b); token != history.end(b); ++token) {
+      if (*token >= 0 && *token < vocab_) continue;
+      Throw(ErrorKind::kValue, "history holds token ", *token, ", but the vocabulary has ", vocab_);
     }
-  }
-  for (int64_t b = 0; b < size(); ++b) {
-    inputs_[b].history = tokens + begins[b];
-    inputs_[b].history_size = begins[b + 1] - begins[b];
+    inputs_[b].history = history.begin(b);
+    inputs_[b].history_size = history.end(b) - history.begin(b);
   }
 }
 
-void VerifyBatch::SetBitmask(const TensorView& bitmask) {
-  if (bitmask.numel() == 0) return;
+void VerifyBatch::SetBitmask(const MaybeTensor& bitmask) {
+  if (!bitmask.has_value()) return;
   const int64_t words = (static_cast<int64_t>(vocab_) + 31) / 32;
-  const auto* bits =
-      reinterpret_cast<const uint32_t*>(Data<int32_t>(bitmask, "bitmask", {num_nodes(), words}));
+  const auto* bits = reinterpret_cast<const uint32_t*>(
+      Data<int32_t>(bitmask.value(), "bitmask", {num_nodes(), words}));
   for (int64_t b = 0; b < size(); ++b) inputs_[b].bitmask = bits + node_ptr_[b] * words;
 }
 

@@ -6,6 +6,7 @@
 #define KVCTL_FFI_VERIFY_ARGS_H_
 
 #include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/optional.h>
 
 #include <cstdint>
 #include <initializer_list>
@@ -17,6 +18,7 @@
 namespace kvctl {
 
 using tvm::ffi::TensorView;
+using MaybeTensor = tvm::ffi::Optional<TensorView>;
 
 constexpr DLDevice kHostDevice{kDLCPU, 0};
 /*! \brief An extent that may have any value. */
@@ -40,8 +42,18 @@ template <typename T>
 T* MutableData(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape) {
   return const_cast<T*>(Data<T>(tensor, name, shape));
 }
-/*! \brief Begins of the n lists in values: [n + 1], ascending from 0 to the number of values. */
-const int64_t* Ragged(const TensorView& ptr, const char* name, int64_t n, const TensorView& values);
+/*! \brief n lists of elements, one after another; all of them empty where no tensors were given. */
+template <typename T>
+struct Ragged {
+  /*! \param ptr (n + 1) int64, ascending from 0 to the number of values. */
+  Ragged(const MaybeTensor& ptr, const MaybeTensor& values, const char* name, int64_t n);
+
+  const T* begin(int64_t i) const { return ptr == nullptr ? nullptr : values + ptr[i]; }
+  const T* end(int64_t i) const { return ptr == nullptr ? nullptr : values + ptr[i + 1]; }
+
+  const int64_t* ptr = nullptr;
+  const T* values = nullptr;
+};
 
 /*! \brief Checks that a tensor is a contiguous matrix on a device. */
 void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device = kHostDevice);
@@ -53,22 +65,18 @@ const void* RowPointer(const TensorView& matrix, int64_t row);
 class SamplingTable {
  public:
   /*!
-   * \param table (1 or n, 9): temperature, top_k, top_p, min_p, repetition, presence, frequency
-   * penalty, epsilon, delta.
+   * \param table (1 or n, 7): temperature, top_k, top_p, min_p, repetition, presence, frequency
+   * penalty.
    * \param bias_ptr int64, with bias_ids int32 and bias_values float32: lists per row of the table.
    */
-  SamplingTable(const TensorView& table, const std::optional<TensorView>& bias_ptr,
-                const std::optional<TensorView>& bias_ids,
-                const std::optional<TensorView>& bias_values, int32_t vocab_size, int64_t n);
+  SamplingTable(const TensorView& table, const MaybeTensor& bias_ptr, const MaybeTensor& bias_ids,
+                const MaybeTensor& bias_values, int32_t vocab_size, int64_t n);
 
   int64_t size() const { return static_cast<int64_t>(samplings_.size()); }
   const Sampling& operator[](int64_t i) const { return samplings_[size() == 1 ? 0 : i]; }
-  double epsilon(int64_t i) const { return thresholds_[size() == 1 ? 0 : i].first; }
-  double delta(int64_t i) const { return thresholds_[size() == 1 ? 0 : i].second; }
 
  private:
   std::vector<Sampling> samplings_;
-  std::vector<std::pair<double, double>> thresholds_;
 };
 
 /*! \brief The trees of a batch and what goes with them. Holds pointers into the caller's tensors.
@@ -79,12 +87,13 @@ class VerifyBatch {
    * dense draft laws with it, may be on any device; nothing else. */
   VerifyBatch(const TensorView& target, bool probabilities, const TensorView& nodes,
               const TensorView& ptrs);
-  void SetDraft(const TensorView& probs, const std::optional<TensorView>& ids, bool per_node);
-  void SetSampling(const TensorView& table, const std::optional<TensorView>& bias_ptr,
-                   const std::optional<TensorView>& bias_ids,
-                   const std::optional<TensorView>& bias_values);
-  void SetHistory(const TensorView& ptr, const TensorView& ids);
-  void SetBitmask(const TensorView& bitmask);
+  void SetDraft(const MaybeTensor& probs, const MaybeTensor& ids, bool per_node);
+  void SetSampling(const TensorView& table, const MaybeTensor& bias_ptr,
+                   const MaybeTensor& bias_ids, const MaybeTensor& bias_values);
+  /*! \brief Thresholds of typical acceptance. */
+  void SetThresholds(double epsilon, double delta);
+  void SetHistory(const MaybeTensor& ptr, const MaybeTensor& ids);
+  void SetBitmask(const MaybeTensor& bitmask);
 
   int64_t size() const { return static_cast<int64_t>(inputs_.size()); }
   int64_t num_nodes() const { return node_ptr_[size()]; }

@@ -3,7 +3,9 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -66,6 +68,29 @@ py::tuple Prune(const TokenTree& tree, const DoubleArray& scores, int64_t n) {
   return py::make_tuple(std::move(pruned.tree), Copy(pruned.nodes));
 }
 
+// The nodes of all trees, (4, N): token, parent, row, and a row for the caller to fill in; and
+// where nodes and rows of each tree begin, (2, B + 1).
+py::tuple Pack(const std::vector<const TokenTree*>& trees) {
+  const auto batch = static_cast<py::ssize_t>(trees.size());
+  py::array_t<int64_t> ptrs({py::ssize_t{2}, batch + 1});
+  int64_t* node_ptr = ptrs.mutable_data();
+  int64_t* row_ptr = node_ptr + batch + 1;
+  node_ptr[0] = row_ptr[0] = 0;
+  for (py::ssize_t b = 0; b < batch; ++b) {
+    node_ptr[b + 1] = node_ptr[b] + trees[b]->size();
+    row_ptr[b + 1] = row_ptr[b] + trees[b]->num_rows();
+  }
+  py::array_t<int32_t> nodes({py::ssize_t{4}, static_cast<py::ssize_t>(node_ptr[batch])});
+  int32_t* out = nodes.mutable_data();
+  for (const auto get : {&TokenTree::tokens, &TokenTree::parents, &TokenTree::rows}) {
+    for (const TokenTree* tree : trees) {
+      const std::vector<int32_t>& values = (tree->*get)();
+      out = std::copy(values.begin(), values.end(), out);
+    }
+  }
+  return py::make_tuple(std::move(nodes), std::move(ptrs));
+}
+
 }  // namespace
 
 void RegisterTokenTree(py::module_& module) {
@@ -81,6 +106,7 @@ void RegisterTokenTree(py::module_& module) {
       .def_property_readonly("depths", &View<&TokenTree::depths>)
       .def_property_readonly("num_rows", &TokenTree::num_rows)
       .def_property_readonly("is_chain", &TokenTree::is_chain)
+      .def_static("pack", &Pack, py::arg("trees"))
       .def("row_parents", [](const TokenTree& tree) { return Copy(tree.RowParents()); })
       .def("prune", &Prune, py::arg("scores"), py::arg("n"))
       .def("__len__", &TokenTree::size)

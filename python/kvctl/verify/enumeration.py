@@ -178,16 +178,18 @@ def enumerate_outcomes(
             _branches(rule, tree, target, draft, nodes[3], ptrs[:, b : b + 2])
             for b, tree in enumerate(trees)
         ]
-    table = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)], epsilon, delta)
+    table = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)])
     raw = _enumerate(
         kind(rule, RULES, "rule"),
         int(check),
         target,
         nodes,
         ptrs,
-        np.empty((0, 0), np.float64) if draft is None else draft,
+        draft,
         int(per_node),
         table[0],
+        epsilon,
+        delta,
     )
     outcomes: list[list[Outcome]] = [[] for _ in trees]
     for sequence, node, bonus, probability in np.frombuffer(bytes(raw), np.float64).reshape(-1, 4):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from ..integers import to_int64
 from ..tree import TokenTree
 
@@ -82,13 +82,7 @@ def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
     ValueError
         If `drawn` is not one name, or one for each tree, or one for each node of a tree.
     """
-    sizes, rows = [len(tree) for tree in trees], [tree.num_rows for tree in trees]
-    ptrs = np.array([[0, *accumulate(sizes)], [0, *accumulate(rows)]], np.int64)
-    nodes = np.empty((4, ptrs[0, -1]), np.int32)
-    if trees:
-        np.concatenate([tree.tokens for tree in trees], out=nodes[0])
-        np.concatenate([tree.parents for tree in trees], out=nodes[1])
-        np.concatenate([tree.rows for tree in trees], out=nodes[2])
+    nodes, ptrs = _core.TokenTree.pack([tree._core for tree in trees])
     if isinstance(drawn, str):
         nodes[3] = kind(drawn, DRAWN, "drawn")
         return nodes, ptrs

@@ -55,7 +55,7 @@ class Verification:
         self.num_accepted: Int32 = counts[0]
         self.num_emitted: Int32 = counts[1]
         self.bonus: Int32 = counts[2]
-        self.finished: npt.NDArray[np.bool_] = counts[3].astype(bool)
+        self.finished: npt.NDArray[np.bool_] = counts[3] != 0
         self.draft_mismatch: npt.NDArray[np.bool_] = np.zeros(counts.shape[1], bool)
         self.lossless = lossless
         self.log_probs = (

@@ -20,9 +20,6 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 _run = get_global_func("kvctl.verify.run")
-_NO_FLOATS = np.empty((0, 0), np.float32)
-_NO_INTS = np.empty((0, 0), np.int32)
-_NO_DOUBLES = np.empty(0, np.float64)
 _GREEDY = Sampling(temperature=0.0)
 _SOFTMAX = Sampling()
 
@@ -232,11 +229,8 @@ def run(
     draft_ids, draft_probs = draft if isinstance(draft, tuple) else (None, draft)
     if history is not None and len(history) != size:
         raise ValueError(f"history needs one entry for each of {size} sequences")
-    history_ptr, history_ids = ragged(history if history is not None else [()] * size, "history")
-    stop_ptr, stop_ids = ragged([s.stop_tokens for s in samplings], "stop_tokens")
-    out_nodes, out_tokens = np.empty((2, num_nodes), np.int32)
-    counts = np.empty((4, size), np.int32)
-    out_log_probs = np.full(num_nodes, np.nan) if log_probs else _NO_DOUBLES
+    out = np.empty(2 * num_nodes + 4 * size, np.int32)
+    out_log_probs = np.full(num_nodes, np.nan) if log_probs else None
     _run(
         rule,
         noise,
@@ -244,29 +238,26 @@ def run(
         int(probabilities),
         nodes,
         ptrs,
-        _NO_FLOATS if draft_probs is None else tensor(draft_probs, "draft_probs"),
-        _NO_INTS if draft_ids is None else _ids(draft_ids),
+        None if draft_probs is None else tensor(draft_probs, "draft_probs"),
+        None if draft_ids is None else _ids(draft_ids),
         int(per_node),
-        *sampling_table(samplings, *thresholds),
-        stop_ptr,
-        stop_ids,
-        history_ptr,
-        history_ids,
-        _NO_INTS if bitmask is None else tensor(bitmask, "bitmask"),
+        *sampling_table(samplings),
+        *ragged([s.stop_tokens for s in samplings], "stop_tokens"),
+        *ragged(history or (), "history"),
+        None if bitmask is None else tensor(bitmask, "bitmask"),
+        *thresholds,
         signed(seed),
         stream_table,
-        out_nodes,
-        out_tokens,
-        counts,
+        out,
         out_log_probs,
     )
     return Verification(
         nodes=nodes,
         ptrs=ptrs,
-        out_nodes=out_nodes,
-        out_tokens=out_tokens,
-        counts=counts,
-        log_probs=out_log_probs if log_probs else None,
+        out_nodes=out[:num_nodes],
+        out_tokens=out[num_nodes : 2 * num_nodes],
+        counts=out[2 * num_nodes :].reshape(4, size),
+        log_probs=out_log_probs,
         lossless=RULES[rule] != "typical",
     )
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..integers import to_int32
 
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Ragged: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]] | tuple[None, None]
+SamplingTable: TypeAlias = tuple[
+    Float64, npt.NDArray[np.int64] | None, npt.NDArray[np.int32] | None, Float32 | None
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +66,10 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop_tokens: Sequence[int] = ()
 
-    def row(self, epsilon: float = 0.0, delta: float = 0.0) -> list[float]:
-        """Return the numbers among the parameters as `kvctl.verify.run` wants them."""
-        return [
+    @cached_property
+    def _numbers(self) -> Float64:
+        """(1, 7) what libkvctl's SamplingTable takes of it."""
+        numbers = (
             self.temperature,
             self.top_k,
             self.top_p,
@@ -69,9 +77,8 @@ class Sampling:
             self.repetition_penalty,
             self.presence_penalty,
             self.frequency_penalty,
-            epsilon,
-            delta,
-        ]
+        )
+        return np.array([numbers], np.float64)
 
 
 def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) -> list[Sampling]:
@@ -85,24 +92,24 @@ def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) 
     return many
 
 
-def ragged(
-    lists: Sequence[Collection[int]], name: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Return lists of integers as where each begins, (n + 1,), and all their values."""
-    begins = np.zeros(len(lists) + 1, np.int64)
+def ragged(lists: Sequence[Collection[int]], name: str) -> Ragged:
+    """Return lists of integers as where each begins, (n + 1,), and all their values.
+
+    None where all of them are empty.
+    """
     if not any(len(values) for values in lists):
-        return begins, np.empty(0, np.int32)
+        return None, None
+    begins = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(values) for values in lists], out=begins[1:])
     return begins, np.concatenate([to_int32(values, name) for values in lists])
 
 
-def sampling_table(
-    samplings: Sequence[Sampling], epsilon: float = 0.0, delta: float = 0.0
-) -> tuple[Float64, npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Return sampling parameters as the FFI takes them: the numbers, and the logit biases."""
-    table = np.array([s.row(epsilon, delta) for s in samplings], np.float64)
+def sampling_table(samplings: Sequence[Sampling]) -> SamplingTable:
+    """Return sampling parameters as libkvctl takes them: the numbers, and the logit biases."""
+    one = len(samplings) == 1
+    table = samplings[0]._numbers if one else np.concatenate([s._numbers for s in samplings])
     begins, ids = ragged([tuple(s.logit_bias) for s in samplings], "tokens of logit_bias")
-    values = np.empty(len(ids), np.float32)
-    if len(ids):
-        values[:] = [v for s in samplings for v in s.logit_bias.values()]
+    if ids is None:
+        return table, None, None, None
+    values = np.array([v for s in samplings for v in s.logit_bias.values()], np.float32)
     return table, begins, ids, values

@@ -203,7 +203,7 @@ class Trace:
         if not self.trees:
             raise ValueError("the trace is empty")
         index = kind(rule, RULES, "rule")
-        table = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)], 0.09, 0.3)
+        table, *_ = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)])
         emitted, counts, survival = [], [], np.zeros(1)
         for tree, names, target, draft in zip(
             self.trees, self.drawn, self._target, self._draft, strict=True
@@ -214,17 +214,8 @@ class Trace:
             flat, ptrs = flatten([small], [kinds])
             ptrs[1, 1] = tree.num_rows
             last = np.empty(len(small), np.float64)
-            _last_accepted(
-                index,
-                1,
-                tensor(target, "target"),
-                flat,
-                ptrs,
-                tensor(draft, "draft"),
-                0,
-                table[0],
-                last,
-            )
+            laws = tensor(target, "target"), flat, ptrs, tensor(draft, "draft"), 0
+            _last_accepted(index, 1, *laws, table, 0.09, 0.3, last)
             lengths = small.depths
             emitted.append(float(last @ lengths) + 1.0)
             counts.append(len(small) - 1)
