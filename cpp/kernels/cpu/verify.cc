@@ -33,12 +33,12 @@ double CostPerLogit(Rule rule, Noise noise) {
       return 0.1;
     case Rule::kTargetOnly:
     case Rule::kCoupled:
-      return noise == Noise::kGumbel ? 2 : 0.2;
+      return noise == Noise::kGumbel ? 1 : 0.2;
     case Rule::kTokenWise:
     case Rule::kRecursive:
-      return 1;
+      return 0.7;
     default:
-      return 3;
+      return 1.2;
   }
 }
 

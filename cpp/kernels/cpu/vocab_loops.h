@@ -156,6 +156,7 @@ double WeightsFromF32Loop(const float* probs, int32_t n, double* out) {
   Doubles sum[2] = {SetDoubles(0), SetDoubles(0)};
   Ints largest = SetInts(0);
   ForRuns<kLanes>(n, [&](int32_t i, int32_t count) {
+    FetchNextBlock(probs + i);
     const Vec p = LoadSome(probs + i, count, 0.0f);
     largest = MaxUnsigned32(largest, AsInts(p));
     Doubles w[2];

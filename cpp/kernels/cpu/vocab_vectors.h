@@ -82,6 +82,11 @@ inline void TakeExps(Vec scale, Vec minus_shift, Vec (&x)[kCount]) {
   for (int j = 0; j < kCount; ++j) x[j] = AsVec(Add32(AsInts(p[j]), exponent[j]));
 }
 
+// Fetches what comes a block later from memory, where that is; behind a row nothing is read.
+inline void FetchNextBlock(const float* p) {
+  Prefetch(reinterpret_cast<uintptr_t>(p) + kVocabBlock * sizeof(float));
+}
+
 // Calls take(exponentials times 2^kShift, i, count) for logits [i, i + count).
 template <int kShift, typename F>
 inline void ForExps(const float* logits, int32_t n, float scale, float shift, F take) {
@@ -89,10 +94,7 @@ inline void ForExps(const float* logits, int32_t n, float scale, float shift, F 
   const Vec scales = Set(scale), minus_shift = Set(-shift);
   int32_t i = 0;
   for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
-    // The block after this one comes from memory meanwhile; behind a row's end nothing is fetched.
-    for (int line = 0; line < kCount * kLanes; line += 16) {
-      Prefetch(reinterpret_cast<uintptr_t>(logits + i + line) + kVocabBlock * sizeof(float));
-    }
+    for (int line = 0; line < kCount * kLanes; line += 16) FetchNextBlock(logits + i + line);
     Vec x[kCount];
     for (int j = 0; j < kCount; ++j) x[j] = Load(logits + i + j * kLanes);
     TakeExps<kShift>(scales, minus_shift, x);
