@@ -59,14 +59,33 @@ KVCTL_HD_TABLE float kExp2Poly[7] = {0x1.41d334p-13f,
                                      1.0f};
 
 /*!
- * \brief 2^(logit * scale - shift + kExpBits) as a float, 0 where the exponent is NaN or below
- * kMinExponent by rounding of the integer that follows.
+ * \brief What turns logits into powers of two: 2^(logit * scale - exponent + kExpBits), for a whole
+ * exponent of kMaxExponent at most, so that it is exact in `offset`.
  */
-static KVCTL_HD inline float Exp2Scaled(float logit, float scale, float shift) {
-  float y = FMA(logit, scale, -shift);
-  if (!(y > kMinExponent)) y = kMinExponent;  // NaN too
-  const float shifted = y + kRoundFloat;
-  const float f = y - (shifted - kRoundFloat);
+struct ExpGrid {
+  float scale;
+  float offset;  //!< kRoundFloat - exponent
+  float least;   //!< what smaller logits count as: it weighs nothing
+};
+
+/*!
+ * \brief Exponents of two beyond this mean nothing: neighbouring floats are almost whole powers of
+ * two apart.
+ */
+constexpr float kMaxExponent = 4194240.0f;
+
+static KVCTL_HD inline ExpGrid MakeExpGrid(float scale, float exponent) {
+  return {scale, kRoundFloat - exponent, (exponent + kMinExponent) / scale};
+}
+
+/*!
+ * \brief The power of two of a logit, as a float; below 1/2 where it is NaN or its exponent is less
+ * than kMinExponent. The exponent is never rounded as a whole, so large logits lose nothing.
+ */
+static KVCTL_HD inline float Exp2Scaled(float logit, const ExpGrid& grid) {
+  const float x = logit > grid.least ? logit : grid.least;  // NaN too
+  const float shifted = FMA(x, grid.scale, grid.offset);
+  const float f = FMA(x, grid.scale, grid.offset - shifted);
   float p = kExp2Poly[0];
   for (int i = 1; i < 7; ++i) p = FMA(p, f, kExp2Poly[i]);
   int32_t bits, exponent;

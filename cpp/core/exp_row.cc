@@ -57,7 +57,7 @@ bool ExpRow::Sum(const Vocab& vocab, const LogitRow& logits, float scale) {
     }
     const float exponent = std::ceil(top);
     exponents_[b] = static_cast<int32_t>(exponent);
-    block_sums_[b] = vocab.ops().exp_sum(block, n, scale, exponent, nullptr);
+    block_sums_[b] = vocab.ops().exp_sum(block, n, MakeExpGrid(scale, exponent), nullptr);
   });
   exponent_ = *std::max_element(exponents_.begin(), exponents_.end());
   if (std::abs(static_cast<float>(exponent_)) > kMaxExponent) return false;
@@ -78,11 +78,11 @@ int32_t ExpRow::Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) 
       continue;
     }
     rest <<= shift;  // to the block's own grid; below its sum, because mass is rounded down
+    const ExpGrid grid = MakeExpGrid(scale_, static_cast<float>(exponents_[b]));
     const auto weights = [&](int32_t at, int32_t n, uint64_t* out) {
       float buffer[kVocabPiece], exps[kVocabPiece];
       const float* piece = logits.Piece(at, n, buffer);
-      const uint64_t sum = vocab.ops().exp_sum(piece, n, scale_, static_cast<float>(exponents_[b]),
-                                               out == nullptr ? nullptr : exps);
+      const uint64_t sum = vocab.ops().exp_sum(piece, n, grid, out == nullptr ? nullptr : exps);
       for (int32_t i = 0; out != nullptr && i < n; ++i) out[i] = ToFixed(exps[i]);
       return sum;
     };
@@ -92,16 +92,16 @@ int32_t ExpRow::Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) 
 }
 
 ExpTerms ExpRow::terms(int32_t block) const {
-  if (exponents_[block] == kEmptyBlock) return {scale_, 0, 0};
-  return {scale_, static_cast<float>(exponents_[block]),
+  if (exponents_[block] == kEmptyBlock) return {MakeExpGrid(scale_, 0), 0};
+  return {MakeExpGrid(scale_, static_cast<float>(exponents_[block])),
           std::ldexp(kProbScale / static_cast<double>(total_), exponents_[block] - exponent_)};
 }
 
 double ExpRow::Prob(const LogitRow& logits, int32_t token) const {
   const int32_t exponent = exponents_[token / kVocabBlock];
   if (exponent == kEmptyBlock) return 0;
-  const double weight =
-      static_cast<double>(ToFixed(Exp2Scaled(logits[token], scale_, static_cast<float>(exponent))));
+  const ExpGrid grid = MakeExpGrid(scale_, static_cast<float>(exponent));
+  const double weight = static_cast<double>(ToFixed(Exp2Scaled(logits[token], grid)));
   return std::ldexp(weight, exponent - exponent_) / static_cast<double>(total_);
 }
 

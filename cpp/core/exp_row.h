@@ -9,16 +9,11 @@
 #include <limits>
 #include <vector>
 
+#include "core/exact_math.h"
 #include "core/law.h"
 #include "core/logit_row.h"
 
 namespace kvctl {
-
-/*!
- * \brief Exponents of two beyond this mean nothing: neighbouring floats are whole powers of two
- * apart.
- */
-constexpr float kMaxExponent = 4194304.0f;
 
 /*! \brief The largest logit, NaN ignored; -inf where there is none. */
 float MaxLogit(const Vocab& vocab, const LogitRow& logits);

@@ -104,7 +104,7 @@ void RowSampler::ExpPiece(int32_t at, int32_t n, float* out) const {
     const float share = std::ldexp(1.0f, kExpBits);
     for (int32_t i = 0; i < n; ++i) out[i] = logits[i] == shared_max_ ? share : 0.0f;
   } else {
-    vocab_.ops().exp_sum(logits, n, Scale(sampling_->temperature), exponent_, out);
+    vocab_.ops().exp_sum(logits, n, grid_, out);
   }
   if (!cut_off_) return;
   for (int32_t i = 0; i < n; ++i) {
@@ -113,7 +113,6 @@ void RowSampler::ExpPiece(int32_t at, int32_t n, float* out) const {
 }
 
 uint64_t RowSampler::SumExps() {
-  const float scale = Scale(sampling_->temperature);
   const auto sum = [&](int32_t begin, int32_t size) {
     uint64_t total = 0;
     ForPieces(begin, size, [&](int32_t at, int32_t n) {
@@ -122,7 +121,7 @@ uint64_t RowSampler::SumExps() {
         ExpPiece(at, n, exps);
         for (int32_t i = 0; i < n; ++i) total += ToFixed(exps[i]);
       } else {
-        total += vocab_.ops().exp_sum(logits_.Piece(at, n, exps), n, scale, exponent_, nullptr);
+        total += vocab_.ops().exp_sum(logits_.Piece(at, n, exps), n, grid_, nullptr);
       }
     });
     return total;
@@ -134,8 +133,9 @@ void RowSampler::NeedExps() {
   if (has_exps_) return;
   shared_max_ = MaxLogit(vocab_, logits_);
   if (shared_max_ == -kInfinity) ThrowEmpty();
-  exponent_ = std::ceil(shared_max_ * Scale(sampling_->temperature));
-  shared_ = !(std::fabs(exponent_) < kMaxExponent);
+  const float scale = Scale(sampling_->temperature), exponent = std::ceil(shared_max_ * scale);
+  shared_ = !(std::fabs(exponent) < kMaxExponent);
+  if (!shared_) grid_ = MakeExpGrid(scale, exponent);
   cut_off_ = false;
   if (sampling_->truncates()) {
     const uint64_t total = SumExps();

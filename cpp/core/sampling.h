@@ -152,7 +152,7 @@ class RowSampler {
   ExpRow row_;
 
   bool has_exps_ = false;  // whether what follows is known: what ExpPiece gives
-  float exponent_ = 0;     // every exponential is at this power of two,
+  ExpGrid grid_ = {};      // of every exponential,
   float shared_max_ = 0;   // unless exponents mean nothing: then tokens with this logit share
   bool shared_ = false;
   bool cut_off_ = false;

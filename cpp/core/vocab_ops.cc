@@ -31,10 +31,10 @@ void Mask(const uint32_t* bits, int32_t first, int32_t n, float* logits) {
   }
 }
 
-uint64_t ExpSum(const float* logits, int32_t n, float scale, float shift, float* exps) {
+uint64_t ExpSum(const float* logits, int32_t n, const ExpGrid& grid, float* exps) {
   uint64_t sum = 0;
   for (int32_t i = 0; i < n; ++i) {
-    const float e = Exp2Scaled(logits[i], scale, shift);
+    const float e = Exp2Scaled(logits[i], grid);
     if (exps != nullptr) exps[i] = e;
     sum += ToFixed(e);
   }
@@ -56,7 +56,7 @@ double WeightsFromExps(const float* exps, int32_t n, double factor, double* out)
 }
 
 double WeightFromLogit(float logit, const ExpTerms& terms) {
-  return WeightFromExp(Exp2Scaled(logit, terms.scale, terms.shift), terms.factor);
+  return WeightFromExp(Exp2Scaled(logit, terms.grid), terms.factor);
 }
 
 double WeightsFromLogits(const float* logits, int32_t n, const ExpTerms& terms, double* out) {

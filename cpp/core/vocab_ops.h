@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "core/exact_math.h"
+
 namespace kvctl {
 
 /*! \brief Rows are worked on in blocks of this many tokens; part of the definition of a row's sums.
@@ -23,10 +25,9 @@ struct NoiseKey {
   uint32_t counter0;
 };
 
-/*! \brief How logits become grid weights: exp_sum's scale and shift, weights_from_exps' factor. */
+/*! \brief How logits become grid weights: exp_sum's grid, and weights_from_exps' factor. */
 struct ExpTerms {
-  float scale;
-  float shift;
+  ExpGrid grid;
   double factor;
 };
 
@@ -38,10 +39,10 @@ struct VocabOps {
   /*! \brief Token `first + i` becomes -inf where its bit of the mask is 0, for i in [0, n). */
   void (*mask)(const uint32_t* bits, int32_t first, int32_t n, float* logits);
   /*!
-   * \brief Sum of ToFixed(Exp2Scaled(logits[i], scale, shift)); the floats go to exps unless that
-   * is null. No logits[i] * scale - shift may exceed 1/2.
+   * \brief Sum of ToFixed(Exp2Scaled(logits[i], grid)); the floats go to exps unless that is null.
+   * No logits[i] * scale may exceed the grid's exponent by more than 1/2.
    */
-  uint64_t (*exp_sum)(const float* logits, int32_t n, float scale, float shift, float* exps);
+  uint64_t (*exp_sum)(const float* logits, int32_t n, const ExpGrid& grid, float* exps);
   /*!
    * \brief Grid weights from exponentials: round(ToFixed(exps[i]) * factor); returns the sum.
    * Here and below, out may be null.

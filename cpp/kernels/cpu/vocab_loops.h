@@ -46,12 +46,12 @@ void MaskLoop(const uint32_t* bits, int32_t first, int32_t n, float* logits) {
 }
 
 template <bool kStore>
-uint64_t ExpSumOf(const float* logits, int32_t n, float scale, float shift, float* exps) {
+uint64_t ExpSumOf(const float* logits, int32_t n, const ExpGrid& grid, float* exps) {
   const Ints up = SetInts(static_cast<uint32_t>(-FixedSum::kShift) << 23);
   uint64_t total = 0;
   ForRuns<FixedSum::kMost>(n, [&](int32_t begin, int32_t size) {
     FixedSum sum;
-    ForExps<FixedSum::kShift>(logits + begin, size, scale, shift, [&](Vec x, int32_t i, int32_t k) {
+    ForExps<FixedSum::kShift>(logits + begin, size, grid, [&](Vec x, int32_t i, int32_t k) {
       if (kStore) StoreSome(exps + begin + i, AsVec(Add32(AsInts(x), up)), k);
       sum.Take(x);
     });
@@ -60,9 +60,9 @@ uint64_t ExpSumOf(const float* logits, int32_t n, float scale, float shift, floa
   return total;
 }
 
-uint64_t ExpSumLoop(const float* logits, int32_t n, float scale, float shift, float* exps) {
-  return exps == nullptr ? ExpSumOf<false>(logits, n, scale, shift, exps)
-                         : ExpSumOf<true>(logits, n, scale, shift, exps);
+uint64_t ExpSumLoop(const float* logits, int32_t n, const ExpGrid& grid, float* exps) {
+  return exps == nullptr ? ExpSumOf<false>(logits, n, grid, exps)
+                         : ExpSumOf<true>(logits, n, grid, exps);
 }
 
 /*!
@@ -128,7 +128,7 @@ double WeightsFromExpsLoop(const float* exps, int32_t n, double factor, double* 
 double WeightsFromLogitsLoop(const float* logits, int32_t n, const ExpTerms& terms, double* out) {
   const Doubles factor = SetDoubles(terms.factor);
   GridSum sum;
-  ForExps<0>(logits, n, terms.scale, terms.shift, [&](Vec x, int32_t i, int32_t count) {
+  ForExps<0>(logits, n, terms.grid, [&](Vec x, int32_t i, int32_t count) {
     Doubles w[2];
     WeightsOf(x, factor, w);
     sum.Take(w, count, Behind(out, i));
@@ -140,7 +140,7 @@ double SubtractFromLogitsLoop(const float* logits, const float* probs, int32_t n
                               const ExpTerms& terms, double a, double b, double* out) {
   const Doubles factor = SetDoubles(terms.factor), as = SetDoubles(a), bs = SetDoubles(b);
   GridSum sum;
-  ForExps<0>(logits, n, terms.scale, terms.shift, [&](Vec x, int32_t i, int32_t count) {
+  ForExps<0>(logits, n, terms.grid, [&](Vec x, int32_t i, int32_t count) {
     Doubles r[2], d[2];
     WeightsOf(x, factor, r);
     WeightsOf(LoadSome(probs + i, count, 0.0f), d);

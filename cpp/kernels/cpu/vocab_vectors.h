@@ -64,16 +64,17 @@ inline double SumOf(Doubles x) {
 // that none waits for its own last result. Ties of an odd kShift would round the other way, so only
 // its even part is added in the exponent of the rounding constant.
 template <int kShift, int kCount>
-inline void TakeExps(Vec scale, Vec minus_shift, Vec (&x)[kCount]) {
+inline void TakeExps(const ExpGrid& grid, Vec (&x)[kCount]) {
   constexpr int kExponent = (kExpBits + kShift) & ~1;
+  const Vec scale = Set(grid.scale), offset = Set(grid.offset + kExponent), least = Set(grid.least);
   Vec p[kCount];
-  for (Vec& v : x) v = Max(Fma(v, scale, minus_shift), Set(kMinExponent));  // NaN too
-  for (int j = 0; j < kCount; ++j) p[j] = Add(x[j], Set(kRoundFloat + kExponent));
+  for (Vec& v : x) v = Max(v, least);  // NaN too
+  for (int j = 0; j < kCount; ++j) p[j] = Fma(x[j], scale, offset);
   Ints exponent[kCount];
   for (int j = 0; j < kCount; ++j) {
     exponent[j] = ShiftLeft32<23>(AsInts(p[j]));
     if (kExponent != kExpBits + kShift) exponent[j] = Add32(exponent[j], SetInts(1u << 23));
-    x[j] = Sub(x[j], Sub(p[j], Set(kRoundFloat + kExponent)));
+    x[j] = Fma(x[j], scale, Sub(offset, p[j]));
   }
   for (Vec& v : p) v = Set(kExp2Poly[0]);
   for (int i = 1; i < 7; ++i) {
@@ -89,20 +90,19 @@ inline void FetchNextBlock(const float* p) {
 
 // Calls take(exponentials times 2^kShift, i, count) for logits [i, i + count).
 template <int kShift, typename F>
-inline void ForExps(const float* logits, int32_t n, float scale, float shift, F take) {
+inline void ForExps(const float* logits, int32_t n, const ExpGrid& grid, F take) {
   constexpr int kCount = 4;
-  const Vec scales = Set(scale), minus_shift = Set(-shift);
   int32_t i = 0;
   for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
     for (int line = 0; line < kCount * kLanes; line += 16) FetchNextBlock(logits + i + line);
     Vec x[kCount];
     for (int j = 0; j < kCount; ++j) x[j] = Load(logits + i + j * kLanes);
-    TakeExps<kShift>(scales, minus_shift, x);
+    TakeExps<kShift>(grid, x);
     for (int j = 0; j < kCount; ++j) take(x[j], i + j * kLanes, kLanes);
   }
   ForRuns<kLanes>(n - i, [&](int32_t at, int32_t count) {
     Vec x[1] = {LoadSome(logits + i + at, count, -kInfinity)};  // the fill weighs 0
-    TakeExps<kShift>(scales, minus_shift, x);
+    TakeExps<kShift>(grid, x);
     take(x[0], i + at, count);
   });
 }

@@ -125,10 +125,9 @@ class SequenceLaws {
         rest -= mass;
         continue;
       }
-      const auto exponent = static_cast<float>(target.sums[b].exponent);
-      return FindIn(b, rest << shift, [&](int32_t x) {
-        return ToFixed(Exp2Scaled(Logit(target, x), sequence_.scale, exponent));
-      });
+      const ExpGrid grid = Terms(target, b).grid;
+      return FindIn(b, rest << shift,
+                    [&](int32_t x) { return ToFixed(Exp2Scaled(Logit(target, x), grid)); });
     }
     irregular_ = true;
     return 0;
@@ -244,16 +243,17 @@ class SequenceLaws {
   __device__ double SoftmaxProb(const TargetRow& target, int32_t token) const {
     const int32_t exponent = target.sums[token / kVocabBlock].exponent;
     if (exponent < -(1 << 24)) return 0;  // a block without a finite logit
-    const auto weight = static_cast<double>(
-        ToFixed(Exp2Scaled(Logit(target, token), sequence_.scale, static_cast<float>(exponent))));
+    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(exponent));
+    const auto weight = static_cast<double>(ToFixed(Exp2Scaled(Logit(target, token), grid)));
     return ldexp(weight, exponent - target.exponent) / static_cast<double>(target.total);
   }
 
   /*! \brief ExpRow::terms. */
   __device__ ExpTerms Terms(const TargetRow& target, int32_t block) const {
     const int32_t exponent = target.sums[block].exponent;
-    if (exponent < -(1 << 24)) return {sequence_.scale, 0, 0};  // a block without a finite logit
-    return {sequence_.scale, static_cast<float>(exponent),
+    if (exponent < -(1 << 24))
+      return {MakeExpGrid(sequence_.scale, 0), 0};  // without a finite logit
+    return {MakeExpGrid(sequence_.scale, static_cast<float>(exponent)),
             ldexp(kProbScale / static_cast<double>(target.total), exponent - target.exponent)};
   }
 
@@ -265,7 +265,7 @@ class SequenceLaws {
     if (target.greedy >= 0) {
       w = x == target.greedy ? kProbScale : 0;
     } else {
-      const float e = Exp2Scaled(Logit(target, x), terms.scale, terms.shift);
+      const float e = Exp2Scaled(Logit(target, x), terms.grid);
       const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
       w = FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
     }
@@ -353,7 +353,7 @@ class SequenceLaws {
   /*! \brief Vocab::Gumbel: the token with the least noise / weight, the lower id of equals. */
   __device__ KVCTL_NOINLINE int32_t Gumbel(const TargetRow& target, uint32_t position) {
     const RandomStream stream = Stream();
-    const auto exponent = static_cast<float>(target.exponent);
+    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(target.exponent));
     double best = INFINITY;
     int32_t winner = INT32_MAX;
     const auto take = [&](double score, int32_t token) {
@@ -363,7 +363,7 @@ class SequenceLaws {
       }
     };
     for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
-      const uint64_t weight = ToFixed(Exp2Scaled(Logit(target, x), sequence_.scale, exponent));
+      const uint64_t weight = ToFixed(Exp2Scaled(Logit(target, x), grid));
       if (weight == 0) continue;
       const auto words = stream.Words(Purpose::kGumbel, position, static_cast<uint32_t>(x) / 2);
       const int half = (x & 1) * 2;

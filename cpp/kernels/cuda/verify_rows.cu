@@ -50,12 +50,13 @@ __device__ void SumLogits(const RowJob& job, int32_t begin, int32_t size, BlockS
   const float top = largest.value * job.scale;
   const bool regular = fabsf(top) < kMaxExponent;
   const float exponent = ceilf(top);
+  const ExpGrid grid = MakeExpGrid(job.scale, exponent);
   uint64_t total = 0;
   if (regular) {
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       if (i * kThreads + static_cast<int32_t>(threadIdx.x) < size) {
-        total += ToFixed(Exp2Scaled(logits[i], job.scale, exponent));
+        total += ToFixed(Exp2Scaled(logits[i], grid));
       }
     }
   }

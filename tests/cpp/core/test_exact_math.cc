@@ -10,17 +10,40 @@ TEST(ExpIsAccurateAndScaled) {
   for (int i = 0; i < 200000; ++i) {
     const float y = exponent(random);
     const double expected = std::ldexp(std::exp2(static_cast<double>(y)), kvctl::kExpBits);
-    const double got = kvctl::Exp2Scaled(y, 1.0f, 0.0f);
+    const double got = kvctl::Exp2Scaled(y, kvctl::MakeExpGrid(1, 0));
     if (std::fabs(got - expected) > 1.2e-7 * expected) {
       EXPECT_EQ(got, expected);
       return;
     }
   }
-  EXPECT_EQ(kvctl::ToFixed(kvctl::Exp2Scaled(0, 1, 0)), uint64_t{1} << kvctl::kExpBits);
-  EXPECT_EQ(kvctl::ToFixed(kvctl::Exp2Scaled(-INFINITY, 1, 3)), uint64_t{0});
-  EXPECT_EQ(kvctl::ToFixed(kvctl::Exp2Scaled(NAN, 1, 0)), uint64_t{0});
-  EXPECT_EQ(kvctl::ToFixed(kvctl::Exp2Scaled(-46.5f, 1, 0)), uint64_t{0});
-  EXPECT_EQ(kvctl::ToFixed(kvctl::Exp2Scaled(-45.0f, 1, 0)), uint64_t{1});
+  const auto fixed = [](float logit, float exponent) {
+    return kvctl::ToFixed(kvctl::Exp2Scaled(logit, kvctl::MakeExpGrid(1, exponent)));
+  };
+  EXPECT_EQ(fixed(0, 0), uint64_t{1} << kvctl::kExpBits);
+  EXPECT_EQ(fixed(-INFINITY, 3), uint64_t{0});
+  EXPECT_EQ(fixed(NAN, 0), uint64_t{0});
+  EXPECT_EQ(fixed(-46.5f, 0), uint64_t{0});
+  EXPECT_EQ(fixed(-45.0f, 0), uint64_t{1});
+  EXPECT_EQ(fixed(-1e30f, -kvctl::kMaxExponent), uint64_t{0});
+  EXPECT_EQ(fixed(kvctl::kMaxExponent, kvctl::kMaxExponent), uint64_t{1} << kvctl::kExpBits);
+}
+
+// A float that holds logit * scale as a whole would be off by 1e-5 here.
+TEST(ExpOfLargeLogitsIsAsAccurate) {
+  std::mt19937 random(5);
+  for (int i = 0; i < 200000; ++i) {
+    const float scale = std::uniform_real_distribution<float>(0.3f, 3.0f)(random);
+    const float max = std::uniform_real_distribution<float>(-300, 300)(random);
+    const float logit = max - std::uniform_real_distribution<float>(0, 40)(random) / scale;
+    const float exponent = std::ceil(max * scale);
+    const double exact = static_cast<double>(logit) * static_cast<double>(scale) - exponent;
+    const double expected = std::ldexp(std::exp2(exact), kvctl::kExpBits);
+    const double got = kvctl::Exp2Scaled(logit, kvctl::MakeExpGrid(scale, exponent));
+    if (std::fabs(got - expected) > 1.6e-7 * expected) {
+      EXPECT_EQ(got, expected);
+      return;
+    }
+  }
 }
 
 TEST(LogIsAccurateAlsoNearOne) {
