@@ -30,7 +30,7 @@ void VerifyOne(Rule rule, Round* round, VerifyItem* item) {
 double CostPerLogit(Rule rule, Noise noise) {
   switch (rule) {
     case Rule::kGreedy:
-      return 0.1;
+      return 0.2;
     case Rule::kTargetOnly:
     case Rule::kCoupled:
       return noise == Noise::kGumbel ? 1 : 0.2;

@@ -13,8 +13,8 @@ namespace kvctl {
 namespace {
 
 // Work for less time than this is not shared out: to wake a thread that has gone to sleep takes up
-// to a tenth of a millisecond.
-constexpr double kMinNanoseconds = 4e5;
+// to a tenth of a millisecond, in which the thread at hand begins.
+constexpr double kMinNanoseconds = 1.5e5;
 // Nor is one item that takes less than this: sharing its rows out takes a barrier for every pass,
 // and on a machine that others use too each barrier may wait for a time slice.
 constexpr double kMinItemNanoseconds = 8e5;

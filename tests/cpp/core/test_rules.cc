@@ -1,5 +1,6 @@
 // Every shipped rule, enumerated: over all drafts and all outcomes the emitted law is the target's.
 #include <algorithm>
+#include <random>
 #include <vector>
 
 #include "check.h"
@@ -66,6 +67,25 @@ void EnumerateAll(int vocab, int max_nodes, int cases) {
       }
     }
   }
+}
+
+/*! \brief RoundRandom that rules nothing out early, and counts how often it might have. */
+class Patient : public kvctl::RoundRandom {
+ public:
+  using kvctl::RoundRandom::RoundRandom;
+  bool MayAccept(double at_most, int32_t node) {
+    spared += kvctl::RoundRandom::MayAccept(at_most, node) ? 0 : 1;
+    return true;
+  }
+  int spared = 0;
+};
+
+std::vector<double> RandomLaw(std::mt19937& random, int size) {
+  std::vector<double> law(size);
+  double sum = 0;
+  for (double& p : law) sum += p = std::exponential_distribution<double>(1)(random);
+  for (double& p : law) p /= sum;
+  return law;
 }
 
 // K paths of one length from the root, breadth first.
@@ -137,6 +157,54 @@ TEST(MoreElaborateRulesAcceptMore) {
   }
   EXPECT(block_gain > 0.01);
   EXPECT(traversal_gain > 0.01);
+}
+
+TEST(WhatIsRuledOutEarlyWouldHaveBeenRejected) {
+  constexpr int kSize = 6;
+  const kvctl::Vocab vocab(kSize);
+  const kvctl::Sampling sampling;
+  std::mt19937 random(8);
+  for (const auto& [rule, parents] : {std::pair(Rule::kBlock, Tokens{-1, 0, 1, 2, 3}),
+                                      std::pair(Rule::kTraversal, Tokens{-1, 0, 0, 1, 1, 2, 3})}) {
+    int spared = 0;
+    for (uint64_t trial = 0; trial < 20000; ++trial) {
+      const int n = static_cast<int>(parents.size());
+      std::vector<double> target, draft;
+      Tokens tokens(n), rows(n);
+      for (int i = 0; i < n; ++i) {
+        const std::vector<double> p = RandomLaw(random, kSize), q = RandomLaw(random, kSize);
+        target.insert(target.end(), p.begin(), p.end());
+        draft.insert(draft.end(), q.begin(), q.end());
+        tokens[i] = static_cast<int32_t>(random() % kSize);
+        rows[i] = i;
+      }
+      const std::vector<Drawn> drawn(n, Drawn::kIndependent);
+      kvctl::SequenceInput input;
+      input.size = n;
+      input.tokens = tokens.data();
+      input.parents = parents.data();
+      input.rows = rows.data();
+      input.drawn = drawn.data();
+      input.target = target.data();
+      input.probabilities = true;
+      input.target_type = input.draft.type = kvctl::RowType::kFloat64;
+      input.draft.probs = draft.data();
+      input.draft.width = kSize;
+      input.sampling = &sampling;
+      kvctl::Round round(vocab);
+      const kvctl::RandomStream stream{3, trial};
+      kvctl::RoundRandom quick(stream, 9, kvctl::Noise::kUniform);
+      Patient patient(stream, 9, kvctl::Noise::kUniform);
+      round.Start(input);
+      const kvctl::Outcome a = kvctl::RunRule(rule, round, quick);
+      round.Start(input);
+      const kvctl::Outcome b = kvctl::RunRule(rule, round, patient);
+      EXPECT_EQ(a.node, b.node);
+      EXPECT_EQ(a.bonus, b.bonus);
+      spared += patient.spared;
+    }
+    EXPECT(spared > 5000);
+  }
 }
 
 TEST(TypicalIsLossyAndEnumeratesToOne) {
