@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/make_room.h"
 #include "core/sequence_table.h"
 #include "kvctl/error.h"
 
@@ -32,6 +33,15 @@ void SequenceTable::Forget(Checkpoint* checkpoint) {
   for (int32_t page : checkpoint->saved_pages_) Release(page);
   auto& live = checkpoint->sequence_->checkpoints;
   live.erase(std::find(live.begin(), live.end(), checkpoint));
+}
+
+void SequenceTable::MakeRoomToPreserve(Sequence* sequence, int32_t column) {
+  const int32_t first_page = column / config_.page_size;
+  for (Checkpoint* checkpoint : sequence->checkpoints) {
+    if (checkpoint->num_columns() <= column || checkpoint->num_shared_pages_ <= first_page)
+      continue;
+    MakeRoom(&checkpoint->saved_pages_, checkpoint->num_shared_pages_ - first_page);
+  }
 }
 
 void SequenceTable::Preserve(Sequence* sequence, int32_t column) {
@@ -80,10 +90,18 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
             {gone, columns, checkpoint->next_position_, checkpoint->positions_}, "rollback");
   // Everything that may fail comes first.
   PendingRegion pending = checkpoint->pending_;
+  Positions positions = checkpoint->positions_;
+  if (positions && static_cast<int32_t>(positions->size()) > checkpoint->num_committed_) {
+    // Grown since by appends; what follows here is another continuation.
+    positions = std::make_shared<std::vector<int32_t>>(
+        positions->begin(), positions->begin() + checkpoint->num_committed_);
+  }
   sequence.pages.reserve(PagesFor(columns));
-  Preserve(&sequence, checkpoint->saved_pages_.empty()
-                          ? columns
-                          : checkpoint->num_shared_pages_ * config_.page_size);
+  const int32_t kept = checkpoint->saved_pages_.empty()
+                           ? columns
+                           : checkpoint->num_shared_pages_ * config_.page_size;
+  MakeRoomToPreserve(&sequence, kept);
+  Preserve(&sequence, kept);
   ShrinkPages(&sequence, checkpoint->num_shared_pages_);
   // The checkpoint's hold on its pages passes to the sequence, whose prefix it is again.
   for (int32_t page : checkpoint->saved_pages_) sequence.pages.push_back(page);
@@ -92,13 +110,7 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
   sequence.gone = gone.Cut(columns);
   sequence.num_committed = checkpoint->num_committed_;
   sequence.next_position = checkpoint->next_position_;
-  sequence.positions = checkpoint->positions_;
-  if (sequence.positions &&
-      static_cast<int32_t>(sequence.positions->size()) > sequence.num_committed) {
-    // Grown since by appends; what follows here is another continuation.
-    sequence.positions = std::make_shared<std::vector<int32_t>>(
-        checkpoint->positions_->begin(), checkpoint->positions_->begin() + sequence.num_committed);
-  }
+  sequence.positions = std::move(positions);
   sequence.pending = std::move(pending);
 }
 

@@ -26,25 +26,32 @@ void Sequence::ExtendCommitted(int32_t count) {
 }
 
 void Sequence::PushCommitted(int32_t position) {
-  if (!positions && position != num_committed) {
-    positions = std::make_shared<std::vector<int32_t>>(num_committed);
-    std::iota(positions->begin(), positions->end(), 0);
-  }
   if (positions) positions->push_back(position);
   ++num_committed;
   next_position = position + 1;
 }
 
+Positions Sequence::PositionsFor(const int32_t* next, int32_t count) const {
+  bool own = false;
+  for (int32_t i = 0; i < count; ++i) own |= next[i] != num_committed + i;
+  if (!own) return nullptr;
+  auto explicit_ones = std::make_shared<std::vector<int32_t>>();
+  explicit_ones->reserve(num_committed + count);
+  explicit_ones->resize(num_committed);
+  std::iota(explicit_ones->begin(), explicit_ones->end(), 0);
+  return explicit_ones;
+}
+
 void Sequence::TruncateCommitted(int32_t length) {
   if (length == num_committed) return;
+  // A checkpoint may hold the same vector, and reads no further than its own length: what is
+  // pushed after a truncation must not overwrite that.
+  if (positions && positions.use_count() > 1) {
+    positions = std::make_shared<std::vector<int32_t>>(*positions);
+  }
   // The first token that goes is the next to come again, whatever was evicted before it.
   next_position = PositionOf(length);
-  if (positions) {
-    // A checkpoint may hold the same vector, and reads no further than its own length: what is
-    // pushed after a truncation must not overwrite that.
-    if (positions.use_count() > 1) positions = std::make_shared<std::vector<int32_t>>(*positions);
-    positions->resize(length);
-  }
+  if (positions) positions->resize(length);
   num_committed = length;
 }
 

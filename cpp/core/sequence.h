@@ -114,8 +114,13 @@ struct Sequence {
   }
   /*! \brief Appends `count` committed columns that continue at next_position. */
   void ExtendCommitted(int32_t count);
-  /*! \brief Appends one committed column at a position of its own. */
+  /*! \brief Appends one committed column at a position of its own; `positions` are there for it. */
   void PushCommitted(int32_t position);
+  /*!
+   * \brief What `positions`, which are null, must be before columns are committed at `next`: null
+   * if those go on counting, else 0, 1, 2, ..., with room for them.
+   */
+  Positions PositionsFor(const int32_t* next, int32_t count) const;
   /*! \brief Keeps the first `length` committed columns. */
   void TruncateCommitted(int32_t length);
 };

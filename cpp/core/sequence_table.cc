@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/make_room.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -176,8 +177,9 @@ void SequenceTable::ShrinkPages(Sequence* sequence, int32_t count) {
 }
 
 void SequenceTable::TruncateColumns(Sequence* sequence, int32_t columns) {
-  Preserve(sequence, columns);
+  MakeRoomToPreserve(sequence, columns);
   if (columns < sequence->num_committed) sequence->TruncateCommitted(columns);
+  Preserve(sequence, columns);
   sequence->pending.Truncate(columns - sequence->num_committed);
   ShrinkPages(sequence, PagesFor(columns));
   sequence->gone = sequence->gone.Cut(columns);
@@ -186,6 +188,7 @@ void SequenceTable::TruncateColumns(Sequence* sequence, int32_t columns) {
 void SequenceTable::MakeOwn(Sequence* sequence, int32_t page_index, DataMoves* moves) {
   const int32_t shared = sequence->pages[page_index];
   if (!pool_.shared(shared)) return;
+  MakeRoom(&moves->pages, 1);
   const int32_t own = pool_.Take();
   moves->pages.push_back({shared, own});
   sequence->pages[page_index] = own;

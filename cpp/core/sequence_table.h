@@ -202,6 +202,7 @@ class SequenceTable {
     int32_t old_num_pending;
     int32_t copied_index;  // page index whose shared page was replaced by a copy, or -1
     int32_t copied_page;   // the page that was there
+    Positions positions;   // what the sequence's become before own ones are committed, if not null
   };
   struct Forward {
     bool active = false;
@@ -239,6 +240,8 @@ class SequenceTable {
   void CheckCut(const Sequence& sequence, int32_t columns, const char* operation) const;
   /*! \brief Keeps the first `columns` columns, checkpoints preserved. */
   void TruncateColumns(Sequence* sequence, int32_t columns);
+  /*! \brief After it Preserve(sequence, column) does not allocate. */
+  void MakeRoomToPreserve(Sequence* sequence, int32_t column);
   /*! \brief Before columns from `column` on are overwritten or dropped: checkpoints that need them
    * take hold. */
   void Preserve(Sequence* sequence, int32_t column);
@@ -261,8 +264,9 @@ class SequenceTable {
   void Reserve(const Append& append, DataMoves* moves);
   void PlanRows(const Append& append, const ForwardEntry& entry);
   void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
-  void CheckPagesForCommit(const std::vector<int64_t>& ids,
-                           const std::vector<std::vector<int32_t>>& kept);
+  /*! \brief After it a commit cannot fail. \throws Error kOutOfPages if pages are missing. */
+  void MakeRoomToCommit(const std::vector<int64_t>& ids,
+                        const std::vector<std::vector<int32_t>>& kept, DataMoves* moves);
   void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, DataMoves* moves);
 
   TableConfig config_;

@@ -1,6 +1,7 @@
 // Commit: which pending nodes stay, and where their K/V goes.
 #include <utility>
 
+#include "core/make_room.h"
 #include "core/page_demand.h"
 #include "core/sequence_table.h"
 #include "kvctl/error.h"
@@ -38,19 +39,26 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
   }
 }
 
-void SequenceTable::CheckPagesForCommit(const std::vector<int64_t>& ids,
-                                        const std::vector<std::vector<int32_t>>& kept) {
+void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
+                                     const std::vector<std::vector<int32_t>>& kept,
+                                     DataMoves* moves) {
   PageDemand demand(pool_);
+  size_t num_moved = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
-    const Sequence& sequence = Get(ids[i]);
+    Sequence& sequence = Find(ids[i]);
     const int32_t first = sequence.num_committed + NumInPlace(kept[i]);
     const int32_t end = sequence.num_committed + static_cast<int32_t>(kept[i].size());
+    MakeRoomToPreserve(&sequence, first);
+    if (sequence.positions != nullptr) MakeRoom(sequence.positions.get(), kept[i].size());
     if (first == end) continue;
+    num_moved += end - first;
     for (int32_t page = first / config_.page_size; page <= (end - 1) / config_.page_size; ++page) {
       demand.NeedOwn(sequence.pages[page], NumNewHolders(sequence, first, page));
     }
   }
   demand.Check("commit");
+  MakeRoom(&moves->slots, num_moved);
+  MakeRoom(&moves->pages, num_moved);
 }
 
 void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& kept,
@@ -81,7 +89,8 @@ void SequenceTable::Commit(const std::vector<int64_t>& ids,
   }
   ++batch_mark_;
   for (size_t i = 0; i < ids.size(); ++i) ValidateKept(NameInBatch(ids[i]), kept[i]);
-  CheckPagesForCommit(ids, kept);
+  MakeRoomToCommit(ids, kept, moves);
+  // From here on nothing fails.
   for (size_t i = 0; i < ids.size(); ++i) CommitKept(&Find(ids[i]), kept[i], moves);
   // Only now: a page freed earlier could become the target of another sequence's page copy, which
   // is carried out before the tokens kept from the page are read.

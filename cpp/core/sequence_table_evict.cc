@@ -2,6 +2,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/make_room.h"
 #include "core/page_demand.h"
 #include "core/sequence_table.h"
 #include "kvctl/error.h"
@@ -78,7 +79,10 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
   }
   demand.Check("evict");
   Positions positions = PositionsAfter(sequence, keep, renumber);
-
+  MakeRoom(&moves->slots, count);
+  if (renumber) MakeRoom(&moves->turns, count);
+  MakeRoomToPreserve(&sequence, first);
+  // From here on nothing fails.
   Preserve(&sequence, first);
   for (int32_t& page : targets) {
     if (page < 0) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/make_room.h"
 #include "core/page_demand.h"
 #include "core/sequence_table.h"
 #include "kvctl/error.h"
@@ -105,8 +106,14 @@ void SequenceTable::Reserve(const Append& append, DataMoves* moves) {
   forward_.entries.push_back({&sequence, append.num_rows, append.pending,
                               append.positions != nullptr && !append.pending,
                               forward_.plan.num_rows(), static_cast<int32_t>(sequence.pages.size()),
-                              sequence.pending.size(), -1, -1});
+                              sequence.pending.size(), -1, -1, nullptr});
   ForwardEntry& entry = forward_.entries.back();
+  // end_forward does not allocate.
+  if (!append.pending && sequence.positions != nullptr) {
+    MakeRoom(sequence.positions.get(), append.num_rows);
+  } else if (entry.own_positions) {
+    entry.positions = sequence.PositionsFor(append.positions, append.num_rows);
+  }
   if (columns % config_.page_size != 0 && pool_.shared(sequence.pages[first_page])) {
     const int32_t shared_page = sequence.pages[first_page];
     MakeOwn(&sequence, first_page, moves);
@@ -114,6 +121,7 @@ void SequenceTable::Reserve(const Append& append, DataMoves* moves) {
     entry.copied_page = shared_page;
   }
   const int32_t num_pages = PagesFor(columns + append.num_rows);
+  MakeRoom(&sequence.pages, num_pages - sequence.pages.size());
   while (static_cast<int32_t>(sequence.pages.size()) < num_pages) {
     sequence.pages.push_back(pool_.Take());
   }
@@ -148,8 +156,9 @@ void SequenceTable::PlanRows(const Append& append, const ForwardEntry& entry) {
 
 void SequenceTable::EndForward() {
   if (!forward_.active) Throw(ErrorKind::kRuntime, "end_forward without a begin_forward");
-  for (const ForwardEntry& entry : forward_.entries) {
+  for (ForwardEntry& entry : forward_.entries) {
     if (entry.pending) continue;
+    if (entry.positions != nullptr) entry.sequence->positions = std::move(entry.positions);
     if (entry.own_positions) {
       for (int32_t i = 0; i < entry.num_rows; ++i) {
         entry.sequence->PushCommitted(forward_.plan.positions[entry.row_begin + i]);

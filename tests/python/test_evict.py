@@ -350,3 +350,21 @@ def test_pending_nodes_that_a_window_let_go_once_committed_do_not_come_back() ->
         cache.rollback(0, before)
     assert cache.sequence_length(0) == 0
     step(cache, 0, [1, 2])
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_rerotated_under_a_window_set_through_tvm(inline: bool) -> None:
+    """The window goes on from there: its sinks are the first tokens that were kept."""
+    cache = make_cache(rope=Rope(inline=inline))
+    cache.add_sequence(0)
+    enable = tvm_ffi.get_global_func("vm.builtin.attention_kv_cache_enable_sliding_window_for_seq")
+    enable(cache, 0, 8, 2)
+    step(cache, 0, range(40))
+    cache.evict(0, [0, 1, 5, 7], rerotate=True)  # of the tokens 0, 1, 34, ..., 39
+    tokens = [0, 1, 37, 39]
+    for token in range(50, 65):
+        tokens.append(token)
+        held = tokens if len(tokens) <= 9 else [*tokens[:2], *tokens[-7:]]
+        exact = attention(held, list(range(len(held))), 1, Rope())
+        np.testing.assert_allclose(step(cache, 0, [token]), exact, atol=3e-6)
+        cache.debug_poison()
