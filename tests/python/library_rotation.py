@@ -41,8 +41,8 @@ def library_cache(
         MODES[rope],
         1.0,
         10000.0,
-        None if factors is None else kvctl.cache.to_tensor(factors),
-        kvctl.cache.to_tensor(np.zeros((), dtype)),
+        None if factors is None else kvctl.convert.to_tensor(factors),
+        kvctl.convert.to_tensor(np.zeros((), dtype)),
     ]
     arguments[24] = rotate
     with kvctl.installed():

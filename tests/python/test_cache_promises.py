@@ -325,7 +325,7 @@ def test_a_library_that_fails_leaves_everything_as_it_was(operation: str, tmp_pa
     cache.save_sequence(0, tmp_path / "saved")
     prefix = "attention_kv_cache_"
     metadata = builtin(prefix + "get_checkpoint_metadata", cache, 0)
-    group = kvctl.cache.to_tensor(np.ones((1, 3, 2, 2, 4, 16), np.float32))
+    group = kvctl.convert.to_tensor(np.ones((1, 3, 2, 2, 4, 16), np.float32))
 
     def one_step() -> None:
         with cache.forward([0], [1]):

@@ -32,7 +32,9 @@ def exported(cache: PagedKVCache, seq_id: int = 0) -> list[np.ndarray]:
     for group in metadata(cache, seq_id)["groups"]:
         pages = np.full(group["shape"], 7, group["dtype"])
         assert pages.nbytes == group["nbytes"]
-        call(cache, "export_page_group", seq_id, group["group_index"], kvctl.cache.to_tensor(pages))
+        call(
+            cache, "export_page_group", seq_id, group["group_index"], kvctl.convert.to_tensor(pages)
+        )
         groups.append(pages)
     return groups
 
@@ -46,7 +48,7 @@ def imported(
 ) -> None:
     prepare(cache, described, seq_id)
     for group, pages in reversed(list(enumerate(groups))):
-        call(cache, "import_page_group", seq_id, group, kvctl.cache.to_tensor(pages))
+        call(cache, "import_page_group", seq_id, group, kvctl.convert.to_tensor(pages))
     call(cache, "finish_import", seq_id)
 
 
@@ -132,7 +134,7 @@ def test_metadata_that_does_not_fit_is_refused_and_changes_nothing(name: str) ->
 
 def test_an_import_is_all_or_nothing() -> None:
     cache = filled()
-    described, groups = metadata(cache), [kvctl.cache.to_tensor(g) for g in exported(cache)]
+    described, groups = metadata(cache), [kvctl.convert.to_tensor(g) for g in exported(cache)]
     with pytest.raises(RuntimeError, match="no import of sequence 0 has been prepared"):
         call(cache, "import_page_group", 0, 0, groups[0])
     prepare(cache, described)
@@ -147,7 +149,9 @@ def test_an_import_is_all_or_nothing() -> None:
     with pytest.raises(IndexError, match="page group 2 does not exist"):
         call(cache, "import_page_group", 0, 2, groups[0])
     with pytest.raises(ValueError, match=r"\(1, 5, 2, 2, 4, 16\)"):
-        call(cache, "import_page_group", 0, 1, kvctl.cache.to_tensor(np.zeros((1, 4, 2, 2, 4, 16))))
+        call(
+            cache, "import_page_group", 0, 1, kvctl.convert.to_tensor(np.zeros((1, 4, 2, 2, 4, 16)))
+        )
     cache.add_sequence(0)
     call(cache, "import_page_group", 0, 1, groups[1])
     with pytest.raises(ValueError, match="already has a sequence 0"):
