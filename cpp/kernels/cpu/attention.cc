@@ -113,7 +113,7 @@ void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass) {
     const int32_t step = std::max(1, chunks / (2 * num_threads));
     for (int32_t head = 0; head < args.num_kv_heads; ++head) {
       for (int32_t chunk = 0; chunk < chunks; chunk += step) {
-        units.push_back({s, head, sequence.num_rows - rows, sequence.num_rows, chunk,
+        units.push_back({s, head, 1, sequence.num_rows - rows, sequence.num_rows, chunk,
                          std::min(chunks, chunk + step), nullptr, nullptr});
         first_columns.push_back(columns);
       }

@@ -14,12 +14,13 @@ inline void PackRow(const From* from, int32_t size, float scale, float* to) {
 inline void PackQueries(const AttentionArgs& args, const AttentionShape& shape,
                         const AttentionUnit& unit, float* to) {
   const int64_t row_begin = args.sequences[unit.sequence].row_begin;
-  const int32_t size = shape.group * args.head_dim;
+  const int32_t size = RowsPerToken(shape, unit) * args.head_dim;
   const bool plain = args.soft_cap <= 0 && args.alibi_slopes == nullptr;
   const float scale = plain ? args.sm_scale * kLog2E : 1.f;
   for (int32_t token = unit.token_begin; token < unit.token_end; ++token, to += size) {
     const int64_t row = unit.shared != nullptr ? unit.shared[token].row : row_begin + token;
-    const int64_t at = row * args.q_row_stride + int64_t(unit.kv_head) * size;
+    const int64_t at =
+        row * args.q_row_stride + int64_t(unit.kv_head) * shape.group * args.head_dim;
     if (args.q_dtype == DType::kFloat32) {
       PackRow(static_cast<const float*>(args.q) + at, size, scale, to);
     } else if (args.q_dtype == DType::kFloat16) {
@@ -76,11 +77,12 @@ inline float Exp2(float x) {
 /*! \brief Writes the output of the unit's rows from their totals. */
 inline void WriteRows(const AttentionArgs& args, const AttentionShape& shape,
                       const AttentionUnit& unit, const Scratch& s) {
-  const int32_t rows = (unit.token_end - unit.token_begin) * shape.group;
+  const int32_t per_token = RowsPerToken(shape, unit);
+  const int32_t rows = (unit.token_end - unit.token_begin) * per_token;
   for (int32_t r = 0; r < rows; ++r) {
     const int64_t token =
-        args.sequences[unit.sequence].row_begin + unit.token_begin + r / shape.group;
-    const int32_t head = unit.kv_head * shape.group + r % shape.group;
+        args.sequences[unit.sequence].row_begin + unit.token_begin + r / per_token;
+    const int32_t head = unit.kv_head * shape.group + r % per_token;
     float m = s.total_m[r], l = s.total_l[r], factor = 1.f;
     const bool sees = m != kMinusInfinity;
     if (args.sinks != nullptr) {
@@ -139,7 +141,8 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
   const int64_t packed_offset = int64_t{kPackedSlots} * kTileColumns * (args.head_dim + kPadding);
   TilePass<float> packed_pass(args, shape, unit, positions, packed_offset, s);
   const int32_t head_dim = args.head_dim;
-  const int32_t unit_rows = (unit.token_end - unit.token_begin) * shape.group;
+  const int32_t per_token = RowsPerToken(shape, unit);
+  const int32_t unit_rows = (unit.token_end - unit.token_begin) * per_token;
   ClearTotals(s, unit_rows);
   PackQueries(args, shape, unit, s.q);
 
@@ -153,7 +156,8 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     found = ordinal + 1 < unit.chunk_end && walker.Next();
     next.num_slots = 0;
     if (found) finder.Find(walker, &next);
-    const bool packs = PacksChunks(args, unit_rows) && chunk.num_slots <= kPackedSlots;
+    const bool packs =
+        unit.num_heads == 1 && PacksChunks(args, unit_rows) && chunk.num_slots <= kPackedSlots;
     ChunkColumns packed;
     if (packs) packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, packed_offset, s);
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {
@@ -163,13 +167,13 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
       } else {
         pass.Run(token, end, chunk, token == unit.token_begin ? &next : nullptr);
       }
-      const int32_t first = (token - unit.token_begin) * shape.group;
-      const int32_t rows = (end - token) * shape.group;
+      const int32_t first = (token - unit.token_begin) * per_token;
+      const int32_t rows = (end - token) * per_token;
       if (unit.shared != nullptr) {
         for (int32_t i = token; i < end; ++i) {
           const SharedToken& own = unit.shared[i];
           Partials(own.partials, own.unit_rows, head_dim, ordinal)
-              .Keep(s, (i - token) * shape.group, own.first_row, shape.group, head_dim);
+              .Keep(s, (i - token) * per_token, own.first_row, per_token, head_dim);
         }
       } else if (unit.partials != nullptr) {
         Partials(unit.partials, unit_rows, head_dim, ordinal).Keep(s, 0, first, rows, head_dim);
@@ -196,7 +200,7 @@ void Attend(const AttentionArgs& args, const AttentionShape& shape, const Attent
 void Finish(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
             int32_t num_chunks, float* scratch) {
   const Scratch s = Layout(args, shape, scratch);
-  const int32_t rows = (unit.token_end - unit.token_begin) * shape.group;
+  const int32_t rows = (unit.token_end - unit.token_begin) * RowsPerToken(shape, unit);
   ClearTotals(s, rows);
   for (int32_t ordinal = 0; ordinal < num_chunks; ++ordinal) {
     const Partials partial(unit.partials, rows, args.head_dim, ordinal);

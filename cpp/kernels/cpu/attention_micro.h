@@ -22,14 +22,14 @@ struct MaxOp {
 };
 
 /*!
- * \brief Fetches rows of memory while others are worked on: line after line, which the memory
+ * \brief Fetches runs of memory while others are worked on: line after line, which the memory
  * delivers faster than a jump from row to row.
  */
 class Fetcher {
  public:
   Fetcher() = default;
-  Fetcher(const uintptr_t* rows, int64_t row_bytes)
-      : rows_(rows), row_bytes_(row_bytes), line_(*rows), end_(*rows + row_bytes) {}
+  Fetcher(const uintptr_t* runs, int64_t run_bytes)
+      : runs_(runs), run_bytes_(run_bytes), line_(*runs), end_(*runs + run_bytes) {}
 
   /*! \brief Fetches that much more. */
   template <int kBytes>
@@ -49,12 +49,12 @@ class Fetcher {
     Prefetch(line_);
     line_ += kLineBytes;
     if (line_ < end_) return;
-    line_ = *++rows_;
-    end_ = line_ + row_bytes_;
+    line_ = *++runs_;
+    end_ = line_ + run_bytes_;
   }
 
-  const uintptr_t* rows_ = nullptr;  // addresses, one more than there are rows
-  int64_t row_bytes_ = 0;
+  const uintptr_t* runs_ = nullptr;  // addresses, one more than there are runs
+  int64_t run_bytes_ = 0;
   uintptr_t line_ = 0, end_ = 0;
   int32_t owed_ = 0;  // bytes, less than a line
 };
@@ -128,7 +128,8 @@ inline void ScoreRows(const float* q, int32_t rows, int32_t head_dim, const T* c
 /*! \brief Some columns, and how much they weigh for query rows. */
 template <typename T>
 struct WeightedValues {
-  const T* const* values;  // [count]
+  const T* const* keys;  // [count]
+  int64_t offset;        // elements from a key to its value
   int32_t count;
   const float* weights;  // of row r: weights + r * stride, [count]
   int64_t stride;
@@ -144,13 +145,14 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t row, int32_t d
   for (int r = 0; r < MR; ++r) {
     for (int i = 0; i < ND; ++i) sums[r][i] = Load(out + int64_t(r) * head_dim + i * kLanes);
   }
-  const T* const* values = from.values;
+  const T* const* keys = from.keys;
+  const int64_t offset = from.offset + d;
   const float* weights = from.weights + row * from.stride;
   const int64_t stride = from.stride;
   Fetcher fetch;
   if (kAhead) fetch = *from.fetcher;
-  for (const T* const* end = values + from.count; values < end; ++values, ++weights) {
-    const T* value = *values + d;
+  for (const T* const* end = keys + from.count; keys < end; ++keys, ++weights) {
+    const T* value = *keys + offset;
     if (kAhead) fetch.Fetch<ND * kLanes * sizeof(T)>();
     // The smaller side is held in registers: together with the sums there is just room for it.
     if constexpr (MR < ND) {

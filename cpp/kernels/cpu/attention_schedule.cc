@@ -10,6 +10,8 @@ namespace {
 
 constexpr int32_t kTileRows = 32;       // query rows that share each load of a key or value
 constexpr int32_t kUnitsPerThread = 4;  // so that threads finish together
+constexpr int32_t kFewRows = 8;  // query rows with which reading takes the time, not arithmetic
+constexpr int64_t kRunBytes = 1 << 15;  // neighbouring bytes that memory delivers at full speed
 
 /*! \brief Chunks that a block of a plan sees. */
 int32_t CountChunks(const MaskPlan& plan, int32_t block) {
@@ -30,6 +32,18 @@ int32_t CountFullChunks(const MaskPlan& plan) {
     end = span.end;
   }
   return end / kChunkColumns;
+}
+
+/*! \brief How many KV heads to work on together for a single token. */
+int32_t HeadsOfOneToken(const AttentionArgs& args, const AttentionShape& shape) {
+  if (args.head_pages != nullptr || args.masks.head_classes != nullptr) return 1;
+  if (shape.group > kFewRows) return 1;
+  const int64_t run = int64_t{args.page_size} * args.head_dim * DTypeSize(args.kv_dtype);
+  const int64_t enough = (kRunBytes + run - 1) / run;
+  const auto most = static_cast<int32_t>(
+      std::min<int64_t>({enough, kUnitHeads, shape.tile_tokens, args.num_kv_heads}));
+  const int32_t units = (args.num_kv_heads + most - 1) / most;
+  return (args.num_kv_heads + units - 1) / units;
 }
 
 /*! \brief Until there is memory, a place in it: nullptr is none. */
@@ -60,10 +74,11 @@ AttentionShape ShapeOf(const AttentionArgs& args) {
 }
 
 AttentionSchedule::AttentionSchedule(const AttentionArgs& args, int32_t num_threads)
-    : args_(args), shape_(ShapeOf(args)) {
+    : args_(args), shape_(ShapeOf(args)), token_heads_(HeadsOfOneToken(args, shape_)) {
   int32_t whole = 0;
   for (int32_t s = 0; s < args.num_sequences; ++s) {
-    whole += args.num_kv_heads * ((args.sequences[s].num_rows + kBlockRows - 1) / kBlockRows);
+    const int32_t rows = args.sequences[s].num_rows, heads = rows == 1 ? token_heads_ : 1;
+    whole += (args.num_kv_heads + heads - 1) / heads * ((rows + kBlockRows - 1) / kBlockRows);
   }
   if (num_threads > 1 && whole > 0) {
     pieces_ = std::max(1, (kUnitsPerThread * num_threads + whole - 1) / whole);
@@ -102,22 +117,26 @@ void AttentionSchedule::FindShared(int32_t head) {
 void AttentionSchedule::CutSequence(int32_t s, int32_t head, int32_t shared_chunks) {
   const MaskPlan& plan = args_.masks.plan(s, head);
   const int32_t num_rows = args_.sequences[s].num_rows;
+  const int32_t together = num_rows == 1 && shared_chunks == 0 ? token_heads_ : 1;
+  if (head % together != 0) return;
+  const int32_t num_heads = std::min(together, args_.num_kv_heads - head);
   for (int32_t block = 0; block * kBlockRows < num_rows; ++block) {
     const int32_t begin = block * kBlockRows, tokens = std::min(kBlockRows, num_rows - begin);
     const int32_t tiles = (tokens + shape_.tile_tokens - 1) / shape_.tile_tokens;
     for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
       const MaskSpan& span = plan.spans[i];
-      work_ += int64_t(span.end - span.begin) * tokens * shape_.group * args_.head_dim;
+      const int32_t rows = tokens * shape_.group * num_heads;
+      work_ += int64_t(span.end - span.begin) * rows * args_.head_dim;
     }
     const int32_t row_pieces = std::min(tiles, pieces_);
     const int32_t unit_tokens = (tiles + row_pieces - 1) / row_pieces * shape_.tile_tokens;
-    shape_.unit_tokens = std::max(shape_.unit_tokens, std::min(unit_tokens, tokens));
+    shape_.unit_tokens = std::max({shape_.unit_tokens, std::min(unit_tokens, tokens), num_heads});
     const int32_t chunk_pieces = (pieces_ + row_pieces - 1) / row_pieces;
     const int32_t chunks = chunk_pieces > 1 || shared_chunks > 0 ? CountChunks(plan, block) : 0;
     for (int32_t first = 0; first < tokens; first += unit_tokens) {
       const int32_t end = std::min(first + unit_tokens, tokens);
       if (shared_chunks > 0) merge_of_[s] = static_cast<int32_t>(merges_.size());
-      CutChunks({s, head, begin + first, begin + end, 0, INT32_MAX, nullptr, nullptr},
+      CutChunks({s, head, num_heads, begin + first, begin + end, 0, INT32_MAX, nullptr, nullptr},
                 shared_chunks, chunks, std::min(chunk_pieces, chunks));
     }
   }
@@ -137,8 +156,8 @@ void AttentionSchedule::CutChunks(AttentionUnit unit, int32_t first, int32_t chu
     unit.chunk_end = first + static_cast<int32_t>(int64_t(chunks - first) * (piece + 1) / pieces);
     units_.push_back(unit);
   }
-  partial_floats_ +=
-      chunks * PartialFloats((unit.token_end - unit.token_begin) * shape_.group, args_.head_dim);
+  const int32_t rows = (unit.token_end - unit.token_begin) * RowsPerToken(shape_, unit);
+  partial_floats_ += chunks * PartialFloats(rows, args_.head_dim);
 }
 
 void AttentionSchedule::CutShared(const SharedRun& run, int32_t head) {
@@ -155,7 +174,7 @@ void AttentionSchedule::CutShared(const SharedRun& run, int32_t head) {
   for (size_t first = 0; first < tokens.size(); first += kBlockRows) {
     const auto count = static_cast<int32_t>(std::min<size_t>(kBlockRows, tokens.size() - first));
     shape_.unit_tokens = std::max(shape_.unit_tokens, count);
-    AttentionUnit unit{run.sequences[0], head, 0, count, 0, 0, nullptr, nullptr};
+    AttentionUnit unit{run.sequences[0], head, 1, 0, count, 0, 0, nullptr, nullptr};
     unit.shared = reinterpret_cast<const SharedToken*>(shared_.size() + 1);  // until Place
     shared_.insert(shared_.end(), tokens.begin() + first, tokens.begin() + first + count);
     const int64_t chunks = run.end - run.begin;

@@ -43,6 +43,8 @@ class AttentionSchedule {
  private:
   /*! \brief Finds what sequences share for a KV head, unless it is what they share for the last. */
   void FindShared(int32_t head);
+  /*! \brief Cuts a sequence for a KV head, or for several from it on: the others then do nothing.
+   */
   void CutSequence(int32_t s, int32_t head, int32_t shared_chunks);
   /*! \brief Cuts the chunks from `first` on of a unit's rows. */
   void CutChunks(AttentionUnit unit, int32_t first, int32_t chunks, int32_t pieces);
@@ -51,6 +53,7 @@ class AttentionSchedule {
 
   const AttentionArgs& args_;
   AttentionShape shape_;
+  const int32_t token_heads_;  // KV heads in a unit of a sequence with one new token
   int32_t pieces_ = 1;
   std::vector<AttentionUnit> units_;
   std::vector<Merge> merges_;

@@ -26,6 +26,9 @@ class TilePass {
         value_offset_(value_offset),
         block_row_(unit.token_begin / kBlockRows * kBlockRows),
         head_dim_(args.head_dim),
+        head_offset_(int64_t(args.page_size) * args.head_dim),
+        per_token_(RowsPerToken(shape, unit)),
+        run_(std::min(kAheadColumns, args.page_size & -args.page_size)),
         plain_(args.soft_cap <= 0 && args.alibi_slopes == nullptr),
         s_(scratch) {}
 
@@ -51,7 +54,7 @@ class TilePass {
     chunk_ = &chunk;
     token_begin_ = token_begin;
     tokens_ = token_end - token_begin;
-    rows_ = tokens_ * shape_.group;
+    rows_ = tokens_ * per_token_;
     stride_ = int64_t(chunk.num_slots) * kTileColumns + kPadding;
     std::fill_n(s_.lanes, (rows_ + 3) / 4 * 4 * kLanes, kMinusInfinity);
     for (int32_t slot = 0; slot < chunk.num_slots; ++slot) ScoreSlot(slot, next);
@@ -70,27 +73,28 @@ class TilePass {
   }
 
   /*!
-   * \brief The rows that attention will come to in kAheadColumns columns, for the columns of a
-   * slot: first the keys of a chunk, then its values, then the keys of the next one.
+   * \brief What attention will come to in kAheadColumns columns, for those from `column` on, as it
+   * lies in memory: first the keys of a chunk, then its values, then the keys of the next one.
    */
-  Fetcher FindAhead(int32_t slot, bool values, const ChunkColumns& next, uintptr_t* ahead) const {
+  Fetcher FindAhead(int32_t column, bool values, const ChunkColumns& next, uintptr_t* ahead) const {
     const int64_t size = int64_t(chunk_->num_slots) * kTileColumns;
-    const int64_t value_bytes = value_offset_ * int64_t{sizeof(T)};
-    for (int32_t c = 0; c < kTileColumns; c += kAheadColumns) {
-      int64_t first = int64_t(slot) * kTileColumns + c + kAheadColumns;
-      const void* const* keys = chunk_->keys;
-      int64_t offset = values ? value_bytes : 0;
-      if (first >= size) {
-        first -= size;
-        offset = values ? 0 : value_bytes;
-        if (values && next.num_slots > 0) keys = next.keys;
-      }
-      for (int32_t i = 0; i < kAheadColumns; ++i) {
-        ahead[c + i] = reinterpret_cast<uintptr_t>(keys[first + i]) + offset;
+    int64_t first = column + kAheadColumns;
+    const void* const* keys = chunk_->keys;
+    if (first >= size) {
+      first -= size;
+      if (values && next.num_slots > 0) keys = next.keys;
+      values = !values;
+    }
+    uintptr_t* to = ahead;
+    for (int32_t c = 0; c < kAheadColumns; c += run_) {
+      auto address = reinterpret_cast<uintptr_t>(keys[first + c]);
+      if (values) address += value_offset_ * sizeof(T);
+      for (int32_t head = 0; head < unit_.num_heads; ++head) {
+        *to++ = address + head * head_offset_ * sizeof(T);
       }
     }
-    ahead[kTileColumns] = ahead[kTileColumns - 1];
-    return {ahead, head_dim_ * int64_t{sizeof(T)}};
+    *to = to[-1];
+    return {ahead, run_ * head_dim_ * int64_t{sizeof(T)}};
   }
 
   template <typename Op>
@@ -115,27 +119,31 @@ class TilePass {
       any |= visible[i];
     }
     if (any == 0) return;
-    const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * shape_.group * head_dim_;
+    const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * per_token_ * head_dim_;
     const T* const* keys = Keys(*chunk_, index);
-    uintptr_t ahead[kTileColumns + 1];
+    const int32_t rows = rows_ / unit_.num_heads;
+    uintptr_t ahead[kUnitHeads * kAheadColumns + 1];
     Fetcher fetcher;
     const bool fetch = next != nullptr && any == ~uint64_t{0};
-    if (fetch) fetcher = FindAhead(index, false, *next, ahead);
-    for (int32_t c = 0; c < kTileColumns; c += 4) {
-      const auto bits = static_cast<uint32_t>(any >> c & 15);
-      if (bits == 0) continue;
-      if (bits == 15) {
-        ScoreRows(q, rows_, head_dim_, keys + c, fetch ? &fetcher : nullptr, Scores(index, 0) + c,
-                  stride_);
-      } else {
-        // Hidden columns have no key to follow: score a visible one in their place.
-        const T* quad[4];
-        for (int i = 0; i < 4; ++i) quad[i] = keys[c + (bits >> i & 1 ? i : __builtin_ctz(bits))];
-        ScoreRows(q, rows_, head_dim_, quad, nullptr, Scores(index, 0) + c, stride_);
+    for (int32_t first = 0; first < kTileColumns; first += kAheadColumns) {
+      if (fetch) fetcher = FindAhead(index * kTileColumns + first, false, *next, ahead);
+      for (int32_t head = 0; head < unit_.num_heads; ++head) {
+        for (int32_t c = first; c < first + kAheadColumns; c += 4) {
+          const auto bits = static_cast<uint32_t>(any >> c & 15);
+          if (bits == 0) continue;
+          const T* quad[4];
+          for (int i = 0; i < 4; ++i) {
+            // Hidden columns have no key to follow: score a visible one in their place.
+            const int seen = bits == 15 || bits >> i & 1 ? i : __builtin_ctz(bits);
+            quad[i] = keys[c + seen] + head * head_offset_;
+          }
+          ScoreRows(q + head * rows * head_dim_, rows, head_dim_, quad, fetch ? &fetcher : nullptr,
+                    Scores(index, head * rows) + c, stride_);
+        }
       }
     }
     for (int32_t token = 0; token < tokens_; ++token) {
-      for (int32_t head = 0; visible[token] != 0 && head < shape_.group; ++head) {
+      for (int32_t head = 0; visible[token] != 0 && head < per_token_; ++head) {
         FindMaxima(index, token, head, visible[token]);
       }
     }
@@ -144,7 +152,7 @@ class TilePass {
   /*! \brief Finishes the scores of one row and slot (-inf where hidden) and takes them into the
    * row's maxima. */
   void FindMaxima(int32_t slot, int32_t token, int32_t head, uint64_t visible) const {
-    const int32_t row = token * shape_.group + head;
+    const int32_t row = token * per_token_ + head;
     float* scores = Scores(slot, row);
     float* maxima = s_.lanes + int64_t(row) * kLanes;
     Vec largest = Load(maxima);
@@ -190,7 +198,7 @@ class TilePass {
 
   /*! \brief Scores of one row to weights p; their sums by logical index modulo kLanes. */
   void Exponentiate(int32_t row) {
-    const int32_t token = row / shape_.group;
+    const int32_t token = row / per_token_;
     float* lanes = s_.lanes + int64_t(row) * kLanes;
     for (int32_t index = 0; index < chunk_->num_slots; ++index) {
       const uint64_t visible = Visible(index)[token];
@@ -224,49 +232,56 @@ class TilePass {
       all &= visible[i];
     }
     if (any == all) {
-      uintptr_t ahead[kTileColumns + 1];
-      Fetcher fetcher;
-      const bool fetch = next != nullptr && any == ~uint64_t{0};
-      if (fetch) fetcher = FindAhead(slot, true, *next, ahead);
-      WeighRows(any, slot, 0, rows_, fetch ? &fetcher : nullptr);
+      WeighRows(any, slot, 0, rows_, any == ~uint64_t{0} ? next : nullptr);
       return;
     }
     // Token by token: a hidden value may be NaN, and zero times NaN is not zero.
     for (int32_t i = 0; i < tokens_; ++i) {
-      WeighRows(visible[i], slot, i * shape_.group, shape_.group, nullptr);
+      WeighRows(visible[i], slot, i * per_token_, per_token_, nullptr);
     }
   }
 
   void WeighRows(uint64_t columns, int32_t slot, int32_t row, int32_t rows,
-                 Fetcher* fetcher) const {
+                 const ChunkColumns* next) const {
     if (columns == 0) return;
     const T* const* keys = Keys(*chunk_, slot);
     float* weights = Scores(slot, row);
-    const T* values[kTileColumns];
-    int32_t count = 0;
-    if (columns == ~uint64_t{0}) {
-      for (; count < kTileColumns; ++count) values[count] = keys[count] + value_offset_;
-    } else {
+    const T* chosen[kTileColumns];
+    int32_t count = kTileColumns;
+    if (columns != ~uint64_t{0}) {
       int32_t list[kTileColumns];
+      count = 0;
       for (uint64_t bits = columns; bits != 0; bits &= bits - 1) {
         list[count] = __builtin_ctzll(bits);
-        values[count] = keys[list[count]] + value_offset_;
+        chosen[count] = keys[list[count]];
         ++count;
       }
-      weights += list[0];
-      if (list[count - 1] - list[0] >= count) {  // not neighbours: now they are, for the last use
+      keys = chosen;
+      const int32_t begin = __builtin_ctzll(columns);
+      const int32_t end = kTileColumns - __builtin_clzll(columns);
+      weights += begin;
+      if (end - begin > count) {  // not neighbours: now they are, for the last use
         for (int32_t r = 0; r < rows; ++r) {
           float* of_row = weights + r * stride_;
-          for (int32_t i = 1; i < count; ++i) of_row[i] = of_row[list[i] - list[0]];
+          for (int32_t i = 1; i < count; ++i) of_row[i] = of_row[list[i] - begin];
         }
       }
     }
     // Not more at once than what is fetched ahead, or it would come too late.
-    const int32_t step = fetcher != nullptr ? kAheadColumns : kTileColumns;
+    const int32_t step = next != nullptr ? kAheadColumns : kTileColumns;
+    rows /= unit_.num_heads;
+    uintptr_t ahead[kUnitHeads * kAheadColumns + 1];
+    Fetcher fetcher;
     for (int32_t first = 0; first < count; first += step) {
-      AddValues(WeightedValues<T>{values + first, std::min(step, count - first), weights + first,
-                                  stride_, fetcher},
-                rows, s_.acc + int64_t(row) * head_dim_, head_dim_);
+      if (next != nullptr) fetcher = FindAhead(slot * kTileColumns + first, true, *next, ahead);
+      for (int32_t head = 0; head < unit_.num_heads; ++head) {
+        const int32_t head_row = row + head * rows;
+        AddValues(WeightedValues<T>{keys + first, value_offset_ + head * head_offset_,
+                                    std::min(step, count - first),
+                                    weights + head * rows * stride_ + first, stride_,
+                                    next != nullptr ? &fetcher : nullptr},
+                  rows, s_.acc + int64_t(head_row) * head_dim_, head_dim_);
+      }
     }
   }
 
@@ -279,7 +294,10 @@ class TilePass {
   const int64_t value_offset_;  // elements from a key to its value
   const int32_t block_row_;     // first token of the mask's block
   const int32_t head_dim_;
-  const bool plain_;  // scores are scaled dot products
+  const int64_t head_offset_;  // elements from a key to that of the next head
+  const int32_t per_token_;    // query rows
+  const int32_t run_;  // so many columns from each multiple of it on are neighbours in a page
+  const bool plain_;   // scores are scaled dot products
   const Scratch& s_;
   const ChunkColumns* chunk_ = nullptr;
   int32_t token_begin_ = 0, tokens_ = 0, rows_ = 0;

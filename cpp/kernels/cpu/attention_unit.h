@@ -20,16 +20,21 @@ struct SharedToken {
   int32_t first_row;  //!< the token's first among them
 };
 
+/*! \brief At most so many KV heads in a unit. */
+constexpr int32_t kUnitHeads = 4;
+
 /*!
  * \brief One piece of work: some tokens of one sequence, the query heads of one KV head, some
- * chunks.
+ * chunks. Or one token and the query heads of several KV heads, which lie side by side in a page:
+ * memory delivers long runs faster than short ones.
  *
- * A *query row* is a (token, query head) pair: row t * group + g of the unit is token
- * token_begin + t, head kv_head * group + g.
+ * A *query row* is a (token, query head) pair: row t * RowsPerToken + i of the unit is token
+ * token_begin + t, head kv_head * group + i.
  */
 struct AttentionUnit {
   int32_t sequence;
-  int32_t kv_head;
+  int32_t kv_head;    //!< the first of num_heads
+  int32_t num_heads;  //!< KV heads; 1 where there are several tokens
   int32_t token_begin,
       token_end;  //!< within the sequence's new tokens, all in one block of the mask
   int32_t chunk_begin, chunk_end;  //!< ordinals among the chunks that the block sees
@@ -45,7 +50,7 @@ struct AttentionUnit {
 struct AttentionShape {
   int32_t group;           //!< query heads per KV head
   int32_t tile_tokens;     //!< tokens whose query rows are worked on together
-  int32_t unit_tokens;     //!< at most so many tokens in a unit
+  int32_t unit_tokens;     //!< at most so many tokens in a unit, or KV heads
   int32_t max_slots;       //!< at most so many tiles of columns in a chunk
   int64_t scratch_floats;  //!< of each thread
 };
@@ -81,6 +86,11 @@ namespace {
 /*! \brief The lowest n bits, for n in [0, 64]. */
 inline uint64_t LowestBits(int32_t n) {
   return n >= kTileColumns ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+}
+
+/*! \brief Query rows of each token of a unit. */
+inline int32_t RowsPerToken(const AttentionShape& shape, const AttentionUnit& unit) {
+  return shape.group * unit.num_heads;
 }
 
 /*! \brief Whole vectors are read from partial maxima: so many floats may lie behind them. */

@@ -33,8 +33,9 @@ double ErrorOf(PagedLayer* layer, TestSequence sequence, const Mask* mask,
 }  // namespace
 
 TEST(AttentionAgreesWithFloat64OverShapesAndLengths) {
-  for (const Shape shape : {Shape{6, 2, 64, 16}, Shape{4, 4, 32, 8}, Shape{8, 1, 128, 32},
-                            Shape{2, 2, 256, 1}, Shape{7, 1, 80, 5}, Shape{9, 3, 40, 16}}) {
+  for (const Shape shape :
+       {Shape{6, 2, 64, 16}, Shape{4, 4, 32, 8}, Shape{8, 1, 128, 32}, Shape{2, 2, 256, 1},
+        Shape{7, 1, 80, 5}, Shape{9, 3, 40, 16}, Shape{10, 5, 64, 16}, Shape{24, 2, 64, 16}}) {
     for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
       PagedLayer layer(shape, dtype, 400, 7);
       const std::vector<int32_t> all = layer.free;
@@ -81,24 +82,26 @@ TEST(AttentionOverTreesAgreesWithFloat64) {
 
 TEST(OptionsOfAttentionAgreeWithFloat64) {
   PagedLayer layer(Shape{}, DType::kFloat32, 300, 5);
-  TestSequence sequence(&layer, 280, RandomTree(&layer.rng, 9), 9, 9);
-  for (int32_t c = 0; c < 280; ++c) sequence.positions.push_back(c < 40 ? c : c + 500);
-  sequence.plan.next_position = 780;
-  sequence.Link();
   const std::vector<float> slopes = {0.5f, 0.25f, 0.125f, 0.01f, 0.f, 1.f};
   const std::vector<float> sinks = {0.f, 3.f, -40.f, 40.f, 1.f, -1.f};
-  AttentionArgs options;
-  options.sm_scale = 0.4f;
-  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1e-6);
-  options.soft_cap = 5.f;
-  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
-  options.soft_cap = 0.f;
-  options.alibi_slopes = slopes.data();
-  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
-  options.sinks = sinks.data();
-  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
-  options.soft_cap = 5.f;
-  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+  for (const int32_t rows : {9, 1}) {
+    TestSequence sequence(&layer, 280, RandomTree(&layer.rng, rows), rows, rows);
+    for (int32_t c = 0; c < 280; ++c) sequence.positions.push_back(c < 40 ? c : c + 500);
+    sequence.plan.next_position = 780;
+    sequence.Link();
+    AttentionArgs options;
+    options.sm_scale = 0.4f;
+    EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1e-6);
+    options.soft_cap = 5.f;
+    EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+    options.soft_cap = 0.f;
+    options.alibi_slopes = slopes.data();
+    EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+    options.sinks = sinks.data();
+    EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+    options.soft_cap = 5.f;
+    EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 5e-6);
+  }
 }
 
 TEST(LseIsTheLogOfTheSumOfExponentials) {
@@ -156,25 +159,29 @@ TEST(TokensOfATreeComeOutAsTheyWouldAlone) {
 }
 
 TEST(TokensOfAChainComeOutAsTheyWouldAlone) {
-  const Shape shape{9, 3, 64, 16};
-  PagedLayer layer(shape, DType::kFloat32, 500, 19);
-  const std::vector<int32_t> all = layer.free;
-  const int64_t width = shape.qo_heads * shape.head_dim;
-  for (const int32_t past : {0, 200, 700}) {
-    layer.free = all;
-    const int32_t rows = 80;
-    const TestSequence chain(&layer, past, {}, rows, rows);
-    const std::vector<float> q = layer.Random(rows * width);
-    std::vector<TestSequence> batch{chain};
-    const std::vector<float> together = Attend(layer, batch, {}, q);
-    for (const int32_t row : {0, 1, 33, 79}) {
-      TestSequence alone = chain;
-      alone.plan.num_committed = alone.plan.next_position = past + row;
-      alone.plan.num_rows = alone.plan.num_pending = 1;
-      std::vector<TestSequence> one{alone};
-      const std::vector<float> own(q.begin() + row * width, q.begin() + (row + 1) * width);
-      EXPECT(std::memcmp(Attend(layer, one, {}, own).data(), &together[row * width],
-                         width * sizeof(float)) == 0);
+  // A token alone is worked on with several KV heads at once, five of them as three and two.
+  for (const Shape shape : {Shape{9, 3, 64, 16}, Shape{10, 5, 32, 8}, Shape{24, 2, 64, 16}}) {
+    for (const DType dtype : {DType::kFloat32, DType::kFloat16}) {
+      PagedLayer layer(shape, dtype, 500, 19);
+      const std::vector<int32_t> all = layer.free;
+      const int64_t width = shape.qo_heads * shape.head_dim;
+      for (const int32_t past : {0, 200, 700}) {
+        layer.free = all;
+        const int32_t rows = 80;
+        const TestSequence chain(&layer, past, {}, rows, rows);
+        const std::vector<float> q = layer.Random(rows * width);
+        std::vector<TestSequence> batch{chain};
+        const std::vector<float> together = Attend(layer, batch, {}, q);
+        for (const int32_t row : {0, 1, 33, 79}) {
+          TestSequence alone = chain;
+          alone.plan.num_committed = alone.plan.next_position = past + row;
+          alone.plan.num_rows = alone.plan.num_pending = 1;
+          std::vector<TestSequence> one{alone};
+          const std::vector<float> own(q.begin() + row * width, q.begin() + (row + 1) * width);
+          EXPECT(std::memcmp(Attend(layer, one, {}, own).data(), &together[row * width],
+                             width * sizeof(float)) == 0);
+        }
+      }
     }
   }
 }
