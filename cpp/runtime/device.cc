@@ -4,6 +4,7 @@
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/function.h>
 #include <tvm/runtime/device_api.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <map>
@@ -68,6 +69,16 @@ const CudaPlugin& CudaKernels() {
 
 void* CurrentStream(DLDevice device) {
   return TVMFFIEnvGetStream(device.device_type, device.device_id);
+}
+
+void RequireMemory(DLDevice device, double bytes, const char* what) {
+  constexpr double kAddressSpace = 0x1p47, kGiB = 0x1p30;
+  const double memory =
+      IsCpu(device) ? 1.0 * sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) : kAddressSpace;
+  if (bytes > memory) {
+    Throw(ErrorKind::kValue, what, " would take ", bytes / kGiB, " GiB; ", memory / kGiB,
+          " GiB is all there is");
+  }
 }
 
 void RequireCpu(DLDevice device, const char* what) {

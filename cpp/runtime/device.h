@@ -29,6 +29,13 @@ void* CurrentStream(DLDevice device);
 /*! \brief \throws Error kNotImplemented unless the device is the CPU. */
 void RequireCpu(DLDevice device, const char* what);
 
+/*!
+ * \brief Refuses what a device's memory cannot hold: one slip in a size would otherwise fill the
+ * machine's until the process is killed.
+ * \throws Error kValue with both sizes.
+ */
+void RequireMemory(DLDevice device, double bytes, const char* what);
+
 /*! \brief The verifier of a CUDA device, kept from call to call. \throws as CudaKernels. */
 CudaVerify& VerifierOf(DLDevice device);
 

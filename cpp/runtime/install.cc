@@ -103,11 +103,12 @@ PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   if (sizes[4] != 0 && config.rope_mode != RopeMode::kNone) config.rope_mode = RopeMode::kInline;
   config.rope_scale = args[9].cast<double>();
   config.rope_theta = args[10].cast<double>();
-  config.rope_ext_factors = args[11].cast<ffi::Optional<tvm::runtime::Tensor>>();
-  if (config.rope_ext_factors.has_value() &&
-      FloatDType(config.rope_ext_factors.value().DataType(), "RoPE extension factors") !=
-          DType::kFloat32) {
-    Throw(ErrorKind::kType, "RoPE extension factors must be float32");
+  // A model without factors passes None or, as TVM's own compiler does, 0.
+  if (const auto factors = args[11].as<tvm::runtime::Tensor>()) {
+    if (FloatDType(factors->DataType(), "RoPE extension factors") != DType::kFloat32) {
+      Throw(ErrorKind::kType, "RoPE extension factors must be float32");
+    }
+    config.rope_ext_factors = *factors;
   }
   const auto init = args[12].cast<tvm::runtime::Tensor>();
   config.dtype = init->dtype;

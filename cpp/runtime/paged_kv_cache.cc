@@ -1,7 +1,6 @@
 // Creation, sequences and queries of the paged cache.
 #include <sys/mman.h>
 #include <tvm/ffi/cast.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <limits>
@@ -16,23 +15,6 @@ namespace {
 
 void RequirePositive(int64_t value, const char* name) {
   if (value < 1) Throw(ErrorKind::kValue, name, " must be at least 1, got ", value);
-}
-
-/*!
- * \brief Refuses a cache that cannot be: one slip in a size would otherwise fill the machine's
- * memory until the process is killed.
- */
-void RequireMemory(const PagedKVCacheConfig& config) {
-  const double bytes = 2.0 * config.dtype.bits / 8 * config.head_dim * config.num_kv_heads *
-                       config.page_size * config.num_pages * config.num_layers;
-  constexpr double kAddressSpace = 0x1p47, kGiB = 0x1p30;
-  const double memory =
-      IsCpu(config.device) ? 1.0 * sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) : kAddressSpace;
-  if (bytes > memory) {
-    Throw(ErrorKind::kValue, "a cache of ", config.num_layers, " layers and ",
-          config.num_pages * config.page_size, " tokens would take ", bytes / kGiB, " GiB; ",
-          memory / kGiB, " GiB is all there is");
-  }
 }
 
 /*! \brief Checks a configuration before anything is allocated for it. */
@@ -69,7 +51,9 @@ const PagedKVCacheConfig& Validated(const PagedKVCacheConfig& config) {
     Throw(ErrorKind::kValue, "max_sequences must be in [0, 2^31), 0 being any number, got ",
           config.max_sequences);
   }
-  RequireMemory(config);
+  const double bytes = 2.0 * config.dtype.bits / 8 * config.head_dim * config.num_kv_heads *
+                       config.page_size * config.num_pages * config.num_layers;
+  RequireMemory(config.device, bytes, "the cache");
   if (IsCuda(config.device)) {
     CudaKernels();
     if (config.rope_mode == RopeMode::kInline) RequireCpu(config.device, "inline RoPE");

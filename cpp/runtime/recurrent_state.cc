@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "runtime/device.h"
+
 namespace kvctl {
 
 namespace {
@@ -72,6 +74,7 @@ RecurrentConfig TableConfigOf(const RecurrentStateConfig& config) {
           ", max_history = ", config.max_history, " and max_bytes = ", config.max_bytes,
           " ask for more than ", kMost, " states");
   }
+  RequireMemory(config.init_values[0]->device, slots * state_bytes, "the recurrent state");
   return {static_cast<int32_t>(slots), static_cast<int32_t>(config.max_sequences),
           static_cast<int32_t>(config.max_history), config.keep_steps};
 }

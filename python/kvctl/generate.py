@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from operator import index
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from .integers import to_int64
 from .recurrent import RecurrentState
 from .replay import ReplayingCache
 from .stats import Statistics
@@ -112,10 +114,10 @@ class _Loop:
         self._sampling = sampling
         self._seed = seed
         self._request_id = request_id
-        self._stop = frozenset(stop)
+        self._stop = frozenset(to_int64(stop, "stop").tolist())
         self._penalized = False
         if sampling is not None:
-            self._stop |= frozenset(sampling.stop_tokens)
+            self._stop |= frozenset(to_int64(sampling.stop_tokens, "stop_tokens").tolist())
             penalties = (sampling.presence_penalty, sampling.frequency_penalty)
             self._penalized = sampling.repetition_penalty != 1.0 or any(penalties)
         self._text: list[int] = []
@@ -129,11 +131,12 @@ class _Loop:
         on_tokens: Callable[[list[int]], None] | None,
     ) -> Generation:
         """Prefill, then rounds until something ends the text."""
-        room = self._check(prompt, max_new_tokens)
+        prompt = to_int64(prompt, "prompt_tokens").tolist()
+        room = self._check(prompt, index(max_new_tokens))
         cache, stats = self._runner.cache, self._stats
         cache.add_sequence(self._seq_id)
         try:
-            self._text = [int(token) for token in prompt]
+            self._text = list(prompt)
             stats.prompt_tokens = len(prompt)
             emitted = self._prefill()
             if drafter is not None and room > 1:
@@ -236,9 +239,9 @@ class _Loop:
 
     def _cut(self, emitted: list[int]) -> tuple[list[int], bool]:
         """Return the tokens up to the first stop token, and whether there was one."""
-        for index, token in enumerate(emitted):
+        for i, token in enumerate(emitted):
             if token in self._stop:
-                return emitted[: index + 1], True
+                return emitted[: i + 1], True
         return emitted, False
 
     def _measure(self, rows: int) -> float:

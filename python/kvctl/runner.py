@@ -18,10 +18,10 @@ from .function_table import FunctionTable
 from .integers import to_int64, to_shape
 from .recurrent import RecurrentState
 from .replay import ReplayingCache
+from .tree import TokenTree, as_trees
 
 if TYPE_CHECKING:
     from .convert import MaskLike
-    from .tree import TokenTree
 
 _ffi = tvm_ffi.get_global_func
 _load_model = _ffi("kvctl.runner.load_model")
@@ -133,6 +133,8 @@ class ModelRunner:
         RuntimeError
             If ``library`` was loaded before ``kvctl.install()`` and so is bound to TVM's cache.
         """
+        if library is not None and not isinstance(library, FunctionTable):
+            raise TypeError(f"library must be a kvctl.FunctionTable, got {type(library).__name__}")
         prepare_device(device)
         return cls(
             _load_model(
@@ -257,7 +259,7 @@ class ModelRunner:
         self._ran(seq_ids, [1] * len(flat), flat)
         return logits
 
-    def verify(self, seq_ids: Sequence[int], trees: Sequence[TokenTree]) -> Any:
+    def verify(self, seq_ids: Sequence[int], trees: TokenTree | Sequence[TokenTree]) -> Any:
         """Forward one tree of drafts per sequence and leave its rows pending.
 
         Commit what was accepted with ``runner.cache.commit(seq_ids, kept)``, or drop everything
@@ -267,7 +269,7 @@ class ModelRunner:
         ----------
         seq_ids : sequence of int
             (B,) sequences of the cache, each at most once.
-        trees : sequence of TokenTree
+        trees : TokenTree or sequence of TokenTree
             (B,) trees; their node 0 is the last emitted token, which the cache does not hold yet.
 
         Returns
@@ -288,6 +290,7 @@ class ModelRunner:
         NotImplementedError
             If the library does not export ``batch_verify``.
         """
+        trees = as_trees(trees)
         sizes, tokens = _flatten([tree.tokens for tree in trees], "tokens")
         _, parents = _flatten([tree.parents for tree in trees], "parents")
         _, rows = _flatten([tree.rows for tree in trees], "rows")

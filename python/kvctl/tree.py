@@ -11,6 +11,8 @@ from . import _core
 from .integers import Int32Array, to_int64
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .mask import Mask
 
 # Larger trees are shown by their size alone.
@@ -176,3 +178,18 @@ class TokenTree:
 
 def _rebuild(tokens: Int32Array, parents: Int32Array, rows: Int32Array) -> TokenTree:
     return TokenTree(tokens, parents, rows=rows)
+
+
+def as_trees(trees: TokenTree | Sequence[TokenTree]) -> list[TokenTree]:
+    """Return the trees of a batch as a list.
+
+    Raises
+    ------
+    TypeError
+        If something is no tree.
+    """
+    many = [trees] if isinstance(trees, TokenTree) else list(trees)
+    for tree in many:
+        if not isinstance(tree, TokenTree):
+            raise TypeError(f"trees must be kvctl.TokenTree, got {type(tree).__name__}")
+    return many

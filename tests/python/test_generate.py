@@ -177,6 +177,25 @@ def test_bad_input_leaves_the_cache_alone(prompt, options, message):
     assert runner.cache.committed == {} and runner.forwards == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([1.5], {}, "prompt_tokens must be integers, got float64"),
+        ([True], {}, "prompt_tokens must be integers, got bool"),
+        ("ab", {}, "prompt_tokens must be integers"),
+        ([3], {"stop": [1.5]}, "stop must be integers"),
+        ([3], {"stop": "ab"}, "stop must be integers"),
+        ([3], {"sampling": Sampling(stop_tokens=[1.5])}, "stop_tokens must be integers"),
+        ([3], {"max_new_tokens": 2.5}, "cannot be interpreted as an integer"),
+    ],
+)
+def test_input_of_other_types_leaves_the_cache_alone(prompt, options, message):
+    runner = FakeRunner(pages=2)
+    with pytest.raises(TypeError, match=message):
+        generate(runner, prompt, **options)
+    assert runner.cache.committed == {} and runner.forwards == []
+
+
 def test_an_id_that_is_taken_stays_as_it_was():
     runner = FakeRunner()
     runner.cache.add_sequence(0)

@@ -591,3 +591,10 @@ def test_tvm_own_state_forgets_where_ours_does_not():
                 1, 1, 8, [getter], [setter], [init]
             )
         )
+
+
+@pytest.mark.parametrize("options", [{"num_layers": 2**40}, {"max_sequences": 2**20}])
+def test_a_state_larger_than_the_machine_is_refused(options):
+    sizes = {"num_layers": 2, "init_values": [np.zeros(2**20, np.float32)]}
+    with pytest.raises(ValueError, match=r"the recurrent state would take .* GiB is all there is"):
+        RecurrentState.create(**(sizes | options))

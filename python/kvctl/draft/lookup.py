@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class LookupDrafter:
         self, *, length: int | None = None, max_length: int = 16, branches: bool = True
     ) -> None:
         for name, value in (("length", length), ("max_length", max_length)):
-            if value is not None and value < 0:
+            if value is not None and index(value) < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
         self.length = length
         self.adaptive = AdaptiveLength(max_nodes=max_length)

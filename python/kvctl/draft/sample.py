@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
-from ..verify.flatten import DRAWN, kind, one_for_each, signed, streams, tensor
+from ..verify.flatten import DRAWN, kind, matrix_shape, one_for_each, signed, streams, tensor
 from ..verify.sampling import Sampling, per_request, sampling_table
 
 _draft = get_global_func("kvctl.verify.draft")
@@ -88,7 +88,7 @@ def sample(
         If a row leaves no token, or random numbers are not named.
     """
     logits = tensor(logits, "logits")
-    rows, vocab = (int(extent) for extent in logits.shape)
+    rows, vocab = matrix_shape(logits, "logits")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     index = kind(how, DRAWN, "how")

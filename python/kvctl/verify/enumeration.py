@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
-from ..tree import TokenTree
-from .flatten import DRAWN, RULES, Drawn, as_trees, flatten, kind
+from ..tree import TokenTree, as_trees
+from .flatten import DRAWN, RULES, Drawn, flatten, kind
 from .sampling import Sampling, sampling_table
 
 Float64 = npt.NDArray[np.float64]

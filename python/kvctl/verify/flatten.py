@@ -41,6 +41,20 @@ def tensor(array: Any, name: str) -> Any:
     return array if array.flags.writeable else array.copy()
 
 
+def matrix_shape(array: Any, name: str) -> tuple[int, int]:
+    """Return the rows and columns of what `tensor` returned.
+
+    Raises
+    ------
+    ValueError
+        If it is no matrix.
+    """
+    shape = tuple(int(extent) for extent in array.shape)
+    if len(shape) != 2:
+        raise ValueError(f"{name} must have shape (rows, vocabulary), got {shape}")
+    return shape[0], shape[1]
+
+
 def signed(value: int) -> int:
     """Return the low 64 bits of an integer as the FFI passes them."""
     return (index(value) + 2**63) % 2**64 - 2**63
@@ -57,21 +71,6 @@ def kind(name: str, names: Sequence[str], what: str) -> int:
     if name not in names:
         raise ValueError(f"{what} must be one of {', '.join(names)}; got {name!r}")
     return names.index(name)
-
-
-def as_trees(trees: TokenTree | Sequence[TokenTree]) -> list[TokenTree]:
-    """Return the trees of a batch as a list.
-
-    Raises
-    ------
-    TypeError
-        If something is no tree.
-    """
-    many = [trees] if isinstance(trees, TokenTree) else list(trees)
-    for tree in many:
-        if not isinstance(tree, TokenTree):
-            raise TypeError(f"trees must be kvctl.TokenTree, got {type(tree).__name__}")
-    return many
 
 
 def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:

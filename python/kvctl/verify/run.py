@@ -11,8 +11,8 @@ import numpy.typing as npt
 from tvm_ffi import get_global_func
 
 from ..integers import to_int32
-from ..tree import TokenTree
-from .flatten import RULES, Drawn, as_trees, flatten, kind, signed, streams, tensor
+from ..tree import TokenTree, as_trees
+from .flatten import RULES, Drawn, flatten, kind, matrix_shape, signed, streams, tensor
 from .result import Verification
 from .sampling import Sampling, per_request, ragged, sampling_table
 
@@ -181,7 +181,7 @@ def sample(
         As ``kvctl.verify``.
     """
     logits = tensor(logits, "logits")
-    size = int(logits.shape[0])
+    size, _ = matrix_shape(logits, "logits")
     samplings = per_request(sampling, _SOFTMAX)
     random = any(s.temperature > 0 for s in samplings)
     table = streams(size, request_ids, positions, "positions", random=random)

@@ -65,6 +65,13 @@ def test_other_values(options, message):
         call(**options)
 
 
+def test_logits_that_are_no_matrix():
+    with pytest.raises(ValueError, match=r"must have shape \(rows, vocabulary\), got \(8,\)"):
+        kvctl.sample(LOGITS[0], positions=[1])
+    with pytest.raises(ValueError, match=r"must have shape \(rows, vocabulary\), got \(8,\)"):
+        kvctl.draft.sample(LOGITS[0], how="deterministic")
+
+
 def test_root_positions_of_every_kind():
     want = call().tokens
     for positions in (5, (5,), np.array([5]), np.int32(5), np.array(5)):
