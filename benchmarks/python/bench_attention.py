@@ -4,7 +4,8 @@
 the new tokens; torch has K and V contiguous, kvctl finds them in pages and appends the new tokens'
 K and V as well. torch takes the faster of two forms: grouped heads (``enable_gqa``), and K and V
 with their heads repeated beforehand. The limit is the larger of two times: the bytes of K and V at
-the rate at which torch sums a big array, and the operations at the rate of its best matrix product.
+the rate at which torch sums a big array, and the operations at the rate of its best matrix product,
+both by turns with the rest, since other users of the machine slow all of them down.
 
 ``tvm``: beside TVM's own cache with the CPU kernels that it generates for token trees; each has a
 process of its own, TVM's on as many threads of TVM's pool. Its past is all zeros.
@@ -56,15 +57,15 @@ def machine() -> dict[str, str]:
     return {"cpu": names[0] if names else platform.processor(), "machine": platform.machine()}
 
 
-def limits() -> tuple[float, float]:
-    """Bytes and operations per second that torch reaches."""
+READ_BYTES, PRODUCT_OPERATIONS = 1 << 28, 2 * 1024**3
+
+
+def limit_calls() -> list[Any]:
+    """Return functions that read READ_BYTES, and that take PRODUCT_OPERATIONS."""
     import torch
 
-    large = torch.ones(1 << 26)
-    square = torch.randn(1024, 1024)
-    read = min(time_calls(large.sum) + time_calls(large.sum))
-    multiply = min(time_calls(lambda: square @ square))
-    return large.nbytes / read, 2 * 1024**3 / multiply
+    large, square = torch.ones(READ_BYTES // 4), torch.randn(1024, 1024)
+    return [large.sum, lambda: square @ square]
 
 
 def kvctl_call(shape: tuple[int, int, int], new: int, columns: int, mask: Any, window: int) -> Any:
@@ -115,14 +116,14 @@ def measure(rounds: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    reached = [limits() for _ in range(rounds)]
+    limits = limit_calls()
     rows: list[dict[str, Any]] = []
     for shape in SHAPES:
         for columns in COLUMNS:
             for new in NEW_TOKENS:
                 mask = np.random.default_rng(new).random((new, new)) < 0.5
                 np.fill_diagonal(mask, True)
-                calls = [kvctl_call(shape, new, columns, mask, 0)]
+                calls = [*limits, kvctl_call(shape, new, columns, mask, 0)]
                 calls += torch_calls(shape, new, columns, mask)
                 if columns == max(COLUMNS):
                     calls.append(kvctl_call(shape, new, columns, mask, 512))
@@ -134,23 +135,24 @@ def measure(rounds: int) -> dict[str, Any]:
                 flat = [[t for turn in times for t in turn] for times in turns]
                 least = [min(times) for times in flat]
                 middle = [median(times) for times in flat]
-                reached.append(limits())  # the best of all: other programs may have had their turn
+                bandwidth, rate = READ_BYTES / least[0], PRODUCT_OPERATIONS / least[1]
+                qo, kv, dim = shape
+                operations = 4 * new * qo * dim * columns
                 rows.append(
                     {
                         "shape": shape,
                         "new": new,
                         "columns": columns,
-                        "kvctl": [least[0], middle[0]],
-                        "torch": [min(least[1:3]), min(middle[1:3])],
-                        "window_512": [least[3], middle[3]] if len(calls) > 3 else None,
+                        "kvctl": [least[2], middle[2]],
+                        "torch": [min(least[3:5]), min(middle[3:5])],
+                        "window_512": [least[5], middle[5]] if len(calls) > 5 else None,
+                        "bandwidth": bandwidth,
+                        "rate": rate,
+                        "limit": max(8 * kv * dim * columns / bandwidth, operations / rate),
                     }
                 )
-    bandwidth, rate = (max(values) for values in zip(*reached, strict=True))
-    for row in rows:
-        qo, kv, dim = row["shape"]
-        operations = 4 * row["new"] * qo * dim * row["columns"]
-        row["limit"] = max(8 * kv * dim * row["columns"] / bandwidth, operations / rate)
-    return {"bandwidth": bandwidth, "rate": rate, "torch": torch.__version__, "rows": rows}
+    best = {name: max(row[name] for row in rows) for name in ("bandwidth", "rate")}
+    return {**best, "torch": torch.__version__, "rows": rows}
 
 
 def run_part(part: str, rounds: int) -> Any:

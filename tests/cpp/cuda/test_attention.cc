@@ -124,14 +124,6 @@ double ErrorOf(PagedLayer* layer, const TestSequence& sequence, const Mask* mask
          Bound(rougher);
 }
 
-std::vector<int32_t> RandomTree(std::mt19937* rng, int32_t size) {
-  std::vector<int32_t> parents;
-  for (int32_t i = 0; i < size; ++i) {
-    parents.push_back(static_cast<int32_t>((*rng)() % (i + 1)) - 1);
-  }
-  return parents;
-}
-
 }  // namespace
 
 TEST(CudaAttentionAgreesWithFloat64OverShapesAndLengths) {

@@ -103,6 +103,15 @@ class PagedLayer {
   std::vector<int32_t> free;
 };
 
+/*! \brief Parents of a token tree in which each node hangs on any earlier one, or on the past. */
+inline std::vector<int32_t> RandomTree(std::mt19937* rng, int32_t size) {
+  std::vector<int32_t> parents;
+  for (int32_t i = 0; i < size; ++i) {
+    parents.push_back(static_cast<int32_t>((*rng)() % (i + 1)) - 1);
+  }
+  return parents;
+}
+
 /*! \brief One sequence of a step, with its own storage for what SequencePlan points to. */
 struct TestSequence {
   SequencePlan plan{};

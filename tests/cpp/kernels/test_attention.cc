@@ -10,14 +10,6 @@
 namespace kvctl {
 namespace {
 
-std::vector<int32_t> RandomTree(std::mt19937* rng, int32_t size) {
-  std::vector<int32_t> parents;
-  for (int32_t i = 0; i < size; ++i) {
-    parents.push_back(static_cast<int32_t>((*rng)() % (i + 1)) - 1);
-  }
-  return parents;
-}
-
 /*! \brief Kernel against reference for one sequence. */
 double ErrorOf(PagedLayer* layer, TestSequence sequence, const Mask* mask,
                AttentionArgs options = {}) {
