@@ -104,7 +104,8 @@ PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   config.rope_scale = args[9].cast<double>();
   config.rope_theta = args[10].cast<double>();
   // A model without factors passes None or, as TVM's own compiler does, 0.
-  if (const auto factors = args[11].as<tvm::runtime::Tensor>()) {
+  const auto factors = args[11].as<tvm::runtime::Tensor>();
+  if (factors.has_value() && factors->defined()) {
     if (FloatDType(factors->DataType(), "RoPE extension factors") != DType::kFloat32) {
       Throw(ErrorKind::kType, "RoPE extension factors must be float32");
     }
