@@ -146,6 +146,7 @@ std::vector<Tensor> PagedKVCacheImpl::TurnedKeys(int64_t seq_id, const std::vect
     by.push_back(target - position);
     to.push_back(target);
   }
+  if (slots.empty()) return {};
   const bool plain = !plain_keys_.empty();
   if (!plain) CheckLibraryTurns(from, by, to);
   const Tensor keys = EmptyKeys(slots.size());

@@ -399,3 +399,22 @@ def test_without_a_free_page_nothing_changes() -> None:
     with pytest.raises(kvctl.OutOfPagesError, match=r"evict needs 2 pages and 1 of 6 are free"):
         cache.evict(0, KEEP, rerotate=True)
     assert state(cache) == before
+
+
+def test_the_function_is_not_called_where_nothing_turns() -> None:
+    positions: list[int] = []
+
+    def law(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+        positions.extend(at.flat)
+        return turned(x, at * FREQUENCIES)
+
+    cache = make_cache(in_python(law), chunk=8)
+    cache.add_sequence(0)
+    step(cache, 0, range(8))
+    cache.evict(0, range(7), rerotate=True)  # now the function has been tried out
+    before = len(positions)
+    cache.evict(0, range(5), rerotate=True)
+    cache.evict(0, [], rerotate=True)
+    assert len(positions) == before
+    step(cache, 0, [3])
+    assert positions[before:] == [0] * LAYERS
