@@ -125,6 +125,14 @@ inline void ScoreRows(const float* q, int32_t rows, int32_t head_dim, const T* c
   }
 }
 
+/*! \brief Moves the weights of listed columns, in ascending order, to the front of each row. */
+inline void MoveTogether(float* weights, int64_t stride, int32_t rows, const int32_t* columns,
+                         int32_t count) {
+  for (int32_t r = 0; r < rows; ++r, weights += stride) {
+    for (int32_t i = 0; i < count; ++i) weights[i] = weights[columns[i]];
+  }
+}
+
 /*! \brief Some columns, and how much they weigh for query rows. */
 template <typename T>
 struct WeightedValues {

@@ -257,15 +257,8 @@ class TilePass {
         ++count;
       }
       keys = chosen;
-      const int32_t begin = __builtin_ctzll(columns);
-      const int32_t end = kTileColumns - __builtin_clzll(columns);
-      weights += begin;
-      if (end - begin > count) {  // not neighbours: now they are, for the last use
-        for (int32_t r = 0; r < rows; ++r) {
-          float* of_row = weights + r * stride_;
-          for (int32_t i = 1; i < count; ++i) of_row[i] = of_row[list[i] - begin];
-        }
-      }
+      // Nobody reads the weights after this.
+      if (columns >> count != 0) MoveTogether(weights, stride_, rows, list, count);
     }
     // Not more at once than what is fetched ahead, or it would come too late.
     const int32_t step = next != nullptr ? kAheadColumns : kTileColumns;
