@@ -25,6 +25,7 @@ parts that ran are replaced: the least and the median time of a call.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -232,6 +233,9 @@ def main() -> None:
     if options.json and options.json.exists():
         results = json.loads(options.json.read_text())
     results["machine"] = machine()
+    if "sdpa" in options.parts and importlib.util.find_spec("torch") is None:
+        print("torch is not installed: the part sdpa is left out")
+        options.parts.remove("sdpa")
     for part in options.parts:
         for threads in options.threads:
             if part == "tvm":
