@@ -11,7 +11,13 @@ Positions::Positions(const SequencePlan& sequence) : sequence_(sequence) {
   if (begin == nullptr) return;
   const int32_t* end = begin + sequence.num_committed;
   const int32_t* found = std::is_sorted_until(begin, end);
-  if (found == end) return;
+  if (found == end) {
+    if (begin == end || end[-1] <= sequence.next_position) return;
+    Throw(ErrorKind::kValue,
+          "windows and prefix_lm measure positions, which must not descend: the ",
+          "next token would stand at ", sequence.next_position, " and the last one stands at ",
+          end[-1]);
+  }
   Throw(ErrorKind::kValue,
         "windows and prefix_lm measure positions, which must not descend: token ", found - begin,
         " stands at ", *found, " and the one before it at ", found[-1]);

@@ -28,8 +28,10 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
   RequireNoForward("enable_sliding_window");
   Sequence& sequence = Find(id);
   CheckWindow(window);
-  if (sequence.positions != nullptr &&
-      !std::is_sorted(sequence.positions->begin(), sequence.positions->end())) {
+  const Positions& positions = sequence.positions;
+  if (positions != nullptr && !positions->empty() &&
+      (!std::is_sorted(positions->begin(), positions->end()) ||
+       positions->back() > sequence.next_position)) {
     Throw(ErrorKind::kValue, "a sliding window measures positions, and those that sequence ", id,
           " was given descend");
   }

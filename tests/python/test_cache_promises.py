@@ -120,6 +120,11 @@ def test_positions_that_descend_do_not_meet_windows() -> None:
     with pytest.raises(ValueError, match="those that sequence 1 was given descend"):
         cache.enable_sliding_window(1, 4)
     assert state_of_windowed(cache) == before
+    cache.popn(1, 1)  # the next one comes where that one stood, before the last
+    with pytest.raises(ValueError, match="would stand at 2 and the last one stands at 6"):
+        cache.begin_forward([1], [1])
+    with pytest.raises(ValueError, match="those that sequence 1 was given descend"):
+        cache.enable_sliding_window(1, 4)
     cache.popn(1, 1)
     step(cache, 1, [5])
     plain = make_cache(rope=Rope())  # where nothing measures them, positions are free

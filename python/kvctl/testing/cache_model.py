@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cache_tokens import Tokens as Tokens
+from .cache_tokens import descends
 from .cache_tokens import Window as Window
 
 Array = npt.NDArray[np.floating]
@@ -130,7 +131,7 @@ class CacheModel:
         tokens = self._find(seq_id)
         if size < 1 or sinks < 0 or horizon < 0:
             raise ValueError(f"no window has size {size}, sinks {sinks} and horizon {horizon}")
-        if tokens.descends(len(tokens.committed)):
+        if tokens.descends:
             raise ValueError("a window measures positions, and these go back")
         tokens.window = Window(size, sinks, horizon, renumber_sinks)
         tokens.slide()
@@ -213,8 +214,8 @@ class CacheModel:
             if given is not None:
                 after.positions[-length:], given = given[:length], given[length:]
             # Windows measure positions; pending tokens are committed at positions that ascend.
-            measured = len(after) if after.window and not stays else len(after.committed)
-            if (after.window or any(self.layer_windows)) and after.descends(measured):
+            back = after.descends and (after.window is not None or any(self.layer_windows))
+            if back or (after.window and not stays and descends(after.positions)):
                 raise ValueError("under a window positions must not descend")
             plans.append((seq_id, after, visible, stays))
         before = {seq_id: self.sequences[seq_id] for seq_id in seq_ids}

@@ -22,6 +22,11 @@ class Window:
     """Tokens further than ``size + sinks - 1`` see the sinks as if they were that far."""
 
 
+def descends(positions: Seq[int]) -> bool:
+    """Whether positions, which may be given, go back somewhere."""
+    return any(after < before for before, after in pairwise(positions))
+
+
 @dataclass
 class Tokens:
     """One sequence; tokens are numbers, the rows of the model's K/V tables."""
@@ -98,9 +103,10 @@ class Tokens:
             for token, position in zip(self.committed, self.positions, strict=False)
         )
 
-    def descends(self, length: int) -> bool:
-        """Whether the positions of the first tokens, which may be given, go back somewhere."""
-        return any(after < before for before, after in pairwise(self.positions[:length]))
+    @property
+    def descends(self) -> bool:
+        """Whether the positions of committed tokens and the next one go back somewhere."""
+        return descends([*self.positions[: len(self.committed)], self.next_position])
 
     @property
     def is_chain(self) -> bool:
