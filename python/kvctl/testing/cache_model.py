@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .cache_tokens import Tokens as Tokens
-from .cache_tokens import descends
 from .cache_tokens import Window as Window
+from .cache_tokens import descends
 
 Array = npt.NDArray[np.floating]
 
