@@ -69,7 +69,9 @@ def limit_calls() -> list[Any]:
     return [large.sum, lambda: square @ square]
 
 
-def kvctl_call(shape: tuple[int, int, int], new: int, columns: int, mask: Any, window: int) -> Any:
+def kvctl_call(
+    shape: tuple[int, int, int], new: int, columns: int, mask: Any, window: int, page_size: int
+) -> Any:
     """Return a function that attends, and what it keeps alive."""
     import kvctl
 
@@ -80,6 +82,7 @@ def kvctl_call(shape: tuple[int, int, int], new: int, columns: int, mask: Any, w
         num_kv_heads=kv,
         head_dim=dim,
         max_total_tokens=columns + 64,
+        page_size=page_size,
         prefill_chunk_size=columns,
     )
     cache.add_sequence(0)
@@ -112,7 +115,7 @@ def torch_calls(shape: tuple[int, int, int], new: int, columns: int, mask: Any) 
     ]
 
 
-def measure(rounds: int) -> dict[str, Any]:
+def measure(rounds: int, page_size: int) -> dict[str, Any]:
     """Measure every shape in this process."""
     import torch
 
@@ -124,10 +127,10 @@ def measure(rounds: int) -> dict[str, Any]:
             for new in NEW_TOKENS:
                 mask = np.random.default_rng(new).random((new, new)) < 0.5
                 np.fill_diagonal(mask, True)
-                calls = [*limits, kvctl_call(shape, new, columns, mask, 0)]
+                calls = [*limits, kvctl_call(shape, new, columns, mask, 0, page_size)]
                 calls += torch_calls(shape, new, columns, mask)
                 if columns == max(COLUMNS):
-                    calls.append(kvctl_call(shape, new, columns, mask, 512))
+                    calls.append(kvctl_call(shape, new, columns, mask, 512, page_size))
                 turns: list[list[list[float]]] = [[] for _ in calls]
                 for _ in range(rounds):
                     for call, times in zip(calls, turns, strict=True):
@@ -153,23 +156,23 @@ def measure(rounds: int) -> dict[str, Any]:
                     }
                 )
     best = {name: max(row[name] for row in rows) for name in ("bandwidth", "rate")}
-    return {**best, "torch": torch.__version__, "rows": rows}
+    return {**best, "torch": torch.__version__, "page_size": page_size, "rows": rows}
 
 
-def run_part(part: str, rounds: int) -> Any:
+def run_part(part: str, rounds: int, page_size: int) -> Any:
     """Measure one part in this process."""
     if part == "sdpa":
-        return measure(rounds)
+        return measure(rounds, page_size)
     if part in ("tree-kvctl", "tree-tvm"):
         return measure_trees(rounds, tvm=part == "tree-tvm")
     return measure_shared(rounds) if part == "shared" else measure_observer(rounds)
 
 
-def worker(part: str, rounds: int, threads: int) -> Any:
+def worker(part: str, threads: int, arguments: list[str]) -> Any:
     """Measure one part in a process of its own."""
     number = str(threads)
     done = subprocess.run(
-        [sys.executable, __file__, "--worker", part, "--rounds", str(rounds)],
+        [sys.executable, __file__, "--worker", part, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": number, "TVM_NUM_THREADS": number},
         stdout=subprocess.PIPE,
         check=True,
@@ -223,12 +226,14 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["sdpa", "tvm", "shared", "observer"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--page-size", type=int, default=16, help="tokens in a page, for sdpa")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        json.dump(run_part(options.worker, options.rounds), sys.stdout)
+        json.dump(run_part(options.worker, options.rounds, options.page_size), sys.stdout)
         return
+    arguments = ["--rounds", str(options.rounds), "--page-size", str(options.page_size)]
     results: dict[str, Any] = {}
     if options.json and options.json.exists():
         results = json.loads(options.json.read_text())
@@ -240,12 +245,12 @@ def main() -> None:
         for threads in options.threads:
             if part == "tvm":
                 rows, theirs = (
-                    worker(one, options.rounds, threads) for one in ("tree-kvctl", "tree-tvm")
+                    worker(one, threads, arguments) for one in ("tree-kvctl", "tree-tvm")
                 )
                 for row, other in zip(rows, theirs, strict=True):
                     row["kvctl"], row["tvm"] = row.pop("time"), other["time"]
             else:
-                rows = worker(part, options.rounds, threads)
+                rows = worker(part, threads, arguments)
             results.setdefault(part, {})[str(threads)] = rows
             if part == "sdpa":
                 show(threads, rows)
