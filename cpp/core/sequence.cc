@@ -1,5 +1,6 @@
 #include "core/sequence.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace kvctl {
@@ -17,6 +18,12 @@ void PendingRegion::Truncate(int32_t size) {
   positions.resize(size);
   chain = true;
   for (int32_t node = 0; node < size && chain; ++node) chain = parents[node] == node - 1;
+}
+
+int32_t Sequence::num_sinks() const {
+  if (positions == nullptr) return std::min(window.sinks, num_committed);
+  const auto end = std::lower_bound(positions->begin(), positions->end(), window.sinks);
+  return static_cast<int32_t>(end - positions->begin());
 }
 
 void Sequence::ExtendCommitted(int32_t count) {

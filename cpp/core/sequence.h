@@ -112,6 +112,9 @@ struct Sequence {
   int32_t PositionOf(int32_t committed_column) const {
     return positions ? (*positions)[committed_column] : committed_column;
   }
+  /*! \brief How many committed columns stand where the window's sinks do: not its number of sinks
+   * where tokens share positions, or leave some out. */
+  int32_t num_sinks() const;
   /*! \brief Appends `count` committed columns that continue at next_position. */
   void ExtendCommitted(int32_t count);
   /*! \brief Appends one committed column at a position of its own; `positions` are there for it. */

@@ -51,7 +51,7 @@ void SequenceTable::Slide(Sequence* sequence) {
   // A row at position p sees positions above p - size; the earliest row that may still come, after
   // a return over the whole horizon, is at next_position - horizon.
   const int64_t last_gone = int64_t{sequence->next_position} - window.horizon - window.size;
-  int32_t page = std::max(sequence->gone.end / config_.page_size, PagesFor(window.sinks));
+  int32_t page = std::max(sequence->gone.end / config_.page_size, PagesFor(sequence->num_sinks()));
   for (; (page + 1) * config_.page_size <= sequence->num_committed; ++page) {
     if (sequence->PositionOf((page + 1) * config_.page_size - 1) > last_gone) break;
     Release(sequence->pages[page]);
