@@ -178,7 +178,7 @@ class HybridCache:
         """
         ids = list(seq_ids)
         self._check_pair(ids)
-        paths = [[int(node) for node in path] for path in kept]
+        paths = [list(path) for path in kept]
         replay = self.state.plan_commit(ids, paths)
         landing = [path[: len(path) - n] for path, n in zip(paths, replay, strict=True)]
         self.cache.commit(ids, landing)

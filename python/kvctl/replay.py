@@ -131,7 +131,7 @@ class ReplayingCache:
             If a sequence or a node does not exist, or the nodes are no path.
         """
         ids = list(seq_ids)
-        paths = [[int(node) for node in path] for path in kept]
+        paths = [list(path) for path in kept]
         points = [self.checkpoint(seq_id) for seq_id in ids]
         replay = self.parts.commit(ids, paths)
         landed = {}

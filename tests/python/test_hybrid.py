@@ -87,6 +87,17 @@ def test_rolls_both_back_into_a_chunk():
     assert 3 not in hybrid.cache and 3 not in hybrid.state
 
 
+@pytest.mark.parametrize("path", [[0.6], [True], ["0"]])
+def test_nodes_that_are_no_integers_are_refused(path):
+    hybrid = create()
+    hybrid.add_sequence(3)
+    run(hybrid, [3], [[7, 8]], mask=kvctl.TokenTree([7, 8], [-1, 0]))
+    with pytest.raises(TypeError, match="kept nodes must be integers"):
+        hybrid.commit([3], [path])
+    assert hybrid.pending_length(3) == 2
+    assert hybrid.commit([3], [[0]]) == [0]
+
+
 def test_replay_takes_both_back_to_the_chunk():
     hybrid = create()
     hybrid.add_sequence(0)
