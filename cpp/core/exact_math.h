@@ -109,6 +109,37 @@ static KVCTL_HD inline double ToGrid(double probability) {
   return (probability * kProbScale + kRoundDouble) - kRoundDouble;
 }
 
+/*! \brief Grid weights from those at 2^kExpBits. */
+constexpr double kGridOfFixed = kProbScale / (uint64_t{1} << kExpBits);
+
+/*!
+ * \brief What relu(a * p - b * q) needs where p is an exponential and q a float: its weight, at
+ * 2^kExpBits, is that of relu(exp * 2^-kRestShift * p_factor + q * q_factor) * 2^kRestShift.
+ */
+struct RestFactors {
+  float p_factor;
+  float q_factor;  //!< negative
+};
+/*! \brief So much smaller are floats while they are subtracted, as sums of them need it. */
+constexpr int kRestShift = 23;
+
+/*!
+ * \brief The factors for grid weights.
+ * \param a what the grid weight of an exponential is multiplied by, and with it the exponential
+ * \param b what the grid weight of q is multiplied by
+ */
+static KVCTL_HD inline RestFactors MakeRestFactors(double a, double b) {
+  constexpr double kOfQ = kProbScale / kGridOfFixed / (1 << kRestShift);
+  return {static_cast<float>(a / kGridOfFixed), -static_cast<float>(b * kOfQ)};
+}
+
+/*! \brief Floats throughout: either law is known to their precision only. 0 where it is NaN. */
+static KVCTL_HD inline uint64_t FixedRest(float exp, float q, const RestFactors& factors) {
+  const float p = exp * (1.0f / (1 << kRestShift));
+  const float rest = FMA(p, factors.p_factor, q * factors.q_factor);
+  return rest > 0 ? ToFixed(rest * (1 << kRestShift)) : 0;
+}
+
 /*! \brief 2 / (2k + 1) for k = 10..0: log(m) = s * P(s^2) with s = (m - 1) / (m + 1). */
 KVCTL_HD_TABLE double kLogPoly[11] = {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13, 2.0 / 11,
                                       2.0 / 9,  2.0 / 7,  2.0 / 5,  2.0 / 3,  2.0};

@@ -183,8 +183,9 @@ double RowSampler::WeightsLess(const float* probs, double a, double b, int32_t a
   const VocabOps& ops = vocab_.ops();
   if (kind_ == Kind::kLogits && fused_) {
     float piece[kVocabPiece];
-    return ops.subtract_from_logits(logits_.Piece(at, n, piece), probs + at, n,
-                                    row_.terms(at / kVocabBlock), a, b, out);
+    const ExpTerms terms = row_.terms(at / kVocabBlock);
+    return ops.rest_from_logits(logits_.Piece(at, n, piece), probs + at, n,
+                                {terms.grid, MakeRestFactors(a * terms.factor, b)}, out);
   }
   double r[kVocabPiece], d[kVocabPiece];
   Weights(at, n, r);

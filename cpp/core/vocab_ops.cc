@@ -55,14 +55,10 @@ double WeightsFromExps(const float* exps, int32_t n, double factor, double* out)
   return sum;
 }
 
-double WeightFromLogit(float logit, const ExpTerms& terms) {
-  return WeightFromExp(Exp2Scaled(logit, terms.grid), terms.factor);
-}
-
 double WeightsFromLogits(const float* logits, int32_t n, const ExpTerms& terms, double* out) {
   double sum = 0;
   for (int32_t i = 0; i < n; ++i) {
-    const double w = WeightFromLogit(logits[i], terms);
+    const double w = WeightFromExp(Exp2Scaled(logits[i], terms.grid), terms.factor);
     if (out != nullptr) out[i] = w;
     sum += w;
   }
@@ -98,16 +94,15 @@ double Subtract(const double* r, const double* d, int32_t n, double a, double b,
   return sum;
 }
 
-double SubtractFromLogits(const float* logits, const float* probs, int32_t n, const ExpTerms& terms,
-                          double a, double b, double* out) {
-  double sum = 0;
+double RestFromLogits(const float* logits, const float* q, int32_t n, const RestTerms& terms,
+                      double* out) {
+  uint64_t sum = 0;
   for (int32_t i = 0; i < n; ++i) {
-    const double d = ToGrid(static_cast<double>(probs[i]));
-    const double w = Rest(WeightFromLogit(logits[i], terms), d, a, b);
-    if (out != nullptr) out[i] = w;
-    sum += w;
+    const uint64_t rest = FixedRest(Exp2Scaled(logits[i], terms.grid), q[i], terms.factors);
+    if (out != nullptr) out[i] = static_cast<double>(rest) * kGridOfFixed;
+    sum += rest;
   }
-  return sum;
+  return static_cast<double>(sum) * kGridOfFixed;
 }
 
 float HalfToFloat(uint16_t half) {
@@ -177,7 +172,7 @@ const VocabOps& ScalarVocabOps() {
                                WeightsFromProbs<float>,
                                WeightsFromProbs<double>,
                                Subtract,
-                               SubtractFromLogits,
+                               RestFromLogits,
                                FromF16,
                                FromBF16,
                                GumbelLoop};

@@ -31,6 +31,12 @@ struct ExpTerms {
   double factor;
 };
 
+/*! \brief How logits and another law become what is left of the logits' law. */
+struct RestTerms {
+  ExpGrid grid;
+  RestFactors factors;
+};
+
 struct VocabOps {
   /*! \brief Largest of n logits, NaN ignored; -inf where there is none. */
   float (*max)(const float* logits, int32_t n);
@@ -55,9 +61,9 @@ struct VocabOps {
   double (*weights_from_f64)(const double* probs, int32_t n, double* out);
   /*! \brief out[i] = round(max(0, a * r[i] - b * d[i])); returns the sum. out may be r. */
   double (*subtract)(const double* r, const double* d, int32_t n, double a, double b, double* out);
-  /*! \brief weights_from_logits, weights_from_f32 and subtract, in one pass. */
-  double (*subtract_from_logits)(const float* logits, const float* probs, int32_t n,
-                                 const ExpTerms& terms, double a, double b, double* out);
+  /*! \brief Grid weights of FixedRest for logits and the probabilities q; returns their sum. */
+  double (*rest_from_logits)(const float* logits, const float* q, int32_t n, const RestTerms& terms,
+                             double* out);
   /*! \brief IEEE half precision, and bfloat16, to float. */
   void (*from_f16)(const uint16_t* values, int32_t n, float* out);
   void (*from_bf16)(const uint16_t* values, int32_t n, float* out);

@@ -136,20 +136,34 @@ double WeightsFromLogitsLoop(const float* logits, int32_t n, const ExpTerms& ter
   return sum.Total();
 }
 
-double SubtractFromLogitsLoop(const float* logits, const float* probs, int32_t n,
-                              const ExpTerms& terms, double a, double b, double* out) {
-  const Doubles factor = SetDoubles(terms.factor), as = SetDoubles(a), bs = SetDoubles(b);
-  GridSum sum;
-  ForExps<0>(logits, n, terms.grid, [&](Vec x, int32_t i, int32_t count) {
-    Doubles r[2], d[2];
-    WeightsOf(x, factor, r);
-    WeightsOf(LoadSome(probs + i, count, 0.0f), d);
-    for (int j = 0; j < 2; ++j) {
-      r[j] = Rest(Sub(r[j], SetDoubles(kRoundDouble)), d[j], as, bs);
-    }
-    sum.Take(r, count, Behind(out, i));
+template <bool kStore>
+uint64_t FixedRests(const float* logits, const float* q, int32_t n, const RestTerms& terms,
+                    double* out) {
+  static_assert(FixedSum::kShift == -kRestShift, "one rounding for scalars and vectors");
+  const Vec p_factor = Set(terms.factors.p_factor), q_factor = Set(terms.factors.q_factor);
+  uint64_t total = 0;
+  ForRuns<FixedSum::kMost>(n, [&](int32_t begin, int32_t size) {
+    FixedSum sum;
+    ForExps<FixedSum::kShift>(logits + begin, size, terms.grid, [&](Vec x, int32_t i, int32_t k) {
+      const int32_t at = begin + i;
+      const Vec rest = Fma(x, p_factor, Mul(LoadSome(q + at, k, 0.0f), q_factor));
+      const Vec left = Max(rest, Set(0.0f));  // NaN is 0 too
+      sum.Take(left);
+      if (!kStore) return;
+      const Vec fixed = RoundEven(Mul(left, Set(1 << kRestShift)));
+      const Doubles grid = SetDoubles(kGridOfFixed);
+      StoreSome(out + at, Mul(LowDoubles(fixed), grid), Mul(HighDoubles(fixed), grid), k);
+    });
+    total += sum.Total();
   });
-  return sum.Total();
+  return total;
+}
+
+double RestFromLogitsLoop(const float* logits, const float* q, int32_t n, const RestTerms& terms,
+                          double* out) {
+  const uint64_t sum = out == nullptr ? FixedRests<false>(logits, q, n, terms, out)
+                                      : FixedRests<true>(logits, q, n, terms, out);
+  return static_cast<double>(sum) * kGridOfFixed;
 }
 
 double WeightsFromF32Loop(const float* probs, int32_t n, double* out) {
@@ -226,7 +240,7 @@ VocabOps LoopTable() {
           WeightsFromF32Loop,
           WeightsFromF64Loop,
           SubtractLoop,
-          SubtractFromLogitsLoop,
+          RestFromLogitsLoop,
           ToFloatLoop<Float16>,
           ToFloatLoop<BFloat16>,
           GumbelAvx2};

@@ -231,6 +231,11 @@ class SequenceLaws {
   __device__ bool Excludes(int32_t child) const {
     return nodes_[child].drawn == kDrawnWithoutReplacement && sequence_.draft_per_node == 0;
   }
+  /*! \brief Whether a child's law is that of a whole row of floats. */
+  __device__ bool InFloats(int32_t child) const {
+    return nodes_[child].drawn != kDrawnDeterministic && sequence_.draft_f64 == 0 &&
+           !(Excludes(child) && nodes_[nodes_[child].parent].first_child != child);
+  }
   /*! \brief Whether an earlier sibling of a child holds a token. */
   __device__ bool Excluded(int32_t child, int32_t token) const {
     for (int32_t s = nodes_[nodes_[child].parent].first_child; s != child;
@@ -261,16 +266,25 @@ class SequenceLaws {
    * left of the row's law. */
   __device__ double Weight(const LevelState& level, const TargetRow& target, const ExpTerms& terms,
                            int32_t x) const {
+    const LawStep* steps = steps_ + nodes_[level.node].first_step;
     double w;
+    int32_t i = 0;
     if (target.greedy >= 0) {
       w = x == target.greedy ? kProbScale : 0;
     } else {
       const float e = Exp2Scaled(Logit(target, x), terms.grid);
-      const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
-      w = FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
+      if (level.num_steps > 0 && InFloats(steps[0].child)) {  // RowSampler::WeightsLess
+        const LawStep& step = steps[i++];
+        const RestFactors factors = MakeRestFactors(step.r_factor * terms.factor, step.d_factor);
+        const int64_t row = DraftRow(step.child);
+        const float q = static_cast<const float*>(sequence_.draft)[row * params_.vocab_size + x];
+        w = static_cast<double>(FixedRest(e, q, factors)) * kGridOfFixed;
+      } else {
+        const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
+        w = FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
+      }
     }
-    const LawStep* steps = steps_ + nodes_[level.node].first_step;
-    for (int32_t i = 0; i < level.num_steps; ++i) {
+    for (; i < level.num_steps; ++i) {
       const LawStep& step = steps[i];
       if (nodes_[step.child].drawn == kDrawnDeterministic) {
         if (x == nodes_[step.child].token) w = 0;

@@ -83,8 +83,10 @@ TEST(VectorLoopsMatchScalarLoopsBitForBit) {
               fast.subtract(w1.data(), d1.data(), n, a, b, s2.data()));
     EXPECT(SameBits(s1, s2));
 
-    EXPECT_EQ(scalar.subtract_from_logits(logits.data(), probs.data(), n, terms, a, b, s1.data()),
-              fast.subtract_from_logits(logits.data(), probs.data(), n, terms, a, b, s2.data()));
+    const kvctl::RestTerms rest = {grid, kvctl::MakeRestFactors(a * factor, b)};
+    const double left = scalar.rest_from_logits(logits.data(), probs.data(), n, rest, s1.data());
+    EXPECT_EQ(left, fast.rest_from_logits(logits.data(), probs.data(), n, rest, s2.data()));
+    EXPECT_EQ(left, fast.rest_from_logits(logits.data(), probs.data(), n, rest, nullptr));
     EXPECT(SameBits(s1, s2));
 
     std::vector<float> masked1 = logits, masked2 = logits;
