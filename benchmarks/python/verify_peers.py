@@ -101,8 +101,14 @@ def torch_rule(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array
     return accepted, torch_draw(left)
 
 
-def torch_walk(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array, Array]:
-    """Position by position, for rules that need not read rows which are never reached."""
+def torch_walk(
+    rule: str, logits: Array, q: Array, drafts: Array, goes: Array
+) -> tuple[Array, Array]:
+    """Position by position, for rules that need not read rows which are never reached.
+
+    How far a walk gets decides how much work it is. So that peers do equal work, acceptance is
+    worked out like everything else, but then ``goes`` (B, n + 1) says who goes on from where.
+    """
     import torch
 
     batch, n = drafts.shape
@@ -115,7 +121,8 @@ def torch_walk(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array
         if rule == "token_wise" and x is not None:
             at = x[:, None]
             p_x = (rows.gather(1, at) - rows.logsumexp(dim=-1, keepdim=True)).exp_()[:, 0]
-            go_on = torch.rand(len(alive)) < p_x / q[alive, i].gather(1, at)[:, 0]
+            accept = torch.rand(len(alive)) < p_x / q[alive, i].gather(1, at)[:, 0]
+            go_on = accept.copy_(goes[alive, i])
             stop = ~go_on
             if bool(stop.any()):
                 left = rows[stop].softmax(dim=-1).sub_(q[alive[stop], i]).clamp_(min=0)
@@ -127,7 +134,8 @@ def torch_walk(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array
             else:
                 y = rows.argmax(dim=-1) if rule == "greedy" else torch_draw(rows.softmax(dim=-1))
             token[alive] = y
-            go_on = torch.zeros_like(y, dtype=torch.bool) if x is None else y == x
+            accept = y != y if x is None else y == x
+            go_on = accept.copy_(goes[alive, i])
         alive = alive[go_on]
         if not len(alive):
             break
