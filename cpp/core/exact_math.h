@@ -32,10 +32,10 @@ static inline double FMA(double a, double b, double c) { return __builtin_fma(a,
 constexpr double kLog2E = 1.4426950408889634;
 
 /*!
- * \brief exp(l - max) as an integer: at most 2^45, so that a sum over 2^18 tokens fits 64 bits.
- * A token whose probability is less than 2^-46 of the largest has weight 0.
+ * \brief exp(l - max) as an integer: at most 2^44, so that a sum over 2^19 tokens fits 64 bits.
+ * A token whose probability is less than 2^-45 of the largest has weight 0.
  */
-constexpr int kExpBits = 45;
+constexpr int kExpBits = 44;
 /*! \brief Exponents below this weigh nothing at kExpBits; clamping here keeps them out of
  * denormals. */
 constexpr float kMinExponent = -64.0f;
@@ -121,7 +121,7 @@ struct RestFactors {
   float q_factor;  //!< negative
 };
 /*! \brief So much smaller are floats while they are subtracted, as sums of them need it. */
-constexpr int kRestShift = 23;
+constexpr int kRestShift = 22;
 
 /*!
  * \brief The factors for grid weights.

@@ -252,7 +252,7 @@ void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
         float exps[kVocabPiece];
         if (kind_ == Kind::kLaw) {  // grid weights, brought down to where floats hold what counts
           for (int32_t j = 0; j < size; ++j) {
-            exps[j] = static_cast<float>(law_.weights[at + j] * 0x1p-5);
+            exps[j] = static_cast<float>(law_.weights[at + j] / kGridOfFixed);
           }
         } else {
           ExpPiece(at, size, exps);

@@ -61,11 +61,12 @@ inline double SumOf(Doubles x) {
 }
 
 // Turns logits into the exponentials of Exp2Scaled times 2^kShift, several vectors side by side so
-// that none waits for its own last result. Ties of an odd kShift would round the other way, so only
-// its even part is added in the exponent of the rounding constant.
+// that none waits for its own last result. The shift is added to the rounding constant: were it
+// odd, ties would round the other way.
 template <int kShift, int kCount>
 inline void TakeExps(const ExpGrid& grid, Vec (&x)[kCount]) {
-  constexpr int kExponent = (kExpBits + kShift) & ~1;
+  constexpr int kExponent = kExpBits + kShift;
+  static_assert(kExponent % 2 == 0, "ties round to even");
   const Vec scale = Set(grid.scale), offset = Set(grid.offset + kExponent), least = Set(grid.least);
   Vec p[kCount];
   for (Vec& v : x) v = Max(v, least);  // NaN too
@@ -73,7 +74,6 @@ inline void TakeExps(const ExpGrid& grid, Vec (&x)[kCount]) {
   Ints exponent[kCount];
   for (int j = 0; j < kCount; ++j) {
     exponent[j] = ShiftLeft32<23>(AsInts(p[j]));
-    if (kExponent != kExpBits + kShift) exponent[j] = Add32(exponent[j], SetInts(1u << 23));
     x[j] = Fma(x[j], scale, Sub(offset, p[j]));
   }
   for (Vec& v : p) v = Set(kExp2Poly[0]);
@@ -108,34 +108,33 @@ inline void ForExps(const float* logits, int32_t n, const ExpGrid& grid, F take)
 }
 
 /*!
- * \brief Exact sums of ToFixed, from exponentials times 2^-23.
+ * \brief Exact sums of ToFixed, from exponentials times 2^-22.
  *
- * Adding 2^23 rounds such a number to an integer, which counts 2^23; what is left, in [-1/2, 1/2],
- * is rounded to a multiple of 2^-23 by adding 1.5. Both are left in the low bits of floats, and
- * add up as integers, the constants to be taken off in the end.
+ * Adding 2^23 rounds such a number to an integer, which counts 2^22; what is left, in [-1/2, 1/2],
+ * is rounded to a multiple of 2^-22 by adding 3. Both are left in the low bits of floats, and add
+ * up as integers, the constants to be taken off in the end.
  */
 class FixedSum {
  public:
-  // Lanes of 32 bits hold this many: a whole part may reach 2^23, a fraction 2^22 up or down.
+  // Lanes of 32 bits hold this many: a whole part may reach 2^23, a fraction 2^21 up or down.
   static constexpr int32_t kMost = 508 * kLanes;
-  static constexpr int kShift = -23;
+  static constexpr int kShift = -22;
 
   void Take(Vec scaled) {
-    const Vec whole_unit = Set(0x1p23f);
-    const Vec whole = Add(scaled, whole_unit);
-    const Vec fraction = Add(Sub(scaled, Sub(whole, whole_unit)), Set(1.5f));
+    const Vec whole = Add(scaled, Set(0x1p23f));
+    const Vec fraction = Add(scaled, Sub(Set(0x1p23f + 3), whole));  // 3 - the whole part is exact
     whole_ = Add32(whole_, AsInts(whole));
     fraction_ = Add32(fraction_, AsInts(fraction));
     ++count_;
   }
   uint64_t Total() const {
-    constexpr uint32_t kWhole = 0x4b000000u, kFraction = 0x3fc00000u;  // the bits of 2^23 and 1.5
+    constexpr uint32_t kWhole = 0x4b000000u, kFraction = 0x40400000u;  // the bits of 2^23 and 3
     uint32_t whole[kLanes], fraction[kLanes];
     StoreInts(whole, whole_);
     StoreInts(fraction, fraction_);
     uint64_t total = 0;
     for (int i = 0; i < kLanes; ++i) {
-      total += static_cast<uint64_t>(whole[i] - count_ * kWhole) << 23;
+      total += static_cast<uint64_t>(whole[i] - count_ * kWhole) << 22;
       total += static_cast<uint64_t>(
           static_cast<int64_t>(static_cast<int32_t>(fraction[i] - count_ * kFraction)));
     }

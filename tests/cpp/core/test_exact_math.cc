@@ -22,8 +22,8 @@ TEST(ExpIsAccurateAndScaled) {
   EXPECT_EQ(fixed(0, 0), uint64_t{1} << kvctl::kExpBits);
   EXPECT_EQ(fixed(-INFINITY, 3), uint64_t{0});
   EXPECT_EQ(fixed(NAN, 0), uint64_t{0});
-  EXPECT_EQ(fixed(-46.5f, 0), uint64_t{0});
-  EXPECT_EQ(fixed(-45.0f, 0), uint64_t{1});
+  EXPECT_EQ(fixed(-45.5f, 0), uint64_t{0});
+  EXPECT_EQ(fixed(-44.0f, 0), uint64_t{1});
   EXPECT_EQ(fixed(-1e30f, -kvctl::kMaxExponent), uint64_t{0});
   EXPECT_EQ(fixed(kvctl::kMaxExponent, kvctl::kMaxExponent), uint64_t{1} << kvctl::kExpBits);
 }
@@ -44,6 +44,34 @@ TEST(ExpOfLargeLogitsIsAsAccurate) {
       return;
     }
   }
+}
+
+TEST(RestsAreAsAccurateAsTheFloatsTheyComeFrom) {
+  std::mt19937 random(6);
+  const auto uniform = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  const double one = std::ldexp(1.0, kvctl::kExpBits);
+  for (int i = 0; i < 200000; ++i) {
+    const double p = std::exp2(uniform(-40, 0)), total = uniform(1, 3), a = uniform(0.1, 1);
+    const auto exp = static_cast<float>(p * one);
+    const auto q = static_cast<float>(i % 2 == 0 ? p * uniform(0, 2) : std::exp2(uniform(-60, 0)));
+    const double b = uniform(0.999, 1.001);
+    const double minuend = a * (exp / total), subtrahend = b * q * one;
+    const kvctl::RestFactors factors = kvctl::MakeRestFactors(a * kvctl::kGridOfFixed / total, b);
+    const auto got = static_cast<double>(kvctl::FixedRest(exp, q, factors));
+    const double expected = std::fmax(minuend - subtrahend, 0);
+    if (std::fabs(got - expected) > 0x1p-22 * std::fmax(minuend, subtrahend) + 1) {
+      EXPECT_EQ(got, expected);
+      return;
+    }
+  }
+  const kvctl::RestFactors plain = kvctl::MakeRestFactors(kvctl::kGridOfFixed, 1);
+  EXPECT_EQ(kvctl::FixedRest(static_cast<float>(one / 2), 0.25f, plain),
+            static_cast<uint64_t>(one / 4));
+  EXPECT_EQ(kvctl::FixedRest(static_cast<float>(one / 2), 0.5f, plain), uint64_t{0});
+  EXPECT_EQ(kvctl::FixedRest(static_cast<float>(one / 2), 0.75f, plain), uint64_t{0});
+  EXPECT_EQ(kvctl::FixedRest(0.0f, NAN, plain), uint64_t{0});
 }
 
 TEST(LogIsAccurateAlsoNearOne) {
