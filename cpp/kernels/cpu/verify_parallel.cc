@@ -17,7 +17,7 @@ namespace {
 constexpr double kMinNanoseconds = 1.5e5;
 // Nor is one item that takes less than this: sharing its rows out takes a barrier for every pass,
 // and on a machine that others use too each barrier may wait for a time slice.
-constexpr double kMinItemNanoseconds = 8e5;
+constexpr double kMinItemNanoseconds = 4e5;
 // Blocks of the vocabulary below which one item is not worth sharing out.
 constexpr int32_t kMinBlocks = 4;
 
