@@ -161,8 +161,14 @@ class SequenceTable {
   const StepPlan& plan() const { return forward_.plan; }
   /*! \brief Reserves columns for the new tokens of every sequence, and plans the step. */
   void BeginForward(const std::vector<Append>& appends, DataMoves* moves);
-  /*! \brief The new tokens of chains are committed, those of trees stay pending. */
-  void EndForward();
+  /*! \brief Whether the end of the step in flight commits tokens. */
+  bool StepCommits() const;
+  /*!
+   * \brief The new tokens of chains are committed, those of trees stay pending.
+   * \param whole Whether every layer has their K and V; otherwise they must all stay pending, and
+   * cannot be committed.
+   */
+  void EndForward(bool whole = true);
   /*!
    * \brief Takes the step in flight back.
    * \param moves Receives what to move because the step may have written over it; nullptr if

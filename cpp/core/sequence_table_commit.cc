@@ -29,6 +29,12 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
       Throw(ErrorKind::kValue, "kept nodes of sequence ", sequence.id,
             " must be in ascending order, got ", kept[i], " after ", kept[i - 1]);
     }
+    if (kept[i] >= pending.num_whole) {
+      Throw(ErrorKind::kValue, "kept node ", kept[i], " of sequence ", sequence.id,
+            " cannot be committed: node ", pending.num_whole,
+            " was added by a step that left layers out, so it and what came after it can only be "
+            "dropped");
+    }
     const int32_t expected = sequence.next_position + static_cast<int32_t>(i);
     if (pending.positions[kept[i]] != expected) {
       Throw(ErrorKind::kValue, "kept node ", kept[i], " of sequence ", sequence.id,

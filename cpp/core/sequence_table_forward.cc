@@ -154,10 +154,19 @@ void SequenceTable::PlanRows(const Append& append, const ForwardEntry& entry) {
        sequence.positions ? sequence.positions->data() : nullptr, sequence.next_position});
 }
 
-void SequenceTable::EndForward() {
+bool SequenceTable::StepCommits() const {
+  return forward_.active && std::any_of(forward_.entries.begin(), forward_.entries.end(),
+                                        [](const ForwardEntry& entry) { return !entry.pending; });
+}
+
+void SequenceTable::EndForward(bool whole) {
   if (!forward_.active) Throw(ErrorKind::kRuntime, "end_forward without a begin_forward");
   for (ForwardEntry& entry : forward_.entries) {
-    if (entry.pending) continue;
+    if (entry.pending) {
+      PendingRegion& pending = entry.sequence->pending;
+      if (whole && pending.num_whole == entry.old_num_pending) pending.num_whole = pending.size();
+      continue;
+    }
     if (entry.positions != nullptr) entry.sequence->positions = std::move(entry.positions);
     if (entry.own_positions) {
       for (int32_t i = 0; i < entry.num_rows; ++i) {

@@ -115,6 +115,7 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
     all_.lowered = past_.lowered = new_.lowered = false;
     MasksOf(Columns::kAll);
     appended_.assign(config_.num_layers, false);
+    in_parts_ = false;
     BeginOnCuda();
   } catch (...) {
     table_.AbortForward(nullptr);
@@ -123,8 +124,25 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
   CarryOut();
 }
 
+int64_t PagedKVCacheImpl::LayerLeftOut() const {
+  // Nobody who attends in parts has to write every layer: some share the K and V of another.
+  const auto missing = std::find(appended_.begin(), appended_.end(), false);
+  if (in_parts_ || missing == appended_.end()) return -1;
+  // Without any attention the step moves the books alone.
+  const bool books_only = std::find(appended_.begin(), appended_.end(), true) == appended_.end();
+  return books_only ? -1 : missing - appended_.begin();
+}
+
 void PagedKVCacheImpl::EndForward() {
-  InTurn([&] { table_.EndForward(); });
+  InTurn([&] {
+    const int64_t layer = LayerLeftOut();
+    if (layer >= 0 && table_.StepCommits()) {
+      Throw(ErrorKind::kRuntime, "end_forward: layer ", config_.first_layer + layer,
+            " was not attended in this step, but others were, so it lacks K and V of the new "
+            "tokens; attend every layer, or abort; tokens of a part of the model must be pending");
+    }
+    table_.EndForward(layer < 0);
+  });
 }
 
 void PagedKVCacheImpl::AbortForward() {

@@ -158,6 +158,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void SetSinksApart(size_t index, Mask* mask);
   /*! \brief Positions of the step's rows as they look at renumbered sinks. */
   void FillSinkRotation();
+  /*! \brief A layer without K and V of the step's tokens where others have them, or -1. */
+  int64_t LayerLeftOut() const;
   /*! \brief Carries out the data moves of the last operation on the table. */
   void CarryOut();
 
@@ -295,7 +297,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   StepMasks all_, past_, new_;
   std::vector<const Mask*> mask_pointers_;
   std::vector<bool>
-      appended_;  // [num_layers] whether K and V of the step's tokens are in the pages
+      appended_;           // [num_layers] whether K and V of the step's tokens are in the pages
+  bool in_parts_ = false;  // whether the step has called attention in parts
   AttentionWorkspace workspace_;
   Rotation step_rotation_;
   Rotation sink_rotation_;                      // of q for renumbered sinks

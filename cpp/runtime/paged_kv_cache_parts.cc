@@ -89,6 +89,7 @@ void PagedKVCacheImpl::SelfAttention(int64_t layer_id, Tensor q, Tensor k, Tenso
                                      Tensor lse, double sm_scale) {
   InTurn([&] {
     RequireForward();
+    in_parts_ = true;
     const int32_t layer = LocalLayer(layer_id);
     CheckRows(q, "q_data", config_.num_qo_heads);
     CheckRows(k, "k_data", config_.num_kv_heads);
@@ -104,6 +105,7 @@ void PagedKVCacheImpl::CrossAttention(int64_t layer_id, Tensor q, Tensor out, Te
                                       double sm_scale) {
   InTurn([&] {
     RequireForward();
+    in_parts_ = true;
     const int32_t layer = LocalLayer(layer_id);
     CheckRows(q, "q_data", config_.num_qo_heads);
     CheckRows(out, "o_data", config_.num_qo_heads);
@@ -118,6 +120,7 @@ void PagedKVCacheImpl::AttentionWithSharedKV(int64_t source_layer_id, Tensor q, 
                                              Tensor out, double sm_scale) {
   InTurn([&] {
     RequireForward();
+    in_parts_ = true;
     const int32_t layer = LocalLayer(source_layer_id);
     CheckRows(q, "q_data", config_.num_qo_heads);
     CheckRows(k, "current_k_data", config_.num_kv_heads);

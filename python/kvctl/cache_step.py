@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
 from .convert import encode_masks
 from .integers import to_shape
-from .sequences import SequenceStore
+from .sequences import SequenceStore, step_context
 
 if TYPE_CHECKING:
     from .convert import MaskLike
@@ -54,7 +53,8 @@ class CacheStep(SequenceStore):
             positions of a sequence with a sliding window, or under a mask of one, must not descend;
             in this step windows measure new tokens as if they followed on.
         pending : bool, optional
-            Keep the new tokens pending although the mask is no tree.
+            Keep the new tokens pending although the mask is no tree. So must a step that attends
+            some of the layers only; its tokens can be dropped, not committed.
 
         Raises
         ------
@@ -75,25 +75,7 @@ class CacheStep(SequenceStore):
             -1 if pending is None else int(pending),
         )
 
-    @contextmanager
-    def forward(
-        self,
-        seq_ids: Sequence[int],
-        append_lengths: Sequence[int],
-        *,
-        mask: MaskLike | Sequence[MaskLike | None] | None = None,
-        positions: Any = None,
-        pending: bool | None = None,
-    ) -> Iterator[None]:
-        """Run a step as a context: ended when the block ends, aborted when it raises."""
-        self.begin_forward(seq_ids, append_lengths, mask=mask, positions=positions, pending=pending)
-        try:
-            yield
-        except BaseException:
-            if self.in_forward:  # else the block has ended it itself
-                self.abort()
-            raise
-        self.end_forward()
+    forward = step_context(begin_forward)
 
     def query_positions(self) -> Any:
         """Rotary positions of the step's new tokens, int32 (total_new,)."""

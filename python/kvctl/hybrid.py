@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from .sequences import step_context
 
 if TYPE_CHECKING:
     from .cache import PagedKVCache
@@ -120,6 +121,11 @@ class HybridCache:
 
     # A step.
 
+    @property
+    def in_forward(self) -> bool:
+        """Whether a step is in flight."""
+        return self.state.in_forward
+
     def begin_forward(
         self,
         seq_ids: Sequence[int],
@@ -195,7 +201,7 @@ class HybridCache:
         KeyError
             If there is no such sequence.
         """
-        if self.state.in_forward:
+        if self.in_forward:
             self.cache.abort()
             self.state.abort()
             return
@@ -204,25 +210,7 @@ class HybridCache:
         self.cache.abort(seq_ids)
         self.state.abort(seq_ids)
 
-    @contextmanager
-    def forward(
-        self,
-        seq_ids: Sequence[int],
-        append_lengths: Sequence[int],
-        *,
-        mask: MaskLike | Sequence[MaskLike | None] | None = None,
-        positions: Any = None,
-        pending: bool | None = None,
-    ) -> Iterator[None]:
-        """Run a step as a context: ended when the block ends, aborted when it raises."""
-        self.begin_forward(seq_ids, append_lengths, mask=mask, positions=positions, pending=pending)
-        try:
-            yield
-            self.end_forward()
-        except BaseException:
-            if self.state.in_forward:  # else the block has ended it itself
-                self.abort()
-            raise
+    forward = step_context(begin_forward)
 
     # Rolling back.
 
@@ -264,7 +252,7 @@ class HybridCache:
     def _check_pair(self, seq_ids: Sequence[int]) -> None:
         for seq_id in seq_ids:
             cached, remembered = self.cache.sequence_length(seq_id), self.sequence_length(seq_id)
-            if self.state.in_forward:  # the cache counts the tokens of a step in flight already
+            if self.in_forward:  # the cache counts the tokens of a step in flight already
                 continue
             if cached != remembered:
                 raise RuntimeError(
@@ -273,7 +261,7 @@ class HybridCache:
                 )
 
     def _check_no_step(self, operation: str) -> None:
-        if self.state.in_forward:
+        if self.in_forward:
             raise RuntimeError(
                 f"{operation} is not possible between begin_forward and end_forward; call "
                 "end_forward or abort first"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
 from .convert import to_tensor
 from .integers import to_shape
-from .sequences import SequenceStore
+from .sequences import SequenceStore, step_context
 from .tree import TokenTree
 
 if TYPE_CHECKING:
@@ -82,24 +81,7 @@ class RecurrentStep(SequenceStore):
             parents,
         )
 
-    @contextmanager
-    def forward(
-        self,
-        seq_ids: Sequence[int],
-        append_lengths: Sequence[int],
-        *,
-        mask: TreeLike | Sequence[TreeLike | None] | None = None,
-        pending: bool | None = None,
-    ) -> Iterator[None]:
-        """Run a step as a context: ended when the block ends, aborted when it raises."""
-        self.begin_forward(seq_ids, append_lengths, mask=mask, pending=pending)
-        try:
-            yield
-            self.end_forward()
-        except BaseException:
-            if self.in_forward:  # else the block has ended it itself
-                self.abort()
-            raise
+    forward = step_context(begin_forward)
 
     @property
     def num_roots(self) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import tvm_ffi
 
@@ -11,11 +14,38 @@ from . import errors as errors  # registers the exception types that libkvctl ra
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_Store = TypeVar("_Store", bound=Any)
+_Step = ParamSpec("_Step")
+
 _ffi = tvm_ffi.get_global_func
 
 _clear = _ffi("vm.builtin.kv_state_clear")
 _add_sequence = _ffi("vm.builtin.kv_state_add_sequence")
 _remove_sequence = _ffi("vm.builtin.kv_state_remove_sequence")
+
+
+def step_context(
+    begin_forward: Callable[Concatenate[_Store, _Step], None],
+) -> Callable[Concatenate[_Store, _Step], AbstractContextManager[None]]:
+    """Return the method ``forward`` that goes with a class's ``begin_forward``."""
+
+    @wraps(begin_forward, assigned=("__module__",))
+    @contextmanager
+    def forward(self: _Store, /, *args: _Step.args, **kwargs: _Step.kwargs) -> Iterator[None]:
+        """Run a step as a context: ended when the block ends, aborted when it raises.
+
+        Takes what ``begin_forward`` takes.
+        """
+        self.begin_forward(*args, **kwargs)
+        try:
+            yield
+            self.end_forward()
+        except BaseException:
+            if self.in_forward:  # else the block has ended it itself
+                self.abort()
+            raise
+
+    return forward
 
 
 class SequenceStore:

@@ -63,7 +63,8 @@ def test_sums_agree_with_float64(prompt):
             assert np.allclose(np.from_dlpack(sums), want, rtol=1e-5, atol=1e-6)
     cache.observe_attention(None)
     with cache.forward([7], [1]):
-        cache.attention(0, prompt[0, :1])
+        for layer in range(3):
+            cache.attention(layer, prompt[layer, :1])
     assert len(seen) == 3
 
 

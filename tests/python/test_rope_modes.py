@@ -217,7 +217,9 @@ def test_renumbered_sinks_do_not_depend_on_the_batch() -> None:
         for length in lengths:
             cache.begin_forward([1, 0], [1, length])
             batch = np.concatenate([qkv[:1], qkv[at : at + length]])
-            rows.append(np.from_dlpack(cache.attention(0, batch))[1:].copy())
+            for layer in range(cache.num_layers):
+                out = np.from_dlpack(cache.attention(layer, batch))
+            rows.append(out[1:].copy())
             cache.end_forward()
             at += length
         outputs.append(np.concatenate(rows))
