@@ -111,6 +111,22 @@ def test_a_branch_is_run_again_where_its_states_were_not_kept(recurrent_models, 
 
 
 @both
+@pytest.mark.parametrize("path", [[0.6], [True], ["0"]])
+def test_nodes_that_are_no_integers_are_refused(recurrent_models, kind, path):
+    runner = load(recurrent_models, kind, "steps not kept")
+    for seq_id in (0, 1):
+        runner.cache.add_sequence(seq_id)
+        runner.prefill([seq_id], [PROMPT])
+        runner.verify([seq_id], [kvctl.TokenTree([5, 6], [-1, 0])])
+    with pytest.raises(TypeError, match="kept nodes must be integers"):
+        runner.cache.commit([0], [path])
+    assert runner.cache.pending_length(0) == 2
+    for seq_id in (0, 1):
+        runner.cache.commit([seq_id], [[0]])
+    assert states(runner, 0) == states(runner, 1)
+
+
+@both
 @pytest.mark.parametrize("named", [None, [0]], ids=["all", "named"])
 def test_what_was_aborted_is_not_run_again(recurrent_models, kind, named):
     runner = load(recurrent_models, kind, "steps not kept")

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/sequence_table.h"
+#include "table_steps.h"
 
 using kvctl::CheckpointPtr;
 using kvctl::DataMoves;
@@ -41,15 +41,13 @@ namespace {
  * \brief Sequence 0 is forked by 1 in the middle of a page and has a tree pending, 2 has a window
  * that has let pages go, 3 has positions of its own; 0, 2 and 3 have checkpoints.
  */
-struct World {
-  SequenceTable table{{40, 4, 64, 8}};
-  DataMoves moves;
+struct World : kvctl::TableSteps {
   std::vector<CheckpointPtr> checkpoints;
 
-  World() {
+  World() : TableSteps({40, 4, 64, 8}) {
     for (int64_t id : {0, 2, 3}) {
       table.Add(id);
-      Append(id, 14);
+      Chain(id, 14);
     }
     table.Fork(0, 1, -1);
     Tree(0, {-1, 0, 0, 2, 2, 4});
@@ -58,18 +56,7 @@ struct World {
     moves.clear();
     table.Evict(3, {0, 3, 4, 9, 10, 11}, false, &moves);
     for (int64_t id : {0, 2, 3}) checkpoints.push_back(table.MakeCheckpoint(id));
-    Append(3, 2);
-  }
-
-  void Append(int64_t id, int32_t rows) {
-    moves.clear();
-    table.BeginForward({{id, rows}}, &moves);
-    table.EndForward();
-  }
-  void Tree(int64_t id, const std::vector<int32_t>& parents) {
-    moves.clear();
-    table.BeginForward({{id, static_cast<int32_t>(parents.size()), true, parents.data()}}, &moves);
-    table.EndForward();
+    Chain(3, 2);
   }
 
   /*! \brief Everything that the table knows. */
@@ -83,7 +70,8 @@ struct World {
       const Sequence& sequence = table.Get(id);
       text << id << ": " << sequence.num_committed << ' ' << sequence.next_position << ' '
            << sequence.gone.begin << ' ' << sequence.gone.end << ' ' << sequence.checkpoints.size()
-           << ' ' << sequence.window.size << ' ' << sequence.pending.chain << " | ";
+           << ' ' << sequence.window.size << ' ' << sequence.pending.chain << ' '
+           << sequence.pending.num_whole << " | ";
       list(sequence.pages);
       list(sequence.pending.parents);
       list(sequence.pending.depths);
@@ -159,7 +147,7 @@ TEST(NoMemoryToEndAStep) {
   FailEverywhere(
       [&](World& world) {
         world.table.Add(7);
-        world.Append(7, 4);
+        world.Chain(7, 4);
         world.moves.clear();
         world.table.BeginForward({{3, 9}, {7, 5, false, nullptr, positions.data()}}, &world.moves);
       },
@@ -183,7 +171,7 @@ TEST(NoMemoryForACheckpointOrToReturn) {
                  [](World& world) { world.checkpoints.push_back(world.table.MakeCheckpoint(0)); });
   const auto rewrite = [](World& world) {
     world.table.PopN(0, 12);
-    world.Append(0, 20);
+    world.Chain(0, 20);
     world.table.PopN(3, 5);
   };
   FailEverywhere(rewrite,

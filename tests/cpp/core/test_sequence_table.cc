@@ -1,7 +1,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/sequence_table.h"
+#include "table_steps.h"
 
 using kvctl::Append;
 using kvctl::DataMoves;
@@ -10,20 +10,8 @@ using kvctl::SequenceTable;
 namespace {
 
 // Pages of 4 tokens, 8 of them, steps of at most 16.
-struct Fixture {
-  SequenceTable table{{8, 4, 16, 4}};
-  DataMoves moves;
-
-  void Append_(int64_t id, int32_t rows) {
-    moves.clear();
-    table.BeginForward({{id, rows}}, &moves);
-    table.EndForward();
-  }
-  void Tree(int64_t id, const std::vector<int32_t>& parents) {
-    moves.clear();
-    table.BeginForward({{id, static_cast<int32_t>(parents.size()), true, parents.data()}}, &moves);
-    table.EndForward();
-  }
+struct Fixture : kvctl::TableSteps {
+  Fixture() : TableSteps({8, 4, 16, 4}) {}
 };
 
 }  // namespace
@@ -31,7 +19,7 @@ struct Fixture {
 TEST(TableAppendsAndPops) {
   Fixture f;
   f.table.Add(7);
-  f.Append_(7, 6);
+  f.Chain(7, 6);
   EXPECT_EQ(f.table.Get(7).num_committed, 6);
   EXPECT_EQ(f.table.pool().num_free(), 6);
   f.table.PopN(7, 3);
@@ -44,21 +32,21 @@ TEST(TableAppendsAndPops) {
 TEST(TableForkCopiesASharedPageOnWrite) {
   Fixture f;
   f.table.Add(0);
-  f.Append_(0, 6);
+  f.Chain(0, 6);
   f.table.Fork(0, 1, -1);
   EXPECT_EQ(f.table.pool().num_free(), 6);
-  f.Append_(1, 1);
+  f.Chain(1, 1);
   EXPECT_EQ(f.moves.pages.size(), 1u);
   EXPECT_EQ(f.moves.pages[0].source, f.table.Get(0).pages[1]);
   EXPECT_EQ(f.moves.pages[0].target, f.table.Get(1).pages[1]);
-  f.Append_(0, 1);  // alone with its page again
+  f.Chain(0, 1);  // alone with its page again
   EXPECT(f.moves.empty());
 }
 
 TEST(TableCommitsAPathInPlaceOfTheTree) {
   Fixture f;
   f.table.Add(0);
-  f.Append_(0, 3);
+  f.Chain(0, 3);
   // 0 -> 1, 0 -> 2 -> 3
   f.Tree(0, {-1, 0, 0, 2});
   f.moves.clear();
@@ -126,7 +114,7 @@ TEST(TableCommitCountsThePagesThatCheckpointsKeepFromOthers) {
 TEST(TableTreeGrowsOverSeveralSteps) {
   Fixture f;
   f.table.Add(0);
-  f.Append_(0, 2);
+  f.Chain(0, 2);
   f.Tree(0, {-1, 0});
   f.Tree(0, {0, 2});
   EXPECT_EQ(f.table.Get(0).pending.depths[3], 2);
@@ -138,8 +126,8 @@ TEST(TableOutOfPagesChangesNothing) {
   Fixture f;
   f.table.Add(0);
   f.table.Add(1);
-  f.Append_(0, 16);
-  f.Append_(0, 10);  // 7 pages
+  f.Chain(0, 16);
+  f.Chain(0, 10);  // 7 pages
   EXPECT_ERROR(f.table.BeginForward({{1, 4}, {0, 4}}, &f.moves), kOutOfPages,
                "begin_forward needs 2 pages and 1 of 8 are free");
   EXPECT(!f.table.in_forward());
@@ -150,7 +138,7 @@ TEST(TableOutOfPagesChangesNothing) {
 TEST(TableAbortForwardRestoresPages) {
   Fixture f;
   f.table.Add(0);
-  f.Append_(0, 6);
+  f.Chain(0, 6);
   f.table.Fork(0, 1, -1);
   const std::vector<int32_t> pages = f.table.Get(1).pages;
   f.table.BeginForward({{1, 5}, {0, 3}}, &f.moves);
@@ -165,7 +153,7 @@ TEST(TableAbortForwardRestoresPages) {
 TEST(TableAbortForwardBringsBackWhatAnotherOverwrote) {
   Fixture f;
   f.table.Add(0);
-  f.Append_(0, 7);
+  f.Chain(0, 7);
   f.table.Fork(0, 1, 6);
   const int32_t page = f.table.Get(0).pages[1];
   f.moves.clear();
@@ -187,15 +175,15 @@ TEST(TableAbortForwardBringsBackWhatAnotherOverwrote) {
 TEST(CheckpointHoldsNothingUntilItMust) {
   Fixture f;
   f.table.Add(0);
-  f.Append_(0, 6);
+  f.Chain(0, 6);
   auto checkpoint = f.table.MakeCheckpoint(0);
-  f.Append_(0, 5);
+  f.Chain(0, 5);
   EXPECT(f.moves.empty());  // growing is no reason to copy
   EXPECT_EQ(f.table.pool().num_free(), 5);
   f.table.PopN(0, 7);  // below the checkpoint: it takes hold of the second page
   EXPECT_EQ(f.table.Get(0).num_columns(), 4);
   EXPECT_EQ(f.table.pool().num_free(), 6);
-  f.Append_(0, 1);
+  f.Chain(0, 1);
   f.table.Rollback(0, checkpoint.get());
   EXPECT_EQ(f.table.Get(0).num_columns(), 6);
   EXPECT_EQ(f.table.pool().num_free(), 6);
@@ -207,7 +195,7 @@ TEST(CheckpointHoldsNothingUntilItMust) {
 TEST(CheckpointOutlivesItsSequenceHarmlessly) {
   Fixture f;
   f.table.Add(0);
-  f.Append_(0, 6);
+  f.Chain(0, 6);
   auto checkpoint = f.table.MakeCheckpoint(0);
   f.table.PopN(0, 6);
   f.table.Remove(0);

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <random>
 #include <utility>
 #include <vector>
@@ -264,6 +265,30 @@ inline std::vector<double> Reference(const PagedLayer& layer, const TestSequence
   }
   return out;
 }
+
+/*! \brief A sequence of random length, with a tree every other time, and masks that suit it. */
+struct RandomCase {
+  /*! \param max_past The past is shorter. */
+  RandomCase(PagedLayer* layer, int32_t max_past) {
+    const auto random = [&](int32_t n) { return static_cast<int32_t>(layer->rng() % n); };
+    const int32_t past = random(max_past), rows = 1 + random(40), columns = past + rows;
+    std::vector<uint8_t> bits(rows * columns);
+    const int32_t density = 1 + random(5);
+    for (uint8_t& bit : bits) bit = random(density) == 0;
+    masks = {Mask::Full(bits.data(), rows, columns),
+             Mask::Dense(bits.data(), rows),
+             Mask::Window(1 + random(300), random(5)),
+             Mask::PrefixLM(random(columns)),
+             ~Mask::Window(1 + random(100)),
+             Mask::Full(bits.data(), rows, columns) & Mask::Causal()};
+    const bool tree = random(2) == 0;
+    sequence = std::make_unique<TestSequence>(
+        layer, past, tree ? RandomTree(&layer->rng, rows) : std::vector<int32_t>{}, rows, rows);
+  }
+
+  std::vector<Mask> masks;
+  std::unique_ptr<TestSequence> sequence;
+};
 
 template <typename A, typename B>
 double RelativeError(const std::vector<A>& got, const std::vector<B>& want) {

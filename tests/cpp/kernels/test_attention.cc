@@ -46,21 +46,10 @@ TEST(AttentionUnderRandomMasksAgreesWithFloat64) {
   const std::vector<int32_t> all = layer.free;
   for (int32_t round = 0; round < 30; ++round) {
     layer.free = all;
-    const auto random = [&](int32_t n) { return static_cast<int32_t>(layer.rng() % n); };
-    const int32_t past = random(700), rows = 1 + random(40), columns = past + rows;
-    std::vector<uint8_t> bits(rows * columns);
-    const int32_t density = 1 + random(5);
-    for (uint8_t& bit : bits) bit = random(density) == 0;
-    const Mask masks[] = {Mask::Full(bits.data(), rows, columns),
-                          Mask::Dense(bits.data(), rows),
-                          Mask::Window(1 + random(300), random(5)),
-                          Mask::PrefixLM(random(columns)),
-                          ~Mask::Window(1 + random(100)),
-                          Mask::Full(bits.data(), rows, columns) & Mask::Causal()};
-    const bool tree = random(2) == 0;
-    const TestSequence sequence(
-        &layer, past, tree ? RandomTree(&layer.rng, rows) : std::vector<int32_t>{}, rows, rows);
-    for (const Mask& mask : masks) EXPECT(ErrorOf(&layer, sequence, &mask) < 1e-6);
+    const RandomCase random(&layer, 700);
+    for (const Mask& mask : random.masks) {
+      EXPECT(ErrorOf(&layer, *random.sequence, &mask) < 1e-6);
+    }
   }
 }
 
