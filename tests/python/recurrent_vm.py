@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import tvm
 
 from kvctl.cache import PagedKVCache
 from kvctl.hybrid import HybridCache
 from kvctl.recurrent import RecurrentState
+from vm_model import load_library
 
 
 class RecurrentVM:
@@ -19,22 +18,7 @@ class RecurrentVM:
     """
 
     def __init__(self, directory, *, max_sequences=4, max_total=256, chunk=64, **options):
-        executable = tvm.runtime.load_module(str(directory / "lib.so"))
-        self.vm = tvm.relax.VirtualMachine(executable, tvm.cpu())
-        self.metadata = json.loads(str(self.vm["_metadata"]()))
-        cache = {f: tvm.get_global_func(f"vm.builtin.tensor_cache.{f}") for f in ("load", "clear")}
-        cache["clear"]()
-        cache["load"](str(directory), tvm.cpu().dlpack_device_type(), 0)
-        names = [param["name"] for param in self.metadata["params"]]
-        plain = list(tvm.get_global_func("vm.builtin.param_array_from_cache_by_name")(names))
-        cache["clear"]()
-        packed = self.metadata["kvctl"]["packed"]
-        self.params = tvm.runtime.convert(
-            [
-                tvm.get_global_func(packed[name])(tensor) if name in packed else tensor
-                for name, tensor in zip(names, plain, strict=True)
-            ]
-        )
+        self.vm, self.metadata, _, self.params = load_library(directory)
         facts = self.metadata["kvctl"]["recurrent"]
         self.state = RecurrentState.create(
             num_layers=facts["num_layers"],

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import kvctl
+from cmake_project import build_project
 
 SOURCE = Path(__file__).parents[2] / "examples" / "cpp"
 PROMPT = [5, 9, 30, 7, 5, 9, 30, 7, 5, 9]
@@ -18,17 +17,8 @@ PROMPT = [5, 9, 30, 7, 5, 9, 30, 7, 5, 9]
 
 @pytest.fixture(scope="module")
 def decode(tmp_path_factory):
-    beside_python = Path(sys.executable).parent / "cmake"
-    cmake = beside_python if beside_python.exists() else shutil.which("cmake")
-    if cmake is None:
-        pytest.skip("needs cmake")
     build = tmp_path_factory.mktemp("example")
-    for command in (
-        [cmake, "-S", SOURCE, "-B", build, f"-Dkvctl_DIR={kvctl.cmake_dir()}"],
-        [cmake, "--build", build],
-    ):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+    build_project(SOURCE, build)
     return build / "decode"
 
 

@@ -70,7 +70,7 @@ def test_a_decoded_token_sees_itself_in_the_cache(rope: str) -> None:
 
 @pytest.mark.parametrize("rope", ["normal", "inline"])
 @pytest.mark.parametrize("lengths", [[3, 5], [1, 1]], ids=["chunk", "decode"])
-@pytest.mark.parametrize("form", FORMS[1:3])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_layer_that_shares_the_kv_of_another(form: Config, lengths: list[int], rope: str) -> None:
     pair = with_a_past(replace(form, rope=rope))
     total = sum(lengths)

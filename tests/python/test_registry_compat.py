@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tvm_ffi
 
-import kvctl
+from cmake_project import build_project
 
 SOURCE = Path(__file__).parents[1] / "cpp" / "runtime" / "extension_of_2024.cc"
 PROJECT = f"""
@@ -25,18 +22,9 @@ target_link_libraries(extension PRIVATE kvctl::kvctl)
 
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory):
-    beside_python = Path(sys.executable).parent / "cmake"
-    cmake = beside_python if beside_python.exists() else shutil.which("cmake")
-    if cmake is None:
-        pytest.skip("needs cmake")
     project = tmp_path_factory.mktemp("extension")
     (project / "CMakeLists.txt").write_text(PROJECT)
-    for command in (
-        [cmake, "-S", project, "-B", project, f"-Dkvctl_DIR={kvctl.cmake_dir()}"],
-        [cmake, "--build", project],
-    ):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+    build_project(project, project)
     return ctypes.CDLL(str(project / "libextension.so"))
 
 

@@ -9,26 +9,30 @@ import tvm
 import tvm_ffi
 
 
+def load_library(directory):
+    """Return a model's virtual machine, its metadata, and its weights plain and packed."""
+    executable = tvm.runtime.load_module(str(directory / "lib.so"))
+    vm = tvm.relax.VirtualMachine(executable, tvm.cpu())
+    metadata = json.loads(str(vm["_metadata"]()))
+    cache = {f: tvm.get_global_func(f"vm.builtin.tensor_cache.{f}") for f in ("load", "clear")}
+    cache["clear"]()
+    cache["load"](str(directory), tvm.cpu().dlpack_device_type(), 0)
+    names = [param["name"] for param in metadata["params"]]
+    plain = list(tvm.get_global_func("vm.builtin.param_array_from_cache_by_name")(names))
+    cache["clear"]()
+    pack = metadata["kvctl"]["packed"]
+    packed = [
+        tvm.get_global_func(pack[name])(tensor) if name in pack else tensor
+        for name, tensor in zip(names, plain, strict=True)
+    ]
+    return vm, metadata, plain, tvm.runtime.convert(packed)
+
+
 class VMModel:
     """Loads a model directory, packs its weights, and runs it on the cache of its library."""
 
     def __init__(self, directory, *, max_total=512, max_batch=4, chunk=64, page_size=16):
-        executable = tvm.runtime.load_module(str(directory / "lib.so"))
-        self.vm = tvm.relax.VirtualMachine(executable, tvm.cpu())
-        self.metadata = json.loads(str(self.vm["_metadata"]()))
-        cache = {f: tvm.get_global_func(f"vm.builtin.tensor_cache.{f}") for f in ("load", "clear")}
-        cache["clear"]()
-        cache["load"](str(directory), tvm.cpu().dlpack_device_type(), 0)
-        names = [param["name"] for param in self.metadata["params"]]
-        self.plain = list(tvm.get_global_func("vm.builtin.param_array_from_cache_by_name")(names))
-        cache["clear"]()
-        packed = self.metadata["kvctl"]["packed"]
-        self.params = tvm.runtime.convert(
-            [
-                tvm.get_global_func(packed[name])(tensor) if name in packed else tensor
-                for name, tensor in zip(names, self.plain, strict=True)
-            ]
-        )
+        self.vm, self.metadata, self.plain, self.params = load_library(directory)
         sizes = (max_batch, max_total, chunk, page_size, 0)
         shapes = [tvm.runtime.ShapeTuple([size]) for size in sizes]
         self.cache = self.vm["create_tir_paged_kv_cache"](*shapes)
