@@ -14,6 +14,7 @@
 #include "kernels/silu_mul.h"
 #include "kvctl/error.h"
 #include "runtime/guard.h"
+#include "runtime/tensor_view.h"
 
 namespace kvctl {
 namespace {
@@ -54,8 +55,8 @@ void CheckTensor(const TensorView& tensor, DLDataType dtype, int min_dims, const
     Throw(ErrorKind::kValue, name, " must be on the CPU");
   }
   if (!Same(tensor.dtype(), dtype)) {
-    Throw(ErrorKind::kType, name, " must be ", tvm::ffi::DLDataTypeToString(dtype), ", not ",
-          tvm::ffi::DLDataTypeToString(tensor.dtype()));
+    Throw(ErrorKind::kType, name, " must be ", DTypeText(dtype), ", not ",
+          DTypeText(tensor.dtype()));
   }
   if (tensor.ndim() < min_dims || !tensor.IsContiguous()) {
     Throw(ErrorKind::kValue, name, " must be contiguous and have ", min_dims,

@@ -1,19 +1,15 @@
 // The step in flight of a RecurrentState: what the model reads and what it leaves.
 #include <limits>
-#include <sstream>
 
 #include "runtime/recurrent_state.h"
+#include "runtime/tensor_view.h"
 
 namespace kvctl {
 
 namespace {
 
 std::string ShapeText(tvm::ffi::ShapeView shape) {
-  std::ostringstream text;
-  text << "(";
-  for (size_t i = 0; i < shape.size(); ++i) text << (i > 0 ? ", " : "") << shape[i];
-  text << ")";
-  return text.str();
+  return ShapeString(shape.data(), static_cast<int>(shape.size()));
 }
 
 int32_t Narrow(int64_t value, const char* what) {
@@ -149,9 +145,8 @@ void RecurrentStateImpl::CheckRows(const Tensor& tensor, const char* what, int64
           ", got ", ShapeText(got));
   }
   if (tensor->dtype != init->dtype) {
-    Throw(ErrorKind::kType, what, " of state ", state_id, " must be ",
-          std::string(tvm::ffi::DLDataTypeToString(init->dtype)), ", got ",
-          std::string(tvm::ffi::DLDataTypeToString(tensor->dtype)));
+    Throw(ErrorKind::kType, what, " of state ", state_id, " must be ", DTypeText(init->dtype),
+          ", got ", DTypeText(tensor->dtype));
   }
   if (tensor->device.device_type != init->device.device_type ||
       tensor->device.device_id != init->device.device_id) {
@@ -208,8 +203,7 @@ void RecurrentStateImpl::GetRows(bool steps, Tensor out) {
             ShapeText(out.Shape()));
     }
     if (out->dtype.code != kDLInt || out->dtype.bits != 32 || out->dtype.lanes != 1) {
-      Throw(ErrorKind::kType, "the output of get_rows must be int32, got ",
-            std::string(tvm::ffi::DLDataTypeToString(out->dtype)));
+      Throw(ErrorKind::kType, "the output of get_rows must be int32, got ", DTypeText(out->dtype));
     }
     if (!steps && !step.all_chains()) {
       Throw(ErrorKind::kValue,

@@ -6,12 +6,17 @@
 
 namespace kvctl {
 
+std::string DTypeText(DLDataType dtype) {
+  // tvm-ffi has no name for it.
+  if (dtype.code == kDLComplex) return "complex" + std::to_string(dtype.bits);
+  return tvm::ffi::DLDataTypeToString(dtype);
+}
+
 DType FloatDType(DLDataType dtype, const char* what) {
   if (dtype.lanes == 1 && dtype.code == kDLFloat && dtype.bits == 32) return DType::kFloat32;
   if (dtype.lanes == 1 && dtype.code == kDLFloat && dtype.bits == 16) return DType::kFloat16;
   if (dtype.lanes == 1 && dtype.code == kDLBfloat && dtype.bits == 16) return DType::kBFloat16;
-  Throw(ErrorKind::kType, what, " must be float32, float16 or bfloat16, got ",
-        std::string(tvm::ffi::DLDataTypeToString(dtype)));
+  Throw(ErrorKind::kType, what, " must be float32, float16 or bfloat16, got ", DTypeText(dtype));
 }
 
 DLDataType ToDLDataType(DType dtype) {

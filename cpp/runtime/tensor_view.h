@@ -17,6 +17,9 @@ namespace kvctl {
 /*! \brief Matches any extent in CheckTensor. */
 constexpr int64_t kAnyExtent = -1;
 
+/*! \brief "float32". */
+std::string DTypeText(DLDataType dtype);
+
 /*!
  * \brief The element type of a tensor.
  * \throws Error kType for one that is not float32, float16 or bfloat16.

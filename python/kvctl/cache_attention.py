@@ -78,13 +78,13 @@ class CacheAttention(SequenceStore):
             self._handle,
             layer,
             to_input(qkv, "qkv"),
-            None if out is None else to_tensor(out),
+            None if out is None else to_tensor(out, "out"),
             self.head_dim**-0.5 if sm_scale is None else sm_scale,
             soft_cap,
             None if alibi_slopes is None else to_input(alibi_slopes, "alibi_slopes"),
             None if sinks is None else to_input(sinks, "sinks"),
-            None if lse is None else to_tensor(lse),
-            None if mass is None else to_tensor(mass),
+            None if lse is None else to_tensor(lse, "lse"),
+            None if mass is None else to_tensor(mass, "mass"),
         )
 
     def select_pages(self, select: Callable[[int, Any], Sequence[Any]] | None) -> None:

@@ -17,9 +17,39 @@ if TYPE_CHECKING:
     MaskLike: TypeAlias = Mask | TokenTree
 
 
-def to_tensor(array: Any) -> Any:
-    """Return anything with DLPack as an FFI tensor that shares its memory."""
-    return array if isinstance(array, tvm_ffi.Tensor) else tvm_ffi.from_dlpack(array)
+_view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
+
+
+def to_tensor(array: Any, name: str = "the tensor") -> Any:
+    """Return anything with DLPack as an FFI tensor that shares its memory.
+
+    Raises
+    ------
+    TypeError
+        If it is no tensor. The message calls it by `name`.
+    ValueError
+        If it is a read-only array.
+    """
+    if isinstance(array, tvm_ffi.Tensor):
+        return array
+    if not hasattr(array, "__dlpack__"):
+        raise TypeError(
+            f"{name} must be a tensor (NumPy, PyTorch, TVM, anything with DLPack), "
+            f"got {type(array).__name__}"
+        )
+    if isinstance(array, np.ndarray):
+        if not array.flags.writeable:
+            raise ValueError(f"{name} must be writeable")
+        if array.dtype.name == "bfloat16":  # of ml_dtypes, which NumPy's DLPack does not know
+            if not array.flags.c_contiguous:
+                raise ValueError(f"{name} must be contiguous")
+            halves = tvm_ffi.from_dlpack(array.view(np.uint16))
+            return _view(halves, halves.shape, tvm_ffi.dtype("bfloat16"), 0)
+    try:
+        return tvm_ffi.from_dlpack(array)
+    except (BufferError, RuntimeError) as error:
+        dtype = getattr(array, "dtype", "?")
+        raise TypeError(f"{name} cannot be read through DLPack: {error} (dtype {dtype})") from error
 
 
 def to_input(array: Any, name: str) -> Any:
@@ -32,12 +62,7 @@ def to_input(array: Any, name: str) -> Any:
     """
     if isinstance(array, np.ndarray) and not array.flags.writeable:
         array = array.copy()
-    elif not hasattr(array, "__dlpack__"):
-        raise TypeError(
-            f"{name} must be a tensor (NumPy, PyTorch, TVM, anything with DLPack), "
-            f"got {type(array).__name__}"
-        )
-    return to_tensor(array)
+    return to_tensor(array, name)
 
 
 def to_numpy(tensor: Any) -> Any:

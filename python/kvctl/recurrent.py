@@ -10,7 +10,7 @@ from typing import Any
 
 import tvm_ffi
 
-from .convert import to_tensor
+from .convert import to_input
 from .recurrent_step import RecurrentStep
 
 _ffi = tvm_ffi.get_global_func
@@ -101,7 +101,7 @@ class RecurrentState(RecurrentStep, area="recurrent"):
                 max_history,
                 max_bytes or 0,
                 keep_steps,
-                [to_tensor(value) for value in init_values],
+                [to_input(value, "init_values") for value in init_values],
             )
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from .convert import to_tensor
+from .convert import to_input, to_tensor
 from .integers import to_shape
 from .sequences import SequenceStore, step_context
 from .tree import TokenTree
@@ -90,12 +90,12 @@ class RecurrentStep(SequenceStore):
 
     def get(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the state that each sequence of the step starts from into ``out`` (batch, ...)."""
-        _get(self._handle, layer, state_id, to_tensor(out))
+        _get(self._handle, layer, state_id, to_tensor(out, "out"))
         return out
 
     def get_roots(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the roots' states into ``out`` (num_roots, ...)."""
-        _get_roots(self._handle, layer, state_id, to_tensor(out))
+        _get_roots(self._handle, layer, state_id, to_tensor(out, "out"))
         return out
 
     def get_rows(self, out: Any, *, steps: bool = True) -> Any:
@@ -109,12 +109,12 @@ class RecurrentStep(SequenceStore):
         steps : bool
             True: one entry per token. False: one per root, updated in place (chains only).
         """
-        _get_rows(self._handle, steps, to_tensor(out))
+        _get_rows(self._handle, steps, to_tensor(out, "out"))
         return out
 
     def set(self, layer: int, state_id: int, data: Any) -> None:
         """Hand over the state after the last new token of each sequence, (batch, ...)."""
-        _set(self._handle, layer, state_id, to_tensor(data))
+        _set(self._handle, layer, state_id, to_input(data, "data"))
 
     def set_steps(self, layer: int, state_id: int, data: Any) -> None:
         """Hand over the state after every new token, (tokens, ...).
@@ -126,7 +126,7 @@ class RecurrentStep(SequenceStore):
         IndexError, ValueError, TypeError
             If there is no such state, or shape or dtype do not fit.
         """
-        _set_steps(self._handle, layer, state_id, to_tensor(data))
+        _set_steps(self._handle, layer, state_id, to_input(data, "data"))
 
     def check_end_forward(self) -> None:
         """Raise what :meth:`end_forward` would raise, and do nothing."""

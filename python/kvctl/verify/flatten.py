@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..convert import to_input
 from ..integers import to_int64
 from ..tree import TokenTree
 
@@ -32,13 +33,12 @@ Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
 
 
 def tensor(array: Any, name: str) -> Any:
-    """Return something libkvctl can read: DLPack objects as they are, NumPy arrays writeable."""
-    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
-        return array
-    array = np.ascontiguousarray(array)
-    if array.dtype.kind in "OUS":
-        raise TypeError(f"{name} must be numbers, got {array.dtype}")
-    return array if array.flags.writeable else array.copy()
+    """Return something libkvctl can read: DLPack objects in place, all else as an array."""
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+        array = np.ascontiguousarray(array)
+        if array.dtype.kind in "OUSc":
+            raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+    return to_input(array, name)
 
 
 def matrix_shape(array: Any, name: str) -> tuple[int, int]:

@@ -34,7 +34,7 @@ def sparse(ids):
         (dict(sampling={"temperature": 1}), r"sampling must be kvctl\.Sampling, got str"),
         (sparse(np.tile([2.5, 1, 3, 4], (2, 1))), "ids of draft_probs must be integers"),
         (dict(trees=[[1, 2]]), r"trees must be kvctl\.TokenTree, got list"),
-        (dict(logits=None), "logits must be numbers, got object"),
+        (dict(logits=None), "logits must be real numbers, got object"),
         (dict(logits=LOGITS.astype(np.float64)), "float32, float16 or bfloat16, got float64"),
         (dict(bitmask=np.ones((2, 1), np.int64)), "bitmask must be int32, got int64"),
     ],
