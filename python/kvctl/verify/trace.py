@@ -139,18 +139,26 @@ class Trace:
         write_trace(path, arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> Trace:
+    def load(cls, path: str | Path, *, max_bytes: int = 1 << 32) -> Trace:
         """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+        max_bytes
+            What its arrays may take in memory: laws pack well, and a file of one megabyte can
+            unpack to a gigabyte.
 
         Raises
         ------
         ValueError
-            If the file is not such an archive, or damaged.
+            If the file is not such an archive, or damaged, or larger than `max_bytes`.
         OSError
             If it cannot be read.
         """
         trace = cls()
-        arrays = read_trace(path)
+        arrays = read_trace(path, max_bytes)
         nodes, ptrs, names = arrays["nodes"], arrays["ptrs"], arrays["drawn_names"]
         target, draft = arrays["target"], arrays["draft"]
         for (begin, end), rows in zip(

@@ -29,13 +29,13 @@ def write_trace(path: str | Path, arrays: Arrays) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_trace(path: str | Path) -> Arrays:
+def read_trace(path: str | Path, max_bytes: int) -> Arrays:
     """Read the arrays of a trace.
 
     Raises
     ------
     ValueError
-        If the file is no trace, or a damaged one.
+        If the file is no trace, or a damaged one, or its arrays take more than `max_bytes`.
     OSError
         If it cannot be read.
     """
@@ -46,6 +46,12 @@ def read_trace(path: str | Path) -> Arrays:
                 if missing:
                     raise ValueError(
                         f"{path} is not a trace: it lacks {', '.join(sorted(missing))}"
+                    )
+                size = sum(archive.getinfo(f"{name}.npy").file_size for name in _ARRAYS)
+                if size > max_bytes:
+                    raise ValueError(
+                        f"{path} takes {size} bytes once it is unpacked, more than max_bytes, "
+                        f"which is {max_bytes}; raise that for a file you trust"
                     )
                 arrays = {name: _array(archive, name, path) for name in _ARRAYS}
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:

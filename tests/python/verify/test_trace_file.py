@@ -87,3 +87,11 @@ def test_no_archive_at_all(path, tmp_path):
         Trace.load(tmp_path / "nothing")
     Trace().save(path)
     assert len(Trace.load(path)) == 0
+
+
+def test_a_file_that_would_take_too_much_memory_is_not_unpacked(path):
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    with pytest.raises(ValueError, match=rf"takes {size} bytes .* max_bytes, which is {size - 1};"):
+        Trace.load(path, max_bytes=size - 1)
+    assert len(Trace.load(path, max_bytes=size)) > 0
