@@ -2,7 +2,7 @@
 # make test   everything that must always hold
 # make lint       formatters, linters, types
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
-# make bench      the benchmarks, results in build/results
+# make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures
 
 PYTHON ?= python3
 VENV := .venv
@@ -76,15 +76,21 @@ sanitize: $(VENV)/built
 	$(SANITIZED) tests/fuzz/fuzz_cache.py --operations $(SANITIZED_OPERATIONS)
 
 RESULTS := build/results
+# What QUICK leaves out: repetitions, prompts, the largest sizes.
+quick = $(if $(QUICK),$(1))
+BENCH = $(BIN)/python benchmarks/python/bench_$(1).py $(2) --json $(RESULTS)/$(1).json
 
 bench: $(MODEL)/lib.so
 	mkdir -p $(RESULTS)
-	$(NATIVE)/benchmarks/cpp/step_cost $(RESULTS)/step_cost.json
-	$(NATIVE)/benchmarks/cpp/mask_lowering $(RESULTS)/mask_lowering.json
-	$(BIN)/python benchmarks/python/bench_model.py $(MODEL) --json $(RESULTS)/model.json
-	$(BIN)/python benchmarks/python/bench_attention.py --json $(RESULTS)/attention.json
-	$(BIN)/python benchmarks/python/bench_verify.py --json $(RESULTS)/verify.json
-	$(BIN)/python benchmarks/python/bench_generate.py $(MODEL) --json $(RESULTS)/generate.json
+	$(NATIVE)/benchmarks/cpp/step_cost $(RESULTS)/step_cost.json $(call quick,30)
+	$(NATIVE)/benchmarks/cpp/bookkeeping $(RESULTS)/bookkeeping.json
+	$(NATIVE)/benchmarks/cpp/mask_lowering $(RESULTS)/mask_lowering.json $(call quick,200)
+	$(call BENCH,attention,$(call quick,--parts sdpa shared observer --rounds 1))
+	$(call BENCH,verify,$(call quick,--quick --vocab 32000 --draft 4))
+	$(call BENCH,recurrent,$(call quick,--drafts 7 --repeat 3))
+	$(call BENCH,model,$(MODEL) $(call quick,--repeat 3))
+	$(call BENCH,generate,$(MODEL) $(call quick,--repeat 1 --tokens 32))
+	$(call BENCH,rules,$(MODEL) $(call quick,--rounds 1 --prompts 1))
 
 clean:
 	rm -rf build $(VENV)
