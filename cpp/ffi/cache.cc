@@ -4,9 +4,11 @@
 #include <tvm/ffi/reflection/registry.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include "core/sequence_table.h"
 #include "ffi/mask_argument.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/guard.h"
@@ -100,8 +102,8 @@ void BeginForward(const PagedKVCache& cache, const ffi::Shape& seq_ids,
             " positions were given");
     }
     for (int64_t position : positions.value()) {
-      if (position < 0 || position > INT32_MAX) {
-        Throw(ErrorKind::kValue, "position ", position, " is not in [0, 2^31)");
+      if (position < 0 || position >= kPositionLimit) {
+        Throw(ErrorKind::kValue, "positions must be in [0, 2^30), got ", position);
       }
       flat_positions.push_back(static_cast<int32_t>(position));
     }
@@ -183,6 +185,12 @@ Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
                  const ffi::Optional<Tensor>& lse, const ffi::Optional<Tensor>& mass) {
   const PagedKVCacheConfig& config = cache->config();
   if (qkv->ndim < 1) Throw(ErrorKind::kValue, "qkv must have 3 dimensions, got 0");
+  if (!std::isfinite(static_cast<float>(sm_scale))) {
+    Throw(ErrorKind::kValue, "sm_scale must be finite, got ", sm_scale);
+  }
+  if (!std::isfinite(static_cast<float>(soft_cap)) || soft_cap < 0) {
+    Throw(ErrorKind::kValue, "soft_cap must be positive, or 0 for none, got ", soft_cap);
+  }
   Tensor result = out.has_value()
                       ? out.value()
                       : Tensor::Empty({qkv->shape[0], config.num_qo_heads, config.head_dim},

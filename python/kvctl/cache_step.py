@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from .convert import encode_masks
+from .convert import encode_masks, encode_pending
 from .integers import to_shape
 from .sequences import SequenceStore, step_context
 
@@ -72,7 +72,7 @@ class CacheStep(SequenceStore):
             to_shape(append_lengths, "append_lengths"),
             encode_masks(mask),
             None if positions is None else to_shape(positions, "positions"),
-            -1 if pending is None else int(pending),
+            encode_pending(pending),
         )
 
     forward = step_context(begin_forward)

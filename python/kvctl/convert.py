@@ -48,8 +48,8 @@ def to_tensor(array: Any, name: str = "the tensor") -> Any:
     try:
         return tvm_ffi.from_dlpack(array)
     except (BufferError, RuntimeError) as error:
-        dtype = getattr(array, "dtype", "?")
-        raise TypeError(f"{name} cannot be read through DLPack: {error} (dtype {dtype})") from error
+        why, dtype = str(error).partition("\n")[0], getattr(array, "dtype", "?")
+        raise TypeError(f"{name} cannot be read through DLPack: {why} (dtype {dtype})") from error
 
 
 def to_input(array: Any, name: str) -> Any:
@@ -68,6 +68,19 @@ def to_input(array: Any, name: str) -> Any:
 def to_numpy(tensor: Any) -> Any:
     """Return a tensor on the host as an array that shares its memory; None stays None."""
     return None if tensor is None else np.from_dlpack(tensor)
+
+
+def encode_pending(pending: bool | None) -> int:
+    """Return whether new tokens are pending as FFI functions take it: -1 where the mask says so.
+
+    Raises
+    ------
+    TypeError
+        If it is something else than True, False and None.
+    """
+    if pending is not None and not isinstance(pending, bool | np.bool_):
+        raise TypeError(f"pending must be True, False or None, got {pending!r}")
+    return -1 if pending is None else int(pending)
 
 
 def encode_masks(mask: MaskLike | Sequence[MaskLike | None] | None) -> list[Any] | None:

@@ -37,8 +37,11 @@ def to_int64(values: Any, name: str, *, ndim: int = 1) -> Int64Array:
         raise ValueError(f"{name} must have {wanted}, got shape {array.shape}")
     if array.size == 0:
         return np.empty(array.shape, np.int64)
-    if array.dtype == object and all(isinstance(value, int) for value in array.flat):
-        raise ValueError(f"{name} must fit 64 bits, got {_farthest(array)}")
+    if array.dtype == object and all(type(value) is int for value in array.flat):
+        try:
+            return array.astype(np.int64)
+        except OverflowError:
+            raise ValueError(f"{name} must fit 64 bits, got {_farthest(array)}") from None
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:

@@ -153,11 +153,18 @@ class Mask:
         rows : sequence of iterables of (begin, end)
             For each new token the half-open column ranges that it sees, in any order.
         """
-        pairs = [
-            [(one_int32(begin, "begin"), one_int32(end, "end")) for begin, end in row]
-            for row in rows
-        ]
-        return cls._wrap(_core.Mask.ranges(pairs))
+        try:
+            pairs = [[(begin, end) for begin, end in row] for row in rows]
+        except (TypeError, ValueError):
+            raise TypeError(
+                "ranges must hold for each new token a list of pairs (begin, end), "
+                f"got {rows!r:.200}"
+            ) from None
+        return cls._wrap(
+            _core.Mask.ranges(
+                [[(one_int32(a, "begin"), one_int32(b, "end")) for a, b in row] for row in pairs]
+            )
+        )
 
     @classmethod
     def per_layer(cls, masks: Sequence[Mask], layers: npt.ArrayLike) -> Mask:
@@ -244,7 +251,11 @@ class Mask:
         if num_pending is None:
             parents = self.tree_parents
             num_pending = num_new if parents is None else len(parents)
-        matrix: npt.NDArray[np.bool_] = self._core.materialize(num_new, num_columns, num_pending)
+        matrix: npt.NDArray[np.bool_] = self._core.materialize(
+            one_int32(num_new, "num_new"),
+            one_int32(num_columns, "num_columns"),
+            one_int32(num_pending, "num_pending"),
+        )
         return matrix
 
     def picture(self, num_new: int, num_columns: int, *, num_pending: int | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from .convert import to_input, to_tensor
+from .convert import encode_pending, to_input, to_tensor
 from .integers import to_shape
 from .sequences import SequenceStore, step_context
 from .tree import TokenTree
@@ -72,12 +72,13 @@ class RecurrentStep(SequenceStore):
         if mask is None:
             many = [None] * len(ids)
         parents = [_tree_parents(one) for one in many]
-        flags = [one is not None if pending is None else pending for one in parents]
+        flag = encode_pending(pending)
+        flags = [int(one is not None) if flag < 0 else flag for one in parents]
         _begin_forward(
             self._handle,
             to_shape(ids, "seq_ids"),
             to_shape(lengths, "append_lengths"),
-            tvm_ffi.Shape(tuple(map(int, flags))),
+            tvm_ffi.Shape(tuple(flags)),
             parents,
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .integers import Int32Array, to_int64
+from .integers import Int32Array, one_int32, to_int64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +130,7 @@ class TokenTree:
         ValueError
             If n is not in [1, len(self)], or the scores are not one number per node.
         """
-        core, nodes = self._core.prune(np.asarray(scores, np.float64), n)
+        core, nodes = self._core.prune(np.asarray(scores, np.float64), one_int32(n, "n"))
         return self._wrap(core), nodes
 
     def mask(self) -> Mask:

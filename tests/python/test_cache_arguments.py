@@ -160,3 +160,46 @@ def test_pages_are_integers(cache, pages):
     cache.select_pages(lambda layer, q: [pages])
     with pytest.raises(TypeError, match="pages must be integers"), cache.forward([0], [1]):
         cache.attention(0, random_qkv(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sm_scale": float("nan")}, "sm_scale must be finite, got nan"),
+        ({"sm_scale": 1e300}, "sm_scale must be finite"),
+        ({"soft_cap": float("nan")}, "soft_cap must be positive, or 0 for none, got nan"),
+        ({"soft_cap": float("inf")}, "soft_cap must be positive"),
+        ({"soft_cap": -1.0}, "soft_cap must be positive, or 0 for none, got -1"),
+    ],
+)
+def test_scales_of_attention_that_cannot_be(options, message):
+    cache = make_cache()
+    cache.add_sequence(0)
+    with cache.forward([0], [1]):
+        for layer in range(cache.num_layers):
+            heads = cache.num_qo_heads + 2 * cache.num_kv_heads
+            qkv = np.ones((1, heads, cache.head_dim), np.float32)
+            with pytest.raises(ValueError, match=message):
+                cache.attention(layer, qkv, **options)
+            cache.attention(layer, qkv)
+
+
+@pytest.mark.parametrize("pending", ["x", 2, 1.0, []])
+def test_pending_is_a_yes_or_a_no(pending):
+    state = kvctl.RecurrentState.create(
+        num_layers=1, init_values=[np.zeros(3, np.float32)], max_sequences=2
+    )
+    for owner in (make_cache(), state):
+        owner.add_sequence(0)
+        with pytest.raises(TypeError, match="pending must be True, False or None, got"):
+            owner.begin_forward([0], [1], pending=pending)
+        owner.begin_forward([0], [1], pending=np.True_)
+        owner.abort()
+
+
+@pytest.mark.parametrize("position", [-1, 2**30, 2**31, 2**62])
+def test_positions_beyond_the_limit(position):
+    cache = make_cache()
+    cache.add_sequence(0)
+    with pytest.raises(ValueError, match=rf"positions must be in \[0, 2\^30\), got {position}"):
+        cache.begin_forward([0], [1], positions=[position])

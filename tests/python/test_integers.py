@@ -16,6 +16,7 @@ from kvctl.integers import one_int32, to_int32, to_int64, to_shape
         {3: 0, -1: 0, 7: 0},
         [np.int64(3), np.int32(-1), 7],
         np.array([3, -1, 7], np.int8),
+        np.array([3, -1, 7], object),
         np.array([3, 0, -1, 0, 7])[::2],
         tvm_ffi.from_dlpack(np.array([3, -1, 7])),
     ],
@@ -33,7 +34,18 @@ def test_shapes_take_the_same():
 
 @pytest.mark.parametrize("convert", [to_int64, to_int32, to_shape])
 @pytest.mark.parametrize(
-    "values", [[1.0], [True], [False, True], "12", ["1"], [None], np.zeros(2), np.ones(3, bool)]
+    "values",
+    [
+        [1.0],
+        [True],
+        [False, True],
+        "12",
+        ["1"],
+        [None],
+        np.zeros(2),
+        np.ones(3, bool),
+        [2**70, True],
+    ],
 )
 def test_nothing_else_is_taken_for_integers(convert, values):
     with pytest.raises(TypeError, match="kept nodes must be integers, got"):

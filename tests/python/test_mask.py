@@ -184,6 +184,13 @@ def test_masks_that_do_not_fit_leave_the_cache_alone():
 def test_integers_are_not_cut():
     with pytest.raises(TypeError, match=r"begin must be an integer, got 0\.5"):
         Mask.ranges([[(0.5, 2)]])
+    for rows in ([(0, 1)], [[(0, 1, 2)]], 5, [5]):
+        with pytest.raises(TypeError, match="ranges must hold for each new token a list of pairs"):
+            Mask.ranges(rows)
+    with pytest.raises(TypeError, match=r"num_new must be an integer, got 1\.5"):
+        Mask.causal().to_numpy(1.5, 3)
+    with pytest.raises(ValueError, match="num_columns must fit 32 bits"):
+        Mask.causal().to_numpy(1, 2**31)
     with pytest.raises(ValueError, match="size must fit 32 bits, got 1099511627776"):
         Mask.window(2**40)
     with pytest.raises(ValueError, match="length must fit 32 bits"):

@@ -57,6 +57,8 @@ def test_prune_returns_tree_and_map():
     pruned, nodes = tree.prune([0, 0.3, 0.4, 0.3, 0.9], 3)
     np.testing.assert_array_equal(nodes, [0, 2, 4])
     assert pruned == kvctl.TokenTree.chain([0, 2, 4])
+    with pytest.raises(TypeError, match=r"n must be an integer, got 1\.5"):
+        tree.prune(np.zeros(len(tree)), 1.5)
     with pytest.raises(ValueError, match="between 1 and"):
         tree.prune(np.zeros(5), 0)
 

@@ -57,7 +57,10 @@ def matrix_shape(array: Any, name: str) -> tuple[int, int]:
 
 def signed(value: int) -> int:
     """Return the low 64 bits of an integer as the FFI passes them."""
-    return (index(value) + 2**63) % 2**64 - 2**63
+    try:
+        return (index(value) + 2**63) % 2**64 - 2**63
+    except TypeError:
+        raise TypeError(f"seeds and request ids must be integers, got {value!r}") from None
 
 
 def kind(name: str, names: Sequence[str], what: str) -> int:
@@ -85,6 +88,8 @@ def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
     if isinstance(drawn, str):
         nodes[3] = kind(drawn, DRAWN, "drawn")
         return nodes, ptrs
+    if not hasattr(drawn, "__len__"):
+        raise TypeError(f"drawn must be a name, or one for each tree, got {drawn!r}")
     if len(drawn) != len(trees):
         raise ValueError(f"drawn needs one entry for each of {len(trees)} trees, got {len(drawn)}")
     for tree, begin, entry in zip(trees, ptrs[0, :-1], drawn, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ Ragged: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]] | tuple[
 SamplingTable: TypeAlias = tuple[
     Float64, npt.NDArray[np.int64] | None, npt.NDArray[np.int32] | None, Float32 | None
 ]
+
+_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,15 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop_tokens: Sequence[int] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p", *_PENALTIES):
+            if not isinstance(value := getattr(self, name), Real):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+        if not hasattr(self.top_k, "__index__"):
+            raise TypeError(f"top_k must be an integer, got {self.top_k!r}")
+        if not isinstance(self.logit_bias, Mapping):
+            raise TypeError(f"logit_bias must map tokens to numbers, got {self.logit_bias!r}")
+
     @cached_property
     def _numbers(self) -> Float64:
         """(1, 7) what libkvctl's SamplingTable takes of it."""
@@ -85,11 +97,15 @@ def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) 
     """Return the sampling parameters as a list: of one for all, or of one each."""
     if value is None:
         return [default]
-    many = [value] if isinstance(value, Sampling) else list(value)
+    many = [value] if isinstance(value, Sampling) else value
+    if not isinstance(many, Sequence):
+        raise TypeError(f"sampling must be kvctl.Sampling, got {type(value).__name__}")
     for one in many:
         if not isinstance(one, Sampling):
             raise TypeError(f"sampling must be kvctl.Sampling, got {type(one).__name__}")
-    return many
+    if not many:
+        raise ValueError("sampling parameters must be one for all or one for each, got none")
+    return list(many)
 
 
 def ragged(lists: Sequence[Collection[int]], name: str) -> Ragged:
@@ -97,6 +113,9 @@ def ragged(lists: Sequence[Collection[int]], name: str) -> Ragged:
 
     None where all of them are empty.
     """
+    for values in lists:
+        if not hasattr(values, "__len__"):
+            raise TypeError(f"{name} must be a sequence of integers, got {values!r}")
     if not any(len(values) for values in lists):
         return None, None
     begins = np.zeros(len(lists) + 1, np.int64)

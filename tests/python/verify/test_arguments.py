@@ -24,14 +24,19 @@ def sparse(ids):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(seed=1.5), "cannot be interpreted as an integer"),
-        (dict(request_ids=[1.9]), "cannot be interpreted as an integer"),
+        (dict(seed=1.5), r"seeds and request ids must be integers, got 1\.5"),
+        (dict(request_ids=["a"]), "seeds and request ids must be integers, got 'a'"),
         (dict(root_positions=[10.7]), "root_positions must be integers, got float64"),
         (dict(root_positions=["x"]), "root_positions must be integers"),
         (dict(history=[[1.5]]), "history must be integers"),
         (dict(sampling=Sampling(stop_tokens=[1.5])), "stop_tokens must be integers"),
         (dict(sampling=Sampling(logit_bias={1.5: 1.0})), "tokens of logit_bias must be integers"),
-        (dict(sampling={"temperature": 1}), r"sampling must be kvctl\.Sampling, got str"),
+        (dict(sampling={"temperature": 1}), r"sampling must be kvctl\.Sampling, got dict"),
+        (dict(sampling=3), r"sampling must be kvctl\.Sampling, got int"),
+        (dict(sampling=[3]), r"sampling must be kvctl\.Sampling, got int"),
+        (dict(sampling=Sampling(stop_tokens=7)), "stop_tokens must be a sequence of integers"),
+        (dict(history=[7]), "history must be a sequence of integers, got 7"),
+        (dict(drawn=None), "drawn must be a name, or one for each tree, got None"),
         (sparse(np.tile([2.5, 1, 3, 4], (2, 1))), "ids of draft_probs must be integers"),
         (dict(trees=[[1, 2]]), r"trees must be kvctl\.TokenTree, got list"),
         (dict(logits=None), "logits must be real numbers, got object"),
@@ -49,6 +54,7 @@ def test_other_types(options, message):
     [
         (dict(root_positions=[1, 2]), "root_positions needs one entry for each of 1, got 2"),
         (dict(request_ids=[1, 2]), "request_ids needs one entry for each of 1 sequences, got 2"),
+        (dict(sampling=[]), "sampling parameters must be one for all .* got none"),
         (dict(root_positions=[2**70]), "root_positions must fit 64 bits"),
         (dict(history=[[2**40]]), "history must fit 32 bits, got 1099511627776"),
         (dict(sampling=Sampling(stop_tokens=[2**40])), "stop_tokens must fit 32 bits"),
@@ -63,6 +69,26 @@ def test_other_types(options, message):
 def test_other_values(options, message):
     with pytest.raises(ValueError, match=message):
         call(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(temperature="1"), "temperature must be a number, got '1'"),
+        (dict(min_p=None), "min_p must be a number, got None"),
+        (dict(presence_penalty=[1.0]), r"presence_penalty must be a number, got \[1\.0\]"),
+        (dict(top_k=1.5), r"top_k must be an integer, got 1\.5"),
+        (dict(top_k=None), "top_k must be an integer, got None"),
+        (
+            dict(logit_bias=[(1, 2.0)]),
+            r"logit_bias must map tokens to numbers, got \[\(1, 2\.0\)\]",
+        ),
+    ],
+)
+def test_sampling_of_other_types(options, message):
+    with pytest.raises(TypeError, match=message):
+        Sampling(**options)
+    assert Sampling(temperature=np.float32(0.5), top_k=np.int64(3)).top_k == 3
 
 
 def test_logits_that_are_no_matrix():
