@@ -103,6 +103,8 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
         NotImplementedError
             If there are no kernels for the device.
         """
+        if not isinstance(dtype, str):
+            raise TypeError(f'dtype must be a name such as "float32", got {dtype!r}')
         if rope is not None and not isinstance(rope, Rope):
             raise TypeError(f"rope must be a kvctl.Rope or None, got {type(rope).__name__}")
         return cls(

@@ -91,7 +91,8 @@ class CacheContents(SequenceStore):
         KeyError
             If there is no such sequence.
         ValueError
-            If it has pending nodes: commit or abort them first.
+            If it has pending nodes: commit or abort them first. If something that is no file, a
+            directory or a device, has that name.
         OSError
             If the file cannot be written; one of that name is then left as it was.
         """
@@ -167,6 +168,8 @@ class CacheContents(SequenceStore):
 def _kept_indices(keep: Any, length: int) -> Iterable[int]:
     """Return indices for indices or a boolean mask over ``length`` tokens."""
     array = np.from_dlpack(keep) if hasattr(keep, "__dlpack__") else np.asarray(keep)
+    if array.ndim == 0:
+        raise TypeError(f"keep must be a sequence of indices or booleans, got {keep!r}")
     if array.ndim != 1:
         raise ValueError(f"keep must have one dimension, got {array.ndim}")
     if array.dtype == bool:

@@ -66,7 +66,9 @@ class SequenceFile:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; one that is there already is replaced only when all has been written."""
-        target = Path(path)
+        target = Path(path).resolve()  # where a link leads, instead of the link
+        if target.exists() and not target.is_file():
+            raise ValueError(f"{path} is no file that could be replaced")
         tensors = {"k": self._elements(self.k), "v": self._elements(self.v)}
         if self.positions is not None:
             tensors["positions"] = np.ascontiguousarray(self.positions)

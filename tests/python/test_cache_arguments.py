@@ -59,6 +59,8 @@ def test_sizes_that_cannot_be(options, message):
 
 
 def test_options_of_other_types():
+    with pytest.raises(TypeError, match='dtype must be a name such as "float32", got'):
+        make_cache(dtype=np.float32)
     with pytest.raises(TypeError, match=r"rope must be a kvctl\.Rope or None, got float"):
         make_cache(rope=10000.0)
     with pytest.raises(TypeError, match="layer_windows must be integers, got float64"):

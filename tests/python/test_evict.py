@@ -304,6 +304,7 @@ REFUSALS = {
     "twice": (dict(keep=[3, 3]), ValueError, "ascending order, got 3 after 3"),
     "mask": (dict(keep=[True] * 19), ValueError, "mask of 19 tokens; the sequence has 20"),
     "matrix": (dict(keep=[[0, 1]]), ValueError, "one dimension, got 2"),
+    "none": (dict(keep=None), TypeError, "a sequence of indices or booleans, got None"),
     "floats": (dict(keep=[0.5]), ValueError, "indices or booleans, got float64"),
     "no rope": (dict(keep=[1], rerotate=True), NotImplementedError, "created without rope"),
     "full": (dict(keep=KEEP), kvctl.OutOfPagesError, "evict needs 2 pages and 0 of 6 are free"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -299,3 +300,20 @@ def test_what_is_no_such_file_at_all(tmp_path: Path, text: bytes) -> None:
         path.write_bytes(data)
         with pytest.raises(ValueError, match="cannot be loaded as a sequence"):
             cache.load_sequence(0, path)
+
+
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    """What is renamed onto a device's name takes its place; onto a link's, that of the link."""
+    cache = saved(tmp_path / "sequence")
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="is no file that could be replaced"):
+            cache.save_sequence(0, other)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for _ in range(2):  # dangling at first
+        cache.save_sequence(0, tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+    cache.load_sequence(1, tmp_path / "target")
+    assert cache.sequence_length(1) == cache.sequence_length(0)
+    assert not list(tmp_path.glob("*.unfinished"))
