@@ -9,7 +9,6 @@ namespace kvctl {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int32_t kEmptyBlock = std::numeric_limits<int32_t>::min() / 2;
 
 uint64_t ShiftDown(uint64_t sum, int32_t shift) { return shift >= 64 ? 0 : sum >> shift; }
 

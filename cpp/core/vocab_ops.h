@@ -17,6 +17,8 @@ namespace kvctl {
 /*! \brief Rows are worked on in blocks of this many tokens; part of the definition of a row's sums.
  */
 constexpr int32_t kVocabBlock = 4096;
+/*! \brief The exponent of a block without a finite logit: far below any other. */
+constexpr int32_t kEmptyBlock = INT32_MIN / 2;
 
 /*! \brief Exponential noise keyed by token id: what Gumbel-max sampling needs of a RandomStream. */
 struct NoiseKey {

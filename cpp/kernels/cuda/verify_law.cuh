@@ -247,7 +247,7 @@ class SequenceLaws {
 
   __device__ double SoftmaxProb(const TargetRow& target, int32_t token) const {
     const int32_t exponent = target.sums[token / kVocabBlock].exponent;
-    if (exponent < -(1 << 24)) return 0;  // a block without a finite logit
+    if (exponent == kEmptyBlock) return 0;
     const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(exponent));
     const auto weight = static_cast<double>(ToFixed(Exp2Scaled(Logit(target, token), grid)));
     return ldexp(weight, exponent - target.exponent) / static_cast<double>(target.total);
@@ -256,8 +256,7 @@ class SequenceLaws {
   /*! \brief ExpRow::terms. */
   __device__ ExpTerms Terms(const TargetRow& target, int32_t block) const {
     const int32_t exponent = target.sums[block].exponent;
-    if (exponent < -(1 << 24))
-      return {MakeExpGrid(sequence_.scale, 0), 0};  // without a finite logit
+    if (exponent == kEmptyBlock) return {MakeExpGrid(sequence_.scale, 0), 0};
     return {MakeExpGrid(sequence_.scale, static_cast<float>(exponent)),
             ldexp(kProbScale / static_cast<double>(target.total), exponent - target.exponent)};
   }

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kPerThread = kVocabBlock / kThreads;
-constexpr int32_t kEmptyBlock = INT32_MIN / 2;  // as in core/exp_row.cc
 
 /*! \brief The largest value and the first token that has it. */
 struct Largest {
