@@ -40,7 +40,8 @@ def to_tensor(array: Any, name: str = "the tensor") -> Any:
     if isinstance(array, np.ndarray):
         if not array.flags.writeable:
             raise ValueError(f"{name} must be writeable")
-        if array.dtype.name == "bfloat16":  # of ml_dtypes, which NumPy's DLPack does not know
+        # Of ml_dtypes, which NumPy's DLPack does not know. A name takes longer than all the rest.
+        if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
             if not array.flags.c_contiguous:
                 raise ValueError(f"{name} must be contiguous")
             halves = tvm_ffi.from_dlpack(array.view(np.uint16))

@@ -27,6 +27,7 @@ RULES = (
 )
 DRAWN = ("deterministic", "independent", "without_replacement", "coupled")
 
+_PLAIN = frozenset(np.dtype(name) for name in ("f2", "f4", "f8", "i4"))
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
@@ -34,6 +35,8 @@ Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
 
 def tensor(array: Any, name: str) -> Any:
     """Return something libkvctl can read: DLPack objects in place, all else as an array."""
+    if type(array) is np.ndarray and array.dtype in _PLAIN and array.flags.carray:
+        return array  # most calls: the FFI takes it as it is
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
         array = np.ascontiguousarray(array)
         if array.dtype.kind in "OUSc":

@@ -116,7 +116,7 @@ def ragged(lists: Sequence[Collection[int]], name: str) -> Ragged:
     for values in lists:
         if not hasattr(values, "__len__"):
             raise TypeError(f"{name} must be a sequence of integers, got {values!r}")
-    if not any(len(values) for values in lists):
+    if not any(map(len, lists)):
         return None, None
     begins = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(values) for values in lists], out=begins[1:])
