@@ -18,6 +18,8 @@ namespace {
 //
 #include "kernels/cpu/attention_scratch.h"
 //
+#include "kernels/cpu/attention_ahead.h"
+//
 #include "kernels/cpu/attention_tile.h"
 //
 #include "kernels/cpu/attention_kernel.h"

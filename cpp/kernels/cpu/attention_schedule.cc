@@ -11,7 +11,7 @@ namespace {
 constexpr int32_t kTileRows = 32;       // query rows that share each load of a key or value
 constexpr int32_t kUnitsPerThread = 4;  // so that threads finish together
 constexpr int32_t kFewRows = 8;  // query rows with which reading takes the time, not arithmetic
-constexpr int64_t kRunBytes = 1 << 15;  // neighbouring bytes that memory delivers at full speed
+constexpr int64_t kRunBytes = 1 << 16;  // neighbouring bytes that memory delivers at full speed
 
 /*! \brief Chunks that a block of a plan sees. */
 int32_t CountChunks(const MaskPlan& plan, int32_t block) {

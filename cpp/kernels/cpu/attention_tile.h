@@ -1,9 +1,5 @@
 // Attention of a tile of query rows to the columns of a chunk. Included inside the namespace of an
-// instruction set, after attention_micro.h and attention_scratch.h.
-
-/*! \brief How many columns ahead of its work attention fetches: long enough before for the memory's
- * delay, and too few to be driven out of the cache again. */
-constexpr int32_t kAheadColumns = 32;
+// instruction set, after attention_ahead.h.
 
 /*!
  * \brief The partial result of each row: m, the largest score (times log2 e); l, the sum of
@@ -28,7 +24,7 @@ class TilePass {
         head_dim_(args.head_dim),
         head_offset_(int64_t(args.page_size) * args.head_dim),
         per_token_(RowsPerToken(shape, unit)),
-        run_(std::min(kAheadColumns, args.page_size & -args.page_size)),
+        ahead_(args, unit.num_heads, value_offset),
         plain_(args.soft_cap <= 0 && args.alibi_slopes == nullptr),
         s_(scratch) {}
 
@@ -72,31 +68,6 @@ class TilePass {
     return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(slot) * kTileColumns;
   }
 
-  /*!
-   * \brief What attention will come to in kAheadColumns columns, for those from `column` on, as it
-   * lies in memory: first the keys of a chunk, then its values, then the keys of the next one.
-   */
-  Fetcher FindAhead(int32_t column, bool values, const ChunkColumns& next, uintptr_t* ahead) const {
-    const int64_t size = int64_t(chunk_->num_slots) * kTileColumns;
-    int64_t first = column + kAheadColumns;
-    const void* const* keys = chunk_->keys;
-    if (first >= size) {
-      first -= size;
-      if (values && next.num_slots > 0) keys = next.keys;
-      values = !values;
-    }
-    uintptr_t* to = ahead;
-    for (int32_t c = 0; c < kAheadColumns; c += run_) {
-      auto address = reinterpret_cast<uintptr_t>(keys[first + c]);
-      if (values) address += value_offset_ * sizeof(T);
-      for (int32_t head = 0; head < unit_.num_heads; ++head) {
-        *to++ = address + head * head_offset_ * sizeof(T);
-      }
-    }
-    *to = to[-1];
-    return {ahead, run_ * head_dim_ * int64_t{sizeof(T)}};
-  }
-
   template <typename Op>
   void FoldLanes(Op op, float* out) const {
     for (int32_t row = 0; row < rows_; row += 4) {
@@ -122,13 +93,17 @@ class TilePass {
     const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * per_token_ * head_dim_;
     const T* const* keys = Keys(*chunk_, index);
     const int32_t rows = rows_ / unit_.num_heads;
-    uintptr_t ahead[kUnitHeads * kAheadColumns + 1];
+    const int32_t block = ahead_.block();
+    uintptr_t runs[kBlockColumns + 1];
     Fetcher fetcher;
     const bool fetch = next != nullptr && any == ~uint64_t{0};
-    for (int32_t first = 0; first < kTileColumns; first += kAheadColumns) {
-      if (fetch) fetcher = FindAhead(index * kTileColumns + first, false, *next, ahead);
+    for (int32_t first = 0; first < kTileColumns; first += block) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
-        for (int32_t c = first; c < first + kAheadColumns; c += 4) {
+        if (fetch) {
+          const int32_t column = index * kTileColumns + first;
+          fetcher = ahead_.Find(*chunk_, column, head, false, *next, runs);
+        }
+        for (int32_t c = first; c < first + block; c += 4) {
           const auto bits = static_cast<uint32_t>(any >> c & 15);
           if (bits == 0) continue;
           const T* quad[4];
@@ -261,13 +236,15 @@ class TilePass {
       if (columns >> count != 0) MoveTogether(weights, stride_, rows, list, count);
     }
     // Not more at once than what is fetched ahead, or it would come too late.
-    const int32_t step = next != nullptr ? kAheadColumns : kTileColumns;
+    const int32_t step = next != nullptr ? ahead_.block() : kTileColumns;
     rows /= unit_.num_heads;
-    uintptr_t ahead[kUnitHeads * kAheadColumns + 1];
+    uintptr_t runs[kBlockColumns + 1];
     Fetcher fetcher;
     for (int32_t first = 0; first < count; first += step) {
-      if (next != nullptr) fetcher = FindAhead(slot * kTileColumns + first, true, *next, ahead);
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
+        if (next != nullptr) {
+          fetcher = ahead_.Find(*chunk_, slot * kTileColumns + first, head, true, *next, runs);
+        }
         const int32_t head_row = row + head * rows;
         AddValues(WeightedValues<T>{keys + first, value_offset_ + head * head_offset_,
                                     std::min(step, count - first),
@@ -289,8 +266,8 @@ class TilePass {
   const int32_t head_dim_;
   const int64_t head_offset_;  // elements from a key to that of the next head
   const int32_t per_token_;    // query rows
-  const int32_t run_;  // so many columns from each multiple of it on are neighbours in a page
-  const bool plain_;   // scores are scaled dot products
+  const ReadAhead<T> ahead_;
+  const bool plain_;  // scores are scaled dot products
   const Scratch& s_;
   const ChunkColumns* chunk_ = nullptr;
   int32_t token_begin_ = 0, tokens_ = 0, rows_ = 0;

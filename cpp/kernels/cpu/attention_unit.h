@@ -21,7 +21,7 @@ struct SharedToken {
 };
 
 /*! \brief At most so many KV heads in a unit. */
-constexpr int32_t kUnitHeads = 4;
+constexpr int32_t kUnitHeads = 8;
 
 /*!
  * \brief One piece of work: some tokens of one sequence, the query heads of one KV head, some

@@ -140,8 +140,9 @@ TEST(TokensOfATreeComeOutAsTheyWouldAlone) {
 }
 
 TEST(TokensOfAChainComeOutAsTheyWouldAlone) {
-  // A token alone is worked on with several KV heads at once, five of them as three and two.
-  for (const Shape shape : {Shape{9, 3, 64, 16}, Shape{10, 5, 32, 8}, Shape{24, 2, 64, 16}}) {
+  // A token alone is worked on with several KV heads at once, eleven of them as six and five.
+  for (const Shape shape :
+       {Shape{9, 3, 64, 16}, Shape{22, 11, 32, 8}, Shape{6, 3, 80, 5}, Shape{24, 2, 64, 16}}) {
     for (const DType dtype : {DType::kFloat32, DType::kFloat16}) {
       PagedLayer layer(shape, dtype, 500, 19);
       const std::vector<int32_t> all = layer.free;

@@ -1,0 +1,63 @@
+// What attention fetches ahead of its work. Included inside the namespace of an instruction set,
+// after attention_micro.h and attention_scratch.h.
+
+/*! \brief A block is what attention works on, of one KV head, while it fetches another: at most so
+ * many columns. */
+constexpr int32_t kBlockColumns = 32;
+/*! \brief Blocks of several heads are not larger than this, unless they lie in one piece: there is
+ * room for three in the first-level cache, the one at work and those that are fetched. */
+constexpr int64_t kBlockBytes = 1 << 13;
+
+/*! \brief Finds what attention will come to soon, as it lies in memory: the next block, or where
+ * heads take turns the one after it. That is long enough before for the memory's delay, and not so
+ * long that it is driven out of the cache again. T: element type of the pages. */
+template <typename T>
+class ReadAhead {
+ public:
+  ReadAhead(const AttentionArgs& args, int32_t num_heads, int64_t value_offset)
+      : num_heads_(num_heads),
+        run_(std::min(kBlockColumns, args.page_size & -args.page_size)),
+        column_bytes_(args.head_dim * int64_t{sizeof(T)}),
+        value_bytes_(value_offset * int64_t{sizeof(T)}) {
+    if (num_heads == 1) return;
+    while (block_ > std::max(run_, 4) && block_ * column_bytes_ > kBlockBytes) block_ /= 2;
+    if (run_ > block_) run_ = block_;
+    head_bytes_ = args.page_size * column_bytes_;
+  }
+
+  /*! \brief Columns of a block: a power of two, at least 4. */
+  int32_t block() const { return block_; }
+
+  /*!
+   * \brief First come the keys of a chunk, block by block and in each block head by head, then its
+   * values, then the keys of the next chunk.
+   * \param column, head Of the block at work, `values` or keys.
+   * \param runs [kBlockColumns + 1] for the fetcher.
+   */
+  Fetcher Find(const ChunkColumns& chunk, int32_t column, int32_t head, bool values,
+               const ChunkColumns& next, uintptr_t* runs) const {
+    head += num_heads_ > 1 ? 2 : 1;
+    int32_t first = column + head / num_heads_ * block_;
+    const void* const* keys = chunk.keys;
+    if (first >= chunk.num_slots * kTileColumns) {
+      first = 0;
+      if (values && next.num_slots > 0) keys = next.keys;
+      values = !values;
+    }
+    const int64_t offset = head % num_heads_ * head_bytes_ + (values ? value_bytes_ : 0);
+    uintptr_t* to = runs;
+    for (int32_t c = 0; c < block_; c += run_) {
+      *to++ = reinterpret_cast<uintptr_t>(keys[first + c]) + offset;
+    }
+    *to = to[-1];
+    return {runs, run_ * column_bytes_};
+  }
+
+ private:
+  const int32_t num_heads_;
+  int32_t block_ = kBlockColumns;
+  int32_t run_;  // so many columns from each multiple of it on are neighbours in a page
+  const int64_t column_bytes_;
+  const int64_t value_bytes_;  // from a key to its value
+  int64_t head_bytes_ = 0;     // from a key to that of the next head
+};
