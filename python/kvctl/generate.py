@@ -109,6 +109,8 @@ class _Loop:
         request_id: int,
         stop: Collection[int],
     ) -> None:
+        if sampling is not None and not isinstance(sampling, Sampling):
+            raise TypeError(f"sampling must be kvctl.Sampling, got {type(sampling).__name__}")
         self._runner = runner
         self._seq_id = seq_id
         self._sampling = sampling

@@ -13,7 +13,7 @@ import tvm_ffi
 
 from ._cuda_compiler import prepare_device
 from .cache import PagedKVCache
-from .convert import encode_masks
+from .convert import encode_masks, encode_pending
 from .function_table import FunctionTable
 from .integers import to_int64, to_shape
 from .recurrent import RecurrentState
@@ -141,12 +141,12 @@ class ModelRunner:
                 fspath(model_dir),
                 tvm_ffi.device(device),
                 None if library is None else library._handle,
-                _at_least_one(max_sequences),
-                0 if max_total_tokens is None else _at_least_one(max_total_tokens),
-                0 if prefill_chunk_size is None else _at_least_one(prefill_chunk_size),
+                _at_least_one("max_sequences", max_sequences),
+                _at_least_one("max_total_tokens", max_total_tokens),
+                _at_least_one("prefill_chunk_size", prefill_chunk_size),
                 page_size,
                 max_history,
-                0 if max_state_bytes is None else _at_least_one(max_state_bytes),
+                _at_least_one("max_state_bytes", max_state_bytes),
                 keep_steps,
                 progress,
             )
@@ -343,7 +343,7 @@ class ModelRunner:
             flat,
             encode_masks(mask),
             None if positions is None else _flatten(positions, "positions")[1],
-            -1 if pending is None else int(pending),
+            encode_pending(pending),
         )
         self._ran(seq_ids, lengths, flat)
         return logits
@@ -355,8 +355,10 @@ class ModelRunner:
         )
 
 
-def _at_least_one(value: int) -> int:
+def _at_least_one(name: str, value: int | None) -> int:
     """0 means "the default" to the library, and must not mean it to users."""
+    if value is None:
+        return 0
     if value < 1:
-        raise ValueError(f"a size must be at least 1, got {value}")
+        raise ValueError(f"{name} must be at least 1, got {value}")
     return value

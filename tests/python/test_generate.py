@@ -186,6 +186,7 @@ def test_bad_input_leaves_the_cache_alone(prompt, options, message):
         ([3], {"stop": [1.5]}, "stop must be integers"),
         ([3], {"stop": "ab"}, "stop must be integers"),
         ([3], {"sampling": Sampling(stop_tokens=[1.5])}, "stop_tokens must be integers"),
+        ([3], {"sampling": {"temperature": 1}}, r"sampling must be kvctl\.Sampling, got dict"),
         ([3], {"max_new_tokens": 2.5}, "cannot be interpreted as an integer"),
     ],
 )

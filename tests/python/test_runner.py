@@ -505,15 +505,23 @@ def test_default_sizes(tiny_model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_sequences": 0}, "at least 1"),
+        ({"max_sequences": 0}, "max_sequences must be at least 1, got 0"),
         ({"max_sequences": 129}, "max_sequences must be from 1 to 128"),
         ({"prefill_chunk_size": 513}, "prefill_chunk_size must be from 1 to 512"),
-        ({"prefill_chunk_size": 0}, "at least 1"),
-        ({"max_total_tokens": 0}, "at least 1"),
-        ({"max_total_tokens": -5}, "at least 1"),
+        ({"prefill_chunk_size": 0}, "prefill_chunk_size must be at least 1, got 0"),
+        ({"max_total_tokens": 0}, "max_total_tokens must be at least 1, got 0"),
+        ({"max_total_tokens": -5}, "max_total_tokens must be at least 1, got -5"),
         ({"page_size": 0}, "at least 1"),
     ],
 )
 def test_sizes_out_of_range(tiny_model, options, message):
     with pytest.raises(ValueError, match=message):
         kvctl.ModelRunner.load(tiny_model, **options)
+
+
+def test_pending_is_a_yes_or_a_no(tiny_model):
+    runner = load(tiny_model, 0)
+    with pytest.raises(TypeError, match="pending must be True, False or None, got 'x'"):
+        runner.forward([0], [[5]], pending="x")
+    runner.forward([0], [[5]], pending=True)
+    assert runner.cache.pending_length(0) == 1
