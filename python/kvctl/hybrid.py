@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .integers import to_int64
 from .sequences import step_context
 
 if TYPE_CHECKING:
@@ -147,12 +148,11 @@ class HybridCache:
         RuntimeError
             If cache and state hold different lengths.
         """
-        self._check_pair(seq_ids)
-        self.state.begin_forward(seq_ids, append_lengths, mask=mask, pending=pending)
+        ids, lengths = _integers(seq_ids, "seq_ids"), _integers(append_lengths, "append_lengths")
+        self._check_pair(ids)
+        self.state.begin_forward(ids, lengths, mask=mask, pending=pending)
         try:
-            self.cache.begin_forward(
-                seq_ids, append_lengths, mask=mask, positions=positions, pending=pending
-            )
+            self.cache.begin_forward(ids, lengths, mask=mask, positions=positions, pending=pending)
         except BaseException:
             self.state.abort()
             raise
@@ -182,7 +182,7 @@ class HybridCache:
         KeyError, IndexError, ValueError
             If a sequence or a node does not exist, or the nodes are no path.
         """
-        ids = list(seq_ids)
+        ids = _integers(seq_ids, "seq_ids")
         self._check_pair(ids)
         paths = [list(path) for path in kept]
         replay = self.state.plan_commit(ids, paths)
@@ -205,10 +205,10 @@ class HybridCache:
             self.cache.abort()
             self.state.abort()
             return
-        seq_ids = self.cache.sequence_ids if seq_ids is None else seq_ids
-        self._check_pair(seq_ids)
-        self.cache.abort(seq_ids)
-        self.state.abort(seq_ids)
+        ids = self.cache.sequence_ids if seq_ids is None else _integers(seq_ids, "seq_ids")
+        self._check_pair(ids)
+        self.cache.abort(ids)
+        self.state.abort(ids)
 
     forward = step_context(begin_forward)
 
@@ -245,6 +245,10 @@ class HybridCache:
         ValueError
             If the checkpoint is of another sequence, or of one that was removed.
         """
+        if not isinstance(checkpoint, HybridCheckpoint):
+            raise TypeError(
+                f"rollback needs a checkpoint of a HybridCache, got {type(checkpoint).__name__}"
+            )
         self.state.check_rollback(seq_id, checkpoint.state)
         self.cache.rollback(seq_id, checkpoint.cache)
         self.state.rollback(seq_id, checkpoint.state)
@@ -266,3 +270,9 @@ class HybridCache:
                 f"{operation} is not possible between begin_forward and end_forward; call "
                 "end_forward or abort first"
             )
+
+
+def _integers(values: Sequence[int], name: str) -> list[int]:
+    """Return integers as a list, which can be read twice."""
+    integers: list[int] = to_int64(values, name).tolist()
+    return integers

@@ -98,6 +98,36 @@ def test_nodes_that_are_no_integers_are_refused(path):
     assert hybrid.commit([3], [[0]]) == [0]
 
 
+def test_ids_may_come_from_an_iterator():
+    hybrid = create()
+    hybrid.add_sequence(3)
+    tree = kvctl.TokenTree([7, 8], [-1, 0])
+    with hybrid.forward(iter([3]), iter([2]), mask=tree):
+        forward(hybrid, [7, 8], steps=True)
+    hybrid.abort(iter([3]))
+    assert hybrid.pending_length(3) == hybrid.cache.pending_length(3) == 0
+    run(hybrid, [3], [[7, 8]], mask=tree)
+    hybrid.commit(iter([3]), iter([iter([0])]))
+    assert_holds(hybrid, 3, [7])
+
+
+def test_what_is_no_id_or_checkpoint_is_called_by_its_name():
+    hybrid = create()
+    hybrid.add_sequence(3)
+    for call in (
+        lambda: hybrid.begin_forward(3, [1]),
+        lambda: hybrid.commit(3, [[0]]),
+        lambda: hybrid.abort(3),
+    ):
+        with pytest.raises(TypeError, match="seq_ids must be a sequence of integers, got 3"):
+            call()
+    with pytest.raises(TypeError, match="append_lengths must be a sequence of integers, got 1"):
+        hybrid.begin_forward([3], 1)
+    for other in (5, hybrid.cache.checkpoint(3), hybrid.state.checkpoint(3)):
+        with pytest.raises(TypeError, match="rollback needs a checkpoint of a HybridCache"):
+            hybrid.rollback(3, other)
+
+
 def test_replay_takes_both_back_to_the_chunk():
     hybrid = create()
     hybrid.add_sequence(0)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
+from ..integers import one_int32
 from ..verify.flatten import DRAWN, kind, matrix_shape, one_for_each, signed, streams, tensor
 from ..verify.sampling import Sampling, per_request, sampling_table
 
@@ -89,6 +90,7 @@ def sample(
     """
     logits = tensor(logits, "logits")
     rows, vocab = matrix_shape(logits, "logits")
+    n = one_int32(n, "n")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     index = kind(how, DRAWN, "how")

@@ -91,6 +91,14 @@ def test_sampling_of_other_types(options, message):
     assert Sampling(temperature=np.float32(0.5), top_k=np.int64(3)).top_k == 3
 
 
+def test_a_number_of_drafts_is_an_integer():
+    for wrong in (1.5, None):
+        with pytest.raises(TypeError, match=f"n must be an integer, got {wrong}"):
+            kvctl.draft.sample(LOGITS, how="deterministic", n=wrong)
+    with pytest.raises(ValueError, match="n must fit 32 bits, got 1099511627776"):
+        kvctl.draft.sample(LOGITS, how="deterministic", n=2**40)
+
+
 def test_logits_that_are_no_matrix():
     with pytest.raises(ValueError, match=r"must have shape \(rows, vocabulary\), got \(8,\)"):
         kvctl.sample(LOGITS[0], positions=[1])
