@@ -95,16 +95,21 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     Raises
     ------
     ValueError
-        If it is given twice, or not at all, or is empty.
+        If it is given twice, or not at all, or is empty, or no text.
     """
     if prompt is not None and prompt_file is not None:
         raise ValueError("give the prompt either as an argument or as a file")
-    if prompt_file is not None and str(prompt_file) != "-":
-        prompt = prompt_file.read_text(encoding="utf-8")
-    elif prompt is None:
-        if prompt_file is None and sys.stdin.isatty():
-            raise ValueError("give a prompt: as an argument, with --prompt-file, or through stdin")
-        prompt = sys.stdin.read()
+    try:
+        if prompt_file is not None and str(prompt_file) != "-":
+            prompt = prompt_file.read_text(encoding="utf-8")
+        elif prompt is None:
+            if prompt_file is None and sys.stdin.isatty():
+                raise ValueError(
+                    "give a prompt: as an argument, with --prompt-file, or through stdin"
+                )
+            prompt = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{prompt_file or 'stdin'} is no text in UTF-8: {error}") from error
     if not prompt.strip():
         raise ValueError("the prompt is empty")
     return prompt.removesuffix("\n")

@@ -72,6 +72,8 @@ def sync(
             f"the result has {size} sequences, but there are {len(seq_ids)} seq_ids and "
             f"{len(trees)} trees"
         )
+    if len(set(seq_ids)) != size:
+        raise ValueError(f"each sequence may be named once, got {list(seq_ids)}")
     if forwarded is None:
         forwarded = [range(max(1, len(tree) - 1)) for tree in trees]
     elif len(forwarded) != size:

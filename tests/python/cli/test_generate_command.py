@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -57,6 +58,7 @@ def test_prompt_from_a_file_plainly(talking_model, tmp_path):
         (["{model}", " "], "the prompt is empty"),
         (["{model}", "hi", "--prompt-file", "x"], "either as an argument or as a file"),
         (["{model}", "--prompt-file", "no-such-file"], "no-such-file"),
+        (["{model}", "--prompt-file", sys.executable], "is no text in UTF-8"),
         (["{model}", "hi" * 400], "there is room for 512 in the cache"),
     ],
 )

@@ -80,3 +80,13 @@ def test_refusals_leave_the_cache_alone():
     assert cache.committed == [1] and cache.pending == [9, 6]
     with pytest.raises(ValueError, match="only a chain"):
         sync(ListCache([1, 9, 5, 6]), result, seq_ids=[0], trees=[tree], forwarded=[[0, 1, 2]])
+
+
+def test_a_sequence_named_twice_is_refused():
+    tree = kvctl.TokenTree.chain([9, 5, 6])
+    logits = np.zeros((6, VOCAB), np.float32)
+    result = kvctl.verify(logits, [tree, tree], rule="greedy", drawn="deterministic")
+    cache = ListCache([1, 9, 5])
+    with pytest.raises(ValueError, match=r"each sequence may be named once, got \[3, 3\]"):
+        sync(cache, result, seq_ids=[3, 3], trees=[tree, tree])
+    assert cache.committed == [1, 9, 5]
