@@ -4,8 +4,9 @@
 the new tokens; torch has K and V contiguous, kvctl finds them in pages and appends the new tokens'
 K and V as well. torch takes the faster of two forms: grouped heads (``enable_gqa``), and K and V
 with their heads repeated beforehand. The limit is the larger of two times: the bytes of K and V at
-the rate at which torch sums a big array, and the operations at the rate of its best matrix product,
-both by turns with the rest, since other users of the machine slow all of them down.
+the rate at which torch sums a big array, in huge pages like the cache, and the operations at the
+rate of its best matrix product, both by turns with the rest, since other users of the machine slow
+all of them down.
 
 ``tvm``: beside TVM's own cache with the CPU kernels that it generates for token trees; each has a
 process of its own, TVM's on as many threads of TVM's pool. Its past is all zeros.
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import mmap
 import os
 import platform
 import subprocess
@@ -65,7 +67,11 @@ def limit_calls() -> list[Any]:
     """Return functions that read READ_BYTES, and that take PRODUCT_OPERATIONS."""
     import torch
 
-    large, square = torch.ones(READ_BYTES // 4), torch.randn(1024, 1024)
+    memory = mmap.mmap(-1, READ_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)  # as the cache does for its pages
+    large, square = torch.frombuffer(memory, dtype=torch.float32), torch.randn(1024, 1024)
+    large.fill_(1)
     return [large.sum, lambda: square @ square]
 
 
