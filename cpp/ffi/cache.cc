@@ -191,6 +191,14 @@ Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
   if (!std::isfinite(static_cast<float>(soft_cap)) || soft_cap < 0) {
     Throw(ErrorKind::kValue, "soft_cap must be positive, or 0 for none, got ", soft_cap);
   }
+  // A compiled model may pad its rows; here nobody would know what the others are.
+  if (cache->InForward()) {
+    const int64_t rows = cache->GetQueryPositions()->shape[0];
+    if (qkv->shape[0] != rows) {
+      Throw(ErrorKind::kValue, "qkv has ", qkv->shape[0], " rows and the step has ", rows,
+            " new tokens");
+    }
+  }
   Tensor result = out.has_value()
                       ? out.value()
                       : Tensor::Empty({qkv->shape[0], config.num_qo_heads, config.head_dim},

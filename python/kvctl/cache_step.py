@@ -78,7 +78,10 @@ class CacheStep(SequenceStore):
     forward = step_context(begin_forward)
 
     def query_positions(self) -> Any:
-        """Rotary positions of the step's new tokens, int32 (total_new,)."""
+        """Rotary positions of the step's new tokens, int32 (total_new,).
+
+        The tensor is the cache's own: the next step's positions are put in the same memory.
+        """
         return _query_positions(self._handle)
 
     def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> None:

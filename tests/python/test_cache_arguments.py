@@ -205,3 +205,14 @@ def test_positions_beyond_the_limit(position):
     cache.add_sequence(0)
     with pytest.raises(ValueError, match=rf"positions must be in \[0, 2\^30\), got {position}"):
         cache.begin_forward([0], [1], positions=[position])
+
+
+@pytest.mark.parametrize("rows", [0, 2, 4])
+def test_rows_that_are_no_tokens_of_the_step(rows):
+    """What a compiled model pads its rows with comes through TVM's function, not from Python."""
+    cache = make_cache()
+    cache.add_sequence(0)
+    with cache.forward([0], [3]):
+        with pytest.raises(ValueError, match=f"qkv has {rows} rows and the step has 3 new tokens"):
+            cache.attention(0, random_qkv(rows))
+        cache.attention(0, random_qkv(3))
