@@ -2,7 +2,23 @@
 
 #include <utility>
 
+#include "kvctl/error.h"
+
 namespace kvctl {
+namespace {
+
+// Branches take the target's samples as independent of the tree, which coupled drafts are not.
+void CheckInput(Rule rule, const SequenceInput& input, bool check) {
+  if (check) CheckRule(rule, input);
+  for (int32_t i = 1; i < input.size; ++i) {
+    if (input.drawn[i] != Drawn::kCoupled) continue;
+    Throw(ErrorKind::kValue, "node ", i, " was drawn='coupled', from the noise that the target is ",
+          "sampled with: given such a tree the outcome is not random, so there is nothing to ",
+          "enumerate or replay exactly; count rounds of kvctl.verify instead (AcceptanceStats)");
+  }
+}
+
+}  // namespace
 
 int32_t ReplayRng::Choose(std::vector<std::pair<int32_t, double>> options) {
   if (at_ == choices_.size()) {
@@ -79,7 +95,7 @@ bool ReplayRng::Next() {
 
 std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
                                        bool check) {
-  if (check) CheckRule(rule, input);
+  CheckInput(rule, input, check);
   Round round(vocab);
   ReplayRng rng;
   std::vector<WeightedOutcome> outcomes;
@@ -93,7 +109,7 @@ std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const Sequ
 
 std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
                                  bool check) {
-  if (check) CheckRule(rule, input);
+  CheckInput(rule, input, check);
   Round round(vocab);
   ReplayRng rng;
   rng.nodes_only_ = true;

@@ -47,7 +47,7 @@ struct WeightedOutcome {
 
 /*!
  * \brief All outcomes of the shipped rule, in the order found; equal ones may appear several times.
- * \throws Error kValue as CheckRule does, if check is set.
+ * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.
  */
 std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
                                        bool check = true);
@@ -58,7 +58,7 @@ std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const Sequ
  * Looks at acceptance alone and not at the bonus, so a large vocabulary costs no branches.
  *
  * \return [input.size]; the root's entry is the probability that no drafted token is accepted.
- * \throws Error kValue as CheckRule does, if check is set.
+ * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.
  */
 std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
                                  bool check = true);

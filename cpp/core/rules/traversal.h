@@ -10,38 +10,56 @@
 #define KVCTL_CORE_RULES_TRAVERSAL_H_
 
 #include <algorithm>
+#include <vector>
 
 #include "core/round.h"
 #include "core/rules/block.h"
 
 namespace kvctl::rules {
 
-/*! \return an Outcome whose node is -1 if nothing below or at v was accepted. */
-template <typename Rng>
-Outcome TraverseFrom(Round& round, Rng& rng, int32_t v, double a) {
-  Residual& left = round.Left(v);
-  const int32_t first = round.first_child(v);
-  for (int32_t child = first; child >= 0; child = round.next_sibling(child)) {
-    const DraftLaw d = round.Draft(child);
-    const double p = child == first ? round.Target(v).Prob(d.token) : left.prob(d.token);
-    const double reach = std::min(1.0, a * (p / d.prob()));
-    if (reach > 0) {  // otherwise nothing below can be accepted
-      const Outcome below = TraverseFrom(round, rng, child, reach);
-      if (below.node >= 0) return below;
-    }
-    // Subtracting lessens a: often it need not be known by how much.
-    if (v > 0 && round.next_sibling(child) < 0 && !rng.MayAccept(a, v)) return {-1, -1};
-    if (child == first) left.Start(&round.Target(v));
-    a = AcceptRatio(left.Subtract(a, d), a);
-  }
-  if (v > 0 && !rng.Accept(a, v)) return {-1, -1};
-  if (first < 0) return {v, rng.Bonus(round.Target(v), v)};
-  return {v, rng.Residual(left, v)};
-}
-
 template <typename Rng>
 Outcome Traversal(Round& round, Rng& rng) {
-  return TraverseFrom(round, rng, 0, 1.0);
+  // A node whose children are being gone through: `child` is the next, reached with probability a.
+  struct Visit {
+    int32_t node;
+    double a;
+    int32_t child;
+  };
+  std::vector<Visit> path = {{0, 1.0, round.first_child(0)}};
+  bool below_rejected = false;  // whether nothing below the child was accepted, nor it itself
+  for (;;) {
+    Visit& visit = path.back();
+    const int32_t v = visit.node, child = visit.child;
+    const bool first = child == round.first_child(v);
+    Residual& left = round.Left(v);
+    if (child < 0) {
+      if (v == 0 || rng.Accept(visit.a, v)) {
+        return {v, first ? rng.Bonus(round.Target(v), v) : rng.Residual(left, v)};
+      }
+      path.pop_back();
+      below_rejected = true;
+      continue;
+    }
+    const DraftLaw d = round.Draft(child);
+    if (!below_rejected) {
+      const double p = first ? round.Target(v).Prob(d.token) : left.prob(d.token);
+      const double reach = std::min(1.0, visit.a * (p / d.prob()));
+      if (reach > 0) {  // otherwise nothing below can be accepted
+        path.push_back({child, reach, round.first_child(child)});
+        continue;
+      }
+    }
+    below_rejected = false;
+    visit.child = round.next_sibling(child);
+    // Subtracting lessens a: often it need not be known by how much.
+    if (v > 0 && visit.child < 0 && !rng.MayAccept(visit.a, v)) {
+      path.pop_back();
+      below_rejected = true;
+      continue;
+    }
+    if (first) left.Start(&round.Target(v));
+    visit.a = AcceptRatio(left.Subtract(visit.a, d), visit.a);
+  }
 }
 
 }  // namespace kvctl::rules

@@ -10,7 +10,7 @@
 #define KVCTL_CORE_RULES_TYPICAL_H_
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/exact_math.h"
@@ -46,11 +46,17 @@ Outcome Typical(Round& round, Rng& rng) {
     }
     if (round.first_child(v.node) < 0) continue;
     round.Target(v.node).FillLaw(&p);
-    const double threshold =
-        std::min(round.input().epsilon, round.input().delta * std::exp(-Entropy(p)));
+    // p > delta * exp(-entropy) by logarithms, which are the same on every machine.
+    const double delta = round.input().delta;
+    const double log_delta = delta > 0 ? ExactLog(delta) : -std::numeric_limits<double>::infinity();
+    const double least = log_delta - Entropy(p);
     for (int32_t c = round.first_child(v.node); c >= 0; c = round.next_sibling(c)) {
       const double prob = p.prob(round.token(c));
-      if (prob > threshold) todo.push_back({c, v.log_prob + ExactLog(prob)});
+      if (!(prob > 0)) continue;
+      const double log_prob = ExactLog(prob);
+      if (prob > round.input().epsilon || log_prob > least) {
+        todo.push_back({c, v.log_prob + log_prob});
+      }
     }
   }
   return {best.node, rng.Bonus(round.Target(best.node), best.node)};

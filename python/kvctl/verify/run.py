@@ -75,7 +75,8 @@ def verify(
     seed, request_ids, root_positions
         Name the random numbers: request_ids (B,) integers that identify each request for as long
         as it lives, and root_positions (B,) the absolute position of each tree's node 0. Both are
-        needed where tokens are sampled (request_ids for more than one sequence).
+        needed where tokens are sampled (request_ids for more than one sequence). Sequences of one
+        id and position draw the same numbers: forks of a request need ids of their own.
     history
         The tokens of each sequence before its root, for penalties.
     bitmask

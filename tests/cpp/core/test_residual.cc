@@ -133,6 +133,51 @@ TEST(RecipesLeaveWhatPlainSubtractionLeaves) {
   }
 }
 
+// The first law in floats is subtracted from logits in floats: beside doubles, total variation and
+// mass are off by no more than these mean.
+TEST(FloatsLeaveWhatDoublesLeave) {
+  std::mt19937 random(12);
+  const kvctl::Vocab vocab(kSize);
+  for (int trial = 0; trial < 40; ++trial) {
+    const std::vector<float> logits = Logits(random);
+    std::vector<double> p(kSize);
+    double sum = 0;
+    for (int i = 0; i < kSize; ++i) sum += p[i] = std::exp(static_cast<double>(logits[i]));
+    for (double& v : p) v /= sum;
+    std::vector<float> q = Probs<float>(random);
+    if (trial % 4 == 3) q.assign(p.begin(), p.end());  // what is left of a law less itself is noise
+    double q_sum = 0;
+    for (float v : q) q_sum += v;
+
+    kvctl::RowInput row;
+    row.values = logits.data();
+    const kvctl::Sampling sampling;
+    kvctl::RowSampler target(vocab);
+    target.Load(row, sampling);
+    DraftInput input;
+    input.probs = q.data();
+    input.width = kSize;
+    Residual residual(vocab);
+    residual.Start(&target);
+    const bool whole = trial % 2 == 0 || trial % 8 == 7;
+    const double a = whole ? 1 : std::uniform_real_distribution<double>(0.01, 1)(random);
+    const double mass = residual.Subtract(a, Draft(DraftRow(vocab, input, 0), 0, {}));
+    Law law;
+    residual.FillLaw(&law);
+    double expected_mass = 0, off = 0;
+    for (int i = 0; i < kSize; ++i) {
+      const double expected = std::max(0.0, a * p[i] - q[i] / q_sum);
+      expected_mass += expected;
+      off += std::fabs(law.weights[i] / kvctl::kProbScale - expected);
+    }
+    EXPECT(std::fabs(mass - expected_mass) < 2e-7);
+    if (mass == 0) continue;  // nothing is left, so nothing was taken
+    EXPECT(off / 2 < 2e-7);
+    EXPECT_EQ(mass, law.total / kvctl::kProbScale);
+    if (trial % 4 == 3) EXPECT(mass < 2e-7);
+  }
+}
+
 // One token holds all but what the rounding of weights may add up to.
 TEST(WhatRoundingMayHaveMadeIsCounted) {
   const kvctl::Vocab vocab(kSize);

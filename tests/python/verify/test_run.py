@@ -267,3 +267,20 @@ def test_typical_accepts_what_is_plausible_and_takes_the_longest_path():
     # Of equally long paths the likelier.
     bush = kvctl.TokenTree([0, 1, 0], [-1, 0, 0])
     assert kvctl.verify(p[:3], bush, **call).accepted_nodes == [[2]]
+
+
+@pytest.mark.parametrize("rule", ["target_only", "token_wise", "block", "recursive", "traversal"])
+def test_a_very_deep_chain(rule):
+    depth = 100_000  # one call of a function per node would overflow the stack
+    logits = np.zeros((depth + 1, 2), np.float32)
+    logits[:, 1] = -40
+    draft = np.tile(np.array([[1, 0]], np.float32), (depth + 1, 1))
+    result = kvctl.verify(
+        logits,
+        kvctl.TokenTree.chain([0] * (depth + 1)),
+        rule=rule,
+        drawn="independent",
+        draft_probs=draft,
+        root_positions=0,
+    )
+    assert result.num_accepted.tolist() == [depth]

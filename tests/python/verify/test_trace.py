@@ -102,3 +102,15 @@ def test_refusals():
     trace.add(tree, target_probs=np.ones((2, 4)) / 4, drawn="deterministic")
     with pytest.raises(ValueError, match="vocabulary of 4, not 5"):
         trace.add(tree, target_probs=np.ones((2, 5)) / 5, drawn="deterministic")
+
+
+def test_coupled_drafts_are_not_replayed():
+    rng = np.random.default_rng(3)
+    tree, target, draft, _ = make_round(rng, [-1, 0])
+    trace = kvctl.verify.Trace()
+    trace.add(tree, target_probs=target, draft_probs=draft, drawn="coupled")
+    for rule in ("coupled", "target_only"):
+        with pytest.raises(ValueError, match="node 1 was drawn='coupled'.*AcceptanceStats"):
+            trace.replay(rule)
+        with pytest.raises(ValueError, match="nothing to enumerate"):
+            kvctl.verify.enumerate(target, tree, rule=rule, drawn="coupled")
