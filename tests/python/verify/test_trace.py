@@ -110,7 +110,7 @@ def test_coupled_drafts_are_not_replayed():
     trace = kvctl.verify.Trace()
     trace.add(tree, target_probs=target, draft_probs=draft, drawn="coupled")
     for rule in ("coupled", "target_only"):
-        with pytest.raises(ValueError, match="node 1 was drawn='coupled'.*AcceptanceStats"):
+        with pytest.raises(ValueError, match=r"node 1 was drawn='coupled'.*AcceptanceStats"):
             trace.replay(rule)
         with pytest.raises(ValueError, match="nothing to enumerate"):
             kvctl.verify.enumerate(target, tree, rule=rule, drawn="coupled")
