@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
-from ..tree import TokenTree
+from ..integers import one_int32
+from ..tree import TokenTree, as_trees
 from .flatten import DRAWN, RULES, flatten, kind, tensor
 from .sampling import Sampling, sampling_table
 from .trace_file import Arrays, read_trace, write_trace
@@ -53,8 +54,16 @@ class Replay:
         ----------
         cost
             Drafted nodes -> what drafting and verifying them costs, a plain step being 1.
+
+        Raises
+        ------
+        ValueError
+            If a cost is not positive.
         """
-        return float(self.emitted.sum() / sum(cost(int(n)) for n in self.nodes))
+        costs = [cost(int(n)) for n in self.nodes]
+        if not all(c > 0 for c in costs):
+            raise ValueError(f"the cost of a round must be positive, got {min(costs)}")
+        return float(self.emitted.sum() / sum(costs))
 
 
 class Trace:
@@ -107,7 +116,10 @@ class Trace:
         ------
         ValueError
             If shapes do not fit each other or the rounds before.
+        TypeError
+            If `tree` is no tree.
         """
+        as_trees([tree])
         target = np.array(target_probs, np.float32)
         if target.ndim != 2 or len(target) != tree.num_rows:
             raise ValueError(f"target_probs must be ({tree.num_rows}, V), got {target.shape}")
@@ -206,10 +218,13 @@ class Trace:
         Raises
         ------
         ValueError
-            If the rule would be biased for these trees, or there are none.
+            If the rule would be biased for these trees, or there are none, or a limit is negative.
         """
         if not self.trees:
             raise ValueError("the trace is empty")
+        for name, limit in (("depth", depth), ("width", width), ("nodes", nodes)):
+            if limit is not None and one_int32(limit, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {limit}")
         index = kind(rule, RULES, "rule")
         table, *_ = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)])
         emitted, counts, survival = [], [], np.zeros(1)

@@ -100,6 +100,15 @@ def test_refusals():
     with pytest.raises(ValueError, match="drawn must be one of"):
         trace.add(tree, target_probs=np.ones((2, 4)) / 4, drawn="somehow")
     trace.add(tree, target_probs=np.ones((2, 4)) / 4, drawn="deterministic")
+    with pytest.raises(TypeError, match=r"trees must be kvctl\.TokenTree, got list"):
+        trace.add([0, 1], target_probs=np.ones((2, 4)) / 4, drawn="deterministic")
+    for limit, error in ((-1, ValueError), ("a", TypeError), (1.5, TypeError)):
+        for name in ("depth", "width", "nodes"):
+            with pytest.raises(error, match=f"{name} must be"):
+                trace.replay("target_only", **{name: limit})
+    for cost in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="cost of a round must be positive"):
+            trace.replay("target_only").speedup(lambda _, cost=cost: cost)
     with pytest.raises(ValueError, match="vocabulary of 4, not 5"):
         trace.add(tree, target_probs=np.ones((2, 5)) / 5, drawn="deterministic")
 
