@@ -9,7 +9,6 @@
 #ifndef KVCTL_CORE_RULES_TYPICAL_H_
 #define KVCTL_CORE_RULES_TYPICAL_H_
 
-#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -36,6 +35,9 @@ Outcome Typical(Round& round, Rng& rng) {
     int32_t node;
     double log_prob;
   };
+  // p > delta * exp(-entropy) by logarithms, which are the same on every machine.
+  const double epsilon = round.input().epsilon, delta = round.input().delta;
+  const double log_delta = delta > 0 ? ExactLog(delta) : -std::numeric_limits<double>::infinity();
   Law p;
   std::vector<Reached> todo = {{0, 0.0}};
   Reached best = todo[0];
@@ -46,17 +48,12 @@ Outcome Typical(Round& round, Rng& rng) {
     }
     if (round.first_child(v.node) < 0) continue;
     round.Target(v.node).FillLaw(&p);
-    // p > delta * exp(-entropy) by logarithms, which are the same on every machine.
-    const double delta = round.input().delta;
-    const double log_delta = delta > 0 ? ExactLog(delta) : -std::numeric_limits<double>::infinity();
     const double least = log_delta - Entropy(p);
     for (int32_t c = round.first_child(v.node); c >= 0; c = round.next_sibling(c)) {
       const double prob = p.prob(round.token(c));
       if (!(prob > 0)) continue;
       const double log_prob = ExactLog(prob);
-      if (prob > round.input().epsilon || log_prob > least) {
-        todo.push_back({c, v.log_prob + log_prob});
-      }
+      if (prob > epsilon || log_prob > least) todo.push_back({c, v.log_prob + log_prob});
     }
   }
   return {best.node, rng.Bonus(round.Target(best.node), best.node)};

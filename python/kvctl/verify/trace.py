@@ -218,7 +218,9 @@ class Trace:
         Raises
         ------
         ValueError
-            If the rule would be biased for these trees, or there are none, or a limit is negative.
+            If the rule would be biased for these trees, or there are none, or a limit is negative,
+            or nodes were drawn coupled: they share the target's noise, so nothing is left to
+            average over.
         """
         if not self.trees:
             raise ValueError("the trace is empty")
