@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from ..model_directory import check_output
 from .demo import DEMO_NAME, find_demo_gguf
 
 _STAGES = {"compile": "compiling the graph", "weights": "writing the weights"}
@@ -46,10 +47,13 @@ def compile_command(
 ) -> None:
     """Compile a model: a library, its parameters, its tokenizer."""
     console = Console(soft_wrap=True, highlight=False)
-    if (output / "mlc-chat-config.json").exists() and not force:
+    path = _resolve(source)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no model at {path}")
+    check_output(output, source=path, force=True)
+    if output.is_dir() and any(output.iterdir()) and not force:
         console.print(f"{output} is there already (--force compiles it again)")
         return
-    path = _resolve(source)
 
     from ..models import compile_model
 
@@ -69,6 +73,7 @@ def compile_command(
             dtype=dtype,
             cache=cache,
             context_window_size=context,
+            force=force,
             progress=report,
         )
     size = sum(file.stat().st_size for file in output.iterdir())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..model_directory import check_output
 from .layers import ParamSpec
 from .library import build, make_target
 from .llama import export
@@ -30,11 +31,13 @@ def compile_model(
     dtype: str | None = None,
     cache: str | None = None,
     context_window_size: int | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Compile a model and write its directory: library, parameters, configuration, tokenizer.
 
-    The directory appears whole or not at all; a model that is there already is replaced.
+    The directory appears whole or not at all. Nothing but a compiled model is ever replaced, and
+    never one that holds, or lies in, what is compiled.
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ def compile_model(
         CUDA) for one that creates TVM's, in whose place ``kvctl.install()`` puts kvctl's.
     context_window_size : int, optional
         A shorter context than the model's.
+    force : bool
+        Replace a compiled model that is in `output_dir` already.
     progress : callable, optional
         Called with a stage ("compile", then "weights") and the fraction of it that is done.
 
@@ -66,9 +71,10 @@ def compile_model(
     FileNotFoundError
         If there is no model at `source`, or no nvcc for CUDA.
     FileExistsError
-        If `output_dir` is there and is not a model directory.
+        If `output_dir` holds a compiled model and `force` is not set, or anything else.
     ValueError
-        If the model is damaged or not one that kvctl can build, or an option has no such value.
+        If `output_dir` is or contains the source, the model is damaged or not one that kvctl can
+        build, or an option has no such value.
     """
     report = progress or (lambda stage, fraction: None)
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
@@ -83,7 +89,7 @@ def compile_model(
         )
     context = context_window_size or config.context_window_size
     output = Path(output_dir).absolute()
-    _check_replaceable(output)
+    check_output(output, source=checkpoint.source, force=force)
     tvm_target = make_target(target)
     on_cpu = target == "cpu"
     dtype = dtype or ("float32" if on_cpu else "float16")
@@ -120,15 +126,6 @@ def compile_model(
         staging.rename(output)
     report("weights", 1.0)
     return output
-
-
-def _check_replaceable(output: Path) -> None:
-    """Refuse to replace what is not a model of ours."""
-    if not output.exists():
-        return
-    is_model = output.is_dir() and (output / "mlc-chat-config.json").exists()
-    if not is_model and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} is there and is not a model directory: choose another one")
 
 
 def _write_params(

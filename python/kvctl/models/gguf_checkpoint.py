@@ -47,6 +47,11 @@ class GGUFCheckpoint:
         with reading(str(path)):
             self.config = self._read_config()
 
+    @property
+    def source(self) -> Path:
+        """See `Checkpoint`."""
+        return self._path
+
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Checkpoint`."""
         return self._file.shape(_gguf_name(name))

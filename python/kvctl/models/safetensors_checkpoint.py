@@ -41,6 +41,11 @@ class SafetensorsCheckpoint:
                 raise ValueError(f"{file} is damaged or truncated: {error}") from None
             self._file_of.update(dict.fromkeys(handle.keys(), handle))  # type: ignore[no-untyped-call]
 
+    @property
+    def source(self) -> Path:
+        """See `Checkpoint`."""
+        return self._directory
+
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Checkpoint`."""
         return tuple(self._file(name).get_slice(name).get_shape())

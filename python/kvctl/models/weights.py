@@ -18,6 +18,11 @@ class Checkpoint(Protocol):
 
     config: LlamaConfig
 
+    @property
+    def source(self) -> Path | None:
+        """Return the file or directory that is read, or None where nothing is."""
+        ...
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight by Hugging Face's name, without reading it.
 
@@ -84,6 +89,11 @@ class RandomCheckpoint:
     def __init__(self, config: LlamaConfig, *, seed: int = 0) -> None:
         self.config = config
         self._seed = seed
+
+    @property
+    def source(self) -> None:
+        """See `Checkpoint`."""
+        return None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Checkpoint`."""

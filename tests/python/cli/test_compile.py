@@ -9,9 +9,23 @@ from kvctl.cli.compile import _resolve
 
 
 def test_a_model_that_is_there_is_kept(tmp_path):
-    (tmp_path / "mlc-chat-config.json").write_text("{}")
-    done = run("compile", "no-such-model", "-o", str(tmp_path))
+    source, output = tmp_path / "m.gguf", tmp_path / "out"
+    source.touch()
+    output.mkdir()
+    (output / "mlc-chat-config.json").write_text("{}")
+    done = run("compile", str(source), "-o", str(output))
     assert done.returncode == 0 and "is there already" in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--force",)])
+def test_a_source_in_the_output_is_kept(tmp_path, options):
+    source = tmp_path / "m.gguf"
+    source.write_text("precious")
+    (tmp_path / "mlc-chat-config.json").write_text("{}")
+    done = run("compile", str(source), "-o", str(tmp_path), *options)
+    assert done.returncode == 1
+    assert "holds the model that is compiled" in done.stderr
+    assert source.read_text() == "precious"
 
 
 @pytest.mark.parametrize(

@@ -2,103 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
-import gguf
 import ml_dtypes
-import safetensors.numpy
 
-from kvctl.models import RandomCheckpoint, open_checkpoint
+from checkpoint_files import CONFIG, NAMES, RANDOM, write_gguf, write_huggingface
+from kvctl.models import open_checkpoint
 from kvctl.models.weights import load_parameter
-from tiny_model import tiny_config
-
-CONFIG = tiny_config()
-RANDOM = RandomCheckpoint(CONFIG, seed=5)
-GGUF_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-LAYERS = [f"model.layers.{i}.{part}.weight" for i in range(2) for part in GGUF_NAMES]
-NAMES = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", *LAYERS]
-
-
-def neighbouring_pairs(array, heads):
-    """Order the rows of each head 0, d/2, 1, d/2 + 1, ...: for rotation of neighbours."""
-    size = len(array) // heads
-    order = np.arange(size).reshape(2, size // 2).T.ravel()
-    return array.reshape(heads, size, -1)[:, order].reshape(array.shape)
-
-
-def write_gguf(path, *, tied=False, extra=None, architecture="llama", **changes):
-    metadata = {
-        "embedding_length": 64,
-        "feed_forward_length": 96,
-        "block_count": 2,
-        "attention.head_count": 4,
-        "attention.head_count_kv": 2,
-        "attention.key_length": 32,
-        "rope.dimension_count": 32,
-        "context_length": 512,
-        "vocab_size": 256,
-        **changes,
-    }
-    writer = gguf.GGUFWriter(str(path), architecture)
-    for key, value in metadata.items():
-        writer.add_uint32(f"llama.{key}", value)
-    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-    writer.add_uint32("tokenizer.ggml.eos_token_id", 2)
-    tensors = {
-        "token_embd.weight": RANDOM.tensor(NAMES[0]),
-        "output_norm.weight": RANDOM.tensor(NAMES[1]),
-    }
-    if not tied:
-        tensors["output.weight"] = RANDOM.tensor("lm_head.weight")
-    for name in LAYERS:
-        _, _, index, part = name.removesuffix(".weight").split(".", 3)
-        array = RANDOM.tensor(name)
-        if part.endswith(("q_proj", "k_proj")):
-            array = neighbouring_pairs(array, 4 if part.endswith("q_proj") else 2)
-        tensors[f"blk.{index}.{GGUF_NAMES[part]}.weight"] = array
-    for name, array in {**tensors, **(extra or {})}.items():
-        writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def write_huggingface(directory, dtype=np.float32):
-    config = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "vocab_size": 256,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 512,
-        "eos_token_id": 2,
-    }
-    (directory / "config.json").write_text(json.dumps(config))
-    for shard, names in enumerate((NAMES[:7], NAMES[7:])):
-        arrays = {name: RANDOM.tensor(name).astype(dtype) for name in names}
-        safetensors.numpy.save_file(arrays, directory / f"model-{shard}.safetensors")
-    return directory
 
 
 def assert_same_weights(checkpoint, *, rounded_to=np.float32):

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
+from checkpoint_files import write_gguf, write_huggingface
 from kvctl.models import RandomCheckpoint, compile_model, library
 from tiny_model import compile_tiny_model, tiny_config
 
@@ -38,7 +39,7 @@ def test_progress_goes_from_0_to_1_in_each_stage(tmp_path):
 def test_a_model_is_replaced_whole(tmp_path):
     directory = compile_tiny_model(tmp_path / "m", seed=1)
     before = (directory / "params_shard_0.bin").read_bytes()
-    compile_tiny_model(directory, seed=2)
+    compile_tiny_model(directory, seed=2, force=True)
     assert (directory / "params_shard_0.bin").read_bytes() != before
     assert [file.name for file in tmp_path.iterdir()] == ["m"]
 
@@ -54,7 +55,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     directory = compile_tiny_model(tmp_path / "m")
     before = (directory / "params_shard_0.bin").read_bytes()
     with pytest.raises(ValueError, match="the disk is gone"):
-        compile_model(_BrokenCheckpoint(tiny_config(), seed=3), directory)
+        compile_model(_BrokenCheckpoint(tiny_config(), seed=3), directory, force=True)
     assert (directory / "params_shard_0.bin").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["m"]
 
@@ -76,11 +77,54 @@ def test_shapes_are_checked_before_anything_is_compiled(tmp_path):
 
 def test_only_models_are_replaced(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not a model directory"):
-        compile_tiny_model(tmp_path)
+    with pytest.raises(FileExistsError, match=r"not a model directory .* 'precious.txt'"):
+        compile_tiny_model(tmp_path, force=True)
     with pytest.raises(FileExistsError, match="not a model directory"):
         compile_tiny_model(tmp_path / "precious.txt")
     assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_a_model_is_not_replaced_unasked(tmp_path):
+    directory = compile_tiny_model(tmp_path / "m", seed=1)
+    before = (directory / "params_shard_0.bin").read_bytes()
+    with pytest.raises(FileExistsError, match="holds a compiled model"):
+        compile_tiny_model(directory, seed=2)
+    (directory / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds 'notes.txt'"):
+        compile_tiny_model(directory, seed=2, force=True)
+    assert (directory / "params_shard_0.bin").read_bytes() == before
+
+
+def _source(directory):
+    """Write a Hugging Face checkpoint that was once part of a compiled model's directory, too."""
+    directory.mkdir()
+    write_huggingface(directory)
+    (directory / "mlc-chat-config.json").write_text("{}")
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_source_is_never_deleted(tmp_path, force):
+    source = tmp_path / "s"
+    files = _source(source)
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    for output in (source, link, source / ".." / "s", tmp_path):
+        with pytest.raises(ValueError, match="holds the model that is compiled"):
+            compile_model(source, output, force=force)
+        with pytest.raises(ValueError, match="holds the model that is compiled"):
+            compile_model(link, output, force=force)
+    with pytest.raises(ValueError, match="holds the model that is compiled"):
+        compile_model(source / "model-0.safetensors", source, force=force)
+    assert {file.name: file.read_bytes() for file in source.iterdir()} == files
+
+
+def test_a_gguf_in_the_output_is_never_deleted(tmp_path):
+    gguf = write_gguf(tmp_path / "m.gguf")
+    content = gguf.read_bytes()
+    with pytest.raises(ValueError, match=r"holds the model .*m\.gguf"):
+        compile_model(gguf, tmp_path, force=True)
+    assert gguf.read_bytes() == content
 
 
 @pytest.mark.parametrize(
