@@ -16,15 +16,17 @@ NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
 build: $(VENV)/built
 
-$(VENV)/requirements: third_party/requirements/build.txt
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/requirements: third_party/requirements/build.txt | $(BIN)/python
 	$(PIP) install -r $<
 	touch $@
 
 SOURCES := $(shell find cpp cmake third_party tests/cpp benchmarks/cpp examples/cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 $(VENV)/built: $(VENV)/requirements $(SOURCES)
-	$(PIP) install --no-build-isolation -e . \
-	  -C cmake.define.KVCTL_BUILD_TESTS=ON -C cmake.define.KVCTL_BUILD_BENCHMARKS=ON
+	$(PIP) install --no-build-isolation -e . --config-settings=cmake.define.KVCTL_BUILD_TESTS=ON \
+	  --config-settings=cmake.define.KVCTL_BUILD_BENCHMARKS=ON
 	touch $@
 
 $(VENV)/dev: third_party/requirements/dev.txt $(VENV)/requirements
