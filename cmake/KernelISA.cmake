@@ -1,19 +1,24 @@
-# Kernels for one instruction set live in files named *_avx2.cc and *_avx512.cc; nothing else is compiled for more than
-# the x86-64 baseline, so that the library loads on any machine and chooses at run time.
-foreach(source ${kernel_sources})
-  if(source MATCHES "_avx2\\.cc$")
-    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
-  elseif(source MATCHES "_avx512\\.cc$")
-    # GCC 12's own AVX-512 intrinsics pass an undefined operand on purpose and warn about it (GCC bug 105593).
-    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-      "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx2;-mfma;-mf16c;-Wno-maybe-uninitialized")
+# kvctl_kernels_for(<name> ISA baseline|avx2|avx512 [EXACT] [OPTIONS ...] SOURCES ...)
+#
+# Adds an object library of kernels for one instruction set to kvctl_kernels. Nothing else is compiled for more than the
+# x86-64 baseline, so that the library loads on any machine and chooses at run time.
+# EXACT: a result must not depend on where the compiler finds a multiplication to fuse with an addition.
+set(kvctl_isa_baseline "")
+set(kvctl_isa_avx2 -mavx2 -mfma -mf16c)
+# GCC 12's own AVX-512 intrinsics pass an undefined operand on purpose and warn about it (GCC bug 105593).
+set(kvctl_isa_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq ${kvctl_isa_avx2} -Wno-maybe-uninitialized)
+
+function(kvctl_kernels_for name)
+  cmake_parse_arguments(kernels "EXACT" "ISA" "OPTIONS;SOURCES" ${ARGN})
+  if(NOT kernels_ISA MATCHES "^(baseline|avx2|avx512)$")
+    message(FATAL_ERROR "${name}: ISA must be baseline, avx2 or avx512, got '${kernels_ISA}'")
   endif()
-  if(source MATCHES "/attention_[a-z0-9]+\\.cc$")
-    # A row's result must not depend on where the compiler finds a multiplication to fuse with an addition.
-    set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS "-ffp-contract=off")
+  add_library(${name} OBJECT ${kernels_SOURCES})
+  target_compile_options(${name} PRIVATE ${kvctl_isa_${kernels_ISA}} ${kernels_OPTIONS})
+  if(kernels_EXACT)
+    target_compile_options(${name} PRIVATE -ffp-contract=off)
   endif()
-  if(source MATCHES "/vocab_ops_")
-    # The loops are written in the order in which vectors do not wait for each other.
-    set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS "-ffp-contract=off;-fno-schedule-insns2")
-  endif()
-endforeach()
+  target_include_directories(${name} PRIVATE cpp cpp/include)
+  target_link_libraries(${name} PRIVATE kvctl_options OpenMP::OpenMP_CXX)
+  target_sources(kvctl_kernels PRIVATE $<TARGET_OBJECTS:${name}>)
+endfunction()
