@@ -24,16 +24,18 @@ if(kvctl_has_cuda)
   # that only compiles does not have.
   set(cuda_flags -std=c++17 -O3 -lineinfo -Xcompiler=-fPIC,-Wall,-Wextra,-fvisibility=hidden -Werror=all-warnings
       -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90)
-  file(GLOB cuda_sources CONFIGURE_DEPENDS cpp/kernels/cuda/*.cu)
-  file(GLOB cuda_host_sources CONFIGURE_DEPENDS cpp/kernels/cuda/*.cc)
+  file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS cpp/kernels/cuda/*.cu)
+  file(GLOB_RECURSE cuda_host_sources CONFIGURE_DEPENDS cpp/kernels/cuda/*.cc)
   list(FILTER cuda_host_sources EXCLUDE REGEX "/plugin\\.cc$")
-  file(GLOB cuda_headers CONFIGURE_DEPENDS cpp/kernels/cuda/*.cuh cpp/kernels/cuda/*.h cpp/kernels/*.h cpp/core/*.h)
+  file(GLOB_RECURSE cuda_headers CONFIGURE_DEPENDS cpp/kernels/cuda/*.cuh cpp/kernels/cuda/*.h cpp/core/*.h
+       cpp/include/kvctl/*.h)
+  file(GLOB kernel_headers CONFIGURE_DEPENDS cpp/kernels/*.h)
   set(cuda_objects "")
   foreach(source ${cuda_sources})
     get_filename_component(name "${source}" NAME_WE)
     set(object "${CMAKE_CURRENT_BINARY_DIR}/cuda/${name}.o")
     set(source_flags "")
-    if(name MATCHES "^verify")
+    if(source MATCHES "/cuda/verify/")
       # The decisions of the CPU, bit for bit: no multiplication is fused with an addition but where the source says so.
       set(source_flags -fmad=false --expt-relaxed-constexpr)
     endif()
@@ -42,12 +44,12 @@ if(kvctl_has_cuda)
       COMMAND "${CMAKE_COMMAND}" -E make_directory "${CMAKE_CURRENT_BINARY_DIR}/cuda"
       COMMAND "${KVCTL_NVCC}" ${cuda_flags} ${source_flags} -I "${CMAKE_CURRENT_SOURCE_DIR}/cpp"
               -I "${CMAKE_CURRENT_SOURCE_DIR}/cpp/include" -c "${source}" -o "${object}"
-      DEPENDS "${source}" ${cuda_headers} VERBATIM)
+      DEPENDS "${source}" ${cuda_headers} ${kernel_headers} VERBATIM)
     list(APPEND cuda_objects "${object}")
   endforeach()
   add_library(kvctl_cuda_kernels STATIC ${cuda_objects} ${cuda_host_sources})
   target_include_directories(kvctl_cuda_kernels SYSTEM PUBLIC "${KVCTL_CUDA_INCLUDE}")
-  target_link_libraries(kvctl_cuda_kernels PUBLIC kvctl_kernels "${KVCTL_CUDART}")
+  target_link_libraries(kvctl_cuda_kernels PUBLIC kvctl_kernels room_kernels_cuda_headers "${KVCTL_CUDART}")
   set_target_properties(kvctl_cuda_kernels PROPERTIES LINKER_LANGUAGE CXX)
   add_library(kvctl_cuda MODULE cpp/kernels/cuda/plugin.cc)
   target_link_libraries(kvctl_cuda PRIVATE kvctl_cuda_kernels)

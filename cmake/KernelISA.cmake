@@ -1,4 +1,4 @@
-# kvctl_kernels_for(<name> ISA baseline|avx2|avx512 [EXACT] [OPTIONS ...] SOURCES ...)
+# kvctl_kernels_for(<room> <name> ISA baseline|avx2|avx512 [EXACT] [OPTIONS ...] SOURCES ...)
 #
 # Adds an object library of kernels for one instruction set to kvctl_kernels. Nothing else is compiled for more than the
 # x86-64 baseline, so that the library loads on any machine and chooses at run time.
@@ -8,17 +8,18 @@ set(kvctl_isa_avx2 -mavx2 -mfma -mf16c)
 # GCC 12's own AVX-512 intrinsics pass an undefined operand on purpose and warn about it (GCC bug 105593).
 set(kvctl_isa_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq ${kvctl_isa_avx2} -Wno-maybe-uninitialized)
 
-function(kvctl_kernels_for name)
+function(kvctl_kernels_for room name)
   cmake_parse_arguments(kernels "EXACT" "ISA" "OPTIONS;SOURCES" ${ARGN})
   if(NOT kernels_ISA MATCHES "^(baseline|avx2|avx512)$")
     message(FATAL_ERROR "${name}: ISA must be baseline, avx2 or avx512, got '${kernels_ISA}'")
   endif()
+  list(TRANSFORM kernels_SOURCES PREPEND "cpp/${room}/")
   add_library(${name} OBJECT ${kernels_SOURCES})
   target_compile_options(${name} PRIVATE ${kvctl_isa_${kernels_ISA}} ${kernels_OPTIONS})
   if(kernels_EXACT)
     target_compile_options(${name} PRIVATE -ffp-contract=off)
   endif()
-  target_include_directories(${name} PRIVATE cpp cpp/include)
-  target_link_libraries(${name} PRIVATE kvctl_options OpenMP::OpenMP_CXX)
+  string(REPLACE "/" "_" room_name "room_${room}")
+  target_link_libraries(${name} PRIVATE ${room_name}_headers)
   target_sources(kvctl_kernels PRIVATE $<TARGET_OBJECTS:${name}>)
 endfunction()

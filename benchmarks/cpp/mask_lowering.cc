@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "core/mask_plan.h"
+#include "core/mask/mask_plan.h"
 #include "report.h"
 
 namespace {

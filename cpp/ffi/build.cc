@@ -4,9 +4,9 @@
 #include <tvm/ffi/string.h>
 
 #include "build_info.h"
-#include "kernels/cpu/isa.h"
+#include "kernels/isa.h"
 #include "kvctl/api.h"
-#include "runtime/guard.h"
+#include "runtime/support/guard.h"
 
 namespace kvctl {
 namespace {

@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "core/sequence_table.h"
+#include "core/cache/sequence_table.h"
 #include "ffi/mask_argument.h"
 #include "kvctl/paged_kv_cache.h"
-#include "runtime/guard.h"
-#include "runtime/tensor_view.h"
-#include "runtime/window_pages.h"
+#include "runtime/cache/window_pages.h"
+#include "runtime/support/guard.h"
+#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kvctl/paged_kv_cache.h"
-#include "runtime/guard.h"
-#include "runtime/tensor_view.h"
+#include "runtime/support/guard.h"
+#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 namespace {

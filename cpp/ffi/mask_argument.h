@@ -9,7 +9,7 @@
 
 #include "kvctl/error.h"
 #include "kvctl/mask.h"
-#include "runtime/tensor_view.h"
+#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 

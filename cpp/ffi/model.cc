@@ -7,14 +7,14 @@
 #include <cstdlib>
 #include <new>
 
-#include "kernels/cpu/isa.h"
 #include "kernels/embed.h"
+#include "kernels/isa.h"
 #include "kernels/linear.h"
 #include "kernels/rms_norm.h"
 #include "kernels/silu_mul.h"
 #include "kvctl/error.h"
-#include "runtime/guard.h"
-#include "runtime/tensor_view.h"
+#include "runtime/support/guard.h"
+#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 namespace {

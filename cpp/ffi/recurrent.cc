@@ -10,8 +10,8 @@
 
 #include "ffi/mask_argument.h"
 #include "kvctl/recurrent_state.h"
-#include "runtime/guard.h"
-#include "runtime/recurrent_requests.h"
+#include "runtime/recurrent/recurrent_requests.h"
+#include "runtime/support/guard.h"
 
 namespace kvctl {
 namespace {

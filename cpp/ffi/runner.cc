@@ -14,7 +14,7 @@
 #include "ffi/mask_argument.h"
 #include "kvctl/function_table.h"
 #include "kvctl/model_runner.h"
-#include "runtime/guard.h"
+#include "runtime/support/guard.h"
 
 namespace kvctl {
 namespace {

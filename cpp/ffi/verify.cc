@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "core/enumerate.h"
+#include "core/verify/enumerate.h"
 #include "ffi/verify_args.h"
-#include "runtime/device.h"
-#include "runtime/guard.h"
+#include "runtime/support/device.h"
+#include "runtime/support/guard.h"
 
 namespace kvctl {
 namespace {

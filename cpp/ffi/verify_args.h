@@ -13,7 +13,7 @@
 #include <optional>
 #include <vector>
 
-#include "core/round.h"
+#include "core/verify/round.h"
 
 namespace kvctl {
 

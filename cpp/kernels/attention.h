@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/mask_plan.h"
-#include "core/step_plan.h"
+#include "core/cache/step_plan.h"
+#include "core/mask/mask_plan.h"
 #include "kvctl/dtype.h"
 
 namespace kvctl {

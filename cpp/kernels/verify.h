@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/rules.h"
+#include "core/verify/rules.h"
 
 namespace kvctl {
 

@@ -9,8 +9,8 @@
 
 #include <memory>
 
-#include "core/mask_node.h"
-#include "core/mask_plan.h"
+#include "core/mask/mask_node.h"
+#include "core/mask/mask_plan.h"
 #include "kvctl/error.h"
 #include "pybind/register.h"
 

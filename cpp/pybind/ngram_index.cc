@@ -1,5 +1,5 @@
 // kvctl._core.NgramIndex: prompt lookup over an incremental n-gram index.
-#include "core/ngram_index.h"
+#include "core/tree/ngram_index.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

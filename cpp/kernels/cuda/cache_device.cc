@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/append.cuh"
-#include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/memory.h"
-#include "kernels/cuda/slots.cuh"
+#include "kernels/cuda/attention/attention.cuh"
+#include "kernels/cuda/device/memory.h"
+#include "kernels/cuda/kv_copy/append.cuh"
+#include "kernels/cuda/kv_copy/slots.cuh"
 #include "kvctl/error.h"
 
 namespace kvctl::cuda {

@@ -13,9 +13,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/mask_plan.h"
-#include "core/sequence_table.h"
-#include "core/step_plan.h"
+#include "core/cache/sequence_table.h"
+#include "core/cache/step_plan.h"
+#include "core/mask/mask_plan.h"
 #include "kernels/kv_copy.h"
 
 namespace kvctl {

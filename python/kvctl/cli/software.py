@@ -167,7 +167,7 @@ def _onednn(probed: dict[str, Any]) -> Check:
             "kvctl was built without its plugin: linear layers run on kvctl's own kernel",
             "pip install onednn-devel-cpu-gomp==2023.2.0, then rebuild kvctl",
         )
-    # See kernels/cpu/linear.cc: without AVX-512, oneDNN's packed matmul is the slower one.
+    # See kernels/cpu/linear/linear.cc: without AVX-512, oneDNN's packed matmul is the slower one.
     unused = "; not used here, where there is no AVX-512" if probed.get("isa") != "avx512" else ""
     return ok("oneDNN", f"{library}, with kvctl's plugin{unused}")
 

@@ -3,8 +3,8 @@
 
 #include "check.h"
 #include "device_array.h"
-#include "kernels/cpu/convert.h"
-#include "kernels/cuda/append.cuh"
+#include "kernels/convert.h"
+#include "kernels/cuda/kv_copy/append.cuh"
 #include "kernels/rope.h"
 
 namespace kvctl {

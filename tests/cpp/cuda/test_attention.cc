@@ -1,9 +1,9 @@
 #include <cmath>
 
-#include "../kernels/attention_case.h"
+#include "../kernels/attention/attention_case.h"
 #include "check.h"
 #include "device_array.h"
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention/attention.cuh"
 
 namespace kvctl {
 namespace {

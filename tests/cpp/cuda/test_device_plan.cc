@@ -2,9 +2,9 @@
 #include <random>
 #include <tuple>
 
-#include "../kernels/attention_case.h"
+#include "../kernels/attention/attention_case.h"
 #include "check.h"
-#include "kernels/cuda/device_plan.h"
+#include "kernels/cuda/device/device_plan.h"
 #include "kvctl/error.h"
 
 namespace kvctl::cuda {

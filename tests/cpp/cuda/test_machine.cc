@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/warp_ops.cuh"
+#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/device/warp_ops.cuh"
 
 namespace kvctl {
 namespace {

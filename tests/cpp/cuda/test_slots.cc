@@ -5,8 +5,8 @@
 
 #include "check.h"
 #include "device_array.h"
-#include "kernels/cpu/convert.h"
-#include "kernels/cuda/slots.cuh"
+#include "kernels/convert.h"
+#include "kernels/cuda/kv_copy/slots.cuh"
 #include "kernels/kv_copy.h"
 
 namespace kvctl {

@@ -5,8 +5,8 @@
 
 #include "check.h"
 #include "device_array.h"
-#include "kernels/cpu/convert.h"
-#include "kernels/cuda/verify.cuh"
+#include "kernels/convert.h"
+#include "kernels/cuda/verify/verify.cuh"
 #include "kernels/verify.h"
 
 namespace kvctl {

@@ -1,6 +1,7 @@
 /*!
  * \file warp_ops.h
- * \brief What kernels/cuda/warp_ops.cuh says in PTX, lane by lane as the PTX ISA lays it out.
+ * \brief What kernels/cuda/device/warp_ops.cuh says in PTX, lane by lane as the PTX ISA lays it
+ * out.
  */
 #ifndef KVCTL_TESTS_CUDA_EMULATE_WARP_OPS_H_
 #define KVCTL_TESTS_CUDA_EMULATE_WARP_OPS_H_
@@ -8,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/device/numbers.cuh"
 #include "machine.h"
 
 namespace emulate {

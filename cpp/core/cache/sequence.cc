@@ -1,0 +1,66 @@
+#include "core/cache/sequence.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace kvctl {
+
+void PendingRegion::Push(int32_t parent, int32_t position) {
+  if (parent != size() - 1) chain = false;
+  depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
+  positions.push_back(position);
+  parents.push_back(parent);
+}
+
+void PendingRegion::Truncate(int32_t size) {
+  parents.resize(size);
+  depths.resize(size);
+  positions.resize(size);
+  num_whole = std::min(num_whole, size);
+  chain = true;
+  for (int32_t node = 0; node < size && chain; ++node) chain = parents[node] == node - 1;
+}
+
+int32_t Sequence::num_sinks() const {
+  if (positions == nullptr) return std::min(window.sinks, num_committed);
+  const auto end = std::lower_bound(positions->begin(), positions->end(), window.sinks);
+  return static_cast<int32_t>(end - positions->begin());
+}
+
+void Sequence::ExtendCommitted(int32_t count) {
+  for (int32_t i = 0; positions && i < count; ++i) positions->push_back(next_position + i);
+  num_committed += count;
+  next_position += count;
+}
+
+void Sequence::PushCommitted(int32_t position) {
+  if (positions) positions->push_back(position);
+  ++num_committed;
+  next_position = position + 1;
+}
+
+Positions Sequence::PositionsFor(const int32_t* next, int32_t count) const {
+  bool own = false;
+  for (int32_t i = 0; i < count; ++i) own |= next[i] != num_committed + i;
+  if (!own) return nullptr;
+  auto explicit_ones = std::make_shared<std::vector<int32_t>>();
+  explicit_ones->reserve(num_committed + count);
+  explicit_ones->resize(num_committed);
+  std::iota(explicit_ones->begin(), explicit_ones->end(), 0);
+  return explicit_ones;
+}
+
+void Sequence::TruncateCommitted(int32_t length) {
+  if (length == num_committed) return;
+  // A checkpoint may hold the same vector, and reads no further than its own length: what is
+  // pushed after a truncation must not overwrite that.
+  if (positions && positions.use_count() > 1) {
+    positions = std::make_shared<std::vector<int32_t>>(*positions);
+  }
+  // The first token that goes is the next to come again, whatever was evicted before it.
+  next_position = PositionOf(length);
+  if (positions) positions->resize(length);
+  num_committed = length;
+}
+
+}  // namespace kvctl

@@ -1,0 +1,288 @@
+/*!
+ * \file core/cache/sequence_table.h
+ * \brief All sequences of a cache over its pages: the host's brain.
+ */
+#ifndef KVCTL_CORE_CACHE_SEQUENCE_TABLE_H_
+#define KVCTL_CORE_CACHE_SEQUENCE_TABLE_H_
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "core/cache/checkpoint.h"
+#include "core/cache/page_pool.h"
+#include "core/cache/sequence.h"
+#include "core/cache/step_plan.h"
+
+namespace kvctl {
+
+/*! \brief Copy a whole page, in every layer. */
+struct PageCopy {
+  int32_t source;
+  int32_t target;
+};
+
+/*! \brief Copy one token's K and V, in every layer: slots are page * page_size + offset. */
+struct SlotMove {
+  int32_t source;
+  int32_t target;
+};
+
+/*! \brief Turn one token's K from its rotary position to another, in every layer. */
+struct KeyTurn {
+  int32_t slot;
+  int32_t from;
+  int32_t to;
+};
+
+/*!
+ * \brief What an operation on the table asks of the device. The page copies come first; the moves
+ * follow in order, and then the turns. A move's target is never a later move's source.
+ */
+struct DataMoves {
+  std::vector<PageCopy> pages;
+  std::vector<SlotMove> slots;
+  std::vector<KeyTurn> turns;
+  bool empty() const { return pages.empty() && slots.empty() && turns.empty(); }
+  void clear() {
+    pages.clear();
+    slots.clear();
+    turns.clear();
+  }
+};
+
+/*! \brief The committed part of a sequence, as it is carried to another cache. */
+struct SequenceRecord {
+  int32_t num_committed = 0;
+  int32_t next_position = 0;
+  Positions positions;  //!< null: position = column
+  SlidingWindow window;
+  GoneColumns gone;
+};
+
+/*! \brief Positions are below it, so that counting on from any of them stays an int32. */
+constexpr int32_t kPositionLimit = 1 << 30;
+
+/*! \brief One sequence's share of a forward step. */
+struct Append {
+  int64_t sequence_id;
+  int32_t num_rows;
+  bool pending = false;              //!< the new tokens become pending nodes
+  const int32_t* parents = nullptr;  //!< [num_rows] into the pending region, or nullptr for a chain
+  const int32_t* positions = nullptr;  //!< [num_rows] rotary positions, or nullptr to follow depth
+};
+
+struct TableConfig {
+  int32_t num_pages;
+  int32_t page_size;
+  int32_t max_rows;           //!< the most new tokens in one step: the prefill chunk
+  int32_t max_sequences = 0;  //!< 0: any number
+};
+
+/*!
+ * \brief Sequences, their pages, and the step in flight.
+ *
+ * Every operation either happens or throws and leaves the table as it was. Operations that need K/V
+ * data moved append to a DataMoves, which the caller carries out before anything reads the pages.
+ */
+class SequenceTable {
+ public:
+  explicit SequenceTable(const TableConfig& config);
+  ~SequenceTable();
+  SequenceTable(const SequenceTable&) = delete;
+  SequenceTable& operator=(const SequenceTable&) = delete;
+
+  // Queries.
+  const TableConfig& config() const { return config_; }
+  const PagePool& pool() const { return pool_; }
+  size_t num_sequences() const { return sequences_.size(); }
+  int64_t total_counted() const;
+  /*! \brief The ids of all sequences, ascending. */
+  std::vector<int64_t> SequenceIds() const;
+  bool Contains(int64_t id) const { return sequences_.count(id) > 0; }
+  /*! \throws Error kKey if there is no such sequence. */
+  const Sequence& Get(int64_t id) const;
+  /*! \brief Where column `column` of a sequence lives: page * page_size + offset. */
+  int32_t Slot(const Sequence& sequence, int32_t column) const {
+    return sequence.pages[column / config_.page_size] * config_.page_size +
+           column % config_.page_size;
+  }
+  /*! \brief For each slot of the cache, whether a column of a sequence or a checkpoint lies there.
+   */
+  std::vector<bool> UsedSlots() const;
+  /*! \brief How often each page is held, counted anew from the sequences: for checks in tests. */
+  std::vector<int32_t> CountReferences() const;
+
+  // Sequences.
+  void Clear();
+  void Add(int64_t id);
+  void Remove(int64_t id);
+  /*!
+   * \brief Makes `child` a copy of the first `position` columns of `parent` (-1: all, pending ones
+   * included). Shares every page; whoever writes into a shared page first copies it.
+   */
+  void Fork(int64_t parent, int64_t child, int64_t position);
+  /*! \brief Takes back the last n columns: pending nodes, the latest first, and then committed
+   * ones. */
+  void PopN(int64_t id, int64_t n);
+
+  /*!
+   * \brief Gives a sequence a sliding window, or another one.
+   * \throws Error kValue for sizes that make no sense, if tokens that the new window shows were
+   * let go, or if the sequence's positions descend.
+   */
+  void SetWindow(int64_t id, const SlidingWindow& window);
+  /*! \brief Gives every sequence that is added from now on a window. \throws Error kValue as above.
+   */
+  void SetDefaultWindow(const SlidingWindow& window);
+
+  /*!
+   * \brief Keeps some committed columns of a sequence without pending nodes and drops the others.
+   *
+   * Of the pages of kept columns only those are written that nobody else holds; where one is
+   * shared, a page is taken instead. So a sequence that shares nothing needs no free page.
+   * \param keep The columns that stay, ascending.
+   * \param renumber The kept columns get the positions 0, 1, 2, ... and their keys are turned
+   * there; otherwise each keeps its position, and the next token gets the one it would have had.
+   */
+  void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber, DataMoves* moves);
+  /*! \brief Throws what Evict would, unless it is a lack of pages. */
+  void CheckEvict(int64_t id, const std::vector<int32_t>& keep) const;
+
+  /*! \brief The committed part of a sequence, which must have no pending nodes. */
+  SequenceRecord Record(int64_t id, const char* operation) const;
+  /*! \brief Adds a sequence as another table recorded it; whoever calls writes its K and V.
+   * \throws Error kValue for a record that no table makes. */
+  void Restore(int64_t id, const SequenceRecord& record);
+
+  // The step in flight.
+  bool in_forward() const { return forward_.active; }
+  const StepPlan& plan() const { return forward_.plan; }
+  /*! \brief Reserves columns for the new tokens of every sequence, and plans the step. */
+  void BeginForward(const std::vector<Append>& appends, DataMoves* moves);
+  /*! \brief Whether the end of the step in flight commits tokens. */
+  bool StepCommits() const;
+  /*!
+   * \brief The new tokens of chains are committed, those of trees stay pending.
+   * \param whole Whether every layer has their K and V; otherwise they must all stay pending, and
+   * cannot be committed.
+   */
+  void EndForward(bool whole = true);
+  /*!
+   * \brief Takes the step in flight back.
+   * \param moves Receives what to move because the step may have written over it; nullptr if
+   * neither the moves of BeginForward were carried out nor anything was written.
+   */
+  void AbortForward(DataMoves* moves);
+
+  // Pending nodes.
+  /*!
+   * \brief Commits, for each named sequence, the kept nodes of its pending region and drops the
+   * others.
+   * \param ids [n] the sequences, each at most once, in any order.
+   * \param kept [n] indices into each pending region, ascending; their positions must continue the
+   * sequence.
+   */
+  void Commit(const std::vector<int64_t>& ids, const std::vector<std::vector<int32_t>>& kept,
+              DataMoves* moves);
+  /*! \brief Drops the pending nodes of a sequence. */
+  void DropPending(int64_t id);
+
+  // Checkpoints.
+  CheckpointPtr MakeCheckpoint(int64_t id);
+  /*! \brief Makes the sequence what it was when the checkpoint was made; the checkpoint stays
+   * valid. */
+  void Rollback(int64_t id, Checkpoint* checkpoint);
+
+ private:
+  friend class Checkpoint;
+
+  struct ForwardEntry {
+    Sequence* sequence;
+    int32_t num_rows;
+    bool pending;
+    bool own_positions;  // committed at positions of their own, found in the plan
+    int32_t row_begin;
+    int32_t old_num_pages;
+    int32_t old_num_pending;
+    int32_t copied_index;  // page index whose shared page was replaced by a copy, or -1
+    int32_t copied_page;   // the page that was there
+    Positions positions;   // what the sequence's become before own ones are committed, if not null
+  };
+  struct Forward {
+    bool active = false;
+    std::vector<ForwardEntry> entries;
+    StepPlan plan;
+  };
+
+  Sequence& Find(int64_t id);
+  void RequireNoForward(const char* operation) const;
+  void CheckNewId(int64_t id) const;
+  int32_t PagesFor(int32_t columns) const {
+    return (columns + config_.page_size - 1) / config_.page_size;
+  }
+  /*! \brief Lets go of the pages past the first `count`. */
+  void ShrinkPages(Sequence* sequence, int32_t count);
+  void Retain(int32_t page) {
+    if (page >= 0) pool_.Retain(page);
+  }
+  void Release(int32_t page) {
+    if (page >= 0) pool_.Release(page);
+  }
+  /*! \brief Lets go of the pages that have passed the window and its horizon. */
+  void Slide(Sequence* sequence);
+  /*! \brief A state of a sequence whose window may show tokens that are gone. */
+  struct Held {
+    GoneColumns gone;
+    int32_t num_columns;
+    int32_t next_position;
+    const Positions& positions;
+  };
+  /*! \throws Error kValue if the window shows a token that is gone. */
+  void CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
+                 const char* operation) const;
+  /*! \brief CheckHeld for a sequence cut to its first `columns` columns. */
+  void CheckCut(const Sequence& sequence, int32_t columns, const char* operation) const;
+  /*! \brief Keeps the first `columns` columns, checkpoints preserved. */
+  void TruncateColumns(Sequence* sequence, int32_t columns);
+  /*! \brief After it Preserve(sequence, column) does not allocate. */
+  void MakeRoomToPreserve(Sequence* sequence, int32_t column);
+  /*! \brief Before columns from `column` on are overwritten or dropped: checkpoints that need them
+   * take hold. */
+  void Preserve(Sequence* sequence, int32_t column);
+  /*! \brief How many checkpoints Preserve(sequence, column) will make holders of a page. */
+  int32_t NumNewHolders(const Sequence& sequence, int32_t column, int32_t page_index) const;
+  /*! \brief Whether a page lies wholly in what was let go. */
+  bool GonePage(const GoneColumns& gone, int32_t page_index) const {
+    return page_index * config_.page_size >= gone.begin &&
+           (page_index + 1) * config_.page_size <= gone.end;
+  }
+  /*! \brief Replaces a shared page by a copy that only this sequence holds. */
+  void MakeOwn(Sequence* sequence, int32_t page_index, DataMoves* moves);
+  void Forget(Checkpoint* checkpoint);
+
+  /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_; each may be named once.
+   */
+  Sequence& NameInBatch(int64_t id);
+  /*! \brief The pages that a step needs; throws if the pool has fewer. */
+  void CheckPagesForStep(const std::vector<Append>& appends);
+  void Reserve(const Append& append, DataMoves* moves);
+  void PlanRows(const Append& append, const ForwardEntry& entry);
+  void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
+  /*! \brief After it a commit cannot fail. \throws Error kOutOfPages if pages are missing. */
+  void MakeRoomToCommit(const std::vector<int64_t>& ids,
+                        const std::vector<std::vector<int32_t>>& kept, DataMoves* moves);
+  void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, DataMoves* moves);
+
+  TableConfig config_;
+  SlidingWindow default_window_;
+  PagePool pool_;
+  std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
+  uint64_t batch_mark_ = 0;  // names the batch under validation, to see an id named twice
+  Forward forward_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_CACHE_SEQUENCE_TABLE_H_

@@ -1,0 +1,110 @@
+// Commit: which pending nodes stay, and where their K/V goes.
+#include <utility>
+
+#include "core/cache/page_demand.h"
+#include "core/cache/sequence_table.h"
+#include "core/support/make_room.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+/*! \brief How many kept nodes already lie where they will be committed. */
+int32_t NumInPlace(const std::vector<int32_t>& kept) {
+  int32_t count = 0;
+  while (count < static_cast<int32_t>(kept.size()) && kept[count] == count) ++count;
+  return count;
+}
+
+}  // namespace
+
+void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const {
+  const PendingRegion& pending = sequence.pending;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (kept[i] < 0 || kept[i] >= pending.size()) {
+      Throw(ErrorKind::kIndex, "kept node ", kept[i], " is not in the pending region of sequence ",
+            sequence.id, ", which has ", pending.size(), " nodes");
+    }
+    if (i > 0 && kept[i] <= kept[i - 1]) {
+      Throw(ErrorKind::kValue, "kept nodes of sequence ", sequence.id,
+            " must be in ascending order, got ", kept[i], " after ", kept[i - 1]);
+    }
+    if (kept[i] >= pending.num_whole) {
+      Throw(ErrorKind::kValue, "kept node ", kept[i], " of sequence ", sequence.id,
+            " cannot be committed: node ", pending.num_whole,
+            " was added by a step that left layers out, so it and what came after it can only be "
+            "dropped");
+    }
+    const int32_t expected = sequence.next_position + static_cast<int32_t>(i);
+    if (pending.positions[kept[i]] != expected) {
+      Throw(ErrorKind::kValue, "kept node ", kept[i], " of sequence ", sequence.id,
+            " was computed at position ", pending.positions[kept[i]],
+            " and would be committed at position ", expected,
+            "; keep nodes whose positions follow one another (a path of the tree)");
+    }
+  }
+}
+
+void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
+                                     const std::vector<std::vector<int32_t>>& kept,
+                                     DataMoves* moves) {
+  PageDemand demand(pool_);
+  size_t num_moved = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Sequence& sequence = Find(ids[i]);
+    const int32_t first = sequence.num_committed + NumInPlace(kept[i]);
+    const int32_t end = sequence.num_committed + static_cast<int32_t>(kept[i].size());
+    MakeRoomToPreserve(&sequence, first);
+    if (sequence.positions != nullptr) MakeRoom(sequence.positions.get(), kept[i].size());
+    if (first == end) continue;
+    num_moved += end - first;
+    for (int32_t page = first / config_.page_size; page <= (end - 1) / config_.page_size; ++page) {
+      demand.NeedOwn(sequence.pages[page], NumNewHolders(sequence, first, page));
+    }
+  }
+  demand.Check("commit");
+  MakeRoom(&moves->slots, num_moved);
+  MakeRoom(&moves->pages, num_moved);
+}
+
+void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& kept,
+                               DataMoves* moves) {
+  const int32_t base = sequence->num_committed;
+  const int32_t in_place = NumInPlace(kept);
+  const int32_t count = static_cast<int32_t>(kept.size());
+  Preserve(sequence, base + in_place);
+  if (in_place < count) {
+    const int32_t last_page = (base + count - 1) / config_.page_size;
+    for (int32_t page = (base + in_place) / config_.page_size; page <= last_page; ++page) {
+      MakeOwn(sequence, page, moves);
+    }
+  }
+  for (int32_t i = in_place; i < count; ++i) {
+    moves->slots.push_back({Slot(*sequence, base + kept[i]), Slot(*sequence, base + i)});
+  }
+  sequence->pending.Truncate(0);
+  sequence->ExtendCommitted(count);
+}
+
+void SequenceTable::Commit(const std::vector<int64_t>& ids,
+                           const std::vector<std::vector<int32_t>>& kept, DataMoves* moves) {
+  RequireNoForward("commit");
+  if (ids.size() != kept.size()) {
+    Throw(ErrorKind::kValue, "commit names ", ids.size(), " sequences and gives the kept nodes of ",
+          kept.size());
+  }
+  ++batch_mark_;
+  for (size_t i = 0; i < ids.size(); ++i) ValidateKept(NameInBatch(ids[i]), kept[i]);
+  MakeRoomToCommit(ids, kept, moves);
+  // From here on nothing fails.
+  for (size_t i = 0; i < ids.size(); ++i) CommitKept(&Find(ids[i]), kept[i], moves);
+  // Only now: a page freed earlier could become the target of another sequence's page copy, which
+  // is carried out before the tokens kept from the page are read.
+  for (int64_t id : ids) {
+    Sequence& sequence = Find(id);
+    ShrinkPages(&sequence, PagesFor(sequence.num_committed));
+    Slide(&sequence);
+  }
+}
+
+}  // namespace kvctl

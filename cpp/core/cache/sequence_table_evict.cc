@@ -1,0 +1,109 @@
+// Eviction: any of the committed tokens stay, the others go.
+#include <numeric>
+#include <utility>
+
+#include "core/cache/page_demand.h"
+#include "core/cache/sequence_table.h"
+#include "core/support/make_room.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+/*! \brief The positions that the kept columns have afterwards; null if they are 0, 1, 2, ... */
+Positions PositionsAfter(const Sequence& sequence, const std::vector<int32_t>& keep,
+                         bool renumber) {
+  if (renumber) return nullptr;
+  auto positions = std::make_shared<std::vector<int32_t>>();
+  positions->reserve(keep.size());
+  bool own = sequence.next_position != static_cast<int32_t>(keep.size());
+  for (int32_t column : keep) {
+    own |= sequence.PositionOf(column) != static_cast<int32_t>(positions->size());
+    positions->push_back(sequence.PositionOf(column));
+  }
+  return own ? positions : nullptr;
+}
+
+}  // namespace
+
+void SequenceTable::CheckEvict(int64_t id, const std::vector<int32_t>& keep) const {
+  RequireNoForward("evict");
+  const Sequence& sequence = Get(id);
+  if (!sequence.pending.empty()) {
+    Throw(ErrorKind::kValue, "sequence ", sequence.id, " has ", sequence.pending.size(),
+          " pending nodes; commit or abort them before evicting tokens");
+  }
+  for (size_t i = 0; i < keep.size(); ++i) {
+    if (keep[i] < 0 || keep[i] >= sequence.num_committed) {
+      Throw(ErrorKind::kIndex, "kept token ", keep[i], " is not in sequence ", sequence.id,
+            ", which has ", sequence.num_committed);
+    }
+    if (i > 0 && keep[i] <= keep[i - 1]) {
+      Throw(ErrorKind::kValue, "kept tokens of sequence ", sequence.id,
+            " must be in ascending order, got ", keep[i], " after ", keep[i - 1]);
+    }
+    if (sequence.gone.begin <= keep[i] && keep[i] < sequence.gone.end) {
+      Throw(ErrorKind::kValue, "token ", keep[i], " of sequence ", sequence.id,
+            " cannot be kept: its sliding window has let go of tokens [", sequence.gone.begin, ", ",
+            sequence.gone.end, ")");
+    }
+  }
+}
+
+void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber,
+                          DataMoves* moves) {
+  CheckEvict(id, keep);
+  Sequence& sequence = Find(id);
+  const int32_t page_size = config_.page_size;
+  const auto count = static_cast<int32_t>(keep.size());
+  const auto turn = [&](int32_t i) { return renumber ? i - sequence.PositionOf(keep[i]) : 0; };
+  int32_t first = 0;  // the kept columns before it stay what and where they are
+  while (first < count && keep[first] == first && turn(first) == 0) ++first;
+
+  // A page of kept columns goes where its first column was: no later column is read from there, so
+  // the page can be written in place, and nothing moves where a whole page stays together.
+  const int32_t first_page = first / page_size, num_pages = PagesFor(count);
+  std::vector<int32_t> targets;  // page ids; -1: a new one
+  PageDemand demand(pool_);
+  for (int32_t t = first_page; t < num_pages; ++t) {
+    const int32_t begin = t * page_size, end = std::min(begin + page_size, count);
+    const int32_t source = keep[begin] / page_size;
+    bool as_it_is = true;
+    for (int32_t i = begin; i < end && as_it_is; ++i) {
+      as_it_is = keep[i] == source * page_size + i - begin && turn(i) == 0;
+    }
+    const int32_t page = sequence.pages[source];
+    const bool alone = pool_.ref_count(page) + NumNewHolders(sequence, first, source) == 1;
+    targets.push_back(as_it_is || alone ? page : -1);
+    demand.NeedNew(targets.back() < 0);
+  }
+  demand.Check("evict");
+  Positions positions = PositionsAfter(sequence, keep, renumber);
+  MakeRoom(&moves->slots, count);
+  if (renumber) MakeRoom(&moves->turns, count);
+  MakeRoomToPreserve(&sequence, first);
+  // From here on nothing fails.
+  Preserve(&sequence, first);
+  for (int32_t& page : targets) {
+    if (page < 0) {
+      page = pool_.Take();
+    } else {
+      Retain(page);
+    }
+  }
+  for (int32_t i = first_page * page_size; i < count; ++i) {
+    const SlotMove move{Slot(sequence, keep[i]),
+                        targets[i / page_size - first_page] * page_size + i % page_size};
+    if (move.source != move.target) moves->slots.push_back(move);
+    if (turn(i) != 0) moves->turns.push_back({move.target, sequence.PositionOf(keep[i]), i});
+  }
+  ShrinkPages(&sequence, first_page);
+  sequence.pages.insert(sequence.pages.end(), targets.begin(), targets.end());
+  sequence.num_committed = count;
+  if (renumber) sequence.next_position = count;
+  sequence.positions = std::move(positions);
+  sequence.gone = {};
+  Slide(&sequence);
+}
+
+}  // namespace kvctl

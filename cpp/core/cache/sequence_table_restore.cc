@@ -1,0 +1,86 @@
+// A sequence's books, taken to another cache.
+#include <algorithm>
+
+#include "core/cache/page_demand.h"
+#include "core/cache/sequence_table.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+void CheckRecord(const SequenceRecord& record) {
+  const auto check = [](bool holds, const char* what) {
+    if (!holds) Throw(ErrorKind::kValue, "no sequence can be so: ", what);
+  };
+  const SlidingWindow& window = record.window;
+  const GoneColumns& gone = record.gone;
+  check(record.num_committed >= 0, "its length is negative");
+  check(record.next_position >= 0 && record.next_position <= kPositionLimit,
+        "its next position is not in [0, 2^30]");
+  check(window.size >= 0 && window.sinks >= 0 && window.horizon >= 0,
+        "a size of its window is negative");
+  check(window.size > 0 || (window.sinks == 0 && window.horizon == 0), "sinks without a window");
+  if (record.positions != nullptr) {
+    check(static_cast<int32_t>(record.positions->size()) == record.num_committed,
+          "it has not as many positions as tokens");
+    for (int32_t position : *record.positions) {
+      check(position >= 0 && position < kPositionLimit, "a position is not in [0, 2^30)");
+    }
+  } else {
+    check(record.next_position == record.num_committed, "its next position is not its length");
+  }
+  if (gone.begin == 0 && gone.end == 0) return;
+  check(0 <= gone.begin && gone.begin < gone.end && gone.end <= record.num_committed,
+        "it has not got the tokens that it lets go");
+  const auto position = [&](int32_t column) {
+    return record.positions ? (*record.positions)[column] : column;
+  };
+  check(window.size > 0 && position(gone.end - 1) <= record.next_position - window.size &&
+            position(gone.begin) >= window.sinks,
+        "its window shows tokens that were let go");
+}
+
+}  // namespace
+
+SequenceRecord SequenceTable::Record(int64_t id, const char* operation) const {
+  RequireNoForward(operation);
+  const Sequence& sequence = Get(id);
+  if (!sequence.pending.empty()) {
+    Throw(ErrorKind::kValue, operation, " takes committed tokens, and sequence ", id, " has ",
+          sequence.pending.size(), " pending nodes; commit or abort them first");
+  }
+  Positions positions = sequence.positions == nullptr
+                            ? nullptr
+                            : std::make_shared<std::vector<int32_t>>(*sequence.positions);
+  return {sequence.num_committed, sequence.next_position, std::move(positions), sequence.window,
+          sequence.gone};
+}
+
+void SequenceTable::Restore(int64_t id, const SequenceRecord& record) {
+  RequireNoForward("load_sequence");
+  CheckNewId(id);
+  CheckRecord(record);
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = id;
+  sequence->num_committed = record.num_committed;
+  sequence->next_position = record.next_position;
+  if (record.positions != nullptr) {
+    sequence->positions = std::make_shared<std::vector<int32_t>>(*record.positions);
+  }
+  sequence->window = record.window;
+  sequence->gone = record.gone;
+  int32_t num_held = 0;
+  for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {
+    num_held += !GonePage(record.gone, page);
+  }
+  PageDemand demand(pool_);
+  demand.NeedNew(num_held);
+  demand.Check("load_sequence");
+  sequence->pages.reserve(PagesFor(record.num_committed));
+  Sequence& added = *sequences_.emplace(id, std::move(sequence)).first->second;
+  for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {
+    added.pages.push_back(GonePage(record.gone, page) ? -1 : pool_.Take());
+  }
+}
+
+}  // namespace kvctl

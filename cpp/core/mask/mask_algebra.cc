@@ -1,0 +1,95 @@
+// Set operations on lowered masks: a merge of two lists of spans, as long as the lists.
+#include "core/mask/mask_builder.h"
+
+namespace kvctl {
+namespace {
+
+/*! \brief Walks a block of a plan as a sequence of runs of tiles that covers all columns. */
+class RunCursor {
+ public:
+  RunCursor(const MaskPlan& plan, int32_t block)
+      : plan_(plan), at_(plan.blocks[block]), last_(plan.blocks[block + 1]) {}
+
+  /*! \brief Moves to the run that holds `tile`, which is not before the one of the last call. */
+  void Seek(int32_t tile, int32_t num_tiles) {
+    while (at_ < last_ && NumTiles(plan_.spans[at_].end) <= tile) ++at_;
+    covered_ = at_ < last_ && plan_.spans[at_].begin / kTileColumns <= tile;
+    end_ = at_ == last_ ? num_tiles
+                        : (covered_ ? NumTiles(plan_.spans[at_].end)
+                                    : plan_.spans[at_].begin / kTileColumns);
+  }
+
+  int32_t end() const { return end_; }
+  bool empty() const { return !covered_; }
+  bool full() const { return covered_ && plan_.spans[at_].words == MaskSpan::kAllRows; }
+  const uint64_t* words() const { return plan_.words.data() + plan_.spans[at_].words; }
+
+ private:
+  const MaskPlan& plan_;
+  int32_t at_, last_;
+  bool covered_ = false;
+  int32_t end_ = 0;
+};
+
+/*! \brief Combines two plans; `absorbs` says of an input run that it alone decides the result. */
+template <bool kUnite>
+void Combine(const MaskPlan& a, const MaskPlan& b, MaskPlan* out) {
+  MaskBuilder builder(out, a.num_rows, a.num_columns);
+  const int32_t num_tiles = NumTiles(a.num_columns);
+  for (int32_t block = 0; block < a.num_blocks(); ++block) {
+    const int32_t rows = BlockSize(a.num_rows, block);
+    RunCursor left(a, block), right(b, block);
+    for (int32_t tile = 0; tile < num_tiles;) {
+      left.Seek(tile, num_tiles);
+      right.Seek(tile, num_tiles);
+      const int32_t end = std::min(left.end(), right.end());
+      if (kUnite ? left.full() || right.full() : left.full() && right.full()) {
+        builder.AddFull(tile, end);
+      } else if (kUnite ? !left.empty() || !right.empty() : !left.empty() && !right.empty()) {
+        uint64_t* words = builder.NewWords(rows);
+        const uint64_t* x = left.full() || left.empty() ? nullptr : left.words();
+        const uint64_t* y = right.full() || right.empty() ? nullptr : right.words();
+        for (int32_t row = 0; row < rows; ++row) {
+          if (x && y) {
+            words[row] = kUnite ? x[row] | y[row] : x[row] & y[row];
+          } else {
+            words[row] = x ? x[row] : y[row];
+          }
+        }
+        builder.CommitWords(tile, end, rows);
+      }
+      tile = end;
+    }
+    builder.EndBlock();
+  }
+}
+
+}  // namespace
+
+void IntersectPlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out) {
+  Combine<false>(a, b, out);
+}
+
+void UnitePlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out) { Combine<true>(a, b, out); }
+
+void ComplementPlan(const MaskPlan& a, MaskPlan* out) {
+  MaskBuilder builder(out, a.num_rows, a.num_columns);
+  const int32_t num_tiles = NumTiles(a.num_columns);
+  for (int32_t block = 0; block < a.num_blocks(); ++block) {
+    const int32_t rows = BlockSize(a.num_rows, block);
+    RunCursor run(a, block);
+    for (int32_t tile = 0; tile < num_tiles; tile = run.end()) {
+      run.Seek(tile, num_tiles);
+      if (run.empty()) {
+        builder.AddFull(tile, run.end());
+      } else if (!run.full()) {
+        uint64_t* words = builder.NewWords(rows);
+        for (int32_t row = 0; row < rows; ++row) words[row] = ~run.words()[row];
+        builder.CommitWords(tile, run.end(), rows);
+      }
+    }
+    builder.EndBlock();
+  }
+}
+
+}  // namespace kvctl

@@ -1,0 +1,111 @@
+/*!
+ * \file core/mask/mask_builder.h
+ * \brief Writes a MaskPlan tile by tile, keeping it small: empty tiles vanish, full ones merge.
+ */
+#ifndef KVCTL_CORE_MASK_MASK_BUILDER_H_
+#define KVCTL_CORE_MASK_MASK_BUILDER_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/mask/mask_plan.h"
+
+namespace kvctl {
+
+inline int32_t NumTiles(int32_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
+
+/*! \brief The lowest n bits, for n in [0, 64]. */
+inline uint64_t LowBits(int32_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
+
+/*! \brief Appends blocks to a plan. Tiles of a block come in ascending order. */
+class MaskBuilder {
+ public:
+  MaskBuilder(MaskPlan* plan, int32_t num_rows, int32_t num_columns) : plan_(plan) {
+    plan->num_rows = num_rows;
+    plan->num_columns = num_columns;
+    plan->blocks.clear();
+    plan->blocks.push_back(0);
+    plan->spans.clear();
+    plan->words.clear();
+  }
+
+  void EndBlock() { plan_->blocks.push_back(static_cast<int32_t>(plan_->spans.size())); }
+
+  /*! \brief Tiles [begin, end) are visible to every row. */
+  void AddFull(int32_t begin, int32_t end) {
+    if (begin >= end) return;
+    const int32_t first = begin * kTileColumns;
+    const int32_t last = std::min(end * kTileColumns, plan_->num_columns);
+    if (MaskSpan* previous = Previous(first, MaskSpan::kAllRows)) {
+      previous->end = last;
+    } else {
+      plan_->spans.push_back({first, last, MaskSpan::kAllRows, MaskSpan::kByColumn});
+    }
+  }
+
+  /*! \brief Room for one word per row; valid until the next call. Follow with CommitWords. */
+  uint64_t* NewWords(int32_t rows) {
+    plan_->words.resize(plan_->words.size() + rows);
+    return plan_->words.data() + plan_->words.size() - rows;
+  }
+
+  /*! \brief The last `rows` words are those of tiles [begin, end). Bits beyond the last column are
+   * ignored where the span ends in the last tile, and must not matter where it does not. */
+  void CommitWords(int32_t begin, int32_t end, int32_t rows) {
+    const int32_t offset = static_cast<int32_t>(plan_->words.size()) - rows;
+    const uint64_t* words = plan_->words.data() + offset;
+    const int32_t last = std::min(end * kTileColumns, plan_->num_columns);
+    const uint64_t valid = LowBits(last - (end - 1) * kTileColumns);
+    uint64_t any = 0, all = ~uint64_t{0};
+    for (int32_t row = 0; row < rows; ++row) {
+      any |= words[row];
+      all &= words[row];
+    }
+    const bool one_tile = end - begin == 1;
+    if ((one_tile ? any & valid : any) == 0) {
+      plan_->words.resize(offset);
+    } else if ((one_tile ? ~all & valid : ~all) == 0) {
+      plan_->words.resize(offset);
+      AddFull(begin, end);
+    } else {
+      plan_->spans.push_back({begin * kTileColumns, last, offset, MaskSpan::kByColumn});
+    }
+  }
+
+ private:
+  MaskSpan* Previous(int32_t end, int32_t words) {
+    if (static_cast<int32_t>(plan_->spans.size()) == plan_->blocks.back()) return nullptr;
+    MaskSpan& span = plan_->spans.back();
+    return span.end == end && span.words == words ? &span : nullptr;
+  }
+
+  MaskPlan* plan_;
+};
+
+/*! \brief Rows of block b of n rows: [64 b, 64 b + BlockSize(n, b)). */
+inline int32_t BlockSize(int32_t num_rows, int32_t block) {
+  return std::min(kBlockRows, num_rows - block * kBlockRows);
+}
+
+/*!
+ * \brief A plan from column ranges.
+ * \param offsets, ranges Row r sees ranges [offsets[r], offsets[r + 1]): sorted, disjoint, not
+ * empty, within the columns.
+ */
+void PlanFromRanges(const int32_t* offsets, const ColumnRange* ranges, int32_t num_rows,
+                    int32_t num_columns, MaskPlan* plan);
+
+/*! \brief One bit for each of up to 64 bytes, set where the byte is not zero. */
+uint64_t PackBytes(const uint8_t* bytes, int32_t count);
+
+/*! \brief A plan from bits: row r sees column c if bytes[r * num_columns + c] is not zero. */
+void PlanFromBytes(const uint8_t* bytes, int32_t num_rows, int32_t num_columns, MaskPlan* plan);
+
+/*! \brief Intersection, union and complement of plans whose spans are all kByColumn. */
+void IntersectPlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out);
+void UnitePlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out);
+void ComplementPlan(const MaskPlan& a, MaskPlan* out);
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_MASK_MASK_BUILDER_H_

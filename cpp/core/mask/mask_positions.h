@@ -1,0 +1,64 @@
+/*!
+ * \file core/mask/mask_positions.h
+ * \brief Masks that speak of logical positions, as ranges of columns.
+ */
+#ifndef KVCTL_CORE_MASK_MASK_POSITIONS_H_
+#define KVCTL_CORE_MASK_MASK_POSITIONS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/mask/mask_builder.h"
+#include "core/mask/mask_plan.h"
+
+namespace kvctl {
+
+/*! \brief Ranges of columns, row after row. */
+class RangeLists {
+ public:
+  /*! \brief Adds a range behind the row's others; an empty one is dropped, an adjacent one joined.
+   */
+  void Add(ColumnRange range) {
+    if (range.begin >= range.end) return;
+    if (static_cast<int32_t>(ranges_.size()) > offsets_.back() &&
+        ranges_.back().end >= range.begin) {
+      ranges_.back().end = std::max(ranges_.back().end, range.end);
+    } else {
+      ranges_.push_back(range);
+    }
+  }
+  void EndRow() { offsets_.push_back(static_cast<int32_t>(ranges_.size())); }
+  void MakePlan(const SequencePlan& sequence, MaskPlan* plan) const {
+    PlanFromRanges(offsets_.data(), ranges_.data(), sequence.num_rows, sequence.num_columns(),
+                   plan);
+  }
+
+ private:
+  std::vector<int32_t> offsets_{0};
+  std::vector<ColumnRange> ranges_;
+};
+
+/*! \brief Positions of a sequence's columns. Those of committed columns ascend. */
+class Positions {
+ public:
+  /*! \throws Error kValue if committed positions, which may be given, descend. */
+  explicit Positions(const SequencePlan& sequence);
+
+  /*! \brief What a window lets row see: in a chain causally, in a tree its siblings too. */
+  void AddWindow(int32_t row, int32_t size, int32_t sinks, RangeLists* lists) const;
+  /*! \brief The columns before `length`; in a chain also those up to the row's own. */
+  void AddPrefix(int32_t row, int32_t length, RangeLists* lists) const;
+
+ private:
+  int32_t OfPending(int32_t pending) const {
+    return sequence_.next_position + (sequence_.depths ? sequence_.depths[pending] : pending);
+  }
+  /*! \brief Number of columns (in a tree: committed ones) whose position is below the bound. */
+  int32_t CountBelow(int64_t bound) const;
+
+  const SequencePlan& sequence_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_MASK_MASK_POSITIONS_H_

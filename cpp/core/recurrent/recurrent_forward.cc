@@ -1,0 +1,253 @@
+// The step in flight of a recurrent state, and what becomes of its pending nodes.
+#include <algorithm>
+#include <limits>
+#include <unordered_set>
+#include <utility>
+
+#include "core/recurrent/recurrent_table.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+
+void RecurrentTable::ValidateAppend(const RecurrentAppend& append,
+                                    const RecurrentSequence& sequence) const {
+  if (append.num_rows < 1) {
+    Throw(ErrorKind::kValue, "begin_forward: sequence ", append.sequence_id,
+          " must append at least 1 token, got ", append.num_rows);
+  }
+  const int32_t old = sequence.num_pending();
+  if (!append.pending && old > 0) {
+    Throw(ErrorKind::kValue, "begin_forward: sequence ", append.sequence_id, " has ", old,
+          " pending tokens; commit or abort them, or append pending tokens");
+  }
+  for (int32_t row = 0; append.parents != nullptr && row < append.num_rows; ++row) {
+    const int32_t parent = append.parents[row];
+    if (parent < -1 || parent >= old + row) {
+      Throw(ErrorKind::kIndex, "begin_forward: the parent of pending node ", old + row,
+            " of sequence ", append.sequence_id, " must be -1 or a node before it, got ", parent);
+    }
+    if (!append.pending && parent != row - 1) {
+      Throw(ErrorKind::kValue, "begin_forward: the new tokens of sequence ", append.sequence_id,
+            " form a tree (node ", row, " hangs on ", parent, "), so they must be pending");
+    }
+  }
+}
+
+void RecurrentTable::PlanRows(const RecurrentAppend& append, const RecurrentSequence& sequence,
+                              RecurrentStep* step) const {
+  const int32_t old = sequence.num_pending();
+  const int32_t row_begin = step->num_rows();
+  std::vector<int32_t> root_of(old + 1, -1);  // root for the committed state, then each old node
+  bool chain = true;
+  for (int32_t row = 0; row < append.num_rows; ++row) {
+    const int32_t parent = append.parents != nullptr ? append.parents[row] : old + row - 1;
+    step->node_parents.push_back(parent);
+    if (row > 0 && parent != old + row - 1) chain = false;
+    if (parent >= old) {
+      const int32_t source = row_begin + parent - old;
+      step->row_sources.push_back(source);
+      step->row_roots.push_back(step->row_roots[source]);
+      continue;
+    }
+    int32_t& root = root_of[parent + 1];
+    if (root < 0) {
+      const int32_t slot = sequence.SlotOf(parent);
+      if (slot < 0) {
+        Throw(ErrorKind::kValue, "begin_forward: no state is kept after pending node ", parent,
+              " of sequence ", append.sequence_id, ", so node ", old + row,
+              " cannot hang on it; commit a path and run it again first");
+      }
+      root = step->num_roots();
+      step->root_slots.push_back(slot);
+    }
+    step->row_sources.push_back(-1 - root);
+    step->row_roots.push_back(root);
+  }
+  step->entries.push_back({append.sequence_id, row_begin, append.num_rows, append.pending, chain});
+
+  // Which states can be kept: of pending nodes all, of committed tokens as many as a rollback may
+  // need; without steps only the one after the last token of a chain.
+  int32_t kept = append.pending ? append.num_rows
+                                : static_cast<int32_t>(std::min<int64_t>(
+                                      append.num_rows, int64_t{config_.max_history} + 1));
+  if (!config_.keep_steps) kept = chain ? 1 : 0;
+  for (int32_t row = 0; row < append.num_rows; ++row) {
+    step->row_slots.push_back(row < append.num_rows - kept ? -1 : 0);  // 0 until slots are taken
+  }
+}
+
+void RecurrentTable::BeginForward(const std::vector<RecurrentAppend>& appends) {
+  RequireNoForward("begin_forward");
+  if (appends.empty()) Throw(ErrorKind::kValue, "begin_forward: no sequences were given");
+  std::unordered_set<int64_t> seen;
+  int64_t total = 0;
+  for (const RecurrentAppend& append : appends) {
+    ValidateAppend(append, Get(append.sequence_id));
+    if (!seen.insert(append.sequence_id).second) {
+      Throw(ErrorKind::kValue, "begin_forward: sequence ", append.sequence_id,
+            " is given more than once");
+    }
+    total += append.num_rows;
+  }
+  if (total > std::numeric_limits<int32_t>::max()) {
+    Throw(ErrorKind::kValue, "begin_forward: ", total,
+          " new tokens are more than one step can hold");
+  }
+
+  RecurrentStep step;
+  for (const RecurrentAppend& append : appends) {
+    PlanRows(append, Get(append.sequence_id), &step);
+  }
+  int32_t needed = 0;
+  for (int32_t slot : step.row_slots) needed += slot == 0;
+  // What end_forward will append is reserved here, so that it cannot fail.
+  for (const RecurrentAppend& append : appends) {
+    RecurrentSequence& sequence = Find(append.sequence_id);
+    if (append.pending) {
+      sequence.pending.reserve(sequence.pending.size() + append.num_rows);
+    } else {
+      sequence.history.reserve(sequence.history.size() + append.num_rows);
+    }
+  }
+  MakeRoom(needed);
+  for (int32_t& slot : step.row_slots) {
+    if (slot == 0) slot = pool_.Take();
+  }
+  step_ = std::move(step);
+  active_ = true;
+}
+
+void RecurrentTable::MakeRoom(int32_t count) {
+  if (pool_.num_free() >= count) return;
+  std::vector<bool> needed(pool_.num_pages(), false);
+  auto need = [&needed](int32_t slot) {
+    if (slot >= 0) needed[slot] = true;
+  };
+  need(0);
+  for (const auto& item : sequences_) {
+    need(item.second.history.back().slot);
+    for (const PendingState& node : item.second.pending) need(node.slot);
+  }
+  for (const auto& item : checkpoints_) {
+    need(item.second.present.slot);
+    for (const PendingState& node : item.second.pending) need(node.slot);
+  }
+  const int32_t available =
+      pool_.num_pages() - static_cast<int32_t>(std::count(needed.begin(), needed.end(), true));
+  if (available < count) {
+    Throw(
+        ErrorKind::kOutOfPages, "begin_forward: the step keeps ", count, " states, and only ",
+        available, " of the ", config_.num_slots,
+        " that fit can be freed; append fewer tokens, drop pending ones or checkpoints, or create "
+        "the recurrent state with more bytes");
+  }
+  while (pool_.num_free() < count) {
+    RecurrentSequence* oldest = nullptr;
+    for (auto& item : sequences_) {
+      RecurrentSequence& sequence = item.second;
+      if (sequence.history.size() < 2) continue;
+      if (oldest == nullptr || sequence.history[0].stamp < oldest->history[0].stamp) {
+        oldest = &sequence;
+      }
+    }
+    Drop(oldest->history[0].slot);
+    oldest->history.erase(oldest->history.begin());
+  }
+}
+
+void RecurrentTable::EndForward(StepOutcome outcome) {
+  if (!active_) Throw(ErrorKind::kRuntime, "end_forward: no forward is in flight");
+  if (outcome == StepOutcome::kFinal && !step_.all_chains()) {
+    Throw(ErrorKind::kInternal, "a step with a tree has no final state");
+  }
+  for (const RecurrentStep::Entry& entry : step_.entries) FinishEntry(entry, outcome);
+  active_ = false;
+}
+
+void RecurrentTable::FinishEntry(const RecurrentStep::Entry& entry, StepOutcome outcome) {
+  RecurrentSequence& sequence = Find(entry.sequence_id);
+  const int64_t length = sequence.length();
+  for (int32_t row = 0; row < entry.num_rows; ++row) {
+    int32_t& slot = step_.row_slots[entry.row_begin + row];
+    const bool last = row + 1 == entry.num_rows;
+    if (outcome == StepOutcome::kNothing || (outcome == StepOutcome::kFinal && !last)) {
+      Drop(slot);
+      slot = -1;
+    }
+    if (outcome == StepOutcome::kNothing && (entry.pending || last)) {
+      slot = step_.root_slots[step_.row_roots[entry.row_begin + row]];
+      Hold(slot);
+    }
+    if (entry.pending) {
+      sequence.pending.push_back({step_.node_parents[entry.row_begin + row], slot});
+    } else if (slot >= 0) {
+      sequence.history.push_back({length + row + 1, slot, next_stamp_++});
+    }
+  }
+  if (!entry.pending) TrimHistory(&sequence);
+}
+
+void RecurrentTable::AbortForward() {
+  if (!active_) return;
+  for (int32_t slot : step_.row_slots) Drop(slot);
+  active_ = false;
+}
+
+std::vector<int32_t> RecurrentTable::PlanCommit(
+    const std::vector<int64_t>& ids, const std::vector<std::vector<int32_t>>& kept) const {
+  RequireNoForward("commit");
+  if (ids.size() != kept.size()) {
+    Throw(ErrorKind::kValue, "commit: ", ids.size(), " sequences but ", kept.size(),
+          " lists of kept nodes");
+  }
+  std::unordered_set<int64_t> seen;
+  std::vector<int32_t> replay;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const RecurrentSequence& sequence = Get(ids[i]);
+    if (!seen.insert(ids[i]).second) {
+      Throw(ErrorKind::kValue, "commit: sequence ", ids[i], " is given more than once");
+    }
+    int32_t above = -1;
+    int32_t after_last_state = 0;
+    for (int32_t node : kept[i]) {
+      if (node < 0 || node >= sequence.num_pending()) {
+        Throw(ErrorKind::kIndex, "commit: sequence ", ids[i], " has ", sequence.num_pending(),
+              " pending tokens, there is no node ", node);
+      }
+      if (sequence.pending[node].parent != above) {
+        Throw(ErrorKind::kValue, "commit: node ", node, " of sequence ", ids[i], " hangs on ",
+              sequence.pending[node].parent, ", not on ", above,
+              "; a recurrent state keeps a path from the committed state downwards");
+      }
+      above = node;
+      after_last_state = sequence.pending[node].slot >= 0 ? 0 : after_last_state + 1;
+    }
+    replay.push_back(after_last_state);
+  }
+  return replay;
+}
+
+std::vector<int32_t> RecurrentTable::Commit(const std::vector<int64_t>& ids,
+                                            const std::vector<std::vector<int32_t>>& kept) {
+  std::vector<int32_t> replay = PlanCommit(ids, kept);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    RecurrentSequence& sequence = Find(ids[i]);
+    sequence.history.reserve(sequence.history.size() + kept[i].size());
+  }
+  for (size_t i = 0; i < ids.size(); ++i) CommitPath(&Find(ids[i]), kept[i]);
+  return replay;
+}
+
+void RecurrentTable::CommitPath(RecurrentSequence* sequence, const std::vector<int32_t>& kept) {
+  const int64_t length = sequence->length();
+  for (size_t i = 0; i < kept.size(); ++i) {
+    const int32_t slot = sequence->pending[kept[i]].slot;
+    if (slot < 0) continue;
+    Hold(slot);
+    sequence->history.push_back({length + static_cast<int64_t>(i) + 1, slot, next_stamp_++});
+  }
+  TruncatePending(sequence, 0);
+  TrimHistory(sequence);
+}
+
+}  // namespace kvctl

@@ -1,0 +1,54 @@
+/*!
+ * \file core/recurrent/recurrent_sequence.h
+ * \brief What the host knows of one sequence of a recurrent state: which states are kept, and
+ * where.
+ */
+#ifndef KVCTL_CORE_RECURRENT_RECURRENT_SEQUENCE_H_
+#define KVCTL_CORE_RECURRENT_RECURRENT_SEQUENCE_H_
+
+#include <cstdint>
+#include <vector>
+
+namespace kvctl {
+
+/*! \brief A kept state: what the model's layers hold after the first `position` tokens. */
+struct Snapshot {
+  int64_t position;
+  int32_t slot;  //!< where the state lies; slots are immutable once written, so they can be shared
+  uint64_t stamp;  //!< when it was made: larger is later, and a state made anew is never the same
+};
+
+/*! \brief A pending node of a recurrent state: a drafted token nobody has accepted yet. */
+struct PendingState {
+  int32_t parent;  //!< index into the pending region, or -1 for the committed state
+  int32_t slot;    //!< the state after this node, or -1 where none is kept
+};
+
+/*!
+ * \brief One sequence of a recurrent state.
+ *
+ * The history is a ring of states of the past, oldest first; its last is the state at the
+ * sequence's committed length. Where every position is there, rolling back lands exactly; where
+ * only the starts of chunks are, it lands before the target and the tokens in between have to run
+ * again.
+ */
+struct RecurrentSequence {
+  std::vector<Snapshot> history;  //!< positions strictly ascending, never empty
+  std::vector<PendingState> pending;
+
+  int64_t length() const { return history.back().position; }
+  int32_t num_pending() const { return static_cast<int32_t>(pending.size()); }
+  /*! \brief Index of the last kept state at or before a position, or -1 where there is none. */
+  int32_t FindAtOrBefore(int64_t position) const {
+    int32_t index = static_cast<int32_t>(history.size()) - 1;
+    while (index >= 0 && history[index].position > position) --index;
+    return index;
+  }
+  /*! \brief Slot of the state after a pending node, the committed state for -1; -1 where none is
+   * kept. */
+  int32_t SlotOf(int32_t node) const { return node < 0 ? history.back().slot : pending[node].slot; }
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_RECURRENT_RECURRENT_SEQUENCE_H_

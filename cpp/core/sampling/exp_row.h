@@ -1,0 +1,56 @@
+/*!
+ * \file core/sampling/exp_row.h
+ * \brief The softmax of a row in one pass over its logits, for single probabilities and samples.
+ */
+#ifndef KVCTL_CORE_SAMPLING_EXP_ROW_H_
+#define KVCTL_CORE_SAMPLING_EXP_ROW_H_
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "core/sampling/law.h"
+#include "core/sampling/logit_row.h"
+#include "core/support/exact_math.h"
+
+namespace kvctl {
+
+/*! \brief The largest logit, NaN ignored; -inf where there is none. */
+float MaxLogit(const Vocab& vocab, const LogitRow& logits);
+/*! \brief The first token with the largest logit, NaN ignored; -1 where every logit is -inf or NaN.
+ */
+int32_t ArgMaxLogit(const Vocab& vocab, const LogitRow& logits);
+
+/*! \brief The sums of the exponentials of a row. */
+class ExpRow {
+ public:
+  /*!
+   * \brief Sums 2^(logits * scale) reading each logit once: every block at the power of two of its
+   * own maximum, then the blocks at that of the largest.
+   * \param scale log2(e) / temperature
+   * \return false if scaled logits are infinite or beyond 2^22, where exponents mean nothing any
+   * more.
+   */
+  bool Sum(const Vocab& vocab, const LogitRow& logits, float scale);
+
+  /*! \brief The token that 64 random bits draw. */
+  int32_t Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) const;
+  /*! \brief The probability of a token. */
+  double Prob(const LogitRow& logits, int32_t token) const;
+  /*! \brief Of the row's largest block. */
+  int32_t exponent() const { return exponent_; }
+  /*! \brief How the logits of a block become grid weights, which sum to kProbScale over the row
+   * but for their rounding. */
+  ExpTerms terms(int32_t block) const;
+
+ private:
+  float scale_ = 0;
+  int32_t exponent_ = 0;
+  uint64_t total_ = 0;                // at 2^(kExpBits - exponent)
+  std::vector<int32_t> exponents_;    // [blocks] each block's own power of two
+  std::vector<uint64_t> block_sums_;  // [blocks] each at its own exponent
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_SAMPLING_EXP_ROW_H_

@@ -1,0 +1,169 @@
+/*!
+ * \file core/sampling/sampling.h
+ * \brief From a row of logits to the law that tokens are sampled from. The one place that does it.
+ *
+ * In this order: logit bias; repetition, presence and frequency penalties; bitmask; temperature;
+ * top-k; top-p; min-p. NaN counts as -inf; where a logit is +inf, or so large that its exponent
+ * means nothing, the tokens with the largest logit share the row equally. A row with no token above
+ * -inf is an error.
+ */
+#ifndef KVCTL_CORE_SAMPLING_SAMPLING_H_
+#define KVCTL_CORE_SAMPLING_SAMPLING_H_
+
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "core/sampling/exp_row.h"
+#include "core/sampling/law.h"
+#include "core/sampling/logit_row.h"
+#include "core/support/exact_math.h"
+#include "core/support/rng.h"
+
+namespace kvctl {
+
+/*! \brief The sampling parameters of one request. The defaults leave the softmax as it is. */
+struct Sampling {
+  double temperature = 1;  //!< 0: the largest logit, the first of equals
+  int32_t top_k = 0;       //!< keep the k most likely tokens; 0: all
+  double top_p = 1;        //!< then the fewest whose mass reaches top_p of what is left
+  double min_p = 0;        //!< then those at least min_p times as likely as the likeliest
+  double repetition_penalty = 1;
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;
+
+  bool truncates() const { return top_k > 0 || top_p < 1 || min_p > 0; }
+  bool penalizes() const {
+    return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
+  }
+  /*! \throws Error kValue for a parameter out of its range. */
+  void Check(int32_t vocab_size) const;
+};
+
+/*! \brief The element type of logits and probabilities. */
+enum class RowType { kFloat32, kFloat16, kBFloat16, kFloat64 };
+
+/*! \brief What a row's law depends on besides the parameters. */
+struct RowInput {
+  const void* values;                 //!< [vocab] logits, or probabilities
+  RowType type = RowType::kFloat32;   //!< kFloat64 for probabilities only
+  bool probabilities = false;         //!< the row is a law already and is used as it is
+  const uint32_t* bitmask = nullptr;  //!< [ceil(vocab / 32)] bit i of word j allows token 32 j + i
+  /*! \brief (token, times seen) over history and path, for penalties. */
+  const std::vector<std::pair<int32_t, int32_t>>* counts = nullptr;
+};
+
+/*! \brief How a token is chosen from its law. */
+enum class Noise {
+  kUniform,  //!< inverse CDF, one number per token
+  kGumbel,   //!< argmax(log p + G), a number for every token of the vocabulary: what `coupled`
+             //!< shares
+};
+
+/*! \brief Where top-k, top-p and min-p cut a row off. */
+struct Cut {
+  float exp = 0;      //!< the least exponential kept
+  int32_t token = 0;  //!< and, among tokens that have just that, the last id
+  double least = 0;   //!< the least integer weight kept (min-p)
+
+  bool keeps(float e, int32_t id) const;
+};
+
+/*! \brief Writes the exponentials of tokens [at, at + n). */
+using ExpPieces = std::function<void(int32_t at, int32_t n, float* out)>;
+
+/*!
+ * \brief What top-k, top-p and min-p cut off. They keep a prefix of the tokens ordered by weight,
+ * equal ones by id.
+ * \param total the sum of the integer weights of all [size] exponentials.
+ */
+Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPieces& exps);
+
+/*!
+ * \brief One row: its samples, its law, single probabilities, each at the cost of what was asked
+ * for. Stores sums of blocks and no rows: weights are worked out where they are wanted.
+ */
+class RowSampler {
+ public:
+  explicit RowSampler(const Vocab& vocab) : vocab_(vocab), logits_(vocab.ops()) {}
+
+  /*!
+   * \brief Takes a row; it and the parameters must stay until the next Load.
+   * \throws Error kValue, here or when first asked for something, if no token is left or
+   *   probabilities are not probabilities.
+   */
+  void Load(const RowInput& row, const Sampling& sampling);
+
+  /*! \brief The token that 64 random bits draw. Reads the row once if nothing truncates it. */
+  int32_t Pick(uint64_t bits);
+  /*! \brief A token of the row, by the noise of its own position. */
+  int32_t Sample(const RandomStream& stream, uint32_t position, Noise noise);
+  /*!
+   * \brief The n first tokens in the order of Gumbel noise (how coupled siblings are drafted), -1
+   * where the support is exhausted.
+   */
+  void SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens);
+  /*! \brief The probability of a token. Reads the row once if nothing truncates it. */
+  double Prob(int32_t token);
+  /*! \brief ln of a token's probability; at temperature 0, of its softmax at temperature 1. */
+  double LogProb(int32_t token);
+
+  /*! \brief Makes Weights available. */
+  void NeedWeights();
+  /*! \brief What all grid weights sum to, but for the rounding of each. Once they are available. */
+  double total() const { return kind_ == Kind::kLaw ? law_.total : kProbScale; }
+  /*!
+   * \brief Grid weights of tokens [at, at + n), a piece of a block; returns their sum. May be
+   * called from several threads.
+   * \param out [n] or nullptr
+   */
+  double Weights(int32_t at, int32_t n, double* out) const;
+  /*!
+   * \brief The same for relu(a * r - b * q).
+   * \param probs [vocab] the law q.
+   * \param out [n] or nullptr
+   */
+  double WeightsLess(const float* probs, double a, double b, int32_t at, int32_t n,
+                     double* out) const;
+  /*! \brief The law, as grid weights. */
+  void FillLaw(Law* law);
+
+ private:
+  enum class Kind { kLogits, kOneHot, kLaw };
+
+  void LoadProbabilities(const RowInput& row, const Sampling& sampling);
+  bool NeedSums();
+  void NeedExps();
+  void ExpPiece(int32_t at, int32_t n, float* out) const;
+  uint64_t SumExps();
+
+  const Vocab& vocab_;
+  const Sampling* sampling_ = nullptr;
+  Kind kind_ = Kind::kLogits;
+  int32_t greedy_ = -1;  // kOneHot
+  bool has_logits_ = false;
+  LogitRow logits_;
+  Law law_;  // kLaw
+
+  bool summed_ = false;  // whether row_ was tried
+  bool fused_ = false;   // whether it is what samples and single probabilities go by
+  ExpRow row_;
+
+  bool has_exps_ = false;  // whether what follows is known: what ExpPiece gives
+  ExpGrid grid_ = {};      // of every exponential,
+  float shared_max_ = 0;   // unless exponents mean nothing: then tokens with this logit share
+  bool shared_ = false;
+  bool cut_off_ = false;
+  Cut cut_;
+  uint64_t exp_total_ = 0;          // their sum, where row_ does not say enough
+  std::vector<uint64_t> exp_sums_;  // [blocks]
+};
+
+/*! \brief The noise of the token at a position, for Vocab::Gumbel. */
+NoiseKey GumbelKey(const RandomStream& stream, uint32_t position);
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_SAMPLING_SAMPLING_H_

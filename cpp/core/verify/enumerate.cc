@@ -1,0 +1,125 @@
+#include "core/verify/enumerate.h"
+
+#include <utility>
+
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+// Branches take the target's samples as independent of the tree, which coupled drafts are not.
+void CheckInput(Rule rule, const SequenceInput& input, bool check) {
+  if (check) CheckRule(rule, input);
+  for (int32_t i = 1; i < input.size; ++i) {
+    if (input.drawn[i] != Drawn::kCoupled) continue;
+    Throw(ErrorKind::kValue, "node ", i, " was drawn='coupled', from the noise that the target is ",
+          "sampled with: given such a tree the outcome is not random, so there is nothing to ",
+          "enumerate or replay exactly; count rounds of kvctl.verify instead (AcceptanceStats)");
+  }
+}
+
+}  // namespace
+
+int32_t ReplayRng::Choose(std::vector<std::pair<int32_t, double>> options) {
+  if (at_ == choices_.size()) {
+    choices_.emplace_back();
+    choices_.back().options = std::move(options);
+  }
+  const Choice& choice = choices_[at_++];
+  return choice.options[choice.current].first;
+}
+
+int32_t ReplayRng::Choose(const Law& law) {
+  std::vector<std::pair<int32_t, double>> options;
+  for (size_t x = 0; x < law.weights.size(); ++x) {
+    if (law.weights[x] > 0) {
+      options.emplace_back(static_cast<int32_t>(x), law.prob(static_cast<int32_t>(x)));
+    }
+  }
+  return Choose(std::move(options));
+}
+
+bool ReplayRng::Accept(double probability, int32_t) {
+  std::vector<std::pair<int32_t, double>> options;
+  if (probability > 0) options.emplace_back(1, probability);
+  if (probability < 1) options.emplace_back(0, 1 - probability);
+  return Choose(std::move(options)) == 1;
+}
+
+int32_t ReplayRng::Bonus(RowSampler& target, int32_t) {
+  if (nodes_only_) return -1;
+  Law law;
+  target.FillLaw(&law);
+  return Choose(law);
+}
+
+int32_t ReplayRng::Residual(kvctl::Residual& left, int32_t) {
+  if (nodes_only_) return -1;
+  Law law;
+  left.FillLaw(&law);
+  return Choose(law);
+}
+
+int32_t ReplayRng::Token(Round& round, int32_t node) {
+  Law law;
+  round.Target(node).FillLaw(&law);
+  if (!nodes_only_) return Choose(law);
+  std::vector<std::pair<int32_t, double>> options;
+  double rest = law.total;
+  for (int32_t c = round.first_child(node); c >= 0; c = round.next_sibling(c)) {
+    const double weight = law.weights[round.token(c)];
+    if (weight == 0) continue;
+    options.emplace_back(round.token(c), weight / law.total);
+    rest -= weight;
+    law.weights[round.token(c)] = 0;  // a sibling that holds the same token adds nothing
+  }
+  if (rest > 0) options.emplace_back(-1, rest / law.total);
+  return Choose(std::move(options));
+}
+
+double ReplayRng::probability() const {
+  double product = 1;
+  for (size_t i = 0; i < at_; ++i) product *= choices_[i].options[choices_[i].current].second;
+  return product;
+}
+
+bool ReplayRng::Next() {
+  at_ = 0;
+  while (!choices_.empty()) {
+    Choice& last = choices_.back();
+    if (++last.current < last.options.size()) return true;
+    choices_.pop_back();
+  }
+  return false;
+}
+
+std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
+                                       bool check) {
+  CheckInput(rule, input, check);
+  Round round(vocab);
+  ReplayRng rng;
+  std::vector<WeightedOutcome> outcomes;
+  do {
+    round.Start(input);
+    const Outcome outcome = RunRule(rule, round, rng);
+    outcomes.push_back({rng.probability(), outcome});
+  } while (rng.Next());
+  return outcomes;
+}
+
+std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
+                                 bool check) {
+  CheckInput(rule, input, check);
+  Round round(vocab);
+  ReplayRng rng;
+  rng.nodes_only_ = true;
+  std::vector<double> probabilities(input.size, 0.0);
+  do {
+    round.Start(input);
+    const Outcome outcome = RunRule(rule, round, rng);
+    probabilities[outcome.node] += rng.probability();
+  } while (rng.Next());
+  return probabilities;
+}
+
+}  // namespace kvctl

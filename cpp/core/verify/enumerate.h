@@ -1,0 +1,68 @@
+/*!
+ * \file core/verify/enumerate.h
+ * \brief Every outcome of a rule on one drafted tree, with its exact probability.
+ */
+#ifndef KVCTL_CORE_VERIFY_ENUMERATE_H_
+#define KVCTL_CORE_VERIFY_ENUMERATE_H_
+
+#include <vector>
+
+#include "core/verify/rules.h"
+
+namespace kvctl {
+
+/*! \brief An Rng that takes every branch: run the rule until Next() says there is none left. */
+class ReplayRng {
+ public:
+  bool Accept(double probability, int32_t node);
+  bool MayAccept(double, int32_t) const { return true; }
+  int32_t Bonus(RowSampler& target, int32_t node);
+  int32_t Residual(kvctl::Residual& left, int32_t node);
+  int32_t Token(Round& round, int32_t node);
+
+  /*! \brief The probability of the branches taken since the last Next(). */
+  double probability() const;
+  /*! \brief Moves on to the next run. */
+  bool Next();
+
+ private:
+  friend std::vector<double> LastAccepted(Rule, const Vocab&, const SequenceInput&, bool);
+
+  struct Choice {
+    std::vector<std::pair<int32_t, double>> options;  // those with a probability above 0
+    size_t current = 0;
+  };
+  int32_t Choose(std::vector<std::pair<int32_t, double>> options);
+  int32_t Choose(const Law& law);
+
+  std::vector<Choice> choices_;
+  size_t at_ = 0;
+  bool nodes_only_ = false;  // tokens that no child holds are all one, and a bonus is none
+};
+
+struct WeightedOutcome {
+  double probability;
+  Outcome outcome;
+};
+
+/*!
+ * \brief All outcomes of the shipped rule, in the order found; equal ones may appear several times.
+ * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.
+ */
+std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
+                                       bool check = true);
+
+/*!
+ * \brief The probability of each node of a drafted tree to be the last accepted one, exactly.
+ *
+ * Looks at acceptance alone and not at the bonus, so a large vocabulary costs no branches.
+ *
+ * \return [input.size]; the root's entry is the probability that no drafted token is accepted.
+ * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.
+ */
+std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
+                                 bool check = true);
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_VERIFY_ENUMERATE_H_

@@ -1,0 +1,105 @@
+/*!
+ * \file core/verify/round.h
+ * \brief What an acceptance rule sees of one sequence: its drafted tree, and the laws it needs,
+ * when it needs them.
+ */
+#ifndef KVCTL_CORE_VERIFY_ROUND_H_
+#define KVCTL_CORE_VERIFY_ROUND_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/sampling/draft_row.h"
+#include "core/sampling/sampling.h"
+#include "core/verify/residual.h"
+
+namespace kvctl {
+
+/*! \brief How a drafted node was drawn; it decides which rules are lossless. */
+enum class Drawn : uint8_t {
+  kDeterministic = 0,       //!< chosen without seeing the verifier's random numbers
+  kIndependent = 1,         //!< siblings i.i.d. from the draft law, in draw order, duplicates kept
+  kWithoutReplacement = 2,  //!< siblings one after another without replacement, in draw order
+  kCoupled = 3,             //!< argmax(log q + G) with the Gumbel noise of the token's position
+};
+
+/*! \brief One sequence of a verify call. All pointers are the caller's. */
+struct SequenceInput {
+  int32_t size = 0;  //!< nodes, the root included
+  const int32_t* tokens = nullptr;
+  const int32_t* parents = nullptr;
+  const int32_t* rows = nullptr;  //!< [size] row of each node in `target`
+  const Drawn* drawn = nullptr;   //!< [size], the root's is not read
+  const void* target = nullptr;   //!< [rows, vocab] logits or probabilities
+  RowType target_type = RowType::kFloat32;
+  bool probabilities = false;
+  const uint32_t* bitmask = nullptr;  //!< [size, ceil(vocab / 32)] one row per node
+  DraftInput draft;
+  const Sampling* sampling = nullptr;
+  const int32_t* history = nullptr;  //!< tokens before the root, for penalties
+  int64_t history_size = 0;
+  double epsilon = 0;  //!< typical acceptance: threshold of a probability
+  double delta = 0;    //!< typical acceptance: threshold relative to exp(-entropy)
+};
+
+/*! \brief What a rule decided: the last accepted node (0: none was) and the token after it. */
+struct Outcome {
+  int32_t node;
+  int32_t bonus;
+};
+
+/*! \brief The laws after the node that a walk is at, or was last at, at one depth. */
+struct Level {
+  explicit Level(const Vocab& vocab) : target(vocab), left(vocab) {}
+
+  int32_t node = -1;  //!< whose row the target holds
+  RowSampler target;  //!< the target's law
+  Residual left;      //!< and what is left of it
+  int64_t draft_row = -1;
+  DraftRow draft;  //!< the law that the last child looked at was drawn from
+};
+
+/*! \brief One sequence while a rule works on it. Reusable: Start again with the next one. */
+class Round {
+ public:
+  explicit Round(const Vocab& vocab) : vocab_(vocab) {}
+
+  void Start(const SequenceInput& input);
+
+  const SequenceInput& input() const { return *input_; }
+  const Vocab& vocab() const { return vocab_; }
+  int32_t token(int32_t node) const { return input_->tokens[node]; }
+  int32_t depth(int32_t node) const { return depths_[node]; }
+  int32_t first_child(int32_t node) const { return first_child_[node]; }    //!< -1: a leaf
+  int32_t next_sibling(int32_t node) const { return next_sibling_[node]; }  //!< -1: the last
+  /*! \brief The nodes from below the root to a node. */
+  std::vector<int32_t> Path(int32_t node) const;
+
+  Level& level(int32_t depth);
+  /*!
+   * \brief The target's row after a node; valid until another node of its depth is asked for.
+   * \throws Error as RowSampler::Load
+   */
+  RowSampler& Target(int32_t node);
+  /*! \brief What is left of the target's law after a node, once it was started. */
+  Residual& Left(int32_t node) { return level(depth(node)).left; }
+  /*!
+   * \brief The law a node was drawn from.
+   * \throws Error kValue if the node's token has no probability under it.
+   */
+  DraftLaw Draft(int32_t node);
+
+ private:
+  void FillCounts(int32_t node);
+
+  const Vocab& vocab_;
+  const SequenceInput* input_ = nullptr;
+  std::vector<int32_t> first_child_, next_sibling_, depths_;
+  std::vector<std::unique_ptr<Level>> levels_;
+  std::vector<std::pair<int32_t, int32_t>> counts_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_VERIFY_ROUND_H_

@@ -1,0 +1,94 @@
+/*!
+ * \file core/verify/rules.h
+ * \brief The acceptance rules by name, and which of them is lossless for which draft.
+ */
+#ifndef KVCTL_CORE_VERIFY_RULES_H_
+#define KVCTL_CORE_VERIFY_RULES_H_
+
+#include "core/support/rng.h"
+#include "core/verify/round.h"
+#include "core/verify/rules/best_of_k.h"
+#include "core/verify/rules/block.h"
+#include "core/verify/rules/recursive.h"
+#include "core/verify/rules/target_only.h"
+#include "core/verify/rules/token_wise.h"
+#include "core/verify/rules/traversal.h"
+#include "core/verify/rules/typical.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+
+enum class Rule : uint8_t {
+  kGreedy,
+  kTargetOnly,
+  kTokenWise,
+  kBlock,
+  kRecursive,
+  kTraversal,
+  kBestOfK,
+  kCoupled,
+  kTypical,
+};
+constexpr int kNumRules = 9;
+
+const char* RuleName(Rule rule);
+const char* DrawnName(Drawn drawn);
+
+/*!
+ * \brief Refuses what would be biased.
+ * \throws Error kValue that names a rule which would be lossless.
+ */
+void CheckRule(Rule rule, const SequenceInput& input);
+
+/*! \brief Decides one sequence. Rng is RoundRandom, or one that replays every branch (enumerate.h).
+ */
+template <typename Rng>
+Outcome RunRule(Rule rule, Round& round, Rng& rng) {
+  switch (rule) {
+    case Rule::kGreedy:
+    case Rule::kTargetOnly:
+    case Rule::kCoupled:
+      return rules::TargetOnly(round, rng);
+    case Rule::kTokenWise:
+      return rules::TokenWise(round, rng);
+    case Rule::kBlock:
+      return rules::Block(round, rng);
+    case Rule::kRecursive:
+      return rules::Recursive(round, rng);
+    case Rule::kTraversal:
+      return rules::Traversal(round, rng);
+    case Rule::kBestOfK:
+      return rules::BestOfK(round, rng);
+    case Rule::kTypical:
+      return rules::Typical(round, rng);
+  }
+  Throw(ErrorKind::kInternal, "unknown rule");
+}
+
+/*! \brief The random numbers of one round of one request. */
+class RoundRandom {
+ public:
+  RoundRandom(RandomStream stream, uint32_t root_position, Noise noise)
+      : stream_(stream), root_position_(root_position), noise_(noise) {}
+
+  /*! \brief Whether a node is accepted. */
+  bool Accept(double probability, int32_t node) const;
+  /*! \brief False only if Accept is, for any probability up to this one. */
+  bool MayAccept(double at_most, int32_t node) const { return Accept(at_most, node); }
+  /*! \brief The bonus of a rejection rule after a node, from the target's whole law. */
+  int32_t Bonus(RowSampler& target, int32_t node) const;
+  /*! \brief The same from what is left of a law. */
+  int32_t Residual(kvctl::Residual& left, int32_t node) const;
+  /*! \brief The target's own sample after a node: the noise of its position, as in plain sampling.
+   */
+  int32_t Token(Round& round, int32_t node) const;
+
+ private:
+  RandomStream stream_;
+  uint32_t root_position_;
+  Noise noise_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_CORE_VERIFY_RULES_H_

@@ -1,0 +1,72 @@
+/*!
+ * \file core/verify/rules/block.h
+ * \brief Block verification of a chain: accepts the longest prefix that the joint law allows.
+ *
+ * Sun et al., "Block verification accelerates speculative decoding", arXiv 2403.10444. Never
+ * accepts fewer tokens in expectation than token by token. Chains only.
+ */
+#ifndef KVCTL_CORE_VERIFY_RULES_BLOCK_H_
+#define KVCTL_CORE_VERIFY_RULES_BLOCK_H_
+
+#include <algorithm>
+#include <vector>
+
+#include "core/verify/round.h"
+
+namespace kvctl::rules {
+
+/*!
+ * \brief With what probability to stop at a node that is reached with probability a and keeps the
+ * mass s of its law: s / (s + 1 - a), at most a, and 1 where that is 0 / 0.
+ */
+inline double AcceptRatio(double s, double a) {
+  const double denominator = s + (1.0 - a);
+  return denominator > 0 ? std::min(a, s / denominator) : 1.0;
+}
+
+/*!
+ * \brief Block verification along a path of `length` nodes below the root, each the child of the
+ * one before.
+ *
+ * \param path the nodes; path[i] is read after draft(i) was first called, which may fill it in.
+ * \param draft (i) -> the law that path[i] was drawn from. Called for i = 0, 1, ... in
+ * order, and again for each i looked at backward.
+ */
+template <typename Rng, typename DraftOf>
+Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int32_t length,
+                   DraftOf draft) {
+  const auto node = [&](int32_t i) { return i == 0 ? 0 : path[i - 1]; };
+  std::vector<double> a(length + 1, 1.0);
+  int32_t last = 0;  // behind a token that the target rules out there is nothing to accept
+  for (; last < length; ++last) {
+    const DraftLaw d = draft(last);
+    const double p = round.Target(node(last)).Prob(d.token);
+    a[last + 1] = std::min(1.0, a[last] * (p / d.prob()));
+    if (!(a[last + 1] > 0)) break;
+  }
+  if (last == length && rng.Accept(a[length], node(length))) {
+    return {node(length), rng.Bonus(round.Target(node(length)), node(length))};
+  }
+  for (int32_t i = std::min(last, length - 1);; --i) {
+    // s is at most a, and so is what it is accepted with: often that settles it.
+    if (i > 0 && !rng.MayAccept(a[i], node(i))) continue;
+    Residual& left = round.Left(node(i));
+    left.Start(&round.Target(node(i)));
+    const double s = left.Subtract(a[i], draft(i));
+    if (i == 0 || rng.Accept(AcceptRatio(s, a[i]), node(i))) {
+      return {node(i), rng.Residual(left, node(i))};
+    }
+  }
+}
+
+template <typename Rng>
+Outcome Block(Round& round, Rng& rng) {
+  std::vector<int32_t> path;
+  for (int32_t v = round.first_child(0); v >= 0; v = round.first_child(v)) path.push_back(v);
+  return BlockAlong(round, rng, path, static_cast<int32_t>(path.size()),
+                    [&](int32_t i) { return round.Draft(path[i]); });
+}
+
+}  // namespace kvctl::rules
+
+#endif  // KVCTL_CORE_VERIFY_RULES_BLOCK_H_

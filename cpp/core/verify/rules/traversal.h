@@ -1,0 +1,67 @@
+/*!
+ * \file core/verify/rules/traversal.h
+ * \brief Traversal verification of a tree: leaves first, so that a whole path can be accepted where
+ * its first token alone would have been rejected.
+ *
+ * Weng et al., "Traversal verification for speculative tree decoding", arXiv 2505.12398. On a chain
+ * it emits the same law as block verification.
+ */
+#ifndef KVCTL_CORE_VERIFY_RULES_TRAVERSAL_H_
+#define KVCTL_CORE_VERIFY_RULES_TRAVERSAL_H_
+
+#include <algorithm>
+#include <vector>
+
+#include "core/verify/round.h"
+#include "core/verify/rules/block.h"
+
+namespace kvctl::rules {
+
+template <typename Rng>
+Outcome Traversal(Round& round, Rng& rng) {
+  // A node whose children are being gone through: `child` is the next, reached with probability a.
+  struct Visit {
+    int32_t node;
+    double a;
+    int32_t child;
+  };
+  std::vector<Visit> path = {{0, 1.0, round.first_child(0)}};
+  bool below_rejected = false;  // whether nothing below the child was accepted, nor it itself
+  for (;;) {
+    Visit& visit = path.back();
+    const int32_t v = visit.node, child = visit.child;
+    const bool first = child == round.first_child(v);
+    Residual& left = round.Left(v);
+    if (child < 0) {
+      if (v == 0 || rng.Accept(visit.a, v)) {
+        return {v, first ? rng.Bonus(round.Target(v), v) : rng.Residual(left, v)};
+      }
+      path.pop_back();
+      below_rejected = true;
+      continue;
+    }
+    const DraftLaw d = round.Draft(child);
+    if (!below_rejected) {
+      const double p = first ? round.Target(v).Prob(d.token) : left.prob(d.token);
+      const double reach = std::min(1.0, visit.a * (p / d.prob()));
+      if (reach > 0) {  // otherwise nothing below can be accepted
+        path.push_back({child, reach, round.first_child(child)});
+        continue;
+      }
+    }
+    below_rejected = false;
+    visit.child = round.next_sibling(child);
+    // Subtracting lessens a: often it need not be known by how much.
+    if (v > 0 && visit.child < 0 && !rng.MayAccept(visit.a, v)) {
+      path.pop_back();
+      below_rejected = true;
+      continue;
+    }
+    if (first) left.Start(&round.Target(v));
+    visit.a = AcceptRatio(left.Subtract(visit.a, d), visit.a);
+  }
+}
+
+}  // namespace kvctl::rules
+
+#endif  // KVCTL_CORE_VERIFY_RULES_TRAVERSAL_H_

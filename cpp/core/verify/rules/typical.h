@@ -1,0 +1,64 @@
+/*!
+ * \file core/verify/rules/typical.h
+ * \brief Typical acceptance: lossy. Accepts what the target finds plausible enough.
+ *
+ * Cai et al., "Medusa", ICML 2024, section 2.3.1: accept x iff p(x) > min(epsilon, delta *
+ * exp(-H(p))). The longest accepted path wins, the likelier of equally long ones, then the one
+ * listed first.
+ */
+#ifndef KVCTL_CORE_VERIFY_RULES_TYPICAL_H_
+#define KVCTL_CORE_VERIFY_RULES_TYPICAL_H_
+
+#include <limits>
+#include <vector>
+
+#include "core/support/exact_math.h"
+#include "core/verify/round.h"
+
+namespace kvctl::rules {
+
+/*! \brief Entropy in nats, from integer terms: the same on every machine. */
+inline double Entropy(const Law& law) {
+  double sum = 0;
+  for (double weight : law.weights) {
+    if (weight == 0) continue;
+    const double p = weight / law.total;
+    const double term = p * -ExactLog(p) * 0x1p45;  // the sum is at most ln(2^19) * 2^45 < 2^49
+    sum += (term + kRoundDouble) - kRoundDouble;
+  }
+  return sum * 0x1p-45;
+}
+
+template <typename Rng>
+Outcome Typical(Round& round, Rng& rng) {
+  struct Reached {
+    int32_t node;
+    double log_prob;
+  };
+  // p > delta * exp(-entropy) by logarithms, which are the same on every machine.
+  const double epsilon = round.input().epsilon, delta = round.input().delta;
+  const double log_delta = delta > 0 ? ExactLog(delta) : -std::numeric_limits<double>::infinity();
+  Law p;
+  std::vector<Reached> todo = {{0, 0.0}};
+  Reached best = todo[0];
+  for (size_t at = 0; at < todo.size(); ++at) {  // breadth first: node order within a depth
+    const Reached v = todo[at];
+    if (round.depth(v.node) > round.depth(best.node) || v.log_prob > best.log_prob) {
+      if (round.depth(v.node) >= round.depth(best.node)) best = v;
+    }
+    if (round.first_child(v.node) < 0) continue;
+    round.Target(v.node).FillLaw(&p);
+    const double least = log_delta - Entropy(p);
+    for (int32_t c = round.first_child(v.node); c >= 0; c = round.next_sibling(c)) {
+      const double prob = p.prob(round.token(c));
+      if (!(prob > 0)) continue;
+      const double log_prob = ExactLog(prob);
+      if (prob > epsilon || log_prob > least) todo.push_back({c, v.log_prob + log_prob});
+    }
+  }
+  return {best.node, rng.Bonus(round.Target(best.node), best.node)};
+}
+
+}  // namespace kvctl::rules
+
+#endif  // KVCTL_CORE_VERIFY_RULES_TYPICAL_H_

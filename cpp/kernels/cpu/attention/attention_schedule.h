@@ -1,0 +1,71 @@
+/*!
+ * \file kernels/cpu/attention/attention_schedule.h
+ * \brief The work of one attention call, cut into pieces.
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCHEDULE_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCHEDULE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/cache/shared_runs.h"
+#include "kernels/attention.h"
+#include "kernels/cpu/attention/attention_unit.h"
+
+namespace kvctl {
+
+/*! \brief Sizes of a call, but for those that depend on how its rows are cut. */
+AttentionShape ShapeOf(const AttentionArgs& args);
+
+/*!
+ * \brief Cuts every sequence by KV head, rows and chunks. Where several sequences share pages, one
+ * unit has the rows of all of them for those chunks.
+ */
+class AttentionSchedule {
+ public:
+  AttentionSchedule(const AttentionArgs& args, int32_t num_threads);
+
+  /*! \brief A sequence's rows of which the chunks went to several units. */
+  struct Merge {
+    AttentionUnit unit;
+    int32_t num_chunks;
+  };
+
+  const AttentionShape& shape() const { return shape_; }
+  const std::vector<AttentionUnit>& units() const { return units_; }
+  const std::vector<Merge>& merges() const { return merges_; }
+  /*! \brief Floats that Place needs. */
+  int64_t partial_floats() const { return partial_floats_; }
+  int64_t work() const { return work_; }  //!< products
+  /*! \brief Gives the units room for their partial results. */
+  void Place(float* partials);
+
+ private:
+  /*! \brief Finds what sequences share for a KV head, unless it is what they share for the last. */
+  void FindShared(int32_t head);
+  /*! \brief Cuts a sequence for a KV head, or for several from it on: the others then do nothing.
+   */
+  void CutSequence(int32_t s, int32_t head, int32_t shared_chunks);
+  /*! \brief Cuts the chunks from `first` on of a unit's rows. */
+  void CutChunks(AttentionUnit unit, int32_t first, int32_t chunks, int32_t pieces);
+  /*! \brief One unit, or a few, for a run's chunks and the rows of all its sequences. */
+  void CutShared(const SharedRun& run, int32_t head);
+
+  const AttentionArgs& args_;
+  AttentionShape shape_;
+  const int32_t token_heads_;  // KV heads in a unit of a sequence with one new token
+  int32_t pieces_ = 1;
+  std::vector<AttentionUnit> units_;
+  std::vector<Merge> merges_;
+  std::vector<int32_t> limits_;         // [sequences]: first chunks that may be shared
+  std::vector<SharedRun> runs_;         // of the KV head at work
+  std::vector<int32_t> shared_chunks_;  // [sequences]: first chunks that lie in runs_
+  std::vector<int32_t> merge_of_;       // [sequences] of the KV head at work; -1: none
+  std::vector<SharedToken> shared_;     // of all shared units, one after another
+  int64_t partial_floats_ = 0;
+  int64_t work_ = 0;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCHEDULE_H_

@@ -1,0 +1,140 @@
+/*!
+ * \file kernels/cpu/attention/attention_unit.h
+ * \brief What attention's scheduler hands to the kernels of an instruction set.
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_UNIT_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_UNIT_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/attention.h"
+
+namespace kvctl {
+
+/*! \brief A token of a unit that has the rows of several sequences. */
+struct SharedToken {
+  int64_t row;        //!< among the new tokens of the batch
+  float* partials;    //!< of the unit that merges what its sequence saw
+  int32_t unit_rows;  //!< query rows of that unit
+  int32_t first_row;  //!< the token's first among them
+};
+
+/*! \brief At most so many KV heads in a unit. */
+constexpr int32_t kUnitHeads = 8;
+
+/*!
+ * \brief One piece of work: some tokens of one sequence, the query heads of one KV head, some
+ * chunks. Or one token and the query heads of several KV heads, which lie side by side in a page:
+ * memory delivers long runs faster than short ones.
+ *
+ * A *query row* is a (token, query head) pair: row t * RowsPerToken + i of the unit is token
+ * token_begin + t, head kv_head * group + i.
+ */
+struct AttentionUnit {
+  int32_t sequence;
+  int32_t kv_head;    //!< the first of num_heads
+  int32_t num_heads;  //!< KV heads; 1 where there are several tokens
+  int32_t token_begin,
+      token_end;  //!< within the sequence's new tokens, all in one block of the mask
+  int32_t chunk_begin, chunk_end;  //!< ordinals among the chunks that the block sees
+  /*! \brief nullptr: the unit has all chunks and writes the output. Else room for PartialFloats of
+   * each chunk of the block: receives a partial result per chunk. */
+  float* partials;
+  /*! \brief nullptr, or [token_end] tokens of several sequences that share these chunks and see
+   * all of them; `sequence` is one of theirs. */
+  const SharedToken* shared;
+};
+
+/*! \brief Sizes that follow from the arguments, the same for all units. */
+struct AttentionShape {
+  int32_t group;           //!< query heads per KV head
+  int32_t tile_tokens;     //!< tokens whose query rows are worked on together
+  int32_t unit_tokens;     //!< at most so many tokens in a unit, or KV heads
+  int32_t max_slots;       //!< at most so many tiles of columns in a chunk
+  int64_t scratch_floats;  //!< of each thread
+};
+
+/*! \brief The functions that are compiled once per instruction set. */
+struct AttentionKernels {
+  int32_t lanes;  //!< head_dim must be a multiple of it
+  /*! \brief Floats of scratch that a thread needs. */
+  int64_t (*scratch)(const AttentionArgs& args, const AttentionShape& shape);
+  /*! \brief Works a unit off: writes its rows' output, or its partial results. */
+  void (*attend)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+                 float* scratch);
+  /*! \brief Merges the partial results of all `num_chunks` chunks of a unit's rows, and writes the
+   * output. */
+  void (*finish)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+                 int32_t num_chunks, float* scratch);
+  /*!
+   * \brief Adds what the unit's tokens gave to its columns, of which the chunks are numbers here,
+   * not ordinals, and the tokens may lie in several blocks.
+   * \param columns of the unit's sequence: [num_columns, mass.num_heads].
+   */
+  void (*observe)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
+                  const AttentionMass& mass, float* columns, float* scratch);
+};
+
+extern const AttentionKernels kAttentionBaseline;
+extern const AttentionKernels kAttentionAvx2;
+extern const AttentionKernels kAttentionAvx512;
+
+// Anonymous on purpose: files compiled for different instruction sets must not share a copy.
+namespace {
+
+/*! \brief The lowest n bits, for n in [0, 64]. */
+inline uint64_t LowestBits(int32_t n) {
+  return n >= kTileColumns ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+}
+
+/*! \brief Query rows of each token of a unit. */
+inline int32_t RowsPerToken(const AttentionShape& shape, const AttentionUnit& unit) {
+  return shape.group * unit.num_heads;
+}
+
+/*! \brief Whole vectors are read from partial maxima: so many floats may lie behind them. */
+constexpr int32_t kPartialPadding = 16;
+
+/*! \brief Floats of a chunk's partial results for some query rows: m and l of each, then acc. */
+inline int64_t PartialFloats(int32_t rows, int32_t head_dim) {
+  return int64_t(rows) * (head_dim + 2) + kPartialPadding;
+}
+
+/*! \brief Walks the chunks in which a block of a plan sees something. */
+class ChunkWalker {
+ public:
+  ChunkWalker(const MaskPlan& plan, int32_t block)
+      : spans_(plan.spans.data()), at_(plan.blocks[block]), last_(plan.blocks[block + 1]) {}
+
+  /*! \brief Moves to the next chunk; false at the end. */
+  bool Next() {
+    const int32_t next = chunk_ + 1;
+    while (at_ < last_ && LastChunk(spans_[at_]) < next) ++at_;
+    if (at_ == last_) return false;
+    chunk_ = std::max(next, FirstChunk(spans_[at_]));
+    return true;
+  }
+
+  int32_t chunk() const { return chunk_; }
+  /*! \brief Spans [first(), last()) hold those of the chunk; stop at one that begins behind it. */
+  int32_t first() const { return at_; }
+  int32_t last() const { return last_; }
+
+  static int32_t FirstChunk(const MaskSpan& span) {
+    return span.chunk >= 0 ? span.chunk : span.begin / kChunkColumns;
+  }
+  static int32_t LastChunk(const MaskSpan& span) {
+    return span.chunk >= 0 ? span.chunk : (span.end - 1) / kChunkColumns;
+  }
+
+ private:
+  const MaskSpan* spans_;
+  int32_t at_, last_;
+  int32_t chunk_ = -1;
+};
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_UNIT_H_

@@ -1,0 +1,135 @@
+#include "kernels/linear.h"
+
+#include <omp.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/linear/linear_onednn.h"
+#include "kernels/cpu/linear/model_kernels.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+constexpr uint32_t kMagic = 0x4c43564b;  // "KVCL"
+
+/*! \brief The first 64 bytes of a packed weight; panels (or oneDNN's bytes) follow. */
+struct alignas(64) Head {
+  uint32_t magic;
+  LinearBackend backend;
+  WeightType type;
+  Isa isa;
+  int64_t n;
+  int64_t k;
+  int64_t bytes;  // with this head
+};
+static_assert(sizeof(Head) == 64, "panels are aligned behind it");
+
+const void* Body(const void* packed) { return static_cast<const char*>(packed) + sizeof(Head); }
+void* Body(void* packed) { return static_cast<char*>(packed) + sizeof(Head); }
+
+size_t WeightSize(WeightType type) { return type == WeightType::kFloat32 ? 4 : 2; }
+
+/*! \brief Rounds to the nearest bfloat16, ties to even; NaN stays NaN. */
+uint16_t ToBFloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/*! \brief Panel-major, k-major within a panel; columns behind the last one are zero. */
+void PackPanels(const float* weight, int64_t n, int64_t k, WeightType type, int width, void* out) {
+  const int64_t panels = (n + width - 1) / width;
+#pragma omp parallel for schedule(static)
+  for (int64_t p = 0; p < panels; ++p) {
+    for (int64_t i = 0; i < k; ++i) {
+      for (int c = 0; c < width; ++c) {
+        const int64_t column = p * width + c;
+        const float value = column < n ? weight[column * k + i] : 0.0f;
+        const int64_t at = (p * k + i) * width;
+        if (type == WeightType::kFloat32) {
+          static_cast<float*>(out)[at + c] = value;
+        } else {
+          // Column c and column c + width / 2 share a 32-bit lane: a shift gives one, a mask the
+          // other.
+          const int half = width / 2;
+          static_cast<uint16_t*>(out)[at + (c % half) * 2 + c / half] = ToBFloat16(value);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+LinearBackend ChooseLinearBackend(WeightType type) {
+  static const char* wanted = std::getenv("KVCTL_LINEAR");
+  if (type != WeightType::kFloat32 || OneDNN() == nullptr) return LinearBackend::kOwn;
+  if (wanted != nullptr && std::strcmp(wanted, "own") == 0) return LinearBackend::kOwn;
+  if (wanted != nullptr && std::strcmp(wanted, "onednn") == 0) return LinearBackend::kOneDNN;
+  return CpuIsa() == Isa::kAvx512 ? LinearBackend::kOneDNN : LinearBackend::kOwn;
+}
+
+size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend backend) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (n <= 0 || k <= 0 || n > kMost || k > kMost) {
+    Throw(ErrorKind::kValue, "a linear layer's weight must have 1 to ", kMost,
+          " rows and columns, not (", n, ", ", k, ")");
+  }
+  if (backend == LinearBackend::kOneDNN) return sizeof(Head) + OneDNN()->packed_bytes(n, k);
+  const int width = ModelKernelsFor(CpuIsa()).panel_width;
+  const int64_t columns = (n + width - 1) / width * width;
+  if (columns > std::numeric_limits<int64_t>::max() / 8 / k) {
+    Throw(ErrorKind::kValue, "a weight of (", n, ", ", k, ") is too large");
+  }
+  return sizeof(Head) + static_cast<size_t>(columns * k) * WeightSize(type);
+}
+
+void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, LinearBackend backend,
+                void* packed) {
+  const size_t bytes = PackedLinearBytes(n, k, type, backend);
+  Head head{kMagic, backend, type, CpuIsa(), n, k, static_cast<int64_t>(bytes)};
+  std::memcpy(packed, &head, sizeof(head));
+  if (backend == LinearBackend::kOneDNN) {
+    OneDNN()->pack(weight, n, k, Body(packed));
+  } else {
+    PackPanels(weight, n, k, type, ModelKernelsFor(head.isa).panel_width, Body(packed));
+  }
+}
+
+PackedLinearInfo InspectPackedLinear(const void* packed, size_t bytes) {
+  Head head{};
+  if (bytes >= sizeof(head)) std::memcpy(&head, packed, sizeof(head));
+  if (head.magic != kMagic || head.isa != CpuIsa() || static_cast<size_t>(head.bytes) != bytes) {
+    Throw(
+        ErrorKind::kValue, "these ", bytes,
+        " bytes are no weight packed on this machine: pass the tensor that kvctl.model.pack_linear "
+        "returned");
+  }
+  return {head.n, head.k, head.type, head.backend};
+}
+
+void Linear(const float* x, int64_t m, const void* packed, const float* addend, float* out) {
+  if (m == 0) return;
+  Head head;
+  std::memcpy(&head, packed, sizeof(head));
+  if (head.backend == LinearBackend::kOneDNN) {
+    OneDNN()->linear(x, m, Body(packed), head.n, head.k, addend, out);
+    return;
+  }
+  const ModelKernels& kernels = ModelKernelsFor(head.isa);
+  const PanelProduct product{x, Body(packed), addend, out, m, head.n, head.k};
+  const int64_t panels = (head.n + kernels.panel_width - 1) / kernels.panel_width;
+  auto run = head.type == WeightType::kFloat32 ? kernels.linear_f32 : kernels.linear_bf16;
+  // Below this many products waking the threads costs more than the work.
+#pragma omp parallel if (m * head.n * head.k > (1 << 16))
+  {
+    const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    run(product, panels * thread / threads, panels * (thread + 1) / threads);
+  }
+}
+
+}  // namespace kvctl

@@ -1,0 +1,15 @@
+#include "kernels/rms_norm.h"
+
+#include "kernels/cpu/linear/model_kernels.h"
+
+namespace kvctl {
+
+void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t cols, float epsilon,
+             float* out) {
+  const auto row = ModelKernelsFor(CpuIsa()).rms_norm;
+  // Below a few thousand elements waking the threads costs more than the work.
+#pragma omp parallel for schedule(static) if (rows > 1 && rows * cols > (1 << 14))
+  for (int64_t r = 0; r < rows; ++r) row(x + r * cols, weight, cols, epsilon, out + r * cols);
+}
+
+}  // namespace kvctl

@@ -1,0 +1,46 @@
+#include "kernels/isa.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace kvctl {
+namespace {
+
+Isa Detect() {
+  Isa widest = Isa::kBaseline;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    widest = Isa::kAvx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+      widest = Isa::kAvx512;
+    }
+  }
+  const char* wanted = std::getenv("KVCTL_ISA");
+  if (wanted == nullptr) return widest;
+  for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
+    if (std::strcmp(wanted, IsaName(isa)) == 0) return std::min(isa, widest);
+  }
+  return widest;
+}
+
+}  // namespace
+
+Isa CpuIsa() {
+  static const Isa isa = Detect();
+  return isa;
+}
+
+const char* IsaName(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    default:
+      return "baseline";
+  }
+}
+
+}  // namespace kvctl

@@ -1,0 +1,31 @@
+/*!
+ * \file kernels/cpu/simd/with_type.h
+ * \brief From a type known when the program runs to one known when it is compiled.
+ */
+#ifndef KVCTL_KERNELS_CPU_SIMD_WITH_TYPE_H_
+#define KVCTL_KERNELS_CPU_SIMD_WITH_TYPE_H_
+
+#include "kernels/convert.h"
+#include "kvctl/dtype.h"
+
+namespace kvctl {
+// Anonymous on purpose: files compiled for different instruction sets must not share a copy.
+namespace {
+
+/*! \brief Calls f with a value of the C++ type of dtype. */
+template <typename F>
+void WithType(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return f(float{});
+    case DType::kFloat16:
+      return f(Float16{});
+    case DType::kBFloat16:
+      return f(BFloat16{});
+  }
+}
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_SIMD_WITH_TYPE_H_

@@ -1,0 +1,69 @@
+/*!
+ * \file kernels/cuda/attention/attention.cuh
+ * \brief Masked attention of a step's new tokens over a paged cache on a device; the counterpart of
+ * kernels/attention.h.
+ *
+ * Pointers are device pointers; launches go to the given stream and return the launch's error.
+ */
+#ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_CUH_
+#define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/device/device_plan.h"
+#include "kernels/cuda/kv_copy/append.cuh"
+#include "kvctl/dtype.h"
+
+namespace kvctl::cuda {
+
+/*! \brief Results of work items that see a part of their columns; shared by all layers. */
+struct Partials {
+  float* sums;    //!< [max_partial_rows, head_dim]: sum of p v
+  float2* scale;  //!< [max_partial_rows]: largest score times log2 e, sum of p
+};
+
+/*! \brief AttentionArgs as kernels read them. q, K and V have the pages' type, float16 or bfloat16.
+ */
+struct AttentionParams {
+  const PlanHeader* plan;
+  int32_t layer_class;
+  const void* q;
+  int64_t q_row_stride;
+  int32_t num_qo_heads, group;
+  PageShape page;
+  const void* pages;  //!< of the layer
+  HeadRows out;
+  float sm_scale;
+  float soft_cap;             //!< 0: none
+  const float* alibi_slopes;  //!< or nullptr
+  const float* sinks;         //!< or nullptr
+  float* lse;                 //!< or nullptr
+  Partials partials;
+};
+
+/*! \brief What is launched: the grids do not depend on the step. */
+struct AttentionLaunch {
+  bool few_rows;         //!< DevicePlanBuilder::few_rows
+  int32_t num_blocks;    //!< of the attention kernel; each takes items until none is left
+  int32_t merge_blocks;  //!< 0: no item has partial results
+};
+
+/*! \brief Blocks of the attention kernel that fit a multiprocessor of `shared_bytes` at once. */
+int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_rows, int32_t shared_bytes);
+
+/*! \brief cudaErrorInvalidValue for a head_dim other than 64, 128 and 256, or a float32 cache. */
+cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,
+                      cudaStream_t stream);
+
+/*! \brief The kernels of one head_dim. */
+template <int kHeadDim>
+cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& launch,
+                        cudaStream_t stream);
+/*! \brief Merges partial results, in order. */
+cudaError_t MergePartials(const AttentionParams& params, int32_t num_blocks, cudaStream_t stream);
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_CUH_

@@ -1,8 +1,0 @@
-#include "kernels/cuda/attention_kernel.cuh"
-
-namespace kvctl::cuda {
-
-template cudaError_t AttendHeads<64>(const AttentionParams& params, const AttentionLaunch& launch,
-                                     cudaStream_t stream);
-
-}  // namespace kvctl::cuda

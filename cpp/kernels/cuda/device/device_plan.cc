@@ -1,0 +1,188 @@
+#include "kernels/cuda/device/device_plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "kvctl/error.h"
+
+namespace kvctl::cuda {
+namespace {
+
+/*! \brief Fewer tiles than this are not worth a work item and its partial results. */
+constexpr int32_t kMinTiles = 4;
+
+int32_t CountTiles(const MaskSpan& span) {
+  return (span.end + kTileColumns - 1) / kTileColumns - span.begin / kTileColumns;
+}
+
+}  // namespace
+
+template <typename T>
+int32_t DevicePlanBuilder::Append(const T* values, int64_t count) {
+  const size_t at = arena_.size();
+  const size_t bytes = count * sizeof(T);
+  if ((at + bytes / sizeof(uint64_t)) * sizeof(uint64_t) >
+      std::numeric_limits<int32_t>::max() - 64) {
+    Throw(ErrorKind::kValue, "the plan of a step does not fit 2 GiB");
+  }
+  arena_.resize(at + (bytes + 15) / 16 * 2);
+  if (bytes > 0) std::memcpy(arena_.data() + at, values, bytes);
+  return static_cast<int32_t>(at * sizeof(uint64_t));
+}
+
+int32_t DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block, Block* out) {
+  const int32_t block_rows = std::min(kBlockRows, plan.num_rows - block * kBlockRows);
+  int32_t tiles = 0;
+  out->span_begin = static_cast<int32_t>(spans_.size());
+  for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
+    const MaskSpan& span = plan.spans[i];
+    PlanSpan copy{span.begin, span.end, MaskSpan::kAllRows, tiles, ~uint64_t{0}};
+    if (span.words != MaskSpan::kAllRows) {
+      copy.words = static_cast<int32_t>(words_.size());
+      copy.any = 0;
+      for (int32_t row = 0; row < block_rows; ++row) {
+        words_.push_back(plan.words[span.words + row]);
+        copy.any |= words_.back();
+      }
+    }
+    tiles += CountTiles(span);
+    spans_.push_back(copy);
+  }
+  out->span_end = static_cast<int32_t>(spans_.size());
+  return tiles;
+}
+
+void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
+  const int32_t item_rows = few_rows_ ? kFewRows : kMaxItemRows;
+  int32_t tile_tokens = 1;  // a power of two, so that blocks of the mask are whole numbers of items
+  while (2 * tile_tokens * shape_.group <= item_rows && 2 * tile_tokens <= kBlockRows) {
+    tile_tokens *= 2;
+  }
+  int64_t total = 0;
+  for (const Block& block : blocks) {
+    total += int64_t{block.num_tiles} * ((block.num_tokens + tile_tokens - 1) / tile_tokens);
+  }
+  const int32_t per_block =
+      static_cast<int32_t>(std::max<int64_t>(kMinTiles, (total + num_blocks() - 1) / num_blocks()));
+  int32_t partial_rows = 0;
+  for (const Block& block : blocks) {
+    for (int32_t first = 0; first < block.num_tokens; first += tile_tokens) {
+      const int32_t tokens = std::min(tile_tokens, block.num_tokens - first);
+      const int32_t rows = tokens * shape_.group;
+      int32_t pieces = std::max(1, (block.num_tiles + per_block - 1) / per_block);
+      if (partial_rows + pieces * rows > shape_.max_partial_rows) pieces = 1;
+      WorkItem item{block.sequence,
+                    block.kv_head,
+                    block.first_token + first,
+                    block.first_token + first + tokens,
+                    block.span_begin,
+                    block.span_end,
+                    0,
+                    block.num_tiles,
+                    -1};
+      if (pieces == 1) {
+        items_.push_back(item);
+        continue;
+      }
+      merges_.push_back(
+          {item.sequence, item.kv_head, item.token_begin, item.token_end, partial_rows, pieces});
+      for (int32_t piece = 0; piece < pieces; ++piece) {
+        item.tile_begin = static_cast<int32_t>(int64_t{block.num_tiles} * piece / pieces);
+        item.tile_end = static_cast<int32_t>(int64_t{block.num_tiles} * (piece + 1) / pieces);
+        item.partial = partial_rows;
+        partial_rows += rows;
+        items_.push_back(item);
+      }
+    }
+  }
+}
+
+void DevicePlanBuilder::AddClass(const StepPlan& step, const LayerMasks& masks) {
+  std::vector<Block> blocks;
+  for (int32_t s = 0; s < static_cast<int32_t>(step.sequences.size()); ++s) {
+    const int32_t num_rows = step.sequences[s].num_rows;
+    for (int32_t at = 0; at * kBlockRows < num_rows; ++at) {
+      std::vector<std::pair<const MaskPlan*, Block>> known;
+      for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
+        const MaskPlan& plan = masks.plan(s, head);
+        const auto found = std::find_if(known.begin(), known.end(),
+                                        [&](const auto& entry) { return entry.first == &plan; });
+        Block block{s, head, at * kBlockRows, std::min(kBlockRows, num_rows - at * kBlockRows), 0,
+                    0, 0};
+        if (found != known.end()) {
+          block.span_begin = found->second.span_begin;
+          block.span_end = found->second.span_end;
+          block.num_tiles = found->second.num_tiles;
+        } else {
+          block.num_tiles = AddSpans(plan, at, &block);
+          known.emplace_back(&plan, block);
+        }
+        blocks.push_back(block);
+      }
+    }
+  }
+  PlanClass plan_class{static_cast<int32_t>(items_.size()), 0, static_cast<int32_t>(merges_.size()),
+                       0};
+  Cut(blocks);
+  plan_class.num_items = static_cast<int32_t>(items_.size()) - plan_class.first_item;
+  plan_class.num_merges = static_cast<int32_t>(merges_.size()) - plan_class.first_merge;
+  classes_.push_back(plan_class);
+}
+
+void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, const float* rope) {
+  arena_.assign((sizeof(PlanHeader) + 15) / 16 * 2, 0);
+  spans_.clear();
+  words_.clear();
+  classes_.clear();
+  items_.clear();
+  merges_.clear();
+  layer_classes_.clear();
+  few_rows_ = true;
+  for (const SequencePlan& sequence : step.sequences) {
+    few_rows_ &= sequence.num_rows * shape_.group <= kFewRows;
+  }
+  std::vector<const MaskPlan*> seen;
+  for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
+    const LayerMasks of_layer = masks.layer(layer);
+    const auto found = std::find(seen.begin(), seen.end(), of_layer.plans);
+    layer_classes_.push_back(static_cast<int32_t>(found - seen.begin()));
+    if (found != seen.end()) continue;
+    seen.push_back(of_layer.plans);
+    AddClass(step, of_layer);
+  }
+
+  PlanHeader header{};
+  header.num_rows = step.num_rows();
+  header.few_rows = few_rows_;
+  header.slots = Append(step.slots.data(), step.num_rows());
+  header.positions = Append(step.positions.data(), step.num_rows());
+  header.rope = Append(rope, rope == nullptr ? 0 : int64_t{step.num_rows()} * shape_.rotary_dim);
+  std::vector<PlanSequence> sequences;
+  for (const SequencePlan& from : step.sequences) {
+    PlanSequence to{from.row_begin,
+                    from.num_rows,
+                    from.num_committed,
+                    from.num_columns(),
+                    from.next_position,
+                    -1,
+                    -1,
+                    -1};
+    const int32_t pages = (from.num_columns() + shape_.page_size - 1) / shape_.page_size;
+    to.pages = Append(from.pages, pages);
+    if (from.depths != nullptr) to.depths = Append(from.depths, from.num_pending);
+    if (from.committed_positions != nullptr) {
+      to.committed_positions = Append(from.committed_positions, from.num_committed);
+    }
+    sequences.push_back(to);
+  }
+  header.sequences = Append(sequences.data(), sequences.size());
+  header.spans = Append(spans_.data(), spans_.size());
+  header.words = Append(words_.data(), words_.size());
+  header.classes = Append(classes_.data(), classes_.size());
+  header.items = Append(items_.data(), items_.size());
+  header.merges = Append(merges_.data(), merges_.size());
+  std::memcpy(arena_.data(), &header, sizeof(header));
+}
+
+}  // namespace kvctl::cuda

@@ -1,0 +1,131 @@
+/*!
+ * \file kernels/cuda/device/device_plan.h
+ * \brief A step as CUDA kernels read it: one arena that goes to the device in one copy.
+ *
+ * Kernels get the arena's address alone and find everything through its header, so that a launch
+ * recorded in a CUDA graph runs on whatever step lies in the arena when the graph is replayed.
+ */
+#ifndef KVCTL_KERNELS_CUDA_DEVICE_DEVICE_PLAN_H_
+#define KVCTL_KERNELS_CUDA_DEVICE_DEVICE_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/cache/step_plan.h"
+#include "core/mask/mask_plan.h"
+
+namespace kvctl::cuda {
+
+/*! \brief Query rows of a work item at most: (token, query head of the KV head) pairs. */
+constexpr int32_t kMaxItemRows = 64;
+/*! \brief Where all sequences have so few query rows, warps share columns instead of rows. */
+constexpr int32_t kFewRows = 16;
+
+/*! \brief The arena's first bytes: counts, and where the parts begin, in bytes from the header. */
+struct PlanHeader {
+  int32_t num_rows;
+  int32_t slots;      //!< [num_rows] int32
+  int32_t positions;  //!< [num_rows] int32
+  int32_t rope;       //!< [num_rows, rotary_dim] float: cosines, then sines
+  int32_t sequences;  //!< [num_sequences] PlanSequence
+  int32_t spans;      //!< PlanSpan
+  int32_t words;      //!< uint64
+  int32_t classes;    //!< [layer classes] PlanClass
+  int32_t items;      //!< WorkItem
+  int32_t merges;     //!< MergeItem
+  int32_t few_rows;   //!< whether the items are for kFewRows query rows
+  int32_t unused;
+};
+
+/*! \brief SequencePlan; arrays as bytes from the header, -1 where there is none. */
+struct PlanSequence {
+  int32_t row_begin, num_rows, num_committed, num_columns, next_position;
+  int32_t pages, depths, committed_positions;
+};
+
+/*! \brief MaskSpan. */
+struct PlanSpan {
+  int32_t begin, end;
+  int32_t words;         //!< index of the block's first word, or MaskSpan::kAllRows
+  int32_t tiles_before;  //!< tiles of the block's earlier spans
+  uint64_t any;          //!< columns of a tile that some row of the block sees
+};
+
+/*! \brief Tiles [tile_begin, tile_end) of the spans that one group of query rows sees. */
+struct WorkItem {
+  int32_t sequence, kv_head;
+  int32_t token_begin, token_end;  //!< within the sequence's new tokens, in one block of the mask
+  int32_t span_begin, span_end;    //!< of the block
+  int32_t tile_begin, tile_end;    //!< counted over the block's spans
+  int32_t partial;                 //!< first row of partial results, or -1: writes the output
+};
+
+/*! \brief Partial results to merge: num_partials runs of the item's rows from row `partial` on. */
+struct MergeItem {
+  int32_t sequence, kv_head;
+  int32_t token_begin, token_end;
+  int32_t partial, num_partials;
+};
+
+/*! \brief What the layers of one class of masks do. */
+struct PlanClass {
+  int32_t first_item, num_items, first_merge, num_merges;
+};
+
+/*! \brief Sizes that a plan depends on besides the step. */
+struct PlanShape {
+  int32_t num_layers, num_kv_heads, group, page_size;
+  /*! \brief Blocks that run at once, for items of kMaxItemRows and of kFewRows: work is cut until
+   * all have some. */
+  int32_t num_blocks, few_blocks;
+  int32_t max_partial_rows;  //!< room for partial results
+  int32_t rotary_dim;        //!< of the rope table, 0 without one
+};
+
+/*! \brief Builds arenas; keeps its storage from step to step. */
+class DevicePlanBuilder {
+ public:
+  explicit DevicePlanBuilder(const PlanShape& shape) : shape_(shape) {}
+
+  /*!
+   * \brief Lays a step out.
+   * \param rope [num_rows, rotary_dim], or nullptr.
+   * \throws kValue if the plan is larger than 2 GiB.
+   */
+  void Build(const StepPlan& step, const MaskTable& masks, const float* rope);
+
+  const std::vector<uint64_t>& arena() const { return arena_; }
+  int64_t num_bytes() const { return static_cast<int64_t>(arena_.size() * sizeof(uint64_t)); }
+  const PlanHeader& header() const { return *reinterpret_cast<const PlanHeader*>(arena_.data()); }
+  /*! \brief The class of a layer's masks. */
+  int32_t layer_class(int32_t layer) const { return layer_classes_[layer]; }
+  bool few_rows() const { return few_rows_; }
+  int32_t num_blocks() const { return few_rows_ ? shape_.few_blocks : shape_.num_blocks; }
+  int32_t num_merges() const { return static_cast<int32_t>(merges_.size()); }
+  const PlanShape& shape() const { return shape_; }
+
+ private:
+  struct Block {
+    int32_t sequence, kv_head, first_token, num_tokens, span_begin, span_end, num_tiles;
+  };
+
+  void AddClass(const StepPlan& step, const LayerMasks& masks);
+  int32_t AddSpans(const MaskPlan& plan, int32_t block, Block* out);
+  void Cut(const std::vector<Block>& blocks);
+  template <typename T>
+  int32_t Append(const T* values, int64_t count);
+
+  PlanShape shape_;
+  bool few_rows_ = false;
+  std::vector<uint64_t> arena_;
+  std::vector<int32_t> layer_classes_;
+  std::vector<PlanSpan> spans_;
+  std::vector<uint64_t> words_;
+  std::vector<PlanClass> classes_;
+  std::vector<WorkItem> items_;
+  std::vector<MergeItem> merges_;
+};
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_DEVICE_DEVICE_PLAN_H_

@@ -1,0 +1,75 @@
+#include "kernels/cuda/device/memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kvctl/error.h"
+
+namespace kvctl::cuda {
+
+void Check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // errors that a call leaves behind are not the next call's
+  Throw(ErrorKind::kRuntime, "CUDA: ", what, ": ", cudaGetErrorString(error));
+}
+
+DeviceScope::DeviceScope(int device) {
+  Check(cudaGetDevice(&before_), "asking for the current device");
+  if (before_ == device) return;
+  Check(cudaSetDevice(device), "choosing a device");
+  changed_ = true;
+}
+
+DeviceScope::~DeviceScope() {
+  if (changed_) cudaSetDevice(before_);
+}
+
+DeviceBuffer::~DeviceBuffer() { cudaFree(data_); }
+
+void* DeviceBuffer::Reserve(size_t bytes) {
+  if (bytes <= size_) return data_;
+  const size_t size = std::max(bytes, size_ + size_ / 2);
+  void* grown = nullptr;
+  Check(cudaMalloc(&grown, size), "allocating memory on the device");
+  cudaFree(data_);
+  data_ = grown;
+  size_ = size;
+  return data_;
+}
+
+PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
+
+void* PinnedBuffer::Reserve(size_t bytes) {
+  if (bytes <= size_) return data_;
+  const size_t size = std::max(bytes, size_ + size_ / 2);
+  void* grown = nullptr;
+  Check(cudaMallocHost(&grown, size), "allocating pinned memory");
+  cudaFreeHost(data_);
+  data_ = grown;
+  size_ = size;
+  return data_;
+}
+
+Upload::~Upload() {
+  for (Slot& slot : slots_) {
+    if (slot.read != nullptr) cudaEventDestroy(slot.read);
+  }
+}
+
+void Upload::Copy(const void* data, size_t bytes, cudaStream_t stream) {
+  Slot& slot = slots_[next_];
+  next_ = (next_ + 1) % kSlots;
+  if (slot.read == nullptr) {
+    Check(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming), "creating an event");
+  } else {
+    Check(cudaEventSynchronize(slot.read), "waiting for an earlier copy");
+  }
+  void* target = target_.Reserve(bytes);
+  void* pinned = slot.memory.Reserve(bytes);
+  std::memcpy(pinned, data, bytes);
+  Check(cudaMemcpyAsync(target, pinned, bytes, cudaMemcpyHostToDevice, stream),
+        "copying to the device");
+  Check(cudaEventRecord(slot.read, stream), "recording an event");
+}
+
+}  // namespace kvctl::cuda

@@ -1,0 +1,99 @@
+/*!
+ * \file kernels/cuda/device/memory.h
+ * \brief Memory of a device, and what goes there from the host without waiting.
+ */
+#ifndef KVCTL_KERNELS_CUDA_DEVICE_MEMORY_H_
+#define KVCTL_KERNELS_CUDA_DEVICE_MEMORY_H_
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kvctl::cuda {
+
+/*! \throws Error kRuntime that names what failed. */
+void Check(cudaError_t error, const char* what);
+
+/*! \brief Makes a device current as long as it lives. */
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+/*! \brief Memory on the current device; grows, and then its contents are lost. */
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  ~DeviceBuffer();
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  /*! \brief At least `bytes`, aligned to 256. Waits for the device where it grows. */
+  void* Reserve(size_t bytes);
+  template <typename T>
+  T* As() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/*! \brief Memory of the host that a device copies from and to by itself. */
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  ~PinnedBuffer();
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+  void* Reserve(size_t bytes);
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/*!
+ * \brief A place on the device that the host fills again and again: each time in one asynchronous
+ * copy out of pinned memory, which it may use again once the device has read it.
+ */
+class Upload {
+ public:
+  Upload() = default;
+  ~Upload();
+  Upload(const Upload&) = delete;
+  Upload& operator=(const Upload&) = delete;
+
+  /*! \brief Makes room on the device, so that later copies land at the same address. */
+  void Reserve(size_t bytes) { target_.Reserve(bytes); }
+  /*! \brief Starts the copy; what earlier work on the stream reads there is still what was there.
+   */
+  void Copy(const void* data, size_t bytes, cudaStream_t stream);
+  template <typename T>
+  T* As() const {
+    return target_.As<T>();
+  }
+
+ private:
+  static constexpr int kSlots = 4;
+  struct Slot {
+    PinnedBuffer memory;
+    cudaEvent_t read = nullptr;  // recorded behind the copy
+  };
+  Slot slots_[kSlots];
+  int next_ = 0;
+  DeviceBuffer target_;
+};
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_DEVICE_MEMORY_H_

@@ -1,0 +1,49 @@
+/*!
+ * \file kernels/cuda/kv_copy/append.cuh
+ * \brief Rotating q and k of a step's new tokens and writing K and V into their slots.
+ *
+ * Pointers are device pointers; launches go to the given stream and return the launch's error.
+ */
+#ifndef KVCTL_KERNELS_CUDA_KV_COPY_APPEND_CUH_
+#define KVCTL_KERNELS_CUDA_KV_COPY_APPEND_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/device/device_plan.h"
+#include "kernels/kv_copy.h"
+#include "kvctl/dtype.h"
+
+namespace kvctl::cuda {
+
+/*! \brief Rows of heads: row r, head h, element d at data + r * row_stride + h * head_dim + d. */
+struct HeadRows {
+  void* data;
+  DType dtype;
+  int64_t row_stride;
+};
+
+/*!
+ * \brief Writes q, k and v of every row of a plan to where attention reads them.
+ *
+ * The first rotary_dim elements of each head of q and k turn by the plan's rope table, element d
+ * with d + rotary_dim / 2, in float32; rotary_dim 0: none do. Elements are converted to the pages'
+ * type.
+ */
+struct AppendArgs {
+  const PlanHeader* plan;
+  int32_t num_rows;  //!< of the plan, for the size of the grid
+  HeadRows q, k, v;
+  int32_t num_qo_heads;
+  HeadRows q_out;  //!< data nullptr: q is read where it is
+  PageShape page;
+  void* pages;  //!< of the layer
+  int32_t rotary_dim;
+};
+
+cudaError_t Append(const AppendArgs& args, cudaStream_t stream);
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_KV_COPY_APPEND_CUH_

@@ -1,0 +1,46 @@
+/*!
+ * \file kernels/cuda/kv_copy/slots.cuh
+ * \brief Moving, reading, setting and poisoning slots of pages on a device; see kernels/kv_copy.h.
+ *
+ * Pointers are device pointers; launches go to the given stream and return the launch's error.
+ */
+#ifndef KVCTL_KERNELS_CUDA_KV_COPY_SLOTS_CUH_
+#define KVCTL_KERNELS_CUDA_KV_COPY_SLOTS_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/kv_copy.h"
+
+namespace kvctl::cuda {
+
+/*! \brief Copy the K and V of slot `source` to slot `target`, in every layer. */
+struct SlotPair {
+  int32_t source, target;
+};
+
+/*!
+ * \brief Carries moves out in every layer: the compaction of a commit, in one launch.
+ *
+ * As if the first num_copies were carried out before the others. Within each part no target is the
+ * source of a later pair (it may be that of an earlier one), and no two targets are the same.
+ *
+ * \param layers [num_layers] the pages of each layer.
+ */
+cudaError_t MoveSlots(const PageShape& shape, void* const* layers, int32_t num_layers,
+                      const SlotPair* pairs, int32_t num_copies, int32_t num_pairs,
+                      cudaStream_t stream);
+
+/*! \brief Between slots of one layer and rows of K and V, converting; as WriteSlotsCpu. */
+cudaError_t WriteSlots(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
+                       const KVRows& k, const KVRows& v, cudaStream_t stream);
+cudaError_t ReadSlots(const PageShape& shape, const void* pages, const int32_t* slots,
+                      int64_t num_rows, const KVRows& k, const KVRows& v, cudaStream_t stream);
+/*! \brief Fills slots of one layer with NaN. */
+cudaError_t PoisonSlots(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
+                        cudaStream_t stream);
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_KV_COPY_SLOTS_CUH_

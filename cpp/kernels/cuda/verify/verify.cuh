@@ -1,0 +1,42 @@
+/*!
+ * \file kernels/cuda/verify/verify.cuh
+ * \brief Acceptance rules on a device: the decisions of core/rules, bit for bit.
+ *
+ * Two kernels: one reads every row once, the vocabulary split over blocks; one walks each
+ * sequence's tree with a block of threads, reading again only the rows whose residuals it needs.
+ * Pointers are device pointers.
+ */
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_CUH_
+#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/verify/verify_plan.h"
+
+namespace kvctl::cuda {
+
+/*! \brief Threads of a walk at most: their registers fill a multiprocessor. */
+constexpr int32_t kMaxWalkThreads = 512;
+
+struct VerifyParams {
+  const VerifyHeader* plan;
+  int32_t num_sequences, num_jobs, vocab_size;
+  Walk walk;
+  BlockSum* sums;           //!< [num_jobs, ceil(vocab_size / kVocabBlock)]
+  LawStep* steps;           //!< [nodes]
+  LevelState* levels;       //!< [nodes]
+  VerifyOutcome* outcomes;  //!< [num_sequences]
+  double* log_probs;        //!< [nodes] of the tokens emitted, before stop tokens cut; or nullptr
+};
+
+/*! \brief Fills params.sums. */
+cudaError_t SumRows(const VerifyParams& params, cudaStream_t stream);
+/*! \brief Fills params.outcomes and log_probs. \param num_threads A power of two from 64 to
+ * kMaxWalkThreads. */
+cudaError_t WalkTrees(const VerifyParams& params, int32_t num_threads, cudaStream_t stream);
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_CUH_

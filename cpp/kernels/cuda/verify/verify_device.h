@@ -1,0 +1,16 @@
+/*!
+ * \file kernels/cuda/verify/verify_device.h
+ * \brief Verify calls on a device: plans sent, kernels launched, outcomes fetched.
+ */
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DEVICE_H_
+#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DEVICE_H_
+
+#include "kernels/cuda/plugin.h"
+
+namespace kvctl::cuda {
+
+CudaVerify* CreateVerify(int device);
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DEVICE_H_

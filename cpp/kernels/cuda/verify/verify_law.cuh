@@ -1,0 +1,210 @@
+/*!
+ * \file kernels/cuda/verify/verify_law.cuh
+ * \brief The laws that one sequence's nodes were drawn from, and what they leave of its target's:
+ * Round and Residual of core.
+ *
+ * The weights of a law are computed from the logits whenever they are needed: exponentials on the
+ * row's grid, then the subtractions that rejected siblings have left.
+ */
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_LAW_CUH_
+#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_LAW_CUH_
+
+#include "kernels/cuda/verify/verify_target.cuh"
+
+namespace kvctl::cuda {
+
+/*! \brief Drawn, as core/verify/round.h numbers it. */
+constexpr int32_t kDrawnDeterministic = 0, kDrawnWithoutReplacement = 2;
+
+/*! \brief DraftLaw of core/verify/round.h. */
+struct ChildLaw {
+  bool one_hot;
+  int32_t token;
+  double weight, total;
+  __device__ double prob() const { return weight / total; }
+};
+
+class SequenceLaws : public SequenceTarget {
+ public:
+  __device__ SequenceLaws(const VerifyParams& params, const VerifySequence& sequence,
+                          WalkShared* shared)
+      : SequenceTarget(params, sequence, shared), steps_(params.steps + sequence.first_node) {}
+
+  /*! \brief Round::Draft: the law a node was drawn from. */
+  __device__ KVCTL_NOINLINE ChildLaw Draft(int32_t child) {
+    const VerifyNode& node = nodes_[child];
+    if (node.drawn == kDrawnDeterministic) return {true, node.token, 1, 1};
+    const int32_t row = DraftRow(child);
+    const BlockSum* sums =
+        params_.sums + static_cast<int64_t>(sequence_.draft_rows + row) * num_blocks_;
+    double total = 0;
+    for (int32_t b = 0; b < num_blocks_; ++b) total += sums[b].law_sum;
+    if (!(fabs(total / kProbScale - 1) <= 1e-3)) irregular_ = true;
+    ChildLaw law{false, node.token, DraftWeight(row, node.token), total};
+    if (Excludes(child)) {
+      for (int32_t s = nodes_[node.parent].first_child; s != child; s = nodes_[s].next_sibling) {
+        if (Excluded(s, nodes_[s].token)) continue;  // an earlier sibling took it away
+        law.total -= DraftWeight(row, nodes_[s].token);
+      }
+      if (Excluded(child, node.token)) irregular_ = true;
+    }
+    if (!(law.weight > 0)) irregular_ = true;
+    return law;
+  }
+
+  /*! \brief Residual::prob. */
+  __device__ KVCTL_NOINLINE double LeftProb(const LevelState& level, const TargetRow& target,
+                                            int32_t token) const {
+    return Weight(level, target, token) / level.total;
+  }
+
+  /*! \brief Residual::Subtract. */
+  __device__ KVCTL_NOINLINE double Subtract(double a, const ChildLaw& law, int32_t child,
+                                            LevelState* level, const TargetRow& target) {
+    const double before = level->total;
+    LevelState out = *level;
+    out.total = law.one_hot ? before - Weight(*level, target, law.token) : 0;
+    PutStep(&out, StepOf(a, law, child, *level));
+    if (!(out.total >= kSureMass)) {
+      out.total = static_cast<double>(SumLeft(out, target));
+      if (!(out.total > 0)) return 0;
+    }
+    *level = out;
+    return law.one_hot ? a * (out.total / before) : out.total / kProbScale;
+  }
+
+  /*! \brief Residual::Pick. */
+  __device__ KVCTL_NOINLINE int32_t PickLeft(const LevelState& level, const TargetRow& target,
+                                             uint64_t bits) {
+    uint64_t rest = Below(SumLeft(level, target), bits);
+    for (int32_t b = 0; b < num_blocks_; ++b) {
+      const uint64_t mass = shared_->block_sums[b];
+      if (rest < mass) {
+        const ExpTerms terms = Terms(target, b);
+        return FindIn(b, rest, [&](int32_t x) {
+          return static_cast<uint64_t>(Weight(level, target, terms, x));
+        });
+      }
+      rest -= mass;
+    }
+    irregular_ = true;
+    return 0;
+  }
+
+  __device__ bool Accept(double probability, int32_t v) const {
+    return Uniform(Stream().Bits(Purpose::kAccept, sequence_.root_position,
+                                 static_cast<uint32_t>(v))) < probability;
+  }
+  __device__ uint64_t ResidualBits(int32_t v) const {
+    return Stream().Bits(Purpose::kResidual, sequence_.root_position, static_cast<uint32_t>(v));
+  }
+
+ private:
+  __device__ int32_t DraftRow(int32_t child) const {
+    return sequence_.draft_per_node != 0 ? child : nodes_[nodes_[child].parent].row;
+  }
+  __device__ double DraftWeight(int32_t row, int32_t x) const {
+    const int64_t at = static_cast<int64_t>(row) * params_.vocab_size + x;
+    return ToGrid(sequence_.draft_f64 != 0 ? static_cast<const double*>(sequence_.draft)[at]
+                                           : static_cast<const float*>(sequence_.draft)[at]);
+  }
+  __device__ bool Excludes(int32_t child) const {
+    return nodes_[child].drawn == kDrawnWithoutReplacement && sequence_.draft_per_node == 0;
+  }
+  /*! \brief Whether a child's law is that of a whole row of floats. */
+  __device__ bool InFloats(int32_t child) const {
+    return nodes_[child].drawn != kDrawnDeterministic && sequence_.draft_f64 == 0 &&
+           !(Excludes(child) && nodes_[nodes_[child].parent].first_child != child);
+  }
+  /*! \brief Whether an earlier sibling of a child holds a token. */
+  __device__ bool Excluded(int32_t child, int32_t token) const {
+    for (int32_t s = nodes_[nodes_[child].parent].first_child; s != child;
+         s = nodes_[s].next_sibling) {
+      if (nodes_[s].token == token) return true;
+    }
+    return false;
+  }
+
+  /*! \brief The grid weight of a token, in a block of these terms, in what the level's steps have
+   * left of the row's law. */
+  __device__ double Weight(const LevelState& level, const TargetRow& target, const ExpTerms& terms,
+                           int32_t x) const {
+    const LawStep* steps = steps_ + nodes_[level.node].first_step;
+    double w;
+    int32_t i = 0;
+    if (target.greedy >= 0) {
+      w = x == target.greedy ? kProbScale : 0;
+    } else {
+      const float e = Exp2Scaled(Logit(target, x), terms.grid);
+      if (level.num_steps > 0 && InFloats(steps[0].child)) {  // RowSampler::WeightsLess
+        const LawStep& step = steps[i++];
+        const RestFactors factors = MakeRestFactors(step.r_factor * terms.factor, step.d_factor);
+        const int64_t row = DraftRow(step.child);
+        const float q = static_cast<const float*>(sequence_.draft)[row * params_.vocab_size + x];
+        w = static_cast<double>(FixedRest(e, q, factors)) * kGridOfFixed;
+      } else {
+        const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
+        w = FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
+      }
+    }
+    for (; i < level.num_steps; ++i) {
+      const LawStep& step = steps[i];
+      if (nodes_[step.child].drawn == kDrawnDeterministic) {
+        if (x == nodes_[step.child].token) w = 0;
+      } else if (Excludes(step.child) && Excluded(step.child, x)) {
+        w = ToGrid(step.a * (w / step.r_total));
+      } else {
+        const double d = step.d_factor * DraftWeight(DraftRow(step.child), x);
+        const double left = FMA(step.r_factor, w, -d);
+        w = left > 0 ? (left + kRoundDouble) - kRoundDouble : 0.0;
+      }
+    }
+    return w;
+  }
+  __device__ double Weight(const LevelState& level, const TargetRow& target, int32_t x) const {
+    return Weight(level, target, Terms(target, x / kVocabBlock), x);
+  }
+
+  __device__ static LawStep StepOf(double a, const ChildLaw& law, int32_t child,
+                                   const LevelState& level) {
+    return {a, level.total, a * kProbScale / level.total, kProbScale / law.total, child, 0};
+  }
+
+  /*! \brief Adds a step behind those of a level; the level of another walk step may overwrite it.
+   */
+  __device__ void PutStep(LevelState* level, const LawStep& step) {
+    __syncthreads();
+    if (threadIdx.x == 0) steps_[nodes_[level->node].first_step + level->num_steps] = step;
+    __syncthreads();
+    ++level->num_steps;
+  }
+
+  /*! \brief The sum of what is left over the vocabulary, and in shared memory that of each block.
+   */
+  __device__ uint64_t SumLeft(const LevelState& level, const TargetRow& target) {
+    const int32_t lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    __syncthreads();
+    for (int32_t b = threadIdx.x / 32; b < num_blocks_; b += warps) {
+      const int32_t begin = b * kVocabBlock;
+      const int32_t end = min(begin + kVocabBlock, params_.vocab_size);
+      const ExpTerms terms = Terms(target, b);
+      uint64_t sum = 0;
+#pragma unroll 4
+      for (int32_t x = begin + lane; x < end; x += 32) {
+        sum += static_cast<uint64_t>(Weight(level, target, terms, x));
+      }
+      sum = WarpSum(sum);
+      if (lane == 0) shared_->block_sums[b] = sum;
+    }
+    __syncthreads();
+    uint64_t total = 0;
+    for (int32_t b = 0; b < num_blocks_; ++b) total += shared_->block_sums[b];
+    return total;
+  }
+
+  LawStep* steps_;
+};
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_LAW_CUH_

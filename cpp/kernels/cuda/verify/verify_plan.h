@@ -1,0 +1,122 @@
+/*!
+ * \file kernels/cuda/verify/verify_plan.h
+ * \brief A verify call as CUDA kernels read it, and what comes back.
+ *
+ * What follows from trees and parameters goes to the device as one arena; the logits and draft laws
+ * lie there already.
+ */
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_PLAN_H_
+#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/verify.h"
+#include "kvctl/dtype.h"
+
+namespace kvctl::cuda {
+
+/*! \brief What a rule does with a tree, as far as kernels tell rules apart. */
+enum class Walk : int32_t { kFollowTarget, kTokenWise, kBlock, kRecursive, kTraversal };
+
+/*! \brief The arena's first bytes; parts as bytes from the header. */
+struct VerifyHeader {
+  int32_t num_sequences, num_jobs;
+  int32_t sequences;  //!< [num_sequences] VerifySequence
+  int32_t nodes;      //!< VerifyNode
+  int32_t jobs;       //!< [num_jobs] RowJob
+};
+
+/*! \brief SequenceInput and what names its random numbers. */
+struct VerifySequence {
+  const void* target;  //!< [rows, vocab] of logits
+  const void* draft;   //!< [rows, vocab] of laws, or nullptr
+  uint64_t seed, request;
+  uint32_t root_position;
+  float scale;     //!< log2(e) / temperature; of temperature 1 where greedy
+  int32_t greedy;  //!< temperature 0
+  int32_t gumbel;  //!< target-only walks sample by Gumbel noise
+  DType target_type;
+  int32_t draft_f64, draft_per_node;
+  int32_t first_node, num_nodes;
+  int32_t target_rows, draft_rows;  //!< jobs of row 0 of each
+};
+
+struct VerifyNode {
+  int32_t token, parent, row, drawn;  //!< drawn: Drawn
+  int32_t first_child, next_sibling;  //!< -1: none
+  int32_t depth;
+  int32_t first_step;  //!< of the steps that its children leave
+};
+
+/*! \brief One row to be summed: of logits, or of a draft law. */
+struct RowJob {
+  const void* values;
+  float scale;
+  DType type;
+  int32_t law, law_f64;
+};
+
+/*! \brief What one pass over kVocabBlock tokens of a row finds. */
+struct BlockSum {
+  float max;         //!< of logits, NaN ignored
+  int32_t first;     //!< the first token that has it
+  int32_t exponent;  //!< ExpRow::exponents; kEmptyBlock, or INT32_MAX for one that is not regular
+  int32_t unused;
+  uint64_t exp_sum;  //!< ExpRow::block_sums
+  double law_sum;    //!< of a draft law: sum of grid weights, NaN if one is no probability
+};
+
+/*! \brief One subtraction of a child's law from what is left of its parent's. */
+struct LawStep {
+  double a, r_total;
+  double r_factor, d_factor;  //!< what weights of either law are multiplied by
+  int32_t child;
+  int32_t unused;
+};
+
+/*! \brief A node whose children a walk is looking at. */
+struct LevelState {
+  int32_t node, child;
+  double a;
+  int32_t num_steps, unused;
+  double total;  //!< of the law that is left
+};
+
+/*! \brief What comes back of a sequence. */
+struct VerifyOutcome {
+  int32_t node, bonus;
+  /*! \brief Not 0: something the kernels leave to the CPU (a row without tokens, infinite logits, a
+   * law that is none): the call is to be repeated there. */
+  int32_t irregular;
+  int32_t unused;
+};
+
+/*! \brief Lays calls out; keeps its storage. */
+class VerifyPlanBuilder {
+ public:
+  /*!
+   * \brief Lays a call out.
+   *
+   * The targets and draft laws of the items are device pointers.
+   *
+   * \return false for a call that the kernels do not know: other rules, truncated or otherwise
+   * processed laws, probabilities instead of logits, sparse draft laws.
+   * \throws what CheckRule throws.
+   */
+  bool Build(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items);
+
+  const std::vector<uint64_t>& arena() const { return arena_; }
+  Walk walk() const { return walk_; }
+  int32_t num_jobs() const { return num_jobs_; }
+  int32_t num_nodes() const { return num_nodes_; }
+
+ private:
+  std::vector<uint64_t> arena_;
+  Walk walk_ = Walk::kFollowTarget;
+  int32_t num_jobs_ = 0, num_nodes_ = 0;
+};
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_PLAN_H_

@@ -1,0 +1,228 @@
+/*!
+ * \file kernels/cuda/verify/verify_target.cuh
+ * \brief What a block of threads knows of one sequence's target rows: RowSampler and ExpRow of
+ * core, with the vocabulary spread over threads and nothing of its size stored.
+ *
+ * Control flow is the same in all threads of a block, and so are the results of every function.
+ */
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_TARGET_CUH_
+#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_TARGET_CUH_
+
+#include <cmath>
+
+#include "core/sampling/law.h"
+#include "core/support/exact_math.h"
+#include "core/support/rng.h"
+#include "kernels/cuda/device/elements.cuh"
+#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/verify/reduce.cuh"
+#include "kernels/cuda/verify/verify.cuh"
+
+namespace kvctl::cuda {
+
+constexpr int32_t kMaxVocabBlocks = kMaxVocab / kVocabBlock;
+constexpr int32_t kMaxWarps = 32;
+
+/*! \brief Shared memory of a walk. */
+struct WalkShared {
+  uint64_t block_sums[kMaxVocabBlocks];
+  uint64_t warp_sums[kMaxWarps];
+  double scores[kMaxWarps];
+  int32_t tokens[kMaxWarps];
+  int32_t found;
+};
+
+/*! \brief A target row and the sums of its blocks. */
+struct TargetRow {
+  const void* logits;
+  const BlockSum* sums;
+  int32_t exponent;
+  uint64_t total;
+  int32_t greedy;  //!< the token, or -1 where the row is sampled
+};
+
+class SequenceTarget {
+ public:
+  __device__ SequenceTarget(const VerifyParams& params, const VerifySequence& sequence,
+                            WalkShared* shared)
+      : params_(params),
+        sequence_(sequence),
+        nodes_(reinterpret_cast<const VerifyNode*>(reinterpret_cast<const char*>(params.plan) +
+                                                   params.plan->nodes) +
+               sequence.first_node),
+        shared_(shared),
+        num_blocks_((params.vocab_size + kVocabBlock - 1) / kVocabBlock) {}
+
+  __device__ const VerifyNode& node(int32_t i) const { return nodes_[i]; }
+  __device__ bool irregular() const { return irregular_; }
+
+  /*! \brief The target's row after a node. */
+  __device__ KVCTL_NOINLINE TargetRow Target(int32_t v) {
+    const int32_t row = nodes_[v].row;
+    TargetRow target;
+    target.logits = static_cast<const char*>(sequence_.target) +
+                    static_cast<int64_t>(row) * params_.vocab_size *
+                        (sequence_.target_type == DType::kFloat32 ? 4 : 2);
+    target.sums = params_.sums + static_cast<int64_t>(sequence_.target_rows + row) * num_blocks_;
+    target.exponent = target.sums[0].exponent;
+    float max = target.sums[0].max;
+    int32_t first = target.sums[0].first;
+    for (int32_t b = 1; b < num_blocks_; ++b) {
+      const BlockSum& sum = target.sums[b];
+      if (sum.exponent > target.exponent) target.exponent = sum.exponent;
+      if (sum.max > max) {
+        max = sum.max;
+        first = sum.first;
+      }
+    }
+    target.greedy = sequence_.greedy != 0 ? first : -1;
+    const bool exponent_regular =
+        fabsf(static_cast<float>(target.exponent)) <= kMaxExponent && max > -INFINITY;
+    if (!exponent_regular &&
+        (target.greedy < 0 || max == -INFINITY || params_.log_probs != nullptr)) {
+      irregular_ = true;
+    }
+    target.total = 0;
+    for (int32_t b = 0; exponent_regular && b < num_blocks_; ++b) {
+      target.total += ShiftDown(target.sums[b].exp_sum, target.exponent - target.sums[b].exponent);
+    }
+    return target;
+  }
+
+  /*! \brief RowSampler::Prob. */
+  __device__ KVCTL_NOINLINE double Prob(const TargetRow& target, int32_t token) {
+    if (target.greedy >= 0) return token == target.greedy ? 1.0 : 0.0;
+    return SoftmaxProb(target, token);
+  }
+  /*! \brief RowSampler::LogProb. */
+  __device__ KVCTL_NOINLINE double LogProb(const TargetRow& target, int32_t token) {
+    const double prob = SoftmaxProb(target, token);
+    return prob > 0 ? ExactLog(prob) : -INFINITY;
+  }
+
+  /*! \brief RowSampler::Pick. */
+  __device__ KVCTL_NOINLINE int32_t Pick(const TargetRow& target, uint64_t bits) {
+    if (target.greedy >= 0) return target.greedy;
+    uint64_t rest = Below(target.total, bits);
+    for (int32_t b = 0; b < num_blocks_; ++b) {
+      const int32_t shift = target.exponent - target.sums[b].exponent;
+      const uint64_t mass = ShiftDown(target.sums[b].exp_sum, shift);
+      if (rest >= mass) {
+        rest -= mass;
+        continue;
+      }
+      const ExpGrid grid = Terms(target, b).grid;
+      return FindIn(b, rest << shift,
+                    [&](int32_t x) { return ToFixed(Exp2Scaled(Logit(target, x), grid)); });
+    }
+    irregular_ = true;
+    return 0;
+  }
+
+  /*! \brief RowSampler::Sample: by the noise of its own position. */
+  __device__ int32_t Sample(const TargetRow& target, uint32_t position) {
+    if (sequence_.gumbel == 0) return Pick(target, Stream().Bits(Purpose::kToken, position, 0));
+    return target.greedy >= 0 ? target.greedy : Gumbel(target, position);
+  }
+
+  __device__ RandomStream Stream() const { return {sequence_.seed, sequence_.request}; }
+
+ protected:
+  __device__ static uint64_t ShiftDown(uint64_t sum, int32_t shift) {
+    return shift >= 64 ? 0 : sum >> shift;
+  }
+  __device__ static uint64_t Below(uint64_t total, uint64_t bits) {
+    return static_cast<uint64_t>((static_cast<unsigned __int128>(bits) * total) >> 64);
+  }
+
+  __device__ float Logit(const TargetRow& target, int32_t x) const {
+    return LoadElement(target.logits, sequence_.target_type, x);
+  }
+  /*! \brief ExpRow::terms. */
+  __device__ ExpTerms Terms(const TargetRow& target, int32_t block) const {
+    const int32_t exponent = target.sums[block].exponent;
+    if (exponent == kEmptyBlock) return {MakeExpGrid(sequence_.scale, 0), 0};
+    return {MakeExpGrid(sequence_.scale, static_cast<float>(exponent)),
+            ldexp(kProbScale / static_cast<double>(target.total), exponent - target.exponent)};
+  }
+
+  /*! \brief The first token of a block up to which the weights sum to more than `rest`. */
+  template <typename F>
+  __device__ int32_t FindIn(int32_t block, uint64_t rest, F weight) {
+    const auto threads = static_cast<int32_t>(blockDim.x);
+    const int32_t each = kVocabBlock / threads, warp = threadIdx.x / 32;
+    const int32_t begin = block * kVocabBlock + static_cast<int32_t>(threadIdx.x) * each;
+    const int32_t end = min(begin + each, params_.vocab_size);
+    uint64_t sum = 0;
+    for (int32_t x = begin; x < end; ++x) sum += weight(x);
+    uint64_t before = WarpPrefix(sum);
+    __syncthreads();
+    if (threadIdx.x % 32 == 31) shared_->warp_sums[warp] = before;
+    __syncthreads();
+    for (int32_t w = 0; w < warp; ++w) before += shared_->warp_sums[w];
+    before -= sum;
+    if (rest >= before && rest < before + sum) {
+      uint64_t left = rest - before;
+      int32_t x = begin;
+      for (uint64_t w = weight(x); left >= w; w = weight(++x)) left -= w;
+      shared_->found = x;
+    }
+    __syncthreads();
+    return shared_->found;
+  }
+
+  const VerifyParams& params_;
+  const VerifySequence& sequence_;
+  const VerifyNode* nodes_;
+  WalkShared* shared_;
+  const int32_t num_blocks_;
+  bool irregular_ = false;
+
+ private:
+  __device__ double SoftmaxProb(const TargetRow& target, int32_t token) const {
+    const int32_t exponent = target.sums[token / kVocabBlock].exponent;
+    if (exponent == kEmptyBlock) return 0;
+    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(exponent));
+    const auto weight = static_cast<double>(ToFixed(Exp2Scaled(Logit(target, token), grid)));
+    return ldexp(weight, exponent - target.exponent) / static_cast<double>(target.total);
+  }
+
+  /*! \brief Vocab::Gumbel: the token with the least noise / weight, the lower id of equals. */
+  __device__ KVCTL_NOINLINE int32_t Gumbel(const TargetRow& target, uint32_t position) {
+    const RandomStream stream = Stream();
+    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(target.exponent));
+    double best = INFINITY;
+    int32_t winner = INT32_MAX;
+    const auto take = [&](double score, int32_t token) {
+      if (score < best || (score == best && token < winner)) {
+        best = score;
+        winner = token;
+      }
+    };
+    for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
+      const uint64_t weight = ToFixed(Exp2Scaled(Logit(target, x), grid));
+      if (weight == 0) continue;
+      const auto words = stream.Words(Purpose::kGumbel, position, static_cast<uint32_t>(x) / 2);
+      const int half = (x & 1) * 2;
+      const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
+      take(-ExactLog(OpenUniform(bits)) / static_cast<double>(weight), x);
+    }
+    for (int delta = 16; delta > 0; delta /= 2) {
+      const double score = __shfl_xor_sync(kAllLanes, best, delta);
+      const int32_t token = __shfl_xor_sync(kAllLanes, winner, delta);
+      take(score, token);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+      shared_->scores[threadIdx.x / 32] = best;
+      shared_->tokens[threadIdx.x / 32] = winner;
+    }
+    __syncthreads();
+    for (uint32_t w = 0; w < blockDim.x / 32; ++w) take(shared_->scores[w], shared_->tokens[w]);
+    return winner;
+  }
+};
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_TARGET_CUH_

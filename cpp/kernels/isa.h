@@ -1,0 +1,23 @@
+/*!
+ * \file kernels/isa.h
+ * \brief Which vector instructions this machine has: the widest set that the kernels may use.
+ */
+#ifndef KVCTL_KERNELS_ISA_H_
+#define KVCTL_KERNELS_ISA_H_
+
+namespace kvctl {
+
+enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+
+/*!
+ * \brief The widest instruction set of this machine, or a narrower one named by the environment
+ * variable KVCTL_ISA ("baseline", "avx2", "avx512"). Read once.
+ */
+Isa CpuIsa();
+
+/*! \brief "baseline", "avx2" or "avx512". */
+const char* IsaName(Isa isa);
+
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_ISA_H_

@@ -1,0 +1,213 @@
+// A step of the paged cache: begin, end, commit.
+#include <algorithm>
+#include <limits>
+
+#include "kvctl/error.h"
+#include "runtime/cache/paged_kv_cache_impl.h"
+#include "runtime/support/tensor_view.h"
+
+namespace kvctl {
+namespace {
+
+/*! \brief An int64 that must fit the int32 of core. */
+int32_t Narrow(int64_t value, const char* what) {
+  if (value > std::numeric_limits<int32_t>::max() || value < std::numeric_limits<int32_t>::min()) {
+    Throw(ErrorKind::kValue, what, " ", value, " is out of range");
+  }
+  return static_cast<int32_t>(value);
+}
+
+/*! \brief The path from the root of its tree to a node, in order. */
+std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
+  std::vector<int32_t> path;
+  for (; node >= 0; node = pending.parents[node]) path.push_back(node);
+  std::reverse(path.begin(), path.end());
+  return path;
+}
+
+/*!
+ * \brief The parents of a step's new nodes in a tree that lists either those alone or the whole
+ * pending region, whose earlier nodes must then be what is pending.
+ */
+const int32_t* NewParents(const std::vector<int32_t>& tree, const Sequence& sequence,
+                          int32_t length) {
+  const std::vector<int32_t>& earlier = sequence.pending.parents;
+  if (tree.size() == static_cast<size_t>(length)) return tree.data();
+  if (tree.size() != earlier.size() + static_cast<size_t>(std::max(length, 0))) {
+    Throw(ErrorKind::kValue, "the tree of sequence ", sequence.id, " has ", tree.size(),
+          " nodes; it must have one for each of the ", length, " new tokens, or of the ",
+          earlier.size(), " pending and the ", length, " new");
+  }
+  for (size_t node = 0; node < earlier.size(); ++node) {
+    if (tree[node] == earlier[node]) continue;
+    Throw(ErrorKind::kValue, "in the tree of sequence ", sequence.id, " the parent of node ", node,
+          " is ", tree[node], ", but it is pending with parent ", earlier[node]);
+  }
+  return tree.data() + earlier.size();
+}
+
+}  // namespace
+
+void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
+                                    const tvm::ffi::Optional<Shape>& opt_parents) {
+  InTurn([&] {
+    if (seq_ids.size() != append_lengths.size()) {
+      Throw(ErrorKind::kValue, "begin_forward names ", seq_ids.size(), " sequences and gives ",
+            append_lengths.size(), " append lengths");
+    }
+    std::vector<int32_t> parents;
+    int64_t total = 0;
+    for (int64_t length : append_lengths) total += std::max(Narrow(length, "append length"), 0);
+    if (opt_parents.has_value()) {
+      if (static_cast<int64_t>(opt_parents.value().size()) != total) {
+        Throw(ErrorKind::kValue, "the token trees have ", opt_parents.value().size(),
+              " parents and the step has ", total, " new tokens");
+      }
+      for (int64_t parent : opt_parents.value())
+        parents.push_back(Narrow(parent, "token tree parent"));
+    }
+    appends_.clear();
+    int64_t row = 0;
+    for (size_t i = 0; i < seq_ids.size(); ++i) {
+      Append append{seq_ids[i], Narrow(append_lengths[i], "append length")};
+      if (opt_parents.has_value()) {
+        append.pending = true;
+        append.parents = parents.data() + row;
+      }
+      row += std::max<int64_t>(append_lengths[i], 0);
+      appends_.push_back(append);
+    }
+    Begin(nullptr);
+  });
+}
+
+void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
+  InTurn([&] {
+    appends_.clear();
+    std::vector<const Mask*> masks;
+    for (const StepRequest& request : requests) {
+      const Mask* mask = request.mask.has_value() ? &*request.mask : nullptr;
+      const std::vector<int32_t>* tree = mask == nullptr ? nullptr : mask->tree_parents();
+      const int32_t length = Narrow(request.append_length, "append length");
+      Append append{request.seq_id, length, request.pending.value_or(tree != nullptr), nullptr,
+                    request.positions};
+      if (tree != nullptr) {
+        if (!append.pending) {
+          Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id,
+                " makes its new tokens pending; pending=False is for masks without a tree");
+        }
+        append.parents = NewParents(*tree, table_.Get(request.seq_id), length);
+      }
+      appends_.push_back(append);
+      masks.push_back(mask);
+    }
+    Begin(masks.data());
+  });
+}
+
+void PagedKVCacheImpl::Begin(const Mask* const* masks) {
+  moves_.clear();
+  table_.BeginForward(appends_, &moves_);
+  const StepPlan& plan = table_.plan();
+  try {
+    KeepMasks(masks);
+    FillRotation(plan.positions.data(), plan.num_rows(), &step_rotation_);
+    all_.lowered = past_.lowered = new_.lowered = false;
+    MasksOf(Columns::kAll);
+    appended_.assign(config_.num_layers, false);
+    in_parts_ = false;
+    BeginOnCuda();
+  } catch (...) {
+    table_.AbortForward(nullptr);
+    throw;
+  }
+  CarryOut();
+}
+
+int64_t PagedKVCacheImpl::LayerLeftOut() const {
+  // Nobody who attends in parts has to write every layer: some share the K and V of another.
+  const auto missing = std::find(appended_.begin(), appended_.end(), false);
+  if (in_parts_ || missing == appended_.end()) return -1;
+  // Without any attention the step moves the books alone.
+  const bool books_only = std::find(appended_.begin(), appended_.end(), true) == appended_.end();
+  return books_only ? -1 : missing - appended_.begin();
+}
+
+void PagedKVCacheImpl::EndForward() {
+  InTurn([&] {
+    const int64_t layer = LayerLeftOut();
+    if (layer >= 0 && table_.StepCommits()) {
+      Throw(ErrorKind::kRuntime, "end_forward: layer ", config_.first_layer + layer,
+            " was not attended in this step, but others were, so it lacks K and V of the new "
+            "tokens; attend every layer, or abort; tokens of a part of the model must be pending");
+    }
+    table_.EndForward(layer < 0);
+  });
+}
+
+void PagedKVCacheImpl::AbortForward() {
+  InTurn([&] {
+    moves_.clear();
+    table_.AbortForward(&moves_);
+    CarryOut();
+  });
+}
+
+void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,
+                              const std::vector<std::vector<int32_t>>& kept) {
+  InTurn([&] {
+    moves_.clear();
+    table_.Commit(seq_ids, kept, &moves_);
+    CarryOut();
+  });
+}
+
+void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
+                                                    const Shape& leaf_indices) {
+  InTurn([&] {
+    if (seq_ids.size() != leaf_indices.size()) {
+      Throw(ErrorKind::kValue, "commit names ", seq_ids.size(), " sequences and gives ",
+            leaf_indices.size(), " leaves");
+    }
+    std::vector<int64_t> ids(seq_ids.begin(), seq_ids.end());
+    std::vector<std::vector<int32_t>> kept;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const PendingRegion& pending = table_.Get(ids[i]).pending;
+      const int64_t leaf = leaf_indices[i];
+      if (leaf < -1 || leaf >= pending.size()) {
+        Throw(ErrorKind::kIndex, "leaf ", leaf, " is not in the pending region of sequence ",
+              ids[i], ", which has ", pending.size(), " nodes (-1 keeps none)");
+      }
+      kept.push_back(PathTo(pending, static_cast<int32_t>(leaf)));
+    }
+    moves_.clear();
+    table_.Commit(ids, kept, &moves_);
+    CarryOut();
+  });
+}
+
+void PagedKVCacheImpl::CarryOut() {
+  if (moves_.empty()) return;
+  if (cuda_ != nullptr) return cuda_->Move(moves_, CurrentStream(config_.device));
+  const auto carry_out = [&](const PageShape& shape, const std::vector<Tensor>& layers) {
+    for (const Tensor& pages : layers) {
+      void* data = DataPointer(pages.operator->());
+      for (const PageCopy& copy : moves_.pages) CopyPageCpu(shape, data, copy.source, copy.target);
+      for (const SlotMove& move : moves_.slots) CopySlotCpu(shape, data, move.source, move.target);
+    }
+  };
+  carry_out(page_shape_, pages_);
+  carry_out(plain_key_shape_, plain_keys_);
+}
+
+PagedKVCacheImpl::Tensor PagedKVCacheImpl::GetQueryPositions() {
+  return InTurn([&] {
+    if (!table_.in_forward()) {
+      Throw(ErrorKind::kRuntime,
+            "query positions exist only between begin_forward and end_forward");
+    }
+    return step_rotation_.positions.CreateView({table_.plan().num_rows()}, {kDLInt, 32, 1});
+  });
+}
+
+}  // namespace kvctl

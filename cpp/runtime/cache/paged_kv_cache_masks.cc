@@ -1,0 +1,126 @@
+// The masks of a step: with windows, with sinks that are renumbered, restricted to some columns.
+#include <algorithm>
+#include <utility>
+
+#include "runtime/cache/paged_kv_cache_impl.h"
+
+namespace kvctl {
+namespace {
+
+/*! \brief A mask under which layer l sees windows[l] positions (0: all that the mask shows). */
+Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
+  std::vector<int32_t> sizes;  // the distinct ones
+  std::vector<Mask> masks;
+  std::vector<int32_t> choice;
+  for (int32_t size : windows) {
+    auto found = std::find(sizes.begin(), sizes.end(), size);
+    choice.push_back(static_cast<int32_t>(found - sizes.begin()));
+    if (found != sizes.end()) continue;
+    sizes.push_back(size);
+    masks.push_back(size > 0 ? Mask::Window(size) : Mask::Causal() | ~Mask::Causal());
+  }
+  return mask & Mask::PerLayer(std::move(masks), std::move(choice));
+}
+
+/*! \brief A mask under which row i sees columns [ranges[i].begin, ranges[i].end). */
+Mask Rows(const std::vector<ColumnRange>& ranges) {
+  std::vector<std::vector<ColumnRange>> rows;
+  for (const ColumnRange& range : ranges) rows.push_back({range});
+  return Mask::Ranges(rows);
+}
+
+std::vector<const Mask*> Pointers(const std::vector<Mask>& masks) {
+  std::vector<const Mask*> pointers;
+  for (const Mask& mask : masks) pointers.push_back(&mask);
+  return pointers;
+}
+
+}  // namespace
+
+void PagedKVCacheImpl::KeepMasks(const Mask* const* masks) {
+  step_masks_.clear();
+  sink_masks_.clear();
+  for (size_t i = 0; i < appends_.size(); ++i) {
+    const SlidingWindow& window = table_.Get(appends_[i].sequence_id).window;
+    std::optional<Mask>& kept = step_masks_.emplace_back();
+    if (masks != nullptr && masks[i] != nullptr) kept = *masks[i];
+    if (window.size == 0 && config_.layer_windows.empty()) continue;
+    // Trees that came through TVM's interface are in the plan, not in a mask.
+    if (!kept.has_value()) kept = Mask::Causal();
+    if (!config_.layer_windows.empty()) kept = WithLayerWindows(*kept, config_.layer_windows);
+    if (window.size == 0) continue;
+    kept = *kept & Mask::Window(window.size, window.sinks);
+    if (window.renumber_sinks && window.sinks > 0) SetSinksApart(i, &*kept);
+  }
+}
+
+void PagedKVCacheImpl::SetSinksApart(size_t index, Mask* mask) {
+  const StepPlan& plan = table_.plan();
+  const SequencePlan& sequence = plan.sequences[index];
+  const SlidingWindow& window = table_.Get(appends_[index].sequence_id).window;
+  const int32_t* positions = plan.positions.data() + sequence.row_begin;
+  std::vector<ColumnRange> beyond;
+  bool any = false;
+  for (int32_t row = 0; row < sequence.num_rows; ++row) {
+    const bool is_beyond = positions[row] > window.past();
+    beyond.push_back({0, is_beyond ? sequence.num_columns() : 0});
+    any |= is_beyond;
+  }
+  if (!any) return;
+  if (sink_masks_.empty()) {
+    for (const SequencePlan& other : plan.sequences) {
+      sink_masks_.push_back(Rows(std::vector<ColumnRange>(other.num_rows)));
+    }
+    FillSinkRotation();
+  }
+  const Mask far = Rows(beyond), near = Mask::Window(window.size);
+  sink_masks_[index] = *mask & far & ~near;
+  *mask = *mask & (near | ~far);
+}
+
+void PagedKVCacheImpl::FillSinkRotation() {
+  const StepPlan& plan = table_.plan();
+  std::vector<int32_t> positions = plan.positions;
+  for (size_t i = 0; i < appends_.size(); ++i) {
+    const SlidingWindow& window = table_.Get(appends_[i].sequence_id).window;
+    const SequencePlan& sequence = plan.sequences[i];
+    for (int32_t row = 0; window.renumber_sinks && row < sequence.num_rows; ++row) {
+      int32_t& position = positions[sequence.row_begin + row];
+      position = static_cast<int32_t>(std::min<int64_t>(position, window.past()));
+    }
+  }
+  FillRotation(positions.data(), plan.num_rows(), &sink_rotation_);
+}
+
+PagedKVCacheImpl::StepMasks& PagedKVCacheImpl::MasksOf(Columns columns) {
+  StepMasks& of = columns == Columns::kAll ? all_ : columns == Columns::kPast ? past_ : new_;
+  if (of.lowered) return of;
+  const StepPlan& plan = table_.plan();
+  const auto lower = [&](const Mask* const* masks, MaskTable* table) {
+    table->Lower(masks, plan, static_cast<int32_t>(config_.num_layers), page_shape_.num_kv_heads);
+  };
+  if (columns == Columns::kAll) {
+    mask_pointers_.clear();
+    for (const auto& mask : step_masks_) mask_pointers_.push_back(mask ? &*mask : nullptr);
+    lower(mask_pointers_.data(), &of.masks);
+    if (!sink_masks_.empty()) lower(Pointers(sink_masks_).data(), &of.sinks);
+  } else {
+    std::vector<Mask> masks, sinks;
+    for (size_t s = 0; s < plan.sequences.size(); ++s) {
+      const SequencePlan& sequence = plan.sequences[s];
+      const int32_t past = sequence.num_columns() - sequence.num_rows;
+      const ColumnRange range = columns == Columns::kPast
+                                    ? ColumnRange{0, past}
+                                    : ColumnRange{past, sequence.num_columns()};
+      const Mask visible = Rows(std::vector<ColumnRange>(sequence.num_rows, range));
+      masks.push_back(step_masks_[s].value_or(Mask::Causal()) & visible);
+      if (!sink_masks_.empty()) sinks.push_back(sink_masks_[s] & visible);
+    }
+    lower(Pointers(masks).data(), &of.masks);
+    if (!sinks.empty()) lower(Pointers(sinks).data(), &of.sinks);
+  }
+  of.lowered = true;
+  return of;
+}
+
+}  // namespace kvctl

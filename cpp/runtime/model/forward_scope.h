@@ -1,0 +1,105 @@
+/*!
+ * \file runtime/model/forward_scope.h
+ * \brief What stands around a model's forward: the cache's step, the way back, the thread policy.
+ */
+#ifndef KVCTL_RUNTIME_MODEL_FORWARD_SCOPE_H_
+#define KVCTL_RUNTIME_MODEL_FORWARD_SCOPE_H_
+
+#include <runtime/threading_backend.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "kvctl/paged_kv_cache.h"
+#include "kvctl/recurrent_state.h"
+#include "runtime/recurrent/recurrent_requests.h"
+
+namespace kvctl {
+
+/*!
+ * \brief A step of a model's cache and of its recurrent state, either of which may be null, from
+ * BeginForward to End; one that never ends is taken back.
+ */
+class StepScope {
+ public:
+  StepScope(const PagedKVCache& cache, const RecurrentState& state,
+            const std::vector<StepRequest>& requests)
+      : cache_(cache), state_(state) {
+    if (state_.defined()) BeginRecurrentForward(state_, requests);
+    try {
+      if (cache_.defined()) cache_->BeginForward(requests);
+    } catch (...) {
+      if (state_.defined()) state_->AbortForward();
+      throw;
+    }
+  }
+  void End() {
+    if (state_.defined()) state_->CheckEndForward();
+    if (cache_.defined()) cache_->EndForward();
+    if (state_.defined()) state_->EndForward();
+    ended_ = true;
+  }
+  ~StepScope() {
+    if (ended_) return;
+    try {
+      if (state_.defined()) state_->AbortForward();
+      if (cache_.defined()) cache_->AbortForward();
+    } catch (...) {  // another thread has the cache; the error on its way says what came first
+    }
+  }
+  StepScope(const StepScope&) = delete;
+  StepScope& operator=(const StepScope&) = delete;
+
+ private:
+  PagedKVCache cache_;
+  RecurrentState state_;
+  bool ended_ = false;
+};
+
+/*! \brief Runs steps that belong together: if one throws, every sequence returns to where it was.
+ */
+template <typename F>
+auto AllOrNothing(const PagedKVCache& cache, const RecurrentState& state,
+                  const std::vector<int64_t>& seq_ids, F&& steps) -> decltype(steps()) {
+  std::vector<CacheCheckpoint> cached;
+  std::vector<RecurrentCheckpoint> remembered;
+  for (int64_t id : seq_ids) {
+    if (cache.defined()) cached.push_back(cache->MakeCheckpoint(id));
+    if (state.defined()) remembered.push_back(state->MakeCheckpoint(id));
+  }
+  try {
+    return steps();
+  } catch (...) {
+    for (size_t i = 0; i < seq_ids.size(); ++i) {
+      if (cache.defined()) cache->Rollback(seq_ids[i], cached[i]);
+      if (state.defined()) state->Rollback(seq_ids[i], remembered[i]);
+    }
+    throw;
+  }
+}
+
+/*!
+ * \brief Keeps TVM's thread pool out of the way while one of kvctl's own models runs.
+ *
+ * Those models run on OpenMP. TVM's pool would compete with it, and at one worker TVM runs its
+ * loops in the calling thread without touching the pool. The setting belongs to the thread.
+ */
+class OneTVMThread {
+ public:
+  explicit OneTVMThread(bool enabled)
+      : before_(enabled ? tvm::runtime::threading::MaxConcurrency() : 0) {
+    if (enabled) tvm::runtime::threading::SetMaxConcurrency(1);
+  }
+  ~OneTVMThread() {
+    if (before_ > 0) tvm::runtime::threading::SetMaxConcurrency(before_);
+  }
+  OneTVMThread(const OneTVMThread&) = delete;
+  OneTVMThread& operator=(const OneTVMThread&) = delete;
+
+ private:
+  int before_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_RUNTIME_MODEL_FORWARD_SCOPE_H_

@@ -1,0 +1,306 @@
+#include "kvctl/model_runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_set>
+
+#include "kvctl/error.h"
+#include "runtime/model/forward_scope.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+using tvm::runtime::Tensor;
+
+/*! \brief Tokens [begin, end) of one sequence's request. */
+struct Piece {
+  size_t request;
+  int64_t begin;
+  int64_t end;
+};
+
+Tensor ToDevice(const std::vector<int32_t>& values, DLDevice device) {
+  Tensor tensor =
+      Tensor::Empty({static_cast<int64_t>(values.size())}, DLDataType{kDLInt, 32, 1}, device);
+  tensor.CopyFromBytes(values.data(), values.size() * sizeof(int32_t));
+  return tensor;
+}
+
+/*! \brief Copies rows [begin, end) of source into target, from row `at` on. */
+void CopyRows(const Tensor& source, int64_t begin, int64_t end, const Tensor& target, int64_t at) {
+  const int64_t row_bytes = source->shape[1] * ((source->dtype.bits + 7) / 8);
+  DLTensor from = *source.operator->();
+  DLTensor to = *target.operator->();
+  int64_t shape[2] = {end - begin, source->shape[1]};
+  from.shape = to.shape = shape;
+  from.byte_offset += begin * row_bytes;
+  to.byte_offset += at * row_bytes;
+  Tensor::CopyFromTo(&from, &to);
+}
+
+/*! \brief A model function returns its logits, or an array of them and the cache. */
+Tensor LogitsOf(const ffi::Any& result) {
+  if (auto several = result.as<ffi::Array<ffi::Any>>()) return (*several)[0].cast<Tensor>();
+  return result.cast<Tensor>();
+}
+
+void CheckBatch(const std::vector<int64_t>& seq_ids, size_t count, const char* what) {
+  if (seq_ids.size() != count) {
+    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", count, " ", what,
+          " given");
+  }
+  if (seq_ids.empty()) Throw(ErrorKind::kValue, "no sequences were named");
+  std::unordered_set<int64_t> seen;
+  for (int64_t id : seq_ids) {
+    if (!seen.insert(id).second) {
+      Throw(ErrorKind::kValue, "sequence ", id, " is named twice in one batch");
+    }
+  }
+}
+
+/*! \brief Cuts a ragged batch into steps of at most chunk tokens, in order. */
+std::vector<std::vector<Piece>> CutIntoSteps(const std::vector<std::vector<int32_t>>& tokens,
+                                             int64_t chunk, bool one_sequence_per_step) {
+  std::vector<std::vector<Piece>> steps;
+  int64_t room = 0;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const auto length = static_cast<int64_t>(tokens[i].size());
+    if (one_sequence_per_step) room = 0;
+    for (int64_t begin = 0; begin < length;) {
+      if (room == 0) {
+        steps.emplace_back();
+        room = chunk;
+      }
+      const int64_t end = std::min(length, begin + room);
+      steps.back().push_back({i, begin, end});
+      room -= end - begin;
+      begin = end;
+    }
+  }
+  return steps;
+}
+
+/*!
+ * \brief Refuses what the cache's free pages cannot hold before the first step is run.
+ *
+ * A page that has to be copied because another sequence shares it is not counted here; a step that
+ * lacks one throws, and AllOrNothing takes the others back.
+ */
+void CheckRoom(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
+               const std::vector<int64_t>& lengths) {
+  if (!cache.defined()) return;  // states do not grow with their sequences
+  const int64_t page_size = cache->config().page_size;
+  int64_t needed = 0;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < seq_ids.size(); ++i) {
+    if (cache->HasWindow(seq_ids[i])) continue;  // it lets go of pages as it goes on
+    const int64_t present = cache->GetSequenceLength(seq_ids[i]);
+    needed +=
+        (present + lengths[i] + page_size - 1) / page_size - (present + page_size - 1) / page_size;
+    tokens += lengths[i];
+  }
+  const int64_t available = cache->GetNumAvailablePages();
+  if (needed > available) {
+    Throw(ErrorKind::kOutOfPages, tokens, " new tokens need ", needed, " more pages of ", page_size,
+          " tokens, and ", available, " of the cache's ", cache->config().num_pages, " are free");
+  }
+}
+
+}  // namespace
+
+void ModelRunner::CheckTokens(int64_t seq_id, const std::vector<int32_t>& tokens) const {
+  if (tokens.empty()) Throw(ErrorKind::kValue, "there are no tokens for sequence ", seq_id);
+  for (int32_t token : tokens) {
+    if (token < 0 || token >= vocab_size_) {
+      Throw(ErrorKind::kValue, "token ", token, " for sequence ", seq_id,
+            " is not in the model's vocabulary [0, ", vocab_size_, ")");
+    }
+  }
+}
+
+ffi::Any ModelRunner::Call(const ModelFunction& function, const Tensor& embedded,
+                           const std::vector<int32_t>* rows) const {
+  std::vector<ffi::Any> arguments = {embedded};
+  if (rows != nullptr) arguments.emplace_back(ToDevice(*rows, functions_.device()));
+  if (cache_.defined()) arguments.emplace_back(cache_);
+  if (state_.defined()) arguments.emplace_back(state_);
+  arguments.emplace_back(params_);
+  const std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
+  ffi::Any result;
+  function.packed().CallPacked(views.data(), static_cast<int32_t>(views.size()), &result);
+  return result;
+}
+
+Tensor ModelRunner::RunStep(const std::vector<StepRequest>& requests,
+                            const std::vector<int32_t>& tokens, bool one_row_each,
+                            int64_t num_logits, const ModelCall& model) {
+  OneTVMThread policy(limit_threads_);
+  StepScope step(cache_, state_, requests);
+  const auto rows = static_cast<int64_t>(tokens.size());
+  auto embedded = functions_.embed(ToDevice(tokens, functions_.device()), params_).cast<Tensor>();
+  const int64_t hidden = embedded->shape[embedded->ndim - 1];
+  embedded = embedded.CreateView(
+      one_row_each ? ffi::Shape({rows, 1, hidden}) : ffi::Shape({1, rows, hidden}),
+      embedded->dtype);
+  const Tensor logits = LogitsOf(model(embedded));
+  const int64_t width = logits->ndim == 3 ? logits->shape[2] : 0;
+  if (width != vocab_size_ || logits->shape[0] * logits->shape[1] != num_logits) {
+    Throw(ErrorKind::kRuntime, functions_.path(), " returned logits of shape ",
+          ffi::Shape(logits->shape, logits->shape + logits->ndim), " where ", num_logits,
+          " rows of ", vocab_size_, " were expected");
+  }
+  step.End();
+  return logits.CreateView({num_logits, width}, logits->dtype);
+}
+
+Tensor ModelRunner::RunPrefill(const std::vector<StepRequest>& requests,
+                               const std::vector<int32_t>& tokens,
+                               const std::vector<int32_t>& logit_rows) {
+  const auto count = static_cast<int64_t>(logit_rows.size());
+  return RunStep(requests, tokens, false, count, [&](const Tensor& embedded) {
+    if (!functions_.batch_prefill && functions_.prefill) return Call(functions_.prefill, embedded);
+    return Call(functions_.batch_prefill, embedded, &logit_rows);
+  });
+}
+
+Tensor ModelRunner::RunAllRows(const std::vector<StepRequest>& requests,
+                               const std::vector<int32_t>& tokens) {
+  return RunStep(requests, tokens, false, static_cast<int64_t>(tokens.size()),
+                 [&](const Tensor& embedded) { return Call(functions_.batch_verify, embedded); });
+}
+
+Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
+                            const std::vector<std::vector<int32_t>>& tokens) {
+  CheckBatch(seq_ids, tokens.size(), "prompts");
+  std::vector<int64_t> lengths;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    CheckTokens(seq_ids[i], tokens[i]);
+    lengths.push_back(static_cast<int64_t>(tokens[i].size()));
+  }
+  const bool one_sequence_per_step = !functions_.batch_prefill;
+  const auto steps = CutIntoSteps(tokens, prefill_chunk_size_, one_sequence_per_step);
+  auto run = [&](const std::vector<Piece>& pieces) {
+    std::vector<StepRequest> requests;
+    std::vector<int32_t> flat;
+    std::vector<int32_t> last_rows;
+    for (const Piece& piece : pieces) {
+      const std::vector<int32_t>& prompt = tokens[piece.request];
+      StepRequest& request = requests.emplace_back();
+      request.seq_id = seq_ids[piece.request];
+      request.append_length = piece.end - piece.begin;
+      flat.insert(flat.end(), prompt.begin() + piece.begin, prompt.begin() + piece.end);
+      const bool ends_prompt = piece.end == lengths[piece.request];
+      if (ends_prompt) last_rows.push_back(static_cast<int32_t>(flat.size()) - 1);
+    }
+    const bool nothing_ends = last_rows.empty();  // the model wants a row all the same
+    if (nothing_ends) last_rows.push_back(static_cast<int32_t>(flat.size()) - 1);
+    Tensor logits = RunPrefill(requests, flat, last_rows);
+    return std::make_pair(logits, nothing_ends ? int64_t{0} : logits->shape[0]);
+  };
+  if (steps.size() == 1) return run(steps[0]).first;
+
+  CheckRoom(cache_, seq_ids, lengths);
+  return AllOrNothing(cache_, state_, seq_ids, [&] {
+    Tensor all = Tensor::Empty({static_cast<int64_t>(seq_ids.size()), vocab_size_},
+                               DLDataType{kDLFloat, 32, 1}, functions_.device());
+    int64_t at = 0;
+    for (const std::vector<Piece>& pieces : steps) {
+      auto [logits, count] = run(pieces);
+      if (count > 0) CopyRows(logits, 0, count, all, at);
+      at += count;
+    }
+    return all;
+  });
+}
+
+Tensor ModelRunner::Decode(const std::vector<int64_t>& seq_ids,
+                           const std::vector<int32_t>& tokens) {
+  CheckBatch(seq_ids, tokens.size(), "tokens");
+  const auto batch = static_cast<int64_t>(tokens.size());
+  const bool single = !functions_.batch_decode && functions_.decode && batch == 1;
+  if ((!functions_.batch_decode && !single) || batch > prefill_chunk_size_) {
+    std::vector<std::vector<int32_t>> prompts;
+    for (int32_t token : tokens) prompts.push_back({token});
+    return Prefill(seq_ids, prompts);
+  }
+  std::vector<StepRequest> requests(seq_ids.size());
+  for (size_t i = 0; i < seq_ids.size(); ++i) {
+    CheckTokens(seq_ids[i], {tokens[i]});
+    requests[i].seq_id = seq_ids[i];
+    requests[i].append_length = 1;
+  }
+  return RunStep(requests, tokens, true, batch, [&](const Tensor& embedded) {
+    return Call(single ? functions_.decode : functions_.batch_decode, embedded);
+  });
+}
+
+Tensor ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
+                           const std::vector<TokenTree>& trees) {
+  CheckBatch(seq_ids, trees.size(), "trees");
+  std::vector<ForwardRequest> requests(trees.size());
+  for (size_t i = 0; i < trees.size(); ++i) {
+    const TokenTree& tree = trees[i];
+    requests[i].seq_id = seq_ids[i];
+    requests[i].mask = Mask::Tree(tree.RowParents());
+    requests[i].tokens.resize(tree.num_rows());
+    for (int32_t node = 0; node < tree.size(); ++node) {
+      requests[i].tokens[tree.rows()[node]] = tree.tokens()[node];
+    }
+  }
+  return Forward(requests);
+}
+
+Tensor ModelRunner::Forward(const std::vector<ForwardRequest>& requests) {
+  std::vector<int64_t> seq_ids;
+  std::vector<int64_t> lengths;
+  int64_t total = 0;
+  for (const ForwardRequest& request : requests) {
+    CheckTokens(request.seq_id, request.tokens);
+    const auto length = static_cast<int64_t>(request.tokens.size());
+    if (length > prefill_chunk_size_) {
+      Throw(ErrorKind::kValue, "sequence ", request.seq_id, " has ", length,
+            " new tokens, and one forward takes at most the prefill chunk of ",
+            prefill_chunk_size_);
+    }
+    if (!request.positions.empty() && request.positions.size() != request.tokens.size()) {
+      Throw(ErrorKind::kValue, "sequence ", request.seq_id, " has ", length, " new tokens and ",
+            request.positions.size(), " positions");
+    }
+    seq_ids.push_back(request.seq_id);
+    lengths.push_back(length);
+    total += length;
+  }
+  CheckBatch(seq_ids, requests.size(), "requests");
+
+  auto run = [&](size_t begin, size_t end) {
+    std::vector<StepRequest> step;
+    std::vector<int32_t> flat;
+    for (size_t i = begin; i < end; ++i) {
+      const ForwardRequest& request = requests[i];
+      step.push_back({request.seq_id, lengths[i], request.mask, request.pending,
+                      request.positions.empty() ? nullptr : request.positions.data()});
+      flat.insert(flat.end(), request.tokens.begin(), request.tokens.end());
+    }
+    return RunAllRows(step, flat);
+  };
+  if (total <= prefill_chunk_size_) return run(0, requests.size());
+
+  CheckRoom(cache_, seq_ids, lengths);
+  return AllOrNothing(cache_, state_, seq_ids, [&] {
+    Tensor all =
+        Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
+    int64_t at = 0;
+    for (size_t begin = 0, end = 0; begin < requests.size(); begin = end) {
+      int64_t rows = 0;
+      while (end < requests.size() && rows + lengths[end] <= prefill_chunk_size_) {
+        rows += lengths[end++];
+      }
+      CopyRows(run(begin, end), 0, rows, all, at);
+      at += rows;
+    }
+    return all;
+  });
+}
+
+}  // namespace kvctl

@@ -1,0 +1,231 @@
+// From a model directory to a runner.
+#include <algorithm>
+
+#include "kvctl/error.h"
+#include "kvctl/model_runner.h"
+#include "runtime/model/model_files.h"
+#include "runtime/model/param_loader.h"
+#include "runtime/support/json.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+/*!
+ * \brief kvctl's cache and recurrent state are installed as long as this lives, and afterwards if
+ * they were before.
+ */
+class CacheInstallation {
+ public:
+  CacheInstallation() : cache_before_(CacheInstalled()), state_before_(RecurrentStateInstalled()) {
+    if (!cache_before_) InstallCache();
+    if (!state_before_) InstallRecurrentState();
+  }
+  ~CacheInstallation() {
+    if (!cache_before_) UninstallCache();
+    if (!state_before_) UninstallRecurrentState();
+  }
+  CacheInstallation(const CacheInstallation&) = delete;
+  CacheInstallation& operator=(const CacheInstallation&) = delete;
+
+ private:
+  bool cache_before_;
+  bool state_before_;
+};
+
+int64_t IntegerOr(const JsonObject& json, const char* key, int64_t fallback) {
+  return FindMember<int64_t>(json, key).value_or(fallback);
+}
+
+std::string StateKind(const JsonObject& metadata) {
+  return FindMember<ffi::String>(metadata, "kv_state_kind").value_or("kv_cache");
+}
+
+/*! \brief Refuses models that would run wrongly instead of running them. */
+void CheckSupported(const FunctionTable& functions) {
+  const JsonObject& metadata = functions.metadata();
+  const std::string& library = functions.path();
+  if (metadata.empty()) {
+    Throw(ErrorKind::kValue, library, " says nothing about its parameters: it has no _metadata");
+  }
+  const std::string kind = StateKind(metadata);
+  if (kind != "kv_cache" && kind != "rnn_state" && kind != "hybrid") {
+    Throw(ErrorKind::kNotImplemented, library, " keeps its state as '", kind,
+          "'; the runner runs models that keep a 'kv_cache', an 'rnn_state' or both ('hybrid')");
+  }
+  for (const char* key : {"tensor_parallel_shards", "pipeline_parallel_stages"}) {
+    const int64_t count = IntegerOr(metadata, key, 1);
+    if (count > 1) {
+      Throw(ErrorKind::kNotImplemented, library, " is compiled for ", count, " devices (", key,
+            "); the runner runs models on one");
+    }
+  }
+  auto ours = FindMember<JsonObject>(metadata, "kvctl");
+  if (ours && IntegerOr(*ours, "format", 1) != 1) {
+    Throw(ErrorKind::kValue, library, " is a kvctl library of format ",
+          IntegerOr(*ours, "format", 1), ", this kvctl knows format 1: compile the model again");
+  }
+}
+
+/*! \brief value, or limit where value is 0; never more than limit, which memory was planned for. */
+int64_t WithinLimit(int64_t value, int64_t limit, const char* name, const std::string& library) {
+  if (value == 0) value = limit;
+  if (value < 1 || value > limit) {
+    Throw(ErrorKind::kValue, name, " must be from 1 to ", limit, ", for which ", library,
+          " was compiled, got ", value);
+  }
+  return value;
+}
+
+int64_t VocabSize(const JsonObject& config, const std::string& directory) {
+  auto size = FindMember<int64_t>(config, "vocab_size");
+  if (!size) {
+    const JsonObject model = FindMember<JsonObject>(config, "model_config").value_or(JsonObject());
+    size = GetMember<int64_t>(model, "vocab_size", directory + "/mlc-chat-config.json");
+  }
+  return *size;
+}
+
+/*! \brief What MLC-LLM's engine tells the cache of each sequence of a model with a window. */
+struct ModelWindow {
+  int64_t size = 0;  //!< sinks and past together, the token itself not counted; 0: none
+  int64_t sinks = 0;
+};
+
+ModelWindow WindowOf(const FunctionTable& functions, const JsonObject& config) {
+  const JsonObject& metadata = functions.metadata();
+  const JsonObject model = FindMember<JsonObject>(config, "model_config").value_or(JsonObject());
+  ModelWindow window;
+  window.size = std::max<int64_t>(IntegerOr(metadata, "sliding_window_size", 0), 0);
+  for (const JsonObject* from : {&metadata, &config, &model}) {
+    const int64_t sinks = IntegerOr(*from, "attention_sink_size", -1);
+    if (sinks < 0) continue;
+    window.sinks = sinks;
+    break;
+  }
+  if (window.size > 0 && window.sinks >= window.size) {
+    Throw(ErrorKind::kValue, functions.path(), " has a sliding window of ", window.size,
+          " tokens with ", window.sinks, " attention sinks; they must be fewer");
+  }
+  return window;
+}
+
+PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
+                         int64_t max_total_tokens, int64_t chunk, int64_t page_size,
+                         const ModelWindow& window) {
+  ffi::Any created = functions.create_paged_kv_cache(
+      ffi::Shape({max_sequences}), ffi::Shape({max_total_tokens}), ffi::Shape({chunk}),
+      ffi::Shape({page_size}), ffi::Shape({static_cast<int64_t>(window.size > 0)}));
+  auto cache = created.as<PagedKVCache>();
+  if (!cache.has_value() || !cache->defined()) {
+    Throw(
+        ErrorKind::kRuntime, functions.path(), " created a ", created.GetTypeKey(),
+        " instead of kvctl's cache: it was loaded before that was installed, and a virtual ",
+        "machine keeps the functions that it found when it started. Install kvctl's cache first, ",
+        "or give the runner the directory alone");
+  }
+  // Where layers have windows of their own, the library's says how large those are.
+  const PagedKVCacheConfig& config = (*cache)->config();
+  if (window.size > 0 && config.layer_windows.empty()) {
+    (*cache)->SetDefaultWindow(window.size - window.sinks + 1, window.sinks, kDefaultHorizon,
+                               window.sinks > 0 && config.rope_mode != RopeMode::kNone);
+  }
+  return *cache;
+}
+
+/*! \brief The recurrent state that a kvctl library describes, or that another one creates. */
+RecurrentState CreateState(const FunctionTable& functions, int64_t max_sequences,
+                           const RunnerOptions& options) {
+  auto ours = FindMember<JsonObject>(functions.metadata(), "kvctl");
+  auto described = ours ? FindMember<JsonObject>(*ours, "recurrent") : std::nullopt;
+  if (described) {
+    RecurrentStateConfig config;
+    config.num_layers = GetMember<int64_t>(*described, "num_layers", functions.path());
+    config.max_sequences = max_sequences;
+    config.max_history = options.max_history;
+    config.max_bytes = options.max_state_bytes;
+    config.keep_steps = options.keep_steps;
+    for (const ffi::Any& state :
+         GetMember<ffi::json::Array>(*described, "states", functions.path())) {
+      const auto spec = state.cast<JsonObject>();
+      std::vector<int64_t> shape;
+      for (const ffi::Any& extent : GetMember<ffi::json::Array>(spec, "shape", functions.path())) {
+        shape.push_back(extent.cast<int64_t>());
+      }
+      const auto dtype = GetMember<ffi::String>(spec, "dtype", functions.path());
+      const tvm::runtime::Tensor value =
+          tvm::runtime::Tensor::Empty(shape, ffi::StringToDLDataType(dtype), functions.device());
+      const std::vector<char> zeros(ffi::GetDataSize(*value.operator->()));
+      tvm::runtime::Tensor(value).CopyFromBytes(zeros.data(), zeros.size());
+      config.init_values.push_back(value);
+    }
+    return RecurrentState::Create(config);
+  }
+  if (options.max_state_bytes != 0 || !options.keep_steps) {
+    Throw(
+        ErrorKind::kValue, functions.path(),
+        " creates its recurrent state itself, so max_state_bytes and keep_steps cannot be chosen");
+  }
+  // TVM's max_history counts the present state.
+  ffi::Any created = functions.create_rnn_state(ffi::Shape({max_sequences}),
+                                                ffi::Shape({options.max_history + 1}));
+  auto state = created.as<RecurrentState>();
+  if (!state.has_value() || !state->defined()) {
+    Throw(ErrorKind::kRuntime, functions.path(), " created a ", created.GetTypeKey(),
+          " instead of kvctl's recurrent state: it was loaded before that was installed. Install ",
+          "kvctl first, or give the runner the directory alone");
+  }
+  return *state;
+}
+
+}  // namespace
+
+ModelRunner ModelRunner::Load(const std::string& directory, const RunnerOptions& options) {
+  Init(options.device.device_type == kDLCUDA ? "cuda" : "cpu");
+  const ModelFiles files = OpenModelFiles(directory);
+  CacheInstallation installation;
+  return Load(directory, FunctionTable::Load(files.library, options.device), options);
+}
+
+ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable& functions,
+                              const RunnerOptions& options) {
+  const ModelFiles files = OpenModelFiles(directory);
+  CheckSupported(functions);
+  const JsonObject& metadata = functions.metadata();
+
+  ModelRunner runner(functions);
+  runner.config_ = files.config;
+  runner.vocab_size_ = VocabSize(files.config, directory);
+  runner.limit_threads_ = metadata.count(ffi::String("kvctl")) > 0;
+  const int64_t chunk_limit = IntegerOr(metadata, "prefill_chunk_size", 2048);
+  runner.prefill_chunk_size_ =
+      WithinLimit(options.prefill_chunk_size, chunk_limit, "prefill_chunk_size", functions.path());
+  const int64_t max_sequences =
+      WithinLimit(options.max_sequences, IntegerOr(metadata, "max_batch_size", INT32_MAX),
+                  "max_sequences", functions.path());
+  constexpr int64_t kDefaultTokens = 8192;
+  int64_t max_total_tokens = options.max_total_tokens;
+  if (max_total_tokens == 0) {
+    const int64_t window = IntegerOr(metadata, "context_window_size", -1);
+    max_total_tokens = window < 1 || window > kDefaultTokens / max_sequences
+                           ? kDefaultTokens
+                           : window * max_sequences;
+  }
+  if (max_total_tokens < 1 || options.page_size < 1) {
+    Throw(ErrorKind::kValue, "max_total_tokens and page_size must be at least 1, got ",
+          max_total_tokens, " and ", options.page_size);
+  }
+  const std::string kind = StateKind(metadata);
+  if (kind != "rnn_state") {
+    runner.cache_ =
+        CreateCache(functions, max_sequences, max_total_tokens, runner.prefill_chunk_size_,
+                    options.page_size, WindowOf(functions, files.config));
+  }
+  if (kind != "kv_cache") runner.state_ = CreateState(functions, max_sequences, options);
+  runner.params_ = LoadParams(files, ReadParamSpecs(metadata, functions.path()), functions.device(),
+                              options.progress);
+  return runner;
+}
+
+}  // namespace kvctl

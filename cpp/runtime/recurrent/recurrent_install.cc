@@ -1,0 +1,86 @@
+// kvctl's recurrent state behind the function through which model libraries create theirs.
+#include <tvm/ffi/function.h>
+
+#include <mutex>
+
+#include "kvctl/error.h"
+#include "kvctl/recurrent_state.h"
+#include "runtime/support/guard.h"
+
+namespace kvctl {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+constexpr const char* kCreateName = "vm.builtin.rnn_state_create";
+
+/*! \brief TVM's own function while kvctl's stands in its place. The registry is the process's. */
+struct Replaced {
+  std::mutex mutex;
+  ffi::Optional<ffi::Function> function;
+};
+
+Replaced& TheReplaced() {
+  static Replaced* replaced =
+      new Replaced();  // never destroyed: others' destructors may come later
+  return *replaced;
+}
+
+/*!
+ * \brief TVM's arguments. Its max_history counts the present state, so that max_history - 1 tokens
+ * can be rolled back; its getters and setters index TVM's layout of slots, and kvctl copies rows by
+ * itself.
+ */
+RecurrentState CreateForModel(int64_t num_layers, int64_t max_sequences, int64_t max_history,
+                              const ffi::Array<ffi::Function>& getters,
+                              const ffi::Array<ffi::Function>& setters,
+                              const ffi::Array<tvm::runtime::Tensor>& init_values) {
+  if (max_history < 1) {
+    Throw(ErrorKind::kValue, "max_history must be at least 1 (the present state), got ",
+          max_history);
+  }
+  if (getters.size() != init_values.size() || setters.size() != init_values.size()) {
+    Throw(ErrorKind::kValue, "a layer has ", init_values.size(), " states, but ", getters.size(),
+          " getters and ", setters.size(), " setters were given");
+  }
+  RecurrentStateConfig config;
+  config.num_layers = num_layers;
+  config.max_sequences = max_sequences;
+  config.max_history = max_history - 1;
+  config.init_values = init_values;
+  return RecurrentState::Create(config);
+}
+
+}  // namespace
+
+void InstallRecurrentState() {
+  Guard([] {
+    Replaced& replaced = TheReplaced();
+    std::lock_guard<std::mutex> lock(replaced.mutex);
+    if (replaced.function.has_value()) return;
+    const auto function = ffi::Function::GetGlobal(kCreateName);
+    if (!function.has_value()) {
+      Throw(ErrorKind::kRuntime, kCreateName, " is not registered: TVM's runtime is not loaded");
+    }
+    ffi::Function::SetGlobal(kCreateName, ffi::Function::FromTyped(Guarded(CreateForModel)), true);
+    replaced.function = function;
+  });
+}
+
+void UninstallRecurrentState() {
+  Guard([] {
+    Replaced& replaced = TheReplaced();
+    std::lock_guard<std::mutex> lock(replaced.mutex);
+    if (!replaced.function.has_value()) return;
+    ffi::Function::SetGlobal(kCreateName, replaced.function.value(), true);
+    replaced.function = std::nullopt;
+  });
+}
+
+bool RecurrentStateInstalled() {
+  Replaced& replaced = TheReplaced();
+  std::lock_guard<std::mutex> lock(replaced.mutex);
+  return replaced.function.has_value();
+}
+
+}  // namespace kvctl

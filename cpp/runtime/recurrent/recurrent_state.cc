@@ -1,0 +1,312 @@
+#include "runtime/recurrent/recurrent_state.h"
+
+#include <tvm/ffi/cast.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "runtime/support/device.h"
+
+namespace kvctl {
+
+namespace {
+
+using tvm::runtime::Tensor;
+
+size_t TensorBytes(const Tensor& tensor) { return tvm::ffi::GetDataSize(*tensor.operator->()); }
+
+bool SameDevice(DLDevice a, DLDevice b) {
+  return a.device_type == b.device_type && a.device_id == b.device_id;
+}
+
+RecurrentStateConfig Checked(RecurrentStateConfig config) {
+  if (config.num_layers < 1) {
+    Throw(ErrorKind::kValue, "num_layers must be at least 1, got ", config.num_layers);
+  }
+  if (config.max_sequences < 1) {
+    Throw(ErrorKind::kValue, "max_sequences must be at least 1, got ", config.max_sequences);
+  }
+  if (config.max_history < 0) {
+    Throw(ErrorKind::kValue, "max_history must be at least 0, got ", config.max_history);
+  }
+  if (config.max_bytes < 0) {
+    Throw(ErrorKind::kValue, "max_bytes must be at least 0 (0: no bound), got ", config.max_bytes);
+  }
+  if (config.init_values.empty()) {
+    Throw(ErrorKind::kValue, "a layer must have at least 1 state, got no initial values");
+  }
+  tvm::ffi::Array<Tensor> own;  // copies: the caller may change or free what it handed over
+  for (const Tensor& init : config.init_values) {
+    if (!SameDevice(init->device, config.init_values[0]->device)) {
+      Throw(ErrorKind::kValue, "the initial values of the states must lie on one device");
+    }
+    if (!tvm::ffi::IsContiguous(*init.operator->())) {
+      Throw(ErrorKind::kValue, "the initial values of the states must be contiguous");
+    }
+    if (TensorBytes(init) == 0 || init->dtype.bits % 8 != 0) {
+      Throw(ErrorKind::kValue, "a state must have at least 1 element of whole bytes");
+    }
+    Tensor copy = Tensor::Empty(init.Shape(), init->dtype, init->device);
+    copy.CopyFrom(init);
+    own.push_back(copy);
+  }
+  config.init_values = own;
+  return config;
+}
+
+RecurrentConfig TableConfigOf(const RecurrentStateConfig& config) {
+  double state_bytes = 0;
+  for (const Tensor& init : config.init_values) {
+    state_bytes += static_cast<double>(TensorBytes(init)) * static_cast<double>(config.num_layers);
+  }
+  // Every sequence can keep its whole history while a step computes as many states again: then no
+  // abort has anything to bring back.
+  double slots = 2.0 * static_cast<double>(config.max_sequences) *
+                 (static_cast<double>(config.max_history) + 1);
+  if (config.max_bytes > 0) slots = static_cast<double>(config.max_bytes) / state_bytes;
+  if (slots < 2) {
+    Throw(ErrorKind::kValue, "max_bytes must hold at least 2 states of ", state_bytes,
+          " bytes, got ", config.max_bytes);
+  }
+  constexpr double kMost = std::numeric_limits<int32_t>::max() - 1;
+  if (slots > kMost || config.max_sequences > kMost || config.max_history > kMost) {
+    Throw(ErrorKind::kValue, "max_sequences = ", config.max_sequences,
+          ", max_history = ", config.max_history, " and max_bytes = ", config.max_bytes,
+          " ask for more than ", kMost, " states");
+  }
+  RequireMemory(config.init_values[0]->device, slots * state_bytes, "the recurrent state");
+  return {static_cast<int32_t>(slots), static_cast<int32_t>(config.max_sequences),
+          static_cast<int32_t>(config.max_history), config.keep_steps};
+}
+
+}  // namespace
+
+RecurrentStateImpl::RecurrentStateImpl(const RecurrentStateConfig& config)
+    : config_(Checked(config)), table_(TableConfigOf(config_)) {
+  for (const Tensor& init : config_.init_values) row_bytes_.push_back(TensorBytes(init));
+  const int64_t slots = table_.pool().num_pages();
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    for (const Tensor& init : config_.init_values) {
+      std::vector<int64_t> shape = {slots};
+      shape.insert(shape.end(), init.Shape().begin(), init.Shape().end());
+      storage_.push_back(Tensor::Empty(shape, init->dtype, init->device));
+      CopyRows(init, storage_.back(), TensorBytes(init), {{0, 0}});
+    }
+  }
+  written_.assign(storage_.size(), Written::kNot);
+}
+
+void RecurrentStateImpl::CopyRows(const Tensor& source, const Tensor& target, size_t row_bytes,
+                                  const std::vector<RowMove>& moves) const {
+  const DLTensor* from = source.operator->();
+  const DLTensor* to = target.operator->();
+  if (to->device.device_type == kDLCPU) {
+    CopyRowsCpu(static_cast<const char*>(from->data) + from->byte_offset,
+                static_cast<char*>(to->data) + to->byte_offset, moves.data(),
+                static_cast<int64_t>(moves.size()), row_bytes);
+    return;
+  }
+  int64_t size = static_cast<int64_t>(row_bytes);
+  for (const RowMove& move : moves) {
+    DLTensor row_from = *from;
+    row_from.ndim = 1;
+    row_from.dtype = {kDLUInt, 8, 1};
+    row_from.shape = &size;
+    row_from.strides = nullptr;
+    DLTensor row_to = row_from;
+    row_to.data = to->data;
+    row_to.device = to->device;
+    row_from.byte_offset = from->byte_offset + move.source * row_bytes;
+    row_to.byte_offset = to->byte_offset + move.target * row_bytes;
+    Tensor::CopyFromTo(&row_from, &row_to);
+  }
+}
+
+// Sequences ---------------------------------------------------------------------------------------
+
+void RecurrentStateImpl::Clear() {
+  InTurn([&] {
+    table_.AbortForward();
+    table_.Clear();
+  });
+}
+void RecurrentStateImpl::AddSequence(int64_t seq_id) {
+  InTurn([&] { table_.Add(seq_id); });
+}
+void RecurrentStateImpl::RemoveSequence(int64_t seq_id) {
+  InTurn([&] { table_.Remove(seq_id); });
+}
+int64_t RecurrentStateImpl::Fork(int64_t parent, int64_t child, int64_t position) {
+  return InTurn([&] { return table_.Fork(parent, child, position); });
+}
+
+void RecurrentStateImpl::ForkSequence(int64_t parent, int64_t child, int64_t position) {
+  InTurn([&] {
+    const int64_t replay = table_.Fork(parent, child, position);
+    if (replay == 0) return;
+    table_.Remove(child);
+    Throw(ErrorKind::kValue, "fork_sequence: no state is kept at position ", position,
+          " of sequence ", parent, ", the last one before it is at ", position - replay,
+          "; kvctl.recurrent.fork_sequence forks there and returns how many tokens to run again");
+  });
+}
+
+int64_t RecurrentStateImpl::Pop(int64_t seq_id, int64_t n) {
+  return InTurn([&] { return table_.PopN(seq_id, n); });
+}
+
+void RecurrentStateImpl::PopN(int64_t seq_id, int32_t n) {
+  InTurn([&] {
+    const Landing landing = table_.PlanPopN(seq_id, n);
+    if (landing.replay > 0) {
+      Throw(ErrorKind::kValue, "popn: no state is kept at position ",
+            landing.position + landing.replay, " of sequence ", seq_id,
+            ", the last one before it is at ", landing.position,
+            "; kvctl.recurrent.popn goes back there and returns how many tokens to run again");
+    }
+    table_.PopN(seq_id, n);
+  });
+}
+
+RecurrentLanding RecurrentStateImpl::PlanPop(int64_t seq_id, int64_t n) const {
+  return InTurn([&] {
+    const Landing landing = table_.PlanPopN(seq_id, n);
+    return RecurrentLanding{landing.position, landing.num_pending, landing.replay};
+  });
+}
+
+std::vector<int32_t> RecurrentStateImpl::Commit(const std::vector<int64_t>& seq_ids,
+                                                const std::vector<std::vector<int32_t>>& kept) {
+  return InTurn([&] { return table_.Commit(seq_ids, kept); });
+}
+std::vector<int32_t> RecurrentStateImpl::PlanCommit(
+    const std::vector<int64_t>& seq_ids, const std::vector<std::vector<int32_t>>& kept) const {
+  return InTurn([&] { return table_.PlanCommit(seq_ids, kept); });
+}
+void RecurrentStateImpl::DropPending(int64_t seq_id) {
+  InTurn([&] { table_.DropPending(seq_id); });
+}
+
+// Queries -----------------------------------------------------------------------------------------
+
+int64_t RecurrentStateImpl::SequenceLength(int64_t seq_id) const {
+  return InTurn([&] {
+    const RecurrentSequence& sequence = table_.Get(seq_id);
+    return sequence.length() + sequence.num_pending();
+  });
+}
+int64_t RecurrentStateImpl::PendingLength(int64_t seq_id) const {
+  return InTurn([&] { return static_cast<int64_t>(table_.Get(seq_id).num_pending()); });
+}
+std::vector<int32_t> RecurrentStateImpl::PendingParents(int64_t seq_id) const {
+  return InTurn([&] {
+    std::vector<int32_t> parents;
+    for (const PendingState& node : table_.Get(seq_id).pending) parents.push_back(node.parent);
+    return parents;
+  });
+}
+int64_t RecurrentStateImpl::EarliestPosition(int64_t seq_id) const {
+  return InTurn([&] { return table_.EarliestPosition(seq_id); });
+}
+
+int64_t RecurrentStateImpl::NumFreeSlots() const {
+  return InTurn([&] { return int64_t{table_.pool().num_free()}; });
+}
+
+int64_t RecurrentStateImpl::StateBytes() const {
+  size_t bytes = 0;
+  for (size_t row : row_bytes_) bytes += row;
+  return static_cast<int64_t>(bytes) * config_.num_layers;
+}
+
+Tensor RecurrentStateImpl::DebugGet(int64_t layer_id, int64_t state_id, int64_t seq_id) {
+  return GetState(seq_id, -1, layer_id, state_id);
+}
+
+Tensor RecurrentStateImpl::GetState(int64_t seq_id, int64_t position, int64_t layer_id,
+                                    int64_t state_id) const {
+  return InTurn([&] {
+    const Tensor& storage = Storage(layer_id, state_id);
+    const RecurrentSequence& sequence = table_.Get(seq_id);
+    const int64_t total = sequence.length() + sequence.num_pending();
+    int32_t slot = -1;
+    if (position == -1) position = sequence.length();
+    if (position > sequence.length() && position <= total) {
+      slot = sequence.pending[position - sequence.length() - 1].slot;
+    } else if (position <= sequence.length()) {
+      const int32_t index = sequence.FindAtOrBefore(position);
+      if (index >= 0 && sequence.history[index].position == position) {
+        slot = sequence.history[index].slot;
+      }
+    }
+    if (slot < 0) {
+      Throw(ErrorKind::kIndex, "no state is kept at position ", position, " of sequence ", seq_id,
+            " of length ", sequence.length(), " with ", sequence.num_pending(), " pending tokens");
+    }
+    const Tensor& init = config_.init_values[state_id];
+    Tensor result = Tensor::Empty(init.Shape(), init->dtype, init->device);
+    CopyRows(storage, result, row_bytes_[state_id], {{slot, 0}});
+    return result;
+  });
+}
+
+// Checkpoints -------------------------------------------------------------------------------------
+
+class RecurrentCheckpointImpl final : public RecurrentCheckpointObj {
+ public:
+  RecurrentCheckpointImpl(RecurrentState state, int64_t id) : state_(std::move(state)), id_(id) {}
+  ~RecurrentCheckpointImpl() { state()->Discard(id_); }
+
+  const RecurrentStateImpl* state() const {
+    return static_cast<const RecurrentStateImpl*>(state_.get());
+  }
+  int64_t id() const { return id_; }
+
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.RecurrentCheckpointImpl", RecurrentCheckpointImpl,
+                                    RecurrentCheckpointObj);
+
+ private:
+  RecurrentState state_;  // which a checkpoint keeps alive
+  int64_t id_;
+};
+
+void RecurrentStateImpl::Discard(int64_t checkpoint) const noexcept {
+  std::lock_guard<std::mutex> lock(discarded_mutex_);
+  discarded_.push_back(checkpoint);
+}
+
+void RecurrentStateImpl::ForgetDiscarded() const {
+  std::lock_guard<std::mutex> lock(discarded_mutex_);
+  for (int64_t checkpoint : discarded_) table_.ReleaseCheckpoint(checkpoint);
+  discarded_.clear();
+}
+
+RecurrentCheckpoint RecurrentStateImpl::MakeCheckpoint(int64_t seq_id) {
+  return InTurn([&] {
+    const int64_t id = table_.MakeCheckpoint(seq_id);
+    return RecurrentCheckpoint(
+        tvm::ffi::make_object<RecurrentCheckpointImpl>(tvm::ffi::GetRef<RecurrentState>(this), id));
+  });
+}
+
+int64_t RecurrentStateImpl::CheckpointId(const RecurrentCheckpoint& checkpoint) const {
+  const auto* made = checkpoint.as<RecurrentCheckpointImpl>();
+  if (made == nullptr || made->state() != this) {
+    Throw(ErrorKind::kValue, "rollback: the checkpoint was made by another recurrent state");
+  }
+  return made->id();
+}
+
+void RecurrentStateImpl::CheckRollback(int64_t seq_id,
+                                       const RecurrentCheckpoint& checkpoint) const {
+  InTurn([&] { table_.CheckCheckpoint(seq_id, CheckpointId(checkpoint)); });
+}
+void RecurrentStateImpl::Rollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) {
+  InTurn([&] { table_.Rollback(seq_id, CheckpointId(checkpoint)); });
+}
+
+RecurrentState RecurrentState::Create(const RecurrentStateConfig& config) {
+  return Guard([&] { return RecurrentState(tvm::ffi::make_object<RecurrentStateImpl>(config)); });
+}
+
+}  // namespace kvctl

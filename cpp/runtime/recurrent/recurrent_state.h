@@ -1,0 +1,135 @@
+/*!
+ * \file runtime/recurrent/recurrent_state.h
+ * \brief RecurrentStateObj: core's table of kept states over slots that lie in TVM tensors.
+ */
+#ifndef KVCTL_RUNTIME_RECURRENT_RECURRENT_STATE_H_
+#define KVCTL_RUNTIME_RECURRENT_RECURRENT_STATE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "core/recurrent/recurrent_table.h"
+#include "kernels/row_copy.h"
+#include "kvctl/error.h"
+#include "kvctl/recurrent_state.h"
+#include "runtime/support/guard.h"
+
+namespace kvctl {
+
+class RecurrentStateImpl final : public RecurrentStateObj {
+ public:
+  using Shape = tvm::ffi::Shape;
+
+  explicit RecurrentStateImpl(const RecurrentStateConfig& config);
+
+  // KVState.
+  void Clear() final;
+  void AddSequence(int64_t seq_id) final;
+  void RemoveSequence(int64_t seq_id) final;
+  void ForkSequence(int64_t parent, int64_t child, int64_t position) final;
+  void PopN(int64_t seq_id, int32_t n) final;
+  void BeginForward(const Shape& seq_ids, const Shape& append_lengths,
+                    const tvm::ffi::Optional<Shape>& parents) final;
+  void EndForward() final;
+
+  // RNNState.
+  void Get(int64_t layer_id, int64_t state_id, Tensor out) final;
+  void Set(int64_t layer_id, int64_t state_id, Tensor data) final;
+  Tensor DebugGet(int64_t layer_id, int64_t state_id, int64_t seq_id) final;
+
+  // RecurrentStateObj.
+  void BeginForward(const std::vector<RecurrentRequest>& requests) final;
+  void CheckEndForward() const final;
+  void AbortForward() final;
+  bool InForward() const final { return table_.in_forward(); }
+  int64_t NumRoots() const final;
+  void GetRoots(int64_t layer_id, int64_t state_id, Tensor out) final;
+  void GetRows(bool steps, Tensor out) final;
+  void SetSteps(int64_t layer_id, int64_t state_id, Tensor data) final;
+  int64_t Fork(int64_t parent, int64_t child, int64_t position) final;
+  int64_t Pop(int64_t seq_id, int64_t n) final;
+  RecurrentLanding PlanPop(int64_t seq_id, int64_t n) const final;
+  std::vector<int32_t> Commit(const std::vector<int64_t>& seq_ids,
+                              const std::vector<std::vector<int32_t>>& kept) final;
+  std::vector<int32_t> PlanCommit(const std::vector<int64_t>& seq_ids,
+                                  const std::vector<std::vector<int32_t>>& kept) const final;
+  void DropPending(int64_t seq_id) final;
+  RecurrentCheckpoint MakeCheckpoint(int64_t seq_id) final;
+  void Rollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) final;
+  void CheckRollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) const final;
+  const RecurrentStateConfig& config() const final { return config_; }
+  bool HasSequence(int64_t seq_id) const final { return table_.Contains(seq_id); }
+  int64_t SequenceLength(int64_t seq_id) const final;
+  int64_t PendingLength(int64_t seq_id) const final;
+  std::vector<int32_t> PendingParents(int64_t seq_id) const final;
+  int64_t EarliestPosition(int64_t seq_id) const final;
+  int64_t StateBytes() const final;
+  int64_t NumSlots() const final { return table_.config().num_slots; }
+  int64_t NumFreeSlots() const final;
+  Tensor GetState(int64_t seq_id, int64_t position, int64_t layer_id, int64_t state_id) const final;
+
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.RecurrentStateImpl", RecurrentStateImpl,
+                                    RecurrentStateObj);
+
+ private:
+  friend class RecurrentCheckpointImpl;
+
+  /*! \brief Whether a state of the step in flight has been set, and how. */
+  enum class Written : char { kNot, kFinal, kSteps };
+
+  /*! \brief One caller's turn with the state. */
+  class Turn {
+   public:
+    explicit Turn(std::atomic<bool>* busy) : busy_(busy) {
+      if (busy->exchange(true, std::memory_order_acquire)) {
+        Throw(ErrorKind::kRuntime,
+              "the recurrent state is in use by another thread; one thread at a time");
+      }
+    }
+    ~Turn() { busy_->store(false, std::memory_order_release); }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    std::atomic<bool>* busy_;
+  };
+  /*! \brief Runs f as the only caller, errors translated; a second caller at the same time is
+   * refused. */
+  template <typename F>
+  auto InTurn(F&& f) const {
+    return Guard([&]() -> decltype(f()) {
+      Turn turn(&busy_);
+      ForgetDiscarded();
+      return std::forward<F>(f)();
+    });
+  }
+  /*! \brief Releases the checkpoints that were destroyed since the last turn. */
+  void ForgetDiscarded() const;
+  /*! \brief Called by a checkpoint's destructor, on any thread. */
+  void Discard(int64_t checkpoint) const noexcept;
+
+  const Tensor& Storage(int64_t layer_id, int64_t state_id) const;
+  const RecurrentStep& Step(const char* operation) const;
+  void CheckRows(const Tensor& tensor, const char* what, int64_t rows, int64_t state_id) const;
+  StepOutcome Outcome() const;
+  void Begin(const std::vector<RecurrentAppend>& appends);
+  void CopyRows(const Tensor& source, const Tensor& target, size_t row_bytes,
+                const std::vector<RowMove>& moves) const;
+  int64_t CheckpointId(const RecurrentCheckpoint& checkpoint) const;
+
+  RecurrentStateConfig config_;
+  std::vector<size_t> row_bytes_;  // [states of a layer] bytes of one state of one layer
+  mutable RecurrentTable table_;   // mutable: a const turn may release discarded checkpoints
+  std::vector<Tensor> storage_;    // [layers * states of a layer] (slots, ...state shape)
+  std::vector<Written> written_;   // [layers * states of a layer]
+  mutable std::atomic<bool> busy_{false};
+  mutable std::mutex discarded_mutex_;
+  mutable std::vector<int64_t> discarded_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_RUNTIME_RECURRENT_RECURRENT_STATE_H_

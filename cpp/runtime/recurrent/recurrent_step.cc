@@ -1,0 +1,259 @@
+// The step in flight of a RecurrentState: what the model reads and what it leaves.
+#include <limits>
+
+#include "runtime/recurrent/recurrent_state.h"
+#include "runtime/support/tensor_view.h"
+
+namespace kvctl {
+
+namespace {
+
+std::string ShapeText(tvm::ffi::ShapeView shape) {
+  return ShapeString(shape.data(), static_cast<int>(shape.size()));
+}
+
+int32_t Narrow(int64_t value, const char* what) {
+  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
+    Throw(ErrorKind::kValue, "begin_forward: ", what, " must fit 32 bits, got ", value);
+  }
+  return static_cast<int32_t>(value);
+}
+
+}  // namespace
+
+void RecurrentStateImpl::Begin(const std::vector<RecurrentAppend>& appends) {
+  table_.BeginForward(appends);
+  written_.assign(storage_.size(), Written::kNot);
+}
+
+void RecurrentStateImpl::BeginForward(const std::vector<RecurrentRequest>& requests) {
+  InTurn([&] {
+    std::vector<RecurrentAppend> appends;
+    for (const RecurrentRequest& request : requests) {
+      appends.push_back({request.seq_id, Narrow(request.append_length, "an append length"),
+                         request.pending, request.parents});
+    }
+    Begin(appends);
+  });
+}
+
+void RecurrentStateImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
+                                      const tvm::ffi::Optional<Shape>& parents) {
+  InTurn([&] {
+    if (seq_ids.size() != append_lengths.size()) {
+      Throw(ErrorKind::kValue, "begin_forward: ", seq_ids.size(), " sequences but ",
+            append_lengths.size(), " append lengths");
+    }
+    int64_t total = 0;
+    for (int64_t length : append_lengths) total += std::max<int64_t>(length, 0);
+    std::vector<int32_t> flat;
+    if (parents.has_value()) {
+      if (static_cast<int64_t>(parents.value().size()) != total) {
+        Throw(ErrorKind::kValue, "begin_forward: ", total, " new tokens but ",
+              parents.value().size(), " parents");
+      }
+      for (int64_t parent : parents.value()) flat.push_back(Narrow(parent, "a parent"));
+    }
+    std::vector<RecurrentAppend> appends;
+    int64_t begin = 0;
+    for (size_t i = 0; i < seq_ids.size(); ++i) {
+      RecurrentAppend append{seq_ids[i], Narrow(append_lengths[i], "an append length")};
+      const int32_t old = table_.Get(seq_ids[i]).num_pending();
+      append.pending = old > 0;  // what grows a pending region is pending
+      if (parents.has_value()) {
+        append.parents = flat.data() + begin;
+        // A chain is committed when the forward ends, as TVM does it; a tree waits for its commit.
+        for (int32_t row = 0; row < append.num_rows; ++row) {
+          append.pending |= append.parents[row] != row - 1;
+        }
+      }
+      appends.push_back(append);
+      begin += append_lengths[i];
+    }
+    Begin(appends);
+  });
+}
+
+StepOutcome RecurrentStateImpl::Outcome() const {
+  size_t not_written = 0;
+  size_t final_only = 0;
+  size_t missing = 0;
+  for (size_t i = 0; i < written_.size(); ++i) {
+    if (written_[i] == Written::kNot) {
+      ++not_written;
+      missing = i;
+    }
+    final_only += written_[i] == Written::kFinal;
+  }
+  if (not_written == written_.size()) return StepOutcome::kNothing;
+  if (not_written > 0) {
+    const size_t states = config_.init_values.size();
+    Throw(ErrorKind::kRuntime, "end_forward: the forward set other states, but not state ",
+          missing % states, " of layer ", missing / states,
+          "; run the whole model before end_forward, or call abort");
+  }
+  return final_only > 0 ? StepOutcome::kFinal : StepOutcome::kSteps;
+}
+
+void RecurrentStateImpl::CheckEndForward() const {
+  InTurn([&] {
+    Step("end_forward");
+    Outcome();
+  });
+}
+
+void RecurrentStateImpl::EndForward() {
+  InTurn([&] {
+    Step("end_forward");
+    table_.EndForward(Outcome());
+  });
+}
+
+void RecurrentStateImpl::AbortForward() {
+  InTurn([&] { table_.AbortForward(); });
+}
+
+const RecurrentStep& RecurrentStateImpl::Step(const char* operation) const {
+  if (!table_.in_forward()) {
+    Throw(ErrorKind::kRuntime, operation, " needs a forward in flight; call begin_forward first");
+  }
+  return table_.step();
+}
+
+const RecurrentStateImpl::Tensor& RecurrentStateImpl::Storage(int64_t layer_id,
+                                                              int64_t state_id) const {
+  const int64_t states = static_cast<int64_t>(config_.init_values.size());
+  if (layer_id < 0 || layer_id >= config_.num_layers) {
+    Throw(ErrorKind::kIndex, "there is no layer ", layer_id, "; the recurrent state has ",
+          config_.num_layers);
+  }
+  if (state_id < 0 || state_id >= states) {
+    Throw(ErrorKind::kIndex, "there is no state ", state_id, "; each layer has ", states);
+  }
+  return storage_[layer_id * states + state_id];
+}
+
+void RecurrentStateImpl::CheckRows(const Tensor& tensor, const char* what, int64_t rows,
+                                   int64_t state_id) const {
+  const Tensor& init = config_.init_values[state_id];
+  std::vector<int64_t> shape = {rows};
+  shape.insert(shape.end(), init.Shape().begin(), init.Shape().end());
+  const tvm::ffi::ShapeView expected(shape.data(), shape.size());
+  const tvm::ffi::ShapeView got = tensor.Shape();
+  if (got.size() != expected.size() || !std::equal(got.begin(), got.end(), expected.begin())) {
+    Throw(ErrorKind::kValue, what, " of state ", state_id, " must have shape ", ShapeText(expected),
+          ", got ", ShapeText(got));
+  }
+  if (tensor->dtype != init->dtype) {
+    Throw(ErrorKind::kType, what, " of state ", state_id, " must be ", DTypeText(init->dtype),
+          ", got ", DTypeText(tensor->dtype));
+  }
+  if (tensor->device.device_type != init->device.device_type ||
+      tensor->device.device_id != init->device.device_id) {
+    Throw(ErrorKind::kValue, what, " lies on another device than the recurrent state");
+  }
+  if (!tvm::ffi::IsContiguous(*tensor.operator->())) {
+    Throw(ErrorKind::kValue, what, " must be contiguous");
+  }
+}
+
+void RecurrentStateImpl::Get(int64_t layer_id, int64_t state_id, Tensor out) {
+  InTurn([&] {
+    const RecurrentStep& step = Step("get");
+    const Tensor& storage = Storage(layer_id, state_id);
+    if (step.root_slots.size() != step.entries.size()) {
+      Throw(ErrorKind::kValue,
+            "get: the step grows a tree from several pending nodes, so a "
+            "sequence has several states to start from; the model must use "
+            "kvctl.recurrent.get_roots");
+    }
+    CheckRows(out, "the output", step.num_roots(), state_id);
+    std::vector<RowMove> moves;
+    for (int32_t root = 0; root < step.num_roots(); ++root) {
+      moves.push_back({step.root_slots[root], root});
+    }
+    CopyRows(storage, out, row_bytes_[state_id], moves);
+  });
+}
+
+int64_t RecurrentStateImpl::NumRoots() const {
+  return InTurn([&] { return static_cast<int64_t>(Step("num_roots").num_roots()); });
+}
+
+void RecurrentStateImpl::GetRoots(int64_t layer_id, int64_t state_id, Tensor out) {
+  InTurn([&] {
+    const RecurrentStep& step = Step("get_roots");
+    const Tensor& storage = Storage(layer_id, state_id);
+    CheckRows(out, "the output", step.num_roots(), state_id);
+    std::vector<RowMove> moves;
+    for (int32_t root = 0; root < step.num_roots(); ++root) {
+      moves.push_back({step.root_slots[root], root});
+    }
+    CopyRows(storage, out, row_bytes_[state_id], moves);
+  });
+}
+
+void RecurrentStateImpl::GetRows(bool steps, Tensor out) {
+  InTurn([&] {
+    const RecurrentStep& step = Step("get_rows");
+    const int64_t rows = step.num_rows();
+    const bool fits = out.Shape().size() == 2 && out->shape[0] == 2 && out->shape[1] == rows;
+    if (!fits) {
+      Throw(ErrorKind::kValue, "the output of get_rows must have shape (2, ", rows, "), got ",
+            ShapeText(out.Shape()));
+    }
+    if (out->dtype.code != kDLInt || out->dtype.bits != 32 || out->dtype.lanes != 1) {
+      Throw(ErrorKind::kType, "the output of get_rows must be int32, got ", DTypeText(out->dtype));
+    }
+    if (!steps && !step.all_chains()) {
+      Throw(ErrorKind::kValue,
+            "the step holds a token tree, whose nodes have states of their own: the "
+            "model must compute a state per token (kvctl.recurrent.set_steps)");
+    }
+    std::vector<int32_t> table(2 * rows);
+    for (int64_t row = 0; row < rows; ++row) {
+      const int32_t source = step.row_sources[row];
+      const int32_t root = step.row_roots[row];
+      table[row] = steps || source < 0 ? source : root;
+      table[rows + row] = steps ? static_cast<int32_t>(row) : root;
+    }
+    out.CopyFromBytes(table.data(), table.size() * sizeof(int32_t));
+  });
+}
+
+void RecurrentStateImpl::Set(int64_t layer_id, int64_t state_id, Tensor data) {
+  InTurn([&] {
+    const RecurrentStep& step = Step("set");
+    const Tensor& storage = Storage(layer_id, state_id);
+    if (!step.all_chains()) {
+      Throw(ErrorKind::kValue,
+            "set: the step holds a token tree, whose nodes have states of their own: "
+            "the model must compute a state per token (kvctl.recurrent.set_steps)");
+    }
+    CheckRows(data, "the data", static_cast<int64_t>(step.entries.size()), state_id);
+    std::vector<RowMove> moves;
+    for (size_t i = 0; i < step.entries.size(); ++i) {
+      const RecurrentStep::Entry& entry = step.entries[i];
+      const int32_t slot = step.row_slots[entry.row_begin + entry.num_rows - 1];
+      moves.push_back({static_cast<int32_t>(i), slot});
+    }
+    CopyRows(data, storage, row_bytes_[state_id], moves);
+    written_[layer_id * config_.init_values.size() + state_id] = Written::kFinal;
+  });
+}
+
+void RecurrentStateImpl::SetSteps(int64_t layer_id, int64_t state_id, Tensor data) {
+  InTurn([&] {
+    const RecurrentStep& step = Step("set_steps");
+    const Tensor& storage = Storage(layer_id, state_id);
+    CheckRows(data, "the data", step.num_rows(), state_id);
+    std::vector<RowMove> moves;
+    for (int32_t row = 0; row < step.num_rows(); ++row) {
+      if (step.row_slots[row] >= 0) moves.push_back({row, step.row_slots[row]});
+    }
+    CopyRows(data, storage, row_bytes_[state_id], moves);
+    written_[layer_id * config_.init_values.size() + state_id] = Written::kSteps;
+  });
+}
+
+}  // namespace kvctl

@@ -1,0 +1,305 @@
+/*!
+ * \file attention_case.h
+ * \brief A small paged cache and its attention, computed by the kernels and by a float64 reference.
+ */
+#ifndef KVCTL_TESTS_KERNELS_ATTENTION_CASE_H_
+#define KVCTL_TESTS_KERNELS_ATTENTION_CASE_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "core/mask/mask_plan.h"
+#include "kernels/attention.h"
+#include "kernels/convert.h"
+
+namespace kvctl {
+
+struct Shape {
+  int32_t qo_heads = 6, kv_heads = 2, head_dim = 64, page_size = 16;
+};
+
+/*! \brief One layer of a cache; pages are handed out in a scrambled order, unused ones hold NaN. */
+class PagedLayer {
+ public:
+  PagedLayer(Shape shape, DType dtype, int32_t num_pages, uint32_t seed)
+      : shape(shape), dtype(dtype), rng(seed) {
+    data.assign(int64_t(num_pages) * 2 * shape.kv_heads * shape.page_size * shape.head_dim *
+                    DTypeSize(dtype),
+                0xff);  // NaN in every dtype
+    for (int32_t page = 0; page < num_pages; ++page) free.push_back(page);
+    std::shuffle(free.begin(), free.end(), rng);
+  }
+
+  /*! \brief Writes K or V of one column and head. */
+  void Set(int32_t page, int32_t kv, int32_t head, int32_t offset, const float* values) {
+    const int64_t at =
+        (((int64_t(page) * 2 + kv) * shape.kv_heads + head) * shape.page_size + offset) *
+        shape.head_dim;
+    for (int32_t d = 0; d < shape.head_dim; ++d) Put(at + d, values[d]);
+  }
+
+  double Get(int32_t page, int32_t kv, int32_t head, int32_t offset, int32_t d) const {
+    const int64_t at =
+        (((int64_t(page) * 2 + kv) * shape.kv_heads + head) * shape.page_size + offset) *
+            shape.head_dim +
+        d;
+    switch (dtype) {
+      case DType::kFloat16:
+        return ToFloat(reinterpret_cast<const Float16*>(data.data())[at]);
+      case DType::kBFloat16:
+        return ToFloat(reinterpret_cast<const BFloat16*>(data.data())[at]);
+      default:
+        return reinterpret_cast<const float*>(data.data())[at];
+    }
+  }
+
+  /*! \brief Copies K and V of a column, all heads, from one place to another. */
+  void Copy(int32_t from_page, int32_t from_offset, int32_t to_page, int32_t to_offset) {
+    const int64_t row = int64_t(shape.head_dim) * DTypeSize(dtype);
+    for (int32_t i = 0; i < 2 * shape.kv_heads; ++i) {
+      const uint8_t* from =
+          data.data() +
+          ((int64_t(from_page) * 2 * shape.kv_heads + i) * shape.page_size + from_offset) * row;
+      std::copy_n(
+          from, row,
+          data.data() +
+              ((int64_t(to_page) * 2 * shape.kv_heads + i) * shape.page_size + to_offset) * row);
+    }
+  }
+
+  int32_t TakePage() {
+    const int32_t page = free.back();
+    free.pop_back();
+    return page;
+  }
+
+  void Put(int64_t at, float value) {
+    switch (dtype) {
+      case DType::kFloat16:
+        return FromFloat(value, reinterpret_cast<Float16*>(data.data()) + at);
+      case DType::kBFloat16:
+        return FromFloat(value, reinterpret_cast<BFloat16*>(data.data()) + at);
+      default:
+        reinterpret_cast<float*>(data.data())[at] = value;
+    }
+  }
+
+  std::vector<float> Random(int64_t size, float scale = 1.f) {
+    std::normal_distribution<float> normal(0.f, scale);
+    std::vector<float> values(size);
+    for (float& value : values) value = normal(rng);
+    return values;
+  }
+
+  Shape shape;
+  DType dtype;
+  std::mt19937 rng;
+  std::vector<uint8_t> data;
+  std::vector<int32_t> free;
+};
+
+/*! \brief Parents of a token tree in which each node hangs on any earlier one, or on the past. */
+inline std::vector<int32_t> RandomTree(std::mt19937* rng, int32_t size) {
+  std::vector<int32_t> parents;
+  for (int32_t i = 0; i < size; ++i) {
+    parents.push_back(static_cast<int32_t>((*rng)() % (i + 1)) - 1);
+  }
+  return parents;
+}
+
+/*! \brief One sequence of a step, with its own storage for what SequencePlan points to. */
+struct TestSequence {
+  SequencePlan plan{};
+  std::vector<int32_t> pages, parents, depths, positions;
+
+  /*! \brief Pages with random K and V for all columns. parents empty: a chain. */
+  TestSequence(PagedLayer* layer, int32_t committed, std::vector<int32_t> tree, int32_t pending,
+               int32_t new_rows) {
+    parents = std::move(tree);
+    for (int32_t parent : parents) depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
+    const int32_t columns = committed + pending;
+    const Shape& shape = layer->shape;
+    for (int32_t column = 0; column < columns; ++column) {
+      if (column % shape.page_size == 0) {
+        pages.push_back(layer->TakePage());
+      }
+      for (int32_t head = 0; head < shape.kv_heads; ++head) {
+        for (int32_t kv = 0; kv < 2; ++kv) {
+          layer->Set(pages.back(), kv, head, column % shape.page_size,
+                     layer->Random(shape.head_dim).data());
+        }
+      }
+    }
+    plan.num_rows = new_rows;
+    plan.num_committed = committed;
+    plan.num_pending = pending;
+    plan.next_position = committed;
+    Link();
+  }
+  /*! \brief A chain of copies of the given columns of another sequence; the last is its one new
+   * row. */
+  TestSequence(PagedLayer* layer, const TestSequence& other, const std::vector<int32_t>& columns) {
+    const int32_t page_size = layer->shape.page_size;
+    for (size_t i = 0; i < columns.size(); ++i) {
+      const auto offset = static_cast<int32_t>(i % page_size);
+      if (offset == 0) pages.push_back(layer->TakePage());
+      layer->Copy(other.pages[columns[i] / page_size], columns[i] % page_size, pages.back(),
+                  offset);
+    }
+    plan.num_rows = plan.num_pending = 1;
+    plan.num_committed = plan.next_position = static_cast<int32_t>(columns.size()) - 1;
+    Link();
+  }
+  TestSequence(const TestSequence& other) { *this = other; }
+  TestSequence& operator=(const TestSequence& other) {
+    plan = other.plan;
+    pages = other.pages;
+    parents = other.parents;
+    depths = other.depths;
+    positions = other.positions;
+    Link();
+    return *this;
+  }
+  void Link() {
+    plan.pages = pages.data();
+    plan.parents = parents.empty() ? nullptr : parents.data();
+    plan.depths = depths.empty() ? nullptr : depths.data();
+    plan.committed_positions = positions.empty() ? nullptr : positions.data();
+  }
+};
+
+/*! \brief Runs the kernel, and where mass is given sums up the weights. Sets row_begin of each
+ * sequence. q: [rows, qo_heads, head_dim]. */
+inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequence>& sequences,
+                                 const std::vector<const Mask*>& masks, const std::vector<float>& q,
+                                 AttentionArgs options = {}, const AttentionMass* mass = nullptr) {
+  StepPlan step;
+  int32_t rows = 0;
+  for (TestSequence& sequence : sequences) {
+    sequence.plan.row_begin = rows;
+    rows += sequence.plan.num_rows;
+    step.sequences.push_back(sequence.plan);
+  }
+  MaskTable table;
+  table.Lower(masks.empty() ? nullptr : masks.data(), step, 1, layer.shape.kv_heads);
+  const int64_t width = int64_t(layer.shape.qo_heads) * layer.shape.head_dim;
+  std::vector<float> out(rows * width, std::numeric_limits<float>::quiet_NaN());
+  AttentionArgs args = options;
+  args.q = q.data();
+  args.q_row_stride = width;
+  args.num_qo_heads = layer.shape.qo_heads;
+  args.pages = layer.data.data();
+  args.kv_dtype = layer.dtype;
+  args.num_kv_heads = layer.shape.kv_heads;
+  args.page_size = layer.shape.page_size;
+  args.head_dim = layer.shape.head_dim;
+  args.sequences = step.sequences.data();
+  args.num_sequences = static_cast<int32_t>(step.sequences.size());
+  args.masks = table.layer(0);
+  args.out = out.data();
+  args.out_row_stride = width;
+  if (args.sm_scale == 0) args.sm_scale = 1.f / std::sqrt(float(layer.shape.head_dim));
+  std::vector<float> lse(rows * layer.shape.qo_heads);
+  if (mass != nullptr) args.lse = lse.data();
+  AttentionCpu(args);
+  if (mass != nullptr) AttentionMassCpu(args, *mass);
+  return out;
+}
+
+/*! \brief The same in float64, from the plan's own view of what is visible. */
+inline std::vector<double> Reference(const PagedLayer& layer, const TestSequence& sequence,
+                                     const MaskPlan& plan, const float* q,
+                                     const AttentionArgs& options = {}) {
+  const Shape& shape = layer.shape;
+  const int32_t group = shape.qo_heads / shape.kv_heads;
+  std::vector<double> out;
+  const auto position = [&](int32_t column) -> double {
+    const int32_t pending = column - sequence.plan.num_committed;
+    if (pending < 0) return sequence.positions.empty() ? column : sequence.positions[column];
+    return sequence.plan.next_position +
+           (sequence.depths.empty() ? pending : sequence.depths[pending]);
+  };
+  for (int32_t row = 0; row < sequence.plan.num_rows; ++row) {
+    for (int32_t head = 0; head < shape.qo_heads; ++head) {
+      std::vector<double> acc(shape.head_dim, 0.0), scores(plan.num_columns);
+      const float* x = q + (int64_t(row) * shape.qo_heads + head) * shape.head_dim;
+      double largest = -INFINITY;
+      for (int32_t c = 0; c < plan.num_columns; ++c) {
+        if (!plan.Visible(row, c)) continue;
+        double score = 0;
+        for (int32_t d = 0; d < shape.head_dim; ++d) {
+          score += x[d] * layer.Get(sequence.pages[c / shape.page_size], 0, head / group,
+                                    c % shape.page_size, d);
+        }
+        score *= options.sm_scale == 0 ? 1 / std::sqrt(double(shape.head_dim)) : options.sm_scale;
+        if (options.soft_cap > 0) score = options.soft_cap * std::tanh(score / options.soft_cap);
+        if (options.alibi_slopes != nullptr) {
+          score += options.alibi_slopes[head] *
+                   (position(c) - position(plan.num_columns - plan.num_rows + row));
+        }
+        scores[c] = score;
+        largest = std::max(largest, score);
+      }
+      double sum = 0;
+      if (options.sinks != nullptr) {
+        largest = std::max<double>(largest, options.sinks[head]);
+        sum = std::exp(options.sinks[head] - largest);
+      }
+      for (int32_t c = 0; c < plan.num_columns; ++c) {
+        if (!plan.Visible(row, c)) continue;
+        const double p = std::exp(scores[c] - largest);
+        sum += p;
+        for (int32_t d = 0; d < shape.head_dim; ++d) {
+          acc[d] += p * layer.Get(sequence.pages[c / shape.page_size], 1, head / group,
+                                  c % shape.page_size, d);
+        }
+      }
+      for (double value : acc) out.push_back(sum > 0 ? value / sum : 0.0);
+    }
+  }
+  return out;
+}
+
+/*! \brief A sequence of random length, with a tree every other time, and masks that suit it. */
+struct RandomCase {
+  /*! \param max_past The past is shorter. */
+  RandomCase(PagedLayer* layer, int32_t max_past) {
+    const auto random = [&](int32_t n) { return static_cast<int32_t>(layer->rng() % n); };
+    const int32_t past = random(max_past), rows = 1 + random(40), columns = past + rows;
+    std::vector<uint8_t> bits(rows * columns);
+    const int32_t density = 1 + random(5);
+    for (uint8_t& bit : bits) bit = random(density) == 0;
+    masks = {Mask::Full(bits.data(), rows, columns),
+             Mask::Dense(bits.data(), rows),
+             Mask::Window(1 + random(300), random(5)),
+             Mask::PrefixLM(random(columns)),
+             ~Mask::Window(1 + random(100)),
+             Mask::Full(bits.data(), rows, columns) & Mask::Causal()};
+    const bool tree = random(2) == 0;
+    sequence = std::make_unique<TestSequence>(
+        layer, past, tree ? RandomTree(&layer->rng, rows) : std::vector<int32_t>{}, rows, rows);
+  }
+
+  std::vector<Mask> masks;
+  std::unique_ptr<TestSequence> sequence;
+};
+
+template <typename A, typename B>
+double RelativeError(const std::vector<A>& got, const std::vector<B>& want) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return norm == 0 ? std::sqrt(error) : std::sqrt(error / norm);
+}
+
+}  // namespace kvctl
+
+#endif  // KVCTL_TESTS_KERNELS_ATTENTION_CASE_H_
