@@ -74,7 +74,7 @@ sanitize: $(VENV)/built
 	rm -rf $(SANITIZE)/site
 	$(BIN)/cmake --install $(SANITIZE) --prefix $(SANITIZE)/site/kvctl
 	cp -R python/kvctl/. $(SANITIZE)/site/kvctl
-	$(SANITIZED) -c 'import kvctl._load as l; assert "$(SANITIZE)" in str(l.library_dir()), l.library_dir()'
+	$(SANITIZED) -c 'import kvctl._ffi.libraries as l; assert "$(SANITIZE)" in str(l.library_dir()), l.library_dir()'
 	$(SANITIZED) tests/fuzz/fuzz_cache.py --operations $(SANITIZED_OPERATIONS)
 
 RESULTS := build/results

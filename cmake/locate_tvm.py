@@ -5,8 +5,8 @@ import runpy
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "python" / "kvctl"))
-from _build_id import gnu_build_id  # the module that checks the same ids at import
+sys.path.insert(0, str(Path(__file__).parent.parent / "python" / "kvctl" / "_ffi"))
+from build_id import gnu_build_id  # the module that checks the same ids at import
 
 
 def package_dir(name: str) -> Path:

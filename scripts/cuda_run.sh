@@ -55,8 +55,8 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
 stage build 600 bash -c build
 tests="$bundle/build/tests/cpp/cuda/test_cuda"
 stage ctest 300 "$tests"
-stage pytest 400 "$python" -m pytest -m cuda -q -p no:cacheprovider tests/python/test_devices.py \
-  tests/python/test_cuda_graph.py
+stage pytest 400 "$python" -m pytest -m cuda -q -p no:cacheprovider tests/python/cuda/test_devices.py \
+  tests/python/cuda/test_cuda_graph.py
 sanitizer() {
   compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" "$2"
 }

@@ -42,7 +42,7 @@ def tree_parents(new: int) -> list[int]:
 
 def measure_trees(rounds: int, *, tvm: bool) -> list[dict[str, Any]]:
     """Attention of token trees in kvctl's cache or TVM's, in this process."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "python"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "python" / "support"))
     from builtin_cache import Config, _tensor, kvctl_cache, tvm_cache
 
     rows = []
@@ -77,13 +77,14 @@ def measure_trees(rounds: int, *, tvm: bool) -> list[dict[str, Any]]:
 def measure_shared(rounds: int) -> list[dict[str, Any]]:
     """One new token of forks, and of sequences that share nothing, by turns."""
     import kvctl
+    from kvctl._ffi.convert import to_tensor
 
     rows = []
     for qo, kv, dim in SHAPES:
         calls = []
         rng = np.random.default_rng(0)
         past = rng.standard_normal((PREFIX, qo + 2 * kv, dim), np.float32)
-        new = kvctl.convert.to_tensor(past[:FORKS].copy())
+        new = to_tensor(past[:FORKS].copy())
         for forks in (True, False):
             cache = kvctl.PagedKVCache.create(
                 num_layers=1,
@@ -116,6 +117,7 @@ def measure_shared(rounds: int) -> list[dict[str, Any]]:
 def measure_observer(rounds: int) -> list[dict[str, Any]]:
     """Attention with and without sums for each token, by turns."""
     import kvctl
+    from kvctl._ffi.convert import to_tensor
 
     rows = []
     for qo, kv, dim in SHAPES:
@@ -134,9 +136,9 @@ def measure_observer(rounds: int) -> list[dict[str, Any]]:
             with cache.forward([0], [TREE_COLUMNS - new], mask=kvctl.Mask.window(1)):
                 cache.attention(0, qkv[new:])
             cache.begin_forward([0], [new])
-            rows_in = kvctl.convert.to_tensor(qkv[:new].copy())
+            rows_in = to_tensor(qkv[:new].copy())
             out = cache.attention(0, rows_in)
-            mass = kvctl.convert.to_tensor(np.zeros((TREE_COLUMNS, kv), np.float32))
+            mass = to_tensor(np.zeros((TREE_COLUMNS, kv), np.float32))
             calls = [
                 partial(cache.attention, 0, rows_in, out),
                 partial(cache.attention, 0, rows_in, out, mass=mass),

@@ -80,6 +80,7 @@ def kvctl_call(
 ) -> Any:
     """Return a function that attends, and what it keeps alive."""
     import kvctl
+    from kvctl._ffi.convert import to_tensor
 
     qo, kv, dim = shape
     cache = kvctl.PagedKVCache.create(
@@ -99,7 +100,7 @@ def kvctl_call(
     cache.end_forward()
     chosen = kvctl.Mask.window(window) if window else kvctl.Mask.dense(mask)
     cache.begin_forward([0], [new], mask=chosen)
-    qkv = kvctl.convert.to_tensor(rng.standard_normal((new, qo + 2 * kv, dim), np.float32))
+    qkv = to_tensor(rng.standard_normal((new, qo + 2 * kv, dim), np.float32))
     out = cache.attention(0, qkv)
     return lambda: cache.attention(0, qkv, out)
 

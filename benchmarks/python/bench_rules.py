@@ -4,7 +4,7 @@
 
 The drafter is the same model when it sees only the last few tokens of the text: weaker than the
 target as draft models are, and with a law to draw from. Each round drafts K i.i.d. paths; target
-and draft laws are recorded (`kvctl.verify.Trace`) and every rule is run over the same drafts,
+and draft laws are recorded (`kvctl.verification.Trace`) and every rule is run over the same drafts,
 exactly, on the first path alone (a chain) and on all of them (a tree). `coupled` draws its drafts
 by other noise, so its figure is counted from rounds of its own.
 """
@@ -105,7 +105,7 @@ class Session:
             **call,
         )
 
-    def round(self, trace: kvctl.verify.Trace, paths: int, depth: int) -> int:
+    def round(self, trace: kvctl.verification.Trace, paths: int, depth: int) -> int:
         """Record one round; go on by what it emitted. Returns what a coupled round would emit."""
         chain, _ = self.draft(1, depth, "coupled")
         coupled = self.verify(chain, self.logits(0, chain), rule="coupled", drawn="coupled")
@@ -135,7 +135,7 @@ def main() -> None:
     runner = kvctl.ModelRunner.load(arguments.model)
     text = ModelText(arguments.model)
     sampling = kvctl.Sampling(temperature=arguments.temperature)
-    traces = {kind: kvctl.verify.Trace() for kind in KINDS}
+    traces = {kind: kvctl.verification.Trace() for kind in KINDS}
     coupled: dict[str, list[int]] = {kind: [] for kind in KINDS}
     for kind in KINDS:
         for path in sorted(PROMPTS.glob(f"{kind}_*.txt"))[: arguments.prompts]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from . import _load  # first: everything below needs the libraries it loads
+from ._ffi import libraries  # first: everything below needs the libraries it loads
 
 # isort: split
 from . import draft
-from ._load import cmake_dir
-from .cache import PagedKVCache
-from .errors import OutOfPagesError
-from .function_table import FunctionTable
-from .generate import Generation, generate
-from .hybrid import HybridCache
-from .install import install, installed, uninstall
+from ._ffi.errors import OutOfPagesError
+from ._ffi.libraries import cmake_dir
+from .cache.install import install, installed, uninstall
+from .cache.observe import AttentionMass
+from .cache.paged_kv_cache import PagedKVCache
+from .cache.rope import Rope
+from .engine.function_table import FunctionTable
+from .engine.generate import Generation, generate
+from .engine.runner import ModelRunner
 from .mask import Mask
-from .observe import AttentionMass
-from .recurrent import RecurrentState
-from .rope import Rope
-from .runner import ModelRunner
+from .recurrent.hybrid_cache import HybridCache
+from .recurrent.state import RecurrentState
 from .tree import TokenTree
-from .verify import Sampling, Verification, sample, verify
+from .verification import Sampling, Verification, sample, verify
 
-__version__ = _load.build_info()["kvctl"]
+__version__ = libraries.build_info()["kvctl"]
 
 __all__ = [
     "AttentionMass",

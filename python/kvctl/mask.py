@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tvm_ffi import Tensor, from_dlpack
 
 from . import _core
-from .integers import one_int32, to_int32
+from ._ffi.integers import one_int32, to_int32
 
 _PICTURE_ROWS = 64
 _PICTURE_COLUMNS = 96

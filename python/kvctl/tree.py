@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .integers import Int32Array, one_int32, to_int64
+from ._ffi.integers import Int32Array, one_int32, to_int64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

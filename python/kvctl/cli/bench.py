@@ -40,7 +40,7 @@ def bench_command(
 ) -> None:
     """Time decode, verification of k tokens, and speculative beside plain generation."""
     from ..draft import LookupDrafter
-    from ..runner import ModelRunner
+    from ..engine.runner import ModelRunner
     from .measure import describe_machine, measure_speedup, measure_steps, to_json
     from .text import ModelText
 

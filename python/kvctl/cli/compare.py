@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..runner import ModelRunner
+    from ..engine.runner import ModelRunner
 
 # Logits of two right float32 forwards of one model differ by less than this.
 FLOAT_NOISE = 1e-3

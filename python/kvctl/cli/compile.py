@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..model_directory import check_output
 from .demo import DEMO_NAME, find_demo_gguf
 
 _STAGES = {"compile": "compiling the graph", "weights": "writing the weights"}
@@ -50,12 +49,14 @@ def compile_command(
     path = _resolve(source)
     if not path.exists():
         raise FileNotFoundError(f"there is no model at {path}")
+
+    from ..models import compile_model
+    from ..models.build.output import check_output
+
     check_output(output, source=path, force=True)
     if output.is_dir() and any(output.iterdir()) and not force:
         console.print(f"{output} is there already (--force compiles it again)")
         return
-
-    from ..models import compile_model
 
     columns = (TextColumn("{task.description:20}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:

@@ -13,9 +13,9 @@ from .report import print_comparison, print_statistics
 
 if TYPE_CHECKING:
     from ..draft import Drafter
-    from ..generate import Generation
-    from ..runner import ModelRunner
-    from ..verify import Sampling
+    from ..engine.generate import Generation
+    from ..engine.runner import ModelRunner
+    from ..verification import Sampling
     from .text import ModelText
 
 _WARM_UP_TOKENS = 4
@@ -57,8 +57,8 @@ def generate_command(
 ) -> None:
     """Continue a prompt; print tokens as they come, then speed, acceptance and times."""
     from ..draft import LookupDrafter
-    from ..runner import ModelRunner
-    from ..verify import Sampling
+    from ..engine.runner import ModelRunner
+    from ..verification import Sampling
     from .text import ModelText
 
     if draft not in ("lookup", "none"):

@@ -18,7 +18,7 @@ from .machine import cpu_model
 
 if TYPE_CHECKING:
     from ..draft import Drafter
-    from ..runner import ModelRunner
+    from ..engine.runner import ModelRunner
 
 _SEQUENCE = 0
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from .compare import first_difference
 
 if TYPE_CHECKING:
-    from ..generate import Generation
-    from ..runner import ModelRunner
-    from ..stats import Statistics
+    from ..engine.generate import Generation
+    from ..engine.runner import ModelRunner
+    from ..engine.stats import Statistics
 
 
 def print_statistics(console: Console, stats: Statistics) -> None:

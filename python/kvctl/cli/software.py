@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .._build_id import gnu_build_id
+from .._ffi.build_id import gnu_build_id
 from .check import Check, fail, note, ok, warn
 from .demo import find_demo_gguf
 

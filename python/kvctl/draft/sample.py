@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from tvm_ffi import get_global_func
 
-from ..integers import one_int32
-from ..verify.flatten import DRAWN, kind, matrix_shape, one_for_each, signed, streams, tensor
-from ..verify.sampling import Sampling, per_request, sampling_table
+from .._ffi.integers import one_int32
+from ..verification.flatten import DRAWN, kind, matrix_shape, one_for_each, signed, streams, tensor
+from ..verification.sampling import Sampling, per_request, sampling_table
 
 _draft = get_global_func("kvctl.verify.draft")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ..tree import TokenTree
-from ..verify.result import Verification
+from ..verification.result import Verification
 
 
 class DraftCache(Protocol):

@@ -4,11 +4,11 @@ Needs TVM's compiler; nothing else of kvctl's does.
 """
 
 from . import _compiler  # noqa: F401  (first: the others cannot say what they lack)
-from .compile import compile_model
-from .config import LlamaConfig
-from .layers import ParamSpec
-from .llama import export
-from .weights import Checkpoint, RandomCheckpoint, open_checkpoint
+from .architectures.layers import ParamSpec
+from .architectures.llama import export
+from .build.compile import compile_model
+from .checkpoints.config import LlamaConfig
+from .checkpoints.weights import Checkpoint, RandomCheckpoint, open_checkpoint
 
 __all__ = [
     "Checkpoint",

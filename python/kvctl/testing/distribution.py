@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..tree import TokenTree
-from ..verify.enumeration import BranchingRng, Outcome, Rule, enumerate_outcomes
+from ..verification.enumeration import BranchingRng, Outcome, Rule, enumerate_outcomes
 from .chi_square import ChiSquare, chi_square, trials_needed
 
 Float64 = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ from fake_runner import FakeRunner
 from kvctl import generate
 from kvctl.cli.compare import first_difference
 from kvctl.cli.report import print_comparison
-from kvctl.generate import Generation
+from kvctl.engine.generate import Generation
 
 PROMPT = [1, 2, 3]
 

@@ -11,7 +11,7 @@ import ml_dtypes
 
 from checkpoint_files import CONFIG, NAMES, RANDOM, write_gguf, write_huggingface
 from kvctl.models import open_checkpoint
-from kvctl.models.weights import load_parameter
+from kvctl.models.checkpoints.weights import load_parameter
 
 
 def assert_same_weights(checkpoint, *, rounded_to=np.float32):

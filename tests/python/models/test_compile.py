@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 from checkpoint_files import write_gguf, write_huggingface
-from kvctl.models import RandomCheckpoint, compile_model, library
+from kvctl.models import RandomCheckpoint, compile_model
+from kvctl.models.build import library
 from tiny_model import compile_tiny_model, tiny_config
 
 

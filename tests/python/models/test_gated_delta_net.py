@@ -207,7 +207,7 @@ def test_a_shape_that_makes_no_sense_is_refused(field):
 
 
 def test_a_directory_with_something_in_it_is_left_alone(tmp_path):
-    from kvctl.models.recurrent_library import compile_recurrent
+    from kvctl.models.build.recurrent_library import compile_recurrent
 
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="choose another"):

@@ -11,8 +11,8 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import tvm
 
-from kvctl.models import params
-from kvctl.models.params import ParamWriter
+from kvctl.models.build import params
+from kvctl.models.build.params import ParamWriter
 
 RNG = np.random.default_rng(0)
 

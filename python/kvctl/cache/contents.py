@@ -1,0 +1,184 @@
+"""K and V in a paged KV cache: look at them, drop some, move them to a file and back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from .._ffi.convert import to_numpy, to_tensor
+from .._ffi.integers import to_shape
+from .sequences import SequenceStore
+
+_ffi = tvm_ffi.get_global_func
+
+_evict = _ffi("kvctl.cache.evict")
+_save_sequence = _ffi("kvctl.cache.save_sequence")
+_load_sequence = _ffi("kvctl.cache.load_sequence")
+_kv_layout = _ffi("kvctl.cache.kv_layout")
+_get_kv = _ffi("kvctl.cache.get_kv")
+_debug_poison = _ffi("kvctl.cache.debug_poison")
+_sequence_length = _ffi("vm.builtin.attention_kv_cache_get_sequence_length")
+
+
+class CacheContents(SequenceStore):
+    """The part of :class:`kvctl.PagedKVCache` that knows what is in its pages."""
+
+    num_pages: int
+    page_size: int
+
+    def sequence_length(self, seq_id: int) -> int:
+        """Tokens of a sequence, its pending nodes and those of a step in flight included."""
+        return int(_sequence_length(self._handle, seq_id))
+
+    def evict(self, seq_id: int, keep: Any, *, rerotate: bool = False) -> None:
+        """Keep some committed tokens of a sequence and drop the others, in every layer.
+
+        By default the kept tokens keep their positions, and the next token gets the position that
+        it would have had: windows and ALiBi go on measuring original distances. The sequence has
+        as many tokens as were kept; token i is the i-th kept one, for :meth:`popn`,
+        :meth:`get_kv`, masks and further evictions alike. Pages shared with a fork or a checkpoint
+        are left as they are: :meth:`rollback` to a checkpoint made before undoes the eviction.
+
+        Parameters
+        ----------
+        seq_id : int
+            The sequence, which must have no pending nodes.
+        keep : sequence of int, or array
+            The tokens that stay: ascending indices, or one boolean for each committed token. What a
+            sliding window has let go cannot be kept.
+        rerotate : bool
+            Number the kept tokens 0, 1, 2, ... and turn their keys there, as if they alone had been
+            cached; the next token follows on. (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453,
+            section 3.2, rolls its cache so.) Each time that keys of 16 bits turn they are rounded
+            once more, by up to half a unit in the last place, except with inline RoPE. Where a
+            function of the model library rotates, that function turns the keys too, once it has
+            been tried out on these very positions; the turned keys then take host memory of their
+            own until they are in place.
+
+        Raises
+        ------
+        KeyError, IndexError
+            If there is no such sequence or token.
+        ValueError
+            If the sequence has pending nodes (commit or abort them first), or ``keep`` does not
+            ascend, is a mask of another length, or names tokens that a window has let go.
+        NotImplementedError
+            If keys are to be turned that the cache did not rotate, or if the model library's
+            function rotates by more than the position: it also scales (as with an attention scale
+            of YaRN or LongRoPE), goes by the number of tokens in a step (LongRoPE's choice of
+            factors), or has other frequencies elsewhere (dynamic NTK).
+        kvctl.OutOfPagesError
+            If shared pages would have to be copied and none is free. A sequence that shares nothing
+            needs none.
+        """
+        length = self.sequence_length(seq_id) - self.pending_length(seq_id)
+        _evict(self._handle, seq_id, to_shape(_kept_indices(keep, length), "keep"), rerotate)
+
+    def save_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
+        """Write the committed tokens of a sequence to a file, for :meth:`load_sequence`.
+
+        The file is a safetensors file with the tensors ``k`` and ``v``, each ``(num_layers, tokens,
+        num_kv_heads, head_dim)``, and ``positions`` where they are not 0, 1, 2, ...; see
+        :mod:`kvctl.sequence_file`. Positions and the sliding window go with it, checkpoints do not.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If it has pending nodes: commit or abort them first. If something that is no file, a
+            directory or a device, has that name.
+        OSError
+            If the file cannot be written; one of that name is then left as it was.
+        """
+        from .sequence_file import SequenceFile
+
+        numbers, *arrays = _save_sequence(self._handle, seq_id)
+        positions, k, v = (to_numpy(array) for array in arrays)
+        numbers = tuple(int(number) for number in numbers)
+        SequenceFile(self._kv_layout(), numbers, positions, k, v).write(path)
+
+    def load_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
+        """Add a sequence that :meth:`save_sequence` wrote, of this cache or of another one.
+
+        It goes on as the saved one would have: attention is the same bit for bit (with inline RoPE
+        where the tokens came in the cache's own type). The caches must agree in layers, KV heads,
+        head dimension, type and rotation, not in page size or capacity.
+
+        Parameters
+        ----------
+        seq_id : int
+            A new id.
+        path : path
+            The file.
+
+        Raises
+        ------
+        ValueError
+            If the id is taken, the file is no saved sequence or damaged, or it comes from a cache
+            with another layout: the message says what differs.
+        kvctl.OutOfPagesError
+            If there are too few free pages.
+        OSError
+            If the file cannot be read.
+        """
+        from .sequence_file import read_sequence_file
+
+        file = read_sequence_file(path, self._kv_layout(), self.num_pages * self.page_size)
+        _load_sequence(
+            self._handle,
+            seq_id,
+            to_shape(file.numbers, "numbers"),
+            None if file.positions is None else to_tensor(file.positions),
+            to_tensor(file.k),
+            to_tensor(file.v),
+        )
+
+    def _kv_layout(self) -> dict[str, Any]:
+        layout: dict[str, Any] = json.loads(str(_kv_layout(self._handle)))
+        return layout
+
+    def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Any, Any]:
+        """K and V of tokens ``[begin, end)`` as the cache holds them.
+
+        Returns
+        -------
+        tuple of two tensors, (num_layers, end - begin, num_kv_heads, head_dim)
+
+        Raises
+        ------
+        IndexError
+            If the range is not in the sequence.
+        """
+        if end is not None and end < 0:
+            raise IndexError(f"end must not be negative, got {end}")
+        k, v = _get_kv(self._handle, seq_id, begin, -1 if end is None else end)
+        return k, v
+
+    def debug_poison(self) -> None:
+        """Fill every slot that no sequence and no checkpoint uses with NaN."""
+        _debug_poison(self._handle)
+
+
+def _kept_indices(keep: Any, length: int) -> Iterable[int]:
+    """Return indices for indices or a boolean mask over ``length`` tokens."""
+    array = np.from_dlpack(keep) if hasattr(keep, "__dlpack__") else np.asarray(keep)
+    if array.ndim == 0:
+        raise TypeError(f"keep must be a sequence of indices or booleans, got {keep!r}")
+    if array.ndim != 1:
+        raise ValueError(f"keep must have one dimension, got {array.ndim}")
+    if array.dtype == bool:
+        if len(array) != length:
+            raise ValueError(
+                f"keep is a mask of {len(array)} tokens; the sequence has {length} committed ones"
+            )
+        array = np.flatnonzero(array)
+    elif array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"keep must hold indices or booleans, got {array.dtype}")
+    kept: list[int] = array.tolist()
+    return kept

@@ -1,0 +1,226 @@
+"""The paged KV cache: fork, append, verify, commit, roll back.
+
+Every operation either happens or raises and leaves the cache as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tvm_ffi
+
+from .._ffi.integers import to_shape
+from .attention import CacheAttention
+from .contents import CacheContents
+from .rope import Rope
+from .step import CacheStep
+
+_ffi = tvm_ffi.get_global_func
+
+_create = _ffi("kvctl.cache.create")
+_popn = _ffi("kvctl.cache.popn")
+_set_sliding_window = _ffi("kvctl.cache.set_sliding_window")
+_sequence_ids = _ffi("kvctl.cache.sequence_ids")
+_sizes = _ffi("kvctl.cache.sizes")
+_dtype = _ffi("kvctl.cache.dtype")
+_fork_sequence = _ffi("vm.builtin.kv_state_fork_sequence")
+_empty = _ffi("vm.builtin.attention_kv_cache_empty")
+_num_available_pages = _ffi("vm.builtin.attention_kv_cache_get_num_available_pages")
+_total_sequence_length = _ffi("vm.builtin.attention_kv_cache_get_total_sequence_length")
+
+
+class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
+    """A paged KV cache over which any compiled model, or attention called from Python, runs.
+
+    Made by :meth:`create`, or around the cache that a model library created (:meth:`wrap`). The
+    object itself may be handed to every ``vm.builtin.kv_state_*`` and
+    ``vm.builtin.attention_kv_cache_*`` function and to a model's functions.
+
+    A sequence has *committed* tokens and, after a step under a token tree, *pending* nodes: drafted
+    tokens that nobody has accepted yet. :meth:`commit` keeps some of them and drops the others.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        super().__init__(handle)
+        sizes = _sizes(handle)
+        self.num_layers: int = sizes[0]
+        self.num_qo_heads: int = sizes[1]
+        self.num_kv_heads: int = sizes[2]
+        self.head_dim: int = sizes[3]
+        self.num_pages: int = sizes[4]
+        self.page_size: int = sizes[5]
+        self.max_sequences: int = sizes[6]
+        self.prefill_chunk_size: int = sizes[7]
+        self.dtype: str = str(_dtype(handle))
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        num_layers: int,
+        num_qo_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        max_total_tokens: int,
+        page_size: int = 16,
+        max_sequences: int = 32,
+        prefill_chunk_size: int = 512,
+        dtype: str = "float32",
+        device: str = "cpu",
+        rope: Rope | None = None,
+        layer_windows: Sequence[int] = (),
+    ) -> PagedKVCache:
+        """Create a cache.
+
+        Parameters
+        ----------
+        num_layers, num_qo_heads, num_kv_heads, head_dim : int
+            The model's shape. Query heads are a multiple of KV heads; ``head_dim`` is a multiple
+            of 8, at most 256.
+        max_total_tokens : int
+            Tokens of all sequences together; rounded up to whole pages.
+        page_size : int
+            Tokens in a page.
+        max_sequences : int
+            Sequences that may exist at once.
+        prefill_chunk_size : int
+            New tokens in one step, over the whole batch.
+        dtype : {"float32", "float16", "bfloat16"}
+            The pages' element type. Attention accumulates in float32.
+        device : str
+            "cpu", "cuda" or "cuda:1". On CUDA ``dtype`` is "float16" or "bfloat16" and ``head_dim``
+            64, 128 or 256.
+        rope : Rope, optional
+            Rotation that the cache applies; without it q and k are taken as they come.
+        layer_windows : sequence of int, optional
+            Per layer the size of its own sliding window, 0 for none.
+
+        Raises
+        ------
+        ValueError
+            If a size makes no sense.
+        NotImplementedError
+            If there are no kernels for the device.
+        """
+        if not isinstance(dtype, str):
+            raise TypeError(f'dtype must be a name such as "float32", got {dtype!r}')
+        if rope is not None and not isinstance(rope, Rope):
+            raise TypeError(f"rope must be a kvctl.Rope or None, got {type(rope).__name__}")
+        return cls(
+            _create(
+                num_layers,
+                num_qo_heads,
+                num_kv_heads,
+                head_dim,
+                max_total_tokens,
+                page_size,
+                max_sequences,
+                prefill_chunk_size,
+                dtype,
+                tvm_ffi.device(device),
+                0 if rope is None else 1 + int(rope.inline),
+                1.0 if rope is None else rope.scale,
+                1.0 if rope is None else rope.theta,
+                to_shape(layer_windows, "layer_windows"),
+            )
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"PagedKVCache(num_layers={self.num_layers}, num_qo_heads={self.num_qo_heads}, "
+            f"num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}, dtype={self.dtype!r}, "
+            f"free pages={self.num_available_pages} of {self.num_pages} x {self.page_size} tokens)"
+        )
+
+    def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
+        """Make ``child`` a copy of the first ``position`` tokens of ``parent``.
+
+        Pages are shared until somebody writes into one.
+
+        Parameters
+        ----------
+        parent, child : int
+            An existing sequence and a new id.
+        position : int
+            Tokens to take over; -1 takes all, pending nodes included.
+
+        Raises
+        ------
+        KeyError
+            If there is no parent.
+        ValueError
+            If the child exists, or the parent is shorter than ``position``.
+        """
+        _fork_sequence(self._handle, parent, child, position)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the cache has no sequences."""
+        return bool(_empty(self._handle))
+
+    @property
+    def sequence_ids(self) -> list[int]:
+        """The ids of all sequences, ascending."""
+        return [int(seq_id) for seq_id in _sequence_ids(self._handle)]
+
+    @property
+    def total_sequence_length(self) -> int:
+        """Tokens of all sequences."""
+        return int(_total_sequence_length(self._handle))
+
+    @property
+    def num_available_pages(self) -> int:
+        """Free pages."""
+        return int(_num_available_pages(self._handle))
+
+    def enable_sliding_window(
+        self,
+        seq_id: int,
+        size: int,
+        *,
+        sinks: int = 0,
+        horizon: int = 64,
+        renumber_sinks: bool = False,
+    ) -> None:
+        """Give a sequence a sliding window, or another one.
+
+        Pages that have passed the window and its horizon are let go.
+
+        Parameters
+        ----------
+        seq_id : int
+            The sequence.
+        size : int
+            A token sees the last ``size`` positions, its own included...
+        sinks : int
+            ... and the first ``sinks`` (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453).
+        horizon : int
+            How many tokens the sequence can be popped or rolled back.
+        renumber_sinks : bool
+            By default a sink stays where it is, ever further away. With this it moves along just
+            before the window, as in StreamingLLM: a token at position p looks at the sinks as if it
+            were at ``min(p, size + sinks - 1)``. Needs a cache that applies RoPE. Windows that are
+            set through TVM's function do so.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If a size makes no sense, tokens that the window shows have been let go, or sinks are to
+            be renumbered in a cache without RoPE.
+        """
+        _set_sliding_window(self._handle, seq_id, size, sinks, horizon, renumber_sinks)
+
+    def popn(self, seq_id: int, n: int) -> None:
+        """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If it has fewer tokens.
+        """
+        _popn(self._handle, seq_id, n)

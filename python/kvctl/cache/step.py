@@ -1,0 +1,125 @@
+"""A step of a paged KV cache: begin, end or abort it, and commit what it drafted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tvm_ffi
+
+from .._ffi.convert import encode_masks, encode_pending
+from .._ffi.integers import to_shape
+from .sequences import SequenceStore, step_context
+
+if TYPE_CHECKING:
+    from .._ffi.convert import MaskLike
+
+_ffi = tvm_ffi.get_global_func
+
+_begin_forward = _ffi("kvctl.cache.begin_forward")
+_abort_forward = _ffi("kvctl.cache.abort_forward")
+_drop_pending = _ffi("kvctl.cache.drop_pending")
+_commit = _ffi("kvctl.cache.commit")
+_query_positions = _ffi("vm.builtin.attention_kv_cache_get_query_positions")
+
+
+class CacheStep(SequenceStore):
+    """The part of :class:`kvctl.PagedKVCache` that appends tokens, and keeps or drops them."""
+
+    def begin_forward(
+        self,
+        seq_ids: Sequence[int],
+        append_lengths: Sequence[int],
+        *,
+        mask: MaskLike | Sequence[MaskLike | None] | None = None,
+        positions: Any = None,
+        pending: bool | None = None,
+    ) -> None:
+        """Begin a step that appends tokens to some sequences.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            The sequences, each at most once.
+        append_lengths : sequence of int
+            New tokens of each, at least 1.
+        mask : Mask or sequence of Mask, optional
+            What the new tokens may look at: one mask for a batch of one, or one per sequence, None
+            being causal. A :class:`kvctl.TokenTree` stands for the mask of its rows. The new tokens
+            of a tree are pending; its parents index the whole pending region.
+        positions : sequence of int, optional
+            Rotary positions of all new tokens, sequence after sequence. By default they follow the
+            mask: depth in a tree. Once committed, tokens stand there for windows too, which is why
+            positions of a sequence with a sliding window, or under a mask of one, must not descend;
+            in this step windows measure new tokens as if they followed on.
+        pending : bool, optional
+            Keep the new tokens pending although the mask is no tree. So must a step that attends
+            some of the layers only; its tokens can be dropped, not committed.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If lengths, mask or positions do not fit, or a sequence has pending nodes and the step
+            does not add to them.
+        kvctl.OutOfPagesError
+            If there are too few free pages.
+        """
+        _begin_forward(
+            self._handle,
+            to_shape(seq_ids, "seq_ids"),
+            to_shape(append_lengths, "append_lengths"),
+            encode_masks(mask),
+            None if positions is None else to_shape(positions, "positions"),
+            encode_pending(pending),
+        )
+
+    forward = step_context(begin_forward)
+
+    def query_positions(self) -> Any:
+        """Rotary positions of the step's new tokens, int32 (total_new,).
+
+        The tensor is the cache's own: the next step's positions are put in the same memory.
+        """
+        return _query_positions(self._handle)
+
+    def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> None:
+        """Commit the kept pending nodes of each sequence and drop its others.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            Any sequences, in any order.
+        kept : sequence of sequences of int
+            Indices into each pending region, ascending, whose positions continue the sequence:
+            a path from the committed context, or nothing.
+
+        Raises
+        ------
+        KeyError, IndexError, ValueError
+            If a sequence or a node does not exist, or nodes are no continuation.
+        kvctl.OutOfPagesError
+            If pages shared with a fork would have to be copied and none is free.
+        """
+        _commit(
+            self._handle,
+            to_shape(seq_ids, "seq_ids"),
+            [to_shape(nodes, "kept nodes") for nodes in kept],
+        )
+
+    def abort(self, seq_ids: Sequence[int] | None = None) -> None:
+        """Take back what is not committed.
+
+        During a step: the whole step, as if :meth:`begin_forward` had not been called. Otherwise:
+        the pending nodes of the given sequences, of all by default.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        """
+        if self.in_forward:
+            _abort_forward(self._handle)
+        else:
+            _drop_pending(self._handle, None if seq_ids is None else to_shape(seq_ids, "seq_ids"))

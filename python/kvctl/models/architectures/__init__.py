@@ -1,0 +1,1 @@
+"""Model graphs: what each architecture computes."""

@@ -1,0 +1,100 @@
+"""Rebuild a model's tokenizer from the metadata of its GGUF file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..._ffi.untrusted import reading
+
+# What text is split by before merging, by llama.cpp's name: whether every digit stands alone.
+_BYTE_LEVEL = {"gpt-2": False, "default": False, "smollm": True, "starcoder": True, "refact": True}
+_CONTROL, _USER_DEFINED = 3, 4
+
+
+@reading("the GGUF file's tokenizer")
+def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> str:
+    """Return the ``tokenizer.json`` of a byte-level BPE.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Of a GGUF file, with the keys ``tokenizer.ggml.*``.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer is of another kind, or incomplete.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+    if kind != "gpt2" or pre not in _BYTE_LEVEL:
+        raise ValueError(
+            f"kvctl rebuilds byte-level BPE tokenizers ({', '.join(_BYTE_LEVEL)}), not "
+            f"'{kind}' with '{pre}': put the model's tokenizer.json beside the GGUF file"
+        )
+    tokens, merges = (metadata.get(f"tokenizer.ggml.{part}") for part in ("tokens", "merges"))
+    if not tokens or not isinstance(merges, list):
+        raise ValueError("the GGUF file holds no whole tokenizer: tokens or merges are missing")
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError("the GGUF file's tokenizer has a merge that is not a pair")
+    known = set(tokens)
+    for left, right in pairs:
+        if not {left, right, left + right} <= known:
+            raise ValueError(
+                f"the GGUF file's tokenizer merges {left!r} and {right!r}, and one of the two or "
+                "the result is none of its tokens"
+            )
+    model = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
+    tokenizer = Tokenizer(model)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+        if _BYTE_LEVEL[pre]
+        else byte_level
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    types = metadata.get("tokenizer.ggml.token_type", [])
+    for token, token_type in zip(tokens, types, strict=False):
+        if token_type == _CONTROL:
+            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        elif token_type == _USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    if metadata.get("tokenizer.ggml.add_bos_token") and isinstance(bos, int) and bos < len(tokens):
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
+        )
+    return str(tokenizer.to_str())
+
+
+def chatml_template(template: str, eos_token_id: int | None) -> dict[str, Any]:
+    """Return MLC's ``conv_template`` for a Jinja template of the ChatML kind, nothing for another.
+
+    The system message that the template falls back to becomes the conversation's.
+    """
+    if "<|im_start|>" not in template or "<|im_end|>" not in template:
+        return {}
+    system = re.search(r"<\|im_start\|>system(?:\n|\\n)([^'\"{}]*?)<\|im_end\|>", template)
+    return {
+        "conv_template": {
+            "name": "chatml",
+            "system_template": "<|im_start|>system\n{system_message}<|im_end|>\n",
+            "system_message": system.group(1) if system else "",
+            "system_prefix_token_ids": None,
+            "add_role_after_system_message": True,
+            "roles": {"user": "<|im_start|>user", "assistant": "<|im_start|>assistant"},
+            "role_templates": {"user": "{user_message}", "assistant": "{assistant_message}"},
+            "messages": [],
+            "seps": ["<|im_end|>\n"],
+            "role_content_sep": "\n",
+            "role_empty_sep": "\n",
+            "stop_str": ["<|im_end|>"],
+            "stop_token_ids": [] if eos_token_id is None else [eos_token_id],
+            "function_string": "",
+            "use_function_calling": False,
+        }
+    }

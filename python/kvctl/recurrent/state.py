@@ -1,0 +1,185 @@
+"""Recurrent states: roll layers without a KV cache back, into the middle of a chunk too.
+
+Every operation either happens or raises and leaves the state as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tvm_ffi
+
+from .._ffi.convert import to_input
+from .step import RecurrentStep
+
+_ffi = tvm_ffi.get_global_func
+
+_create = _ffi("kvctl.recurrent.create")
+_fork_sequence = _ffi("kvctl.recurrent.fork_sequence")
+_popn = _ffi("kvctl.recurrent.popn")
+_plan_popn = _ffi("kvctl.recurrent.plan_popn")
+_check_rollback = _ffi("kvctl.recurrent.check_rollback")
+_sequence_length = _ffi("kvctl.recurrent.sequence_length")
+_earliest_position = _ffi("kvctl.recurrent.earliest_position")
+_get_state = _ffi("kvctl.recurrent.get_state")
+_facts = _ffi("kvctl.recurrent.facts")
+_is_ours = _ffi("kvctl.recurrent.is_ours")
+
+
+class RecurrentState(RecurrentStep, area="recurrent"):
+    """What the recurrent layers of a model remember of each sequence, with a history.
+
+    Made by :meth:`create`, or around the state that a model library created (:meth:`wrap`). The
+    object itself may be handed to every ``vm.builtin.kv_state_*`` and ``vm.builtin.rnn_state_*``
+    function and to a model's functions.
+
+    A model that computes the state after every token hands them over (:meth:`set_steps`); popn,
+    commit and fork then land exactly where they are asked to. Of a model that does not, the state
+    before each chunk is kept: they land there and return how many tokens have to run again, which
+    are the kept ones from the sequence's new length on.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        if not _is_ours(handle):
+            raise TypeError(
+                f"a kvctl recurrent state is needed, got {type(handle).__name__}: the library may "
+                "have been loaded before kvctl.install()"
+            )
+        super().__init__(handle)
+        facts = _facts(handle)
+        self.state_bytes: int = facts[0]
+        """Bytes of one kept state, all layers together."""
+        self.num_slots: int = facts[1]
+        """States that fit."""
+        self.max_history: int = facts[3]
+        self.keep_steps: bool = bool(facts[4])
+        self.num_layers: int = facts[5]
+        self.num_states: int = facts[6]
+        """States of a layer."""
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        num_layers: int,
+        init_values: Sequence[Any],
+        max_sequences: int = 32,
+        max_history: int = 16,
+        max_bytes: int | None = None,
+        keep_steps: bool = True,
+    ) -> RecurrentState:
+        """Create a recurrent state.
+
+        Parameters
+        ----------
+        num_layers : int
+            Recurrent layers of the model; they are alike.
+        init_values : sequence of tensors
+            Initial value of each state of a layer, of any shape and dtype, on the model's device.
+        max_sequences : int
+            Sequences that may exist at once.
+        max_history : int
+            Committed tokens by which a sequence can be rolled back.
+        max_bytes : int, optional
+            The memory for states: twice ``max_history + 1`` of them per sequence by default, which
+            trees larger than that need more of. Where it runs short, the oldest history goes first;
+            present and pending states and checkpoints never do.
+        keep_steps : bool
+            False: keep states only before and after chunks, though the model gives one per token
+            (replay instead of snapshots).
+
+        Raises
+        ------
+        ValueError
+            If a size makes no sense.
+        """
+        return cls(
+            _create(
+                num_layers,
+                max_sequences,
+                max_history,
+                max_bytes or 0,
+                keep_steps,
+                [to_input(value, "init_values") for value in init_values],
+            )
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"RecurrentState(num_layers={self.num_layers}, num_states={self.num_states}, "
+            f"max_history={self.max_history}, free slots={self.num_free_slots} of "
+            f"{self.num_slots} x {self.state_bytes} bytes)"
+        )
+
+    def fork_sequence(self, parent: int, child: int, position: int = -1) -> int:
+        """Make ``child`` what ``parent`` was after its first ``position`` tokens. Copies nothing.
+
+        Parameters
+        ----------
+        parent, child : int
+            An existing sequence and a new id.
+        position : int
+            Tokens to take over; -1 takes all, pending ones included.
+
+        Returns
+        -------
+        int
+            Tokens that the child has to run again to get to ``position``; 0 where its state is
+            kept.
+
+        Raises
+        ------
+        KeyError, IndexError, ValueError
+            If there is no parent, it is shorter, the child exists, or the history is too short.
+        """
+        return int(_fork_sequence(self._handle, parent, child, position))
+
+    def sequence_length(self, seq_id: int) -> int:
+        """Tokens of a sequence, pending ones counted."""
+        return int(_sequence_length(self._handle, seq_id))
+
+    def earliest_position(self, seq_id: int) -> int:
+        """Return the earliest committed length that a sequence can be rolled back to."""
+        return int(_earliest_position(self._handle, seq_id))
+
+    @property
+    def num_free_slots(self) -> int:
+        """States that fit beside those kept now."""
+        return int(_facts(self._handle)[2])
+
+    def popn(self, seq_id: int, n: int) -> int:
+        """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
+
+        Returns
+        -------
+        int
+            Kept tokens that have to run again; 0 where a state is kept at the target.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If it has fewer tokens, or the history does not reach back so far.
+        """
+        return int(_popn(self._handle, seq_id, n))
+
+    def plan_popn(self, seq_id: int, n: int) -> tuple[int, int, int]:
+        """Return where :meth:`popn` would land: length, pending tokens, tokens to run again."""
+        length, pending, replay = _plan_popn(self._handle, seq_id, n)
+        return length, pending, replay
+
+    def check_rollback(self, seq_id: int, checkpoint: Any) -> None:
+        """Raise what :meth:`rollback` would raise, and do nothing."""
+        _check_rollback(self._handle, seq_id, checkpoint)
+
+    def get_state(self, seq_id: int, layer: int, state_id: int = 0, *, position: int = -1) -> Any:
+        """Copy the state after ``position`` tokens, pending ones counted; -1: all committed.
+
+        Raises
+        ------
+        IndexError
+            If no state is kept there.
+        """
+        return _get_state(self._handle, seq_id, position, layer, state_id)

@@ -1,0 +1,28 @@
+"""Verification: which drafted tokens stay, and what comes after them.
+
+The decision itself is the function `kvctl.verify`; here is what belongs to it: its result, exact
+enumeration of the rules, traces and their replay, statistics.
+"""
+
+from .enumeration import BranchingRng, DraftedTree, Outcome, enumerate_outcomes
+from .flatten import RULES
+from .result import Verification
+from .run import sample, verify
+from .sampling import Sampling
+from .stats import AcceptanceStats
+from .trace import Replay, Trace
+
+__all__ = [
+    "RULES",
+    "AcceptanceStats",
+    "BranchingRng",
+    "DraftedTree",
+    "Outcome",
+    "Replay",
+    "Sampling",
+    "Trace",
+    "Verification",
+    "enumerate_outcomes",
+    "sample",
+    "verify",
+]

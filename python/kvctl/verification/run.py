@@ -1,0 +1,270 @@
+"""The call itself: trees, laws and parameters flattened, and handed to libkvctl."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm_ffi import get_global_func
+
+from .._ffi.integers import to_int32
+from ..tree import TokenTree, as_trees
+from .flatten import RULES, Drawn, flatten, kind, matrix_shape, signed, streams, tensor
+from .result import Verification
+from .sampling import Sampling, per_request, ragged, sampling_table
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+_run = get_global_func("kvctl.verify.run")
+_GREEDY = Sampling(temperature=0.0)
+_SOFTMAX = Sampling()
+
+
+def verify(
+    logits: Any,
+    trees: TokenTree | Sequence[TokenTree],
+    *,
+    rule: str,
+    drawn: Drawn,
+    draft_probs: Any = None,
+    draft_probs_per_node: Any = None,
+    sampling: Sampling | Sequence[Sampling] | None = None,
+    seed: int = 0,
+    request_ids: Sequence[int] | None = None,
+    root_positions: Sequence[int] | int | None = None,
+    history: Sequence[Sequence[int]] | None = None,
+    bitmask: Any = None,
+    probabilities: bool = False,
+    log_probs: bool = False,
+    epsilon: float = 0.09,
+    delta: float = 0.3,
+) -> Verification:
+    """Decide which drafted tokens of a batch stay, and what comes after them.
+
+    Parameters
+    ----------
+    logits
+        (R, V) float32, float16 or bfloat16, anything with DLPack: the target's logits, the rows of
+        one tree after another. Row i of a tree says what follows its node i. They may lie on a CUDA
+        device, and dense ``draft_probs`` with them: then only the tokens come to the host.
+    trees
+        The drafted tree of each of B sequences; a chain is a tree.
+    rule
+        ``greedy``, ``target_only``, ``token_wise`` (chains), ``block`` (chains), ``recursive``,
+        ``traversal``, ``best_of_k`` (K paths of one length), ``coupled`` or ``typical`` (lossy).
+    drawn
+        How the tokens were drawn: ``deterministic``, ``independent``, ``without_replacement`` or
+        ``coupled``; one for all, or a sequence with one for each tree, or one for each node (the
+        root's is not read). Siblings that were sorted, pruned or re-ranked by value after drawing
+        are deterministic.
+    draft_probs
+        The laws the tokens were drawn from, used exactly as given: (R, V) float32 or float64
+        aligned with the logits, row i the law of node i's *children*; rows of leaves are ignored.
+        Or a pair (ids, probs) of (R, k) arrays for sparse rows, id -1 meaning no entry. Not needed
+        for deterministic and coupled nodes.
+    draft_probs_per_node
+        Instead, a law for each node, (N, V): the law that node itself was drawn from given its
+        earlier siblings, for trees of several drafters.
+    sampling
+        One for all or one for each sequence. By default greedy for rule ``greedy``, else the
+        model's softmax.
+    seed, request_ids, root_positions
+        Name the random numbers: request_ids (B,) integers that identify each request for as long
+        as it lives, and root_positions (B,) the absolute position of each tree's node 0. Both are
+        needed where tokens are sampled (request_ids for more than one sequence). Sequences of one
+        id and position draw the same numbers: forks of a request need ids of their own.
+    history
+        The tokens of each sequence before its root, for penalties.
+    bitmask
+        (N, ceil(V / 32)) int32, one row for each node of the batch: bit i of word j allows token
+        32 j + i after it.
+    probabilities
+        The rows of `logits` are laws already, float32 or float64; they are used as they are.
+    log_probs
+        Also return the log-probability of every emitted token.
+    epsilon, delta
+        Thresholds of rule ``typical``: it accepts p > min(epsilon, delta * exp(-entropy)).
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    ValueError
+        If the combination of rule and drawn would be biased (the message names a rule that is
+        not), shapes do not fit, a token could not have been drawn from its law, or a row leaves no
+        token to choose.
+
+    Examples
+    --------
+    >>> chain = kvctl.TokenTree.chain([1, 2])
+    >>> logits = np.array([[0.0, 1.0, 3.0, 0.0], [2.0, 0.0, 0.0, 0.0]], np.float32)
+    >>> kvctl.verify(logits, [chain], rule="greedy", drawn="deterministic").tokens
+    [[2, 0]]
+    """
+    trees = as_trees(trees)
+    for name, threshold in (("epsilon", epsilon), ("delta", delta)):
+        if not 0 <= threshold < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {threshold}")
+    rule_index = kind(rule, RULES, "rule")
+    samplings = per_request(sampling, _GREEDY if rule == "greedy" else _SOFTMAX)
+    nodes, ptrs = flatten(trees, drawn)
+    if draft_probs is not None and draft_probs_per_node is not None:
+        raise ValueError("give either draft_probs or draft_probs_per_node")
+    random = any(s.temperature > 0 for s in samplings) or rule == "typical"
+    return run(
+        logits,
+        nodes,
+        ptrs,
+        rule_index,
+        samplings,
+        streams(len(trees), request_ids, root_positions, "root_positions", random=random),
+        draft=draft_probs if draft_probs_per_node is None else draft_probs_per_node,
+        per_node=draft_probs_per_node is not None,
+        seed=seed,
+        history=history,
+        bitmask=bitmask,
+        probabilities=probabilities,
+        log_probs=log_probs,
+        thresholds=(epsilon, delta),
+    )
+
+
+def sample(
+    logits: Any,
+    *,
+    sampling: Sampling | Sequence[Sampling] | None = None,
+    seed: int = 0,
+    request_ids: Sequence[int] | None = None,
+    positions: Sequence[int] | int | None = None,
+    history: Sequence[Sequence[int]] | None = None,
+    bitmask: Any = None,
+    noise: str = "uniform",
+    probabilities: bool = False,
+) -> Int32:
+    """Sample one token from each row of logits, as verifying with ``target_only`` would.
+
+    With the same seed, request ids and bit-equal logits, tokens sampled one by one here are the
+    tokens that ``kvctl.verify(..., rule="target_only")`` emits, whatever was drafted; with
+    ``noise="gumbel"``, those that ``rule="coupled"`` emits.
+
+    Parameters
+    ----------
+    logits
+        (B, V) float32, float16 or bfloat16.
+    sampling
+        One for all or one for each row; by default the model's softmax.
+    seed, request_ids, positions
+        Name the random numbers; positions (B,) are the absolute positions of the tokens sampled.
+    history
+        All tokens of each sequence before the sampled one, for penalties.
+    bitmask
+        (B, ceil(V / 32)) int32.
+    noise
+        ``uniform``: one random number per token. ``gumbel``: one per entry of the vocabulary, the
+        noise that coupled drafting shares.
+    probabilities
+        The rows are laws already, float32 or float64.
+
+    Returns
+    -------
+    numpy.ndarray
+        (B,) int32 tokens.
+
+    Raises
+    ------
+    ValueError
+        As ``kvctl.verify``.
+    """
+    logits = tensor(logits, "logits")
+    size, _ = matrix_shape(logits, "logits")
+    samplings = per_request(sampling, _SOFTMAX)
+    random = any(s.temperature > 0 for s in samplings)
+    table = streams(size, request_ids, positions, "positions", random=random)
+    table[1] -= 1  # a root that nobody has seen, just before the token
+    nodes = np.zeros((4, size), np.int32)
+    nodes[:2] = -1
+    ptrs = np.tile(np.arange(size + 1, dtype=np.int64), (2, 1))
+    return run(
+        logits,
+        nodes,
+        ptrs,
+        RULES.index("target_only"),
+        samplings,
+        table,
+        seed=seed,
+        noise=kind(noise, ("uniform", "gumbel"), "noise"),
+        history=history,
+        bitmask=bitmask,
+        probabilities=probabilities,
+    )._out_tokens
+
+
+def run(
+    logits: Any,
+    nodes: Int32,
+    ptrs: Int64,
+    rule: int,
+    samplings: Sequence[Sampling],
+    stream_table: Int64,
+    *,
+    draft: Any = None,
+    per_node: bool = False,
+    seed: int = 0,
+    noise: int = 0,
+    history: Sequence[Sequence[int]] | None = None,
+    bitmask: Any = None,
+    probabilities: bool = False,
+    log_probs: bool = False,
+    thresholds: tuple[float, float] = (0.0, 0.0),
+) -> Verification:
+    """Call libkvctl on flattened trees; see `verify`."""
+    size, num_nodes = ptrs.shape[1] - 1, nodes.shape[1]
+    if isinstance(draft, tuple) and len(draft) != 2:
+        raise ValueError(f"sparse draft_probs are a pair (ids, probs), got {len(draft)} arrays")
+    draft_ids, draft_probs = draft if isinstance(draft, tuple) else (None, draft)
+    if history is not None and len(history) != size:
+        raise ValueError(f"history needs one entry for each of {size} sequences")
+    out = np.empty(2 * num_nodes + 4 * size, np.int32)
+    out_log_probs = np.full(num_nodes, np.nan) if log_probs else None
+    _run(
+        rule,
+        noise,
+        tensor(logits, "logits"),
+        int(probabilities),
+        nodes,
+        ptrs,
+        None if draft_probs is None else tensor(draft_probs, "draft_probs"),
+        None if draft_ids is None else _ids(draft_ids),
+        int(per_node),
+        *sampling_table(samplings),
+        *ragged([s.stop_tokens for s in samplings], "stop_tokens"),
+        *ragged(history or (), "history"),
+        None if bitmask is None else tensor(bitmask, "bitmask"),
+        *thresholds,
+        signed(seed),
+        stream_table,
+        out,
+        out_log_probs,
+    )
+    return Verification(
+        nodes=nodes,
+        ptrs=ptrs,
+        out_nodes=out[:num_nodes],
+        out_tokens=out[num_nodes : 2 * num_nodes],
+        counts=out[2 * num_nodes :].reshape(4, size),
+        log_probs=out_log_probs,
+        lossless=RULES[rule] != "typical",
+    )
+
+
+def _ids(ids: Any) -> Any:
+    """Return the tokens of sparse rows as libkvctl reads them."""
+    if hasattr(ids, "__dlpack__") and not isinstance(ids, np.ndarray):
+        return ids
+    return tensor(to_int32(ids, "the ids of draft_probs", ndim=2), "the ids of draft_probs")

@@ -1,0 +1,88 @@
+"""A model directory as another compiler makes it: TVM's own layers, metadata without kvctl."""
+
+from __future__ import annotations
+
+import json
+
+from tiny_model import tiny_config
+
+
+def compile_plain_model(directory, *, seed=0, cache="kvctl", layer_windows=None, **metadata):
+    """The tiny model with the weights of compile_tiny_model, laid out as MLC-LLM does it.
+
+    `layer_windows` is the window and, for each layer, whether it slides (cache="tvm" only); other
+    keywords are what the library says of itself.
+    """
+    import tvm
+    from tvm import relax
+
+    from kvctl.models import RandomCheckpoint
+    from kvctl.models.architectures.layers import PlainLayers
+    from kvctl.models.architectures.llama import LlamaForCausalLM
+    from kvctl.models.build.params import ParamWriter
+    from kvctl.models.checkpoints.weights import load_parameter
+
+    config = tiny_config()
+    target = tvm.target.Target("llvm")
+    kind = LlamaForCausalLM if layer_windows is None else _with_layer_windows(*layer_windows)
+    model = kind(config, PlainLayers("float32"), cache=cache, target=target)
+    module, params = model.export_tvm(model.spec())
+    checkpoint = RandomCheckpoint(config, seed=seed)
+    directory.mkdir(parents=True)
+    writer = ParamWriter(directory)
+    for name, _ in params:
+        writer.add(name, load_parameter(checkpoint, name))
+    writer.finish({})
+    metadata = {
+        "model_type": "llama",
+        "prefill_chunk_size": 64,
+        "context_window_size": 512,
+        "sliding_window_size": -1,
+        "tensor_parallel_shards": 1,
+        "kv_state_kind": "kv_cache",
+        "max_batch_size": 8,
+        "params": [
+            {"name": name, "shape": list(map(int, param.shape)), "dtype": param.dtype}
+            for name, param in params
+        ],
+        **metadata,
+    }
+    builder = relax.BlockBuilder(module)
+    with builder.function("_metadata", params=[]):
+        builder.emit_func_output(tvm.ir.StringImm(json.dumps(metadata)))
+    relax.build(builder.get(), target).export_library(str(directory / "tiny-plain-cpu.so"))
+    config_text = json.dumps({"model_config": {"vocab_size": config.vocab_size}})
+    (directory / "mlc-chat-config.json").write_text(config_text)
+    return directory
+
+
+def _with_layer_windows(window, slides):
+    """A Llama some of whose layers attend to a window (TVM's MHASliding)."""
+    from unittest import mock
+
+    from kvctl.models.architectures import llama
+
+    class WindowedLlama(llama.LlamaForCausalLM):
+        def create_tir_paged_kv_cache(
+            self,
+            max_batch_size,
+            max_total_seq_len,
+            prefill_chunk_size,
+            page_size,
+            support_sliding_window,
+        ):
+            def create(**options):
+                options["attn_kind"] = ["mha_sliding" if slide else "mha" for slide in slides]
+                return llama_cache(**options, layer_sliding_window_size=window)
+
+            llama_cache = llama.TIRPagedKVCache
+            with mock.patch.object(llama, "TIRPagedKVCache", create):
+                return super().create_tir_paged_kv_cache(
+                    max_batch_size,
+                    max_total_seq_len,
+                    prefill_chunk_size,
+                    page_size,
+                    support_sliding_window,
+                )
+
+    return WindowedLlama
