@@ -73,7 +73,7 @@ def verify_case(batch: int, vocab: int, length: int, bandwidth: float) -> dict[s
     draft = torch.softmax(target[:, :length] + 0.5 * noise, -1)
     tokens = torch.multinomial(draft.flatten(0, 1), 1).reshape(batch, length).int()
     trees = [kvctl.TokenTree.chain([0, *chain]) for chain in tokens.tolist()]
-    laws = torch.cat([draft, draft[:, :1]], 1).flatten(0, 1).contiguous()
+    distributions = torch.cat([draft, draft[:, :1]], 1).flatten(0, 1).contiguous()
     logits = target.flatten(0, 1)
 
     def ours() -> Any:
@@ -82,7 +82,7 @@ def verify_case(batch: int, vocab: int, length: int, bandwidth: float) -> dict[s
             trees,
             rule="token_wise",
             drawn="independent",
-            draft_probs=laws,
+            draft_probs=distributions,
             request_ids=range(batch),
             root_positions=[7] * batch,
         )

@@ -3,10 +3,10 @@
     python bench_rules.py MODEL_DIR [--json out.json] [--rounds 8] [--prompts 3]
 
 The drafter is the same model when it sees only the last few tokens of the text: weaker than the
-target as draft models are, and with a law to draw from. Each round drafts K i.i.d. paths; target
-and draft laws are recorded (`kvctl.verification.Trace`) and every rule is run over the same drafts,
-exactly, on the first path alone (a chain) and on all of them (a tree). `coupled` draws its drafts
-by other noise, so its figure is counted from rounds of its own.
+target as draft models are, and with a distribution to draw from. Each round drafts K i.i.d. paths;
+target and draft distributions are recorded (`kvctl.verification.Trace`) and every rule is run over
+the same drafts, exactly, on the first path alone (a chain) and on all of them (a tree). `coupled`
+draws its drafts by other noise, so its figure is counted from rounds of its own.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Session:
         return rows.copy()
 
     def draft(self, paths: int, depth: int, how: str) -> tuple[kvctl.TokenTree, Any]:
-        """Draw paths level by level; return the tree and the law of each node's children."""
+        """Draw paths level by level; return the tree and the distributions of the children."""
         cache, root = self.runner.cache, len(self.text) - 1
         cache.add_sequence(1)
         context = self.text[-self.window : -1]
         if context:
             self.runner.prefill([1], [context])
         tokens, parents, leaves = [self.text[-1]], [-1], [0]
-        laws = None
+        distributions = None
         for level in range(1, depth + 1):
             tree = kvctl.TokenTree(tokens, parents)
             rows = self.logits(1, tree)[leaves]
@@ -85,14 +85,14 @@ class Session:
                 first_nodes=first + np.arange(len(leaves)),
                 depths=level,
             )
-            if laws is None:
-                laws = np.zeros((1 + paths * depth, rows.shape[1]), np.float32)
-            laws[leaves] = draw.probs
+            if distributions is None:
+                distributions = np.zeros((1 + paths * depth, rows.shape[1]), np.float32)
+            distributions[leaves] = draw.probs
             parents += [p for p in leaves for _ in range(draw.tokens.shape[1])]
             tokens += draw.tokens.ravel().tolist()
             leaves = list(range(first, len(tokens)))
         cache.remove_sequence(1)
-        return kvctl.TokenTree(tokens, parents), laws
+        return kvctl.TokenTree(tokens, parents), distributions
 
     def verify(self, tree: kvctl.TokenTree, logits: Any, **call: Any) -> kvctl.Verification:
         return kvctl.verify(
@@ -110,12 +110,14 @@ class Session:
         chain, _ = self.draft(1, depth, "coupled")
         coupled = self.verify(chain, self.logits(0, chain), rule="coupled", drawn="coupled")
         self.runner.cache.abort([0])
-        tree, laws = self.draft(paths, depth, "independent")
+        tree, distributions = self.draft(paths, depth, "independent")
         logits = self.logits(0, tree)
-        # What is drawn is of no interest: this is the processed law of each row.
+        # What is drawn is of no interest: this is the processed distribution of each row.
         target = draft_sample(logits, how="deterministic", sampling=self.sampling).probs
-        trace.add(tree, target_probs=target, draft_probs=laws, drawn="independent")
-        result = self.verify(tree, logits, rule="traversal", drawn="independent", draft_probs=laws)
+        trace.add(tree, target_probs=target, draft_probs=distributions, drawn="independent")
+        result = self.verify(
+            tree, logits, rule="traversal", drawn="independent", draft_probs=distributions
+        )
         self.runner.cache.commit([0], result.kept)
         self.text += result.tokens[0]
         return int(coupled.num_emitted[0])

@@ -35,7 +35,7 @@ from kvctl.draft import sample as draft_sample
 from verify_peers import numpy_rule, torch_rule, torch_walk
 
 RULES = ("greedy", "target_only", "token_wise", "block", "traversal", "coupled")
-# The rule of a peer that emits the same law.
+# The rule of a peer that emits the same distribution.
 PEER_RULE = {"traversal": "block"}
 
 

@@ -1,7 +1,8 @@
 """The acceptance rules as one would write them in torch and in NumPy, for chains.
 
-Each takes logits (B, n + 1, V), draft laws q (B, n, V) and drafts (B, n), and returns the number of
-accepted drafts (B,) and the next token (B,). All rows go through one vectorised softmax, as usual.
+Each takes logits (B, n + 1, V), draft distributions q (B, n, V) and drafts (B, n), and returns the
+number of accepted drafts (B,) and the next token (B,). All rows go through one vectorised softmax,
+as usual.
 """
 
 from __future__ import annotations

@@ -268,7 +268,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   refl::GlobalDef()
       .def("kvctl.verify.run", Guarded(Run), "Accept or reject the drafted trees of a batch")
-      .def("kvctl.verify.draft", Guarded(Draft), "Draw tokens, with the law they were drawn from")
+      .def("kvctl.verify.draft", Guarded(Draft),
+           "Draw tokens, with the distribution they were drawn from")
       .def("kvctl.verify.enumerate", Guarded(EnumerateBatch),
            "Every outcome of a rule with its exact probability")
       .def("kvctl.verify.last_accepted", Guarded(LastAcceptedBatch),

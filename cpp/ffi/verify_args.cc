@@ -114,11 +114,11 @@ void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device) {
   CheckShape(tensor, name, {kAny, kAny}, device);
 }
 
-RowType FloatRowType(const TensorView& tensor, const char* name, bool law) {
+RowType FloatRowType(const TensorView& tensor, const char* name, bool distribution) {
   const DLDataType type = tensor.dtype();
   const bool is_float = type.code == kDLFloat && type.lanes == 1;
   if (is_float && type.bits == 32) return RowType::kFloat32;
-  if (law) {
+  if (distribution) {
     if (is_float && type.bits == 64) return RowType::kFloat64;
     Throw(ErrorKind::kType, name, " must be float32 or float64, got ", TypeText(type));
   }

@@ -57,8 +57,8 @@ struct Ragged {
 
 /*! \brief Checks that a tensor is a contiguous matrix on a device. */
 void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device = kHostDevice);
-/*! \brief float32, float16 or bfloat16; for laws float32 or float64. */
-RowType FloatRowType(const TensorView& tensor, const char* name, bool law);
+/*! \brief float32, float16 or bfloat16; for distributions float32 or float64. */
+RowType FloatRowType(const TensorView& tensor, const char* name, bool distribution);
 const void* RowPointer(const TensorView& matrix, int64_t row);
 
 /*! \brief Sampling parameters: one for all, or one each. */
@@ -84,7 +84,7 @@ class SamplingTable {
 class VerifyBatch {
  public:
   /*! \brief See kvctl.verify.run; checks every node's token, parent, row and kind. The target, and
-   * dense draft laws with it, may be on any device; nothing else. */
+   * dense draft distributions with it, may be on any device; nothing else. */
   VerifyBatch(const TensorView& target, bool probabilities, const TensorView& nodes,
               const TensorView& ptrs);
   void SetDraft(const MaybeTensor& probs, const MaybeTensor& ids, bool per_node);

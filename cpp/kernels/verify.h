@@ -56,13 +56,14 @@ struct DraftItem {
   uint32_t depth;       //!< of the tokens drawn, for `coupled`
 
   int32_t* tokens;  //!< out [n], -1 behind the end of the support
-  void* probs;      //!< out [vocab] the law drawn from, or nullptr
+  void* probs;      //!< out [vocab] the distribution drawn from, or nullptr
 };
 
 /*!
  * \brief Draws n tokens from each row.
- * \param probs_type kFloat32 or kFloat64. Tokens are drawn from the law as it is written, rounded.
- * \throws Error kValue of the first row that has no law, naming it.
+ * \param probs_type kFloat32 or kFloat64. Tokens are drawn from the distribution as it is written,
+ * rounded.
+ * \throws Error kValue of the first row that has no distribution, naming it.
  */
 void DraftCpu(Drawn how, int32_t n, RowType probs_type, int32_t vocab_size,
               std::vector<DraftItem>* items);

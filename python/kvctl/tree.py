@@ -110,8 +110,8 @@ class TokenTree:
         path scores, which never grow towards the leaves, these are the n best nodes. Ties go to
         the lower index. Rows are numbered anew without gaps.
 
-        Siblings that were drawn at random and then pruned by value no longer follow the law they
-        were drawn from: ``verify`` them with ``drawn="deterministic"``.
+        Siblings that were drawn at random and then pruned by value no longer follow the
+        distribution they were drawn from: ``verify`` them with ``drawn="deterministic"``.
 
         Parameters
         ----------

@@ -9,7 +9,7 @@
 
 namespace kvctl {
 
-// total_ becomes NaN where the entries are no law.
+// total_ becomes NaN where the entries are no distribution.
 template <typename T>
 void DraftRow::LoadEntries(const T* probs, const int32_t* ids, int32_t width, int32_t vocab) {
   auto entries = std::make_shared<Entries>();
@@ -47,19 +47,21 @@ DraftRow::DraftRow(const Vocab& vocab, const DraftInput& draft, int64_t row) {
     total_ = vocab.SumProbs(f32);
   }
   if (std::isnan(total_)) {
-    Throw(ErrorKind::kValue, "row ", row, " of draft_probs is not a law: its entries must be in ",
+    Throw(ErrorKind::kValue, "row ", row,
+          " of draft_probs is not a distribution: its entries must be in ",
           "[0, 1] and sum to 1 within 0.001, and sparse rows name each token once");
   }
 }
 
-DraftRow::DraftRow(Law law) : law_(std::make_shared<const Law>(std::move(law))) {
-  total_ = law_->total;
+DraftRow::DraftRow(Distribution distribution)
+    : distribution_(std::make_shared<const Distribution>(std::move(distribution))) {
+  total_ = distribution_->total;
 }
 
 double DraftRow::weight(int32_t token) const {
   if (f32_ != nullptr) return ToGrid(static_cast<double>(f32_[token]));
   if (f64_ != nullptr) return ToGrid(f64_[token]);
-  if (law_ != nullptr) return law_->weights[token];
+  if (distribution_ != nullptr) return distribution_->weights[token];
   const auto entry = std::lower_bound(entries_->begin(), entries_->end(), std::pair(token, -1.0));
   return entry != entries_->end() && entry->first == token ? entry->second : 0;
 }
@@ -69,8 +71,8 @@ void DraftRow::Weights(const VocabOps& ops, int32_t at, int32_t n, double* out) 
     ops.weights_from_f32(f32_ + at, n, out);
   } else if (f64_ != nullptr) {
     ops.weights_from_f64(f64_ + at, n, out);
-  } else if (law_ != nullptr) {
-    std::copy_n(law_->weights.data() + at, n, out);
+  } else if (distribution_ != nullptr) {
+    std::copy_n(distribution_->weights.data() + at, n, out);
   } else {
     std::fill_n(out, n, 0.0);
     auto entry = std::lower_bound(entries_->begin(), entries_->end(), std::pair(at, -1.0));

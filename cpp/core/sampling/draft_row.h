@@ -1,6 +1,6 @@
 /*!
  * \file core/sampling/draft_row.h
- * \brief One row of draft laws: dense or sparse, of either precision.
+ * \brief One row of draft distributions: dense or sparse, of either precision.
  */
 #ifndef KVCTL_CORE_SAMPLING_DRAFT_ROW_H_
 #define KVCTL_CORE_SAMPLING_DRAFT_ROW_H_
@@ -10,29 +10,32 @@
 #include <utility>
 #include <vector>
 
-#include "core/sampling/law.h"
+#include "core/sampling/distribution.h"
 #include "core/sampling/sampling.h"
 
 namespace kvctl {
 
-/*! \brief The draft laws of a sequence. */
+/*! \brief The draft distributions of a sequence. */
 struct DraftInput {
-  const void* probs = nullptr;  //!< [rows, width], nullptr where nothing was drawn from a law
+  const void* probs =
+      nullptr;  //!< [rows, width], nullptr where nothing was drawn from a distribution
   RowType type = RowType::kFloat32;
   int32_t width = 0;  //!< the vocabulary, or the entries of a sparse row
   const int32_t* ids =
-      nullptr;            //!< [rows, width] tokens of sparse rows, -1 for none; nullptr: dense
-  bool per_node = false;  //!< a law of its own for each node, and not for its parent's children
+      nullptr;  //!< [rows, width] tokens of sparse rows, -1 for none; nullptr: dense
+  bool per_node =
+      false;  //!< a distribution of its own for each node, and not for its parent's children
 };
 
-/*! \brief A draft law whose weights are worked out where they are wanted. Cheap to copy. */
+/*! \brief A draft distribution whose weights are worked out where they are wanted. Cheap to copy.
+ */
 class DraftRow {
  public:
   DraftRow() = default;
-  /*! \brief A row of the caller's; it must stay. \throws Error kValue if it is no law. */
+  /*! \brief A row of the caller's; it must stay. \throws Error kValue if it is no distribution. */
   DraftRow(const Vocab& vocab, const DraftInput& draft, int64_t row);
-  /*! \brief A law made on the way. */
-  explicit DraftRow(Law law);
+  /*! \brief A distribution made on the way. */
+  explicit DraftRow(Distribution distribution);
 
   /*! \brief The sum of all grid weights. */
   double total() const { return total_; }
@@ -51,7 +54,7 @@ class DraftRow {
   const float* f32_ = nullptr;
   const double* f64_ = nullptr;
   std::shared_ptr<const Entries> entries_;  // sparse: (token, grid weight) by token
-  std::shared_ptr<const Law> law_;
+  std::shared_ptr<const Distribution> distribution_;
   double total_ = 0;
 };
 

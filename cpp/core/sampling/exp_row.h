@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/sampling/law.h"
+#include "core/sampling/distribution.h"
 #include "core/sampling/logit_row.h"
 #include "core/support/exact_math.h"
 

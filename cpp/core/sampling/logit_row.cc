@@ -28,7 +28,8 @@ void SortByToken(std::vector<std::pair<int32_t, T>>* list) {
 
 void LogitRow::Load(const RowInput& row, const Sampling& sampling) {
   if (row.type == RowType::kFloat64) {
-    Throw(ErrorKind::kType, "logits must be float32, float16 or bfloat16; float64 holds laws");
+    Throw(ErrorKind::kType,
+          "logits must be float32, float16 or bfloat16; float64 holds distributions");
   }
   values_ = row.values;
   convert_ = row.type == RowType::kFloat16    ? ops_.from_f16

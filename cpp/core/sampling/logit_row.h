@@ -28,7 +28,7 @@ class LogitRow {
 
   /*!
    * \brief Takes a row; its values, bitmask and parameters must stay until the next Load.
-   * \throws Error kType for float64, which holds laws.
+   * \throws Error kType for float64, which holds distributions.
    */
   void Load(const RowInput& row, const Sampling& sampling);
 

@@ -53,12 +53,14 @@ NoiseKey GumbelKey(const RandomStream& stream, uint32_t position) {
 }
 
 void RowSampler::LoadProbabilities(const RowInput& row, const Sampling& sampling) {
-  const bool valid = row.type == RowType::kFloat64
-                         ? vocab_.FromProbs(static_cast<const double*>(row.values), &law_)
-                         : row.type == RowType::kFloat32 &&
-                               vocab_.FromProbs(static_cast<const float*>(row.values), &law_);
+  const bool valid =
+      row.type == RowType::kFloat64
+          ? vocab_.FromProbs(static_cast<const double*>(row.values), &distribution_)
+          : row.type == RowType::kFloat32 &&
+                vocab_.FromProbs(static_cast<const float*>(row.values), &distribution_);
   if (!valid) {
-    Throw(ErrorKind::kValue, "a row of target probabilities is not a law: its entries must be in ",
+    Throw(ErrorKind::kValue,
+          "a row of target probabilities is not a distribution: its entries must be in ",
           "[0, 1] and sum to 1 within 0.001, as float32 or float64");
   }
   const bool greedy = sampling.temperature == 0;
@@ -68,10 +70,10 @@ void RowSampler::LoadProbabilities(const RowInput& row, const Sampling& sampling
           "processed (temperature may be 1, or 0 for greedy)");
   }
   has_logits_ = false;
-  kind_ = Kind::kLaw;
+  kind_ = Kind::kDistribution;
   if (greedy) {
-    const auto best = std::max_element(law_.weights.begin(), law_.weights.end());
-    greedy_ = static_cast<int32_t>(best - law_.weights.begin());
+    const auto best = std::max_element(distribution_.weights.begin(), distribution_.weights.end());
+    greedy_ = static_cast<int32_t>(best - distribution_.weights.begin());
     kind_ = Kind::kOneHot;
   }
 }
@@ -171,8 +173,8 @@ double RowSampler::Weights(int32_t at, int32_t n, double* out) const {
     }
     default: {
       double sum = 0;
-      for (int32_t i = 0; i < n; ++i) sum += law_.weights[at + i];
-      if (out != nullptr) std::copy_n(law_.weights.data() + at, n, out);
+      for (int32_t i = 0; i < n; ++i) sum += distribution_.weights[at + i];
+      if (out != nullptr) std::copy_n(distribution_.weights.data() + at, n, out);
       return sum;
     }
   }
@@ -193,21 +195,22 @@ double RowSampler::WeightsLess(const float* probs, double a, double b, int32_t a
   return ops.subtract(r, d, n, a, b, out);
 }
 
-void RowSampler::FillLaw(Law* law) {
+void RowSampler::FillDistribution(Distribution* distribution) {
   NeedWeights();
-  law->weights.resize(vocab_.size());
+  distribution->weights.resize(vocab_.size());
   const auto fill = [&](int32_t begin, int32_t size) {
     double sum = 0;
-    ForPieces(begin, size,
-              [&](int32_t at, int32_t n) { sum += Weights(at, n, law->weights.data() + at); });
+    ForPieces(begin, size, [&](int32_t at, int32_t n) {
+      sum += Weights(at, n, distribution->weights.data() + at);
+    });
     return sum;
   };
-  law->total = vocab_.SumBlocks(fill, &law->block_sums);
+  distribution->total = vocab_.SumBlocks(fill, &distribution->block_sums);
 }
 
 int32_t RowSampler::Pick(uint64_t bits) {
   if (kind_ == Kind::kOneHot) return greedy_;
-  if (kind_ == Kind::kLaw) return vocab_.Pick(law_, bits);
+  if (kind_ == Kind::kDistribution) return vocab_.Pick(distribution_, bits);
   if (NeedSums()) return row_.Pick(vocab_, logits_, bits);
   NeedExps();
   uint64_t rest = Below(exp_total_, bits);
@@ -250,9 +253,10 @@ void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
     vocab_.ForEachBlock([&](int32_t b) {
       ForPieces(Vocab::Begin(b), vocab_.block_size(b), [&](int32_t at, int32_t size) {
         float exps[kVocabPiece];
-        if (kind_ == Kind::kLaw) {  // grid weights, brought down to where floats hold what counts
+        if (kind_ ==
+            Kind::kDistribution) {  // grid weights, brought down to where floats hold what counts
           for (int32_t j = 0; j < size; ++j) {
-            exps[j] = static_cast<float>(law_.weights[at + j] / kGridOfFixed);
+            exps[j] = static_cast<float>(distribution_.weights[at + j] / kGridOfFixed);
           }
         } else {
           ExpPiece(at, size, exps);
@@ -275,7 +279,7 @@ void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
 
 double RowSampler::Prob(int32_t token) {
   if (kind_ == Kind::kOneHot) return token == greedy_ ? 1.0 : 0.0;
-  if (kind_ == Kind::kLaw) return law_.prob(token);
+  if (kind_ == Kind::kDistribution) return distribution_.prob(token);
   if (NeedSums()) return row_.Prob(logits_, token);
   NeedExps();
   float exp;
@@ -288,7 +292,7 @@ double RowSampler::LogProb(int32_t token) {
   if (kind_ != Kind::kOneHot) {
     prob = Prob(token);
   } else if (!has_logits_) {
-    prob = law_.prob(token);
+    prob = distribution_.prob(token);
   } else {
     // Infinite logits have no softmax; the one chosen is then as good as certain.
     prob = row_.Sum(vocab_, logits_, Scale(1)) ? row_.Prob(logits_, token) : 1.0;

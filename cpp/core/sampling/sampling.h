@@ -1,6 +1,7 @@
 /*!
  * \file core/sampling/sampling.h
- * \brief From a row of logits to the law that tokens are sampled from. The one place that does it.
+ * \brief From a row of logits to the distribution that tokens are sampled from. The one place that
+ * does it.
  *
  * In this order: logit bias; repetition, presence and frequency penalties; bitmask; temperature;
  * top-k; top-p; min-p. NaN counts as -inf; where a logit is +inf, or so large that its exponent
@@ -15,8 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/sampling/distribution.h"
 #include "core/sampling/exp_row.h"
-#include "core/sampling/law.h"
 #include "core/sampling/logit_row.h"
 #include "core/support/exact_math.h"
 #include "core/support/rng.h"
@@ -45,17 +46,17 @@ struct Sampling {
 /*! \brief The element type of logits and probabilities. */
 enum class RowType { kFloat32, kFloat16, kBFloat16, kFloat64 };
 
-/*! \brief What a row's law depends on besides the parameters. */
+/*! \brief What a row's distribution depends on besides the parameters. */
 struct RowInput {
   const void* values;                 //!< [vocab] logits, or probabilities
   RowType type = RowType::kFloat32;   //!< kFloat64 for probabilities only
-  bool probabilities = false;         //!< the row is a law already and is used as it is
+  bool probabilities = false;         //!< the row is a distribution already and is used as it is
   const uint32_t* bitmask = nullptr;  //!< [ceil(vocab / 32)] bit i of word j allows token 32 j + i
   /*! \brief (token, times seen) over history and path, for penalties. */
   const std::vector<std::pair<int32_t, int32_t>>* counts = nullptr;
 };
 
-/*! \brief How a token is chosen from its law. */
+/*! \brief How a token is chosen from its distribution. */
 enum class Noise {
   kUniform,  //!< inverse CDF, one number per token
   kGumbel,   //!< argmax(log p + G), a number for every token of the vocabulary: what `coupled`
@@ -82,8 +83,8 @@ using ExpPieces = std::function<void(int32_t at, int32_t n, float* out)>;
 Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPieces& exps);
 
 /*!
- * \brief One row: its samples, its law, single probabilities, each at the cost of what was asked
- * for. Stores sums of blocks and no rows: weights are worked out where they are wanted.
+ * \brief One row: its samples, its distribution, single probabilities, each at the cost of what was
+ * asked for. Stores sums of blocks and no rows: weights are worked out where they are wanted.
  */
 class RowSampler {
  public:
@@ -113,7 +114,7 @@ class RowSampler {
   /*! \brief Makes Weights available. */
   void NeedWeights();
   /*! \brief What all grid weights sum to, but for the rounding of each. Once they are available. */
-  double total() const { return kind_ == Kind::kLaw ? law_.total : kProbScale; }
+  double total() const { return kind_ == Kind::kDistribution ? distribution_.total : kProbScale; }
   /*!
    * \brief Grid weights of tokens [at, at + n), a piece of a block; returns their sum. May be
    * called from several threads.
@@ -122,16 +123,16 @@ class RowSampler {
   double Weights(int32_t at, int32_t n, double* out) const;
   /*!
    * \brief The same for relu(a * r - b * q).
-   * \param probs [vocab] the law q.
+   * \param probs [vocab] the distribution q.
    * \param out [n] or nullptr
    */
   double WeightsLess(const float* probs, double a, double b, int32_t at, int32_t n,
                      double* out) const;
-  /*! \brief The law, as grid weights. */
-  void FillLaw(Law* law);
+  /*! \brief The distribution, as grid weights. */
+  void FillDistribution(Distribution* distribution);
 
  private:
-  enum class Kind { kLogits, kOneHot, kLaw };
+  enum class Kind { kLogits, kOneHot, kDistribution };
 
   void LoadProbabilities(const RowInput& row, const Sampling& sampling);
   bool NeedSums();
@@ -145,7 +146,7 @@ class RowSampler {
   int32_t greedy_ = -1;  // kOneHot
   bool has_logits_ = false;
   LogitRow logits_;
-  Law law_;  // kLaw
+  Distribution distribution_;  // kDistribution
 
   bool summed_ = false;  // whether row_ was tried
   bool fused_ = false;   // whether it is what samples and single probabilities go by

@@ -33,7 +33,7 @@ struct ExpTerms {
   double factor;
 };
 
-/*! \brief How logits and another law become what is left of the logits' law. */
+/*! \brief How logits and another distribution become what is left of the logits' distribution. */
 struct RestTerms {
   ExpGrid grid;
   RestFactors factors;

@@ -133,7 +133,8 @@ static KVCTL_HD inline RestFactors MakeRestFactors(double a, double b) {
   return {static_cast<float>(a / kGridOfFixed), -static_cast<float>(b * kOfQ)};
 }
 
-/*! \brief Floats throughout: either law is known to their precision only. 0 where it is NaN. */
+/*! \brief Floats throughout: either distribution is known to their precision only. 0 where it is
+ * NaN. */
 static KVCTL_HD inline uint64_t FixedRest(float exp, float q, const RestFactors& factors) {
   const float p = exp * (1.0f / (1 << kRestShift));
   const float rest = FMA(p, factors.p_factor, q * factors.q_factor);

@@ -22,7 +22,7 @@ enum class Purpose : uint32_t {
   kAccept = 0,    //!< whether a drafted token is accepted; index: its node
   kResidual = 1,  //!< the bonus of a rejection rule; index: the node it follows
   kDraft = 2,     //!< drafting; index: the node drawn
-  kToken = 3,     //!< a token sampled from its law by inverse CDF; position: the token's own
+  kToken = 3,   //!< a token sampled from its distribution by inverse CDF; position: the token's own
   kGumbel = 4,  //!< exponential noise of a token; position: the token's own; index: vocabulary / 2
 };
 

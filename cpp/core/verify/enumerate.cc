@@ -29,11 +29,11 @@ int32_t ReplayRng::Choose(std::vector<std::pair<int32_t, double>> options) {
   return choice.options[choice.current].first;
 }
 
-int32_t ReplayRng::Choose(const Law& law) {
+int32_t ReplayRng::Choose(const Distribution& distribution) {
   std::vector<std::pair<int32_t, double>> options;
-  for (size_t x = 0; x < law.weights.size(); ++x) {
-    if (law.weights[x] > 0) {
-      options.emplace_back(static_cast<int32_t>(x), law.prob(static_cast<int32_t>(x)));
+  for (size_t x = 0; x < distribution.weights.size(); ++x) {
+    if (distribution.weights[x] > 0) {
+      options.emplace_back(static_cast<int32_t>(x), distribution.prob(static_cast<int32_t>(x)));
     }
   }
   return Choose(std::move(options));
@@ -48,32 +48,32 @@ bool ReplayRng::Accept(double probability, int32_t) {
 
 int32_t ReplayRng::Bonus(RowSampler& target, int32_t) {
   if (nodes_only_) return -1;
-  Law law;
-  target.FillLaw(&law);
-  return Choose(law);
+  Distribution distribution;
+  target.FillDistribution(&distribution);
+  return Choose(distribution);
 }
 
 int32_t ReplayRng::Residual(kvctl::Residual& left, int32_t) {
   if (nodes_only_) return -1;
-  Law law;
-  left.FillLaw(&law);
-  return Choose(law);
+  Distribution distribution;
+  left.FillDistribution(&distribution);
+  return Choose(distribution);
 }
 
 int32_t ReplayRng::Token(Round& round, int32_t node) {
-  Law law;
-  round.Target(node).FillLaw(&law);
-  if (!nodes_only_) return Choose(law);
+  Distribution distribution;
+  round.Target(node).FillDistribution(&distribution);
+  if (!nodes_only_) return Choose(distribution);
   std::vector<std::pair<int32_t, double>> options;
-  double rest = law.total;
+  double rest = distribution.total;
   for (int32_t c = round.first_child(node); c >= 0; c = round.next_sibling(c)) {
-    const double weight = law.weights[round.token(c)];
+    const double weight = distribution.weights[round.token(c)];
     if (weight == 0) continue;
-    options.emplace_back(round.token(c), weight / law.total);
+    options.emplace_back(round.token(c), weight / distribution.total);
     rest -= weight;
-    law.weights[round.token(c)] = 0;  // a sibling that holds the same token adds nothing
+    distribution.weights[round.token(c)] = 0;  // a sibling that holds the same token adds nothing
   }
-  if (rest > 0) options.emplace_back(-1, rest / law.total);
+  if (rest > 0) options.emplace_back(-1, rest / distribution.total);
   return Choose(std::move(options));
 }
 

@@ -33,7 +33,7 @@ class ReplayRng {
     size_t current = 0;
   };
   int32_t Choose(std::vector<std::pair<int32_t, double>> options);
-  int32_t Choose(const Law& law);
+  int32_t Choose(const Distribution& distribution);
 
   std::vector<Choice> choices_;
   size_t at_ = 0;

@@ -26,7 +26,7 @@ void Residual::Start(RowSampler* target) {
 
 // Turns weights r[n] of tokens [at, at + n) into what the step leaves; returns their sum.
 double Residual::Apply(const Step& step, int32_t at, int32_t n, double* r) const {
-  const DraftLaw& d = step.d;
+  const DraftDistribution& d = step.d;
   if (d.one_hot) {  // nothing but the drafted token changes, and that one loses everything
     if (d.token >= at && d.token < at + n) r[d.token - at] = 0;
     double sum = 0;
@@ -56,7 +56,7 @@ double Residual::Weights(int32_t at, int32_t n, double* out) const {
   double piece[kVocabPiece];
   double* r = out == nullptr ? piece : out;
   if (written_) {
-    std::copy_n(law_.weights.data() + at, n, r);
+    std::copy_n(distribution_.weights.data() + at, n, r);
     for (int32_t i = 0; i < n; ++i) sum += r[i];
   } else if (!steps_.empty() && steps_[0].d.excluded.empty() && steps_[0].d.row.f32() != nullptr) {
     const Step& first = steps_[next++];
@@ -84,7 +84,7 @@ void Residual::NeedBlockSums() {
   summed_ = true;
 }
 
-double Residual::Subtract(double a, const DraftLaw& d) {
+double Residual::Subtract(double a, const DraftDistribution& d) {
   const double before = total_;
   double weight = 0;
   if (d.one_hot) Weights(d.token, 1, &weight);
@@ -109,9 +109,9 @@ double Residual::Subtract(double a, const DraftLaw& d) {
   const double mass = d.one_hot ? a * (total_ / before) : total_ / kProbScale;
   const auto dense = [](const Step& step) { return !step.d.one_hot; };
   if (std::count_if(steps_.begin(), steps_.end(), dense) > kMaxDenseSteps) {
-    Law law;
-    FillLaw(&law);
-    law_ = std::move(law);
+    Distribution distribution;
+    FillDistribution(&distribution);
+    distribution_ = std::move(distribution);
     written_ = true;
     steps_.clear();
   }
@@ -133,15 +133,15 @@ int32_t Residual::Pick(uint64_t bits) {
   return PickToken(Vocab::Begin(block), vocab_.block_size(block), rest, weights);
 }
 
-void Residual::FillLaw(Law* law) {
+void Residual::FillDistribution(Distribution* distribution) {
   NeedBlockSums();
-  law->weights.resize(vocab_.size());
+  distribution->weights.resize(vocab_.size());
   vocab_.ForEachBlock([&](int32_t b) {
     ForPieces(Vocab::Begin(b), vocab_.block_size(b),
-              [&](int32_t at, int32_t n) { Weights(at, n, law->weights.data() + at); });
+              [&](int32_t at, int32_t n) { Weights(at, n, distribution->weights.data() + at); });
   });
-  law->block_sums = block_sums_;
-  law->total = sum_;
+  distribution->block_sums = block_sums_;
+  distribution->total = sum_;
 }
 
 }  // namespace kvctl

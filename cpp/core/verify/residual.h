@@ -1,6 +1,6 @@
 /*!
  * \file core/verify/residual.h
- * \brief What is left of a target's law once drafted tokens were rejected.
+ * \brief What is left of a target's distribution once drafted tokens were rejected.
  */
 #ifndef KVCTL_CORE_VERIFY_RESIDUAL_H_
 #define KVCTL_CORE_VERIFY_RESIDUAL_H_
@@ -13,8 +13,8 @@
 
 namespace kvctl {
 
-/*! \brief The law one child was drawn from, given its earlier siblings. */
-struct DraftLaw {
+/*! \brief The distribution one child was drawn from, given its earlier siblings. */
+struct DraftDistribution {
   bool one_hot;
   int32_t token;                  //!< the child's
   double weight;                  //!< of that token
@@ -31,30 +31,30 @@ struct DraftLaw {
  *
  * Kept as the recipe: weights are integers, so a token's is the same whenever it is worked out. The
  * vocabulary is gone through where a mass is asked for that is not known already, and what is drawn
- * then needs a single block. A long recipe is written down as a law, once.
+ * then needs a single block. A long recipe is written down as a distribution, once.
  */
 class Residual {
  public:
   explicit Residual(const Vocab& vocab) : vocab_(vocab) {}
 
-  /*! \brief r is the target's law. The target must stay loaded while this is used. */
+  /*! \brief r is the target's distribution. The target must stay loaded while this is used. */
   void Start(RowSampler* target);
   /*! \brief r <- relu(a * r - d), unless that has no mass at all; returns the mass. */
-  double Subtract(double a, const DraftLaw& d);
+  double Subtract(double a, const DraftDistribution& d);
 
   double prob(int32_t token) const;
   /*! \brief The token that 64 random bits draw. */
   int32_t Pick(uint64_t bits);
-  void FillLaw(Law* law);
+  void FillDistribution(Distribution* distribution);
 
  private:
   /*! \brief One subtraction. */
   struct Step {
-    DraftLaw d;
+    DraftDistribution d;
     double a;
     double r_total;  // of what is subtracted from
 
-    // relu(r_factor * r - d_factor * d) on the grid is relu(a * r - d) of the two laws.
+    // relu(r_factor * r - d_factor * d) on the grid is relu(a * r - d) of the two distributions.
     double r_factor() const;
     double d_factor() const;
   };
@@ -67,10 +67,10 @@ class Residual {
   const Vocab& vocab_;
   RowSampler* target_ = nullptr;
   bool written_ = false;
-  Law law_;                  // where written_: what the steps start from
-  std::vector<Step> steps_;  // the recipe
-  double total_ = 0;         // of all weights, but for their rounding until a pass was needed
-  bool summed_ = false;      // whether what follows is known
+  Distribution distribution_;  // where written_: what the steps start from
+  std::vector<Step> steps_;    // the recipe
+  double total_ = 0;           // of all weights, but for their rounding until a pass was needed
+  bool summed_ = false;        // whether what follows is known
   double sum_ = 0;
   std::vector<double> block_sums_;
 };

@@ -87,12 +87,13 @@ RowSampler& Round::Target(int32_t node) {
   return level.target;
 }
 
-DraftLaw Round::Draft(int32_t node) {
+DraftDistribution Round::Draft(int32_t node) {
   const int32_t token = input_->tokens[node];
   if (input_->drawn[node] == Drawn::kDeterministic) return {true, token, 1, 1, {}, {}};
   const DraftInput& draft = input_->draft;
   if (draft.probs == nullptr) {
-    Throw(ErrorKind::kValue, "node ", node, " was drawn from a law, so draft_probs is needed");
+    Throw(ErrorKind::kValue, "node ", node,
+          " was drawn from a distribution, so draft_probs is needed");
   }
   const int32_t parent = input_->parents[node];
   Level& level = this->level(depth(parent));
@@ -102,7 +103,8 @@ DraftLaw Round::Draft(int32_t node) {
     level.draft = DraftRow(vocab_, draft, row);
     level.draft_row = row;
   }
-  DraftLaw d{false, token, level.draft.weight(token), level.draft.total(), {}, level.draft};
+  DraftDistribution d{false, token,      level.draft.weight(token), level.draft.total(),
+                      {},    level.draft};
   if (input_->drawn[node] == Drawn::kWithoutReplacement && !draft.per_node) {
     for (int32_t s = first_child_[parent]; s != node; s = next_sibling_[s]) {
       const int32_t earlier = input_->tokens[s];

@@ -1,7 +1,7 @@
 /*!
  * \file core/verify/round.h
- * \brief What an acceptance rule sees of one sequence: its drafted tree, and the laws it needs,
- * when it needs them.
+ * \brief What an acceptance rule sees of one sequence: its drafted tree, and the distributions it
+ * needs, when it needs them.
  */
 #ifndef KVCTL_CORE_VERIFY_ROUND_H_
 #define KVCTL_CORE_VERIFY_ROUND_H_
@@ -18,8 +18,9 @@ namespace kvctl {
 
 /*! \brief How a drafted node was drawn; it decides which rules are lossless. */
 enum class Drawn : uint8_t {
-  kDeterministic = 0,       //!< chosen without seeing the verifier's random numbers
-  kIndependent = 1,         //!< siblings i.i.d. from the draft law, in draw order, duplicates kept
+  kDeterministic = 0,  //!< chosen without seeing the verifier's random numbers
+  kIndependent =
+      1,  //!< siblings i.i.d. from the draft distribution, in draw order, duplicates kept
   kWithoutReplacement = 2,  //!< siblings one after another without replacement, in draw order
   kCoupled = 3,             //!< argmax(log q + G) with the Gumbel noise of the token's position
 };
@@ -49,15 +50,15 @@ struct Outcome {
   int32_t bonus;
 };
 
-/*! \brief The laws after the node that a walk is at, or was last at, at one depth. */
+/*! \brief The distributions after the node that a walk is at, or was last at, at one depth. */
 struct Level {
   explicit Level(const Vocab& vocab) : target(vocab), left(vocab) {}
 
   int32_t node = -1;  //!< whose row the target holds
-  RowSampler target;  //!< the target's law
+  RowSampler target;  //!< the target's distribution
   Residual left;      //!< and what is left of it
   int64_t draft_row = -1;
-  DraftRow draft;  //!< the law that the last child looked at was drawn from
+  DraftRow draft;  //!< the distribution that the last child looked at was drawn from
 };
 
 /*! \brief One sequence while a rule works on it. Reusable: Start again with the next one. */
@@ -82,13 +83,13 @@ class Round {
    * \throws Error as RowSampler::Load
    */
   RowSampler& Target(int32_t node);
-  /*! \brief What is left of the target's law after a node, once it was started. */
+  /*! \brief What is left of the target's distribution after a node, once it was started. */
   Residual& Left(int32_t node) { return level(depth(node)).left; }
   /*!
-   * \brief The law a node was drawn from.
+   * \brief The distribution a node was drawn from.
    * \throws Error kValue if the node's token has no probability under it.
    */
-  DraftLaw Draft(int32_t node);
+  DraftDistribution Draft(int32_t node);
 
  private:
   void FillCounts(int32_t node);

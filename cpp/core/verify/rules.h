@@ -75,9 +75,9 @@ class RoundRandom {
   bool Accept(double probability, int32_t node) const;
   /*! \brief False only if Accept is, for any probability up to this one. */
   bool MayAccept(double at_most, int32_t node) const { return Accept(at_most, node); }
-  /*! \brief The bonus of a rejection rule after a node, from the target's whole law. */
+  /*! \brief The bonus of a rejection rule after a node, from the target's whole distribution. */
   int32_t Bonus(RowSampler& target, int32_t node) const;
-  /*! \brief The same from what is left of a law. */
+  /*! \brief The same from what is left of a distribution. */
   int32_t Residual(kvctl::Residual& left, int32_t node) const;
   /*! \brief The target's own sample after a node: the noise of its position, as in plain sampling.
    */

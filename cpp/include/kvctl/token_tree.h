@@ -63,7 +63,7 @@ class KVCTL_API TokenTree {
    *
    * With path scores, which never grow towards the leaves, these are the n best nodes. Rows are
    * numbered anew without gaps. Siblings that were drawn at random and then pruned by value no
-   * longer follow the law they were drawn from: verify them as deterministic.
+   * longer follow the distribution they were drawn from: verify them as deterministic.
    *
    * \param scores [size()] one score per node; the root's is not read.
    * \param n between 1 and size().

@@ -73,8 +73,8 @@ class CudaVerify {
  public:
   virtual ~CudaVerify() = default;
   /*!
-   * \brief VerifyCpu, with targets and draft laws on the device. Waits for the device, once: the
-   * host needs the tokens.
+   * \brief VerifyCpu, with targets and draft distributions on the device. Waits for the device,
+   * once: the host needs the tokens.
    * \return false if the call is one for the CPU, for the rule, the parameters or what the rows
    * hold.
    */

@@ -90,7 +90,8 @@ Tensor PagedKVCacheImpl::TrialKeys(size_t count) const {
 }
 
 std::string PagedKVCacheImpl::LibraryProblem() {
-  // A law for long contexts may go by the number of tokens in a step, as TVM's longrope does.
+  // A scaling for long contexts may go by the number of tokens in a step, as TVM's longrope
+  // does.
   const auto chunk = static_cast<size_t>(config_.prefill_chunk_size);
   const auto far = static_cast<int32_t>(chunk - 1);
   const Tensor key = TrialKeys(1), keys = TrialKeys(chunk);

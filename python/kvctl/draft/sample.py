@@ -1,4 +1,4 @@
-"""Drawing drafts, with the law they were drawn from."""
+"""Drawing drafts, with the distribution they were drawn from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _draft = get_global_func("kvctl.verify.draft")
 
 @dataclass(frozen=True)
 class DraftSample:
-    """Drawn tokens and their law.
+    """Drawn tokens and their distribution.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class DraftSample:
         (R, n) int32, the tokens drawn from each row in draw order; -1 where the support of a row
         was exhausted and drawing stopped.
     probs : numpy.ndarray
-        (R, V) float32 or float64, the law each row's tokens were drawn from: what
+        (R, V) float32 or float64, the distribution each row's tokens were drawn from: what
         ``kvctl.verify(draft_probs=...)`` wants as the row of their parent.
     drawn : str
         How they were drawn: what ``kvctl.verify(drawn=...)`` wants.
@@ -51,10 +51,10 @@ def sample(
     depths: Sequence[int] | int | None = None,
     dtype: npt.DTypeLike = np.float32,
 ) -> DraftSample:
-    """Draw n siblings from each row of a drafter's logits, and return them with their law.
+    """Draw n siblings from each row of a drafter's logits, and return them with their distribution.
 
-    The law is what makes verification lossless: tokens are drawn from the very numbers returned,
-    after rounding to `dtype`.
+    The distribution is what makes verification lossless: tokens are drawn from the very numbers
+    returned, after rounding to `dtype`.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def sample(
     depths
         The depth of the tokens drawn, for ``coupled``; by default `first_nodes`, as in a chain.
     dtype
-        float32 or float64, of the law.
+        float32 or float64, of the distribution.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Pearson's test of counts against a law, and how many trials it takes to see a bias.
+"""Pearson's test of counts against a distribution, and how many trials it takes to see a bias.
 
 Needs SciPy: ``pip install kvctl[testing]``.
 """
@@ -23,21 +23,21 @@ def _scipy_stats() -> Any:
 
 @dataclass(frozen=True)
 class ChiSquare:
-    """Pearson's test of counts against a law."""
+    """Pearson's test of counts against a distribution."""
 
     statistic: float
     degrees: int
     p_value: float
 
 
-def _cells(law: Float64, trials: float, least: float) -> list[npt.NDArray[np.int64]]:
+def _cells(distribution: Float64, trials: float, least: float) -> list[npt.NDArray[np.int64]]:
     """Group cells, the rarest together, until each group is expected `least` times."""
     groups: list[npt.NDArray[np.int64]] = []
     group: list[int] = []
     mass = 0.0
-    for cell in np.argsort(law, kind="stable"):
+    for cell in np.argsort(distribution, kind="stable"):
         group.append(int(cell))
-        mass += float(law[cell])
+        mass += float(distribution[cell])
         if mass * trials >= least:
             groups.append(np.array(group))
             group, mass = [], 0.0
@@ -49,15 +49,15 @@ def _cells(law: Float64, trials: float, least: float) -> list[npt.NDArray[np.int
 
 
 def chi_square(
-    counts: npt.ArrayLike, law: npt.ArrayLike, *, least_expected: float = 50
+    counts: npt.ArrayLike, distribution: npt.ArrayLike, *, least_expected: float = 50
 ) -> ChiSquare:
-    """Test counts against a law; rare cells are pooled.
+    """Test counts against a distribution; rare cells are pooled.
 
     Parameters
     ----------
     counts
         Integers, any shape.
-    law
+    distribution
         Probabilities, the same shape.
     least_expected
         Cells are pooled until each is expected so often.
@@ -67,7 +67,7 @@ def chi_square(
     ValueError
         If shapes differ, or something was counted that has probability 0: that needs no test.
     """
-    n, p = np.asarray(counts, np.int64).ravel(), np.asarray(law, np.float64).ravel()
+    n, p = np.asarray(counts, np.int64).ravel(), np.asarray(distribution, np.float64).ravel()
     if n.shape != p.shape:
         raise ValueError(f"{n.size} counts, but {p.size} probabilities")
     impossible = np.flatnonzero((p == 0) & (n > 0))
@@ -84,29 +84,30 @@ def chi_square(
 
 
 def trials_needed(
-    law: npt.ArrayLike, biased: npt.ArrayLike, *, alpha: float = 1e-9, power: float = 0.999
+    distribution: npt.ArrayLike, biased: npt.ArrayLike, *, alpha: float = 1e-9, power: float = 0.999
 ) -> int:
-    """Return how many trials let `chi_square` tell a biased law from the right one.
+    """Return how many trials let `chi_square` tell a biased distribution from the right one.
 
     Parameters
     ----------
-    law, biased
+    distribution, biased
         What is claimed, and what might be true instead.
     alpha
         Probability of a false alarm.
     power
-        Probability of seeing the bias; the statistic's law is approximated by a normal one.
+        Probability of seeing the bias; the statistic's distribution is approximated by a normal
+        one.
 
     Raises
     ------
     ValueError
-        If the laws are equal.
+        If the distributions are equal.
     """
-    p, q = (np.asarray(x, np.float64).ravel() for x in (law, biased))
+    p, q = (np.asarray(x, np.float64).ravel() for x in (distribution, biased))
     support = p > 0
     effect = float(((q - p)[support] ** 2 / p[support]).sum())
     if effect <= 0:
-        raise ValueError("the laws are equal: no number of trials tells them apart")
+        raise ValueError("the distributions are equal: no number of trials tells them apart")
     degrees = int(support.sum()) - 1
     stats = _scipy_stats()
     critical, z = float(stats.chi2.isf(alpha, degrees)), float(stats.norm.ppf(power))

@@ -1,8 +1,9 @@
-"""Proof or refutation of an acceptance rule: its exact law, or Monte Carlo with known power.
+"""Proof or refutation of an acceptance rule, by its exact distribution or by Monte Carlo.
 
 A rule is lossless for a drafter if, over every draft and every decision, the emitted tokens follow
-the target's law. `joint_law` computes that law exactly for small vocabularies; `chi_square` judges
-counts, and `trials_needed` says how many trials would see a given bias.
+the target's distribution. `joint_distribution` computes that distribution exactly for small
+vocabularies; `chi_square` judges counts, and `trials_needed` says how many trials would see a given
+bias.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .chi_square import ChiSquare, chi_square, trials_needed
 Float64 = npt.NDArray[np.float64]
 Prefix: TypeAlias = tuple[int, ...]
 Model: TypeAlias = Callable[[Prefix], npt.ArrayLike]
-"""The tokens after the root so far -> the law of the next, (V,)."""
+"""The tokens after the root so far -> the distribution of the next, (V,)."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Draft:
         Node 0 is the root, whatever its token.
     drawn : str or sequence of str
         For all nodes, or for each.
-    laws : dict
-        The declared draft law of the children of a node, (V,); nodes without drawn children may
-        be left out.
+    distributions : dict
+        The declared draft distribution of the children of a node, (V,); nodes without drawn
+        children may be left out.
     """
 
     tree: TokenTree
     drawn: str | Sequence[str]
-    laws: dict[int, npt.ArrayLike]
+    distributions: dict[int, npt.ArrayLike]
 
 
 Drafter: TypeAlias = Callable[[BranchingRng], Draft]
@@ -64,7 +65,7 @@ def tree_drafter(parents: Sequence[int], model: Model, how: str) -> Drafter:
     parents
         The shape, as of a `TokenTree`.
     model
-        The draft law after each prefix.
+        The draft distribution after each prefix.
     how
         ``independent`` or ``without_replacement``; or ``deterministic``, which takes the most
         likely token not yet among the siblings.
@@ -73,68 +74,72 @@ def tree_drafter(parents: Sequence[int], model: Model, how: str) -> Drafter:
     def draft(rng: BranchingRng) -> Draft:
         tokens, kept, index = [0], [-1], {0: 0}
         prefixes: list[Prefix] = [()]
-        laws: dict[int, npt.ArrayLike] = {}
+        distributions: dict[int, npt.ArrayLike] = {}
         for node, shape_parent in enumerate(parents):
             parent = index.get(shape_parent)
             if node == 0 or parent is None:
                 continue
-            law = np.array(model(prefixes[parent]), np.float64)
-            laws[parent] = law.copy()
+            distribution = np.array(model(prefixes[parent]), np.float64)
+            distributions[parent] = distribution.copy()
             if how != "independent":
-                law[[t for t, p in zip(tokens, kept, strict=True) if p == parent]] = 0.0
-            if not law.sum() > 0:
+                distribution[[t for t, p in zip(tokens, kept, strict=True) if p == parent]] = 0.0
+            if not distribution.sum() > 0:
                 continue  # the support is exhausted: the drafter stops here
-            token = int(law.argmax()) if how == "deterministic" else rng.categorical(law)
+            token = (
+                int(distribution.argmax())
+                if how == "deterministic"
+                else rng.categorical(distribution)
+            )
             index[node] = len(tokens)
             tokens.append(token)
             kept.append(parent)
             prefixes.append((*prefixes[parent], token))
-        return Draft(TokenTree(tokens, kept), how, laws)
+        return Draft(TokenTree(tokens, kept), how, distributions)
 
     return draft
 
 
 @dataclass(frozen=True)
-class JointLaw:
+class JointDistribution:
     """What a rule emits, exactly.
 
     Attributes
     ----------
-    law : numpy.ndarray
-        (V,) * length float64, the joint law of the first emitted tokens; where a round emits
-        fewer, the target itself continues.
+    distribution : numpy.ndarray
+        (V,) * length float64, the joint distribution of the first emitted tokens; where a round
+        emits fewer, the target itself continues.
     target : numpy.ndarray
         The same for the target alone.
     mean_emitted : float
         Expected tokens per round.
     """
 
-    law: Float64
+    distribution: Float64
     target: Float64
     mean_emitted: float
 
     @property
     def max_difference(self) -> float:
         """The largest difference of a probability from the target's."""
-        return float(np.abs(self.law - self.target).max())
+        return float(np.abs(self.distribution - self.target).max())
 
     @property
     def total_variation(self) -> float:
         """Total variation distance from the target."""
-        return total_variation(self.law, self.target)
+        return total_variation(self.distribution, self.target)
 
 
-def joint_law(
+def joint_distribution(
     drafter: Drafter, target: Model, *, rule: str | Rule, length: int = 3, check: bool = True
-) -> JointLaw:
-    """Return the exact law of the first emitted tokens, over every draft and every outcome.
+) -> JointDistribution:
+    """Return the exact distribution of the first emitted tokens, over all drafts and outcomes.
 
     Parameters
     ----------
     drafter
         Draws a `Draft`; every branch of its random choices is taken.
     target
-        The target's law after each prefix.
+        The target's distribution after each prefix.
     rule
         The name of a shipped rule, or a rule of your own.
     length
@@ -146,14 +151,14 @@ def joint_law(
     ------
     ValueError
         If `check` is set and the combination would be biased, or a draft has probability 0 under
-        its declared law.
+        its declared distribution.
     """
-    laws: dict[Prefix, Float64] = {}
+    distributions: dict[Prefix, Float64] = {}
 
     def p(prefix: Prefix) -> Float64:
-        if prefix not in laws:
-            laws[prefix] = np.asarray(target(prefix), np.float64)
-        return laws[prefix]
+        if prefix not in distributions:
+            distributions[prefix] = np.asarray(target(prefix), np.float64)
+        return distributions[prefix]
 
     vocab = len(p(()))
     drafts: list[tuple[float, Draft]] = BranchingRng().branches(drafter)
@@ -161,7 +166,9 @@ def joint_law(
     for _, draft in drafts:
         for node in range(len(draft.tree)):
             target_rows.append(p(path_tokens(draft.tree, node)))
-            draft_rows.append(np.asarray(draft.laws.get(node, np.zeros(vocab)), np.float64))
+            draft_rows.append(
+                np.asarray(draft.distributions.get(node, np.zeros(vocab)), np.float64)
+            )
     outcomes = enumerate_outcomes(
         np.array(target_rows),
         [draft.tree for _, draft in drafts],
@@ -170,27 +177,29 @@ def joint_law(
         draft_probs=np.array(draft_rows),
         check=check,
     )
-    law = np.zeros((vocab,) * length)
+    distribution = np.zeros((vocab,) * length)
     mean = 0.0
     for (probability, draft), found in zip(drafts, outcomes, strict=True):
         for outcome in found:
             emitted = (*path_tokens(draft.tree, outcome.node), outcome.bonus)
             mean += probability * outcome.probability * len(emitted)
-            _add(law, p, emitted[:length], probability * outcome.probability)
-    expected = np.zeros_like(law)
+            _add(distribution, p, emitted[:length], probability * outcome.probability)
+    expected = np.zeros_like(distribution)
     _add(expected, p, (), 1.0)
-    return JointLaw(law, expected, mean)
+    return JointDistribution(distribution, expected, mean)
 
 
-def _add(law: Float64, p: Callable[[Prefix], Float64], prefix: Prefix, mass: float) -> None:
+def _add(
+    distribution: Float64, p: Callable[[Prefix], Float64], prefix: Prefix, mass: float
+) -> None:
     """Add mass to all continuations of a prefix, in the target's proportions."""
     if mass == 0:
         return
-    if len(prefix) == law.ndim:
-        law[prefix] += mass
+    if len(prefix) == distribution.ndim:
+        distribution[prefix] += mass
         return
     for token, probability in enumerate(p(prefix)):
-        _add(law, p, (*prefix, token), mass * float(probability))
+        _add(distribution, p, (*prefix, token), mass * float(probability))
 
 
 def total_variation(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -218,13 +227,13 @@ __all__ = [
     "ChiSquare",
     "Draft",
     "Drafter",
-    "JointLaw",
+    "JointDistribution",
     "Model",
     "Outcome",
     "acceptance_of",
     "chi_square",
     "expected_emitted",
-    "joint_law",
+    "joint_distribution",
     "path_tokens",
     "total_variation",
     "tree_drafter",

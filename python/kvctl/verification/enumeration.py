@@ -31,16 +31,16 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class DraftedTree:
-    """A tree with the laws around it: what a rule of your own is given.
+    """A tree with the distributions around it: what a rule of your own is given.
 
     Attributes
     ----------
     tree : TokenTree
         The drafted tree.
     target : numpy.ndarray
-        (R, V) float64, the target's law after each row.
+        (R, V) float64, the target's distribution after each row.
     draft : numpy.ndarray or None
-        (R, V) float64, the law that the children of each row were drawn from.
+        (R, V) float64, the distribution that the children of each row were drawn from.
     drawn : tuple of str
         How each node was drawn; the root's entry means nothing.
     """
@@ -55,24 +55,26 @@ class DraftedTree:
         return [int(c) for c in np.flatnonzero(self.tree.parents == node)]
 
     def p(self, node: int) -> Float64:
-        """Return the target's law after a node, (V,)."""
-        law: Float64 = self.target[self.tree.rows[node]]
-        return law
+        """Return the target's distribution after a node, (V,)."""
+        distribution: Float64 = self.target[self.tree.rows[node]]
+        return distribution
 
-    def law_of(self, node: int) -> Float64:
-        """Return the law that a node was drawn from, given its earlier siblings; (V,)."""
+    def distribution_of(self, node: int) -> Float64:
+        """Return the distribution that a node was drawn from, given its earlier siblings; (V,)."""
         token, parent = self.tree.tokens[node], int(self.tree.parents[node])
-        law: Float64 = np.zeros(self.target.shape[1])
+        distribution: Float64 = np.zeros(self.target.shape[1])
         if self.drawn[node] == "deterministic":
-            law[token] = 1.0
-            return law
+            distribution[token] = 1.0
+            return distribution
         if self.draft is None:
-            raise ValueError(f"node {node} was drawn from a law, so draft_probs is needed")
-        law[:] = self.draft[self.tree.rows[parent]]
+            raise ValueError(f"node {node} was drawn from a distribution, so draft_probs is needed")
+        distribution[:] = self.draft[self.tree.rows[parent]]
         if self.drawn[node] == "without_replacement":
-            law[[int(self.tree.tokens[s]) for s in self.children(parent) if s < node]] = 0.0
-        law /= law.sum()
-        return law
+            distribution[[int(self.tree.tokens[s]) for s in self.children(parent) if s < node]] = (
+                0.0
+            )
+        distribution /= distribution.sum()
+        return distribution
 
 
 class BranchingRng:
@@ -147,7 +149,7 @@ def enumerate_outcomes(
     Parameters
     ----------
     target_probs
-        (R, V) laws of the target, as `logits` of ``kvctl.verify``.
+        (R, V) distributions of the target, as `logits` of ``kvctl.verify``.
     trees
         One tree or several.
     rule

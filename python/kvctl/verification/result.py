@@ -22,18 +22,18 @@ class Verification:
     finished : numpy.ndarray
         (B,) bool, whether a stop token was emitted. What came after it was dropped.
     draft_mismatch : numpy.ndarray
-        (B,) bool, whether a drafted token had probability 0 under its draft law. On the CPU that
-        is an error instead, so here it is False.
+        (B,) bool, whether a drafted token had probability 0 under its draft distribution. On the
+        CPU that is an error instead, so here it is False.
     lossless : bool
-        Whether the emitted tokens follow the target's law.
+        Whether the emitted tokens follow the target's distribution.
     num_accepted : numpy.ndarray
         (B,) int32, accepted drafted tokens of each sequence.
     num_emitted : numpy.ndarray
         (B,) int32, emitted tokens of each sequence: one more than accepted, or as many where an
         accepted one was a stop token.
     log_probs : list of numpy.ndarray or None
-        float64, the log-probability of each emitted token under the processed target law (at
-        temperature 0, under the law of temperature 1); None unless asked for.
+        float64, the log-probability of each emitted token under the processed target distribution
+        (at temperature 0, under the distribution of temperature 1); None unless asked for.
     """
 
     def __init__(

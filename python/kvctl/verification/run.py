@@ -1,4 +1,4 @@
-"""The call itself: trees, laws and parameters flattened, and handed to libkvctl."""
+"""The call itself: trees, distributions and parameters flattened, and handed to libkvctl."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def verify(
         root's is not read). Siblings that were sorted, pruned or re-ranked by value after drawing
         are deterministic.
     draft_probs
-        The laws the tokens were drawn from, used exactly as given: (R, V) float32 or float64
-        aligned with the logits, row i the law of node i's *children*; rows of leaves are ignored.
-        Or a pair (ids, probs) of (R, k) arrays for sparse rows, id -1 meaning no entry. Not needed
-        for deterministic and coupled nodes.
+        The distributions the tokens were drawn from, used exactly as given: (R, V) float32 or
+        float64 aligned with the logits, row i the distribution of node i's *children*; rows of
+        leaves are ignored. Or a pair (ids, probs) of (R, k) arrays for sparse rows, id -1 meaning
+        no entry. Not needed for deterministic and coupled nodes.
     draft_probs_per_node
-        Instead, a law for each node, (N, V): the law that node itself was drawn from given its
-        earlier siblings, for trees of several drafters.
+        Instead, a distribution for each node, (N, V): the distribution that node itself was drawn
+        from given its earlier siblings, for trees of several drafters.
     sampling
         One for all or one for each sequence. By default greedy for rule ``greedy``, else the
         model's softmax.
@@ -83,7 +83,8 @@ def verify(
         (N, ceil(V / 32)) int32, one row for each node of the batch: bit i of word j allows token
         32 j + i after it.
     probabilities
-        The rows of `logits` are laws already, float32 or float64; they are used as they are.
+        The rows of `logits` are distributions already, float32 or float64; they are used as they
+        are.
     log_probs
         Also return the log-probability of every emitted token.
     epsilon, delta
@@ -96,9 +97,9 @@ def verify(
     Raises
     ------
     ValueError
-        If the combination of rule and drawn would be biased (the message names a rule that is
-        not), shapes do not fit, a token could not have been drawn from its law, or a row leaves no
-        token to choose.
+        If the combination of rule and drawn would be biased (the message names a rule that is not),
+        shapes do not fit, a token could not have been drawn from its distribution, or a row leaves
+        no token to choose.
 
     Examples
     --------
@@ -169,7 +170,7 @@ def sample(
         ``uniform``: one random number per token. ``gumbel``: one per entry of the vocabulary, the
         noise that coupled drafting shares.
     probabilities
-        The rows are laws already, float32 or float64.
+        The rows are distributions already, float32 or float64.
 
     Returns
     -------

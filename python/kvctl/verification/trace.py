@@ -67,10 +67,10 @@ class Replay:
 
 
 class Trace:
-    """Drafted trees with the laws around them.
+    """Drafted trees with the distributions around them.
 
     `add` records a round; `save` and `load` keep rounds in a plain NumPy archive; `replay` runs a
-    rule over them. Laws are stored in float32 as they are: 4 bytes for each entry of the
+    rule over them. Distributions are stored in float32 as they are: 4 bytes for each entry of the
     vocabulary, twice per row.
 
     Attributes
@@ -105,10 +105,10 @@ class Trace:
         tree
             The drafted tree, the larger the better: replays can cut it down.
         target_probs
-            (R, V) the target's laws, processed as they would be sampled from.
+            (R, V) the target's distributions, processed as they would be sampled from.
         draft_probs
-            (R, V) the laws the children of each row were drawn from; None if nothing was drawn
-            from a law.
+            (R, V) the distributions the children of each row were drawn from; None if nothing was
+            drawn from a distribution.
         drawn
             As in ``kvctl.verify``, for one tree.
 
@@ -159,8 +159,8 @@ class Trace:
         path
             The file.
         max_bytes
-            What its arrays may take in memory: laws pack well, and a file of one megabyte can
-            unpack to a gigabyte.
+            What its arrays may take in memory: distributions pack well, and a file of one megabyte
+            can unpack to a gigabyte.
 
         Raises
         ------
@@ -199,7 +199,7 @@ class Trace:
         """Run a rule over all rounds, exactly: no random numbers.
 
         The limits cut every tree by draw order and depth alone, never by value, so what is left
-        still follows the law it was drawn from.
+        still follows the distribution it was drawn from.
 
         Parameters
         ----------
@@ -239,8 +239,8 @@ class Trace:
             flat, ptrs = flatten([small], [kinds])
             ptrs[1, 1] = tree.num_rows
             last = np.empty(len(small), np.float64)
-            laws = tensor(target, "target"), flat, ptrs, tensor(draft, "draft"), 0
-            _last_accepted(index, 1, *laws, table, 0.09, 0.3, last)
+            distributions = tensor(target, "target"), flat, ptrs, tensor(draft, "draft"), 0
+            _last_accepted(index, 1, *distributions, table, 0.09, 0.3, last)
             lengths = small.depths
             emitted.append(float(last @ lengths) + 1.0)
             counts.append(len(small) - 1)

@@ -17,13 +17,13 @@ constexpr Rule kChainRules[] = {Rule::kTargetOnly, Rule::kTokenWise, Rule::kBloc
 constexpr Rule kTreeRules[] = {Rule::kTargetOnly, Rule::kRecursive, Rule::kTraversal,
                                Rule::kCoupled};
 
-/*! \brief A random batch: trees, logits, laws, and tokens drawn from them. */
+/*! \brief A random batch: trees, logits, distributions, and tokens drawn from them. */
 class Batch {
  public:
   Batch(std::mt19937* rng, int32_t vocab, int32_t sequences, Rule rule, bool chains)
       : rng_(*rng), vocab_(vocab), rule_(rule) {
     logit_type_ = static_cast<RowType>(Random(3));
-    law_type_ = Random(2) == 0 ? RowType::kFloat32 : RowType::kFloat64;
+    distribution_type_ = Random(2) == 0 ? RowType::kFloat32 : RowType::kFloat64;
     per_node_ = Random(4) == 0;
     for (int32_t s = 0; s < sequences; ++s) AddSequence(chains);
     for (Tree& tree : trees_) Draw(&tree);
@@ -31,21 +31,21 @@ class Batch {
 
   /*! \brief What the CPU decides: nodes, tokens and log-probabilities of each sequence. */
   std::vector<VerifyItem> OnCpu() {
-    std::vector<VerifyItem> items = Items(logits_.data(), laws_.data());
+    std::vector<VerifyItem> items = Items(logits_.data(), distributions_.data());
     VerifyCpu(rule_, vocab_, &items);
     return items;
   }
 
   /*! \brief The same on the device; empty if the call is left to the CPU. */
   std::vector<cuda::VerifyOutcome> OnDevice(int32_t threads, std::vector<double>* log_probs) {
-    const DeviceArray<uint8_t> logits(logits_), laws(laws_);
-    const std::vector<VerifyItem> items = Items(logits.data(), laws.data());
+    const DeviceArray<uint8_t> logits(logits_), distributions(distributions_);
+    const std::vector<VerifyItem> items = Items(logits.data(), distributions.data());
     cuda::VerifyPlanBuilder builder;
     if (!builder.Build(rule_, vocab_, items)) return {};
     const int64_t blocks = (vocab_ + kVocabBlock - 1) / kVocabBlock;
     const DeviceArray<uint64_t> arena(builder.arena());
     const DeviceArray<cuda::BlockSum> sums(builder.num_jobs() * blocks);
-    const DeviceArray<cuda::LawStep> steps(builder.num_nodes());
+    const DeviceArray<cuda::DistributionStep> steps(builder.num_nodes());
     const DeviceArray<cuda::LevelState> levels(builder.num_nodes());
     const DeviceArray<cuda::VerifyOutcome> outcomes(items.size());
     const DeviceArray<double> log_probs_out(builder.num_nodes());
@@ -103,7 +103,7 @@ class Batch {
       for (float& logit : row) logit = Random(5) == 0 ? -INFINITY : normal(rng_);
       row[Random(vocab_)] = 1;
       AddLogits(row);
-      AddLaw(row);
+      AddDistribution(row);
     }
     trees_.push_back(std::move(tree));
   }
@@ -119,29 +119,31 @@ class Batch {
     }
   }
 
-  /*! \brief A law like the target's, another, or a sparse one. */
-  void AddLaw(const std::vector<float>& logits) {
-    std::vector<double> law(vocab_);
+  /*! \brief A distribution like the target's, another, or a sparse one. */
+  void AddDistribution(const std::vector<float>& logits) {
+    std::vector<double> distribution(vocab_);
     const int32_t kind = Random(3);
     double total = 0;
     for (int32_t x = 0; x < vocab_; ++x) {
-      law[x] = kind == 0   ? std::exp(logits[x])
-               : kind == 1 ? double(1 + Random(100))
-                           : (Random(4) == 0 ? 1.0 + Random(9) : 0.0);
-      total += law[x];
+      distribution[x] = kind == 0   ? std::exp(logits[x])
+                        : kind == 1 ? double(1 + Random(100))
+                                    : (Random(4) == 0 ? 1.0 + Random(9) : 0.0);
+      total += distribution[x];
     }
-    if (total == 0) law[0] = total = 1;
-    const size_t at = laws_.size(), element = law_type_ == RowType::kFloat32 ? 4 : 8;
-    laws_.resize(at + law.size() * element);
+    if (total == 0) distribution[0] = total = 1;
+    const size_t at = distributions_.size(),
+                 element = distribution_type_ == RowType::kFloat32 ? 4 : 8;
+    distributions_.resize(at + distribution.size() * element);
     for (int32_t x = 0; x < vocab_; ++x) {
-      law[x] /= total;
-      if (law_type_ == RowType::kFloat32) {
-        reinterpret_cast<float*>(laws_.data() + at)[x] = static_cast<float>(law[x]);
+      distribution[x] /= total;
+      if (distribution_type_ == RowType::kFloat32) {
+        reinterpret_cast<float*>(distributions_.data() + at)[x] =
+            static_cast<float>(distribution[x]);
       } else {
-        reinterpret_cast<double*>(laws_.data() + at)[x] = law[x];
+        reinterpret_cast<double*>(distributions_.data() + at)[x] = distribution[x];
       }
     }
-    law_.push_back(std::move(law));
+    distribution_.push_back(std::move(distribution));
   }
 
   /*! \brief Draws tokens as the tree says they were drawn; where that is impossible the node
@@ -150,25 +152,25 @@ class Batch {
     for (size_t i = 1; i < tree->tokens.size(); ++i) {
       if (tree->drawn[i] == Drawn::kDeterministic) continue;
       const int64_t row = tree->first_node + (per_node_ ? int64_t(i) : tree->parents[i]);
-      std::vector<double> law = law_[row];
+      std::vector<double> distribution = distribution_[row];
       for (size_t s = 1; s < i && tree->drawn[i] == Drawn::kWithoutReplacement; ++s) {
-        if (tree->parents[s] == tree->parents[i] && !per_node_) law[tree->tokens[s]] = 0;
+        if (tree->parents[s] == tree->parents[i] && !per_node_) distribution[tree->tokens[s]] = 0;
       }
       double total = 0;
-      for (double p : law) total += p;
+      for (double p : distribution) total += p;
       if (total < 1e-9) {
         tree->drawn[i] = Drawn::kDeterministic;
         continue;
       }
-      std::discrete_distribution<int32_t> distribution(law.begin(), law.end());
-      tree->tokens[i] = distribution(rng_);
+      std::discrete_distribution<int32_t> sampler(distribution.begin(), distribution.end());
+      tree->tokens[i] = sampler(rng_);
     }
   }
 
-  std::vector<VerifyItem> Items(const void* logits, const void* laws) {
+  std::vector<VerifyItem> Items(const void* logits, const void* distributions) {
     std::vector<VerifyItem> items;
     const int64_t logit_row = vocab_ * (logit_type_ == RowType::kFloat32 ? 4 : 2);
-    const int64_t law_row = vocab_ * (law_type_ == RowType::kFloat32 ? 4 : 8);
+    const int64_t distribution_row = vocab_ * (distribution_type_ == RowType::kFloat32 ? 4 : 8);
     for (Tree& tree : trees_) {
       VerifyItem item{};
       const auto size = static_cast<int32_t>(tree.tokens.size());
@@ -180,8 +182,9 @@ class Batch {
       item.input.target = static_cast<const char*>(logits) + tree.first_node * logit_row;
       item.input.target_type = logit_type_;
       item.input.sampling = &tree.sampling;
-      item.input.draft.probs = static_cast<const char*>(laws) + tree.first_node * law_row;
-      item.input.draft.type = law_type_;
+      item.input.draft.probs =
+          static_cast<const char*>(distributions) + tree.first_node * distribution_row;
+      item.input.draft.type = distribution_type_;
       item.input.draft.width = vocab_;
       item.input.draft.per_node = per_node_;
       item.stream = {77, static_cast<uint64_t>(tree.first_node)};
@@ -201,12 +204,12 @@ class Batch {
   std::mt19937& rng_;
   const int32_t vocab_;
   const Rule rule_;
-  RowType logit_type_, law_type_;
+  RowType logit_type_, distribution_type_;
   bool per_node_;
   int64_t num_nodes_ = 0;
   std::vector<Tree> trees_;
-  std::vector<uint8_t> logits_, laws_;
-  std::vector<std::vector<double>> law_;
+  std::vector<uint8_t> logits_, distributions_;
+  std::vector<std::vector<double>> distribution_;
 };
 
 /*! \brief Rounds of small batches; KVCTL_CUDA_ROUNDS asks for more than the suite has time for. */

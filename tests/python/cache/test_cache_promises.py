@@ -308,14 +308,14 @@ def test_a_library_that_fails_leaves_everything_as_it_was(operation: str, tmp_pa
     """Whichever call of its rotation it is that fails; keys that come from outside turn inline."""
     calls_left = [1 << 30]
 
-    def law(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def angles(x: np.ndarray, at: np.ndarray) -> np.ndarray:
         calls_left[0] -= 1
         if calls_left[0] < 0:
             raise ArithmeticError("no more")
         return turned(x, at * FREQUENCIES)
 
     cache = library_cache(
-        rotation_in_python(law, 2),
+        rotation_in_python(angles, 2),
         num_layers=2,
         num_qo_heads=4,
         num_kv_heads=2,

@@ -104,27 +104,27 @@ def state(cache: PagedKVCache) -> Any:
     return seen + [kv(cache, seq_id).tobytes() for seq_id in cache.sequence_ids]
 
 
-def frequencies(law: str) -> np.ndarray:
+def frequencies(scaling: str) -> np.ndarray:
     """Radians per position of each pair of elements."""
-    if law == "partial":
+    if scaling == "partial":
         return THETA ** (-np.arange(16) / 16)
     plain = plain_frequencies(DIM)
-    if law == "scaled":
+    if scaling == "scaled":
         return plain * 0.25
-    if law == "llama3":  # the published rule: long waves are stretched, short ones are not
+    if scaling == "llama3":  # the published rule: long waves are stretched, short ones are not
         waves = LLAMA3["original_max_position_embeddings"] * plain / (2 * np.pi)
         smooth = np.clip((waves - 1.0) / (4.0 - 1.0), 0, 1)
         return plain * (smooth + (1 - smooth) / 8.0)
     return plain
 
 
-def keys_at(numbers: Any, positions: Any, law: str, dtype: str) -> np.ndarray:
+def keys_at(numbers: Any, positions: Any, scaling: str, dtype: str) -> np.ndarray:
     """What the cache has to hold for these tokens at these positions, in float64."""
     key = rows(numbers, dtype)[:, :, QO_HEADS:-KV_HEADS].astype(np.float64)
-    angle = np.asarray(positions)[:, None, None] * frequencies(law)
+    angle = np.asarray(positions)[:, None, None] * frequencies(scaling)
     half = angle.shape[-1]
     low, high = np.arange(half), np.arange(half) + half
-    if law == "gptj":
+    if scaling == "gptj":
         low, high = 2 * np.arange(half), 2 * np.arange(half) + 1
     out = key.copy()
     out[..., low] = key[..., low] * np.cos(angle) - key[..., high] * np.sin(angle)
@@ -132,7 +132,7 @@ def keys_at(numbers: Any, positions: Any, law: str, dtype: str) -> np.ndarray:
     return out
 
 
-LAWS: dict[str, dict[str, Any]] = {
+SCALINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "scaled": {"scale": 0.25},
     "partial": {"dim": 32},
@@ -146,20 +146,22 @@ both = pytest.mark.parametrize("dtype", TOLERANCES)
 
 
 @both
-@pytest.mark.parametrize("law", LAWS)
-def test_turned_keys_are_those_of_the_new_positions(law: str, dtype: str) -> None:
-    rotate, tolerance = rotation(dtype, **LAWS[law]), TOLERANCES[dtype]
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_turned_keys_are_those_of_the_new_positions(scaling: str, dtype: str) -> None:
+    rotate, tolerance = rotation(dtype, **SCALINGS[scaling]), TOLERANCES[dtype]
     cache, fresh = make_cache(rotate, dtype), make_cache(rotate, dtype)
     cache.add_sequence(0)
     fresh.add_sequence(0)
     step(cache, 0, range(20))
     before = kv(cache, 0)
-    np.testing.assert_allclose(before[0], keys_at(range(20), range(20), law, dtype), atol=tolerance)
+    np.testing.assert_allclose(
+        before[0], keys_at(range(20), range(20), scaling, dtype), atol=tolerance
+    )
     cache.evict(0, KEEP, rerotate=True)
     cache.debug_poison()
     after = kv(cache, 0)
     np.testing.assert_allclose(
-        after[0], keys_at(KEEP, range(len(KEEP)), law, dtype), atol=tolerance
+        after[0], keys_at(KEEP, range(len(KEEP)), scaling, dtype), atol=tolerance
     )
     np.testing.assert_array_equal(after[:, :, :2], before[:, :, :2])  # they stood there already
     np.testing.assert_array_equal(after[1], before[1][:, KEEP])
@@ -287,18 +289,18 @@ def test_a_windowed_sequence_closes_its_gap(dtype: str) -> None:
         np.testing.assert_allclose(got, expected, atol=tolerance)
 
 
-def in_python(law: Callable[..., np.ndarray]) -> Any:
-    return rotation_in_python(law, KV_HEADS)
+def in_python(scaling: Callable[..., np.ndarray]) -> Any:
+    return rotation_in_python(scaling, KV_HEADS)
 
 
 def longrope(attention_scale: float) -> Any:
     """As TVM means it (its own does not compile): long factors in steps of more than 32 tokens."""
 
-    def law(x: np.ndarray, at: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    def scaling(x: np.ndarray, at: np.ndarray, factors: np.ndarray) -> np.ndarray:
         long, short = np.split(factors, 2)
         return attention_scale * turned(x, at * FREQUENCIES / (long if len(x) > 32 else short))
 
-    return in_python(law)
+    return in_python(scaling)
 
 
 FREQUENCIES = plain_frequencies(DIM)
@@ -362,13 +364,13 @@ def test_what_is_not_a_rotation_is_refused_and_changes_nothing(name: str) -> Non
 def test_a_function_that_fails_changes_nothing_whenever_it_does(rope: str) -> None:
     calls_left = [1 << 30]
 
-    def law(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def scaling(x: np.ndarray, at: np.ndarray) -> np.ndarray:
         calls_left[0] -= 1
         if calls_left[0] < 0:
             raise ArithmeticError("no more")
         return turned(x, at * FREQUENCIES)
 
-    cache = make_cache(in_python(law), rope=rope, chunk=20)
+    cache = make_cache(in_python(scaling), rope=rope, chunk=20)
     cache.add_sequence(0)
     step(cache, 0, range(20))
     before = state(cache)
@@ -404,11 +406,11 @@ def test_without_a_free_page_nothing_changes() -> None:
 def test_the_function_is_not_called_where_nothing_turns() -> None:
     positions: list[int] = []
 
-    def law(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def scaling(x: np.ndarray, at: np.ndarray) -> np.ndarray:
         positions.extend(at.flat)
         return turned(x, at * FREQUENCIES)
 
-    cache = make_cache(in_python(law), chunk=8)
+    cache = make_cache(in_python(scaling), chunk=8)
     cache.add_sequence(0)
     step(cache, 0, range(8))
     cache.evict(0, range(7), rerotate=True)  # now the function has been tried out

@@ -263,16 +263,18 @@ def test_verification_decides_as_on_the_cpu(device, rule, drawn, dtype):
     chain = rule in ("token_wise", "block", "greedy")
     accepted = 0
     for round_ in range(4):
-        trees, rows, laws = [], [], []
+        trees, rows, distributions = [], [], []
         for _ in range(batch):
             parents = [-1, 0, 1, 2] if chain else [-1, 0, 0, 1, 1, 0]
             logits = rounded(rng.standard_normal((len(parents), vocab)) * 4, dtype)
-            law = np.exp(logits + rng.standard_normal(logits.shape) * 0.3)
-            law = (law / law.sum(axis=1, keepdims=True)).astype(np.float32)
+            distribution = np.exp(logits + rng.standard_normal(logits.shape) * 0.3)
+            distribution = (distribution / distribution.sum(axis=1, keepdims=True)).astype(
+                np.float32
+            )
             tokens = [3]
             for node, parent in enumerate(parents[1:], start=1):
                 taken = [tokens[s] for s in range(1, node) if parents[s] == parent]
-                q = law[parent].astype(np.float64)
+                q = distribution[parent].astype(np.float64)
                 q[[] if drawn == "independent" else taken] = 0
                 tokens.append(
                     int(logits[parent].argmax())
@@ -281,7 +283,7 @@ def test_verification_decides_as_on_the_cpu(device, rule, drawn, dtype):
                 )
             trees.append(TokenTree(tokens, parents))
             rows.append(logits)
-            laws.append(law)
+            distributions.append(distribution)
         options = {
             "rule": rule,
             "drawn": drawn,
@@ -292,12 +294,14 @@ def test_verification_decides_as_on_the_cpu(device, rule, drawn, dtype):
         }
         results = []
         for where in ["cpu", device]:
-            needs_law = drawn not in ("deterministic", "coupled")
+            needs_distribution = drawn not in ("deterministic", "coupled")
             results.append(
                 kvctl.verify(
                     put(np.concatenate(rows), where, dtype),
                     trees,
-                    draft_probs=put(np.concatenate(laws), where) if needs_law else None,
+                    draft_probs=put(np.concatenate(distributions), where)
+                    if needs_distribution
+                    else None,
                     **options,
                 )
             )

@@ -51,13 +51,13 @@ def library_cache(
         return kvctl.PagedKVCache.wrap(create(*arguments))
 
 
-def rotation_in_python(law: Callable[..., np.ndarray], num_kv_heads: int) -> Any:
-    """A library's rotation: law(q and k (rows, heads, dim), positions (rows, 1, 1), factors)."""
+def rotation_in_python(angles: Callable[..., np.ndarray], num_kv_heads: int) -> Any:
+    """A library's rotation: angles(rows (rows, heads, dim), positions (rows, 1, 1), factors)."""
 
     def rotate(fused: Any, positions: Any, q: Any, k: Any, v: Any, factors: Any) -> None:
         x, at = np.from_dlpack(fused), np.from_dlpack(positions)[:, None, None]
         factors = () if isinstance(factors, int) else (np.from_dlpack(factors),)
-        turned = law(x[:, :-num_kv_heads], at, *factors)
+        turned = angles(x[:, :-num_kv_heads], at, *factors)
         np.from_dlpack(q)[...] = turned[:, :-num_kv_heads]
         np.from_dlpack(k)[...] = turned[:, -num_kv_heads:]
         np.from_dlpack(v)[...] = x[:, -num_kv_heads:]

@@ -25,13 +25,15 @@ def verify_stars(p, q, *, rule, how, siblings, trials, seed=0, drawn=None, told=
     """Draw `siblings` from q for each of `trials` requests, verify them, return what was emitted.
 
     `drawn` is how they are really drawn, where `how` is a lie. `told` changes what else the
-    verifier is told: (tokens (trials, n), law) -> the same.
+    verifier is told: (tokens (trials, n), distribution) -> the same.
     Returns the first emitted token of each request, and how many drafts were accepted.
     """
     n = siblings
     ids, roots = np.arange(trials), np.full(trials, 7)
     draw = draw_siblings(q, how=drawn or how, siblings=n, trials=trials, seed=seed)
-    tokens, law = (draw.tokens, draw.probs) if told is None else told(draw.tokens, draw.probs)
+    tokens, distribution = (
+        (draw.tokens, draw.probs) if told is None else told(draw.tokens, draw.probs)
+    )
     n = tokens.shape[1]
     nodes = np.zeros((4, trials, n + 1), np.int32)
     nodes[0, :, 1:] = tokens
@@ -49,7 +51,7 @@ def verify_stars(p, q, *, rule, how, siblings, trials, seed=0, drawn=None, told=
         RULES.index(rule),
         [Sampling()],
         np.stack([ids, roots]),
-        draft=law,
+        draft=distribution,
         seed=seed,
     )
     return result._out_tokens.reshape(trials, n + 1)[:, 0], result.num_accepted

@@ -1,4 +1,4 @@
-"""Exact laws through the public tools, and every bias that the field is known for, by name."""
+"""Exact distributions through the public tools, and every known bias of the field, by name."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from kvctl.testing.distribution import (
     Draft,
     chi_square,
     expected_emitted,
-    joint_law,
+    joint_distribution,
     path_tokens,
     tree_drafter,
 )
@@ -20,7 +20,7 @@ BIASED = 0.01
 
 
 def p_of(prefix):
-    """A target whose law turns with the prefix."""
+    """A target whose distribution turns with the prefix."""
     return np.roll(P, sum(prefix) + len(prefix))
 
 
@@ -43,14 +43,14 @@ LOSSLESS = [
 
 @pytest.mark.parametrize(("rule", "how", "shape"), LOSSLESS)
 def test_lossless(rule, how, shape):
-    result = joint_law(tree_drafter(shape, q_of, how), p_of, rule=rule)
+    result = joint_distribution(tree_drafter(shape, q_of, how), p_of, rule=rule)
     assert result.max_difference < 1e-12
-    assert abs(result.law.sum() - 1) < 1e-12
+    assert abs(result.distribution.sum() - 1) < 1e-12
 
 
 @pytest.mark.parametrize("rule", ["target_only", "recursive", "traversal"])
 def test_lossless_when_deterministic(rule):
-    result = joint_law(tree_drafter(PATHS, q_of, "deterministic"), p_of, rule=rule)
+    result = joint_distribution(tree_drafter(PATHS, q_of, "deterministic"), p_of, rule=rule)
     assert result.max_difference < 1e-12
 
 
@@ -65,12 +65,12 @@ def test_mixed_drafters_in_one_tree():
         )
 
     for rule in ("recursive", "traversal"):
-        assert joint_law(draft, p_of, rule=rule).max_difference < 1e-12
+        assert joint_distribution(draft, p_of, rule=rule).max_difference < 1e-12
 
 
 def test_token_wise_acceptance_is_one_minus_total_variation():
     shape = (-1, 0, 1, 2)
-    result = joint_law(
+    result = joint_distribution(
         tree_drafter(shape, lambda _: Q, "independent"), lambda _: P, rule="token_wise"
     )
     assert result.mean_emitted == pytest.approx(expected_emitted(1 - 0.35, 3), abs=1e-12)
@@ -78,7 +78,7 @@ def test_token_wise_acceptance_is_one_minus_total_variation():
 
 def test_mean_emitted_is_ordered():
     def mean(rule, how, shape):
-        return joint_law(tree_drafter(shape, q_of, how), p_of, rule=rule).mean_emitted
+        return joint_distribution(tree_drafter(shape, q_of, how), p_of, rule=rule).mean_emitted
 
     chain = (-1, 0, 1, 2)
     assert mean("block", "independent", chain) > mean("token_wise", "independent", chain)
@@ -97,21 +97,21 @@ P2 = np.array([0.4, 0.35, 0.25])
 Q2 = np.array([0.15, 0.2, 0.65])
 
 
-def siblings(rng, n, law=Q2):
-    return [rng.categorical(law) for _ in range(n)]
+def siblings(rng, n, distribution=Q2):
+    return [rng.categorical(distribution) for _ in range(n)]
 
 
-def distinct(rng, n, law=Q2):
-    law, tokens = np.array(law), []
+def distinct(rng, n, distribution=Q2):
+    distribution, tokens = np.array(distribution), []
     for _ in range(n):
-        tokens.append(rng.categorical(law))
-        law[tokens[-1]] = 0
+        tokens.append(rng.categorical(distribution))
+        distribution[tokens[-1]] = 0
     return tokens
 
 
-def star(tokens, drawn, law=Q2):
+def star(tokens, drawn, distribution=Q2):
     tree = kvctl.TokenTree([0, *tokens], [-1] + [0] * len(tokens))
-    return Draft(tree, drawn, {0: law})
+    return Draft(tree, drawn, {0: distribution})
 
 
 def by_q(tokens):
@@ -167,7 +167,7 @@ CONTROLS = [
 @pytest.mark.parametrize("rule", ["recursive", "traversal"])
 @pytest.mark.parametrize("drafter", CONTROLS)
 def test_control_is_seen(drafter, rule):
-    assert joint_law(drafter, lambda _: P2, rule=rule, length=1).total_variation > BIASED
+    assert joint_distribution(drafter, lambda _: P2, rule=rule, length=1).total_variation > BIASED
 
 
 @pytest.mark.parametrize("drafter", CONTROLS)
@@ -177,7 +177,9 @@ def test_control_is_harmless_when_declared_deterministic(drafter):
         return Draft(draft.tree, "deterministic", {})
 
     for rule in ("recursive", "traversal", "target_only"):
-        assert joint_law(declared, lambda _: P2, rule=rule, length=2).max_difference < 1e-12
+        assert (
+            joint_distribution(declared, lambda _: P2, rule=rule, length=2).max_difference < 1e-12
+        )
 
 
 def test_stopping_after_a_token_of_low_q_is_exact():
@@ -189,12 +191,12 @@ def test_stopping_after_a_token_of_low_q_is_exact():
         return Draft(tree, "independent", {0: Q, 1: q_of((tokens[0],))})
 
     for rule in ("token_wise", "block"):
-        assert joint_law(draft, p_of, rule=rule).max_difference < 1e-12
+        assert joint_distribution(draft, p_of, rule=rule).max_difference < 1e-12
 
 
 def test_independent_rule_is_refused_on_coupled_drafts():
     with pytest.raises(ValueError, match="biased"):
-        joint_law(lambda rng: star([1], "coupled"), lambda _: P2, rule="recursive")
+        joint_distribution(lambda rng: star([1], "coupled"), lambda _: P2, rule="recursive")
 
 
 def test_chain_rule_on_a_tree_is_biased_and_refused():
@@ -202,15 +204,15 @@ def test_chain_rule_on_a_tree_is_biased_and_refused():
         """Token-wise verification that takes a tree for a chain: siblings as successive tokens."""
         for child in (1, 2):
             token = int(tree.tree.tokens[child])
-            if not rng.bernoulli(min(1, tree.p(0)[token] / tree.law_of(child)[token])):
+            if not rng.bernoulli(min(1, tree.p(0)[token] / tree.distribution_of(child)[token])):
                 continue  # and forgets the residual
             return child, rng.categorical(tree.p(child))
         return 0, rng.categorical(tree.p(0))
 
     drafter = tree_drafter((-1, 0, 0), lambda _: Q, "independent")
-    assert joint_law(drafter, lambda _: P, rule=first_child_only).total_variation > BIASED
+    assert joint_distribution(drafter, lambda _: P, rule=first_child_only).total_variation > BIASED
     with pytest.raises(ValueError, match="is for chains"):
-        joint_law(drafter, lambda _: P, rule="token_wise")
+        joint_distribution(drafter, lambda _: P, rule="token_wise")
 
 
 def test_a_rule_of_your_own_agrees_with_the_shipped_one():
@@ -219,18 +221,20 @@ def test_a_rule_of_your_own_agrees_with_the_shipped_one():
         while True:
             r = tree.p(v)
             for child in tree.children(v):
-                token, law = int(tree.tree.tokens[child]), tree.law_of(child)
-                if rng.bernoulli(min(1.0, r[token] / law[token])):
+                token, distribution = int(tree.tree.tokens[child]), tree.distribution_of(child)
+                if rng.bernoulli(min(1.0, r[token] / distribution[token])):
                     v = child
                     break
-                left = np.maximum(r - law, 0)
+                left = np.maximum(r - distribution, 0)
                 r = left / left.sum() if left.sum() > 0 else r
             else:
                 return v, rng.categorical(r)
 
     drafter = tree_drafter(PATHS, q_of, "without_replacement")
-    own, shipped = (joint_law(drafter, p_of, rule=rule) for rule in (recursive, "recursive"))
-    assert np.abs(own.law - shipped.law).max() < 1e-12
+    own, shipped = (
+        joint_distribution(drafter, p_of, rule=rule) for rule in (recursive, "recursive")
+    )
+    assert np.abs(own.distribution - shipped.distribution).max() < 1e-12
     assert own.mean_emitted == pytest.approx(shipped.mean_emitted)
 
 
@@ -299,7 +303,7 @@ def test_top_p_applied_twice():
 
 def test_typical_says_that_it_is_lossy_and_is():
     drafter = tree_drafter((-1, 0, 1), lambda _: Q, "independent")
-    result = joint_law(drafter, lambda _: P, rule="typical")
+    result = joint_distribution(drafter, lambda _: P, rule="typical")
     assert result.total_variation > BIASED
     call = dict(rule="typical", drawn="independent", root_positions=[0])
     assert not kvctl.verify(

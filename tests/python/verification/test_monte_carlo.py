@@ -17,8 +17,8 @@ Q = P[::-1].copy()
 TRIALS = 400_000 if os.environ.get("KVCTL_LONG") == "1" else 200_000
 
 
-def p_value(tokens, law=P):
-    return chi_square(np.bincount(tokens, minlength=VOCAB), law).p_value
+def p_value(tokens, distribution=P):
+    return chi_square(np.bincount(tokens, minlength=VOCAB), distribution).p_value
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def p_value(tokens, law=P):
         ("best_of_k", "independent", 3),
     ],
 )
-def test_emitted_law(rule, how, siblings):
+def test_emitted_distribution(rule, how, siblings):
     tokens, accepted = verify_stars(P, Q, rule=rule, how=how, siblings=siblings, trials=TRIALS)
     assert p_value(tokens) > ALPHA
     if rule == "token_wise":
@@ -62,11 +62,11 @@ def test_wrong_sibling_rule_is_seen():
 def test_dropped_duplicates_are_seen():
     """Duplicates moved out of the way, as a drafter that wants distinct siblings would."""
 
-    def told(tokens, law):
+    def told(tokens, distribution):
         distinct = tokens.copy()
         twin = distinct[:, 1] == distinct[:, 0]
         distinct[twin, 1] = (distinct[twin, 1] + 1) % VOCAB
-        return distinct, law
+        return distinct, distribution
 
     tokens, _ = verify_stars(
         P, Q, rule="recursive", how="independent", siblings=2, trials=TRIALS, told=told
@@ -77,8 +77,8 @@ def test_dropped_duplicates_are_seen():
 def test_misrecorded_top_p_is_seen():
     kept = np.where(np.arange(VOCAB) >= 4, Q, 0)
 
-    def told(_tokens, law):
-        return _tokens, np.tile(Q.astype(np.float32), (len(law), 1))
+    def told(_tokens, distribution):
+        return _tokens, np.tile(Q.astype(np.float32), (len(distribution), 1))
 
     tokens, _ = verify_stars(
         P,

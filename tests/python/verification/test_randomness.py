@@ -18,9 +18,9 @@ DEPTH = 4
 
 
 def make_batch(seed=0):
-    """Chains and trees with their draft laws; no two requests alike."""
+    """Chains and trees with their draft distributions; no two requests alike."""
     rng = np.random.default_rng(seed)
-    trees, logits, laws = [], [], []
+    trees, logits, distributions = [], [], []
     for b in range(SIZE):
         parents = [-1, 0, 1, 2] if b % 2 else [-1, 0, 0, 1]
         base = rng.normal(size=(DEPTH, VOCAB)).astype(np.float32) * 3
@@ -40,17 +40,17 @@ def make_batch(seed=0):
         ]
         trees.append(kvctl.TokenTree(tokens, parents))
         logits.append(base)
-        laws.append(draw.probs)
-    return trees, logits, laws
+        distributions.append(draw.probs)
+    return trees, logits, distributions
 
 
-def call(trees, logits, laws, order, rule="traversal", **more):
+def call(trees, logits, distributions, order, rule="traversal", **more):
     return kvctl.verify(
         np.concatenate([logits[i] for i in order]),
         [trees[i] for i in order],
         rule=rule,
         drawn="independent",
-        draft_probs=np.concatenate([laws[i] for i in order]),
+        draft_probs=np.concatenate([distributions[i] for i in order]),
         request_ids=[100 + i for i in order],
         root_positions=[10 * i for i in order],
         log_probs=True,
@@ -74,12 +74,14 @@ def test_order_and_company_do_not_matter(rule):
 
 
 def test_spare_rows_do_not_matter():
-    trees, logits, laws = make_batch()
+    trees, logits, distributions = make_batch()
     padded = [np.concatenate([x, np.full((3, VOCAB), np.nan, np.float32)]) for x in logits]
-    padded_laws = [np.concatenate([x, np.full((3, VOCAB), np.nan, np.float32)]) for x in laws]
+    padded_distributions = [
+        np.concatenate([x, np.full((3, VOCAB), np.nan, np.float32)]) for x in distributions
+    ]
     spare = [kvctl.TokenTree([*t.tokens, 9], [*t.parents, 0], rows=[0, 1, 2, 3, 6]) for t in trees]
-    rows = call(trees, logits, laws, range(SIZE), "target_only")
-    more = call(spare, padded, padded_laws, range(SIZE), "target_only")
+    rows = call(trees, logits, distributions, range(SIZE), "target_only")
+    more = call(spare, padded, padded_distributions, range(SIZE), "target_only")
     assert rows.tokens == more.tokens
 
 

@@ -80,7 +80,7 @@ def test_stop_tokens_cut_the_output():
         assert len(result.log_probs[0]) == emitted
 
 
-def test_log_probs_are_those_of_the_processed_law():
+def test_log_probs_are_those_of_the_processed_distribution():
     logits = make_logits(4)
     tree = greedy_chain(logits, 3)
     result = kvctl.verify(
@@ -124,7 +124,7 @@ def test_a_perfect_drafter_is_always_accepted(rule):
     assert result.num_accepted.tolist() == [7]
 
 
-def test_sparse_and_dense_draft_laws_agree():
+def test_sparse_and_dense_draft_distributions_agree():
     logits = make_logits(8, seed=3)
     draw = draft_sample(
         logits,
@@ -192,12 +192,16 @@ UNIFORM = np.full((2, VOCAB), 1 / VOCAB)
         (CHAIN, dict(rule="block", sampling=kvctl.Sampling(top_p=0)), "top_p must be in"),
         (CHAIN, dict(rule="block", sampling=kvctl.Sampling(temperature=-1)), "temperature"),
         (CHAIN, dict(rule="block", sampling=[kvctl.Sampling()] * 3), "one for each of 1 seq"),
-        (CHAIN, dict(rule="token_wise", drawn="independent", draft_probs=UNIFORM * 2), "not a law"),
+        (
+            CHAIN,
+            dict(rule="token_wise", drawn="independent", draft_probs=UNIFORM * 2),
+            "not a distribution",
+        ),
         (CHAIN, dict(rule="token_wise", drawn="independent", draft_probs=UNIFORM[:1]), "shape"),
         (CHAIN, dict(rule="block", bitmask=np.zeros((2, 2), np.int32)), "no token is left"),
         (CHAIN, dict(rule="block", bitmask=np.zeros((2, 1), np.int32)), "bitmask must have shape"),
         (CHAIN, dict(rule="block", history=[[VOCAB]]), "history holds token 50"),
-        (CHAIN, dict(rule="block", probabilities=True), "not a law"),
+        (CHAIN, dict(rule="block", probabilities=True), "not a distribution"),
         (kvctl.TokenTree.chain([1, VOCAB]), dict(rule="block"), "holds token 50"),
         (kvctl.TokenTree.chain([1]), dict(rule="block"), "the trees have 1 rows"),
     ],

@@ -17,7 +17,7 @@ def make_logits(seed=0, scale=2.0):
 
 
 def processed(logits, s, counts=None, allowed=None):
-    """The law, the slow way and in float64."""
+    """The distribution, the slow way and in float64."""
     x = logits.astype(np.float64)
     for token, bias in s.logit_bias.items():
         x[token] += bias
@@ -39,8 +39,8 @@ def processed(logits, s, counts=None, allowed=None):
     return x / x.sum()
 
 
-def law(logits, sampling):
-    """The shipped law of one row."""
+def distribution(logits, sampling):
+    """The shipped distribution of one row."""
     draw = draft_sample(logits[None], how="deterministic", sampling=sampling, dtype=np.float64)
     return draw.probs[0]
 
@@ -61,32 +61,34 @@ SAMPLINGS = [
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_law_is_that_of_numpy(sampling):
+def test_distribution_is_that_of_numpy(sampling):
     for seed in range(5):
         logits = make_logits(seed)
-        got, expected = law(logits, sampling), processed(logits, sampling)
+        got, expected = distribution(logits, sampling), processed(logits, sampling)
         assert (got[expected > 1e-12] > 0).all() and (got[expected == 0] == 0).all()
         np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-13)
 
 
 def test_ties_at_the_edge_go_to_the_lower_id():
     logits = np.zeros(VOCAB, np.float32)
-    np.testing.assert_array_equal(np.flatnonzero(law(logits, kvctl.Sampling(top_k=3))), [0, 1, 2])
     np.testing.assert_array_equal(
-        np.flatnonzero(law(logits, kvctl.Sampling(top_p=4.5 / VOCAB))), [0, 1, 2, 3, 4]
+        np.flatnonzero(distribution(logits, kvctl.Sampling(top_k=3))), [0, 1, 2]
+    )
+    np.testing.assert_array_equal(
+        np.flatnonzero(distribution(logits, kvctl.Sampling(top_p=4.5 / VOCAB))), [0, 1, 2, 3, 4]
     )
 
 
 def test_top_p_is_taken_of_what_top_k_left():
     logits = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
-    both = law(logits, kvctl.Sampling(top_k=2, top_p=0.57))
+    both = distribution(logits, kvctl.Sampling(top_k=2, top_p=0.57))
     np.testing.assert_allclose(both, [1, 0, 0, 0])  # .4 / .7 = .571
     np.testing.assert_allclose(
-        law(logits, kvctl.Sampling(top_p=0.57)), [4 / 7, 3 / 7, 0, 0], rtol=1e-6
+        distribution(logits, kvctl.Sampling(top_p=0.57)), [4 / 7, 3 / 7, 0, 0], rtol=1e-6
     )
 
 
-def first_token_law(logits, sampling, trials=20000, **more):
+def first_token_distribution(logits, sampling, trials=20000, **more):
     rows = np.tile(logits, (trials, 1))
     tokens = kvctl.sample(
         rows, sampling=sampling, request_ids=range(trials), positions=[3] * trials, **more
@@ -96,10 +98,10 @@ def first_token_law(logits, sampling, trials=20000, **more):
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[:4] + SAMPLINGS[5:6] + SAMPLINGS[9:])
 @pytest.mark.parametrize("noise", ["uniform", "gumbel"])
-def test_samples_follow_the_law(sampling, noise):
+def test_samples_follow_the_distribution(sampling, noise):
     logits = make_logits(1, 3.0)
     expected = processed(logits, sampling)
-    found = first_token_law(logits, sampling, noise=noise)
+    found = first_token_distribution(logits, sampling, noise=noise)
     assert np.abs(found - expected).max() < 6 * 0.5 / np.sqrt(20000)
     assert not found[expected == 0].any()
 
@@ -146,7 +148,9 @@ def test_bitmask_has_one_row_per_node():
     result = kvctl.verify(logits, tree, rule="greedy", drawn="deterministic", bitmask=pack(allowed))
     assert result.tokens == [[5, 299]]
     random = np.random.default_rng(0).random((1, VOCAB)) < 0.5
-    found = first_token_law(logits[1], kvctl.Sampling(), bitmask=np.tile(pack(random), (20000, 1)))
+    found = first_token_distribution(
+        logits[1], kvctl.Sampling(), bitmask=np.tile(pack(random), (20000, 1))
+    )
     expected = processed(logits[1], kvctl.Sampling(), allowed=random[0])
     assert np.abs(found - expected).max() < 6 * 0.5 / np.sqrt(20000)
 
@@ -156,9 +160,9 @@ def test_nan_is_never_chosen_and_plus_infinity_always(temperature):
     sampling = kvctl.Sampling(temperature=temperature)
     logits = make_logits()
     logits[::2] = np.nan
-    assert first_token_law(logits, sampling, 500)[::2].sum() == 0
+    assert first_token_distribution(logits, sampling, 500)[::2].sum() == 0
     logits[[7, 11]] = np.inf
-    chosen = np.flatnonzero(first_token_law(logits, sampling, 500))
+    chosen = np.flatnonzero(first_token_distribution(logits, sampling, 500))
     assert chosen.tolist() == ([7] if temperature == 0 else [7, 11])
     with pytest.raises(ValueError, match="no token is left"):
         kvctl.sample(np.full((1, VOCAB), -np.inf, np.float32), positions=[0])
@@ -167,15 +171,15 @@ def test_nan_is_never_chosen_and_plus_infinity_always(temperature):
 def test_masks_of_large_finite_numbers():
     logits = np.full(VOCAB, -3.4e38, np.float32)
     logits[5] = 1
-    assert first_token_law(logits, kvctl.Sampling(), 50)[5] == 1
+    assert first_token_distribution(logits, kvctl.Sampling(), 50)[5] == 1
     logits[5] = -3.4e38  # all equal: uniform
-    assert (first_token_law(logits, kvctl.Sampling(), 500) > 0).sum() > 100
+    assert (first_token_distribution(logits, kvctl.Sampling(), 500) > 0).sum() > 100
 
 
 def test_tiny_temperature_is_greedy_but_for_ties():
     logits = make_logits()
     for temperature in (1e-5, 1e-30, 1e-300):
-        found = first_token_law(logits, kvctl.Sampling(temperature=temperature), 20)
+        found = first_token_distribution(logits, kvctl.Sampling(temperature=temperature), 20)
         assert found[logits.argmax()] == 1
 
 
@@ -198,8 +202,8 @@ def test_large_vocabulary_agrees_between_the_fused_and_the_general_pass():
     fused = kvctl.sample(rows, **base)
     general = kvctl.sample(rows, sampling=kvctl.Sampling(top_k=vocab - 1), **base)
     assert (fused == general).mean() > 0.99  # block exponents move a boundary by 2^-44 at most
-    law_ = np.exp(rows[0].astype(np.float64) - rows[0].max())
-    assert len(np.unique(fused)) > 20 and law_.sum() > 1
+    distribution_ = np.exp(rows[0].astype(np.float64) - rows[0].max())
+    assert len(np.unique(fused)) > 20 and distribution_.sum() > 1
 
 
 def test_probabilities_are_used_as_they_are():
@@ -218,7 +222,7 @@ def test_probabilities_are_used_as_they_are():
     ]
 
 
-def test_draft_laws_are_the_laws_drawn_from():
+def test_draft_distributions_are_the_distributions_drawn_from():
     logits = np.tile(make_logits(4, 3.0), (4000, 1))
     draw = draft_sample(
         logits,

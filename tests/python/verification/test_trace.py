@@ -59,7 +59,7 @@ def test_limits_cut_by_order_and_depth():
 
 
 def test_chain_meets_theory():
-    """Averaged over drafts, token-wise acceptance of laws without memory is Leviathan's formula."""
+    """Token-wise acceptance of distributions without memory is Leviathan's formula."""
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
     rng = np.random.default_rng(2)
     trace = kvctl.verification.Trace()

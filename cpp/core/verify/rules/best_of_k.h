@@ -1,11 +1,11 @@
 /*!
  * \file core/verify/rules/best_of_k.h
- * \brief K i.i.d. paths: select the best by an order that the joint law of the selection knows,
- * then verify it as a block.
+ * \brief K i.i.d. paths: select the best by an order that the joint distribution of the selection
+ * knows, then verify it as a block.
  *
  * After multi-path block verification, arXiv 2602.16961. At each prefix tokens are ordered by p /
- * q, and the lexicographically largest path is selected. A maximum of K draws has a law in closed
- * form: with lo the probability that a path ranks below the prefix and w that it has it, the
+ * q, and the lexicographically largest path is selected. A maximum of K draws has a distribution in
+ * closed form: with lo the probability that a path ranks below the prefix and w that it has it, the
  * selected next token is x with probability proportional to (c + w q[x])^K - c^K, where c = lo + w
  * * (q of the tokens ordered before x).
  */
@@ -30,12 +30,12 @@ class PathSelection {
     num_paths_ = static_cast<int32_t>(nodes_.size());
   }
 
-  /*! \brief Selects the next node and returns its law. */
-  DraftLaw Next() {
+  /*! \brief Selects the next node and returns its distribution. */
+  DraftDistribution Next() {
     const int32_t size = round_.vocab().size();
-    Law p, law;
-    round_.Target(path_->empty() ? 0 : path_->back()).FillLaw(&p);
-    const DraftLaw d = round_.Draft(nodes_[0]);
+    Distribution p, distribution;
+    round_.Target(path_->empty() ? 0 : path_->back()).FillDistribution(&p);
+    const DraftDistribution d = round_.Draft(nodes_[0]);
     std::vector<double> weights(size);
     d.row.Weights(round_.vocab().ops(), 0, size, weights.data());
     for (int32_t node : nodes_) {
@@ -50,17 +50,17 @@ class PathSelection {
     std::sort(order.begin(), order.end());
 
     const double norm = PowerSum(lo_, lo_ + w_);
-    round_.vocab().OneHot(0, &law);
-    law.Remove(0);
+    round_.vocab().OneHot(0, &distribution);
+    distribution.Remove(0);
     double before = 0, selected_c = 0;
     int32_t selected = -1;
     for (const auto& [ratio, x] : order) {
       const double q = weights[x] / d.total;
       const double c = lo_ + w_ * (before / d.total);
       before += weights[x];
-      law.weights[x] = ToGrid(std::min(1.0, q * (PowerSum(c, c + w_ * q) / norm)));
-      law.block_sums[x / kVocabBlock] += law.weights[x];
-      law.total += law.weights[x];
+      distribution.weights[x] = ToGrid(std::min(1.0, q * (PowerSum(c, c + w_ * q) / norm)));
+      distribution.block_sums[x / kVocabBlock] += distribution.weights[x];
+      distribution.total += distribution.weights[x];
       const auto holds = [&, token = x](int32_t node) { return round_.token(node) == token; };
       if (std::any_of(nodes_.begin(), nodes_.end(), holds)) {
         selected = x;  // the last in the order wins
@@ -77,13 +77,13 @@ class PathSelection {
                  nodes_.end());
     path_->push_back(nodes_[0]);
     for (int32_t& node : nodes_) node = round_.first_child(node);
-    const double weight = law.weights[selected], total = law.total;
-    selected_.push_back({false, selected, weight, total, {}, DraftRow(std::move(law))});
+    const double weight = distribution.weights[selected], total = distribution.total;
+    selected_.push_back({false, selected, weight, total, {}, DraftRow(std::move(distribution))});
     return selected_.back();
   }
 
-  /*! \brief The law of a node selected before. */
-  const DraftLaw& Selected(int32_t i) const { return selected_[i]; }
+  /*! \brief The distribution of a node selected before. */
+  const DraftDistribution& Selected(int32_t i) const { return selected_[i]; }
 
  private:
   // (b^K - a^K) / (b - a), without the cancellation.
@@ -99,7 +99,7 @@ class PathSelection {
   Round& round_;
   std::vector<int32_t>* path_;
   std::vector<int32_t> nodes_;  // the next node of each path that has the selected prefix
-  std::vector<DraftLaw> selected_;
+  std::vector<DraftDistribution> selected_;
   int32_t num_paths_;
   double lo_ = 0, w_ = 1;
 };

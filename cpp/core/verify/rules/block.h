@@ -1,6 +1,7 @@
 /*!
  * \file core/verify/rules/block.h
- * \brief Block verification of a chain: accepts the longest prefix that the joint law allows.
+ * \brief Block verification of a chain: accepts the longest prefix that the joint distribution
+ * allows.
  *
  * Sun et al., "Block verification accelerates speculative decoding", arXiv 2403.10444. Never
  * accepts fewer tokens in expectation than token by token. Chains only.
@@ -17,7 +18,7 @@ namespace kvctl::rules {
 
 /*!
  * \brief With what probability to stop at a node that is reached with probability a and keeps the
- * mass s of its law: s / (s + 1 - a), at most a, and 1 where that is 0 / 0.
+ * mass s of its distribution: s / (s + 1 - a), at most a, and 1 where that is 0 / 0.
  */
 inline double AcceptRatio(double s, double a) {
   const double denominator = s + (1.0 - a);
@@ -29,7 +30,7 @@ inline double AcceptRatio(double s, double a) {
  * one before.
  *
  * \param path the nodes; path[i] is read after draft(i) was first called, which may fill it in.
- * \param draft (i) -> the law that path[i] was drawn from. Called for i = 0, 1, ... in
+ * \param draft (i) -> the distribution that path[i] was drawn from. Called for i = 0, 1, ... in
  * order, and again for each i looked at backward.
  */
 template <typename Rng, typename DraftOf>
@@ -39,7 +40,7 @@ Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int
   std::vector<double> a(length + 1, 1.0);
   int32_t last = 0;  // behind a token that the target rules out there is nothing to accept
   for (; last < length; ++last) {
-    const DraftLaw d = draft(last);
+    const DraftDistribution d = draft(last);
     const double p = round.Target(node(last)).Prob(d.token);
     a[last + 1] = std::min(1.0, a[last] * (p / d.prob()));
     if (!(a[last + 1] > 0)) break;

@@ -24,7 +24,7 @@ Outcome Recursive(Round& round, Rng& rng) {
     if (first < 0) return {v, rng.Bonus(target, v)};
     int32_t child = first;
     for (; child >= 0; child = round.next_sibling(child)) {
-      const DraftLaw d = round.Draft(child);
+      const DraftDistribution d = round.Draft(child);
       const double p = child == first ? target.Prob(d.token) : left.prob(d.token);
       if (rng.Accept(std::min(1.0, p / d.prob()), child)) break;
       if (child == first) left.Start(&target);

@@ -21,7 +21,7 @@ Outcome TokenWise(Round& round, Rng& rng) {
     RowSampler& target = round.Target(v);
     const int32_t child = round.first_child(v);
     if (child < 0) return {v, rng.Bonus(target, v)};
-    const DraftLaw d = round.Draft(child);
+    const DraftDistribution d = round.Draft(child);
     if (!rng.Accept(std::min(1.0, target.Prob(d.token) / d.prob()), child)) {
       Residual& left = round.Left(v);
       left.Start(&target);

@@ -4,7 +4,7 @@
  * its first token alone would have been rejected.
  *
  * Weng et al., "Traversal verification for speculative tree decoding", arXiv 2505.12398. On a chain
- * it emits the same law as block verification.
+ * it emits the same distribution as block verification.
  */
 #ifndef KVCTL_CORE_VERIFY_RULES_TRAVERSAL_H_
 #define KVCTL_CORE_VERIFY_RULES_TRAVERSAL_H_
@@ -40,7 +40,7 @@ Outcome Traversal(Round& round, Rng& rng) {
       below_rejected = true;
       continue;
     }
-    const DraftLaw d = round.Draft(child);
+    const DraftDistribution d = round.Draft(child);
     if (!below_rejected) {
       const double p = first ? round.Target(v).Prob(d.token) : left.prob(d.token);
       const double reach = std::min(1.0, visit.a * (p / d.prob()));

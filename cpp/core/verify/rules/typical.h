@@ -18,11 +18,11 @@
 namespace kvctl::rules {
 
 /*! \brief Entropy in nats, from integer terms: the same on every machine. */
-inline double Entropy(const Law& law) {
+inline double Entropy(const Distribution& distribution) {
   double sum = 0;
-  for (double weight : law.weights) {
+  for (double weight : distribution.weights) {
     if (weight == 0) continue;
-    const double p = weight / law.total;
+    const double p = weight / distribution.total;
     const double term = p * -ExactLog(p) * 0x1p45;  // the sum is at most ln(2^19) * 2^45 < 2^49
     sum += (term + kRoundDouble) - kRoundDouble;
   }
@@ -38,7 +38,7 @@ Outcome Typical(Round& round, Rng& rng) {
   // p > delta * exp(-entropy) by logarithms, which are the same on every machine.
   const double epsilon = round.input().epsilon, delta = round.input().delta;
   const double log_delta = delta > 0 ? ExactLog(delta) : -std::numeric_limits<double>::infinity();
-  Law p;
+  Distribution p;
   std::vector<Reached> todo = {{0, 0.0}};
   Reached best = todo[0];
   for (size_t at = 0; at < todo.size(); ++at) {  // breadth first: node order within a depth
@@ -47,7 +47,7 @@ Outcome Typical(Round& round, Rng& rng) {
       if (round.depth(v.node) >= round.depth(best.node)) best = v;
     }
     if (round.first_child(v.node) < 0) continue;
-    round.Target(v.node).FillLaw(&p);
+    round.Target(v.node).FillDistribution(&p);
     const double least = log_delta - Entropy(p);
     for (int32_t c = round.first_child(v.node); c >= 0; c = round.next_sibling(c)) {
       const double prob = p.prob(round.token(c));

@@ -50,29 +50,30 @@ double Cost(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items)
   return nanoseconds;
 }
 
-// Writes a law down and reads it back, so that what is drawn from is what the caller holds.
+// Writes a distribution down and reads it back, so that what is drawn from is what the caller
+// holds.
 template <typename T>
-void WriteLaw(const Vocab& vocab, T* probs, Law* law) {
+void WriteDistribution(const Vocab& vocab, T* probs, Distribution* distribution) {
   for (int32_t x = 0; x < vocab.size(); ++x) {
-    probs[x] = static_cast<T>(law->weights[x] / law->total);
+    probs[x] = static_cast<T>(distribution->weights[x] / distribution->total);
   }
-  vocab.FromProbs(probs, law);
+  vocab.FromProbs(probs, distribution);
 }
 
-int32_t Likeliest(const Law& law) {
-  const auto best = std::max_element(law.weights.begin(), law.weights.end());
-  return static_cast<int32_t>(best - law.weights.begin());
+int32_t Likeliest(const Distribution& distribution) {
+  const auto best = std::max_element(distribution.weights.begin(), distribution.weights.end());
+  return static_cast<int32_t>(best - distribution.weights.begin());
 }
 
 void DraftOne(Drawn how, int32_t n, RowType probs_type, const Vocab& vocab, RowSampler* sampler,
-              Law* law, DraftItem* item) {
+              Distribution* distribution, DraftItem* item) {
   sampler->Load(item->row, *item->sampling);
-  sampler->FillLaw(law);
+  sampler->FillDistribution(distribution);
   if (item->probs != nullptr) {
     if (probs_type == RowType::kFloat64) {
-      WriteLaw(vocab, static_cast<double*>(item->probs), law);
+      WriteDistribution(vocab, static_cast<double*>(item->probs), distribution);
     } else {
-      WriteLaw(vocab, static_cast<float*>(item->probs), law);
+      WriteDistribution(vocab, static_cast<float*>(item->probs), distribution);
     }
   }
   if (how == Drawn::kCoupled) {
@@ -81,16 +82,16 @@ void DraftOne(Drawn how, int32_t n, RowType probs_type, const Vocab& vocab, RowS
     return;
   }
   for (int32_t i = 0; i < n; ++i) {
-    if (!(law->total > 0)) {
+    if (!(distribution->total > 0)) {
       item->tokens[i] = -1;
       continue;
     }
     const uint32_t node = item->first_node + static_cast<uint32_t>(i);
-    item->tokens[i] =
-        how == Drawn::kDeterministic
-            ? Likeliest(*law)
-            : vocab.Pick(*law, item->stream.Bits(Purpose::kDraft, item->root_position, node));
-    if (how != Drawn::kIndependent) law->Remove(item->tokens[i]);
+    item->tokens[i] = how == Drawn::kDeterministic
+                          ? Likeliest(*distribution)
+                          : vocab.Pick(*distribution, item->stream.Bits(Purpose::kDraft,
+                                                                        item->root_position, node));
+    if (how != Drawn::kIndependent) distribution->Remove(item->tokens[i]);
   }
 }
 
@@ -131,9 +132,9 @@ void DraftCpu(Drawn how, int32_t n, RowType probs_type, int32_t vocab_size,
            3.0 * vocab_size * static_cast<double>(items->size()), "row",
            [&](const Vocab& vocab, const std::function<int64_t()>& next) {
              RowSampler sampler(vocab);
-             Law law;
+             Distribution distribution;
              for (int64_t i = next(); i >= 0; i = next()) {
-               DraftOne(how, n, probs_type, vocab, &sampler, &law, &(*items)[i]);
+               DraftOne(how, n, probs_type, vocab, &sampler, &distribution, &(*items)[i]);
              }
            });
 }

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "core/sampling/law.h"
+#include "core/sampling/distribution.h"
 
 namespace kvctl {
 

@@ -25,7 +25,7 @@ struct VerifyParams {
   int32_t num_sequences, num_jobs, vocab_size;
   Walk walk;
   BlockSum* sums;           //!< [num_jobs, ceil(vocab_size / kVocabBlock)]
-  LawStep* steps;           //!< [nodes]
+  DistributionStep* steps;  //!< [nodes]
   LevelState* levels;       //!< [nodes]
   VerifyOutcome* outcomes;  //!< [num_sequences]
   double* log_probs;        //!< [nodes] of the tokens emitted, before stop tokens cut; or nullptr

@@ -21,7 +21,7 @@ class Verifier final : public CudaVerify {
     const size_t outcome_bytes = size * sizeof(VerifyOutcome);
     const size_t log_prob_bytes = log_probs ? plan_.num_nodes() * sizeof(double) : 0;
     sums_.Reserve(plan_.num_jobs() * blocks * sizeof(BlockSum));
-    steps_.Reserve(plan_.num_nodes() * sizeof(LawStep));
+    steps_.Reserve(plan_.num_nodes() * sizeof(DistributionStep));
     levels_.Reserve(plan_.num_nodes() * sizeof(LevelState));
     results_.Reserve(outcome_bytes + log_prob_bytes);
     auto* host = static_cast<char*>(host_.Reserve(outcome_bytes + log_prob_bytes));
@@ -35,7 +35,7 @@ class Verifier final : public CudaVerify {
     params.vocab_size = vocab_size;
     params.walk = plan_.walk();
     params.sums = sums_.As<BlockSum>();
-    params.steps = steps_.As<LawStep>();
+    params.steps = steps_.As<DistributionStep>();
     params.levels = levels_.As<LevelState>();
     params.outcomes = results_.As<VerifyOutcome>();
     if (log_probs) {

@@ -118,9 +118,9 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
       if (input.draft.probs == nullptr) return false;  // an error, which the CPU words
       sequence.draft = input.draft.probs;
       sequence.draft_rows = static_cast<int32_t>(jobs.size());
-      const int32_t laws = input.draft.per_node ? input.size : rows;
+      const int32_t distributions = input.draft.per_node ? input.size : rows;
       const int64_t width = sequence.draft_f64 ? 8 : 4;
-      for (int32_t row = 0; row < laws; ++row) {
+      for (int32_t row = 0; row < distributions; ++row) {
         jobs.push_back({static_cast<const char*>(input.draft.probs) + row * vocab_size * width, 0,
                         DType::kFloat32, 1, sequence.draft_f64});
       }

@@ -2,8 +2,8 @@
  * \file kernels/cuda/verify/verify_plan.h
  * \brief A verify call as CUDA kernels read it, and what comes back.
  *
- * What follows from trees and parameters goes to the device as one arena; the logits and draft laws
- * lie there already.
+ * What follows from trees and parameters goes to the device as one arena; the logits and draft
+ * distributions lie there already.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_PLAN_H_
 #define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_PLAN_H_
@@ -30,7 +30,7 @@ struct VerifyHeader {
 /*! \brief SequenceInput and what names its random numbers. */
 struct VerifySequence {
   const void* target;  //!< [rows, vocab] of logits
-  const void* draft;   //!< [rows, vocab] of laws, or nullptr
+  const void* draft;   //!< [rows, vocab] of distributions, or nullptr
   uint64_t seed, request;
   uint32_t root_position;
   float scale;     //!< log2(e) / temperature; of temperature 1 where greedy
@@ -49,12 +49,12 @@ struct VerifyNode {
   int32_t first_step;  //!< of the steps that its children leave
 };
 
-/*! \brief One row to be summed: of logits, or of a draft law. */
+/*! \brief One row to be summed: of logits, or of a draft distribution. */
 struct RowJob {
   const void* values;
   float scale;
   DType type;
-  int32_t law, law_f64;
+  int32_t distribution, distribution_f64;
 };
 
 /*! \brief What one pass over kVocabBlock tokens of a row finds. */
@@ -63,14 +63,15 @@ struct BlockSum {
   int32_t first;     //!< the first token that has it
   int32_t exponent;  //!< ExpRow::exponents; kEmptyBlock, or INT32_MAX for one that is not regular
   int32_t unused;
-  uint64_t exp_sum;  //!< ExpRow::block_sums
-  double law_sum;    //!< of a draft law: sum of grid weights, NaN if one is no probability
+  uint64_t exp_sum;         //!< ExpRow::block_sums
+  double distribution_sum;  //!< of a draft distribution: sum of grid weights, NaN if one is no
+                            //!< probability
 };
 
-/*! \brief One subtraction of a child's law from what is left of its parent's. */
-struct LawStep {
+/*! \brief One subtraction of a child's distribution from what is left of its parent's. */
+struct DistributionStep {
   double a, r_total;
-  double r_factor, d_factor;  //!< what weights of either law are multiplied by
+  double r_factor, d_factor;  //!< what weights of either distribution are multiplied by
   int32_t child;
   int32_t unused;
 };
@@ -80,14 +81,14 @@ struct LevelState {
   int32_t node, child;
   double a;
   int32_t num_steps, unused;
-  double total;  //!< of the law that is left
+  double total;  //!< of the distribution that is left
 };
 
 /*! \brief What comes back of a sequence. */
 struct VerifyOutcome {
   int32_t node, bonus;
   /*! \brief Not 0: something the kernels leave to the CPU (a row without tokens, infinite logits, a
-   * law that is none): the call is to be repeated there. */
+   * distribution that is none): the call is to be repeated there. */
   int32_t irregular;
   int32_t unused;
 };
@@ -98,10 +99,10 @@ class VerifyPlanBuilder {
   /*!
    * \brief Lays a call out.
    *
-   * The targets and draft laws of the items are device pointers.
+   * The targets and draft distributions of the items are device pointers.
    *
    * \return false for a call that the kernels do not know: other rules, truncated or otherwise
-   * processed laws, probabilities instead of logits, sparse draft laws.
+   * processed distributions, probabilities instead of logits, sparse draft distributions.
    * \throws what CheckRule throws.
    */
   bool Build(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items);

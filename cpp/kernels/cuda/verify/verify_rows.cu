@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "core/sampling/law.h"
+#include "core/sampling/distribution.h"
 #include "core/support/exact_math.h"
 #include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/launch.cuh"
@@ -70,20 +70,20 @@ __device__ void SumLogits(const RowJob& job, int32_t begin, int32_t size, BlockS
   for (int i = 0; i < kThreads / 32; ++i) sum->exp_sum += warp_sums[i];
 }
 
-__device__ void SumLaw(const RowJob& job, int32_t begin, int32_t size, BlockSum* sum,
-                       double* warp_sums) {
+__device__ void SumDistribution(const RowJob& job, int32_t begin, int32_t size, BlockSum* sum,
+                                double* warp_sums) {
   double total = 0;
   for (int32_t at = threadIdx.x; at < size; at += kThreads) {
-    const double p = job.law_f64 != 0 ? static_cast<const double*>(job.values)[begin + at]
-                                      : static_cast<const float*>(job.values)[begin + at];
+    const double p = job.distribution_f64 != 0 ? static_cast<const double*>(job.values)[begin + at]
+                                               : static_cast<const float*>(job.values)[begin + at];
     total += p >= 0 && p <= 1.001 ? ToGrid(p) : NAN;
   }
   total = WarpSum(total);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = total;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  sum->law_sum = 0;
-  for (int i = 0; i < kThreads / 32; ++i) sum->law_sum += warp_sums[i];
+  sum->distribution_sum = 0;
+  for (int i = 0; i < kThreads / 32; ++i) sum->distribution_sum += warp_sums[i];
 }
 
 /*! \brief A block per (row, kVocabBlock of its tokens), each read once. */
@@ -96,8 +96,8 @@ __global__ void __launch_bounds__(kThreads) SumRowsKernel(VerifyParams params) {
   const int32_t size = rest < kVocabBlock ? rest : kVocabBlock;
   BlockSum* sum = params.sums + static_cast<int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
   auto* sums = reinterpret_cast<uint64_t*>(shared);
-  if (job.law != 0) {
-    SumLaw(job, begin, size, sum, reinterpret_cast<double*>(shared));
+  if (job.distribution != 0) {
+    SumDistribution(job, begin, size, sum, reinterpret_cast<double*>(shared));
   } else {
     SumLogits(job, begin, size, sum, reinterpret_cast<Largest*>(sums + kThreads / 32), sums);
   }

@@ -10,7 +10,7 @@
 
 #include <cmath>
 
-#include "core/sampling/law.h"
+#include "core/sampling/distribution.h"
 #include "core/support/exact_math.h"
 #include "core/support/rng.h"
 #include "kernels/cuda/device/elements.cuh"

@@ -1,7 +1,7 @@
 // The rules of core/rules, with the threads of a block in step. Each says only what its counterpart
 // there says.
 #include "kernels/cuda/device/launch.cuh"
-#include "kernels/cuda/verify/verify_law.cuh"
+#include "kernels/cuda/verify/verify_distribution.cuh"
 
 namespace kvctl::cuda {
 namespace {
@@ -20,49 +20,54 @@ __device__ double AcceptRatio(double s, double a) {
 
 __device__ double AtMostOne(double p) { return p < 1.0 ? p : 1.0; }
 
-/*! \brief A node whose law is still whole. */
+/*! \brief A node whose distribution is still whole. */
 __device__ LevelState StartAt(int32_t node, int32_t child, double a) {
   return {node, child, a, 0, 0, kProbScale};
 }
 
 /*! \brief core/rules/target_only.h */
-__device__ Decision FollowTarget(SequenceLaws* laws, uint32_t root_position) {
+__device__ Decision FollowTarget(SequenceDistributions* distributions, uint32_t root_position) {
   for (int32_t v = 0;;) {
-    const uint32_t position = root_position + 1 + static_cast<uint32_t>(laws->node(v).depth);
-    const int32_t y = laws->Sample(laws->Target(v), position);
-    int32_t child = laws->node(v).first_child;
-    while (child >= 0 && laws->node(child).token != y) child = laws->node(child).next_sibling;
-    if (child < 0 || laws->irregular()) return {v, y};
+    const uint32_t position =
+        root_position + 1 + static_cast<uint32_t>(distributions->node(v).depth);
+    const int32_t y = distributions->Sample(distributions->Target(v), position);
+    int32_t child = distributions->node(v).first_child;
+    while (child >= 0 && distributions->node(child).token != y)
+      child = distributions->node(child).next_sibling;
+    if (child < 0 || distributions->irregular()) return {v, y};
     v = child;
   }
 }
 
 /*! \brief core/rules/token_wise.h and, with siblings, core/rules/recursive.h */
-__device__ Decision Recursive(SequenceLaws* laws) {
+__device__ Decision Recursive(SequenceDistributions* distributions) {
   for (int32_t v = 0;;) {
-    const TargetRow target = laws->Target(v);
-    const int32_t first = laws->node(v).first_child;
-    if (laws->irregular()) return {v, 0};
-    if (first < 0) return {v, laws->Pick(target, laws->ResidualBits(v))};
+    const TargetRow target = distributions->Target(v);
+    const int32_t first = distributions->node(v).first_child;
+    if (distributions->irregular()) return {v, 0};
+    if (first < 0) return {v, distributions->Pick(target, distributions->ResidualBits(v))};
     LevelState level = StartAt(v, first, 1.0);
     int32_t child = first;
-    for (; child >= 0; child = laws->node(child).next_sibling) {
-      const ChildLaw d = laws->Draft(child);
-      if (laws->irregular()) return {v, 0};
-      const double p =
-          child == first ? laws->Prob(target, d.token) : laws->LeftProb(level, target, d.token);
-      if (laws->Accept(AtMostOne(p / d.prob()), child)) break;
-      laws->Subtract(1.0, d, child, &level, target);
+    for (; child >= 0; child = distributions->node(child).next_sibling) {
+      const ChildDistribution d = distributions->Draft(child);
+      if (distributions->irregular()) return {v, 0};
+      const double p = child == first ? distributions->Prob(target, d.token)
+                                      : distributions->LeftProb(level, target, d.token);
+      if (distributions->Accept(AtMostOne(p / d.prob()), child)) break;
+      distributions->Subtract(1.0, d, child, &level, target);
     }
-    if (child < 0) return {v, laws->PickLeft(level, target, laws->ResidualBits(v))};
+    if (child < 0)
+      return {v, distributions->PickLeft(level, target, distributions->ResidualBits(v))};
     v = child;
   }
 }
 
 /*! \brief core/rules/block.h. levels[i]: the i-th node of the chain, and a_i. */
-__device__ Decision Block(SequenceLaws* laws, LevelState* levels) {
+__device__ Decision Block(SequenceDistributions* distributions, LevelState* levels) {
   int32_t length = 0;
-  for (int32_t v = laws->node(0).first_child; v >= 0; v = laws->node(v).first_child) ++length;
+  for (int32_t v = distributions->node(0).first_child; v >= 0;
+       v = distributions->node(v).first_child)
+    ++length;
   int32_t last = 0, v = 0;
   double a = 1.0;
   for (;; ++last) {
@@ -70,90 +75,93 @@ __device__ Decision Block(SequenceLaws* laws, LevelState* levels) {
       levels[last].node = v;
       levels[last].a = a;
     }
-    const int32_t child = laws->node(v).first_child;
+    const int32_t child = distributions->node(v).first_child;
     if (child < 0) break;
-    const ChildLaw d = laws->Draft(child);
-    const double p = laws->Prob(laws->Target(v), d.token);
-    if (laws->irregular()) return {v, 0};
+    const ChildDistribution d = distributions->Draft(child);
+    const double p = distributions->Prob(distributions->Target(v), d.token);
+    if (distributions->irregular()) return {v, 0};
     a = AtMostOne(a * (p / d.prob()));
     if (!(a > 0)) break;
     v = child;
   }
   __syncthreads();
-  if (last == length && laws->Accept(a, v)) {
-    const TargetRow target = laws->Target(v);
-    return {v, laws->Pick(target, laws->ResidualBits(v))};
+  if (last == length && distributions->Accept(a, v)) {
+    const TargetRow target = distributions->Target(v);
+    return {v, distributions->Pick(target, distributions->ResidualBits(v))};
   }
   for (int32_t i = last < length ? last : length - 1;; --i) {
-    const int32_t at = levels[i].node, child = laws->node(at).first_child;
+    const int32_t at = levels[i].node, child = distributions->node(at).first_child;
     const double reach = levels[i].a;
-    if (i > 0 && !laws->Accept(reach, at)) continue;
-    const TargetRow target = laws->Target(at);
+    if (i > 0 && !distributions->Accept(reach, at)) continue;
+    const TargetRow target = distributions->Target(at);
     LevelState level = StartAt(at, child, reach);
-    const double s = laws->Subtract(reach, laws->Draft(child), child, &level, target);
-    if (laws->irregular()) return {at, 0};
-    if (i == 0 || laws->Accept(AcceptRatio(s, reach), at)) {
-      return {at, laws->PickLeft(level, target, laws->ResidualBits(at))};
+    const double s =
+        distributions->Subtract(reach, distributions->Draft(child), child, &level, target);
+    if (distributions->irregular()) return {at, 0};
+    if (i == 0 || distributions->Accept(AcceptRatio(s, reach), at)) {
+      return {at, distributions->PickLeft(level, target, distributions->ResidualBits(at))};
     }
   }
 }
 
 /*! \brief core/rules/traversal.h, with its recursion's levels in memory. */
-__device__ Decision Traversal(SequenceLaws* laws, LevelState* levels) {
+__device__ Decision Traversal(SequenceDistributions* distributions, LevelState* levels) {
   int32_t depth = 0;
-  LevelState level = StartAt(0, laws->node(0).first_child, 1.0);
+  LevelState level = StartAt(0, distributions->node(0).first_child, 1.0);
   for (;;) {
     const int32_t v = level.node;
-    const TargetRow target = laws->Target(v);
-    if (laws->irregular()) return {v, 0};
-    const int32_t first = laws->node(v).first_child;
+    const TargetRow target = distributions->Target(v);
+    if (distributions->irregular()) return {v, 0};
+    const int32_t first = distributions->node(v).first_child;
     if (level.child >= 0) {
-      const ChildLaw d = laws->Draft(level.child);
-      if (laws->irregular()) return {v, 0};
-      const double p = level.child == first ? laws->Prob(target, d.token)
-                                            : laws->LeftProb(level, target, d.token);
+      const ChildDistribution d = distributions->Draft(level.child);
+      if (distributions->irregular()) return {v, 0};
+      const double p = level.child == first ? distributions->Prob(target, d.token)
+                                            : distributions->LeftProb(level, target, d.token);
       const double reach = AtMostOne(level.a * (p / d.prob()));
       if (reach > 0) {
         __syncthreads();
         if (threadIdx.x == 0) levels[depth] = level;
         __syncthreads();
         ++depth;
-        level = StartAt(level.child, laws->node(level.child).first_child, reach);
+        level = StartAt(level.child, distributions->node(level.child).first_child, reach);
         continue;
       }
     } else {
-      if (v == 0 || laws->Accept(level.a, v)) {
-        const uint64_t bits = laws->ResidualBits(v);
-        return {v, first < 0 ? laws->Pick(target, bits) : laws->PickLeft(level, target, bits)};
+      if (v == 0 || distributions->Accept(level.a, v)) {
+        const uint64_t bits = distributions->ResidualBits(v);
+        return {v, first < 0 ? distributions->Pick(target, bits)
+                             : distributions->PickLeft(level, target, bits)};
       }
       --depth;
       level = levels[depth];
     }
     // The child of `level` was rejected, with all below it; and with the last child perhaps its
     // parent.
-    while (level.node > 0 && laws->node(level.child).next_sibling < 0 &&
-           !laws->Accept(level.a, level.node)) {
+    while (level.node > 0 && distributions->node(level.child).next_sibling < 0 &&
+           !distributions->Accept(level.a, level.node)) {
       --depth;
       level = levels[depth];
     }
-    const TargetRow row = laws->Target(level.node);
-    const double s = laws->Subtract(level.a, laws->Draft(level.child), level.child, &level, row);
+    const TargetRow row = distributions->Target(level.node);
+    const double s = distributions->Subtract(level.a, distributions->Draft(level.child),
+                                             level.child, &level, row);
     level.a = AcceptRatio(s, level.a);
-    level.child = laws->node(level.child).next_sibling;
+    level.child = distributions->node(level.child).next_sibling;
   }
 }
 
-__device__ Decision Decide(Walk walk, SequenceLaws* laws, const VerifySequence& sequence,
-                           LevelState* levels) {
+__device__ Decision Decide(Walk walk, SequenceDistributions* distributions,
+                           const VerifySequence& sequence, LevelState* levels) {
   switch (walk) {
     case Walk::kBlock:
-      return Block(laws, levels);
+      return Block(distributions, levels);
     case Walk::kTraversal:
-      return Traversal(laws, levels);
+      return Traversal(distributions, levels);
     case Walk::kFollowTarget:
-      return FollowTarget(laws, sequence.root_position);
+      return FollowTarget(distributions, sequence.root_position);
     default:
-      return Recursive(laws);
+      return Recursive(distributions);
   }
 }
 
@@ -162,19 +170,21 @@ __global__ void __launch_bounds__(kMaxWalkThreads) WalkTreesKernel(VerifyParams 
   KVCTL_DYNAMIC_SHARED(shared);
   const VerifySequence sequence = reinterpret_cast<const VerifySequence*>(
       reinterpret_cast<const char*>(params.plan) + params.plan->sequences)[blockIdx.x];
-  SequenceLaws laws(params, sequence, reinterpret_cast<WalkShared*>(shared));
+  SequenceDistributions distributions(params, sequence, reinterpret_cast<WalkShared*>(shared));
   const Decision decision =
-      Decide(params.walk, &laws, sequence, params.levels + sequence.first_node);
-  if (params.log_probs != nullptr && !laws.irregular()) {
+      Decide(params.walk, &distributions, sequence, params.levels + sequence.first_node);
+  if (params.log_probs != nullptr && !distributions.irregular()) {
     int32_t token = decision.bonus;
-    for (int32_t v = decision.node; v >= 0; v = laws.node(v).parent) {
-      const double log_prob = laws.LogProb(laws.Target(v), token);
-      if (threadIdx.x == 0) params.log_probs[sequence.first_node + laws.node(v).depth] = log_prob;
-      token = laws.node(v).token;
+    for (int32_t v = decision.node; v >= 0; v = distributions.node(v).parent) {
+      const double log_prob = distributions.LogProb(distributions.Target(v), token);
+      if (threadIdx.x == 0)
+        params.log_probs[sequence.first_node + distributions.node(v).depth] = log_prob;
+      token = distributions.node(v).token;
     }
   }
   if (threadIdx.x != 0) return;
-  params.outcomes[blockIdx.x] = {decision.node, decision.bonus, laws.irregular() ? 1 : 0, 0};
+  params.outcomes[blockIdx.x] = {decision.node, decision.bonus, distributions.irregular() ? 1 : 0,
+                                 0};
 }
 
 }  // namespace

@@ -54,5 +54,5 @@ TEST(PiecesAreCutFromTheProcessedRow) {
   processed.Load(row, untouched);
   EXPECT_EQ(processed.Piece(10, 5, nullptr), logits.data() + 10);
   row.type = kvctl::RowType::kFloat64;
-  EXPECT_ERROR(processed.Load(row, untouched), kType, "float64 holds laws");
+  EXPECT_ERROR(processed.Load(row, untouched), kType, "float64 holds distributions");
 }

@@ -1,4 +1,4 @@
-// A residual kept as a recipe is, token by token, the law that plain subtraction leaves.
+// A residual kept as a recipe is, token by token, the distribution that plain subtraction leaves.
 #include <cmath>
 #include <random>
 #include <vector>
@@ -9,10 +9,10 @@
 
 namespace {
 
+using kvctl::Distribution;
+using kvctl::DraftDistribution;
 using kvctl::DraftInput;
-using kvctl::DraftLaw;
 using kvctl::DraftRow;
-using kvctl::Law;
 using kvctl::Residual;
 using kvctl::RowType;
 
@@ -34,14 +34,14 @@ std::vector<T> Probs(std::mt19937& random) {
   return out;
 }
 
-DraftLaw Draft(const DraftRow& row, int32_t token, std::vector<int32_t> excluded) {
-  DraftLaw d{false, token, row.weight(token), row.total(), std::move(excluded), row};
+DraftDistribution Draft(const DraftRow& row, int32_t token, std::vector<int32_t> excluded) {
+  DraftDistribution d{false, token, row.weight(token), row.total(), std::move(excluded), row};
   for (int32_t x : d.excluded) d.total -= row.weight(x);
   return d;
 }
 
 // What the header promises, written over whole rows. The total is 1 on the grid to begin with.
-double PlainSubtract(const kvctl::VocabOps& ops, double a, const DraftLaw& d,
+double PlainSubtract(const kvctl::VocabOps& ops, double a, const DraftDistribution& d,
                      std::vector<double>* r, double* total) {
   const double r_total = *total;
   double left = 0;
@@ -65,13 +65,14 @@ double PlainSubtract(const kvctl::VocabOps& ops, double a, const DraftLaw& d,
   return left / kvctl::kProbScale;
 }
 
-void ExpectSameLaw(Residual& residual, const std::vector<double>& expected, double nominal) {
-  Law law;
-  residual.FillLaw(&law);
-  EXPECT(law.weights == expected);
+void ExpectSameDistribution(Residual& residual, const std::vector<double>& expected,
+                            double nominal) {
+  Distribution distribution;
+  residual.FillDistribution(&distribution);
+  EXPECT(distribution.weights == expected);
   double total = 0;
   for (double w : expected) total += w;
-  EXPECT_EQ(law.total, total);
+  EXPECT_EQ(distribution.total, total);
   EXPECT(std::fabs(total - nominal) < kSize / 2.0);
   for (int32_t token : {0, 17, 511, 512, 4095, 4096, kSize - 1}) {
     EXPECT_EQ(residual.prob(token), expected[token] / nominal);
@@ -80,7 +81,7 @@ void ExpectSameLaw(Residual& residual, const std::vector<double>& expected, doub
   std::mt19937_64 random(3);
   for (int i = 0; i < 200; ++i) {
     const uint64_t bits = random();
-    EXPECT_EQ(residual.Pick(bits), vocab.Pick(law, bits));
+    EXPECT_EQ(residual.Pick(bits), vocab.Pick(distribution, bits));
   }
 }
 
@@ -99,8 +100,8 @@ TEST(RecipesLeaveWhatPlainSubtractionLeaves) {
     row.values = logits.data();
     kvctl::RowSampler target(vocab);
     target.Load(row, sampling);
-    Law start;
-    target.FillLaw(&start);
+    Distribution start;
+    target.FillDistribution(&start);
     std::vector<double> plain = start.weights;
 
     DraftInput input;
@@ -113,9 +114,10 @@ TEST(RecipesLeaveWhatPlainSubtractionLeaves) {
     Residual residual(vocab);
     residual.Start(&target);
     double total = kvctl::kProbScale;
-    if (trial < 3) ExpectSameLaw(residual, plain, total);  // what was asked before changes nothing
+    if (trial < 3)
+      ExpectSameDistribution(residual, plain, total);  // what was asked before changes nothing
     // More dense steps than a recipe holds, with steps of every other kind between them.
-    std::vector<DraftLaw> steps;
+    std::vector<DraftDistribution> steps;
     for (int i = 0; i < 7; ++i) {
       const int32_t token = static_cast<int32_t>(random() % kSize);
       const bool excludes = trial % 2 == 0 ? i == 0 : i == 2;
@@ -124,17 +126,17 @@ TEST(RecipesLeaveWhatPlainSubtractionLeaves) {
       if (i % 3 == 1) steps.push_back({true, token, 1, 1, {}, {}});
     }
     double a = 1;
-    for (const DraftLaw& d : steps) {
+    for (const DraftDistribution& d : steps) {
       EXPECT_EQ(residual.Subtract(a, d), PlainSubtract(vocab.ops(), a, d, &plain, &total));
-      if (trial < 3) ExpectSameLaw(residual, plain, total);
+      if (trial < 3) ExpectSameDistribution(residual, plain, total);
       a = 0.8;
     }
-    ExpectSameLaw(residual, plain, total);
+    ExpectSameDistribution(residual, plain, total);
   }
 }
 
-// The first law in floats is subtracted from logits in floats: beside doubles, total variation and
-// mass are off by no more than these mean.
+// The first distribution in floats is subtracted from logits in floats: beside doubles, total
+// variation and mass are off by no more than these mean.
 TEST(FloatsLeaveWhatDoublesLeave) {
   std::mt19937 random(12);
   const kvctl::Vocab vocab(kSize);
@@ -145,7 +147,8 @@ TEST(FloatsLeaveWhatDoublesLeave) {
     for (int i = 0; i < kSize; ++i) sum += p[i] = std::exp(static_cast<double>(logits[i]));
     for (double& v : p) v /= sum;
     std::vector<float> q = Probs<float>(random);
-    if (trial % 4 == 3) q.assign(p.begin(), p.end());  // what is left of a law less itself is noise
+    if (trial % 4 == 3)
+      q.assign(p.begin(), p.end());  // what is left of a distribution less itself is noise
     double q_sum = 0;
     for (float v : q) q_sum += v;
 
@@ -162,18 +165,18 @@ TEST(FloatsLeaveWhatDoublesLeave) {
     const bool whole = trial % 2 == 0 || trial % 8 == 7;
     const double a = whole ? 1 : std::uniform_real_distribution<double>(0.01, 1)(random);
     const double mass = residual.Subtract(a, Draft(DraftRow(vocab, input, 0), 0, {}));
-    Law law;
-    residual.FillLaw(&law);
+    Distribution distribution;
+    residual.FillDistribution(&distribution);
     double expected_mass = 0, off = 0;
     for (int i = 0; i < kSize; ++i) {
       const double expected = std::max(0.0, a * p[i] - q[i] / q_sum);
       expected_mass += expected;
-      off += std::fabs(law.weights[i] / kvctl::kProbScale - expected);
+      off += std::fabs(distribution.weights[i] / kvctl::kProbScale - expected);
     }
     EXPECT(std::fabs(mass - expected_mass) < 2e-7);
     if (mass == 0) continue;  // nothing is left, so nothing was taken
     EXPECT(off / 2 < 2e-7);
-    EXPECT_EQ(mass, law.total / kvctl::kProbScale);
+    EXPECT_EQ(mass, distribution.total / kvctl::kProbScale);
     if (trial % 4 == 3) EXPECT(mass < 2e-7);
   }
 }
@@ -204,15 +207,15 @@ TEST(WhatRoundingMayHaveMadeIsCounted) {
 
 TEST(WhatLeavesNothingChangesNothing) {
   const kvctl::Vocab vocab(4);
-  const std::vector<float> law = {0.5f, 0.25f, 0.25f, 0}, certain = {0, 1, 0, 0};
+  const std::vector<float> distribution = {0.5f, 0.25f, 0.25f, 0}, certain = {0, 1, 0, 0};
   kvctl::RowInput row;
-  row.values = law.data();
+  row.values = distribution.data();
   row.probabilities = true;
   const kvctl::Sampling sampling;
   kvctl::RowSampler target(vocab);
   target.Load(row, sampling);
   DraftInput input;
-  input.probs = law.data();
+  input.probs = distribution.data();
   input.width = 4;
   const DraftRow same(vocab, input, 0);
   Residual residual(vocab);

@@ -120,11 +120,11 @@ class Request {
     kvctl::RowSampler sampler(vocab_);
     sampler.Load(row, sampling_);
     for (int node = 1; node < input_.size; ++node) {
-      kvctl::Law law;
-      sampler.FillLaw(&law);
+      kvctl::Distribution distribution;
+      sampler.FillDistribution(&distribution);
       if (drawn_ == Drawn::kWithoutReplacement) {
         for (int s = 1; s < node; ++s) {
-          if (parents_[s] == parents_[node]) law.Remove(tokens_[s]);
+          if (parents_[s] == parents_[node]) distribution.Remove(tokens_[s]);
         }
       }
       round_.Start(input_);
@@ -141,7 +141,7 @@ class Request {
       } else if (drawn_ == Drawn::kDeterministic) {
         tokens_[node] = (node + 1) % kVocab;
       } else {
-        tokens_[node] = vocab_.Pick(law, bits);
+        tokens_[node] = vocab_.Pick(distribution, bits);
       }
     }
   }

@@ -1,11 +1,12 @@
-// Every shipped rule, enumerated: over all drafts and all outcomes the emitted law is the target's.
+// Every shipped rule, enumerated: over all drafts and all outcomes the emitted distribution is the
+// target's.
 #include <algorithm>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "core/verify/rules.h"
-#include "joint_law.h"
+#include "joint_distribution.h"
 
 using joint::Enumerator;
 using joint::Models;
@@ -45,12 +46,14 @@ const std::vector<Combination>& Lossless() {
 
 void ExpectLossless(Models& models, const Combination& c, const Tokens& shape) {
   const Result result = Enumerator(models, c.rule, c.drawn, shape).Run();
-  const double difference = joint::MaxDifference(result.law, joint::TargetLaw(models));
+  const double difference =
+      joint::MaxDifference(result.distribution, joint::TargetDistribution(models));
   if (difference > kTolerance || std::fabs(result.coverage - 1) > kTolerance) {
     std::ostringstream what;
     what << kvctl::RuleName(c.rule) << " / " << kvctl::DrawnName(c.drawn) << " on parents";
     for (int32_t parent : shape) what << " " << parent;
-    what << ": law is off by " << difference << ", probabilities sum to " << result.coverage;
+    what << ": distribution is off by " << difference << ", probabilities sum to "
+         << result.coverage;
     check::Fail(__FILE__, __LINE__, what.str());
   }
 }
@@ -80,12 +83,12 @@ class Patient : public kvctl::RoundRandom {
   int spared = 0;
 };
 
-std::vector<double> RandomLaw(std::mt19937& random, int size) {
-  std::vector<double> law(size);
+std::vector<double> RandomDistribution(std::mt19937& random, int size) {
+  std::vector<double> distribution(size);
   double sum = 0;
-  for (double& p : law) sum += p = std::exponential_distribution<double>(1)(random);
-  for (double& p : law) p /= sum;
-  return law;
+  for (double& p : distribution) sum += p = std::exponential_distribution<double>(1)(random);
+  for (double& p : distribution) p /= sum;
+  return distribution;
 }
 
 // K paths of one length from the root, breadth first.
@@ -172,7 +175,8 @@ TEST(WhatIsRuledOutEarlyWouldHaveBeenRejected) {
       std::vector<double> target, draft;
       Tokens tokens(n), rows(n);
       for (int i = 0; i < n; ++i) {
-        const std::vector<double> p = RandomLaw(random, kSize), q = RandomLaw(random, kSize);
+        const std::vector<double> p = RandomDistribution(random, kSize),
+                                  q = RandomDistribution(random, kSize);
         target.insert(target.end(), p.begin(), p.end());
         draft.insert(draft.end(), q.begin(), q.end());
         tokens[i] = static_cast<int32_t>(random() % kSize);

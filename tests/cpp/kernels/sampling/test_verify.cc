@@ -14,7 +14,8 @@ using kvctl::Drawn;
 using kvctl::Noise;
 using kvctl::Rule;
 
-/*! \brief A drafted tree with random logits and draft laws, and room for what is decided. */
+/*! \brief A drafted tree with random logits and draft distributions, and room for what is decided.
+ */
 struct Sequence {
   std::vector<int32_t> tokens, parents, rows;
   std::vector<Drawn> drawn;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/sampling/law.h"
+#include "core/sampling/distribution.h"
 #include "core/sampling/vocab_ops.h"
 #include "core/support/exact_math.h"
 #include "kernels/verify.h"

@@ -1,9 +1,10 @@
 /*!
- * \file core/sampling/law.h
- * \brief Probability laws over the vocabulary as integer weights, and what is done to a whole row.
+ * \file core/sampling/distribution.h
+ * \brief Probability distributions over the vocabulary as integer weights, and what is done to a
+ * whole row.
  */
-#ifndef KVCTL_CORE_SAMPLING_LAW_H_
-#define KVCTL_CORE_SAMPLING_LAW_H_
+#ifndef KVCTL_CORE_SAMPLING_DISTRIBUTION_H_
+#define KVCTL_CORE_SAMPLING_DISTRIBUTION_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -28,12 +29,12 @@ constexpr double kSureMass = 0x1p20;
 static_assert(kSureMass > kMaxVocab, "each weight is off by half at most");
 
 /*!
- * \brief A law over tokens: weights / total.
+ * \brief A distribution over tokens: weights / total.
  *
  * Weights are integers below 2^53 held in doubles, so every sum of them is exact and does not
  * depend on order, threads or device.
  */
-struct Law {
+struct Distribution {
   std::vector<double> weights;
   std::vector<double> block_sums;  //!< one per kVocabBlock weights
   double total = 0;
@@ -74,13 +75,13 @@ class Vocab {
   }
 
   /*! \return whether every probability is in [0, 1.001] and they sum to 1 within 1e-3. */
-  bool FromProbs(const float* probs, Law* law) const;
-  bool FromProbs(const double* probs, Law* law) const;
-  /*! \brief The sum of the grid weights of probabilities, NaN if they are no law. */
+  bool FromProbs(const float* probs, Distribution* distribution) const;
+  bool FromProbs(const double* probs, Distribution* distribution) const;
+  /*! \brief The sum of the grid weights of probabilities, NaN if they are no distribution. */
   double SumProbs(const float* probs) const;
   double SumProbs(const double* probs) const;
-  void OneHot(int32_t token, Law* law) const;
-  int32_t Pick(const Law& law, uint64_t bits) const;
+  void OneHot(int32_t token, Distribution* distribution) const;
+  int32_t Pick(const Distribution& distribution, uint64_t bits) const;
 
  private:
   int32_t size_;
@@ -128,4 +129,4 @@ int32_t PickToken(int32_t at, int32_t n, T rest, F weights) {
 
 }  // namespace kvctl
 
-#endif  // KVCTL_CORE_SAMPLING_LAW_H_
+#endif  // KVCTL_CORE_SAMPLING_DISTRIBUTION_H_

@@ -1,7 +1,7 @@
 /*!
- * \file joint_law.h
- * \brief The exact law of the first three emitted tokens, over every draft and every outcome of a
- * rule.
+ * \file joint_distribution.h
+ * \brief The exact distribution of the first three emitted tokens, over every draft and every
+ * outcome of a rule.
  */
 #ifndef KVCTL_TESTS_CORE_JOINT_LAW_H_
 #define KVCTL_TESTS_CORE_JOINT_LAW_H_
@@ -19,7 +19,8 @@ using Tokens = std::vector<int32_t>;
 using Probs = std::vector<double>;
 constexpr int kDepth = 3;
 
-/*! \brief A pair of models whose laws depend on the whole prefix, drawn when first asked for. */
+/*! \brief A pair of models whose distributions depend on the whole prefix, drawn when first asked
+ * for. */
 class Models {
  public:
   Models(int vocab, unsigned seed) : vocab_(vocab), random_(seed) {}
@@ -60,9 +61,9 @@ class Models {
       p.assign(vocab_, 0);
       p[Below(vocab_)] = 1;
     }
-    // Equal laws stay equal: the same vector normalised the same way.
-    const Probs p_law = Normalised(p);
-    return pairs_[prefix] = {p_law, kind == 1 ? p_law : Normalised(q)};
+    // Equal distributions stay equal: the same vector normalised the same way.
+    const Probs p_distribution = Normalised(p);
+    return pairs_[prefix] = {p_distribution, kind == 1 ? p_distribution : Normalised(q)};
   }
 
   int vocab_;
@@ -72,7 +73,7 @@ class Models {
 
 /*! \brief What a rule emits on trees of one shape, over every draft. */
 struct Result {
-  Probs law;            //!< [vocab^3] of the first three tokens, continued by the target
+  Probs distribution;   //!< [vocab^3] of the first three tokens, continued by the target
   double mean = 0;      //!< expected emitted tokens
   double coverage = 0;  //!< the probabilities of all drafts and outcomes: 1
 };
@@ -81,7 +82,7 @@ class Enumerator {
  public:
   Enumerator(Models& models, kvctl::Rule rule, kvctl::Drawn drawn, const Tokens& parents)
       : models_(models), rule_(rule), drawn_(drawn), shape_(parents), vocab_(models.vocab()) {
-    result_.law.assign(std::lround(std::pow(models.vocab(), kDepth)), 0);
+    result_.distribution.assign(std::lround(std::pow(models.vocab(), kDepth)), 0);
   }
 
   const Result& Run() {
@@ -106,32 +107,32 @@ class Enumerator {
       return;
     }
     const int32_t parent = new_index_[shape_[i]];
-    Probs law(models_.vocab(), 0);
+    Probs distribution(models_.vocab(), 0);
     if (parent >= 0) {
       const Tokens prefix = Prefix(parent);
       if (drawn_ == kvctl::Drawn::kDeterministic) {
-        law[(i * 7 + prefix.size() * 3) % law.size()] =
+        distribution[(i * 7 + prefix.size() * 3) % distribution.size()] =
             1;  // some choice that sees no random number
       } else {
-        law = models_.draft(prefix);
+        distribution = models_.draft(prefix);
       }
       if (drawn_ == kvctl::Drawn::kWithoutReplacement) {
         double left = 0;
         for (size_t s = 1; s < tokens_.size(); ++s) {
-          if (parents_[s] == parent) law[tokens_[s]] = 0;
+          if (parents_[s] == parent) distribution[tokens_[s]] = 0;
         }
-        for (double v : law) left += v;
-        for (double& v : law) v = left > 0 ? v / left : 0;
+        for (double v : distribution) left += v;
+        for (double& v : distribution) v = left > 0 ? v / left : 0;
       }
     }
     bool drew = false;
     for (int32_t x = 0; x < models_.vocab(); ++x) {
-      if (law[x] == 0) continue;
+      if (distribution[x] == 0) continue;
       drew = true;
       new_index_.push_back(static_cast<int32_t>(tokens_.size()));
       tokens_.push_back(x);
       parents_.push_back(parent);
-      DraftNode(i + 1, probability * law[x]);
+      DraftNode(i + 1, probability * distribution[x]);
       tokens_.pop_back();
       parents_.pop_back();
       new_index_.pop_back();
@@ -184,7 +185,7 @@ class Enumerator {
     if (emitted.size() == kDepth) {
       size_t cell = 0;
       for (int32_t x : emitted) cell = cell * models_.vocab() + x;
-      result_.law[cell] += probability;
+      result_.distribution[cell] += probability;
       return;
     }
     const Probs p = models_.target(emitted);
@@ -204,16 +205,16 @@ class Enumerator {
   Result result_;
 };
 
-/*! \brief The target's own law of three tokens. */
-inline Probs TargetLaw(Models& models) {
-  Probs law;
+/*! \brief The target's own distribution of three tokens. */
+inline Probs TargetDistribution(Models& models) {
+  Probs distribution;
   for (int32_t a = 0; a < models.vocab(); ++a) {
     for (int32_t b = 0; b < models.vocab(); ++b) {
       const double ab = models.target({})[a] * models.target({a})[b];
-      for (double c : models.target({a, b})) law.push_back(ab * c);
+      for (double c : models.target({a, b})) distribution.push_back(ab * c);
     }
   }
-  return law;
+  return distribution;
 }
 
 inline double MaxDifference(const Probs& a, const Probs& b) {

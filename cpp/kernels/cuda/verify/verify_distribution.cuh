@@ -1,13 +1,13 @@
 /*!
- * \file kernels/cuda/verify/verify_law.cuh
- * \brief The laws that one sequence's nodes were drawn from, and what they leave of its target's:
- * Round and Residual of core.
+ * \file kernels/cuda/verify/verify_distribution.cuh
+ * \brief The distributions that one sequence's nodes were drawn from, and what they leave of its
+ * target's: Round and Residual of core.
  *
- * The weights of a law are computed from the logits whenever they are needed: exponentials on the
- * row's grid, then the subtractions that rejected siblings have left.
+ * The weights of a distribution are computed from the logits whenever they are needed: exponentials
+ * on the row's grid, then the subtractions that rejected siblings have left.
  */
-#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_LAW_CUH_
-#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_LAW_CUH_
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
+#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
 
 #include "kernels/cuda/verify/verify_target.cuh"
 
@@ -16,40 +16,40 @@ namespace kvctl::cuda {
 /*! \brief Drawn, as core/verify/round.h numbers it. */
 constexpr int32_t kDrawnDeterministic = 0, kDrawnWithoutReplacement = 2;
 
-/*! \brief DraftLaw of core/verify/round.h. */
-struct ChildLaw {
+/*! \brief DraftDistribution of core/verify/round.h. */
+struct ChildDistribution {
   bool one_hot;
   int32_t token;
   double weight, total;
   __device__ double prob() const { return weight / total; }
 };
 
-class SequenceLaws : public SequenceTarget {
+class SequenceDistributions : public SequenceTarget {
  public:
-  __device__ SequenceLaws(const VerifyParams& params, const VerifySequence& sequence,
-                          WalkShared* shared)
+  __device__ SequenceDistributions(const VerifyParams& params, const VerifySequence& sequence,
+                                   WalkShared* shared)
       : SequenceTarget(params, sequence, shared), steps_(params.steps + sequence.first_node) {}
 
-  /*! \brief Round::Draft: the law a node was drawn from. */
-  __device__ KVCTL_NOINLINE ChildLaw Draft(int32_t child) {
+  /*! \brief Round::Draft: the distribution a node was drawn from. */
+  __device__ KVCTL_NOINLINE ChildDistribution Draft(int32_t child) {
     const VerifyNode& node = nodes_[child];
     if (node.drawn == kDrawnDeterministic) return {true, node.token, 1, 1};
     const int32_t row = DraftRow(child);
     const BlockSum* sums =
         params_.sums + static_cast<int64_t>(sequence_.draft_rows + row) * num_blocks_;
     double total = 0;
-    for (int32_t b = 0; b < num_blocks_; ++b) total += sums[b].law_sum;
+    for (int32_t b = 0; b < num_blocks_; ++b) total += sums[b].distribution_sum;
     if (!(fabs(total / kProbScale - 1) <= 1e-3)) irregular_ = true;
-    ChildLaw law{false, node.token, DraftWeight(row, node.token), total};
+    ChildDistribution distribution{false, node.token, DraftWeight(row, node.token), total};
     if (Excludes(child)) {
       for (int32_t s = nodes_[node.parent].first_child; s != child; s = nodes_[s].next_sibling) {
         if (Excluded(s, nodes_[s].token)) continue;  // an earlier sibling took it away
-        law.total -= DraftWeight(row, nodes_[s].token);
+        distribution.total -= DraftWeight(row, nodes_[s].token);
       }
       if (Excluded(child, node.token)) irregular_ = true;
     }
-    if (!(law.weight > 0)) irregular_ = true;
-    return law;
+    if (!(distribution.weight > 0)) irregular_ = true;
+    return distribution;
   }
 
   /*! \brief Residual::prob. */
@@ -59,18 +59,19 @@ class SequenceLaws : public SequenceTarget {
   }
 
   /*! \brief Residual::Subtract. */
-  __device__ KVCTL_NOINLINE double Subtract(double a, const ChildLaw& law, int32_t child,
-                                            LevelState* level, const TargetRow& target) {
+  __device__ KVCTL_NOINLINE double Subtract(double a, const ChildDistribution& distribution,
+                                            int32_t child, LevelState* level,
+                                            const TargetRow& target) {
     const double before = level->total;
     LevelState out = *level;
-    out.total = law.one_hot ? before - Weight(*level, target, law.token) : 0;
-    PutStep(&out, StepOf(a, law, child, *level));
+    out.total = distribution.one_hot ? before - Weight(*level, target, distribution.token) : 0;
+    PutStep(&out, StepOf(a, distribution, child, *level));
     if (!(out.total >= kSureMass)) {
       out.total = static_cast<double>(SumLeft(out, target));
       if (!(out.total > 0)) return 0;
     }
     *level = out;
-    return law.one_hot ? a * (out.total / before) : out.total / kProbScale;
+    return distribution.one_hot ? a * (out.total / before) : out.total / kProbScale;
   }
 
   /*! \brief Residual::Pick. */
@@ -111,7 +112,7 @@ class SequenceLaws : public SequenceTarget {
   __device__ bool Excludes(int32_t child) const {
     return nodes_[child].drawn == kDrawnWithoutReplacement && sequence_.draft_per_node == 0;
   }
-  /*! \brief Whether a child's law is that of a whole row of floats. */
+  /*! \brief Whether a child's distribution is that of a whole row of floats. */
   __device__ bool InFloats(int32_t child) const {
     return nodes_[child].drawn != kDrawnDeterministic && sequence_.draft_f64 == 0 &&
            !(Excludes(child) && nodes_[nodes_[child].parent].first_child != child);
@@ -126,10 +127,10 @@ class SequenceLaws : public SequenceTarget {
   }
 
   /*! \brief The grid weight of a token, in a block of these terms, in what the level's steps have
-   * left of the row's law. */
+   * left of the row's distribution. */
   __device__ double Weight(const LevelState& level, const TargetRow& target, const ExpTerms& terms,
                            int32_t x) const {
-    const LawStep* steps = steps_ + nodes_[level.node].first_step;
+    const DistributionStep* steps = steps_ + nodes_[level.node].first_step;
     double w;
     int32_t i = 0;
     if (target.greedy >= 0) {
@@ -137,7 +138,7 @@ class SequenceLaws : public SequenceTarget {
     } else {
       const float e = Exp2Scaled(Logit(target, x), terms.grid);
       if (level.num_steps > 0 && InFloats(steps[0].child)) {  // RowSampler::WeightsLess
-        const LawStep& step = steps[i++];
+        const DistributionStep& step = steps[i++];
         const RestFactors factors = MakeRestFactors(step.r_factor * terms.factor, step.d_factor);
         const int64_t row = DraftRow(step.child);
         const float q = static_cast<const float*>(sequence_.draft)[row * params_.vocab_size + x];
@@ -148,7 +149,7 @@ class SequenceLaws : public SequenceTarget {
       }
     }
     for (; i < level.num_steps; ++i) {
-      const LawStep& step = steps[i];
+      const DistributionStep& step = steps[i];
       if (nodes_[step.child].drawn == kDrawnDeterministic) {
         if (x == nodes_[step.child].token) w = 0;
       } else if (Excludes(step.child) && Excluded(step.child, x)) {
@@ -165,14 +166,15 @@ class SequenceLaws : public SequenceTarget {
     return Weight(level, target, Terms(target, x / kVocabBlock), x);
   }
 
-  __device__ static LawStep StepOf(double a, const ChildLaw& law, int32_t child,
-                                   const LevelState& level) {
-    return {a, level.total, a * kProbScale / level.total, kProbScale / law.total, child, 0};
+  __device__ static DistributionStep StepOf(double a, const ChildDistribution& distribution,
+                                            int32_t child, const LevelState& level) {
+    return {a, level.total, a * kProbScale / level.total, kProbScale / distribution.total, child,
+            0};
   }
 
   /*! \brief Adds a step behind those of a level; the level of another walk step may overwrite it.
    */
-  __device__ void PutStep(LevelState* level, const LawStep& step) {
+  __device__ void PutStep(LevelState* level, const DistributionStep& step) {
     __syncthreads();
     if (threadIdx.x == 0) steps_[nodes_[level->node].first_step + level->num_steps] = step;
     __syncthreads();
@@ -202,9 +204,9 @@ class SequenceLaws : public SequenceTarget {
     return total;
   }
 
-  LawStep* steps_;
+  DistributionStep* steps_;
 };
 
 }  // namespace kvctl::cuda
 
-#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_LAW_CUH_
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
