@@ -223,7 +223,7 @@ ffi::Bytes EnumerateBatch(int64_t rule, int64_t check, TensorView target, Tensor
   batch.SetDraft(draft_probs, std::nullopt, per_node != 0);
   batch.SetSampling(sampling, std::nullopt, std::nullopt, std::nullopt);
   batch.SetThresholds(epsilon, delta);
-  const Vocab vocab(batch.vocab_size());
+  const VocabContext vocab(batch.vocab_size());
   std::vector<double> outcomes;
   for (int64_t b = 0; b < batch.size(); ++b) {
     for (const auto& [p, outcome] : Enumerate(rule_kind, vocab, batch.input(b), check != 0)) {
@@ -248,7 +248,7 @@ void LastAcceptedBatch(int64_t rule, int64_t check, TensorView target, TensorVie
   batch.SetSampling(sampling, std::nullopt, std::nullopt, std::nullopt);
   batch.SetThresholds(epsilon, delta);
   double* probabilities = MutableData<double>(out, "out", {batch.num_nodes()});
-  const Vocab vocab(batch.vocab_size(), CpuVocabOps());
+  const VocabContext vocab(batch.vocab_size(), CpuVocabOps());
   for (int64_t b = 0; b < batch.size(); ++b) {
     const std::vector<double> last = LastAccepted(rule_kind, vocab, batch.input(b), check != 0);
     std::copy(last.begin(), last.end(), probabilities + batch.node_begin(b));

@@ -14,8 +14,8 @@ namespace {
 bool IsDistribution(double total) { return std::fabs(total / kProbScale - 1) <= 1e-3; }
 
 template <typename T>
-bool FromProbsOf(const Vocab& vocab, const T* probs, double (*weights)(const T*, int32_t, double*),
-                 Distribution* distribution) {
+bool FromProbsOf(const VocabContext& vocab, const T* probs,
+                 double (*weights)(const T*, int32_t, double*), Distribution* distribution) {
   distribution->weights.resize(vocab.size());
   double* out = distribution->weights.data();
   distribution->total =
@@ -25,7 +25,7 @@ bool FromProbsOf(const Vocab& vocab, const T* probs, double (*weights)(const T*,
 }
 
 template <typename T>
-double SumProbsOf(const Vocab& vocab, const T* probs,
+double SumProbsOf(const VocabContext& vocab, const T* probs,
                   double (*weights)(const T*, int32_t, double*)) {
   std::vector<double> sums;
   const double total = vocab.SumBlocks(
@@ -41,7 +41,7 @@ void Distribution::Remove(int32_t token) {
   weights[token] = 0;
 }
 
-Vocab::Vocab(int32_t size, const VocabOps& ops, ForBlocks for_blocks)
+VocabContext::VocabContext(int32_t size, const VocabOps& ops, ForBlocks for_blocks)
     : size_(size),
       num_blocks_((size + kVocabBlock - 1) / kVocabBlock),
       ops_(ops),
@@ -56,30 +56,30 @@ Vocab::Vocab(int32_t size, const VocabOps& ops, ForBlocks for_blocks)
   }
 }
 
-bool Vocab::FromProbs(const float* probs, Distribution* distribution) const {
+bool VocabContext::FromProbs(const float* probs, Distribution* distribution) const {
   return FromProbsOf(*this, probs, ops_.weights_from_f32, distribution);
 }
 
-bool Vocab::FromProbs(const double* probs, Distribution* distribution) const {
+bool VocabContext::FromProbs(const double* probs, Distribution* distribution) const {
   return FromProbsOf(*this, probs, ops_.weights_from_f64, distribution);
 }
 
-double Vocab::SumProbs(const float* probs) const {
+double VocabContext::SumProbs(const float* probs) const {
   return SumProbsOf(*this, probs, ops_.weights_from_f32);
 }
 
-double Vocab::SumProbs(const double* probs) const {
+double VocabContext::SumProbs(const double* probs) const {
   return SumProbsOf(*this, probs, ops_.weights_from_f64);
 }
 
-void Vocab::OneHot(int32_t token, Distribution* distribution) const {
+void VocabContext::OneHot(int32_t token, Distribution* distribution) const {
   distribution->weights.assign(size_, 0.0);
   distribution->block_sums.assign(num_blocks_, 0.0);
   distribution->weights[token] = distribution->block_sums[token / kVocabBlock] =
       distribution->total = kProbScale;
 }
 
-int32_t Vocab::Pick(const Distribution& distribution, uint64_t bits) const {
+int32_t VocabContext::SampleToken(const Distribution& distribution, uint64_t bits) const {
   double rest = static_cast<double>(Below(static_cast<uint64_t>(distribution.total), bits));
   for (int32_t b = 0; b < num_blocks_; ++b) {
     if (rest >= distribution.block_sums[b]) {

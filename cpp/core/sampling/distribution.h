@@ -50,9 +50,10 @@ using ForBlocks = std::function<void(int32_t num_blocks, const std::function<voi
 
 /*! \brief Work on whole rows of one vocabulary size: the blocks, the table of loops, the threads.
  */
-class Vocab {
+class VocabContext {
  public:
-  Vocab(int32_t size, const VocabOps& ops = ScalarVocabOps(), ForBlocks for_blocks = nullptr);
+  VocabContext(int32_t size, const VocabOps& ops = ScalarVocabOps(),
+               ForBlocks for_blocks = nullptr);
 
   int32_t size() const { return size_; }
   int32_t num_blocks() const { return num_blocks_; }
@@ -81,7 +82,7 @@ class Vocab {
   double SumProbs(const float* probs) const;
   double SumProbs(const double* probs) const;
   void OneHot(int32_t token, Distribution* distribution) const;
-  int32_t Pick(const Distribution& distribution, uint64_t bits) const;
+  int32_t SampleToken(const Distribution& distribution, uint64_t bits) const;
 
  private:
   int32_t size_;

@@ -30,7 +30,7 @@ void DraftRow::LoadEntries(const T* probs, const int32_t* ids, int32_t width, in
   entries_ = std::move(entries);
 }
 
-DraftRow::DraftRow(const Vocab& vocab, const DraftInput& draft, int64_t row) {
+DraftRow::DraftRow(const VocabContext& vocab, const DraftInput& draft, int64_t row) {
   const int64_t at = row * draft.width;
   const auto* f32 = static_cast<const float*>(draft.probs) + at;
   const auto* f64 = static_cast<const double*>(draft.probs) + at;

@@ -33,7 +33,7 @@ class DraftRow {
  public:
   DraftRow() = default;
   /*! \brief A row of the caller's; it must stay. \throws Error kValue if it is no distribution. */
-  DraftRow(const Vocab& vocab, const DraftInput& draft, int64_t row);
+  DraftRow(const VocabContext& vocab, const DraftInput& draft, int64_t row);
   /*! \brief A distribution made on the way. */
   explicit DraftRow(Distribution distribution);
 

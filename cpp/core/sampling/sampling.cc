@@ -208,10 +208,10 @@ void RowSampler::FillDistribution(Distribution* distribution) {
   distribution->total = vocab_.SumBlocks(fill, &distribution->block_sums);
 }
 
-int32_t RowSampler::Pick(uint64_t bits) {
+int32_t RowSampler::SampleToken(uint64_t bits) {
   if (kind_ == Kind::kOneHot) return greedy_;
-  if (kind_ == Kind::kDistribution) return vocab_.Pick(distribution_, bits);
-  if (NeedSums()) return row_.Pick(vocab_, logits_, bits);
+  if (kind_ == Kind::kDistribution) return vocab_.SampleToken(distribution_, bits);
+  if (NeedSums()) return row_.SampleToken(vocab_, logits_, bits);
   NeedExps();
   uint64_t rest = Below(exp_total_, bits);
   int32_t block = 0;
@@ -227,11 +227,11 @@ int32_t RowSampler::Pick(uint64_t bits) {
     }
     return sum;
   };
-  return PickToken(Vocab::Begin(block), vocab_.block_size(block), rest, weights);
+  return PickToken(VocabContext::Begin(block), vocab_.block_size(block), rest, weights);
 }
 
 int32_t RowSampler::Sample(const RandomStream& stream, uint32_t position, Noise noise) {
-  if (noise == Noise::kUniform) return Pick(stream.Bits(Purpose::kToken, position, 0));
+  if (noise == Noise::kUniform) return SampleToken(stream.Bits(Purpose::kToken, position, 0));
   int32_t token;
   SampleGumbel(GumbelKey(stream, position), 1, &token);
   return token;
@@ -251,7 +251,7 @@ void RowSampler::SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens) {
   for (int32_t i = 0; i < n; ++i) {
     std::vector<Best> best(vocab_.num_blocks());
     vocab_.ForEachBlock([&](int32_t b) {
-      ForPieces(Vocab::Begin(b), vocab_.block_size(b), [&](int32_t at, int32_t size) {
+      ForPieces(VocabContext::Begin(b), vocab_.block_size(b), [&](int32_t at, int32_t size) {
         float exps[kVocabPiece];
         if (kind_ ==
             Kind::kDistribution) {  // grid weights, brought down to where floats hold what counts

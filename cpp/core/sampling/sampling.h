@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "core/sampling/distribution.h"
-#include "core/sampling/exp_row.h"
 #include "core/sampling/logit_row.h"
+#include "core/sampling/softmax_row.h"
 #include "core/support/exact_math.h"
 #include "core/support/rng.h"
 
@@ -88,7 +88,7 @@ Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPie
  */
 class RowSampler {
  public:
-  explicit RowSampler(const Vocab& vocab) : vocab_(vocab), logits_(vocab.ops()) {}
+  explicit RowSampler(const VocabContext& vocab) : vocab_(vocab), logits_(vocab.ops()) {}
 
   /*!
    * \brief Takes a row; it and the parameters must stay until the next Load.
@@ -98,7 +98,7 @@ class RowSampler {
   void Load(const RowInput& row, const Sampling& sampling);
 
   /*! \brief The token that 64 random bits draw. Reads the row once if nothing truncates it. */
-  int32_t Pick(uint64_t bits);
+  int32_t SampleToken(uint64_t bits);
   /*! \brief A token of the row, by the noise of its own position. */
   int32_t Sample(const RandomStream& stream, uint32_t position, Noise noise);
   /*!
@@ -140,7 +140,7 @@ class RowSampler {
   void ExpPiece(int32_t at, int32_t n, float* out) const;
   uint64_t SumExps();
 
-  const Vocab& vocab_;
+  const VocabContext& vocab_;
   const Sampling* sampling_ = nullptr;
   Kind kind_ = Kind::kLogits;
   int32_t greedy_ = -1;  // kOneHot
@@ -150,7 +150,7 @@ class RowSampler {
 
   bool summed_ = false;  // whether row_ was tried
   bool fused_ = false;   // whether it is what samples and single probabilities go by
-  ExpRow row_;
+  SoftmaxRow row_;
 
   bool has_exps_ = false;  // whether what follows is known: what ExpPiece gives
   ExpGrid grid_ = {};      // of every exponential,
@@ -162,7 +162,7 @@ class RowSampler {
   std::vector<uint64_t> exp_sums_;  // [blocks]
 };
 
-/*! \brief The noise of the token at a position, for Vocab::Gumbel. */
+/*! \brief The noise of the token at a position, for VocabContext::Gumbel. */
 NoiseKey GumbelKey(const RandomStream& stream, uint32_t position);
 
 }  // namespace kvctl

@@ -93,8 +93,8 @@ bool ReplayRng::Next() {
   return false;
 }
 
-std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
-                                       bool check) {
+std::vector<WeightedOutcome> Enumerate(Rule rule, const VocabContext& vocab,
+                                       const SequenceInput& input, bool check) {
   CheckInput(rule, input, check);
   Round round(vocab);
   ReplayRng rng;
@@ -107,7 +107,7 @@ std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const Sequ
   return outcomes;
 }
 
-std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
+std::vector<double> LastAccepted(Rule rule, const VocabContext& vocab, const SequenceInput& input,
                                  bool check) {
   CheckInput(rule, input, check);
   Round round(vocab);

@@ -26,7 +26,7 @@ class ReplayRng {
   bool Next();
 
  private:
-  friend std::vector<double> LastAccepted(Rule, const Vocab&, const SequenceInput&, bool);
+  friend std::vector<double> LastAccepted(Rule, const VocabContext&, const SequenceInput&, bool);
 
   struct Choice {
     std::vector<std::pair<int32_t, double>> options;  // those with a probability above 0
@@ -49,8 +49,8 @@ struct WeightedOutcome {
  * \brief All outcomes of the shipped rule, in the order found; equal ones may appear several times.
  * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.
  */
-std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const SequenceInput& input,
-                                       bool check = true);
+std::vector<WeightedOutcome> Enumerate(Rule rule, const VocabContext& vocab,
+                                       const SequenceInput& input, bool check = true);
 
 /*!
  * \brief The probability of each node of a drafted tree to be the last accepted one, exactly.
@@ -60,7 +60,7 @@ std::vector<WeightedOutcome> Enumerate(Rule rule, const Vocab& vocab, const Sequ
  * \return [input.size]; the root's entry is the probability that no drafted token is accepted.
  * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.
  */
-std::vector<double> LastAccepted(Rule rule, const Vocab& vocab, const SequenceInput& input,
+std::vector<double> LastAccepted(Rule rule, const VocabContext& vocab, const SequenceInput& input,
                                  bool check = true);
 
 }  // namespace kvctl

@@ -124,20 +124,20 @@ double Residual::prob(int32_t token) const {
   return weight / total_;
 }
 
-int32_t Residual::Pick(uint64_t bits) {
+int32_t Residual::SampleToken(uint64_t bits) {
   NeedBlockSums();
   double rest = static_cast<double>(Below(static_cast<uint64_t>(sum_), bits));
   int32_t block = 0;
   for (; rest >= block_sums_[block]; ++block) rest -= block_sums_[block];
   const auto weights = [this](int32_t at, int32_t n, double* out) { return Weights(at, n, out); };
-  return PickToken(Vocab::Begin(block), vocab_.block_size(block), rest, weights);
+  return PickToken(VocabContext::Begin(block), vocab_.block_size(block), rest, weights);
 }
 
 void Residual::FillDistribution(Distribution* distribution) {
   NeedBlockSums();
   distribution->weights.resize(vocab_.size());
   vocab_.ForEachBlock([&](int32_t b) {
-    ForPieces(Vocab::Begin(b), vocab_.block_size(b),
+    ForPieces(VocabContext::Begin(b), vocab_.block_size(b),
               [&](int32_t at, int32_t n) { Weights(at, n, distribution->weights.data() + at); });
   });
   distribution->block_sums = block_sums_;

@@ -35,7 +35,7 @@ struct DraftDistribution {
  */
 class Residual {
  public:
-  explicit Residual(const Vocab& vocab) : vocab_(vocab) {}
+  explicit Residual(const VocabContext& vocab) : vocab_(vocab) {}
 
   /*! \brief r is the target's distribution. The target must stay loaded while this is used. */
   void Start(RowSampler* target);
@@ -44,7 +44,7 @@ class Residual {
 
   double prob(int32_t token) const;
   /*! \brief The token that 64 random bits draw. */
-  int32_t Pick(uint64_t bits);
+  int32_t SampleToken(uint64_t bits);
   void FillDistribution(Distribution* distribution);
 
  private:
@@ -64,7 +64,7 @@ class Residual {
   double SumWeights(std::vector<double>* block_sums) const;
   void NeedBlockSums();
 
-  const Vocab& vocab_;
+  const VocabContext& vocab_;
   RowSampler* target_ = nullptr;
   bool written_ = false;
   Distribution distribution_;  // where written_: what the steps start from

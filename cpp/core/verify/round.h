@@ -52,7 +52,7 @@ struct Outcome {
 
 /*! \brief The distributions after the node that a walk is at, or was last at, at one depth. */
 struct Level {
-  explicit Level(const Vocab& vocab) : target(vocab), left(vocab) {}
+  explicit Level(const VocabContext& vocab) : target(vocab), left(vocab) {}
 
   int32_t node = -1;  //!< whose row the target holds
   RowSampler target;  //!< the target's distribution
@@ -64,12 +64,12 @@ struct Level {
 /*! \brief One sequence while a rule works on it. Reusable: Start again with the next one. */
 class Round {
  public:
-  explicit Round(const Vocab& vocab) : vocab_(vocab) {}
+  explicit Round(const VocabContext& vocab) : vocab_(vocab) {}
 
   void Start(const SequenceInput& input);
 
   const SequenceInput& input() const { return *input_; }
-  const Vocab& vocab() const { return vocab_; }
+  const VocabContext& vocab() const { return vocab_; }
   int32_t token(int32_t node) const { return input_->tokens[node]; }
   int32_t depth(int32_t node) const { return depths_[node]; }
   int32_t first_child(int32_t node) const { return first_child_[node]; }    //!< -1: a leaf
@@ -94,7 +94,7 @@ class Round {
  private:
   void FillCounts(int32_t node);
 
-  const Vocab& vocab_;
+  const VocabContext& vocab_;
   const SequenceInput* input_ = nullptr;
   std::vector<int32_t> first_child_, next_sibling_, depths_;
   std::vector<std::unique_ptr<Level>> levels_;

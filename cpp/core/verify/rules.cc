@@ -88,11 +88,13 @@ bool RoundRandom::Accept(double probability, int32_t node) const {
 }
 
 int32_t RoundRandom::Bonus(RowSampler& target, int32_t node) const {
-  return target.Pick(stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
+  return target.SampleToken(
+      stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
 }
 
 int32_t RoundRandom::Residual(kvctl::Residual& left, int32_t node) const {
-  return left.Pick(stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
+  return left.SampleToken(
+      stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
 }
 
 int32_t RoundRandom::Token(Round& round, int32_t node) const {

@@ -53,7 +53,7 @@ double Cost(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items)
 // Writes a distribution down and reads it back, so that what is drawn from is what the caller
 // holds.
 template <typename T>
-void WriteDistribution(const Vocab& vocab, T* probs, Distribution* distribution) {
+void WriteDistribution(const VocabContext& vocab, T* probs, Distribution* distribution) {
   for (int32_t x = 0; x < vocab.size(); ++x) {
     probs[x] = static_cast<T>(distribution->weights[x] / distribution->total);
   }
@@ -65,8 +65,8 @@ int32_t Likeliest(const Distribution& distribution) {
   return static_cast<int32_t>(best - distribution.weights.begin());
 }
 
-void DraftOne(Drawn how, int32_t n, RowType probs_type, const Vocab& vocab, RowSampler* sampler,
-              Distribution* distribution, DraftItem* item) {
+void DraftOne(Drawn how, int32_t n, RowType probs_type, const VocabContext& vocab,
+              RowSampler* sampler, Distribution* distribution, DraftItem* item) {
   sampler->Load(item->row, *item->sampling);
   sampler->FillDistribution(distribution);
   if (item->probs != nullptr) {
@@ -87,10 +87,11 @@ void DraftOne(Drawn how, int32_t n, RowType probs_type, const Vocab& vocab, RowS
       continue;
     }
     const uint32_t node = item->first_node + static_cast<uint32_t>(i);
-    item->tokens[i] = how == Drawn::kDeterministic
-                          ? Likeliest(*distribution)
-                          : vocab.Pick(*distribution, item->stream.Bits(Purpose::kDraft,
-                                                                        item->root_position, node));
+    item->tokens[i] =
+        how == Drawn::kDeterministic
+            ? Likeliest(*distribution)
+            : vocab.SampleToken(*distribution,
+                                item->stream.Bits(Purpose::kDraft, item->root_position, node));
     if (how != Drawn::kIndependent) distribution->Remove(item->tokens[i]);
   }
 }
@@ -118,7 +119,7 @@ void WriteOutcome(const Outcome& outcome, VerifyItem* item) {
 
 void VerifyCpu(Rule rule, int32_t vocab_size, std::vector<VerifyItem>* items) {
   ForItems(vocab_size, static_cast<int64_t>(items->size()), Cost(rule, vocab_size, *items),
-           "sequence", [&](const Vocab& vocab, const std::function<int64_t()>& next) {
+           "sequence", [&](const VocabContext& vocab, const std::function<int64_t()>& next) {
              Round round(vocab);
              for (int64_t i = next(); i >= 0; i = next()) {
                VerifyOne(rule, &round, &(*items)[i]);
@@ -130,7 +131,7 @@ void DraftCpu(Drawn how, int32_t n, RowType probs_type, int32_t vocab_size,
               std::vector<DraftItem>* items) {
   ForItems(vocab_size, static_cast<int64_t>(items->size()),
            3.0 * vocab_size * static_cast<double>(items->size()), "row",
-           [&](const Vocab& vocab, const std::function<int64_t()>& next) {
+           [&](const VocabContext& vocab, const std::function<int64_t()>& next) {
              RowSampler sampler(vocab);
              Distribution distribution;
              for (int64_t i = next(); i >= 0; i = next()) {

@@ -29,7 +29,7 @@ class Queue {
   // Takes a worker through items until none is left. Nothing leaves it: it runs in a parallel
   // region.
   template <typename Work>
-  void Run(const Vocab& vocab, const Work& work) noexcept {
+  void Run(const VocabContext& vocab, const Work& work) noexcept {
     int64_t current = end_;
     const std::function<int64_t()> next = [&] {
       current = next_.fetch_add(1, std::memory_order_relaxed);
@@ -76,10 +76,10 @@ void ShareBlocks(int32_t num_blocks, const std::function<void(int32_t)>& body) {
 
 }  // namespace
 
-void ForItems(
-    int32_t vocab_size, int64_t count, double nanoseconds, const char* name,
-    const std::function<void(const Vocab& vocab, const std::function<int64_t()>& next)>& work) {
-  const Vocab serial(vocab_size, CpuVocabOps());
+void ForItems(int32_t vocab_size, int64_t count, double nanoseconds, const char* name,
+              const std::function<void(const VocabContext& vocab,
+                                       const std::function<int64_t()>& next)>& work) {
+  const VocabContext serial(vocab_size, CpuVocabOps());
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
   const bool parallel = threads > 1 && nanoseconds >= kMinNanoseconds;
   const bool wide = parallel && serial.num_blocks() >= kMinBlocks &&
@@ -95,7 +95,7 @@ void ForItems(
   }
   items.Rethrow();
   if (alone == count) return;
-  const Vocab shared(vocab_size, CpuVocabOps(), ShareBlocks);
+  const VocabContext shared(vocab_size, CpuVocabOps(), ShareBlocks);
   Queue rest(alone, count, name);
   rest.Run(shared, work);
   rest.Rethrow();

@@ -24,9 +24,9 @@ namespace kvctl {
  * \param name what an item is called in errors.
  * \throws Error of the first item that throws one, with "name index: " before its message.
  */
-void ForItems(
-    int32_t vocab_size, int64_t count, double nanoseconds, const char* name,
-    const std::function<void(const Vocab& vocab, const std::function<int64_t()>& next)>& work);
+void ForItems(int32_t vocab_size, int64_t count, double nanoseconds, const char* name,
+              const std::function<void(const VocabContext& vocab,
+                                       const std::function<int64_t()>& next)>& work);
 
 }  // namespace kvctl
 

@@ -74,9 +74,9 @@ class SequenceDistributions : public SequenceTarget {
     return distribution.one_hot ? a * (out.total / before) : out.total / kProbScale;
   }
 
-  /*! \brief Residual::Pick. */
-  __device__ KVCTL_NOINLINE int32_t PickLeft(const LevelState& level, const TargetRow& target,
-                                             uint64_t bits) {
+  /*! \brief Residual::SampleToken. */
+  __device__ KVCTL_NOINLINE int32_t SampleResidual(const LevelState& level, const TargetRow& target,
+                                                   uint64_t bits) {
     uint64_t rest = Below(SumLeft(level, target), bits);
     for (int32_t b = 0; b < num_blocks_; ++b) {
       const uint64_t mass = shared_->block_sums[b];

@@ -59,11 +59,12 @@ struct RowJob {
 
 /*! \brief What one pass over kVocabBlock tokens of a row finds. */
 struct BlockSum {
-  float max;         //!< of logits, NaN ignored
-  int32_t first;     //!< the first token that has it
-  int32_t exponent;  //!< ExpRow::exponents; kEmptyBlock, or INT32_MAX for one that is not regular
+  float max;      //!< of logits, NaN ignored
+  int32_t first;  //!< the first token that has it
+  int32_t
+      exponent;  //!< SoftmaxRow::exponents; kEmptyBlock, or INT32_MAX for one that is not regular
   int32_t unused;
-  uint64_t exp_sum;         //!< ExpRow::block_sums
+  uint64_t exp_sum;         //!< SoftmaxRow::block_sums
   double distribution_sum;  //!< of a draft distribution: sum of grid weights, NaN if one is no
                             //!< probability
 };

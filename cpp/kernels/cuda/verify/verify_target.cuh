@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cuda/verify/verify_target.cuh
- * \brief What a block of threads knows of one sequence's target rows: RowSampler and ExpRow of
+ * \brief What a block of threads knows of one sequence's target rows: RowSampler and SoftmaxRow of
  * core, with the vocabulary spread over threads and nothing of its size stored.
  *
  * Control flow is the same in all threads of a block, and so are the results of every function.
@@ -100,8 +100,8 @@ class SequenceTarget {
     return prob > 0 ? ExactLog(prob) : -INFINITY;
   }
 
-  /*! \brief RowSampler::Pick. */
-  __device__ KVCTL_NOINLINE int32_t Pick(const TargetRow& target, uint64_t bits) {
+  /*! \brief RowSampler::SampleToken. */
+  __device__ KVCTL_NOINLINE int32_t SampleToken(const TargetRow& target, uint64_t bits) {
     if (target.greedy >= 0) return target.greedy;
     uint64_t rest = Below(target.total, bits);
     for (int32_t b = 0; b < num_blocks_; ++b) {
@@ -121,7 +121,8 @@ class SequenceTarget {
 
   /*! \brief RowSampler::Sample: by the noise of its own position. */
   __device__ int32_t Sample(const TargetRow& target, uint32_t position) {
-    if (sequence_.gumbel == 0) return Pick(target, Stream().Bits(Purpose::kToken, position, 0));
+    if (sequence_.gumbel == 0)
+      return SampleToken(target, Stream().Bits(Purpose::kToken, position, 0));
     return target.greedy >= 0 ? target.greedy : Gumbel(target, position);
   }
 
@@ -138,7 +139,7 @@ class SequenceTarget {
   __device__ float Logit(const TargetRow& target, int32_t x) const {
     return LoadElement(target.logits, sequence_.target_type, x);
   }
-  /*! \brief ExpRow::terms. */
+  /*! \brief SoftmaxRow::terms. */
   __device__ ExpTerms Terms(const TargetRow& target, int32_t block) const {
     const int32_t exponent = target.sums[block].exponent;
     if (exponent == kEmptyBlock) return {MakeExpGrid(sequence_.scale, 0), 0};
@@ -187,7 +188,8 @@ class SequenceTarget {
     return ldexp(weight, exponent - target.exponent) / static_cast<double>(target.total);
   }
 
-  /*! \brief Vocab::Gumbel: the token with the least noise / weight, the lower id of equals. */
+  /*! \brief VocabContext::Gumbel: the token with the least noise / weight, the lower id of equals.
+   */
   __device__ KVCTL_NOINLINE int32_t Gumbel(const TargetRow& target, uint32_t position) {
     const RandomStream stream = Stream();
     const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(target.exponent));

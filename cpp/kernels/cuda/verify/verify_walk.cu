@@ -45,7 +45,7 @@ __device__ Decision Recursive(SequenceDistributions* distributions) {
     const TargetRow target = distributions->Target(v);
     const int32_t first = distributions->node(v).first_child;
     if (distributions->irregular()) return {v, 0};
-    if (first < 0) return {v, distributions->Pick(target, distributions->ResidualBits(v))};
+    if (first < 0) return {v, distributions->SampleToken(target, distributions->ResidualBits(v))};
     LevelState level = StartAt(v, first, 1.0);
     int32_t child = first;
     for (; child >= 0; child = distributions->node(child).next_sibling) {
@@ -57,7 +57,7 @@ __device__ Decision Recursive(SequenceDistributions* distributions) {
       distributions->Subtract(1.0, d, child, &level, target);
     }
     if (child < 0)
-      return {v, distributions->PickLeft(level, target, distributions->ResidualBits(v))};
+      return {v, distributions->SampleResidual(level, target, distributions->ResidualBits(v))};
     v = child;
   }
 }
@@ -87,7 +87,7 @@ __device__ Decision Block(SequenceDistributions* distributions, LevelState* leve
   __syncthreads();
   if (last == length && distributions->Accept(a, v)) {
     const TargetRow target = distributions->Target(v);
-    return {v, distributions->Pick(target, distributions->ResidualBits(v))};
+    return {v, distributions->SampleToken(target, distributions->ResidualBits(v))};
   }
   for (int32_t i = last < length ? last : length - 1;; --i) {
     const int32_t at = levels[i].node, child = distributions->node(at).first_child;
@@ -99,7 +99,7 @@ __device__ Decision Block(SequenceDistributions* distributions, LevelState* leve
         distributions->Subtract(reach, distributions->Draft(child), child, &level, target);
     if (distributions->irregular()) return {at, 0};
     if (i == 0 || distributions->Accept(AcceptRatio(s, reach), at)) {
-      return {at, distributions->PickLeft(level, target, distributions->ResidualBits(at))};
+      return {at, distributions->SampleResidual(level, target, distributions->ResidualBits(at))};
     }
   }
 }
@@ -130,8 +130,8 @@ __device__ Decision Traversal(SequenceDistributions* distributions, LevelState* 
     } else {
       if (v == 0 || distributions->Accept(level.a, v)) {
         const uint64_t bits = distributions->ResidualBits(v);
-        return {v, first < 0 ? distributions->Pick(target, bits)
-                             : distributions->PickLeft(level, target, bits)};
+        return {v, first < 0 ? distributions->SampleToken(target, bits)
+                             : distributions->SampleResidual(level, target, bits)};
       }
       --depth;
       level = levels[depth];

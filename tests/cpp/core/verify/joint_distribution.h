@@ -200,7 +200,7 @@ class Enumerator {
   kvctl::Rule rule_;
   kvctl::Drawn drawn_;
   Tokens shape_;
-  kvctl::Vocab vocab_;
+  kvctl::VocabContext vocab_;
   Tokens tokens_, parents_, new_index_;
   Result result_;
 };

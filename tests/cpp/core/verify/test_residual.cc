@@ -77,11 +77,11 @@ void ExpectSameDistribution(Residual& residual, const std::vector<double>& expec
   for (int32_t token : {0, 17, 511, 512, 4095, 4096, kSize - 1}) {
     EXPECT_EQ(residual.prob(token), expected[token] / nominal);
   }
-  const kvctl::Vocab vocab(kSize);
+  const kvctl::VocabContext vocab(kSize);
   std::mt19937_64 random(3);
   for (int i = 0; i < 200; ++i) {
     const uint64_t bits = random();
-    EXPECT_EQ(residual.Pick(bits), vocab.Pick(distribution, bits));
+    EXPECT_EQ(residual.SampleToken(bits), vocab.SampleToken(distribution, bits));
   }
 }
 
@@ -89,7 +89,7 @@ void ExpectSameDistribution(Residual& residual, const std::vector<double>& expec
 
 TEST(RecipesLeaveWhatPlainSubtractionLeaves) {
   std::mt19937 random(11);
-  const kvctl::Vocab vocab(kSize);
+  const kvctl::VocabContext vocab(kSize);
   for (int trial = 0; trial < 6; ++trial) {
     const std::vector<float> logits = Logits(random), q32 = Probs<float>(random);
     const std::vector<double> q64 = Probs<double>(random);
@@ -139,7 +139,7 @@ TEST(RecipesLeaveWhatPlainSubtractionLeaves) {
 // variation and mass are off by no more than these mean.
 TEST(FloatsLeaveWhatDoublesLeave) {
   std::mt19937 random(12);
-  const kvctl::Vocab vocab(kSize);
+  const kvctl::VocabContext vocab(kSize);
   for (int trial = 0; trial < 40; ++trial) {
     const std::vector<float> logits = Logits(random);
     std::vector<double> p(kSize);
@@ -183,7 +183,7 @@ TEST(FloatsLeaveWhatDoublesLeave) {
 
 // One token holds all but what the rounding of weights may add up to.
 TEST(WhatRoundingMayHaveMadeIsCounted) {
-  const kvctl::Vocab vocab(kSize);
+  const kvctl::VocabContext vocab(kSize);
   for (const float low : {-33.5f, -34.0f, -35.0f}) {
     std::vector<float> logits(kSize, low);
     logits[700] = 0;
@@ -201,12 +201,12 @@ TEST(WhatRoundingMayHaveMadeIsCounted) {
     }
     const double mass = residual.Subtract(1.0, {true, 700, 1, 1, {}, {}});
     EXPECT_EQ(mass, rest / kvctl::kProbScale);
-    EXPECT_EQ(residual.Pick(0) != 700, rest > 0);
+    EXPECT_EQ(residual.SampleToken(0) != 700, rest > 0);
   }
 }
 
 TEST(WhatLeavesNothingChangesNothing) {
-  const kvctl::Vocab vocab(4);
+  const kvctl::VocabContext vocab(4);
   const std::vector<float> distribution = {0.5f, 0.25f, 0.25f, 0}, certain = {0, 1, 0, 0};
   kvctl::RowInput row;
   row.values = distribution.data();
@@ -228,5 +228,5 @@ TEST(WhatLeavesNothingChangesNothing) {
   residual.Start(&target);
   EXPECT_EQ(residual.Subtract(1.0, {true, 1, 1, 1, {}, {}}), 0.0);
   EXPECT_EQ(residual.prob(1), 1.0);
-  EXPECT_EQ(residual.Pick(~uint64_t{0}), 1);
+  EXPECT_EQ(residual.SampleToken(~uint64_t{0}), 1);
 }

@@ -37,10 +37,10 @@ class AcceptByToken {
   }
   bool MayAccept(double at_most, int32_t node) const { return Accept(at_most, node); }
   int32_t Residual(kvctl::Residual& left, int32_t node) const {
-    return left.Pick(stream_.Bits(Purpose::kResidual, root_, node));
+    return left.SampleToken(stream_.Bits(Purpose::kResidual, root_, node));
   }
   int32_t Bonus(kvctl::RowSampler& target, int32_t node) const {
-    return target.Pick(stream_.Bits(Purpose::kResidual, root_, node));
+    return target.SampleToken(stream_.Bits(Purpose::kResidual, root_, node));
   }
   int32_t Token(kvctl::Round&, int32_t) const { return -1; }
 
@@ -52,7 +52,7 @@ class AcceptByToken {
 /*! \brief One request that decodes round after round. */
 class Request {
  public:
-  Request(const kvctl::Vocab& vocab, Rule rule, Drawn drawn, bool tree, Keys keys)
+  Request(const kvctl::VocabContext& vocab, Rule rule, Drawn drawn, bool tree, Keys keys)
       : vocab_(vocab), round_(vocab), rule_(rule), drawn_(drawn), keys_(keys) {
     if (tree) {
       parents_ = {-1, 0, 0, 1};
@@ -141,12 +141,12 @@ class Request {
       } else if (drawn_ == Drawn::kDeterministic) {
         tokens_[node] = (node + 1) % kVocab;
       } else {
-        tokens_[node] = vocab_.Pick(distribution, bits);
+        tokens_[node] = vocab_.SampleToken(distribution, bits);
       }
     }
   }
 
-  const kvctl::Vocab& vocab_;
+  const kvctl::VocabContext& vocab_;
   kvctl::Round round_;
   Rule rule_;
   Drawn drawn_;
@@ -160,7 +160,7 @@ class Request {
 
 // Pearson's statistic of tokens 2 to 4; 26 degrees of freedom. Above 99.2 with probability 1e-10.
 double Statistic(Rule rule, Drawn drawn, bool tree, Keys keys, int64_t trials) {
-  const kvctl::Vocab vocab(kVocab);
+  const kvctl::VocabContext vocab(kVocab);
   Request request(vocab, rule, drawn, tree, keys);
   std::vector<int64_t> counts(27, 0);
   for (int64_t trial = 0; trial < trials; ++trial) {

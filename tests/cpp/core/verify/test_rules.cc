@@ -164,7 +164,7 @@ TEST(MoreElaborateRulesAcceptMore) {
 
 TEST(WhatIsRuledOutEarlyWouldHaveBeenRejected) {
   constexpr int kSize = 6;
-  const kvctl::Vocab vocab(kSize);
+  const kvctl::VocabContext vocab(kSize);
   const kvctl::Sampling sampling;
   std::mt19937 random(8);
   for (const auto& [rule, parents] : {std::pair(Rule::kBlock, Tokens{-1, 0, 1, 2, 3}),

@@ -89,7 +89,7 @@ void ExpectSameDecisions(Rule rule, int vocab, int count) {
   for (int i = 0; i < count; ++i) items.push_back(MakeItem(&sequences[i], vocab, i, noise));
   kvctl::VerifyCpu(rule, vocab, &items);
 
-  const kvctl::Vocab scalar(vocab);
+  const kvctl::VocabContext scalar(vocab);
   kvctl::Round round(scalar);
   for (const kvctl::VerifyItem& item : items) {
     round.Start(item.input);

@@ -1,4 +1,4 @@
-#include "core/sampling/exp_row.h"
+#include "core/sampling/softmax_row.h"
 
 #include <cmath>
 
@@ -12,41 +12,41 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 uint64_t ShiftDown(uint64_t sum, int32_t shift) { return shift >= 64 ? 0 : sum >> shift; }
 
-std::vector<float> BlockMaxima(const Vocab& vocab, const LogitRow& logits) {
+std::vector<float> BlockMaxima(const VocabContext& vocab, const LogitRow& logits) {
   std::vector<float> maxima(vocab.num_blocks());
   vocab.ForEachBlock([&](int32_t b) {
     float buffer[kVocabBlock];
     const int32_t n = vocab.block_size(b);
-    maxima[b] = vocab.ops().max(logits.Piece(Vocab::Begin(b), n, buffer), n);
+    maxima[b] = vocab.ops().max(logits.Piece(VocabContext::Begin(b), n, buffer), n);
   });
   return maxima;
 }
 
 }  // namespace
 
-float MaxLogit(const Vocab& vocab, const LogitRow& logits) {
+float MaxLogit(const VocabContext& vocab, const LogitRow& logits) {
   const std::vector<float> maxima = BlockMaxima(vocab, logits);
   return *std::max_element(maxima.begin(), maxima.end());
 }
 
-int32_t ArgMaxLogit(const Vocab& vocab, const LogitRow& logits) {
+int32_t ArgMaxLogit(const VocabContext& vocab, const LogitRow& logits) {
   const std::vector<float> maxima = BlockMaxima(vocab, logits);
   const auto best = std::max_element(maxima.begin(), maxima.end());  // the first of equals
   if (*best == -kInfinity) return -1;
   const int32_t block = static_cast<int32_t>(best - maxima.begin());
-  const int32_t at = Vocab::Begin(block), n = vocab.block_size(block);
+  const int32_t at = VocabContext::Begin(block), n = vocab.block_size(block);
   float buffer[kVocabBlock];
   return at + vocab.ops().find(logits.Piece(at, n, buffer), n, *best);
 }
 
-bool ExpRow::Sum(const Vocab& vocab, const LogitRow& logits, float scale) {
+bool SoftmaxRow::Sum(const VocabContext& vocab, const LogitRow& logits, float scale) {
   scale_ = scale;
   exponents_.resize(vocab.num_blocks());
   block_sums_.resize(vocab.num_blocks());
   vocab.ForEachBlock([&](int32_t b) {
     float buffer[kVocabBlock];
     const int32_t n = vocab.block_size(b);
-    const float* block = logits.Piece(Vocab::Begin(b), n, buffer);
+    const float* block = logits.Piece(VocabContext::Begin(b), n, buffer);
     const float top = vocab.ops().max(block, n) * scale;
     block_sums_[b] = 0;
     if (!(std::fabs(top) < kMaxExponent)) {
@@ -67,7 +67,8 @@ bool ExpRow::Sum(const Vocab& vocab, const LogitRow& logits, float scale) {
   return true;
 }
 
-int32_t ExpRow::Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) const {
+int32_t SoftmaxRow::SampleToken(const VocabContext& vocab, const LogitRow& logits,
+                                uint64_t bits) const {
   uint64_t rest = Below(total_, bits);
   for (int32_t b = 0; b < vocab.num_blocks(); ++b) {
     const int32_t shift = exponent_ - exponents_[b];
@@ -85,18 +86,18 @@ int32_t ExpRow::Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) 
       for (int32_t i = 0; out != nullptr && i < n; ++i) out[i] = ToFixed(exps[i]);
       return sum;
     };
-    return PickToken(Vocab::Begin(b), vocab.block_size(b), rest, weights);
+    return PickToken(VocabContext::Begin(b), vocab.block_size(b), rest, weights);
   }
   Throw(ErrorKind::kInternal, "a row's blocks sum to less than its total");
 }
 
-ExpTerms ExpRow::terms(int32_t block) const {
+ExpTerms SoftmaxRow::terms(int32_t block) const {
   if (exponents_[block] == kEmptyBlock) return {MakeExpGrid(scale_, 0), 0};
   return {MakeExpGrid(scale_, static_cast<float>(exponents_[block])),
           std::ldexp(kProbScale / static_cast<double>(total_), exponents_[block] - exponent_)};
 }
 
-double ExpRow::Prob(const LogitRow& logits, int32_t token) const {
+double SoftmaxRow::Prob(const LogitRow& logits, int32_t token) const {
   const int32_t exponent = exponents_[token / kVocabBlock];
   if (exponent == kEmptyBlock) return 0;
   const ExpGrid grid = MakeExpGrid(scale_, static_cast<float>(exponent));

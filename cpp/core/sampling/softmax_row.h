@@ -1,9 +1,9 @@
 /*!
- * \file core/sampling/exp_row.h
+ * \file core/sampling/softmax_row.h
  * \brief The softmax of a row in one pass over its logits, for single probabilities and samples.
  */
-#ifndef KVCTL_CORE_SAMPLING_EXP_ROW_H_
-#define KVCTL_CORE_SAMPLING_EXP_ROW_H_
+#ifndef KVCTL_CORE_SAMPLING_SOFTMAX_ROW_H_
+#define KVCTL_CORE_SAMPLING_SOFTMAX_ROW_H_
 
 #include <cstdint>
 #include <limits>
@@ -16,13 +16,13 @@
 namespace kvctl {
 
 /*! \brief The largest logit, NaN ignored; -inf where there is none. */
-float MaxLogit(const Vocab& vocab, const LogitRow& logits);
+float MaxLogit(const VocabContext& vocab, const LogitRow& logits);
 /*! \brief The first token with the largest logit, NaN ignored; -1 where every logit is -inf or NaN.
  */
-int32_t ArgMaxLogit(const Vocab& vocab, const LogitRow& logits);
+int32_t ArgMaxLogit(const VocabContext& vocab, const LogitRow& logits);
 
 /*! \brief The sums of the exponentials of a row. */
-class ExpRow {
+class SoftmaxRow {
  public:
   /*!
    * \brief Sums 2^(logits * scale) reading each logit once: every block at the power of two of its
@@ -31,10 +31,10 @@ class ExpRow {
    * \return false if scaled logits are infinite or beyond 2^22, where exponents mean nothing any
    * more.
    */
-  bool Sum(const Vocab& vocab, const LogitRow& logits, float scale);
+  bool Sum(const VocabContext& vocab, const LogitRow& logits, float scale);
 
   /*! \brief The token that 64 random bits draw. */
-  int32_t Pick(const Vocab& vocab, const LogitRow& logits, uint64_t bits) const;
+  int32_t SampleToken(const VocabContext& vocab, const LogitRow& logits, uint64_t bits) const;
   /*! \brief The probability of a token. */
   double Prob(const LogitRow& logits, int32_t token) const;
   /*! \brief Of the row's largest block. */
@@ -53,4 +53,4 @@ class ExpRow {
 
 }  // namespace kvctl
 
-#endif  // KVCTL_CORE_SAMPLING_EXP_ROW_H_
+#endif  // KVCTL_CORE_SAMPLING_SOFTMAX_ROW_H_
