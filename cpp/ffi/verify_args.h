@@ -13,7 +13,7 @@
 #include <optional>
 #include <vector>
 
-#include "core/verify/round.h"
+#include "core/verify/tree_verifier.h"
 
 namespace kvctl {
 

@@ -53,25 +53,26 @@ int32_t ReplayRng::Bonus(RowSampler& target, int32_t) {
   return Choose(distribution);
 }
 
-int32_t ReplayRng::Residual(kvctl::Residual& left, int32_t) {
+int32_t ReplayRng::SampleResidual(Residual& residual, int32_t) {
   if (nodes_only_) return -1;
   Distribution distribution;
-  left.FillDistribution(&distribution);
+  residual.FillDistribution(&distribution);
   return Choose(distribution);
 }
 
-int32_t ReplayRng::Token(Round& round, int32_t node) {
+int32_t ReplayRng::Token(TreeVerifier& verifier, int32_t node) {
   Distribution distribution;
-  round.Target(node).FillDistribution(&distribution);
+  verifier.Target(node).FillDistribution(&distribution);
   if (!nodes_only_) return Choose(distribution);
   std::vector<std::pair<int32_t, double>> options;
   double rest = distribution.total;
-  for (int32_t c = round.first_child(node); c >= 0; c = round.next_sibling(c)) {
-    const double weight = distribution.weights[round.token(c)];
+  for (int32_t c = verifier.first_child(node); c >= 0; c = verifier.next_sibling(c)) {
+    const double weight = distribution.weights[verifier.token(c)];
     if (weight == 0) continue;
-    options.emplace_back(round.token(c), weight / distribution.total);
+    options.emplace_back(verifier.token(c), weight / distribution.total);
     rest -= weight;
-    distribution.weights[round.token(c)] = 0;  // a sibling that holds the same token adds nothing
+    distribution.weights[verifier.token(c)] =
+        0;  // a sibling that holds the same token adds nothing
   }
   if (rest > 0) options.emplace_back(-1, rest / distribution.total);
   return Choose(std::move(options));
@@ -96,12 +97,12 @@ bool ReplayRng::Next() {
 std::vector<WeightedOutcome> Enumerate(Rule rule, const VocabContext& vocab,
                                        const SequenceInput& input, bool check) {
   CheckInput(rule, input, check);
-  Round round(vocab);
+  TreeVerifier verifier(vocab);
   ReplayRng rng;
   std::vector<WeightedOutcome> outcomes;
   do {
-    round.Start(input);
-    const Outcome outcome = RunRule(rule, round, rng);
+    verifier.Start(input);
+    const Outcome outcome = RunRule(rule, verifier, rng);
     outcomes.push_back({rng.probability(), outcome});
   } while (rng.Next());
   return outcomes;
@@ -110,13 +111,13 @@ std::vector<WeightedOutcome> Enumerate(Rule rule, const VocabContext& vocab,
 std::vector<double> LastAccepted(Rule rule, const VocabContext& vocab, const SequenceInput& input,
                                  bool check) {
   CheckInput(rule, input, check);
-  Round round(vocab);
+  TreeVerifier verifier(vocab);
   ReplayRng rng;
   rng.nodes_only_ = true;
   std::vector<double> probabilities(input.size, 0.0);
   do {
-    round.Start(input);
-    const Outcome outcome = RunRule(rule, round, rng);
+    verifier.Start(input);
+    const Outcome outcome = RunRule(rule, verifier, rng);
     probabilities[outcome.node] += rng.probability();
   } while (rng.Next());
   return probabilities;

@@ -17,8 +17,8 @@ class ReplayRng {
   bool Accept(double probability, int32_t node);
   bool MayAccept(double, int32_t) const { return true; }
   int32_t Bonus(RowSampler& target, int32_t node);
-  int32_t Residual(kvctl::Residual& left, int32_t node);
-  int32_t Token(Round& round, int32_t node);
+  int32_t SampleResidual(Residual& residual, int32_t node);
+  int32_t Token(TreeVerifier& verifier, int32_t node);
 
   /*! \brief The probability of the branches taken since the last Next(). */
   double probability() const;

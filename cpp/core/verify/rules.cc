@@ -92,14 +92,14 @@ int32_t RoundRandom::Bonus(RowSampler& target, int32_t node) const {
       stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
 }
 
-int32_t RoundRandom::Residual(kvctl::Residual& left, int32_t node) const {
-  return left.SampleToken(
+int32_t RoundRandom::SampleResidual(Residual& residual, int32_t node) const {
+  return residual.SampleToken(
       stream_.Bits(Purpose::kResidual, root_position_, static_cast<uint32_t>(node)));
 }
 
-int32_t RoundRandom::Token(Round& round, int32_t node) const {
-  const uint32_t position = root_position_ + 1 + static_cast<uint32_t>(round.depth(node));
-  return round.Target(node).Sample(stream_, position, noise_);
+int32_t RoundRandom::Token(TreeVerifier& verifier, int32_t node) const {
+  const uint32_t position = root_position_ + 1 + static_cast<uint32_t>(verifier.depth(node));
+  return verifier.Target(node).Sample(stream_, position, noise_);
 }
 
 }  // namespace kvctl

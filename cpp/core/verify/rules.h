@@ -6,7 +6,6 @@
 #define KVCTL_CORE_VERIFY_RULES_H_
 
 #include "core/support/rng.h"
-#include "core/verify/round.h"
 #include "core/verify/rules/best_of_k.h"
 #include "core/verify/rules/block.h"
 #include "core/verify/rules/recursive.h"
@@ -14,6 +13,7 @@
 #include "core/verify/rules/token_wise.h"
 #include "core/verify/rules/traversal.h"
 #include "core/verify/rules/typical.h"
+#include "core/verify/tree_verifier.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -43,24 +43,24 @@ void CheckRule(Rule rule, const SequenceInput& input);
 /*! \brief Decides one sequence. Rng is RoundRandom, or one that replays every branch (enumerate.h).
  */
 template <typename Rng>
-Outcome RunRule(Rule rule, Round& round, Rng& rng) {
+Outcome RunRule(Rule rule, TreeVerifier& verifier, Rng& rng) {
   switch (rule) {
     case Rule::kGreedy:
     case Rule::kTargetOnly:
     case Rule::kCoupled:
-      return rules::TargetOnly(round, rng);
+      return rules::TargetOnly(verifier, rng);
     case Rule::kTokenWise:
-      return rules::TokenWise(round, rng);
+      return rules::TokenWise(verifier, rng);
     case Rule::kBlock:
-      return rules::Block(round, rng);
+      return rules::Block(verifier, rng);
     case Rule::kRecursive:
-      return rules::Recursive(round, rng);
+      return rules::Recursive(verifier, rng);
     case Rule::kTraversal:
-      return rules::Traversal(round, rng);
+      return rules::Traversal(verifier, rng);
     case Rule::kBestOfK:
-      return rules::BestOfK(round, rng);
+      return rules::BestOfK(verifier, rng);
     case Rule::kTypical:
-      return rules::Typical(round, rng);
+      return rules::Typical(verifier, rng);
   }
   Throw(ErrorKind::kInternal, "unknown rule");
 }
@@ -78,10 +78,10 @@ class RoundRandom {
   /*! \brief The bonus of a rejection rule after a node, from the target's whole distribution. */
   int32_t Bonus(RowSampler& target, int32_t node) const;
   /*! \brief The same from what is left of a distribution. */
-  int32_t Residual(kvctl::Residual& left, int32_t node) const;
+  int32_t SampleResidual(Residual& residual, int32_t node) const;
   /*! \brief The target's own sample after a node: the noise of its position, as in plain sampling.
    */
-  int32_t Token(Round& round, int32_t node) const;
+  int32_t Token(TreeVerifier& verifier, int32_t node) const;
 
  private:
   RandomStream stream_;

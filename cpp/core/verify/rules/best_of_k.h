@@ -25,22 +25,24 @@ namespace kvctl::rules {
 /*! \brief The paths that still share the selected prefix, and the mass below and at that prefix. */
 class PathSelection {
  public:
-  PathSelection(Round& round, std::vector<int32_t>* path) : round_(round), path_(path) {
-    for (int32_t c = round.first_child(0); c >= 0; c = round.next_sibling(c)) nodes_.push_back(c);
+  PathSelection(TreeVerifier& verifier, std::vector<int32_t>* path)
+      : verifier_(verifier), path_(path) {
+    for (int32_t c = verifier.first_child(0); c >= 0; c = verifier.next_sibling(c))
+      nodes_.push_back(c);
     num_paths_ = static_cast<int32_t>(nodes_.size());
   }
 
   /*! \brief Selects the next node and returns its distribution. */
   DraftDistribution Next() {
-    const int32_t size = round_.vocab().size();
+    const int32_t size = verifier_.vocab().size();
     Distribution p, distribution;
-    round_.Target(path_->empty() ? 0 : path_->back()).FillDistribution(&p);
-    const DraftDistribution d = round_.Draft(nodes_[0]);
+    verifier_.Target(path_->empty() ? 0 : path_->back()).FillDistribution(&p);
+    const DraftDistribution d = verifier_.Draft(nodes_[0]);
     std::vector<double> weights(size);
-    d.row.Weights(round_.vocab().ops(), 0, size, weights.data());
+    d.row.Weights(verifier_.vocab().ops(), 0, size, weights.data());
     for (int32_t node : nodes_) {
-      if (weights[round_.token(node)] > 0) continue;
-      Throw(ErrorKind::kValue, "node ", node, " holds token ", round_.token(node),
+      if (weights[verifier_.token(node)] > 0) continue;
+      Throw(ErrorKind::kValue, "node ", node, " holds token ", verifier_.token(node),
             ", which has probability 0 under the draft_probs of its prefix");
     }
     std::vector<std::pair<double, int32_t>> order;
@@ -50,7 +52,7 @@ class PathSelection {
     std::sort(order.begin(), order.end());
 
     const double norm = PowerSum(lo_, lo_ + w_);
-    round_.vocab().OneHot(0, &distribution);
+    verifier_.vocab().OneHot(0, &distribution);
     distribution.Remove(0);
     double before = 0, selected_c = 0;
     int32_t selected = -1;
@@ -61,7 +63,7 @@ class PathSelection {
       distribution.weights[x] = ToGrid(std::min(1.0, q * (PowerSum(c, c + w_ * q) / norm)));
       distribution.block_sums[x / kVocabBlock] += distribution.weights[x];
       distribution.total += distribution.weights[x];
-      const auto holds = [&, token = x](int32_t node) { return round_.token(node) == token; };
+      const auto holds = [&, token = x](int32_t node) { return verifier_.token(node) == token; };
       if (std::any_of(nodes_.begin(), nodes_.end(), holds)) {
         selected = x;  // the last in the order wins
         selected_c = c;
@@ -73,10 +75,10 @@ class PathSelection {
     lo_ = selected_c / sum;
     w_ = w_ * q / sum;
     nodes_.erase(std::remove_if(nodes_.begin(), nodes_.end(),
-                                [&](int32_t node) { return round_.token(node) != selected; }),
+                                [&](int32_t node) { return verifier_.token(node) != selected; }),
                  nodes_.end());
     path_->push_back(nodes_[0]);
-    for (int32_t& node : nodes_) node = round_.first_child(node);
+    for (int32_t& node : nodes_) node = verifier_.first_child(node);
     const double weight = distribution.weights[selected], total = distribution.total;
     selected_.push_back({false, selected, weight, total, {}, DraftRow(std::move(distribution))});
     return selected_.back();
@@ -96,7 +98,7 @@ class PathSelection {
     return sum;
   }
 
-  Round& round_;
+  TreeVerifier& verifier_;
   std::vector<int32_t>* path_;
   std::vector<int32_t> nodes_;  // the next node of each path that has the selected prefix
   std::vector<DraftDistribution> selected_;
@@ -105,12 +107,12 @@ class PathSelection {
 };
 
 template <typename Rng>
-Outcome BestOfK(Round& round, Rng& rng) {
+Outcome BestOfK(TreeVerifier& verifier, Rng& rng) {
   std::vector<int32_t> path;
-  PathSelection selection(round, &path);
+  PathSelection selection(verifier, &path);
   int32_t length = 0;
-  for (int32_t v = round.first_child(0); v >= 0; v = round.first_child(v)) ++length;
-  return BlockAlong(round, rng, path, length, [&](int32_t i) {
+  for (int32_t v = verifier.first_child(0); v >= 0; v = verifier.first_child(v)) ++length;
+  return BlockAlong(verifier, rng, path, length, [&](int32_t i) {
     return i == static_cast<int32_t>(path.size()) ? selection.Next() : selection.Selected(i);
   });
 }

@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/verify/round.h"
+#include "core/verify/tree_verifier.h"
 
 namespace kvctl::rules {
 
@@ -34,38 +34,38 @@ inline double AcceptRatio(double s, double a) {
  * order, and again for each i looked at backward.
  */
 template <typename Rng, typename DraftOf>
-Outcome BlockAlong(Round& round, Rng& rng, const std::vector<int32_t>& path, int32_t length,
-                   DraftOf draft) {
+Outcome BlockAlong(TreeVerifier& verifier, Rng& rng, const std::vector<int32_t>& path,
+                   int32_t length, DraftOf draft) {
   const auto node = [&](int32_t i) { return i == 0 ? 0 : path[i - 1]; };
   std::vector<double> a(length + 1, 1.0);
   int32_t last = 0;  // behind a token that the target rules out there is nothing to accept
   for (; last < length; ++last) {
     const DraftDistribution d = draft(last);
-    const double p = round.Target(node(last)).Prob(d.token);
+    const double p = verifier.Target(node(last)).Prob(d.token);
     a[last + 1] = std::min(1.0, a[last] * (p / d.prob()));
     if (!(a[last + 1] > 0)) break;
   }
   if (last == length && rng.Accept(a[length], node(length))) {
-    return {node(length), rng.Bonus(round.Target(node(length)), node(length))};
+    return {node(length), rng.Bonus(verifier.Target(node(length)), node(length))};
   }
   for (int32_t i = std::min(last, length - 1);; --i) {
     // s is at most a, and so is what it is accepted with: often that settles it.
     if (i > 0 && !rng.MayAccept(a[i], node(i))) continue;
-    Residual& left = round.Left(node(i));
-    left.Start(&round.Target(node(i)));
-    const double s = left.Subtract(a[i], draft(i));
+    Residual& residual = verifier.ResidualAt(node(i));
+    residual.Start(&verifier.Target(node(i)));
+    const double s = residual.Subtract(a[i], draft(i));
     if (i == 0 || rng.Accept(AcceptRatio(s, a[i]), node(i))) {
-      return {node(i), rng.Residual(left, node(i))};
+      return {node(i), rng.SampleResidual(residual, node(i))};
     }
   }
 }
 
 template <typename Rng>
-Outcome Block(Round& round, Rng& rng) {
+Outcome Block(TreeVerifier& verifier, Rng& rng) {
   std::vector<int32_t> path;
-  for (int32_t v = round.first_child(0); v >= 0; v = round.first_child(v)) path.push_back(v);
-  return BlockAlong(round, rng, path, static_cast<int32_t>(path.size()),
-                    [&](int32_t i) { return round.Draft(path[i]); });
+  for (int32_t v = verifier.first_child(0); v >= 0; v = verifier.first_child(v)) path.push_back(v);
+  return BlockAlong(verifier, rng, path, static_cast<int32_t>(path.size()),
+                    [&](int32_t i) { return verifier.Draft(path[i]); });
 }
 
 }  // namespace kvctl::rules

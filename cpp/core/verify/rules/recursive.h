@@ -11,26 +11,26 @@
 
 #include <algorithm>
 
-#include "core/verify/round.h"
+#include "core/verify/tree_verifier.h"
 
 namespace kvctl::rules {
 
 template <typename Rng>
-Outcome Recursive(Round& round, Rng& rng) {
+Outcome Recursive(TreeVerifier& verifier, Rng& rng) {
   for (int32_t v = 0;;) {
-    RowSampler& target = round.Target(v);
-    Residual& left = round.Left(v);
-    const int32_t first = round.first_child(v);
+    RowSampler& target = verifier.Target(v);
+    Residual& residual = verifier.ResidualAt(v);
+    const int32_t first = verifier.first_child(v);
     if (first < 0) return {v, rng.Bonus(target, v)};
     int32_t child = first;
-    for (; child >= 0; child = round.next_sibling(child)) {
-      const DraftDistribution d = round.Draft(child);
-      const double p = child == first ? target.Prob(d.token) : left.prob(d.token);
+    for (; child >= 0; child = verifier.next_sibling(child)) {
+      const DraftDistribution d = verifier.Draft(child);
+      const double p = child == first ? target.Prob(d.token) : residual.prob(d.token);
       if (rng.Accept(std::min(1.0, p / d.prob()), child)) break;
-      if (child == first) left.Start(&target);
-      left.Subtract(1.0, d);
+      if (child == first) residual.Start(&target);
+      residual.Subtract(1.0, d);
     }
-    if (child < 0) return {v, rng.Residual(left, v)};
+    if (child < 0) return {v, rng.SampleResidual(residual, v)};
     v = child;
   }
 }

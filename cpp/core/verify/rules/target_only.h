@@ -10,17 +10,17 @@
 #ifndef KVCTL_CORE_VERIFY_RULES_TARGET_ONLY_H_
 #define KVCTL_CORE_VERIFY_RULES_TARGET_ONLY_H_
 
-#include "core/verify/round.h"
+#include "core/verify/tree_verifier.h"
 
 namespace kvctl::rules {
 
 template <typename Rng>
-Outcome TargetOnly(Round& round, Rng& rng) {
+Outcome TargetOnly(TreeVerifier& verifier, Rng& rng) {
   int32_t v = 0;
   for (;;) {
-    const int32_t y = rng.Token(round, v);
-    int32_t child = round.first_child(v);
-    while (child >= 0 && round.token(child) != y) child = round.next_sibling(child);
+    const int32_t y = rng.Token(verifier, v);
+    int32_t child = verifier.first_child(v);
+    while (child >= 0 && verifier.token(child) != y) child = verifier.next_sibling(child);
     if (child < 0) return {v, y};
     v = child;
   }

@@ -11,22 +11,22 @@
 
 #include <algorithm>
 
-#include "core/verify/round.h"
+#include "core/verify/tree_verifier.h"
 
 namespace kvctl::rules {
 
 template <typename Rng>
-Outcome TokenWise(Round& round, Rng& rng) {
+Outcome TokenWise(TreeVerifier& verifier, Rng& rng) {
   for (int32_t v = 0;;) {
-    RowSampler& target = round.Target(v);
-    const int32_t child = round.first_child(v);
+    RowSampler& target = verifier.Target(v);
+    const int32_t child = verifier.first_child(v);
     if (child < 0) return {v, rng.Bonus(target, v)};
-    const DraftDistribution d = round.Draft(child);
+    const DraftDistribution d = verifier.Draft(child);
     if (!rng.Accept(std::min(1.0, target.Prob(d.token) / d.prob()), child)) {
-      Residual& left = round.Left(v);
-      left.Start(&target);
-      left.Subtract(1.0, d);
-      return {v, rng.Residual(left, v)};
+      Residual& residual = verifier.ResidualAt(v);
+      residual.Start(&target);
+      residual.Subtract(1.0, d);
+      return {v, rng.SampleResidual(residual, v)};
     }
     v = child;
   }

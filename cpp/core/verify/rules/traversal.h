@@ -12,53 +12,53 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/verify/round.h"
 #include "core/verify/rules/block.h"
+#include "core/verify/tree_verifier.h"
 
 namespace kvctl::rules {
 
 template <typename Rng>
-Outcome Traversal(Round& round, Rng& rng) {
+Outcome Traversal(TreeVerifier& verifier, Rng& rng) {
   // A node whose children are being gone through: `child` is the next, reached with probability a.
   struct Visit {
     int32_t node;
     double a;
     int32_t child;
   };
-  std::vector<Visit> path = {{0, 1.0, round.first_child(0)}};
+  std::vector<Visit> path = {{0, 1.0, verifier.first_child(0)}};
   bool below_rejected = false;  // whether nothing below the child was accepted, nor it itself
   for (;;) {
     Visit& visit = path.back();
     const int32_t v = visit.node, child = visit.child;
-    const bool first = child == round.first_child(v);
-    Residual& left = round.Left(v);
+    const bool first = child == verifier.first_child(v);
+    Residual& residual = verifier.ResidualAt(v);
     if (child < 0) {
       if (v == 0 || rng.Accept(visit.a, v)) {
-        return {v, first ? rng.Bonus(round.Target(v), v) : rng.Residual(left, v)};
+        return {v, first ? rng.Bonus(verifier.Target(v), v) : rng.SampleResidual(residual, v)};
       }
       path.pop_back();
       below_rejected = true;
       continue;
     }
-    const DraftDistribution d = round.Draft(child);
+    const DraftDistribution d = verifier.Draft(child);
     if (!below_rejected) {
-      const double p = first ? round.Target(v).Prob(d.token) : left.prob(d.token);
+      const double p = first ? verifier.Target(v).Prob(d.token) : residual.prob(d.token);
       const double reach = std::min(1.0, visit.a * (p / d.prob()));
       if (reach > 0) {  // otherwise nothing below can be accepted
-        path.push_back({child, reach, round.first_child(child)});
+        path.push_back({child, reach, verifier.first_child(child)});
         continue;
       }
     }
     below_rejected = false;
-    visit.child = round.next_sibling(child);
+    visit.child = verifier.next_sibling(child);
     // Subtracting lessens a: often it need not be known by how much.
     if (v > 0 && visit.child < 0 && !rng.MayAccept(visit.a, v)) {
       path.pop_back();
       below_rejected = true;
       continue;
     }
-    if (first) left.Start(&round.Target(v));
-    visit.a = AcceptRatio(left.Subtract(visit.a, d), visit.a);
+    if (first) residual.Start(&verifier.Target(v));
+    visit.a = AcceptRatio(residual.Subtract(visit.a, d), visit.a);
   }
 }
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "core/support/exact_math.h"
-#include "core/verify/round.h"
+#include "core/verify/tree_verifier.h"
 
 namespace kvctl::rules {
 
@@ -30,33 +30,33 @@ inline double Entropy(const Distribution& distribution) {
 }
 
 template <typename Rng>
-Outcome Typical(Round& round, Rng& rng) {
+Outcome Typical(TreeVerifier& verifier, Rng& rng) {
   struct Reached {
     int32_t node;
     double log_prob;
   };
   // p > delta * exp(-entropy) by logarithms, which are the same on every machine.
-  const double epsilon = round.input().epsilon, delta = round.input().delta;
+  const double epsilon = verifier.input().epsilon, delta = verifier.input().delta;
   const double log_delta = delta > 0 ? ExactLog(delta) : -std::numeric_limits<double>::infinity();
   Distribution p;
   std::vector<Reached> todo = {{0, 0.0}};
   Reached best = todo[0];
   for (size_t at = 0; at < todo.size(); ++at) {  // breadth first: node order within a depth
     const Reached v = todo[at];
-    if (round.depth(v.node) > round.depth(best.node) || v.log_prob > best.log_prob) {
-      if (round.depth(v.node) >= round.depth(best.node)) best = v;
+    if (verifier.depth(v.node) > verifier.depth(best.node) || v.log_prob > best.log_prob) {
+      if (verifier.depth(v.node) >= verifier.depth(best.node)) best = v;
     }
-    if (round.first_child(v.node) < 0) continue;
-    round.Target(v.node).FillDistribution(&p);
+    if (verifier.first_child(v.node) < 0) continue;
+    verifier.Target(v.node).FillDistribution(&p);
     const double least = log_delta - Entropy(p);
-    for (int32_t c = round.first_child(v.node); c >= 0; c = round.next_sibling(c)) {
-      const double prob = p.prob(round.token(c));
+    for (int32_t c = verifier.first_child(v.node); c >= 0; c = verifier.next_sibling(c)) {
+      const double prob = p.prob(verifier.token(c));
       if (!(prob > 0)) continue;
       const double log_prob = ExactLog(prob);
       if (prob > epsilon || log_prob > least) todo.push_back({c, v.log_prob + log_prob});
     }
   }
-  return {best.node, rng.Bonus(round.Target(best.node), best.node)};
+  return {best.node, rng.Bonus(verifier.Target(best.node), best.node)};
 }
 
 }  // namespace kvctl::rules

@@ -13,15 +13,15 @@ bool IsStop(const VerifyItem& item, int32_t token) {
   return std::find(item.stop_tokens, end, token) != end;
 }
 
-void VerifyOne(Rule rule, Round* round, VerifyItem* item) {
+void VerifyOne(Rule rule, TreeVerifier* verifier, VerifyItem* item) {
   CheckRule(rule, item->input);
-  round->Start(item->input);
+  verifier->Start(item->input);
   const RoundRandom random(item->stream, item->root_position, item->noise);
-  WriteOutcome(RunRule(rule, *round, random), item);
+  WriteOutcome(RunRule(rule, *verifier, random), item);
   if (item->log_probs == nullptr) return;
   for (int32_t i = 0; i < item->num_tokens; ++i) {
     const int32_t after = i == 0 ? 0 : item->nodes[i - 1];
-    item->log_probs[i] = round->Target(after).LogProb(item->tokens[i]);
+    item->log_probs[i] = verifier->Target(after).LogProb(item->tokens[i]);
   }
 }
 
@@ -120,9 +120,9 @@ void WriteOutcome(const Outcome& outcome, VerifyItem* item) {
 void VerifyCpu(Rule rule, int32_t vocab_size, std::vector<VerifyItem>* items) {
   ForItems(vocab_size, static_cast<int64_t>(items->size()), Cost(rule, vocab_size, *items),
            "sequence", [&](const VocabContext& vocab, const std::function<int64_t()>& next) {
-             Round round(vocab);
+             TreeVerifier verifier(vocab);
              for (int64_t i = next(); i >= 0; i = next()) {
-               VerifyOne(rule, &round, &(*items)[i]);
+               VerifyOne(rule, &verifier, &(*items)[i]);
              }
            });
 }

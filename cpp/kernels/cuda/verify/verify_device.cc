@@ -22,7 +22,7 @@ class Verifier final : public CudaVerify {
     const size_t log_prob_bytes = log_probs ? plan_.num_nodes() * sizeof(double) : 0;
     sums_.Reserve(plan_.num_jobs() * blocks * sizeof(BlockSum));
     steps_.Reserve(plan_.num_nodes() * sizeof(DistributionStep));
-    levels_.Reserve(plan_.num_nodes() * sizeof(LevelState));
+    depth_states_.Reserve(plan_.num_nodes() * sizeof(LevelState));
     results_.Reserve(outcome_bytes + log_prob_bytes);
     auto* host = static_cast<char*>(host_.Reserve(outcome_bytes + log_prob_bytes));
     auto* queue = static_cast<cudaStream_t>(stream);
@@ -36,7 +36,7 @@ class Verifier final : public CudaVerify {
     params.walk = plan_.walk();
     params.sums = sums_.As<BlockSum>();
     params.steps = steps_.As<DistributionStep>();
-    params.levels = levels_.As<LevelState>();
+    params.levels = depth_states_.As<LevelState>();
     params.outcomes = results_.As<VerifyOutcome>();
     if (log_probs) {
       params.log_probs = reinterpret_cast<double*>(results_.As<char>() + outcome_bytes);
@@ -81,7 +81,7 @@ class Verifier final : public CudaVerify {
   const int device_;
   VerifyPlanBuilder plan_;
   Upload arena_;
-  DeviceBuffer sums_, steps_, levels_, results_;
+  DeviceBuffer sums_, steps_, depth_states_, results_;
   PinnedBuffer host_;
 };
 

@@ -1,7 +1,7 @@
 /*!
  * \file kernels/cuda/verify/verify_distribution.cuh
  * \brief The distributions that one sequence's nodes were drawn from, and what they leave of its
- * target's: Round and Residual of core.
+ * target's: TreeVerifier and Residual of core.
  *
  * The weights of a distribution are computed from the logits whenever they are needed: exponentials
  * on the row's grid, then the subtractions that rejected siblings have left.
@@ -13,10 +13,10 @@
 
 namespace kvctl::cuda {
 
-/*! \brief Drawn, as core/verify/round.h numbers it. */
+/*! \brief Drawn, as core/verify/tree_verifier.h numbers it. */
 constexpr int32_t kDrawnDeterministic = 0, kDrawnWithoutReplacement = 2;
 
-/*! \brief DraftDistribution of core/verify/round.h. */
+/*! \brief DraftDistribution of core/verify/tree_verifier.h. */
 struct ChildDistribution {
   bool one_hot;
   int32_t token;
@@ -30,7 +30,7 @@ class SequenceDistributions : public SequenceTarget {
                                    WalkShared* shared)
       : SequenceTarget(params, sequence, shared), steps_(params.steps + sequence.first_node) {}
 
-  /*! \brief Round::Draft: the distribution a node was drawn from. */
+  /*! \brief TreeVerifier::Draft: the distribution a node was drawn from. */
   __device__ KVCTL_NOINLINE ChildDistribution Draft(int32_t child) {
     const VerifyNode& node = nodes_[child];
     if (node.drawn == kDrawnDeterministic) return {true, node.token, 1, 1};
@@ -156,8 +156,8 @@ class SequenceDistributions : public SequenceTarget {
         w = ToGrid(step.a * (w / step.r_total));
       } else {
         const double d = step.d_factor * DraftWeight(DraftRow(step.child), x);
-        const double left = FMA(step.r_factor, w, -d);
-        w = left > 0 ? (left + kRoundDouble) - kRoundDouble : 0.0;
+        const double residual = FMA(step.r_factor, w, -d);
+        w = residual > 0 ? (residual + kRoundDouble) - kRoundDouble : 0.0;
       }
     }
     return w;

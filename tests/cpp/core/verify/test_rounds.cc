@@ -36,13 +36,13 @@ class AcceptByToken {
     return static_cast<double>(bits >> 11) * 0x1p-53 < probability;
   }
   bool MayAccept(double at_most, int32_t node) const { return Accept(at_most, node); }
-  int32_t Residual(kvctl::Residual& left, int32_t node) const {
-    return left.SampleToken(stream_.Bits(Purpose::kResidual, root_, node));
+  int32_t SampleResidual(kvctl::Residual& residual, int32_t node) const {
+    return residual.SampleToken(stream_.Bits(Purpose::kResidual, root_, node));
   }
   int32_t Bonus(kvctl::RowSampler& target, int32_t node) const {
     return target.SampleToken(stream_.Bits(Purpose::kResidual, root_, node));
   }
-  int32_t Token(kvctl::Round&, int32_t) const { return -1; }
+  int32_t Token(kvctl::TreeVerifier&, int32_t) const { return -1; }
 
  private:
   RandomStream stream_;
@@ -53,7 +53,7 @@ class AcceptByToken {
 class Request {
  public:
   Request(const kvctl::VocabContext& vocab, Rule rule, Drawn drawn, bool tree, Keys keys)
-      : vocab_(vocab), round_(vocab), rule_(rule), drawn_(drawn), keys_(keys) {
+      : vocab_(vocab), verifier_(vocab), rule_(rule), drawn_(drawn), keys_(keys) {
     if (tree) {
       parents_ = {-1, 0, 0, 1};
     } else {
@@ -89,10 +89,10 @@ class Request {
     uint32_t root = 5;
     while (count < kTokens) {
       DrawDraft(stream, root);
-      round_.Start(input_);
+      verifier_.Start(input_);
       const kvctl::Outcome outcome = Decide(stream, root);
       std::vector<int32_t> emitted;
-      for (int32_t node : round_.Path(outcome.node)) emitted.push_back(tokens_[node]);
+      for (int32_t node : verifier_.Path(outcome.node)) emitted.push_back(tokens_[node]);
       emitted.push_back(outcome.bonus);
       for (size_t i = 0; i < emitted.size() && count < kTokens; ++i) output[count++] = emitted[i];
       root += static_cast<uint32_t>(emitted.size());
@@ -104,12 +104,12 @@ class Request {
   kvctl::Outcome Decide(RandomStream stream, uint32_t root) {
     if (keys_ == Keys::kAcceptByToken) {
       AcceptByToken random(stream, root);
-      return kvctl::RunRule(rule_, round_, random);
+      return kvctl::RunRule(rule_, verifier_, random);
     }
     const bool gumbel = rule_ == Rule::kCoupled;
     kvctl::RoundRandom random(stream, root,
                               gumbel ? kvctl::Noise::kGumbel : kvctl::Noise::kUniform);
-    return kvctl::RunRule(rule_, round_, random);
+    return kvctl::RunRule(rule_, verifier_, random);
   }
 
   void DrawDraft(RandomStream stream, uint32_t root) {
@@ -127,8 +127,8 @@ class Request {
           if (parents_[s] == parents_[node]) distribution.Remove(tokens_[s]);
         }
       }
-      round_.Start(input_);
-      const uint32_t depth = static_cast<uint32_t>(round_.depth(node));
+      verifier_.Start(input_);
+      const uint32_t depth = static_cast<uint32_t>(verifier_.depth(node));
       const uint64_t bits = keys_ == Keys::kDraftByToken
                                 ? stream.Bits(Purpose::kDraft, root + depth, 0)
                                 : stream.Bits(Purpose::kDraft, root, static_cast<uint32_t>(node));
@@ -147,7 +147,7 @@ class Request {
   }
 
   const kvctl::VocabContext& vocab_;
-  kvctl::Round round_;
+  kvctl::TreeVerifier verifier_;
   Rule rule_;
   Drawn drawn_;
   Keys keys_;

@@ -90,11 +90,11 @@ void ExpectSameDecisions(Rule rule, int vocab, int count) {
   kvctl::VerifyCpu(rule, vocab, &items);
 
   const kvctl::VocabContext scalar(vocab);
-  kvctl::Round round(scalar);
+  kvctl::TreeVerifier verifier(scalar);
   for (const kvctl::VerifyItem& item : items) {
-    round.Start(item.input);
+    verifier.Start(item.input);
     const kvctl::RoundRandom rng(item.stream, item.root_position, noise);
-    const kvctl::Outcome expected = kvctl::RunRule(rule, round, rng);
+    const kvctl::Outcome expected = kvctl::RunRule(rule, verifier, rng);
     const int32_t last = item.num_nodes == 0 ? 0 : item.nodes[item.num_nodes - 1];
     if (last != expected.node || item.bonus != expected.bonus) {
       std::ostringstream what;

@@ -1,4 +1,4 @@
-#include "core/verify/round.h"
+#include "core/verify/tree_verifier.h"
 
 #include <algorithm>
 #include <cmath>
@@ -24,7 +24,7 @@ int64_t ElementSize(RowType type) {
 
 }  // namespace
 
-void Round::Start(const SequenceInput& input) {
+void TreeVerifier::Start(const SequenceInput& input) {
   input_ = &input;
   first_child_.assign(input.size, -1);
   next_sibling_.assign(input.size, -1);
@@ -34,27 +34,27 @@ void Round::Start(const SequenceInput& input) {
     first_child_[input.parents[i]] = i;
   }
   for (int32_t i = 1; i < input.size; ++i) depths_[i] = depths_[input.parents[i]] + 1;
-  for (auto& level : levels_) {
-    level->node = -1;
-    level->draft_row = -1;
+  for (auto& state : depth_states_) {
+    state->node = -1;
+    state->draft_row = -1;
   }
 }
 
-std::vector<int32_t> Round::Path(int32_t node) const {
+std::vector<int32_t> TreeVerifier::Path(int32_t node) const {
   std::vector<int32_t> path;
   for (; node > 0; node = input_->parents[node]) path.push_back(node);
   std::reverse(path.begin(), path.end());
   return path;
 }
 
-Level& Round::level(int32_t depth) {
-  while (static_cast<int32_t>(levels_.size()) <= depth)
-    levels_.push_back(std::make_unique<Level>(vocab_));
-  return *levels_[depth];
+DepthState& TreeVerifier::state_at(int32_t depth) {
+  while (static_cast<int32_t>(depth_states_.size()) <= depth)
+    depth_states_.push_back(std::make_unique<DepthState>(vocab_));
+  return *depth_states_[depth];
 }
 
 // Tokens seen before the row's own prediction: history, then the root, then the path to the node.
-void Round::FillCounts(int32_t node) {
+void TreeVerifier::FillCounts(int32_t node) {
   std::unordered_map<int32_t, int32_t> seen;
   for (int64_t i = 0; i < input_->history_size; ++i) ++seen[input_->history[i]];
   for (int32_t v = node; v >= 0; v = input_->parents[v]) {
@@ -63,10 +63,10 @@ void Round::FillCounts(int32_t node) {
   counts_.assign(seen.begin(), seen.end());
 }
 
-RowSampler& Round::Target(int32_t node) {
-  Level& level = this->level(depth(node));
-  if (level.node == node) return level.target;
-  level.node = -1;
+RowSampler& TreeVerifier::Target(int32_t node) {
+  DepthState& state = this->state_at(depth(node));
+  if (state.node == node) return state.target;
+  state.node = -1;
   RowInput row;
   const int64_t vocab = vocab_.size();
   row.values = static_cast<const char*>(input_->target) +
@@ -79,15 +79,15 @@ RowSampler& Round::Target(int32_t node) {
     row.counts = &counts_;
   }
   try {
-    level.target.Load(row, *input_->sampling);
+    state.target.Load(row, *input_->sampling);
   } catch (const Error& error) {
     Throw(error.kind(), "after node ", node, ": ", error.what());
   }
-  level.node = node;
-  return level.target;
+  state.node = node;
+  return state.target;
 }
 
-DraftDistribution Round::Draft(int32_t node) {
+DraftDistribution TreeVerifier::Draft(int32_t node) {
   const int32_t token = input_->tokens[node];
   if (input_->drawn[node] == Drawn::kDeterministic) return {true, token, 1, 1, {}, {}};
   const DraftInput& draft = input_->draft;
@@ -96,21 +96,21 @@ DraftDistribution Round::Draft(int32_t node) {
           " was drawn from a distribution, so draft_probs is needed");
   }
   const int32_t parent = input_->parents[node];
-  Level& level = this->level(depth(parent));
+  DepthState& state = this->state_at(depth(parent));
   const int64_t row = draft.per_node ? node : input_->rows[parent];
-  if (level.draft_row != row) {
-    level.draft_row = -1;
-    level.draft = DraftRow(vocab_, draft, row);
-    level.draft_row = row;
+  if (state.draft_row != row) {
+    state.draft_row = -1;
+    state.draft = DraftRow(vocab_, draft, row);
+    state.draft_row = row;
   }
-  DraftDistribution d{false, token,      level.draft.weight(token), level.draft.total(),
-                      {},    level.draft};
+  DraftDistribution d{false, token,      state.draft.weight(token), state.draft.total(),
+                      {},    state.draft};
   if (input_->drawn[node] == Drawn::kWithoutReplacement && !draft.per_node) {
     for (int32_t s = first_child_[parent]; s != node; s = next_sibling_[s]) {
       const int32_t earlier = input_->tokens[s];
       if (std::find(d.excluded.begin(), d.excluded.end(), earlier) != d.excluded.end()) continue;
       d.excluded.push_back(earlier);
-      d.total -= level.draft.weight(earlier);
+      d.total -= state.draft.weight(earlier);
     }
   }
   const bool repeated = std::find(d.excluded.begin(), d.excluded.end(), token) != d.excluded.end();

@@ -1,10 +1,10 @@
 /*!
- * \file core/verify/round.h
+ * \file core/verify/tree_verifier.h
  * \brief What an acceptance rule sees of one sequence: its drafted tree, and the distributions it
  * needs, when it needs them.
  */
-#ifndef KVCTL_CORE_VERIFY_ROUND_H_
-#define KVCTL_CORE_VERIFY_ROUND_H_
+#ifndef KVCTL_CORE_VERIFY_TREE_VERIFIER_H_
+#define KVCTL_CORE_VERIFY_TREE_VERIFIER_H_
 
 #include <cstdint>
 #include <memory>
@@ -51,20 +51,20 @@ struct Outcome {
 };
 
 /*! \brief The distributions after the node that a walk is at, or was last at, at one depth. */
-struct Level {
-  explicit Level(const VocabContext& vocab) : target(vocab), left(vocab) {}
+struct DepthState {
+  explicit DepthState(const VocabContext& vocab) : target(vocab), residual(vocab) {}
 
   int32_t node = -1;  //!< whose row the target holds
   RowSampler target;  //!< the target's distribution
-  Residual left;      //!< and what is left of it
+  Residual residual;  //!< and what is left of it
   int64_t draft_row = -1;
   DraftRow draft;  //!< the distribution that the last child looked at was drawn from
 };
 
 /*! \brief One sequence while a rule works on it. Reusable: Start again with the next one. */
-class Round {
+class TreeVerifier {
  public:
-  explicit Round(const VocabContext& vocab) : vocab_(vocab) {}
+  explicit TreeVerifier(const VocabContext& vocab) : vocab_(vocab) {}
 
   void Start(const SequenceInput& input);
 
@@ -77,14 +77,14 @@ class Round {
   /*! \brief The nodes from below the root to a node. */
   std::vector<int32_t> Path(int32_t node) const;
 
-  Level& level(int32_t depth);
+  DepthState& state_at(int32_t depth);
   /*!
    * \brief The target's row after a node; valid until another node of its depth is asked for.
    * \throws Error as RowSampler::Load
    */
   RowSampler& Target(int32_t node);
   /*! \brief What is left of the target's distribution after a node, once it was started. */
-  Residual& Left(int32_t node) { return level(depth(node)).left; }
+  Residual& ResidualAt(int32_t node) { return state_at(depth(node)).residual; }
   /*!
    * \brief The distribution a node was drawn from.
    * \throws Error kValue if the node's token has no probability under it.
@@ -97,10 +97,10 @@ class Round {
   const VocabContext& vocab_;
   const SequenceInput* input_ = nullptr;
   std::vector<int32_t> first_child_, next_sibling_, depths_;
-  std::vector<std::unique_ptr<Level>> levels_;
+  std::vector<std::unique_ptr<DepthState>> depth_states_;
   std::vector<std::pair<int32_t, int32_t>> counts_;
 };
 
 }  // namespace kvctl
 
-#endif  // KVCTL_CORE_VERIFY_ROUND_H_
+#endif  // KVCTL_CORE_VERIFY_TREE_VERIFIER_H_
