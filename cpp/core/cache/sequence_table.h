@@ -30,7 +30,7 @@ struct SlotMove {
 };
 
 /*! \brief Turn one token's K from its rotary position to another, in every layer. */
-struct KeyTurn {
+struct KeyRotation {
   int32_t slot;
   int32_t from;
   int32_t to;
@@ -38,17 +38,17 @@ struct KeyTurn {
 
 /*!
  * \brief What an operation on the table asks of the device. The page copies come first; the moves
- * follow in order, and then the turns. A move's target is never a later move's source.
+ * follow in order, and then the rotations. A move's target is never a later move's source.
  */
 struct DataMoves {
   std::vector<PageCopy> pages;
   std::vector<SlotMove> slots;
-  std::vector<KeyTurn> turns;
-  bool empty() const { return pages.empty() && slots.empty() && turns.empty(); }
+  std::vector<KeyRotation> rotations;
+  bool empty() const { return pages.empty() && slots.empty() && rotations.empty(); }
   void clear() {
     pages.clear();
     slots.clear();
-    turns.clear();
+    rotations.clear();
   }
 };
 
@@ -143,7 +143,7 @@ class SequenceTable {
    * Of the pages of kept columns only those are written that nobody else holds; where one is
    * shared, a page is taken instead. So a sequence that shares nothing needs no free page.
    * \param keep The columns that stay, ascending.
-   * \param renumber The kept columns get the positions 0, 1, 2, ... and their keys are turned
+   * \param renumber The kept columns get the positions 0, 1, 2, ... and their keys are rotated
    * there; otherwise each keeps its position, and the next token gets the one it would have had.
    */
   void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber, DataMoves* moves);
@@ -165,7 +165,7 @@ class SequenceTable {
   bool StepCommits() const;
   /*!
    * \brief The new tokens of chains are committed, those of trees stay pending.
-   * \param whole Whether every layer has their K and V; otherwise they must all stay pending, and
+   * \param all_layers_written Whether every layer has their K and V; otherwise they must all stay pending, and
    * cannot be committed.
    */
   void EndForward(bool whole = true);

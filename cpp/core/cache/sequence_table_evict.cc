@@ -80,7 +80,7 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
   demand.Check("evict");
   Positions positions = PositionsAfter(sequence, keep, renumber);
   MakeRoom(&moves->slots, count);
-  if (renumber) MakeRoom(&moves->turns, count);
+  if (renumber) MakeRoom(&moves->rotations, count);
   MakeRoomToPreserve(&sequence, first);
   // From here on nothing fails.
   Preserve(&sequence, first);
@@ -95,7 +95,7 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
     const SlotMove move{Slot(sequence, keep[i]),
                         targets[i / page_size - first_page] * page_size + i % page_size};
     if (move.source != move.target) moves->slots.push_back(move);
-    if (turn(i) != 0) moves->turns.push_back({move.target, sequence.PositionOf(keep[i]), i});
+    if (turn(i) != 0) moves->rotations.push_back({move.target, sequence.PositionOf(keep[i]), i});
   }
   ShrinkPages(&sequence, first_page);
   sequence.pages.insert(sequence.pages.end(), targets.begin(), targets.end());

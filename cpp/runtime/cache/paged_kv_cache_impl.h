@@ -196,9 +196,9 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   QKVRows RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,
                       const tvm::ffi::Optional<Tensor>& v);
   /*! \brief Throws where the cache cannot turn keys to other positions. */
-  void CheckTurnsKeys(const char* operation);
+  void CheckRotatesKeys(const char* operation);
   /*! \brief Turns keys of all layers in place, where kvctl's rotation was applied to them. */
-  void TurnKeys(const std::vector<KeyTurn>& turns);
+  void RotateKeys(const std::vector<KeyRotation>& rotations);
   /*! \brief (1, count, num_kv_heads, head_dim), of the pages' type. */
   Tensor EmptyKeys(size_t count) const;
   /*! \brief Keys to try a rotation on, all alike. */
@@ -208,15 +208,15 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Why keys that the model library rotated cannot be turned, or "". */
   std::string LibraryProblem();
   /*! \brief Throws unless the library's rotations `from` and then `by` are its rotation `to`. */
-  void CheckLibraryTurns(const std::vector<int32_t>& from, const std::vector<int32_t>& by,
-                         const std::vector<int32_t>& to);
+  void CheckLibraryRotations(const std::vector<int32_t>& from, const std::vector<int32_t>& by,
+                             const std::vector<int32_t>& to);
   /*!
    * \brief Of each layer the kept keys that change positions, as they will be.
    * \throws Error kNotImplemented if that takes more than a rotation.
    */
-  std::vector<Tensor> TurnedKeys(int64_t seq_id, const std::vector<int32_t>& keep);
+  std::vector<Tensor> RotatedKeptKeys(int64_t seq_id, const std::vector<int32_t>& keep);
   /*! \brief Writes them where the last operation on the table has put their columns. */
-  void WriteTurned(const std::vector<Tensor>& keys);
+  void WriteRotatedKeys(const std::vector<Tensor>& keys);
   /*! \brief Writes the new tokens' K and V of a layer into their slots. */
   void AppendKV(int32_t layer, const QKVRows& rows);
 

@@ -40,7 +40,7 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
 
 void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) {
   InTurn([&] {
-    if (rerotate) CheckTurnsKeys("evict with rerotate=True");
+    if (rerotate) CheckRotatesKeys("evict with rerotate=True");
     const Sequence& sequence = table_.Get(seq_id);
     std::vector<int32_t> columns = keep;
     if (sequence.window.counts_held) {  // the i-th token is the i-th of those that count
@@ -55,12 +55,12 @@ void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, b
     // A function of the model library may throw, so it has its say before anything changes.
     const bool in_place = step_rotation_.table != nullptr && plain_keys_.empty();
     std::vector<Tensor> turned;
-    if (rerotate && !in_place) turned = TurnedKeys(seq_id, columns);
+    if (rerotate && !in_place) turned = RotatedKeptKeys(seq_id, columns);
     moves_.clear();
     table_.Evict(seq_id, columns, rerotate, &moves_);
     CarryOut();
-    if (in_place) return TurnKeys(moves_.turns);
-    WriteTurned(turned);
+    if (in_place) return RotateKeys(moves_.rotations);
+    WriteRotatedKeys(turned);
   });
 }
 

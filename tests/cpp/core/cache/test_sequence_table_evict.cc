@@ -5,7 +5,7 @@
 #include "core/cache/sequence_table.h"
 
 using kvctl::DataMoves;
-using kvctl::KeyTurn;
+using kvctl::KeyRotation;
 using kvctl::PageCopy;
 using kvctl::Sequence;
 using kvctl::SequenceTable;
@@ -23,7 +23,8 @@ struct Cache {
       for (int32_t i = 0; i < 4; ++i) slots[copy.target * 4 + i] = slots[copy.source * 4 + i];
     }
     for (const SlotMove& move : moves.slots) slots[move.target] = slots[move.source];
-    for (const KeyTurn& turn : moves.turns) slots[turn.slot] += 1000 * (turn.to - turn.from);
+    for (const KeyRotation& turn : moves.rotations)
+      slots[turn.slot] += 1000 * (turn.to - turn.from);
   }
   /*! \brief Appends tokens with these numbers. */
   void Append(int64_t id, const std::vector<int32_t>& tokens) {

@@ -15,7 +15,7 @@ namespace {
 using tvm::runtime::Tensor;
 
 // Keys that are turned at a time.
-constexpr size_t kTurnBlock = 1024;
+constexpr size_t kRotationBlock = 1024;
 // What rounding position * frequency to float32 may add to an angle, per unit of the position.
 constexpr double kAngleRounding = 2.4e-7;
 
@@ -34,11 +34,11 @@ std::vector<float> Floats(const Tensor& keys) {
 
 }  // namespace
 
-void PagedKVCacheImpl::CheckTurnsKeys(const char* operation) {
+void PagedKVCacheImpl::CheckRotatesKeys(const char* operation) {
   RequireCpu(config_.device, operation);
   if (config_.rope_mode == RopeMode::kNone) {
     Throw(ErrorKind::kNotImplemented, operation,
-          " turns keys that the cache has rotated; this cache takes keys as they come (it was "
+          " rotates keys that the cache has rotated; this cache takes keys as they come (it was "
           "created without rope)");
   }
   if (!config_.split_rotary.has_value()) return;
@@ -49,17 +49,17 @@ void PagedKVCacheImpl::CheckTurnsKeys(const char* operation) {
         *library_problem_);
 }
 
-void PagedKVCacheImpl::TurnKeys(const std::vector<KeyTurn>& turns) {
-  if (turns.empty()) return;
+void PagedKVCacheImpl::RotateKeys(const std::vector<KeyRotation>& rotations) {
+  if (rotations.empty()) return;
   RopeTable table(step_rotation_.table->params());
   std::vector<int32_t> slots, differences;
-  for (size_t begin = 0; begin < turns.size(); begin += kTurnBlock) {
-    const size_t end = std::min(begin + kTurnBlock, turns.size());
+  for (size_t begin = 0; begin < rotations.size(); begin += kRotationBlock) {
+    const size_t end = std::min(begin + kRotationBlock, rotations.size());
     slots.clear();
     differences.clear();
     for (size_t i = begin; i < end; ++i) {
-      slots.push_back(turns[i].slot);
-      differences.push_back(turns[i].to - turns[i].from);
+      slots.push_back(rotations[i].slot);
+      differences.push_back(rotations[i].to - rotations[i].from);
     }
     table.Fill(differences.data(), static_cast<int32_t>(differences.size()));
     for (Tensor& pages : pages_) {
@@ -116,9 +116,9 @@ std::string PagedKVCacheImpl::LibraryProblem() {
   return "";
 }
 
-void PagedKVCacheImpl::CheckLibraryTurns(const std::vector<int32_t>& from,
-                                         const std::vector<int32_t>& by,
-                                         const std::vector<int32_t>& to) {
+void PagedKVCacheImpl::CheckLibraryRotations(const std::vector<int32_t>& from,
+                                             const std::vector<int32_t>& by,
+                                             const std::vector<int32_t>& to) {
   const Tensor trial = TrialKeys(from.size());
   const Tensor old = RotatedKeys(from, PartRows(trial, 0));
   const auto turned = Floats(RotatedKeys(by, PartRows(old, 0)));
@@ -135,7 +135,8 @@ void PagedKVCacheImpl::CheckLibraryTurns(const std::vector<int32_t>& from,
   }
 }
 
-std::vector<Tensor> PagedKVCacheImpl::TurnedKeys(int64_t seq_id, const std::vector<int32_t>& keep) {
+std::vector<Tensor> PagedKVCacheImpl::RotatedKeptKeys(int64_t seq_id,
+                                                      const std::vector<int32_t>& keep) {
   table_.CheckEvict(seq_id, keep);
   const Sequence& sequence = table_.Get(seq_id);
   std::vector<int32_t> slots, from, by, to;
@@ -149,7 +150,7 @@ std::vector<Tensor> PagedKVCacheImpl::TurnedKeys(int64_t seq_id, const std::vect
   }
   if (slots.empty()) return {};
   const bool plain = !plain_keys_.empty();
-  if (!plain) CheckLibraryTurns(from, by, to);
+  if (!plain) CheckLibraryRotations(from, by, to);
   const Tensor keys = EmptyKeys(slots.size());
   std::vector<Tensor> turned;
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
@@ -161,9 +162,9 @@ std::vector<Tensor> PagedKVCacheImpl::TurnedKeys(int64_t seq_id, const std::vect
   return turned;
 }
 
-void PagedKVCacheImpl::WriteTurned(const std::vector<Tensor>& keys) {
+void PagedKVCacheImpl::WriteRotatedKeys(const std::vector<Tensor>& keys) {
   std::vector<int32_t> slots;
-  for (const KeyTurn& turn : moves_.turns) slots.push_back(turn.slot);
+  for (const KeyRotation& turn : moves_.rotations) slots.push_back(turn.slot);
   for (size_t layer = 0; layer < keys.size(); ++layer) {
     WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), slots.data(),
                   static_cast<int64_t>(slots.size()), PartRows(keys[layer], 0), {});
