@@ -127,7 +127,7 @@ PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
   CreateOnCuda();
 }
 
-PagedKVCacheImpl::Turn::Turn(const PagedKVCacheImpl* cache) : cache_(cache) {
+PagedKVCacheImpl::ExclusiveScope::ExclusiveScope(const PagedKVCacheImpl* cache) : cache_(cache) {
   if (cache->busy_.exchange(true, std::memory_order_acquire)) {
     Throw(
         ErrorKind::kRuntime,
@@ -138,7 +138,9 @@ PagedKVCacheImpl::Turn::Turn(const PagedKVCacheImpl* cache) : cache_(cache) {
   cache->discarded_.clear();
 }
 
-PagedKVCacheImpl::Turn::~Turn() { cache_->busy_.store(false, std::memory_order_release); }
+PagedKVCacheImpl::ExclusiveScope::~ExclusiveScope() {
+  cache_->busy_.store(false, std::memory_order_release);
+}
 
 void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
   {
@@ -155,33 +157,33 @@ void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
 }
 
 void PagedKVCacheImpl::Clear() {
-  InTurn([&] {
+  WithLock([&] {
     table_.Clear();
     import_.reset();
   });
 }
 
 void PagedKVCacheImpl::AddSequence(int64_t seq_id) {
-  InTurn([&] { table_.Add(seq_id); });
+  WithLock([&] { table_.Add(seq_id); });
 }
 
 void PagedKVCacheImpl::RemoveSequence(int64_t seq_id) {
-  InTurn([&] { table_.Remove(seq_id); });
+  WithLock([&] { table_.Remove(seq_id); });
 }
 
 void PagedKVCacheImpl::ForkSequence(int64_t parent, int64_t child, int64_t position) {
-  InTurn([&] { table_.Fork(parent, child, position); });
+  WithLock([&] { table_.Fork(parent, child, position); });
 }
 
 void PagedKVCacheImpl::PopN(int64_t seq_id, int32_t n) { Pop(seq_id, n); }
 
 void PagedKVCacheImpl::Pop(int64_t seq_id, int64_t n) {
-  InTurn([&] { table_.PopN(seq_id, n); });
+  WithLock([&] { table_.PopN(seq_id, n); });
 }
 
 void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window_size,
                                                  int32_t sinks) {
-  InTurn([&] {
+  WithLock([&] {
     if (sinks < 0 || sinks >= window_size) {
       Throw(ErrorKind::kValue, "attention sinks must be at least 0 and fewer than the window of ",
             window_size, " tokens, got ", sinks);
@@ -211,27 +213,27 @@ SlidingWindow PagedKVCacheImpl::MakeWindow(int64_t size, int64_t sinks, int64_t 
 
 void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,
                                         int64_t horizon, bool renumber_sinks) {
-  InTurn([&] { table_.SetWindow(seq_id, MakeWindow(size, sinks, horizon, renumber_sinks)); });
+  WithLock([&] { table_.SetWindow(seq_id, MakeWindow(size, sinks, horizon, renumber_sinks)); });
 }
 
 void PagedKVCacheImpl::SetDefaultWindow(int64_t size, int64_t sinks, int64_t horizon,
                                         bool renumber_sinks) {
-  InTurn([&] { table_.SetDefaultWindow(MakeWindow(size, sinks, horizon, renumber_sinks)); });
+  WithLock([&] { table_.SetDefaultWindow(MakeWindow(size, sinks, horizon, renumber_sinks)); });
 }
 
 void PagedKVCacheImpl::DropPending(int64_t seq_id) {
-  InTurn([&] { table_.DropPending(seq_id); });
+  WithLock([&] { table_.DropPending(seq_id); });
 }
 
 CacheCheckpoint PagedKVCacheImpl::MakeCheckpoint(int64_t seq_id) {
-  return InTurn([&] {
+  return WithLock([&] {
     return CacheCheckpoint(tvm::ffi::make_object<CacheCheckpointImpl>(
         tvm::ffi::GetRef<PagedKVCache>(this), table_.MakeCheckpoint(seq_id)));
   });
 }
 
 void PagedKVCacheImpl::Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) {
-  InTurn([&] {
+  WithLock([&] {
     const auto* impl = checkpoint.as<CacheCheckpointImpl>();
     if (impl == nullptr) Throw(ErrorKind::kType, "rollback needs a checkpoint of this cache");
     table_.Rollback(seq_id, impl->checkpoint());
@@ -239,39 +241,39 @@ void PagedKVCacheImpl::Rollback(int64_t seq_id, const CacheCheckpoint& checkpoin
 }
 
 bool PagedKVCacheImpl::Empty() const {
-  return InTurn([&] { return table_.num_sequences() == 0; });
+  return WithLock([&] { return table_.num_sequences() == 0; });
 }
 
 int32_t PagedKVCacheImpl::GetNumAvailablePages() const {
-  return InTurn([&] { return table_.pool().num_free(); });
+  return WithLock([&] { return table_.pool().num_free(); });
 }
 
 int32_t PagedKVCacheImpl::GetTotalSequenceLength() const {
-  return InTurn([&] { return static_cast<int32_t>(table_.total_counted()); });
+  return WithLock([&] { return static_cast<int32_t>(table_.total_counted()); });
 }
 
 int32_t PagedKVCacheImpl::GetSequenceLength(int64_t seq_id) const {
-  return InTurn([&] { return table_.Get(seq_id).num_counted(); });
+  return WithLock([&] { return table_.Get(seq_id).num_counted(); });
 }
 
 int64_t PagedKVCacheImpl::PendingLength(int64_t seq_id) const {
-  return InTurn([&] { return int64_t{table_.Get(seq_id).pending.size()}; });
+  return WithLock([&] { return int64_t{table_.Get(seq_id).pending.size()}; });
 }
 
 bool PagedKVCacheImpl::HasSequence(int64_t seq_id) const {
-  return InTurn([&] { return table_.Contains(seq_id); });
+  return WithLock([&] { return table_.Contains(seq_id); });
 }
 
 bool PagedKVCacheImpl::HasWindow(int64_t seq_id) const {
-  return InTurn([&] { return table_.Get(seq_id).window.size > 0; });
+  return WithLock([&] { return table_.Get(seq_id).window.size > 0; });
 }
 
 std::vector<int64_t> PagedKVCacheImpl::SequenceIds() const {
-  return InTurn([&] { return table_.SequenceIds(); });
+  return WithLock([&] { return table_.SequenceIds(); });
 }
 
 bool PagedKVCacheImpl::InForward() const {
-  return InTurn([&] { return table_.in_forward(); });
+  return WithLock([&] { return table_.in_forward(); });
 }
 
 CacheCheckpointImpl::~CacheCheckpointImpl() {

@@ -127,7 +127,7 @@ void PagedKVCacheImpl::AttentionWithFusedQKV(int64_t layer_id, Tensor qkv,
 
 void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tensor& out,
                                  double sm_scale, const AttentionOptions& options) {
-  InTurn([&] {
+  WithLock([&] {
     const int64_t num_rows = RequireForward();
     const int32_t layer = LocalLayer(layer_id);
     const int64_t qo_heads = config_.num_qo_heads, head_dim = config_.head_dim;

@@ -107,7 +107,7 @@ void PagedKVCacheImpl::WriteSlots(const std::vector<int32_t>& slots,
 }
 
 void PagedKVCacheImpl::DebugGetKV(int64_t seq_id, int64_t begin, int64_t end, Tensor k, Tensor v) {
-  InTurn([&] {
+  WithLock([&] {
     const std::vector<int32_t> slots = Slots(seq_id, begin, end);
     CheckKV(k, "k_data", end - begin);
     CheckKV(v, "v_data", end - begin);
@@ -116,7 +116,7 @@ void PagedKVCacheImpl::DebugGetKV(int64_t seq_id, int64_t begin, int64_t end, Te
 }
 
 void PagedKVCacheImpl::DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tensor v) {
-  InTurn([&] {
+  WithLock([&] {
     if (k->ndim != 4) Throw(ErrorKind::kValue, "k_data must have 4 dimensions, got ", k->ndim);
     const int64_t length = k->shape[1];
     const std::vector<int32_t> slots = Slots(seq_id, begin, begin + length);
@@ -138,7 +138,7 @@ void PagedKVCacheImpl::DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tenso
 }
 
 void PagedKVCacheImpl::PoisonUnused() {
-  InTurn([&] {
+  WithLock([&] {
     const std::vector<int32_t> held = table_.CountReferences();
     for (int32_t page = 0; page < table_.pool().num_pages(); ++page) {
       if (table_.pool().ref_count(page) == held[page]) continue;

@@ -45,16 +45,16 @@ void PagedKVCacheImpl::CheckPageGroup(const Tensor& group, int64_t group_id, int
 }
 
 PagedKVCacheImpl::String PagedKVCacheImpl::GetCheckpointMetadata(int64_t seq_id) const {
-  return InTurn(
+  return WithLock(
       [&] { return String(CheckpointMetadata(config_, seq_id, LengthForExport(seq_id))); });
 }
 
 PagedKVCacheImpl::String PagedKVCacheImpl::GetLayoutHash() const {
-  return InTurn([&] { return String(LayoutHash(config_)); });
+  return WithLock([&] { return String(LayoutHash(config_)); });
 }
 
 void PagedKVCacheImpl::ExportPageGroup(int64_t seq_id, int64_t group_id, Tensor dst) {
-  InTurn([&] {
+  WithLock([&] {
     RequireCpu(config_.device, "the export of page groups");
     LayoutHash(config_);  // refuses caches whose pages have none
     const int64_t length = LengthForExport(seq_id);
@@ -71,7 +71,7 @@ void PagedKVCacheImpl::ExportPageGroup(int64_t seq_id, int64_t group_id, Tensor 
 }
 
 void PagedKVCacheImpl::PrepareImport(int64_t seq_id, String metadata_json) {
-  InTurn([&] {
+  WithLock([&] {
     RequireCpu(config_.device, "the import of page groups");
     const int64_t length = CheckCheckpointMetadata(config_, seq_id, metadata_json);
     if (seq_id < 0) Throw(ErrorKind::kValue, "a sequence id must not be negative, got ", seq_id);
@@ -82,7 +82,7 @@ void PagedKVCacheImpl::PrepareImport(int64_t seq_id, String metadata_json) {
 }
 
 void PagedKVCacheImpl::ImportPageGroup(int64_t seq_id, int64_t group_id, Tensor src) {
-  InTurn([&] {
+  WithLock([&] {
     if (!import_.has_value() || import_->seq_id != seq_id) {
       Throw(ErrorKind::kRuntime, "no import of sequence ", seq_id, " has been prepared");
     }
@@ -100,7 +100,7 @@ void PagedKVCacheImpl::ImportPageGroup(int64_t seq_id, int64_t group_id, Tensor 
 }
 
 void PagedKVCacheImpl::FinishImport(int64_t seq_id) {
-  InTurn([&] {
+  WithLock([&] {
     if (!import_.has_value() || import_->seq_id != seq_id) {
       Throw(ErrorKind::kRuntime, "no import of sequence ", seq_id, " has been prepared");
     }

@@ -50,7 +50,7 @@ const int32_t* NewParents(const std::vector<int32_t>& tree, const Sequence& sequ
 
 void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
                                     const tvm::ffi::Optional<Shape>& opt_parents) {
-  InTurn([&] {
+  WithLock([&] {
     if (seq_ids.size() != append_lengths.size()) {
       Throw(ErrorKind::kValue, "begin_forward names ", seq_ids.size(), " sequences and gives ",
             append_lengths.size(), " append lengths");
@@ -82,7 +82,7 @@ void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_le
 }
 
 void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
-  InTurn([&] {
+  WithLock([&] {
     appends_.clear();
     std::vector<const Mask*> masks;
     for (const StepRequest& request : requests) {
@@ -134,7 +134,7 @@ int64_t PagedKVCacheImpl::LayerLeftOut() const {
 }
 
 void PagedKVCacheImpl::EndForward() {
-  InTurn([&] {
+  WithLock([&] {
     const int64_t layer = LayerLeftOut();
     if (layer >= 0 && table_.StepCommits()) {
       Throw(ErrorKind::kRuntime, "end_forward: layer ", config_.first_layer + layer,
@@ -146,7 +146,7 @@ void PagedKVCacheImpl::EndForward() {
 }
 
 void PagedKVCacheImpl::AbortForward() {
-  InTurn([&] {
+  WithLock([&] {
     moves_.clear();
     table_.AbortForward(&moves_);
     CarryOut();
@@ -155,7 +155,7 @@ void PagedKVCacheImpl::AbortForward() {
 
 void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,
                               const std::vector<std::vector<int32_t>>& kept) {
-  InTurn([&] {
+  WithLock([&] {
     moves_.clear();
     table_.Commit(seq_ids, kept, &moves_);
     CarryOut();
@@ -164,7 +164,7 @@ void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,
 
 void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
                                                     const Shape& leaf_indices) {
-  InTurn([&] {
+  WithLock([&] {
     if (seq_ids.size() != leaf_indices.size()) {
       Throw(ErrorKind::kValue, "commit names ", seq_ids.size(), " sequences and gives ",
             leaf_indices.size(), " leaves");
@@ -201,7 +201,7 @@ void PagedKVCacheImpl::CarryOut() {
 }
 
 PagedKVCacheImpl::Tensor PagedKVCacheImpl::GetQueryPositions() {
-  return InTurn([&] {
+  return WithLock([&] {
     if (!table_.in_forward()) {
       Throw(ErrorKind::kRuntime,
             "query positions exist only between begin_forward and end_forward");

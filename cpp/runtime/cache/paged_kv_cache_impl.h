@@ -124,22 +124,22 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   };
 
   /*! \brief One caller's turn with the cache; a second one at the same time is refused. */
-  class Turn {
+  class ExclusiveScope {
    public:
-    explicit Turn(const PagedKVCacheImpl* cache);
+    explicit ExclusiveScope(const PagedKVCacheImpl* cache);
 
-    ~Turn();
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
+    ~ExclusiveScope();
+    ExclusiveScope(const ExclusiveScope&) = delete;
+    ExclusiveScope& operator=(const ExclusiveScope&) = delete;
 
    private:
     const PagedKVCacheImpl* cache_;
   };
   /*! \brief Runs f in a turn of its own, errors translated. */
   template <typename F>
-  auto InTurn(F&& f) const {
+  auto WithLock(F&& f) const {
     return Guard([&] {
-      Turn turn(this);
+      ExclusiveScope scope(this);
       return std::forward<F>(f)();
     });
   }

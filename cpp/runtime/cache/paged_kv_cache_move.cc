@@ -39,7 +39,7 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
 }  // namespace
 
 void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) {
-  InTurn([&] {
+  WithLock([&] {
     if (rerotate) CheckRotatesKeys("evict with rerotate=True");
     const Sequence& sequence = table_.Get(seq_id);
     std::vector<int32_t> columns = keep;
@@ -65,7 +65,7 @@ void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, b
 }
 
 SavedSequence PagedKVCacheImpl::SaveSequence(int64_t seq_id) const {
-  return InTurn([&] {
+  return WithLock([&] {
     const SequenceRecord record = table_.Record(seq_id, "save_sequence");
     SavedSequence saved;
     saved.length = record.num_committed;
@@ -94,7 +94,7 @@ SavedSequence PagedKVCacheImpl::SaveSequence(int64_t seq_id) const {
 }
 
 void PagedKVCacheImpl::LoadSequence(int64_t seq_id, const SavedSequence& saved) {
-  InTurn([&] {
+  WithLock([&] {
     const SequenceRecord record = ToRecord(saved);
     const int64_t gone = std::max<int64_t>(int64_t{record.gone.end} - record.gone.begin, 0);
     CheckKV(saved.k, "k", record.num_committed - gone);

@@ -13,7 +13,7 @@ void PagedKVCacheImpl::RefuseToObserve() {
 
 void PagedKVCacheImpl::SetObserver(tvm::ffi::Optional<tvm::ffi::Function> observer,
                                    const ObserverOptions& options) {
-  InTurn([&] {
+  WithLock([&] {
     if (options.last_rows < 0) {
       Throw(ErrorKind::kValue, "the number of last tokens to watch must not be negative, got ",
             options.last_rows);

@@ -87,7 +87,7 @@ void PagedKVCacheImpl::AttendInBase2(std::vector<AttentionArgs>* runs, const Ten
 
 void PagedKVCacheImpl::SelfAttention(int64_t layer_id, Tensor q, Tensor k, Tensor v, Tensor out,
                                      Tensor lse, double sm_scale) {
-  InTurn([&] {
+  WithLock([&] {
     RequireForward();
     in_parts_ = true;
     const int32_t layer = LocalLayer(layer_id);
@@ -103,7 +103,7 @@ void PagedKVCacheImpl::SelfAttention(int64_t layer_id, Tensor q, Tensor k, Tenso
 
 void PagedKVCacheImpl::CrossAttention(int64_t layer_id, Tensor q, Tensor out, Tensor lse,
                                       double sm_scale) {
-  InTurn([&] {
+  WithLock([&] {
     RequireForward();
     in_parts_ = true;
     const int32_t layer = LocalLayer(layer_id);
@@ -118,7 +118,7 @@ void PagedKVCacheImpl::CrossAttention(int64_t layer_id, Tensor q, Tensor out, Te
 
 void PagedKVCacheImpl::AttentionWithSharedKV(int64_t source_layer_id, Tensor q, Tensor k, Tensor v,
                                              Tensor out, double sm_scale) {
-  InTurn([&] {
+  WithLock([&] {
     RequireForward();
     in_parts_ = true;
     const int32_t layer = LocalLayer(source_layer_id);
@@ -137,7 +137,7 @@ void PagedKVCacheImpl::AttentionWithSharedKV(int64_t source_layer_id, Tensor q, 
 
 tvm::ffi::Array<PagedKVCacheImpl::Tensor> PagedKVCacheImpl::MergeAttnOutputInplace(
     Tensor out, Tensor lse, Tensor other_out, Tensor other_lse) {
-  InTurn([&] {
+  WithLock([&] {
     RequireCpu(config_.device, "attention in parts");
     const int64_t heads = config_.num_qo_heads, head_dim = config_.head_dim;
     CheckTensor(out.operator->(), "o_self_attn", config_.device, {kAnyExtent, heads, head_dim});

@@ -8,7 +8,7 @@
 namespace kvctl {
 
 void PagedKVCacheImpl::SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) {
-  InTurn([&] {
+  WithLock([&] {
     if (select.has_value()) RequireCpu(config_.device, "a page selector");
     select_ = std::move(select);
   });

@@ -125,23 +125,23 @@ void RecurrentStateImpl::CopyRows(const Tensor& source, const Tensor& target, si
 // Sequences ---------------------------------------------------------------------------------------
 
 void RecurrentStateImpl::Clear() {
-  InTurn([&] {
+  WithLock([&] {
     table_.AbortForward();
     table_.Clear();
   });
 }
 void RecurrentStateImpl::AddSequence(int64_t seq_id) {
-  InTurn([&] { table_.Add(seq_id); });
+  WithLock([&] { table_.Add(seq_id); });
 }
 void RecurrentStateImpl::RemoveSequence(int64_t seq_id) {
-  InTurn([&] { table_.Remove(seq_id); });
+  WithLock([&] { table_.Remove(seq_id); });
 }
 int64_t RecurrentStateImpl::Fork(int64_t parent, int64_t child, int64_t position) {
-  return InTurn([&] { return table_.Fork(parent, child, position); });
+  return WithLock([&] { return table_.Fork(parent, child, position); });
 }
 
 void RecurrentStateImpl::ForkSequence(int64_t parent, int64_t child, int64_t position) {
-  InTurn([&] {
+  WithLock([&] {
     const int64_t replay = table_.Fork(parent, child, position);
     if (replay == 0) return;
     table_.Remove(child);
@@ -152,11 +152,11 @@ void RecurrentStateImpl::ForkSequence(int64_t parent, int64_t child, int64_t pos
 }
 
 int64_t RecurrentStateImpl::Pop(int64_t seq_id, int64_t n) {
-  return InTurn([&] { return table_.PopN(seq_id, n); });
+  return WithLock([&] { return table_.PopN(seq_id, n); });
 }
 
 void RecurrentStateImpl::PopN(int64_t seq_id, int32_t n) {
-  InTurn([&] {
+  WithLock([&] {
     const Landing landing = table_.PlanPopN(seq_id, n);
     if (landing.replay > 0) {
       Throw(ErrorKind::kValue, "popn: no state is kept at position ",
@@ -169,7 +169,7 @@ void RecurrentStateImpl::PopN(int64_t seq_id, int32_t n) {
 }
 
 RecurrentLanding RecurrentStateImpl::PlanPop(int64_t seq_id, int64_t n) const {
-  return InTurn([&] {
+  return WithLock([&] {
     const Landing landing = table_.PlanPopN(seq_id, n);
     return RecurrentLanding{landing.position, landing.num_pending, landing.replay};
   });
@@ -177,40 +177,40 @@ RecurrentLanding RecurrentStateImpl::PlanPop(int64_t seq_id, int64_t n) const {
 
 std::vector<int32_t> RecurrentStateImpl::Commit(const std::vector<int64_t>& seq_ids,
                                                 const std::vector<std::vector<int32_t>>& kept) {
-  return InTurn([&] { return table_.Commit(seq_ids, kept); });
+  return WithLock([&] { return table_.Commit(seq_ids, kept); });
 }
 std::vector<int32_t> RecurrentStateImpl::PlanCommit(
     const std::vector<int64_t>& seq_ids, const std::vector<std::vector<int32_t>>& kept) const {
-  return InTurn([&] { return table_.PlanCommit(seq_ids, kept); });
+  return WithLock([&] { return table_.PlanCommit(seq_ids, kept); });
 }
 void RecurrentStateImpl::DropPending(int64_t seq_id) {
-  InTurn([&] { table_.DropPending(seq_id); });
+  WithLock([&] { table_.DropPending(seq_id); });
 }
 
 // Queries -----------------------------------------------------------------------------------------
 
 int64_t RecurrentStateImpl::SequenceLength(int64_t seq_id) const {
-  return InTurn([&] {
+  return WithLock([&] {
     const RecurrentSequence& sequence = table_.Get(seq_id);
     return sequence.length() + sequence.num_pending();
   });
 }
 int64_t RecurrentStateImpl::PendingLength(int64_t seq_id) const {
-  return InTurn([&] { return static_cast<int64_t>(table_.Get(seq_id).num_pending()); });
+  return WithLock([&] { return static_cast<int64_t>(table_.Get(seq_id).num_pending()); });
 }
 std::vector<int32_t> RecurrentStateImpl::PendingParents(int64_t seq_id) const {
-  return InTurn([&] {
+  return WithLock([&] {
     std::vector<int32_t> parents;
     for (const PendingState& node : table_.Get(seq_id).pending) parents.push_back(node.parent);
     return parents;
   });
 }
 int64_t RecurrentStateImpl::EarliestPosition(int64_t seq_id) const {
-  return InTurn([&] { return table_.EarliestPosition(seq_id); });
+  return WithLock([&] { return table_.EarliestPosition(seq_id); });
 }
 
 int64_t RecurrentStateImpl::NumFreeSlots() const {
-  return InTurn([&] { return int64_t{table_.pool().num_free()}; });
+  return WithLock([&] { return int64_t{table_.pool().num_free()}; });
 }
 
 int64_t RecurrentStateImpl::StateBytes() const {
@@ -225,7 +225,7 @@ Tensor RecurrentStateImpl::DebugGet(int64_t layer_id, int64_t state_id, int64_t 
 
 Tensor RecurrentStateImpl::GetState(int64_t seq_id, int64_t position, int64_t layer_id,
                                     int64_t state_id) const {
-  return InTurn([&] {
+  return WithLock([&] {
     const Tensor& storage = Storage(layer_id, state_id);
     const RecurrentSequence& sequence = table_.Get(seq_id);
     const int64_t total = sequence.length() + sequence.num_pending();
@@ -282,7 +282,7 @@ void RecurrentStateImpl::ForgetDiscarded() const {
 }
 
 RecurrentCheckpoint RecurrentStateImpl::MakeCheckpoint(int64_t seq_id) {
-  return InTurn([&] {
+  return WithLock([&] {
     const int64_t id = table_.MakeCheckpoint(seq_id);
     return RecurrentCheckpoint(
         tvm::ffi::make_object<RecurrentCheckpointImpl>(tvm::ffi::GetRef<RecurrentState>(this), id));
@@ -299,10 +299,10 @@ int64_t RecurrentStateImpl::CheckpointId(const RecurrentCheckpoint& checkpoint) 
 
 void RecurrentStateImpl::CheckRollback(int64_t seq_id,
                                        const RecurrentCheckpoint& checkpoint) const {
-  InTurn([&] { table_.CheckCheckpoint(seq_id, CheckpointId(checkpoint)); });
+  WithLock([&] { table_.CheckCheckpoint(seq_id, CheckpointId(checkpoint)); });
 }
 void RecurrentStateImpl::Rollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) {
-  InTurn([&] { table_.Rollback(seq_id, CheckpointId(checkpoint)); });
+  WithLock([&] { table_.Rollback(seq_id, CheckpointId(checkpoint)); });
 }
 
 RecurrentState RecurrentState::Create(const RecurrentStateConfig& config) {

@@ -81,17 +81,17 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   enum class Written : char { kNot, kFinal, kSteps };
 
   /*! \brief One caller's turn with the state. */
-  class Turn {
+  class ExclusiveScope {
    public:
-    explicit Turn(std::atomic<bool>* busy) : busy_(busy) {
+    explicit ExclusiveScope(std::atomic<bool>* busy) : busy_(busy) {
       if (busy->exchange(true, std::memory_order_acquire)) {
         Throw(ErrorKind::kRuntime,
               "the recurrent state is in use by another thread; one thread at a time");
       }
     }
-    ~Turn() { busy_->store(false, std::memory_order_release); }
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
+    ~ExclusiveScope() { busy_->store(false, std::memory_order_release); }
+    ExclusiveScope(const ExclusiveScope&) = delete;
+    ExclusiveScope& operator=(const ExclusiveScope&) = delete;
 
    private:
     std::atomic<bool>* busy_;
@@ -99,9 +99,9 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   /*! \brief Runs f as the only caller, errors translated; a second caller at the same time is
    * refused. */
   template <typename F>
-  auto InTurn(F&& f) const {
+  auto WithLock(F&& f) const {
     return Guard([&]() -> decltype(f()) {
-      Turn turn(&busy_);
+      ExclusiveScope scope(&busy_);
       ForgetDiscarded();
       return std::forward<F>(f)();
     });

@@ -27,7 +27,7 @@ void RecurrentStateImpl::Begin(const std::vector<RecurrentAppend>& appends) {
 }
 
 void RecurrentStateImpl::BeginForward(const std::vector<RecurrentRequest>& requests) {
-  InTurn([&] {
+  WithLock([&] {
     std::vector<RecurrentAppend> appends;
     for (const RecurrentRequest& request : requests) {
       appends.push_back({request.seq_id, Narrow(request.append_length, "an append length"),
@@ -39,7 +39,7 @@ void RecurrentStateImpl::BeginForward(const std::vector<RecurrentRequest>& reque
 
 void RecurrentStateImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
                                       const tvm::ffi::Optional<Shape>& parents) {
-  InTurn([&] {
+  WithLock([&] {
     if (seq_ids.size() != append_lengths.size()) {
       Throw(ErrorKind::kValue, "begin_forward: ", seq_ids.size(), " sequences but ",
             append_lengths.size(), " append lengths");
@@ -96,21 +96,21 @@ StepOutcome RecurrentStateImpl::Outcome() const {
 }
 
 void RecurrentStateImpl::CheckEndForward() const {
-  InTurn([&] {
+  WithLock([&] {
     Step("end_forward");
     Outcome();
   });
 }
 
 void RecurrentStateImpl::EndForward() {
-  InTurn([&] {
+  WithLock([&] {
     Step("end_forward");
     table_.EndForward(Outcome());
   });
 }
 
 void RecurrentStateImpl::AbortForward() {
-  InTurn([&] { table_.AbortForward(); });
+  WithLock([&] { table_.AbortForward(); });
 }
 
 const RecurrentStep& RecurrentStateImpl::Step(const char* operation) const {
@@ -158,7 +158,7 @@ void RecurrentStateImpl::CheckRows(const Tensor& tensor, const char* what, int64
 }
 
 void RecurrentStateImpl::Get(int64_t layer_id, int64_t state_id, Tensor out) {
-  InTurn([&] {
+  WithLock([&] {
     const RecurrentStep& step = Step("get");
     const Tensor& storage = Storage(layer_id, state_id);
     if (step.root_slots.size() != step.entries.size()) {
@@ -177,11 +177,11 @@ void RecurrentStateImpl::Get(int64_t layer_id, int64_t state_id, Tensor out) {
 }
 
 int64_t RecurrentStateImpl::NumRoots() const {
-  return InTurn([&] { return static_cast<int64_t>(Step("num_roots").num_roots()); });
+  return WithLock([&] { return static_cast<int64_t>(Step("num_roots").num_roots()); });
 }
 
 void RecurrentStateImpl::GetRoots(int64_t layer_id, int64_t state_id, Tensor out) {
-  InTurn([&] {
+  WithLock([&] {
     const RecurrentStep& step = Step("get_roots");
     const Tensor& storage = Storage(layer_id, state_id);
     CheckRows(out, "the output", step.num_roots(), state_id);
@@ -194,7 +194,7 @@ void RecurrentStateImpl::GetRoots(int64_t layer_id, int64_t state_id, Tensor out
 }
 
 void RecurrentStateImpl::GetRows(bool steps, Tensor out) {
-  InTurn([&] {
+  WithLock([&] {
     const RecurrentStep& step = Step("get_rows");
     const int64_t rows = step.num_rows();
     const bool fits = out.Shape().size() == 2 && out->shape[0] == 2 && out->shape[1] == rows;
@@ -222,7 +222,7 @@ void RecurrentStateImpl::GetRows(bool steps, Tensor out) {
 }
 
 void RecurrentStateImpl::Set(int64_t layer_id, int64_t state_id, Tensor data) {
-  InTurn([&] {
+  WithLock([&] {
     const RecurrentStep& step = Step("set");
     const Tensor& storage = Storage(layer_id, state_id);
     if (!step.all_chains()) {
@@ -243,7 +243,7 @@ void RecurrentStateImpl::Set(int64_t layer_id, int64_t state_id, Tensor data) {
 }
 
 void RecurrentStateImpl::SetSteps(int64_t layer_id, int64_t state_id, Tensor data) {
-  InTurn([&] {
+  WithLock([&] {
     const RecurrentStep& step = Step("set_steps");
     const Tensor& storage = Storage(layer_id, state_id);
     CheckRows(data, "the data", step.num_rows(), state_id);
