@@ -40,7 +40,7 @@ struct KeyRotation {
  * \brief What an operation on the table asks of the device. The page copies come first; the moves
  * follow in order, and then the rotations. A move's target is never a later move's source.
  */
-struct DataMoves {
+struct CopyPlan {
   std::vector<PageCopy> pages;
   std::vector<SlotMove> slots;
   std::vector<KeyRotation> rotations;
@@ -84,7 +84,7 @@ struct TableConfig {
  * \brief Sequences, their pages, and the step in flight.
  *
  * Every operation either happens or throws and leaves the table as it was. Operations that need K/V
- * data moved append to a DataMoves, which the caller carries out before anything reads the pages.
+ * data moved append to a CopyPlan, which the caller carries out before anything reads the pages.
  */
 class SequenceTable {
  public:
@@ -146,7 +146,7 @@ class SequenceTable {
    * \param renumber The kept columns get the positions 0, 1, 2, ... and their keys are rotated
    * there; otherwise each keeps its position, and the next token gets the one it would have had.
    */
-  void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber, DataMoves* moves);
+  void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber, CopyPlan* moves);
   /*! \brief Throws what Evict would, unless it is a lack of pages. */
   void CheckEvict(int64_t id, const std::vector<int32_t>& keep) const;
 
@@ -160,7 +160,7 @@ class SequenceTable {
   bool in_forward() const { return forward_.active; }
   const StepPlan& plan() const { return forward_.plan; }
   /*! \brief Reserves columns for the new tokens of every sequence, and plans the step. */
-  void BeginForward(const std::vector<Append>& appends, DataMoves* moves);
+  void BeginForward(const std::vector<Append>& appends, CopyPlan* moves);
   /*! \brief Whether the end of the step in flight commits tokens. */
   bool StepCommits() const;
   /*!
@@ -174,7 +174,7 @@ class SequenceTable {
    * \param moves Receives what to move because the step may have written over it; nullptr if
    * neither the moves of BeginForward were carried out nor anything was written.
    */
-  void AbortForward(DataMoves* moves);
+  void AbortForward(CopyPlan* moves);
 
   // Pending nodes.
   /*!
@@ -185,7 +185,7 @@ class SequenceTable {
    * sequence.
    */
   void Commit(const std::vector<int64_t>& ids, const std::vector<std::vector<int32_t>>& kept,
-              DataMoves* moves);
+              CopyPlan* moves);
   /*! \brief Drops the pending nodes of a sequence. */
   void DropPending(int64_t id);
 
@@ -259,7 +259,7 @@ class SequenceTable {
            (page_index + 1) * config_.page_size <= gone.end;
   }
   /*! \brief Replaces a shared page by a copy that only this sequence holds. */
-  void MakeOwn(Sequence* sequence, int32_t page_index, DataMoves* moves);
+  void MakeOwn(Sequence* sequence, int32_t page_index, CopyPlan* moves);
   void Forget(Checkpoint* checkpoint);
 
   /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_; each may be named once.
@@ -267,13 +267,13 @@ class SequenceTable {
   Sequence& NameInBatch(int64_t id);
   /*! \brief The pages that a step needs; throws if the pool has fewer. */
   void CheckPagesForStep(const std::vector<Append>& appends);
-  void Reserve(const Append& append, DataMoves* moves);
+  void Reserve(const Append& append, CopyPlan* moves);
   void PlanRows(const Append& append, const ForwardEntry& entry);
   void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
   /*! \brief After it a commit cannot fail. \throws Error kOutOfPages if pages are missing. */
   void MakeRoomToCommit(const std::vector<int64_t>& ids,
-                        const std::vector<std::vector<int32_t>>& kept, DataMoves* moves);
-  void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, DataMoves* moves);
+                        const std::vector<std::vector<int32_t>>& kept, CopyPlan* moves);
+  void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, CopyPlan* moves);
 
   TableConfig config_;
   SlidingWindow default_window_;

@@ -47,7 +47,7 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
 
 void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
                                      const std::vector<std::vector<int32_t>>& kept,
-                                     DataMoves* moves) {
+                                     CopyPlan* moves) {
   PageDemand demand(pool_);
   size_t num_moved = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -68,7 +68,7 @@ void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
 }
 
 void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& kept,
-                               DataMoves* moves) {
+                               CopyPlan* moves) {
   const int32_t base = sequence->num_committed;
   const int32_t in_place = NumInPlace(kept);
   const int32_t count = static_cast<int32_t>(kept.size());
@@ -87,7 +87,7 @@ void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& k
 }
 
 void SequenceTable::Commit(const std::vector<int64_t>& ids,
-                           const std::vector<std::vector<int32_t>>& kept, DataMoves* moves) {
+                           const std::vector<std::vector<int32_t>>& kept, CopyPlan* moves) {
   RequireNoForward("commit");
   if (ids.size() != kept.size()) {
     Throw(ErrorKind::kValue, "commit names ", ids.size(), " sequences and gives the kept nodes of ",

@@ -51,7 +51,7 @@ void SequenceTable::CheckEvict(int64_t id, const std::vector<int32_t>& keep) con
 }
 
 void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber,
-                          DataMoves* moves) {
+                          CopyPlan* moves) {
   CheckEvict(id, keep);
   Sequence& sequence = Find(id);
   const int32_t page_size = config_.page_size;

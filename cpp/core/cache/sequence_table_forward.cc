@@ -69,7 +69,7 @@ void SequenceTable::CheckPagesForStep(const std::vector<Append>& appends) {
   demand.Check("begin_forward");
 }
 
-void SequenceTable::BeginForward(const std::vector<Append>& appends, DataMoves* moves) {
+void SequenceTable::BeginForward(const std::vector<Append>& appends, CopyPlan* moves) {
   RequireNoForward("begin_forward");
   if (appends.empty()) Throw(ErrorKind::kValue, "begin_forward needs at least one sequence");
   ++batch_mark_;
@@ -99,7 +99,7 @@ void SequenceTable::BeginForward(const std::vector<Append>& appends, DataMoves* 
   }
 }
 
-void SequenceTable::Reserve(const Append& append, DataMoves* moves) {
+void SequenceTable::Reserve(const Append& append, CopyPlan* moves) {
   Sequence& sequence = Find(append.sequence_id);
   const int32_t columns = sequence.num_columns();
   const int32_t first_page = columns / config_.page_size;
@@ -180,7 +180,7 @@ void SequenceTable::EndForward(bool whole) {
   forward_.active = false;
 }
 
-void SequenceTable::AbortForward(DataMoves* moves) {
+void SequenceTable::AbortForward(CopyPlan* moves) {
   if (!forward_.active) return;
   // Backwards, so that a page that two entries copied returns to each as it was.
   for (auto entry = forward_.entries.rbegin(); entry != forward_.entries.rend(); ++entry) {

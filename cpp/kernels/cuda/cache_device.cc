@@ -97,7 +97,7 @@ class Cache final : public CudaCache {
     Check(Attention(params, launch, Stream(stream)), "attention");
   }
 
-  void Move(const DataMoves& moves, void* stream) final {
+  void Move(const CopyPlan& moves, void* stream) final {
     const DeviceScope device(config_.device);
     pairs_.clear();
     const int32_t page_size = config_.page.page_size;

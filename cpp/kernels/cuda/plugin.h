@@ -59,7 +59,7 @@ class CudaCache {
   virtual void Attend(const CudaAttention& call, void* stream) = 0;
   /*! \brief Writes K and V of the step's rows into their slots. */
   virtual void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) = 0;
-  virtual void Move(const DataMoves& moves, void* stream) = 0;
+  virtual void Move(const CopyPlan& moves, void* stream) = 0;
   /*! \param slots on the host. */
   virtual void ReadSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,
                          const KVRows& v, void* stream) = 0;

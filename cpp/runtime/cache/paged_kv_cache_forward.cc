@@ -121,7 +121,7 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
     table_.AbortForward(nullptr);
     throw;
   }
-  CarryOut();
+  ApplyCopies();
 }
 
 int64_t PagedKVCacheImpl::LayerLeftOut() const {
@@ -149,7 +149,7 @@ void PagedKVCacheImpl::AbortForward() {
   WithLock([&] {
     moves_.clear();
     table_.AbortForward(&moves_);
-    CarryOut();
+    ApplyCopies();
   });
 }
 
@@ -158,7 +158,7 @@ void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,
   WithLock([&] {
     moves_.clear();
     table_.Commit(seq_ids, kept, &moves_);
-    CarryOut();
+    ApplyCopies();
   });
 }
 
@@ -182,11 +182,11 @@ void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
     }
     moves_.clear();
     table_.Commit(ids, kept, &moves_);
-    CarryOut();
+    ApplyCopies();
   });
 }
 
-void PagedKVCacheImpl::CarryOut() {
+void PagedKVCacheImpl::ApplyCopies() {
   if (moves_.empty()) return;
   if (cuda_ != nullptr) return cuda_->Move(moves_, CurrentStream(config_.device));
   const auto carry_out = [&](const PageShape& shape, const std::vector<Tensor>& layers) {

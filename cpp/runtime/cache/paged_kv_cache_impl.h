@@ -161,7 +161,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief A layer without K and V of the step's tokens where others have them, or -1. */
   int64_t LayerLeftOut() const;
   /*! \brief Carries out the data moves of the last operation on the table. */
-  void CarryOut();
+  void ApplyCopies();
 
   /*! \brief Which columns of its sequence a new token looks at. */
   enum class Columns { kAll, kPast, kNew };
@@ -317,7 +317,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   tvm::ffi::Optional<tvm::ffi::Function> observer_;
   ObserverOptions observer_options_;
   std::optional<Import> import_;
-  DataMoves moves_;
+  CopyPlan moves_;
   std::vector<Append> appends_;
   mutable std::atomic<bool> busy_{false};
   mutable std::mutex discarded_mutex_;

@@ -58,7 +58,7 @@ void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, b
     if (rerotate && !in_place) turned = RotatedKeptKeys(seq_id, columns);
     moves_.clear();
     table_.Evict(seq_id, columns, rerotate, &moves_);
-    CarryOut();
+    ApplyCopies();
     if (in_place) return RotateKeys(moves_.rotations);
     WriteRotatedKeys(turned);
   });

@@ -19,7 +19,7 @@ struct TableSteps {
   }
 
   SequenceTable table;
-  DataMoves moves;  // of the last step
+  CopyPlan moves;  // of the last step
 
  private:
   void Step(const Append& append) {

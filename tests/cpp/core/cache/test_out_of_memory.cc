@@ -11,7 +11,7 @@
 #include "table_steps.h"
 
 using kvctl::CheckpointPtr;
-using kvctl::DataMoves;
+using kvctl::CopyPlan;
 using kvctl::Sequence;
 using kvctl::SequenceTable;
 

@@ -4,7 +4,7 @@
 #include "table_steps.h"
 
 using kvctl::Append;
-using kvctl::DataMoves;
+using kvctl::CopyPlan;
 using kvctl::SequenceTable;
 
 namespace {
@@ -71,7 +71,7 @@ TEST(TableCommitRefusesWhatIsNotAPath) {
 
 TEST(TableCommitReadsAPageBeforeAnotherSequenceGetsIt) {
   SequenceTable table({12, 4, 16, 4});
-  DataMoves moves;
+  CopyPlan moves;
   const std::vector<int32_t> roots(6, -1);
   table.Add(0);
   table.BeginForward({{0, 3}}, &moves);
@@ -94,7 +94,7 @@ TEST(TableCommitReadsAPageBeforeAnotherSequenceGetsIt) {
 
 TEST(TableCommitCountsThePagesThatCheckpointsKeepFromOthers) {
   SequenceTable table({2, 4, 16, 4});
-  DataMoves moves;
+  CopyPlan moves;
   const std::vector<int32_t> roots(2, -1);
   table.Add(0);
   table.BeginForward({{0, 2}}, &moves);

@@ -4,7 +4,7 @@
 #include "check.h"
 #include "core/cache/sequence_table.h"
 
-using kvctl::DataMoves;
+using kvctl::CopyPlan;
 using kvctl::KeyRotation;
 using kvctl::PageCopy;
 using kvctl::Sequence;
@@ -18,7 +18,7 @@ namespace {
 struct Cache {
   explicit Cache(int32_t num_pages) : table({num_pages, 4, 64, 0}), slots(num_pages * 4, -1) {}
 
-  void CarryOut() {
+  void ApplyCopies() {
     for (const PageCopy& copy : moves.pages) {
       for (int32_t i = 0; i < 4; ++i) slots[copy.target * 4 + i] = slots[copy.source * 4 + i];
     }
@@ -30,14 +30,14 @@ struct Cache {
   void Append(int64_t id, const std::vector<int32_t>& tokens) {
     moves.clear();
     table.BeginForward({{id, static_cast<int32_t>(tokens.size())}}, &moves);
-    CarryOut();
+    ApplyCopies();
     for (size_t i = 0; i < tokens.size(); ++i) slots[table.plan().slots[i]] = tokens[i];
     table.EndForward();
   }
   void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber = false) {
     moves.clear();
     table.Evict(id, keep, renumber, &moves);
-    CarryOut();
+    ApplyCopies();
   }
   std::vector<int32_t> Tokens(int64_t id) const {
     const Sequence& sequence = table.Get(id);
@@ -57,7 +57,7 @@ struct Cache {
 
   SequenceTable table;
   std::vector<int32_t> slots;
-  DataMoves moves;
+  CopyPlan moves;
 };
 
 std::vector<int32_t> Count(int32_t begin, int32_t end) {
@@ -226,7 +226,7 @@ TEST(EvictRefusesWhatMakesNoSense) {
   Cache cache(8);
   cache.table.Add(0);
   cache.Append(0, Count(0, 6));
-  DataMoves moves;
+  CopyPlan moves;
   EXPECT_ERROR(cache.table.Evict(1, {}, false, &moves), kKey, "no sequence 1");
   EXPECT_ERROR(cache.table.Evict(0, {0, 6}, false, &moves), kIndex, "kept token 6 is not in");
   EXPECT_ERROR(cache.table.Evict(0, {-1}, false, &moves), kIndex, "kept token -1");

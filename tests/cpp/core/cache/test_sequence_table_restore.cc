@@ -4,14 +4,14 @@
 #include "core/cache/sequence_table.h"
 
 using kvctl::Append;
-using kvctl::DataMoves;
+using kvctl::CopyPlan;
 using kvctl::SequenceRecord;
 using kvctl::SequenceTable;
 
 namespace {
 
 void Grow(SequenceTable* table, int64_t id, int32_t rows) {
-  DataMoves moves;
+  CopyPlan moves;
   table->BeginForward({{id, rows}}, &moves);
   table->EndForward();
 }
@@ -95,7 +95,7 @@ TEST(RestoreRefusesRecordsThatNoTableMakes) {
 
 TEST(PositionsStayCountable) {
   SequenceTable table({8, 4, 64, 2});
-  DataMoves moves;
+  CopyPlan moves;
   table.Add(0);
   const std::vector<int32_t> far{1, 1 << 30};
   EXPECT_ERROR(table.BeginForward({{0, 2, false, nullptr, far.data()}}, &moves), kValue,
