@@ -185,7 +185,7 @@ void SequenceTable::TruncateColumns(Sequence* sequence, int32_t columns) {
   sequence->gone = sequence->gone.Cut(columns);
 }
 
-void SequenceTable::MakeOwn(Sequence* sequence, int32_t page_index, CopyPlan* moves) {
+void SequenceTable::CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves) {
   const int32_t shared = sequence->pages[page_index];
   if (!pool_.shared(shared)) return;
   MakeRoom(&moves->pages, 1);

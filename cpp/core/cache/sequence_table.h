@@ -259,7 +259,7 @@ class SequenceTable {
            (page_index + 1) * config_.page_size <= gone.end;
   }
   /*! \brief Replaces a shared page by a copy that only this sequence holds. */
-  void MakeOwn(Sequence* sequence, int32_t page_index, CopyPlan* moves);
+  void CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves);
   void Forget(Checkpoint* checkpoint);
 
   /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_; each may be named once.

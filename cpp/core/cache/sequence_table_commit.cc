@@ -1,7 +1,7 @@
 // Commit: which pending nodes stay, and where their K/V goes.
 #include <utility>
 
-#include "core/cache/page_demand.h"
+#include "core/cache/page_reservation.h"
 #include "core/cache/sequence_table.h"
 #include "core/support/make_room.h"
 #include "kvctl/error.h"
@@ -48,7 +48,7 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
 void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
                                      const std::vector<std::vector<int32_t>>& kept,
                                      CopyPlan* moves) {
-  PageDemand demand(pool_);
+  PageReservation reservation(pool_);
   size_t num_moved = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     Sequence& sequence = Find(ids[i]);
@@ -59,10 +59,10 @@ void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
     if (first == end) continue;
     num_moved += end - first;
     for (int32_t page = first / config_.page_size; page <= (end - 1) / config_.page_size; ++page) {
-      demand.NeedOwn(sequence.pages[page], NumNewHolders(sequence, first, page));
+      reservation.NeedWritable(sequence.pages[page], NumNewHolders(sequence, first, page));
     }
   }
-  demand.Check("commit");
+  reservation.Check("commit");
   MakeRoom(&moves->slots, num_moved);
   MakeRoom(&moves->pages, num_moved);
 }
@@ -76,7 +76,7 @@ void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& k
   if (in_place < count) {
     const int32_t last_page = (base + count - 1) / config_.page_size;
     for (int32_t page = (base + in_place) / config_.page_size; page <= last_page; ++page) {
-      MakeOwn(sequence, page, moves);
+      CopyOnWrite(sequence, page, moves);
     }
   }
   for (int32_t i = in_place; i < count; ++i) {

@@ -2,7 +2,7 @@
 #include <numeric>
 #include <utility>
 
-#include "core/cache/page_demand.h"
+#include "core/cache/page_reservation.h"
 #include "core/cache/sequence_table.h"
 #include "core/support/make_room.h"
 #include "kvctl/error.h"
@@ -64,7 +64,7 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
   // the page can be written in place, and nothing moves where a whole page stays together.
   const int32_t first_page = first / page_size, num_pages = PagesFor(count);
   std::vector<int32_t> targets;  // page ids; -1: a new one
-  PageDemand demand(pool_);
+  PageReservation reservation(pool_);
   for (int32_t t = first_page; t < num_pages; ++t) {
     const int32_t begin = t * page_size, end = std::min(begin + page_size, count);
     const int32_t source = keep[begin] / page_size;
@@ -75,9 +75,9 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
     const int32_t page = sequence.pages[source];
     const bool alone = pool_.ref_count(page) + NumNewHolders(sequence, first, source) == 1;
     targets.push_back(as_it_is || alone ? page : -1);
-    demand.NeedNew(targets.back() < 0);
+    reservation.NeedNew(targets.back() < 0);
   }
-  demand.Check("evict");
+  reservation.Check("evict");
   Positions positions = PositionsAfter(sequence, keep, renumber);
   MakeRoom(&moves->slots, count);
   if (renumber) MakeRoom(&moves->rotations, count);

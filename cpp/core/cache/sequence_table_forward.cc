@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/cache/page_demand.h"
+#include "core/cache/page_reservation.h"
 #include "core/cache/sequence_table.h"
 #include "core/support/make_room.h"
 #include "kvctl/error.h"
@@ -56,17 +56,17 @@ void CheckAppend(const Append& append, const Sequence& sequence) {
 }  // namespace
 
 void SequenceTable::CheckPagesForStep(const std::vector<Append>& appends) {
-  PageDemand demand(pool_);
+  PageReservation reservation(pool_);
   for (const Append& append : appends) {
     const Sequence& sequence = Get(append.sequence_id);
     const int32_t columns = sequence.num_columns();
-    demand.NeedNew(PagesFor(columns + append.num_rows) -
-                   static_cast<int32_t>(sequence.pages.size()));
+    reservation.NeedNew(PagesFor(columns + append.num_rows) -
+                        static_cast<int32_t>(sequence.pages.size()));
     if (columns % config_.page_size != 0) {
-      demand.NeedOwn(sequence.pages[columns / config_.page_size], 0);
+      reservation.NeedWritable(sequence.pages[columns / config_.page_size], 0);
     }
   }
-  demand.Check("begin_forward");
+  reservation.Check("begin_forward");
 }
 
 void SequenceTable::BeginForward(const std::vector<Append>& appends, CopyPlan* moves) {
@@ -116,7 +116,7 @@ void SequenceTable::Reserve(const Append& append, CopyPlan* moves) {
   }
   if (columns % config_.page_size != 0 && pool_.shared(sequence.pages[first_page])) {
     const int32_t shared_page = sequence.pages[first_page];
-    MakeOwn(&sequence, first_page, moves);
+    CopyOnWrite(&sequence, first_page, moves);
     entry.copied_index = first_page;
     entry.copied_page = shared_page;
   }

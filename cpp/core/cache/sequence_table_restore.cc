@@ -1,7 +1,7 @@
 // A sequence's books, taken to another cache.
 #include <algorithm>
 
-#include "core/cache/page_demand.h"
+#include "core/cache/page_reservation.h"
 #include "core/cache/sequence_table.h"
 #include "kvctl/error.h"
 
@@ -73,9 +73,9 @@ void SequenceTable::Restore(int64_t id, const SequenceRecord& record) {
   for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {
     num_held += !GonePage(record.gone, page);
   }
-  PageDemand demand(pool_);
-  demand.NeedNew(num_held);
-  demand.Check("load_sequence");
+  PageReservation reservation(pool_);
+  reservation.NeedNew(num_held);
+  reservation.Check("load_sequence");
   sequence->pages.reserve(PagesFor(record.num_committed));
   Sequence& added = *sequences_.emplace(id, std::move(sequence)).first->second;
   for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {

@@ -1,9 +1,9 @@
 /*!
- * \file core/cache/page_demand.h
+ * \file core/cache/page_reservation.h
  * \brief How many pages a batch of writes will need, before any of them is done.
  */
-#ifndef KVCTL_CORE_CACHE_PAGE_DEMAND_H_
-#define KVCTL_CORE_CACHE_PAGE_DEMAND_H_
+#ifndef KVCTL_CORE_CACHE_PAGE_RESERVATION_H_
+#define KVCTL_CORE_CACHE_PAGE_RESERVATION_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -20,13 +20,13 @@ namespace kvctl {
  *
  * Of the writers that share a page, each but the last copies it: a copy lets go of the original.
  */
-class PageDemand {
+class PageReservation {
  public:
-  explicit PageDemand(const PagePool& pool) : pool_(pool) {}
+  explicit PageReservation(const PagePool& pool) : pool_(pool) {}
 
   void NeedNew(int32_t count) { needed_ += count; }
   /*! \brief A writer into `page`, which gets `extra_holders` more holders before it is written. */
-  void NeedOwn(int32_t page, int32_t extra_holders) {
+  void NeedWritable(int32_t page, int32_t extra_holders) {
     added_.insert(added_.end(), extra_holders, page);  // they stay for the writers that follow
     const auto added = std::count(added_.begin(), added_.end(), page);
     const auto released = std::count(released_.begin(), released_.end(), page);
@@ -50,4 +50,4 @@ class PageDemand {
 
 }  // namespace kvctl
 
-#endif  // KVCTL_CORE_CACHE_PAGE_DEMAND_H_
+#endif  // KVCTL_CORE_CACHE_PAGE_RESERVATION_H_
