@@ -51,9 +51,9 @@ Tensor FromBytes(const Tensor& bytes, const PagedKVCacheConfig& config) {
 /*! \brief [shape of numbers, positions or None, k, v], K and V as bytes on the host. */
 ffi::Array<ffi::Any> SaveSequence(const PagedKVCache& cache, int64_t seq_id) {
   const SavedSequence saved = cache->SaveSequence(seq_id);
-  const ffi::Shape numbers{saved.length,   saved.next_position,  saved.window_size,
-                           saved.sinks,    saved.horizon,        saved.gone_begin,
-                           saved.gone_end, saved.renumber_sinks, saved.counts_held};
+  const ffi::Shape numbers{saved.length,      saved.next_position,  saved.window_size,
+                           saved.sinks,       saved.horizon,        saved.evicted_begin,
+                           saved.evicted_end, saved.renumber_sinks, saved.counts_held};
   const bool on_host = cache->config().device.device_type == kDLCPU;
   const Tensor k = on_host ? saved.k : saved.k.CopyTo({kDLCPU, 0});
   const Tensor v = on_host ? saved.v : saved.v.CopyTo({kDLCPU, 0});
@@ -71,8 +71,8 @@ void LoadSequence(const PagedKVCache& cache, int64_t seq_id, const ffi::Shape& n
   saved.window_size = numbers[2];
   saved.sinks = numbers[3];
   saved.horizon = numbers[4];
-  saved.gone_begin = numbers[5];
-  saved.gone_end = numbers[6];
+  saved.evicted_begin = numbers[5];
+  saved.evicted_end = numbers[6];
   saved.renumber_sinks = numbers[7] != 0;
   saved.counts_held = numbers[8] != 0;
   saved.positions = positions;

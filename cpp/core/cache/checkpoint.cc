@@ -22,7 +22,7 @@ CheckpointPtr SequenceTable::MakeCheckpoint(int64_t id) {
   checkpoint->next_position_ = sequence.next_position;
   checkpoint->positions_ = sequence.positions;
   checkpoint->pending_ = sequence.pending;
-  checkpoint->gone_ = sequence.gone;
+  checkpoint->evicted_ = sequence.evicted;
   checkpoint->num_shared_pages_ = PagesFor(sequence.num_columns());
   sequence.checkpoints.push_back(checkpoint.get());
   checkpoint->table_ = this;
@@ -80,14 +80,14 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
   const int32_t columns = checkpoint->num_columns();
   // Gone is what was gone then, and what has been let go since of the shared and the saved pages.
   const int32_t num_shared = checkpoint->num_shared_pages_;
-  GoneColumns gone = checkpoint->gone_;
-  gone.Join(sequence.gone.Cut(num_shared * config_.page_size));
+  EvictedColumns evicted = checkpoint->evicted_;
+  evicted.Join(sequence.evicted.Cut(num_shared * config_.page_size));
   for (int32_t i = 0; i < static_cast<int32_t>(checkpoint->saved_pages_.size()); ++i) {
     if (checkpoint->saved_pages_[i] >= 0) continue;
-    gone.Join({(num_shared + i) * config_.page_size, (num_shared + i + 1) * config_.page_size});
+    evicted.Join({(num_shared + i) * config_.page_size, (num_shared + i + 1) * config_.page_size});
   }
   CheckHeld(id, sequence.window,
-            {gone, columns, checkpoint->next_position_, checkpoint->positions_}, "rollback");
+            {evicted, columns, checkpoint->next_position_, checkpoint->positions_}, "rollback");
   // Everything that may fail comes first.
   PendingRegion pending = checkpoint->pending_;
   Positions positions = checkpoint->positions_;
@@ -107,7 +107,7 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
   for (int32_t page : checkpoint->saved_pages_) sequence.pages.push_back(page);
   checkpoint->saved_pages_.clear();
   checkpoint->num_shared_pages_ = PagesFor(columns);
-  sequence.gone = gone.Cut(columns);
+  sequence.evicted = evicted.Cut(columns);
   sequence.num_committed = checkpoint->num_committed_;
   sequence.next_position = checkpoint->next_position_;
   sequence.positions = std::move(positions);

@@ -45,7 +45,7 @@ class Checkpoint {
   int32_t num_committed_ = 0;
   int32_t next_position_ = 0;
   Positions positions_;
-  GoneColumns gone_;  // when it was made; what was let go since shows in its pages
+  EvictedColumns evicted_;  // when it was made; what was let go since shows in its pages
   PendingRegion pending_;
   int32_t num_shared_pages_ = 0;      // the sequence's first pages are still ours as well
   std::vector<int32_t> saved_pages_;  // the pages after those, held by us

@@ -59,17 +59,17 @@ struct SlidingWindow {
  * \brief The columns that a window has let go of: [begin, end). Pages that lie wholly in there are
  * not held; those before begin hold the sinks.
  */
-struct GoneColumns {
+struct EvictedColumns {
   int32_t begin = 0;
   int32_t end = 0;
 
   bool empty() const { return begin >= end; }
   /*! \brief What is left of it when the sequence keeps its first `columns` columns. */
-  GoneColumns Cut(int32_t columns) const {
-    return columns <= begin ? GoneColumns{} : GoneColumns{begin, std::min(end, columns)};
+  EvictedColumns Cut(int32_t columns) const {
+    return columns <= begin ? EvictedColumns{} : EvictedColumns{begin, std::min(end, columns)};
   }
   /*! \brief Makes it reach over `other` too. */
-  void Join(const GoneColumns& other) {
+  void Join(const EvictedColumns& other) {
     if (other.empty()) return;
     begin = empty() ? other.begin : std::min(begin, other.begin);
     end = std::max(end, other.end);
@@ -94,7 +94,7 @@ struct Sequence {
   Positions positions;        //!< null: position = column
   PendingRegion pending;
   SlidingWindow window;
-  GoneColumns gone;  //!< what the window let go; the pages that lie wholly in there are -1
+  EvictedColumns evicted;  //!< what the window let go; the pages that lie wholly in there are -1
   std::vector<Checkpoint*> checkpoints;  //!< the live ones, oldest first
   uint64_t batch_mark = 0;               //!< the last batch that named this sequence
 

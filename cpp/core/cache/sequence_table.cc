@@ -144,7 +144,7 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
   if (!parent.window.counts_held || columns > parent.window.sinks) {
     child->window = parent.window;
   }
-  child->gone = parent.gone.Cut(columns);
+  child->evicted = parent.evicted.Cut(columns);
   if (columns < parent.num_committed) child->TruncateCommitted(columns);
   child->pending.Truncate(std::max(columns - child->num_committed, 0));
   const Sequence& added = *sequences_.emplace(child_id, std::move(child)).first->second;
@@ -182,7 +182,7 @@ void SequenceTable::TruncateColumns(Sequence* sequence, int32_t columns) {
   Preserve(sequence, columns);
   sequence->pending.Truncate(columns - sequence->num_committed);
   ShrinkPages(sequence, PagesFor(columns));
-  sequence->gone = sequence->gone.Cut(columns);
+  sequence->evicted = sequence->evicted.Cut(columns);
 }
 
 void SequenceTable::CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves) {

@@ -58,7 +58,7 @@ struct SequenceRecord {
   int32_t next_position = 0;
   Positions positions;  //!< null: position = column
   SlidingWindow window;
-  GoneColumns gone;
+  EvictedColumns evicted;
 };
 
 /*! \brief Positions are below it, so that counting on from any of them stays an int32. */
@@ -231,10 +231,10 @@ class SequenceTable {
     if (page >= 0) pool_.Release(page);
   }
   /*! \brief Lets go of the pages that have passed the window and its horizon. */
-  void Slide(Sequence* sequence);
+  void EvictBehindWindow(Sequence* sequence);
   /*! \brief A state of a sequence whose window may show tokens that are gone. */
   struct Held {
-    GoneColumns gone;
+    EvictedColumns evicted;
     int32_t num_columns;
     int32_t next_position;
     const Positions& positions;
@@ -254,9 +254,9 @@ class SequenceTable {
   /*! \brief How many checkpoints Preserve(sequence, column) will make holders of a page. */
   int32_t NumNewHolders(const Sequence& sequence, int32_t column, int32_t page_index) const;
   /*! \brief Whether a page lies wholly in what was let go. */
-  bool GonePage(const GoneColumns& gone, int32_t page_index) const {
-    return page_index * config_.page_size >= gone.begin &&
-           (page_index + 1) * config_.page_size <= gone.end;
+  bool IsEvictedPage(const EvictedColumns& evicted, int32_t page_index) const {
+    return page_index * config_.page_size >= evicted.begin &&
+           (page_index + 1) * config_.page_size <= evicted.end;
   }
   /*! \brief Replaces a shared page by a copy that only this sequence holds. */
   void CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves);

@@ -103,7 +103,7 @@ void SequenceTable::Commit(const std::vector<int64_t>& ids,
   for (int64_t id : ids) {
     Sequence& sequence = Find(id);
     ShrinkPages(&sequence, PagesFor(sequence.num_committed));
-    Slide(&sequence);
+    EvictBehindWindow(&sequence);
   }
 }
 

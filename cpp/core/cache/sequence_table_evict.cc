@@ -42,10 +42,10 @@ void SequenceTable::CheckEvict(int64_t id, const std::vector<int32_t>& keep) con
       Throw(ErrorKind::kValue, "kept tokens of sequence ", sequence.id,
             " must be in ascending order, got ", keep[i], " after ", keep[i - 1]);
     }
-    if (sequence.gone.begin <= keep[i] && keep[i] < sequence.gone.end) {
+    if (sequence.evicted.begin <= keep[i] && keep[i] < sequence.evicted.end) {
       Throw(ErrorKind::kValue, "token ", keep[i], " of sequence ", sequence.id,
-            " cannot be kept: its sliding window has let go of tokens [", sequence.gone.begin, ", ",
-            sequence.gone.end, ")");
+            " cannot be kept: its sliding window has let go of tokens [", sequence.evicted.begin,
+            ", ", sequence.evicted.end, ")");
     }
   }
 }
@@ -102,8 +102,8 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
   sequence.num_committed = count;
   if (renumber) sequence.next_position = count;
   sequence.positions = std::move(positions);
-  sequence.gone = {};
-  Slide(&sequence);
+  sequence.evicted = {};
+  EvictBehindWindow(&sequence);
 }
 
 }  // namespace kvctl

@@ -175,7 +175,7 @@ void SequenceTable::EndForward(bool whole) {
     } else {
       entry.sequence->ExtendCommitted(entry.num_rows);
     }
-    Slide(entry.sequence);
+    EvictBehindWindow(entry.sequence);
   }
   forward_.active = false;
 }

@@ -13,7 +13,7 @@ void CheckRecord(const SequenceRecord& record) {
     if (!holds) Throw(ErrorKind::kValue, "no sequence can be so: ", what);
   };
   const SlidingWindow& window = record.window;
-  const GoneColumns& gone = record.gone;
+  const EvictedColumns& evicted = record.evicted;
   check(record.num_committed >= 0, "its length is negative");
   check(record.next_position >= 0 && record.next_position <= kPositionLimit,
         "its next position is not in [0, 2^30]");
@@ -29,14 +29,14 @@ void CheckRecord(const SequenceRecord& record) {
   } else {
     check(record.next_position == record.num_committed, "its next position is not its length");
   }
-  if (gone.begin == 0 && gone.end == 0) return;
-  check(0 <= gone.begin && gone.begin < gone.end && gone.end <= record.num_committed,
+  if (evicted.begin == 0 && evicted.end == 0) return;
+  check(0 <= evicted.begin && evicted.begin < evicted.end && evicted.end <= record.num_committed,
         "it has not got the tokens that it lets go");
   const auto position = [&](int32_t column) {
     return record.positions ? (*record.positions)[column] : column;
   };
-  check(window.size > 0 && position(gone.end - 1) <= record.next_position - window.size &&
-            position(gone.begin) >= window.sinks,
+  check(window.size > 0 && position(evicted.end - 1) <= record.next_position - window.size &&
+            position(evicted.begin) >= window.sinks,
         "its window shows tokens that were let go");
 }
 
@@ -53,7 +53,7 @@ SequenceRecord SequenceTable::Record(int64_t id, const char* operation) const {
                             ? nullptr
                             : std::make_shared<std::vector<int32_t>>(*sequence.positions);
   return {sequence.num_committed, sequence.next_position, std::move(positions), sequence.window,
-          sequence.gone};
+          sequence.evicted};
 }
 
 void SequenceTable::Restore(int64_t id, const SequenceRecord& record) {
@@ -68,10 +68,10 @@ void SequenceTable::Restore(int64_t id, const SequenceRecord& record) {
     sequence->positions = std::make_shared<std::vector<int32_t>>(*record.positions);
   }
   sequence->window = record.window;
-  sequence->gone = record.gone;
+  sequence->evicted = record.evicted;
   int32_t num_held = 0;
   for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {
-    num_held += !GonePage(record.gone, page);
+    num_held += !IsEvictedPage(record.evicted, page);
   }
   PageReservation reservation(pool_);
   reservation.NeedNew(num_held);
@@ -79,7 +79,7 @@ void SequenceTable::Restore(int64_t id, const SequenceRecord& record) {
   sequence->pages.reserve(PagesFor(record.num_committed));
   Sequence& added = *sequences_.emplace(id, std::move(sequence)).first->second;
   for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {
-    added.pages.push_back(GonePage(record.gone, page) ? -1 : pool_.Take());
+    added.pages.push_back(IsEvictedPage(record.evicted, page) ? -1 : pool_.Take());
   }
 }
 

@@ -35,40 +35,41 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
     Throw(ErrorKind::kValue, "a sliding window measures positions, and those that sequence ", id,
           " was given descend");
   }
-  if (!sequence.gone.empty() && window.sinks > sequence.window.sinks) {
+  if (!sequence.evicted.empty() && window.sinks > sequence.window.sinks) {
     Throw(ErrorKind::kValue, "sequence ", id, " has let go of tokens that would become sinks");
   }
   CheckHeld(id, window,
-            {sequence.gone, sequence.num_columns(), sequence.next_position, sequence.positions},
+            {sequence.evicted, sequence.num_columns(), sequence.next_position, sequence.positions},
             "enable_sliding_window");
   sequence.window = window;
-  Slide(&sequence);
+  EvictBehindWindow(&sequence);
 }
 
-void SequenceTable::Slide(Sequence* sequence) {
+void SequenceTable::EvictBehindWindow(Sequence* sequence) {
   const SlidingWindow& window = sequence->window;
   if (window.size == 0) return;
   // A row at position p sees positions above p - size; the earliest row that may still come, after
   // a return over the whole horizon, is at next_position - horizon.
   const int64_t last_gone = int64_t{sequence->next_position} - window.horizon - window.size;
-  int32_t page = std::max(sequence->gone.end / config_.page_size, PagesFor(sequence->num_sinks()));
+  int32_t page =
+      std::max(sequence->evicted.end / config_.page_size, PagesFor(sequence->num_sinks()));
   for (; (page + 1) * config_.page_size <= sequence->num_committed; ++page) {
     if (sequence->PositionOf((page + 1) * config_.page_size - 1) > last_gone) break;
     Release(sequence->pages[page]);
     sequence->pages[page] = -1;
-    sequence->gone.Join({page * config_.page_size, (page + 1) * config_.page_size});
+    sequence->evicted.Join({page * config_.page_size, (page + 1) * config_.page_size});
   }
 }
 
 void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
                               const char* operation) const {
-  if (held.gone.empty() || held.num_columns <= held.gone.begin) return;
+  if (held.evicted.empty() || held.num_columns <= held.evicted.begin) return;
   const auto position = [&](int32_t column) {
     return held.positions ? (*held.positions)[column] : column;
   };
-  if (held.num_columns >= held.gone.end &&
-      position(held.gone.end - 1) <= held.next_position - window.size &&
-      position(held.gone.begin) >= window.sinks) {
+  if (held.num_columns >= held.evicted.end &&
+      position(held.evicted.end - 1) <= held.next_position - window.size &&
+      position(held.evicted.begin) >= window.sinks) {
     return;
   }
   Throw(ErrorKind::kValue, operation, " would show tokens of sequence ", id,
@@ -80,7 +81,8 @@ void SequenceTable::CheckCut(const Sequence& sequence, int32_t columns,
                              const char* operation) const {
   if (columns >= sequence.num_committed) return;
   CheckHeld(sequence.id, sequence.window,
-            {sequence.gone, columns, sequence.PositionOf(columns), sequence.positions}, operation);
+            {sequence.evicted, columns, sequence.PositionOf(columns), sequence.positions},
+            operation);
 }
 
 }  // namespace kvctl

@@ -107,7 +107,7 @@ struct ObserverOptions {
 /*!
  * \brief The committed tokens of one sequence apart from any cache, as they are saved.
  *
- * `length` tokens, of which those in [gone_begin, gone_end) were let go by a sliding window.
+ * `length` tokens, of which those in [evicted_begin, evicted_end) were let go by a sliding window.
  */
 struct SavedSequence {
   int64_t length = 0;
@@ -115,8 +115,8 @@ struct SavedSequence {
   int64_t window_size = 0;    //!< 0: no window
   int64_t sinks = 0;
   int64_t horizon = 0;
-  int64_t gone_begin = 0;
-  int64_t gone_end = 0;
+  int64_t evicted_begin = 0;
+  int64_t evicted_end = 0;
   bool renumber_sinks = false;  //!< see PagedKVCacheObj::SetSlidingWindow
   bool counts_held = false;     //!< the window was set through TVM's interface, and counts as there
   /*! \brief int32 (length,) on the host, or nullopt where a token's position is its index. */

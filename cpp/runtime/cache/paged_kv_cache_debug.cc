@@ -15,7 +15,7 @@ std::vector<int32_t> PagedKVCacheImpl::Slots(int64_t seq_id, int64_t begin, int6
   slots.reserve(end - begin);
   for (int64_t i = begin; i < end; ++i) {
     const int32_t column = sequence.ColumnOf(static_cast<int32_t>(i));
-    if (sequence.gone.begin <= column && column < sequence.gone.end) {
+    if (sequence.evicted.begin <= column && column < sequence.evicted.end) {
       Throw(ErrorKind::kIndex, "token ", column, " of sequence ", seq_id,
             " has been let go by its sliding window");
     }
@@ -28,7 +28,7 @@ std::vector<int32_t> PagedKVCacheImpl::HeldSlots(int64_t seq_id) const {
   const Sequence& sequence = table_.Get(seq_id);
   std::vector<int32_t> slots;
   for (int32_t column = 0; column < sequence.num_committed; ++column) {
-    const bool gone = sequence.gone.begin <= column && column < sequence.gone.end;
+    const bool gone = sequence.evicted.begin <= column && column < sequence.evicted.end;
     if (!gone) slots.push_back(table_.Slot(sequence, column));
   }
   return slots;

@@ -23,7 +23,7 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
   record.next_position = Narrow(saved.next_position);
   record.window = {Narrow(saved.window_size), Narrow(saved.sinks), Narrow(saved.horizon),
                    saved.renumber_sinks, saved.counts_held};
-  record.gone = {Narrow(saved.gone_begin), Narrow(saved.gone_end)};
+  record.evicted = {Narrow(saved.evicted_begin), Narrow(saved.evicted_end)};
   if (saved.positions.has_value()) {
     const DLTensor* positions = saved.positions.value().operator->();
     CheckTensor(positions, "positions", kHost, {saved.length});
@@ -75,8 +75,8 @@ SavedSequence PagedKVCacheImpl::SaveSequence(int64_t seq_id) const {
     saved.horizon = record.window.horizon;
     saved.renumber_sinks = record.window.renumber_sinks;
     saved.counts_held = record.window.counts_held;
-    saved.gone_begin = record.gone.begin;
-    saved.gone_end = record.gone.end;
+    saved.evicted_begin = record.evicted.begin;
+    saved.evicted_end = record.evicted.end;
     if (record.positions != nullptr) {
       Tensor positions = Tensor::Empty({saved.length}, {kDLInt, 32, 1}, kHost);
       std::copy(record.positions->begin(), record.positions->end(),
@@ -96,7 +96,7 @@ SavedSequence PagedKVCacheImpl::SaveSequence(int64_t seq_id) const {
 void PagedKVCacheImpl::LoadSequence(int64_t seq_id, const SavedSequence& saved) {
   WithLock([&] {
     const SequenceRecord record = ToRecord(saved);
-    const int64_t gone = std::max<int64_t>(int64_t{record.gone.end} - record.gone.begin, 0);
+    const int64_t gone = std::max<int64_t>(int64_t{record.evicted.end} - record.evicted.begin, 0);
     CheckKV(saved.k, "k", record.num_committed - gone);
     CheckKV(saved.v, "v", record.num_committed - gone);
     if (saved.k.DataType() != config_.dtype || saved.v.DataType() != config_.dtype) {
@@ -107,7 +107,7 @@ void PagedKVCacheImpl::LoadSequence(int64_t seq_id, const SavedSequence& saved) 
       const std::vector<int32_t> slots = HeldSlots(seq_id);
       std::vector<int32_t> positions;
       for (int32_t column = 0; column < record.num_committed; ++column) {
-        if (record.gone.begin <= column && column < record.gone.end) continue;
+        if (record.evicted.begin <= column && column < record.evicted.end) continue;
         positions.push_back(record.positions ? (*record.positions)[column] : column);
       }
       WriteSlots(slots, positions, saved.k, saved.v);

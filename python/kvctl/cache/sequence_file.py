@@ -36,8 +36,8 @@ NUMBERS = (
     "window_size",
     "sinks",
     "horizon",
-    "gone_begin",
-    "gone_end",
+    "evicted_begin",
+    "evicted_end",
     "renumber_sinks",
     "counts_held",
 )

@@ -150,7 +150,7 @@ class CacheModel:
             if index and column <= keep[index - 1]:
                 raise ValueError("kept tokens are given in order")
         tokens.committed = [tokens.committed[column] for column in keep]
-        tokens.gone -= set(tokens.committed)  # a cache that can keep them has them
+        tokens.evicted -= set(tokens.committed)  # a cache that can keep them has them
         tokens.positions = [tokens.positions[column] for column in keep]
         if rerotate:
             for index, (token, position) in enumerate(
@@ -288,7 +288,7 @@ class CacheModel:
         self._step = None
 
     def commit(self, seq_ids: Seq[int], kept: Seq[Seq[int]]) -> None:
-        """Append the kept pending tokens to the committed ones; the others are gone."""
+        """Append the kept pending tokens to the committed ones; the others are evicted."""
         self._require_no_step("commit")
         if len(seq_ids) != len(kept):
             raise ValueError("as many lists of kept nodes as sequences")
@@ -332,7 +332,7 @@ class CacheModel:
         if now.birth != checkpoint.birth:
             raise ValueError(f"the checkpoint is not one of this sequence {seq_id}")
         before = checkpoint.copy()
-        before.window, before.gone = now.window, now.gone | before.gone
+        before.window, before.evicted = now.window, now.evicted | before.evicted
         self.sequences[seq_id] = before
 
     def sequence_length(self, seq_id: int) -> int:

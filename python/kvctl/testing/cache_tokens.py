@@ -41,7 +41,7 @@ class Tokens:
     next_position: int = 0
     """The position of the next committed token."""
     window: Window | None = None
-    gone: set[int] = field(default_factory=set)
+    evicted: set[int] = field(default_factory=set)
     """Tokens, those dropped since among them, that a cache may have let go of behind the window."""
     birth: int = 0
     """Which sequence of its id this is: a later one of the same id is another."""
@@ -56,7 +56,7 @@ class Tokens:
             list(self.positions),
             self.next_position,
             self.window,
-            set(self.gone),
+            set(self.evicted),
             self.birth,
         )
 
@@ -89,16 +89,16 @@ class Tokens:
             passed = self.next_position - self.window.horizon - self.window.size
             for token, position in zip(self.committed, self.positions, strict=False):
                 if self.window.sinks <= position <= passed:
-                    self.gone.add(token)
+                    self.evicted.add(token)
 
     def shows_gone(self, window: Window | None, next_position: int) -> bool:
-        """Whether a token at a position would see, in this window, what may be gone."""
+        """Whether a token at a position would see, in this window, what may be evicted."""
         if window is None:
             return False
         # Pending tokens, once committed in place, may have passed the window; back at a checkpoint
         # they are pending again, and seen.
-        return not self.gone.isdisjoint(self.pending) or any(
-            token in self.gone
+        return not self.evicted.isdisjoint(self.pending) or any(
+            token in self.evicted
             and (position > next_position - window.size or position < window.sinks)
             for token, position in zip(self.committed, self.positions, strict=False)
         )

@@ -356,18 +356,18 @@ class Trial:
             return False
         if method == "enable_sliding_window":
             window = Window(args[1], **kw)
-            grown = window.sinks > tokens.window.sinks and not tokens.gone.isdisjoint(
+            grown = window.sinks > tokens.window.sinks and not tokens.evicted.isdisjoint(
                 tokens.committed
             )
             return grown or tokens.shows_gone(window, tokens.next_position)
         if method == "rollback":
             # A cache decides by pages: by those of the checkpoint, after an eviction.
             then = args[1].copy()
-            then.gone |= tokens.gone
+            then.evicted |= tokens.evicted
             first = then.next_position - self.setup.page_size
             return then.shows_gone(tokens.window, first) or tokens.shows_gone(tokens.window, first)
         if method == "evict":
-            return not tokens.gone.isdisjoint(
+            return not tokens.evicted.isdisjoint(
                 tokens.committed[column] for column in args[1] if column < len(tokens.committed)
             )
         if method in ("popn", "fork_sequence"):
@@ -383,7 +383,7 @@ class Trial:
         # What lies behind a window may be gone; what a row may still see must be there.
         tokens = self.model.sequences[seq_id]
         begin = 1 + max(
-            (i for i, token in enumerate(tokens.committed) if token in tokens.gone), default=-1
+            (i for i, token in enumerate(tokens.committed) if token in tokens.evicted), default=-1
         )
         if begin < length:
             for name, got, want in zip(

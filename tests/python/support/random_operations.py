@@ -137,7 +137,7 @@ def _kept(tokens: Tokens, rng: Random) -> tuple[int, ...]:
 def _kept_tokens(tokens: Tokens, rng: Random) -> tuple[int, ...]:
     """A random subset, a run that is cut out, or a mistake; seldom what a window has let go."""
     length = len(tokens.committed)
-    held = [i for i in range(length) if tokens.committed[i] not in tokens.gone]
+    held = [i for i in range(length) if tokens.committed[i] not in tokens.evicted]
     kind = rng.random()
     if kind < 0.03:
         return tuple(rng.randrange(-1, length + 1) for _ in range(rng.randint(1, 3)))

@@ -69,9 +69,9 @@ struct World : kvctl::TableSteps {
     for (int64_t id : table.SequenceIds()) {
       const Sequence& sequence = table.Get(id);
       text << id << ": " << sequence.num_committed << ' ' << sequence.next_position << ' '
-           << sequence.gone.begin << ' ' << sequence.gone.end << ' ' << sequence.checkpoints.size()
-           << ' ' << sequence.window.size << ' ' << sequence.pending.chain << ' '
-           << sequence.pending.num_whole << " | ";
+           << sequence.evicted.begin << ' ' << sequence.evicted.end << ' '
+           << sequence.checkpoints.size() << ' ' << sequence.window.size << ' '
+           << sequence.pending.chain << ' ' << sequence.pending.num_whole << " | ";
       list(sequence.pages);
       list(sequence.pending.parents);
       list(sequence.pending.depths);

@@ -193,18 +193,18 @@ TEST(EvictClosesTheGapThatAWindowLeft) {
   cache.table.Add(0);
   cache.table.SetWindow(0, {6, 2, 0});
   cache.Append(0, Count(0, 30));
-  EXPECT_EQ(cache.table.Get(0).gone.begin, 4);
-  EXPECT_EQ(cache.table.Get(0).gone.end, 24);
+  EXPECT_EQ(cache.table.Get(0).evicted.begin, 4);
+  EXPECT_EQ(cache.table.Get(0).evicted.end, 24);
   EXPECT_ERROR(cache.table.Evict(0, {0, 23, 25}, false, &cache.moves), kValue,
                "token 23 of sequence 0 cannot be kept: its sliding window has let go of tokens "
                "[4, 24)");
   cache.Evict(0, {0, 1, 25, 26, 27, 28, 29}, true);
   EXPECT(cache.Tokens(0) ==
          (Tokens{0, 1, 25 - 23000, 26 - 23000, 27 - 23000, 28 - 23000, 29 - 23000}));
-  EXPECT(cache.table.Get(0).gone.empty());
+  EXPECT(cache.table.Get(0).evicted.empty());
   cache.Append(0, Count(7, 20));  // it slides on, by the new positions
-  EXPECT_EQ(cache.table.Get(0).gone.begin, 4);
-  EXPECT_EQ(cache.table.Get(0).gone.end, 12);
+  EXPECT_EQ(cache.table.Get(0).evicted.begin, 4);
+  EXPECT_EQ(cache.table.Get(0).evicted.end, 12);
   EXPECT(cache.BooksAgree());
 }
 
@@ -219,7 +219,7 @@ TEST(RollbackAcrossAnEvictionKnowsThatASinkIsGone) {
   EXPECT_ERROR(cache.table.Rollback(0, checkpoint.get()), kValue, "has let go");
   cache.table.SetWindow(0, {4, 0, 0});
   cache.table.Rollback(0, checkpoint.get());
-  EXPECT_EQ(cache.table.Get(0).gone.end, 16);
+  EXPECT_EQ(cache.table.Get(0).evicted.end, 16);
 }
 
 TEST(EvictRefusesWhatMakesNoSense) {

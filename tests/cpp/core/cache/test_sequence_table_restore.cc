@@ -28,8 +28,8 @@ SequenceRecord Windowed() {
 
 TEST(RestoreTakesAsManyPagesAsAreHeld) {
   const SequenceRecord record = Windowed();
-  EXPECT_EQ(record.gone.begin, 4);
-  EXPECT_EQ(record.gone.end, 20);
+  EXPECT_EQ(record.evicted.begin, 4);
+  EXPECT_EQ(record.evicted.end, 20);
   for (int32_t page_size : {1, 3, 4, 7, 16, 32}) {
     SequenceTable table({40, page_size, 64, 0});
     table.Restore(5, record);
@@ -43,7 +43,7 @@ TEST(RestoreTakesAsManyPagesAsAreHeld) {
     EXPECT_ERROR(table.PopN(5, 8), kValue, "has let go");
     Grow(&table, 5, 30);
     EXPECT(table.CountReferences()[0] == table.pool().ref_count(0));
-    EXPECT(table.Get(5).gone.end >= 29 + 27 - 6 - 3 - 2 * page_size);
+    EXPECT(table.Get(5).evicted.end >= 29 + 27 - 6 - 3 - 2 * page_size);
     table.Remove(5);
     EXPECT_EQ(table.pool().num_free(), 40);
   }
@@ -56,12 +56,12 @@ TEST(RestoredWindowsRememberWhatIsGoneAcrossCheckpoints) {
   Grow(&table, 0, 2);
   table.PopN(0, 3);
   table.Rollback(0, checkpoint.get());
-  EXPECT_EQ(table.Get(0).gone.begin, 4);
-  EXPECT_EQ(table.Get(0).gone.end, 20);
+  EXPECT_EQ(table.Get(0).evicted.begin, 4);
+  EXPECT_EQ(table.Get(0).evicted.end, 20);
   EXPECT_ERROR(table.PopN(0, 10), kValue, "has let go");
   table.Fork(0, 1, 27);
   EXPECT_ERROR(table.Fork(0, 2, 21), kValue, "has let go");
-  EXPECT_EQ(table.Get(1).gone.end, 20);
+  EXPECT_EQ(table.Get(1).evicted.end, 20);
 }
 
 TEST(RestoreRefusesRecordsThatNoTableMakes) {
@@ -83,8 +83,8 @@ TEST(RestoreRefusesRecordsThatNoTableMakes) {
   refused([](auto* r) { r->window = {}; }, ErrorKind::kValue, "window shows");
   refused([](auto* r) { r->window.size = 11; }, ErrorKind::kValue, "window shows");
   refused([](auto* r) { r->window.sinks = 5; }, ErrorKind::kValue, "window shows");
-  refused([](auto* r) { r->gone = {20, 4}; }, ErrorKind::kValue, "lets go");
-  refused([](auto* r) { r->gone = {4, 30}; }, ErrorKind::kValue, "lets go");
+  refused([](auto* r) { r->evicted = {20, 4}; }, ErrorKind::kValue, "lets go");
+  refused([](auto* r) { r->evicted = {4, 30}; }, ErrorKind::kValue, "lets go");
   refused([](auto* r) { r->positions = std::make_shared<std::vector<int32_t>>(3); },
           ErrorKind::kValue, "as many positions");
   refused([](auto* r) { r->positions = std::make_shared<std::vector<int32_t>>(29, -1); },
