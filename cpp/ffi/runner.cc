@@ -176,13 +176,13 @@ Tensor Forward(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi:
     Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", masks.value().size(),
           " masks given");
   }
-  std::vector<std::vector<int32_t>> own_positions(parts.size());
-  if (positions.has_value()) own_positions = Split(positions.value(), lengths, "position");
+  std::vector<std::vector<int32_t>> explicit_positions(parts.size());
+  if (positions.has_value()) explicit_positions = Split(positions.value(), lengths, "position");
   std::vector<ForwardRequest> requests(parts.size());
   for (size_t i = 0; i < parts.size(); ++i) {
     requests[i].seq_id = seq_ids[i];
     requests[i].tokens = std::move(parts[i]);
-    requests[i].positions = std::move(own_positions[i]);
+    requests[i].positions = std::move(explicit_positions[i]);
     if (masks.has_value() && masks.value()[i].has_value()) {
       requests[i].mask = DecodeMask(masks.value()[i].value());
     }

@@ -202,7 +202,7 @@ class SequenceTable {
     Sequence* sequence;
     int32_t num_rows;
     bool pending;
-    bool own_positions;  // committed at positions of their own, found in the plan
+    bool explicit_positions;  // committed at positions of their own, found in the plan
     int32_t row_begin;
     int32_t old_num_pages;
     int32_t old_num_pending;

@@ -111,7 +111,7 @@ void SequenceTable::Reserve(const Append& append, CopyPlan* moves) {
   // end_forward does not allocate.
   if (!append.pending && sequence.positions != nullptr) {
     MakeRoom(sequence.positions.get(), append.num_rows);
-  } else if (entry.own_positions) {
+  } else if (entry.explicit_positions) {
     entry.positions = sequence.PositionsFor(append.positions, append.num_rows);
   }
   if (columns % config_.page_size != 0 && pool_.shared(sequence.pages[first_page])) {
@@ -168,7 +168,7 @@ void SequenceTable::EndForward(bool whole) {
       continue;
     }
     if (entry.positions != nullptr) entry.sequence->positions = std::move(entry.positions);
-    if (entry.own_positions) {
+    if (entry.explicit_positions) {
       for (int32_t i = 0; i < entry.num_rows; ++i) {
         entry.sequence->PushCommitted(forward_.plan.positions[entry.row_begin + i]);
       }
