@@ -16,7 +16,7 @@ void PendingRegion::Truncate(int32_t size) {
   parents.resize(size);
   depths.resize(size);
   positions.resize(size);
-  num_whole = std::min(num_whole, size);
+  num_written = std::min(num_written, size);
   chain = true;
   for (int32_t node = 0; node < size && chain; ++node) chain = parents[node] == node - 1;
 }

@@ -23,7 +23,7 @@ struct PendingRegion {
   std::vector<int32_t> depths;     //!< distance from the committed context; a root has depth 0
   std::vector<int32_t> positions;  //!< rotary position of each node
   bool chain = true;               //!< every node is the child of the one before it
-  int32_t num_whole = 0;           //!< nodes before the first whose K or V some layer lacks
+  int32_t num_written = 0;         //!< nodes before the first whose K or V some layer lacks
 
   int32_t size() const { return static_cast<int32_t>(parents.size()); }
   bool empty() const { return parents.empty(); }

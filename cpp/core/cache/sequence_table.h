@@ -168,7 +168,7 @@ class SequenceTable {
    * \param all_layers_written Whether every layer has their K and V; otherwise they must all stay pending, and
    * cannot be committed.
    */
-  void EndForward(bool whole = true);
+  void EndForward(bool all_layers_written = true);
   /*!
    * \brief Takes the step in flight back.
    * \param moves Receives what to move because the step may have written over it; nullptr if

@@ -29,9 +29,9 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
       Throw(ErrorKind::kValue, "kept nodes of sequence ", sequence.id,
             " must be in ascending order, got ", kept[i], " after ", kept[i - 1]);
     }
-    if (kept[i] >= pending.num_whole) {
+    if (kept[i] >= pending.num_written) {
       Throw(ErrorKind::kValue, "kept node ", kept[i], " of sequence ", sequence.id,
-            " cannot be committed: node ", pending.num_whole,
+            " cannot be committed: node ", pending.num_written,
             " was added by a step that left layers out, so it and what came after it can only be "
             "dropped");
     }

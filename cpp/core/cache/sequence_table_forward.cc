@@ -159,12 +159,13 @@ bool SequenceTable::StepCommits() const {
                                         [](const ForwardEntry& entry) { return !entry.pending; });
 }
 
-void SequenceTable::EndForward(bool whole) {
+void SequenceTable::EndForward(bool all_layers_written) {
   if (!forward_.active) Throw(ErrorKind::kRuntime, "end_forward without a begin_forward");
   for (ForwardEntry& entry : forward_.entries) {
     if (entry.pending) {
       PendingRegion& pending = entry.sequence->pending;
-      if (whole && pending.num_whole == entry.old_num_pending) pending.num_whole = pending.size();
+      if (all_layers_written && pending.num_written == entry.old_num_pending)
+        pending.num_written = pending.size();
       continue;
     }
     if (entry.positions != nullptr) entry.sequence->positions = std::move(entry.positions);

@@ -124,7 +124,7 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
   ApplyCopies();
 }
 
-int64_t PagedKVCacheImpl::LayerLeftOut() const {
+int64_t PagedKVCacheImpl::FirstUnwrittenLayer() const {
   // Nobody who attends in parts has to write every layer: some share the K and V of another.
   const auto missing = std::find(appended_.begin(), appended_.end(), false);
   if (in_parts_ || missing == appended_.end()) return -1;
@@ -135,7 +135,7 @@ int64_t PagedKVCacheImpl::LayerLeftOut() const {
 
 void PagedKVCacheImpl::EndForward() {
   WithLock([&] {
-    const int64_t layer = LayerLeftOut();
+    const int64_t layer = FirstUnwrittenLayer();
     if (layer >= 0 && table_.StepCommits()) {
       Throw(ErrorKind::kRuntime, "end_forward: layer ", config_.first_layer + layer,
             " was not attended in this step, but others were, so it lacks K and V of the new "

@@ -159,7 +159,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Positions of the step's rows as they look at renumbered sinks. */
   void FillSinkRotation();
   /*! \brief A layer without K and V of the step's tokens where others have them, or -1. */
-  int64_t LayerLeftOut() const;
+  int64_t FirstUnwrittenLayer() const;
   /*! \brief Carries out the data moves of the last operation on the table. */
   void ApplyCopies();
 

@@ -71,7 +71,7 @@ struct World : kvctl::TableSteps {
       text << id << ": " << sequence.num_committed << ' ' << sequence.next_position << ' '
            << sequence.evicted.begin << ' ' << sequence.evicted.end << ' '
            << sequence.checkpoints.size() << ' ' << sequence.window.size << ' '
-           << sequence.pending.chain << ' ' << sequence.pending.num_whole << " | ";
+           << sequence.pending.chain << ' ' << sequence.pending.num_written << " | ";
       list(sequence.pages);
       list(sequence.pending.parents);
       list(sequence.pending.depths);
