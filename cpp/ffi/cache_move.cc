@@ -53,7 +53,7 @@ ffi::Array<ffi::Any> SaveSequence(const PagedKVCache& cache, int64_t seq_id) {
   const SavedSequence saved = cache->SaveSequence(seq_id);
   const ffi::Shape numbers{saved.length,      saved.next_position,  saved.window_size,
                            saved.sinks,       saved.horizon,        saved.evicted_begin,
-                           saved.evicted_end, saved.renumber_sinks, saved.counts_held};
+                           saved.evicted_end, saved.renumber_sinks, saved.reports_held_length};
   const bool on_host = cache->config().device.device_type == kDLCPU;
   const Tensor k = on_host ? saved.k : saved.k.CopyTo({kDLCPU, 0});
   const Tensor v = on_host ? saved.v : saved.v.CopyTo({kDLCPU, 0});
@@ -74,7 +74,7 @@ void LoadSequence(const PagedKVCache& cache, int64_t seq_id, const ffi::Shape& n
   saved.evicted_begin = numbers[5];
   saved.evicted_end = numbers[6];
   saved.renumber_sinks = numbers[7] != 0;
-  saved.counts_held = numbers[8] != 0;
+  saved.reports_held_length = numbers[8] != 0;
   saved.positions = positions;
   saved.k = FromBytes(k, cache->config());
   saved.v = FromBytes(v, cache->config());

@@ -49,7 +49,7 @@ struct SlidingWindow {
   bool renumber_sinks = false;
   /*! \brief For others the sequence has the size + sinks - 1 tokens that its next token will see:
    * so TVM counts. */
-  bool counts_held = false;
+  bool reports_held_length = false;
 
   /*! \brief How many tokens a row sees besides itself. */
   int64_t past() const { return int64_t{size} + sinks - 1; }
@@ -99,16 +99,16 @@ struct Sequence {
   uint64_t batch_mark = 0;               //!< the last batch that named this sequence
 
   int32_t num_columns() const { return num_committed + pending.size(); }
-  /*! \brief Its length for others; see SlidingWindow::counts_held. */
-  int32_t num_counted() const {
+  /*! \brief Its length for others; see SlidingWindow::reports_held_length. */
+  int32_t reported_length() const {
     const int64_t committed = num_committed;
-    return static_cast<int32_t>(window.counts_held ? std::min(committed, window.past())
-                                                   : committed) +
+    return static_cast<int32_t>(window.reports_held_length ? std::min(committed, window.past())
+                                                           : committed) +
            pending.size();
   }
   /*! \brief The column of the i-th token that counts: the sinks are held whatever the window is. */
   int32_t ColumnOf(int32_t i) const {
-    return i < window.sinks ? i : i + num_columns() - num_counted();
+    return i < window.sinks ? i : i + num_columns() - reported_length();
   }
   int32_t PositionOf(int32_t committed_column) const {
     return positions ? (*positions)[committed_column] : committed_column;

@@ -13,9 +13,9 @@ SequenceTable::SequenceTable(const TableConfig& config)
 
 SequenceTable::~SequenceTable() { Clear(); }
 
-int64_t SequenceTable::total_counted() const {
+int64_t SequenceTable::total_reported_length() const {
   int64_t total = 0;
-  for (const auto& [id, sequence] : sequences_) total += sequence->num_counted();
+  for (const auto& [id, sequence] : sequences_) total += sequence->reported_length();
   return total;
 }
 
@@ -141,7 +141,7 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
     child->positions = std::make_shared<std::vector<int32_t>>(*parent.positions);
   child->pending = parent.pending;
   // TVM lets a window be forked within its sinks alone, and the child has none.
-  if (!parent.window.counts_held || columns > parent.window.sinks) {
+  if (!parent.window.reports_held_length || columns > parent.window.sinks) {
     child->window = parent.window;
   }
   child->evicted = parent.evicted.Cut(columns);

@@ -97,7 +97,7 @@ class SequenceTable {
   const TableConfig& config() const { return config_; }
   const PagePool& pool() const { return pool_; }
   size_t num_sequences() const { return sequences_.size(); }
-  int64_t total_counted() const;
+  int64_t total_reported_length() const;
   /*! \brief The ids of all sequences, ascending. */
   std::vector<int64_t> SequenceIds() const;
   bool Contains(int64_t id) const { return sequences_.count(id) > 0; }

@@ -118,7 +118,8 @@ struct SavedSequence {
   int64_t evicted_begin = 0;
   int64_t evicted_end = 0;
   bool renumber_sinks = false;  //!< see PagedKVCacheObj::SetSlidingWindow
-  bool counts_held = false;     //!< the window was set through TVM's interface, and counts as there
+  bool reports_held_length =
+      false;  //!< the window was set through TVM's interface, and counts as there
   /*! \brief int32 (length,) on the host, or nullopt where a token's position is its index. */
   tvm::ffi::Optional<tvm::runtime::Tensor> positions;
   /*! \brief (num_layers, length - gone, num_kv_heads, head_dim), of the cache's type. */

@@ -192,7 +192,7 @@ void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window_
     // before it.
     SlidingWindow window = MakeWindow(int64_t{window_size} - sinks + 1, sinks, kDefaultHorizon,
                                       config_.rope_mode != RopeMode::kNone);
-    window.counts_held = true;
+    window.reports_held_length = true;
     table_.SetWindow(seq_id, window);
   });
 }
@@ -249,11 +249,11 @@ int32_t PagedKVCacheImpl::GetNumAvailablePages() const {
 }
 
 int32_t PagedKVCacheImpl::GetTotalSequenceLength() const {
-  return WithLock([&] { return static_cast<int32_t>(table_.total_counted()); });
+  return WithLock([&] { return static_cast<int32_t>(table_.total_reported_length()); });
 }
 
 int32_t PagedKVCacheImpl::GetSequenceLength(int64_t seq_id) const {
-  return WithLock([&] { return table_.Get(seq_id).num_counted(); });
+  return WithLock([&] { return table_.Get(seq_id).reported_length(); });
 }
 
 int64_t PagedKVCacheImpl::PendingLength(int64_t seq_id) const {

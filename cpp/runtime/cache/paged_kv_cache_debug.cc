@@ -7,9 +7,9 @@ namespace kvctl {
 
 std::vector<int32_t> PagedKVCacheImpl::Slots(int64_t seq_id, int64_t begin, int64_t end) const {
   const Sequence& sequence = table_.Get(seq_id);
-  if (begin < 0 || begin > end || end > sequence.num_counted()) {
+  if (begin < 0 || begin > end || end > sequence.reported_length()) {
     Throw(ErrorKind::kIndex, "tokens [", begin, ", ", end, ") are not in sequence ", seq_id,
-          ", which has ", sequence.num_counted());
+          ", which has ", sequence.reported_length());
   }
   std::vector<int32_t> slots;
   slots.reserve(end - begin);

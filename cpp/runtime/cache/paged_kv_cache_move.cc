@@ -22,7 +22,7 @@ SequenceRecord ToRecord(const SavedSequence& saved) {
   record.num_committed = Narrow(saved.length);
   record.next_position = Narrow(saved.next_position);
   record.window = {Narrow(saved.window_size), Narrow(saved.sinks), Narrow(saved.horizon),
-                   saved.renumber_sinks, saved.counts_held};
+                   saved.renumber_sinks, saved.reports_held_length};
   record.evicted = {Narrow(saved.evicted_begin), Narrow(saved.evicted_end)};
   if (saved.positions.has_value()) {
     const DLTensor* positions = saved.positions.value().operator->();
@@ -43,11 +43,11 @@ void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, b
     if (rerotate) CheckRotatesKeys("evict with rerotate=True");
     const Sequence& sequence = table_.Get(seq_id);
     std::vector<int32_t> columns = keep;
-    if (sequence.window.counts_held) {  // the i-th token is the i-th of those that count
+    if (sequence.window.reports_held_length) {  // the i-th token is the i-th of those that count
       for (int32_t& token : columns) {
-        if (token >= sequence.num_counted()) {
+        if (token >= sequence.reported_length()) {
           Throw(ErrorKind::kIndex, "kept token ", token, " is not in sequence ", seq_id,
-                ", which has ", sequence.num_counted());
+                ", which has ", sequence.reported_length());
         }
         token = sequence.ColumnOf(token);
       }
@@ -74,7 +74,7 @@ SavedSequence PagedKVCacheImpl::SaveSequence(int64_t seq_id) const {
     saved.sinks = record.window.sinks;
     saved.horizon = record.window.horizon;
     saved.renumber_sinks = record.window.renumber_sinks;
-    saved.counts_held = record.window.counts_held;
+    saved.reports_held_length = record.window.reports_held_length;
     saved.evicted_begin = record.evicted.begin;
     saved.evicted_end = record.evicted.end;
     if (record.positions != nullptr) {

@@ -30,14 +30,16 @@ DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
     "float16": ("F16", np.float16),
     "bfloat16": ("BF16", ml_dtypes.bfloat16),
 }
+# Names in the file, and so part of its version: here `gone` is evicted, `counts_held` that the
+# sequence reports the length that its window holds.
 NUMBERS = (
     "length",
     "next_position",
     "window_size",
     "sinks",
     "horizon",
-    "evicted_begin",
-    "evicted_end",
+    "gone_begin",
+    "gone_end",
     "renumber_sinks",
     "counts_held",
 )
