@@ -123,8 +123,8 @@ int64_t PopN(const RecurrentState& state, int64_t seq_id, int64_t n) {
   return state->Pop(seq_id, n);
 }
 ffi::Shape PlanPopN(const RecurrentState& state, int64_t seq_id, int64_t n) {
-  const RecurrentLanding landing = state->PlanPop(seq_id, n);
-  return ffi::Shape({landing.length, landing.pending, landing.replay});
+  const RecurrentRollbackTarget target_state = state->PlanPop(seq_id, n);
+  return ffi::Shape({target_state.length, target_state.pending, target_state.replay});
 }
 ffi::Shape Commit(const RecurrentState& state, const ffi::Shape& seq_ids,
                   const ffi::Array<ffi::Shape>& kept) {

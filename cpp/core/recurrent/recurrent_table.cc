@@ -130,7 +130,8 @@ void RecurrentTable::TrimHistory(RecurrentSequence* sequence) {
   sequence->history.erase(sequence->history.begin(), sequence->history.begin() + count);
 }
 
-Landing RecurrentTable::PlanLanding(int64_t id, int64_t target, const char* operation) const {
+RollbackTarget RecurrentTable::PlanRollback(int64_t id, int64_t target,
+                                            const char* operation) const {
   const RecurrentSequence& sequence = Get(id);
   const int32_t index = sequence.FindAtOrBefore(target);
   if (index < 0 || sequence.length() - target > config_.max_history) {
@@ -156,20 +157,20 @@ int64_t RecurrentTable::Fork(int64_t parent_id, int64_t child_id, int64_t positi
     Add(child_id);
     return 0;
   }
-  Landing landing{parent.length(), static_cast<int32_t>(position - parent.length()), 0};
-  if (position < parent.length()) landing = PlanLanding(parent_id, position, "fork_sequence");
+  RollbackTarget target_state{parent.length(), static_cast<int32_t>(position - parent.length()), 0};
+  if (position < parent.length()) target_state = PlanRollback(parent_id, position, "fork_sequence");
 
-  const int32_t last = parent.FindAtOrBefore(landing.position);
+  const int32_t last = parent.FindAtOrBefore(target_state.position);
   RecurrentSequence child;
   child.history.assign(parent.history.begin(), parent.history.begin() + last + 1);
-  child.pending.assign(parent.pending.begin(), parent.pending.begin() + landing.num_pending);
+  child.pending.assign(parent.pending.begin(), parent.pending.begin() + target_state.num_pending);
   RecurrentSequence& placed = sequences_.emplace(child_id, std::move(child)).first->second;
   for (const Snapshot& snapshot : placed.history) Hold(snapshot.slot);
   for (const PendingState& node : placed.pending) Hold(node.slot);
-  return landing.replay;
+  return target_state.replay;
 }
 
-Landing RecurrentTable::PlanPopN(int64_t id, int64_t n) const {
+RollbackTarget RecurrentTable::PlanPopN(int64_t id, int64_t n) const {
   RequireNoForward("popn");
   const RecurrentSequence& sequence = Get(id);
   const int64_t total = sequence.length() + sequence.num_pending();
@@ -180,15 +181,15 @@ Landing RecurrentTable::PlanPopN(int64_t id, int64_t n) const {
   if (n <= sequence.num_pending()) {
     return {sequence.length(), static_cast<int32_t>(sequence.num_pending() - n), 0};
   }
-  return PlanLanding(id, total - n, "popn");
+  return PlanRollback(id, total - n, "popn");
 }
 
 int64_t RecurrentTable::PopN(int64_t id, int64_t n) {
-  const Landing landing = PlanPopN(id, n);
+  const RollbackTarget target_state = PlanPopN(id, n);
   RecurrentSequence& sequence = Find(id);
-  TruncatePending(&sequence, landing.num_pending);
-  TruncateHistory(&sequence, sequence.FindAtOrBefore(landing.position) + 1);
-  return landing.replay;
+  TruncatePending(&sequence, target_state.num_pending);
+  TruncateHistory(&sequence, sequence.FindAtOrBefore(target_state.position) + 1);
+  return target_state.replay;
 }
 
 void RecurrentTable::DropPending(int64_t id) {

@@ -25,7 +25,7 @@ struct RecurrentConfig {
 };
 
 /*! \brief Where rolling back lands. */
-struct Landing {
+struct RollbackTarget {
   int64_t position;     //!< committed length afterwards
   int32_t num_pending;  //!< pending nodes left
   int64_t replay;       //!< kept tokens after `position` that have to run again
@@ -69,7 +69,7 @@ class RecurrentTable {
    */
   int64_t Fork(int64_t parent, int64_t child, int64_t position);
   /*! \brief Where PopN would land; throws where PopN would. */
-  Landing PlanPopN(int64_t id, int64_t n) const;
+  RollbackTarget PlanPopN(int64_t id, int64_t n) const;
   /*! \brief Takes back the last n tokens: pending nodes, the latest first, and then committed ones.
    */
   int64_t PopN(int64_t id, int64_t n);
@@ -122,7 +122,7 @@ class RecurrentTable {
   RecurrentSequence& Find(int64_t id);
   void RequireNoForward(const char* operation) const;
   void CheckNewId(int64_t id) const;
-  Landing PlanLanding(int64_t id, int64_t target, const char* operation) const;
+  RollbackTarget PlanRollback(int64_t id, int64_t target, const char* operation) const;
 
   void Hold(int32_t slot) {
     if (slot >= 0) pool_.Retain(slot);

@@ -50,7 +50,7 @@ struct RecurrentRequest {
 };
 
 /*! \brief Where a rollback would land. */
-struct RecurrentLanding {
+struct RecurrentRollbackTarget {
   int64_t length = 0;   //!< committed length afterwards
   int64_t pending = 0;  //!< pending tokens left
   int64_t replay = 0;   //!< tokens after that which have to run again
@@ -112,7 +112,7 @@ class RecurrentStateObj : public tvm::runtime::vm::RNNStateObj {
   /*! \brief PopN that may land before the target; TVM's throws where it would. */
   virtual int64_t Pop(int64_t seq_id, int64_t n) = 0;
   /*! \brief Where Pop would land; throws where it would. */
-  virtual RecurrentLanding PlanPop(int64_t seq_id, int64_t n) const = 0;
+  virtual RecurrentRollbackTarget PlanPop(int64_t seq_id, int64_t n) const = 0;
   /*!
    * \brief Commits a path of each sequence's pending region and drops the other nodes.
    * \param kept per sequence, nodes from the committed state downwards.

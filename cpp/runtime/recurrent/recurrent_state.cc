@@ -157,21 +157,22 @@ int64_t RecurrentStateImpl::Pop(int64_t seq_id, int64_t n) {
 
 void RecurrentStateImpl::PopN(int64_t seq_id, int32_t n) {
   WithLock([&] {
-    const Landing landing = table_.PlanPopN(seq_id, n);
-    if (landing.replay > 0) {
+    const RollbackTarget target_state = table_.PlanPopN(seq_id, n);
+    if (target_state.replay > 0) {
       Throw(ErrorKind::kValue, "popn: no state is kept at position ",
-            landing.position + landing.replay, " of sequence ", seq_id,
-            ", the last one before it is at ", landing.position,
+            target_state.position + target_state.replay, " of sequence ", seq_id,
+            ", the last one before it is at ", target_state.position,
             "; kvctl.recurrent.popn goes back there and returns how many tokens to run again");
     }
     table_.PopN(seq_id, n);
   });
 }
 
-RecurrentLanding RecurrentStateImpl::PlanPop(int64_t seq_id, int64_t n) const {
+RecurrentRollbackTarget RecurrentStateImpl::PlanPop(int64_t seq_id, int64_t n) const {
   return WithLock([&] {
-    const Landing landing = table_.PlanPopN(seq_id, n);
-    return RecurrentLanding{landing.position, landing.num_pending, landing.replay};
+    const RollbackTarget target_state = table_.PlanPopN(seq_id, n);
+    return RecurrentRollbackTarget{target_state.position, target_state.num_pending,
+                                   target_state.replay};
   });
 }
 

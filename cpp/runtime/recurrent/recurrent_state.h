@@ -51,7 +51,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   void SetSteps(int64_t layer_id, int64_t state_id, Tensor data) final;
   int64_t Fork(int64_t parent, int64_t child, int64_t position) final;
   int64_t Pop(int64_t seq_id, int64_t n) final;
-  RecurrentLanding PlanPop(int64_t seq_id, int64_t n) const final;
+  RecurrentRollbackTarget PlanPop(int64_t seq_id, int64_t n) const final;
   std::vector<int32_t> Commit(const std::vector<int64_t>& seq_ids,
                               const std::vector<std::vector<int32_t>>& kept) final;
   std::vector<int32_t> PlanCommit(const std::vector<int64_t>& seq_ids,

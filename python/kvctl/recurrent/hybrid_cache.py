@@ -186,8 +186,8 @@ class HybridCache:
         self._check_pair(ids)
         paths = [list(path) for path in kept]
         replay = self.state.plan_commit(ids, paths)
-        landing = [path[: len(path) - n] for path, n in zip(paths, replay, strict=True)]
-        self.cache.commit(ids, landing)
+        kept_by_cache = [path[: len(path) - n] for path, n in zip(paths, replay, strict=True)]
+        self.cache.commit(ids, kept_by_cache)
         return self.state.commit(ids, paths)
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:

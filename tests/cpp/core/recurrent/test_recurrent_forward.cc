@@ -46,7 +46,7 @@ struct Model {
     kept.resize(length + 1);
   }
   /*! \brief Last kept position at or before target, or -1. */
-  int64_t Landing(int64_t target) const {
+  int64_t RollbackTarget(int64_t target) const {
     while (target >= 0 && !kept[target]) --target;
     return target;
   }
@@ -146,7 +146,7 @@ class Machine {
     }
     model->pending.clear();
     const int64_t target = model->length() - (n - pending);
-    if (model->length() - target > max_history_ || model->Landing(target) < 0) return false;
+    if (model->length() - target > max_history_ || model->RollbackTarget(target) < 0) return false;
     model->Truncate(target);
     return true;
   }
@@ -157,7 +157,7 @@ class Machine {
     const int64_t length = table_.Get(id).length();
     if (model->pending.empty()) {
       EXPECT_EQ(length + replay, target);
-      if (!scarce_) EXPECT_EQ(length, model->Landing(target));
+      if (!scarce_) EXPECT_EQ(length, model->RollbackTarget(target));
       landed_inside_ += replay == 0;
       replays_ += replay > 0;
     }
