@@ -1,5 +1,5 @@
 // "kvctl.verify.*": acceptance rules, sampling and drafting over batches of rows.
-#include "kernels/verify.h"
+#include "core/verify/verify.h"
 
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
@@ -12,8 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "core/verify/draft.h"
 #include "core/verify/enumerate.h"
 #include "ffi/verify_args.h"
+#include "kernels/sampling.h"
 #include "runtime/support/device.h"
 #include "runtime/support/guard.h"
 
@@ -97,7 +99,7 @@ bool RunArgs::Decide(CudaVerify* cuda) const {
     item.log_probs = log_probs_out == nullptr ? nullptr : log_probs_out + at;
   }
   if (cuda == nullptr) {
-    VerifyCpu(rule_kind, batch.vocab_size(), &items);
+    VerifyItems(rule_kind, batch.vocab_size(), ShareItemsAmongThreads, &items);
   } else if (!cuda->Verify(rule_kind, batch.vocab_size(), &items, CurrentStream(target.device()))) {
     return false;
   }
@@ -208,7 +210,7 @@ void Draft(int64_t how, TensorView logits, TensorView sampling, MaybeTensor bias
     item.tokens = tokens + r * n;
     item.probs = probs == nullptr ? nullptr : probs + width * vocab * r;
   }
-  DraftCpu(drawn, static_cast<int32_t>(n), probs_type, vocab, &items);
+  DraftItems(drawn, static_cast<int32_t>(n), probs_type, vocab, ShareItemsAmongThreads, &items);
 }
 
 /*!

@@ -73,7 +73,7 @@ class CudaVerify {
  public:
   virtual ~CudaVerify() = default;
   /*!
-   * \brief VerifyCpu, with targets and draft distributions on the device. Waits for the device,
+   * \brief VerifyItems, with targets and draft distributions on the device. Waits for the device,
    * once: the host needs the tokens.
    * \return false if the call is one for the CPU, for the rule, the parameters or what the rows
    * hold.

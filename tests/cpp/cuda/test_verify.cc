@@ -4,10 +4,11 @@
 #include <random>
 
 #include "check.h"
+#include "core/verify/verify.h"
 #include "device_array.h"
 #include "kernels/convert.h"
 #include "kernels/cuda/verify/verify.cuh"
-#include "kernels/verify.h"
+#include "kernels/sampling.h"
 
 namespace kvctl {
 namespace {
@@ -32,7 +33,7 @@ class Batch {
   /*! \brief What the CPU decides: nodes, tokens and log-probabilities of each sequence. */
   std::vector<VerifyItem> OnCpu() {
     std::vector<VerifyItem> items = Items(logits_.data(), distributions_.data());
-    VerifyCpu(rule_, vocab_, &items);
+    VerifyItems(rule_, vocab_, ShareItemsAmongThreads, &items);
     return items;
   }
 

@@ -2,7 +2,7 @@
 
 #include "kernels/cpu/sampling/vocab_units.h"
 #include "kernels/isa.h"
-#include "kernels/verify.h"
+#include "kernels/sampling.h"
 
 namespace kvctl {
 

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/verify.h"
+#include "core/verify/verify.h"
 #include "kvctl/dtype.h"
 
 namespace kvctl::cuda {

@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/verify.h"
+#include "core/verify/verify.h"
+#include "kernels/sampling.h"
 
 namespace {
 
@@ -87,7 +88,7 @@ void ExpectSameDecisions(Rule rule, int vocab, int count) {
   for (int i = 0; i < count; ++i) sequences.push_back(MakeSequence(random, vocab, chain));
   std::vector<kvctl::VerifyItem> items;
   for (int i = 0; i < count; ++i) items.push_back(MakeItem(&sequences[i], vocab, i, noise));
-  kvctl::VerifyCpu(rule, vocab, &items);
+  kvctl::VerifyItems(rule, vocab, kvctl::ShareItemsAmongThreads, &items);
 
   const kvctl::VocabContext scalar(vocab);
   kvctl::TreeVerifier verifier(scalar);

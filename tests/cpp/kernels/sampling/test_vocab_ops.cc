@@ -10,7 +10,7 @@
 #include "core/sampling/distribution.h"
 #include "core/sampling/vocab_ops.h"
 #include "core/support/exact_math.h"
-#include "kernels/verify.h"
+#include "kernels/sampling.h"
 
 namespace {
 

@@ -1,33 +1,31 @@
-#include "kernels/cpu/sampling/verify_parallel.h"
-
 #include <omp.h>
 
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <sstream>
 
-#include "kernels/verify.h"
+#include "kernels/sampling.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
 namespace {
 
-// Work for less time than this is not shared out: to wake a thread that has gone to sleep takes up
-// to a tenth of a millisecond, in which the thread at hand begins.
+// Shorter batches stay on the calling thread: waking a sleeping thread takes up to a tenth of a
+// millisecond.
 constexpr double kMinNanoseconds = 1.5e5;
-// Nor is one item that takes less than this: sharing its rows out takes a barrier for every pass,
-// and on a machine that others use too each barrier may wait for a time slice.
+// Shorter items are not split by blocks: a split needs a barrier for every pass over the
+// vocabulary, and on a shared machine each barrier may wait for a time slice.
 constexpr double kMinItemNanoseconds = 4e5;
-// Blocks of the vocabulary below which one item is not worth sharing out.
+// Items with fewer blocks of the vocabulary are not split.
 constexpr int32_t kMinBlocks = 4;
 
-/*! \brief Hands out item indices, and remembers the first item that failed. */
+/*! \brief Hands out item indices and keeps the error of the first item that failed. */
 class Queue {
  public:
   Queue(int64_t begin, int64_t end, const char* name) : next_(begin), end_(end), name_(name) {}
 
-  // Takes a worker through items until none is left. Nothing leaves it: it runs in a parallel
-  // region.
+  // Runs a worker until no item is left. It does not throw because it runs in a parallel region.
   template <typename Work>
   void Run(const VocabContext& vocab, const Work& work) noexcept {
     int64_t current = end_;
@@ -46,7 +44,7 @@ class Queue {
       } catch (...) {
         Remember(current, std::current_exception());
       }
-    } while (current < end_);  // on with the item after the one that failed
+    } while (current < end_);  // continue after the item that failed
   }
 
   void Rethrow() const {
@@ -76,27 +74,27 @@ void ShareBlocks(int32_t num_blocks, const std::function<void(int32_t)>& body) {
 
 }  // namespace
 
-void ForItems(int32_t vocab_size, int64_t count, double nanoseconds, const char* name,
-              const std::function<void(const VocabContext& vocab,
-                                       const std::function<int64_t()>& next)>& work) {
-  const VocabContext serial(vocab_size, CpuVocabOps());
+void ShareItemsAmongThreads(const ItemBatch& batch, const ItemWork& work) {
+  const VocabContext serial(batch.vocab_size, CpuVocabOps());
+  const int64_t count = batch.count;
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-  const bool parallel = threads > 1 && nanoseconds >= kMinNanoseconds;
+  const bool parallel = threads > 1 && batch.nanoseconds >= kMinNanoseconds;
   const bool wide = parallel && serial.num_blocks() >= kMinBlocks &&
-                    nanoseconds >= kMinItemNanoseconds * static_cast<double>(count);
-  const int64_t alone = wide ? count / threads * threads : count;
+                    batch.nanoseconds >= kMinItemNanoseconds * static_cast<double>(count);
+  // Each thread takes whole items. The items of an incomplete last round are split by blocks.
+  const int64_t whole = wide ? count / threads * threads : count;
 
-  Queue items(0, alone, name);
-  if (parallel && alone > 1) {
+  Queue items(0, whole, batch.name);
+  if (parallel && whole > 1) {
 #pragma omp parallel num_threads(threads)
     items.Run(serial, work);
-  } else if (alone > 0) {
+  } else if (whole > 0) {
     items.Run(serial, work);
   }
   items.Rethrow();
-  if (alone == count) return;
-  const VocabContext shared(vocab_size, CpuVocabOps(), ShareBlocks);
-  Queue rest(alone, count, name);
+  if (whole == count) return;
+  const VocabContext shared(batch.vocab_size, CpuVocabOps(), ShareBlocks);
+  Queue rest(whole, count, batch.name);
   rest.Run(shared, work);
   rest.Rethrow();
 }
