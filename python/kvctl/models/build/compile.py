@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .output import check_output
 from ..architectures.layers import ParamSpec
-from .library import build, make_target
 from ..architectures.llama import export
-from .metadata import cache_shape, make_metadata
-from .params import ParamWriter
 from ..checkpoints.weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
+from .library import build, make_target
+from .metadata import cache_shape, make_metadata
+from .output import check_output
+from .params import ParamWriter
 
 Progress = Callable[[str, float], None]
 """Called with what is being done ("compile" or "weights") and the fraction of it that is done."""
