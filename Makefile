@@ -1,6 +1,7 @@
 # make demo   a real model decoded plainly and speculatively, on a fresh machine
 # make test   everything that must always hold
 # make lint       formatters, linters, types
+# make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
 # make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures
 
@@ -12,7 +13,7 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo test lint bench sanitize clean
+.PHONY: build demo test lint docs bench sanitize clean
 
 build: $(VENV)/built
 
@@ -30,6 +31,10 @@ $(VENV)/built: $(VENV)/requirements $(SOURCES)
 	touch $@
 
 $(VENV)/dev: third_party/requirements/dev.txt $(VENV)/requirements
+	$(PIP) install -r $<
+	touch $@
+
+$(VENV)/docs: third_party/requirements/docs.txt $(VENV)/requirements
 	$(PIP) install -r $<
 	touch $@
 
@@ -55,6 +60,12 @@ lint: $(VENV)/built $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The C++ headers need doxygen, which is no Python package: without it they are left out.
+docs: $(VENV)/built $(VENV)/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
+	@if command -v doxygen > /dev/null; then doxygen docs/Doxyfile; \
+	else echo "docs: doxygen is not installed, so the comments of the C++ headers were not checked"; fi
 
 SANITIZE := build/sanitize
 SANITIZED_OPERATIONS ?= 20000

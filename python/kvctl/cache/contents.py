@@ -84,7 +84,8 @@ class CacheContents(SequenceStore):
 
         The file is a safetensors file with the tensors ``k`` and ``v``, each ``(num_layers, tokens,
         num_kv_heads, head_dim)``, and ``positions`` where they are not 0, 1, 2, ...; see
-        :mod:`kvctl.sequence_file`. Positions and the sliding window go with it, checkpoints do not.
+        :mod:`kvctl.cache.sequence_file`. Positions and the sliding window go with it, checkpoints
+        do not.
 
         Raises
         ------

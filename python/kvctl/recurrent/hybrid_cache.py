@@ -27,9 +27,9 @@ class HybridCache:
     """A paged KV cache and a recurrent state that hold the same sequences.
 
     Every operation is applied to both or to neither: what one of them would refuse is found before
-    the other is touched, or undone in it. A model's functions take :attr:`cache` and :attr:`state`
-    as two arguments; whoever changes the sequences of one of them alone breaks the pair, and the
-    next step says so.
+    the other is touched, or undone in it. A model's functions take `cache` and `state` as two
+    arguments. Changing the sequences of one of them alone breaks the pair, and the next step says
+    so.
 
     Where no state is kept at the target of a rollback (replay mode), *both* go back to the last
     position that has one, and the call returns how many of the kept tokens have to run again,
