@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -129,15 +130,10 @@ void EndForward(const PagedKVCache& cache) { cache->EndForward(); }
 void AbortForward(const PagedKVCache& cache) { cache->AbortForward(); }
 bool InForward(const PagedKVCache& cache) { return cache->InForward(); }
 
-/*! \brief Of the named sequences, or of all. */
 void DropPending(const PagedKVCache& cache, const ffi::Optional<ffi::Shape>& seq_ids) {
-  const std::vector<int64_t> ids =
-      seq_ids.has_value() ? std::vector<int64_t>(seq_ids.value().begin(), seq_ids.value().end())
-                          : cache->SequenceIds();
-  for (int64_t id : ids) {
-    if (!cache->HasSequence(id)) Throw(ErrorKind::kKey, "the cache has no sequence ", id);
-  }
-  for (int64_t id : ids) cache->DropPending(id);
+  std::optional<std::vector<int64_t>> ids;
+  if (seq_ids.has_value()) ids.emplace(seq_ids.value().begin(), seq_ids.value().end());
+  cache->DropPending(ids);
 }
 
 void Commit(const PagedKVCache& cache, const ffi::Shape& seq_ids,

@@ -169,6 +169,15 @@ void SequenceTable::DropPending(int64_t id) {
   TruncateColumns(&sequence, sequence.num_committed);
 }
 
+void SequenceTable::DropPending(const std::vector<int64_t>& ids) {
+  RequireNoForward("abort of pending nodes");
+  for (int64_t id : ids) {  // reserve first, so that nothing below can throw
+    Sequence& sequence = Find(id);
+    MakeRoomToPreserve(&sequence, sequence.num_committed);
+  }
+  for (int64_t id : ids) DropPending(id);
+}
+
 void SequenceTable::ShrinkPages(Sequence* sequence, int32_t count) {
   while (static_cast<int32_t>(sequence->pages.size()) > count) {
     Release(sequence->pages.back());

@@ -165,8 +165,8 @@ class SequenceTable {
   bool StepCommits() const;
   /*!
    * \brief The new tokens of chains are committed, those of trees stay pending.
-   * \param all_layers_written Whether every layer has their K and V; otherwise they must all stay pending, and
-   * cannot be committed.
+   * \param all_layers_written Whether every layer has their K and V; otherwise they must all stay
+   * pending, and cannot be committed.
    */
   void EndForward(bool all_layers_written = true);
   /*!
@@ -188,6 +188,8 @@ class SequenceTable {
               CopyPlan* moves);
   /*! \brief Drops the pending nodes of a sequence. */
   void DropPending(int64_t id);
+  /*! \brief Drops the pending nodes of several sequences. */
+  void DropPending(const std::vector<int64_t>& ids);
 
   // Checkpoints.
   CheckpointPtr MakeCheckpoint(int64_t id);

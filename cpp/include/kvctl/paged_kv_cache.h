@@ -164,6 +164,8 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
                            const ObserverOptions& options) = 0;
   /*! \brief Drops the pending nodes of a sequence. */
   virtual void DropPending(int64_t seq_id) = 0;
+  /*! \brief Drops the pending nodes of several sequences, or, with nullopt, of all of them. */
+  virtual void DropPending(const std::optional<std::vector<int64_t>>& seq_ids) = 0;
   /*! \brief Whether a step is in flight. */
   virtual bool InForward() const = 0;
   /*!

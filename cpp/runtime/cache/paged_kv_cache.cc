@@ -127,33 +127,19 @@ PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
   CreateOnCuda();
 }
 
-PagedKVCacheImpl::ExclusiveScope::ExclusiveScope(const PagedKVCacheImpl* cache) : cache_(cache) {
-  if (cache->busy_.exchange(true, std::memory_order_acquire)) {
-    Throw(
-        ErrorKind::kRuntime,
-        "the cache is in use by another thread, or by the call that this callback belongs to; one "
-        "at a time");
-  }
-  std::lock_guard<std::mutex> lock(cache->discarded_mutex_);
-  cache->discarded_.clear();
-}
-
-PagedKVCacheImpl::ExclusiveScope::~ExclusiveScope() {
-  cache_->busy_.store(false, std::memory_order_release);
-}
-
 void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
   {
     std::lock_guard<std::mutex> lock(discarded_mutex_);
     discarded_.push_back(std::move(checkpoint));
   }
-  // A free cache lets go of it now. A busy one must not be touched: its next turn does.
-  if (busy_.exchange(true, std::memory_order_acquire)) return;
-  {
-    std::lock_guard<std::mutex> lock(discarded_mutex_);
-    discarded_.clear();
-  }
-  busy_.store(false, std::memory_order_release);
+  // A cache in use must not be touched; its next caller destroys the checkpoint.
+  const ExclusiveScope scope(&busy_);
+  if (scope.entered()) DestroyDiscarded();
+}
+
+void PagedKVCacheImpl::DestroyDiscarded() const {
+  std::lock_guard<std::mutex> lock(discarded_mutex_);
+  discarded_.clear();
 }
 
 void PagedKVCacheImpl::Clear() {
@@ -223,6 +209,10 @@ void PagedKVCacheImpl::SetDefaultWindow(int64_t size, int64_t sinks, int64_t hor
 
 void PagedKVCacheImpl::DropPending(int64_t seq_id) {
   WithLock([&] { table_.DropPending(seq_id); });
+}
+
+void PagedKVCacheImpl::DropPending(const std::optional<std::vector<int64_t>>& seq_ids) {
+  WithLock([&] { table_.DropPending(seq_ids.has_value() ? *seq_ids : table_.SequenceIds()); });
 }
 
 CacheCheckpoint PagedKVCacheImpl::MakeCheckpoint(int64_t seq_id) {

@@ -22,6 +22,7 @@
 #include "kernels/rope.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/support/device.h"
+#include "runtime/support/exclusive_scope.h"
 #include "runtime/support/guard.h"
 
 namespace kvctl {
@@ -92,6 +93,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void SetObserver(tvm::ffi::Optional<tvm::ffi::Function> observer,
                    const ObserverOptions& options) final;
   void DropPending(int64_t seq_id) final;
+  void DropPending(const std::optional<std::vector<int64_t>>& seq_ids) final;
   bool InForward() const final;
   void Commit(const std::vector<int64_t>& seq_ids,
               const std::vector<std::vector<int32_t>>& kept) final;
@@ -123,30 +125,23 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
     std::vector<Tensor> layers;  // K and V (2, length, num_kv_heads, head_dim); undefined: not yet
   };
 
-  /*! \brief One caller's turn with the cache; a second one at the same time is refused. */
-  class ExclusiveScope {
-   public:
-    explicit ExclusiveScope(const PagedKVCacheImpl* cache);
-
-    ~ExclusiveScope();
-    ExclusiveScope(const ExclusiveScope&) = delete;
-    ExclusiveScope& operator=(const ExclusiveScope&) = delete;
-
-   private:
-    const PagedKVCacheImpl* cache_;
-  };
-  /*! \brief Runs f in a turn of its own, errors translated. */
+  /*! \brief Runs f as the only caller, errors translated; a second caller at the same time is
+   * refused. */
   template <typename F>
   auto WithLock(F&& f) const {
     return Guard([&] {
-      ExclusiveScope scope(this);
+      ExclusiveScope scope(&busy_,
+                           "the cache is in use by another thread, or by the call that this "
+                           "callback belongs to; one at a time");
+      DestroyDiscarded();
       return std::forward<F>(f)();
     });
   }
-
-  /*! \brief Lets go of a checkpoint: at once, or in the next turn if another caller has this one.
+  /*! \brief Destroys a checkpoint: at once, or in the next call if another caller uses the cache.
    */
   void Discard(CheckpointPtr checkpoint) const;
+  void DestroyDiscarded() const;
+
   SlidingWindow MakeWindow(int64_t size, int64_t sinks, int64_t horizon, bool renumber_sinks) const;
   int32_t LocalLayer(int64_t layer_id) const;
   /*! \brief Begins the step that appends_ describes, under one mask per sequence or nullptr. */

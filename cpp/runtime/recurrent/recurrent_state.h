@@ -13,8 +13,8 @@
 
 #include "core/recurrent/recurrent_table.h"
 #include "kernels/row_copy.h"
-#include "kvctl/error.h"
 #include "kvctl/recurrent_state.h"
+#include "runtime/support/exclusive_scope.h"
 #include "runtime/support/guard.h"
 
 namespace kvctl {
@@ -80,28 +80,13 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   /*! \brief Whether a state of the step in flight has been set, and how. */
   enum class Written : char { kNot, kFinal, kSteps };
 
-  /*! \brief One caller's turn with the state. */
-  class ExclusiveScope {
-   public:
-    explicit ExclusiveScope(std::atomic<bool>* busy) : busy_(busy) {
-      if (busy->exchange(true, std::memory_order_acquire)) {
-        Throw(ErrorKind::kRuntime,
-              "the recurrent state is in use by another thread; one thread at a time");
-      }
-    }
-    ~ExclusiveScope() { busy_->store(false, std::memory_order_release); }
-    ExclusiveScope(const ExclusiveScope&) = delete;
-    ExclusiveScope& operator=(const ExclusiveScope&) = delete;
-
-   private:
-    std::atomic<bool>* busy_;
-  };
   /*! \brief Runs f as the only caller, errors translated; a second caller at the same time is
    * refused. */
   template <typename F>
   auto WithLock(F&& f) const {
     return Guard([&]() -> decltype(f()) {
-      ExclusiveScope scope(&busy_);
+      ExclusiveScope scope(&busy_,
+                           "the recurrent state is in use by another thread; one thread at a time");
       ForgetDiscarded();
       return std::forward<F>(f)();
     });

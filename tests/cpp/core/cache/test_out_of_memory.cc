@@ -159,6 +159,7 @@ TEST(NoMemoryToCommit) {
     world.table.Commit({1, 0}, {{1, 2}, {0, 2, 4, 5}}, &world.moves);
   });
   FailEverywhere(Nothing, [](World& world) { world.table.DropPending(0); });
+  FailEverywhere(Nothing, [](World& world) { world.table.DropPending({1, 0}); });
 }
 
 TEST(NoMemoryToPop) {
