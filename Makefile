@@ -1,6 +1,7 @@
 # make demo   a real model decoded plainly and speculatively, on a fresh machine
 # make test   everything that must always hold
-# make lint       formatters, linters, types
+# make lint       formatters, linters, types, and whether generated files are up to date
+# make ffi        write the table of packed functions, after a change of one's name, arguments or result
 # make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
 # make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures
@@ -13,7 +14,7 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo test lint docs bench sanitize clean
+.PHONY: build demo test lint ffi docs bench sanitize clean
 
 build: $(VENV)/built
 
@@ -60,6 +61,10 @@ lint: $(VENV)/built $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/generate_ffi.py --check
+
+ffi: $(VENV)/built $(VENV)/dev
+	$(BIN)/python scripts/generate_ffi.py
 
 # The C++ headers need doxygen, which is no Python package: without it they are left out.
 docs: $(VENV)/built $(VENV)/docs

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/cache/sequence_table.h"
+#include "ffi/cache_records.h"
 #include "ffi/mask_argument.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/cache/window_pages.h"
@@ -22,38 +23,8 @@ namespace {
 namespace ffi = tvm::ffi;
 using tvm::runtime::Tensor;
 
-PagedKVCache Create(int64_t num_layers, int64_t num_qo_heads, int64_t num_kv_heads,
-                    int64_t head_dim, int64_t max_total_tokens, int64_t page_size,
-                    int64_t max_sequences, int64_t prefill_chunk_size, const ffi::String& dtype,
-                    DLDevice device, int64_t rope_mode, double rope_scale, double rope_theta,
-                    const ffi::Shape& layer_windows) {
-  PagedKVCacheConfig config;
-  config.num_layers = num_layers;
-  config.num_qo_heads = num_qo_heads;
-  config.num_kv_heads = num_kv_heads;
-  config.head_dim = head_dim;
-  config.page_size = page_size;
-  if (max_total_tokens < 1) {
-    Throw(ErrorKind::kValue, "max_total_tokens must be at least 1, got ", max_total_tokens);
-  }
-  config.num_pages = page_size < 1 ? 1 : (max_total_tokens - 1) / page_size + 1;
-  config.max_sequences = max_sequences;
-  config.prefill_chunk_size = prefill_chunk_size;
-  config.dtype = ffi::StringToDLDataType(dtype);
-  config.device = device;
-  config.rope_mode = rope_mode == 0   ? RopeMode::kNone
-                     : rope_mode == 1 ? RopeMode::kNormal
-                                      : RopeMode::kInline;
-  config.rope_scale = rope_scale;
-  config.rope_theta = rope_theta;
-  for (int64_t window : layer_windows) {
-    if (window < 0 || window > INT32_MAX) {
-      Throw(ErrorKind::kValue, "a layer's window must be in [0, 2^31), got ", window);
-    }
-    config.layer_windows.push_back(static_cast<int32_t>(window));
-  }
-  return PagedKVCache::Create(config);
-}
+PagedKVCache Create(const CacheConfig& config) { return PagedKVCache::Create(config.ToConfig()); }
+CacheConfig ConfigOf(const PagedKVCache& cache) { return CacheConfig(cache->config()); }
 
 /*! \brief What kvctl's own compiled models call: sizes as TVM's create function takes them. */
 PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t num_qo_heads,
@@ -227,17 +198,6 @@ ffi::Array<Tensor> GetKV(const PagedKVCache& cache, int64_t seq_id, int64_t begi
   return {k, v};
 }
 
-/*! \brief The sizes a cache was created with, in the order of python/kvctl/cache.py. */
-ffi::Shape Sizes(const PagedKVCache& cache) {
-  const PagedKVCacheConfig& config = cache->config();
-  return {config.num_layers, config.num_qo_heads, config.num_kv_heads,  config.head_dim,
-          config.num_pages,  config.page_size,    config.max_sequences, config.prefill_chunk_size};
-}
-
-ffi::String DTypeOf(const PagedKVCache& cache) {
-  return ffi::DLDataTypeToString(cache->config().dtype);
-}
-
 void PoisonUnused(const PagedKVCache& cache) { cache->PoisonUnused(); }
 
 }  // namespace
@@ -265,8 +225,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.set_page_selector", Guarded(SetPageSelector), "Choose pages by queries")
       .def("kvctl.cache.set_observer", Guarded(SetObserver), "Watch what attention gives to tokens")
       .def("kvctl.cache.get_kv", Guarded(GetKV), "K and V of a range of tokens")
-      .def("kvctl.cache.sizes", Guarded(Sizes), "The sizes a cache was created with")
-      .def("kvctl.cache.dtype", Guarded(DTypeOf), "The element type of a cache")
+      .def("kvctl.cache.config", Guarded(ConfigOf), "What a cache was created with")
       .def("kvctl.cache.debug_poison", Guarded(PoisonUnused), "Fill unused slots with NaN")
       .def("kvctl.cache.install", Guarded(InstallCache), "Put kvctl's cache behind TVM's function")
       .def("kvctl.cache.uninstall", Guarded(UninstallCache), "Put TVM's cache back")

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "ffi/cache_records.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/support/guard.h"
 #include "runtime/support/tensor_view.h"
@@ -28,57 +29,12 @@ void Evict(const PagedKVCache& cache, int64_t seq_id, const ffi::Shape& keep, bo
   cache->Evict(seq_id, kept, rerotate);
 }
 
-/*! \brief The last axis as bytes: what NumPy reads whatever the type. */
-Tensor AsBytes(const Tensor& kv) {
-  const ffi::Shape shape{kv->shape[0], kv->shape[1], kv->shape[2],
-                         kv->shape[3] * ((kv->dtype.bits + 7) / 8)};
-  return kv.CreateView(shape, {kDLUInt, 8, 1});
+SavedSequenceRecord SaveSequence(const PagedKVCache& cache, int64_t seq_id) {
+  return SavedSequenceRecord(cache->SaveSequence(seq_id), cache->config());
 }
 
-/*! \brief Bytes as the K or V of a cache. */
-Tensor FromBytes(const Tensor& bytes, const PagedKVCacheConfig& config) {
-  const int64_t width = (config.dtype.bits + 7) / 8;
-  CheckTensor(bytes.operator->(), "saved K and V", {kDLCPU, 0},
-              {config.num_layers, kAnyExtent, config.num_kv_heads, config.head_dim * width});
-  if (bytes->dtype.code != kDLUInt || bytes->dtype.bits != 8) {
-    Throw(ErrorKind::kType, "saved K and V must be bytes");
-  }
-  const ffi::Shape shape{bytes->shape[0], bytes->shape[1], bytes->shape[2], config.head_dim};
-  const Tensor view = bytes.CreateView(shape, config.dtype);
-  return config.device.device_type == kDLCPU ? view : view.CopyTo(config.device);
-}
-
-/*! \brief [shape of numbers, positions or None, k, v], K and V as bytes on the host. */
-ffi::Array<ffi::Any> SaveSequence(const PagedKVCache& cache, int64_t seq_id) {
-  const SavedSequence saved = cache->SaveSequence(seq_id);
-  const ffi::Shape numbers{saved.length,      saved.next_position,  saved.window_size,
-                           saved.sinks,       saved.horizon,        saved.evicted_begin,
-                           saved.evicted_end, saved.renumber_sinks, saved.reports_held_length};
-  const bool on_host = cache->config().device.device_type == kDLCPU;
-  const Tensor k = on_host ? saved.k : saved.k.CopyTo({kDLCPU, 0});
-  const Tensor v = on_host ? saved.v : saved.v.CopyTo({kDLCPU, 0});
-  return {numbers, saved.positions, AsBytes(k), AsBytes(v)};
-}
-
-void LoadSequence(const PagedKVCache& cache, int64_t seq_id, const ffi::Shape& numbers,
-                  const ffi::Optional<Tensor>& positions, const Tensor& k, const Tensor& v) {
-  if (numbers.size() != 9) {
-    Throw(ErrorKind::kValue, "a saved sequence has 9 numbers, got ", numbers.size());
-  }
-  SavedSequence saved;
-  saved.length = numbers[0];
-  saved.next_position = numbers[1];
-  saved.window_size = numbers[2];
-  saved.sinks = numbers[3];
-  saved.horizon = numbers[4];
-  saved.evicted_begin = numbers[5];
-  saved.evicted_end = numbers[6];
-  saved.renumber_sinks = numbers[7] != 0;
-  saved.reports_held_length = numbers[8] != 0;
-  saved.positions = positions;
-  saved.k = FromBytes(k, cache->config());
-  saved.v = FromBytes(v, cache->config());
-  cache->LoadSequence(seq_id, saved);
+void LoadSequence(const PagedKVCache& cache, int64_t seq_id, const SavedSequenceRecord& saved) {
+  cache->LoadSequence(seq_id, saved.ToSaved(cache->config()));
 }
 
 /*! \brief The elements of a float32 tensor. */

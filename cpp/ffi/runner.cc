@@ -191,8 +191,16 @@ Tensor Forward(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi:
   return self->runner.Forward(requests);
 }
 
-PagedKVCache CacheOf(const ModelRunnerRef& self) { return self->runner.cache(); }
-RecurrentState StateOf(const ModelRunnerRef& self) { return self->runner.state(); }
+ffi::Optional<PagedKVCache> CacheOf(const ModelRunnerRef& self) {
+  const PagedKVCache& cache = self->runner.cache();
+  if (!cache.defined()) return std::nullopt;
+  return cache;
+}
+ffi::Optional<RecurrentState> StateOf(const ModelRunnerRef& self) {
+  const RecurrentState& state = self->runner.state();
+  if (!state.defined()) return std::nullopt;
+  return state;
+}
 FunctionTableRef LibraryOf(const ModelRunnerRef& self) {
   return FunctionTableRef(self->runner.functions());
 }

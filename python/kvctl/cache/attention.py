@@ -8,20 +8,16 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
+from .._ffi import functions as ffi
 from .._ffi.convert import to_input, to_tensor
 from .._ffi.integers import to_shape
 from .sequences import SequenceStore
-
-_ffi = tvm_ffi.get_global_func
-
-_attention = _ffi("kvctl.cache.attention")
-_set_page_selector = _ffi("kvctl.cache.set_page_selector")
-_set_observer = _ffi("kvctl.cache.set_observer")
 
 
 class CacheAttention(SequenceStore):
     """The part of :class:`kvctl.PagedKVCache` that attends."""
 
+    _handle: ffi.PagedKVCacheHandle
     head_dim: int
 
     def attention(
@@ -74,7 +70,7 @@ class CacheAttention(SequenceStore):
         ValueError
             If a shape does not fit.
         """
-        return _attention(
+        return ffi.cache.attention(
             self._handle,
             layer,
             to_input(qkv, "qkv"),
@@ -103,14 +99,14 @@ class CacheAttention(SequenceStore):
             pages again.
         """
         if select is None:
-            _set_page_selector(self._handle, None)
+            ffi.cache.set_page_selector(self._handle, None)
             return
         choose = select
 
         def answer(layer: int, q: Any) -> list[Any]:
             return [_pages(pages) for pages in choose(layer, q)]
 
-        _set_page_selector(self._handle, tvm_ffi.convert(answer))
+        ffi.cache.set_page_selector(self._handle, tvm_ffi.convert(answer))
 
     def observe_attention(
         self,
@@ -151,7 +147,7 @@ class CacheAttention(SequenceStore):
             if watch is None
             else tvm_ffi.convert(lambda layer, ids, sums: watch(layer, list(ids), list(sums)))
         )
-        _set_observer(self._handle, tell, heads == "qo", last)
+        ffi.cache.set_observer(self._handle, tell, heads == "qo", last)
 
 
 def _pages(answer: Any) -> Any:

@@ -8,32 +8,23 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 
+from .._ffi import functions as ffi
 from .._ffi.convert import to_numpy, to_tensor
 from .._ffi.integers import to_shape
 from .sequences import SequenceStore
-
-_ffi = tvm_ffi.get_global_func
-
-_evict = _ffi("kvctl.cache.evict")
-_save_sequence = _ffi("kvctl.cache.save_sequence")
-_load_sequence = _ffi("kvctl.cache.load_sequence")
-_kv_layout = _ffi("kvctl.cache.kv_layout")
-_get_kv = _ffi("kvctl.cache.get_kv")
-_debug_poison = _ffi("kvctl.cache.debug_poison")
-_sequence_length = _ffi("vm.builtin.attention_kv_cache_get_sequence_length")
 
 
 class CacheContents(SequenceStore):
     """The part of :class:`kvctl.PagedKVCache` that knows what is in its pages."""
 
+    _handle: ffi.PagedKVCacheHandle
     num_pages: int
     page_size: int
 
     def sequence_length(self, seq_id: int) -> int:
         """Tokens of a sequence, its pending nodes and those of a step in flight included."""
-        return int(_sequence_length(self._handle, seq_id))
+        return int(ffi.vm_builtin.attention_kv_cache_get_sequence_length(self._handle, seq_id))
 
     def evict(self, seq_id: int, keep: Any, *, rerotate: bool = False) -> None:
         """Keep some committed tokens of a sequence and drop the others, in every layer.
@@ -77,7 +68,9 @@ class CacheContents(SequenceStore):
             needs none.
         """
         length = self.sequence_length(seq_id) - self.pending_length(seq_id)
-        _evict(self._handle, seq_id, to_shape(_kept_indices(keep, length), "keep"), rerotate)
+        ffi.cache.evict(
+            self._handle, seq_id, to_shape(_kept_indices(keep, length), "keep"), rerotate
+        )
 
     def save_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
         """Write the committed tokens of a sequence to a file, for :meth:`load_sequence`.
@@ -97,11 +90,11 @@ class CacheContents(SequenceStore):
         OSError
             If the file cannot be written; one of that name is then left as it was.
         """
-        from .sequence_file import SequenceFile
+        from .sequence_file import NUMBERS, SequenceFile
 
-        numbers, *arrays = _save_sequence(self._handle, seq_id)
-        positions, k, v = (to_numpy(array) for array in arrays)
-        numbers = tuple(int(number) for number in numbers)
+        saved = ffi.cache.save_sequence(self._handle, seq_id)
+        numbers = {field: int(getattr(saved, field)) for field in NUMBERS.values()}
+        positions, k, v = to_numpy(saved.positions), to_numpy(saved.k), to_numpy(saved.v)
         SequenceFile(self._kv_layout(), numbers, positions, k, v).write(path)
 
     def load_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
@@ -131,17 +124,16 @@ class CacheContents(SequenceStore):
         from .sequence_file import read_sequence_file
 
         file = read_sequence_file(path, self._kv_layout(), self.num_pages * self.page_size)
-        _load_sequence(
-            self._handle,
-            seq_id,
-            to_shape(file.numbers, "numbers"),
-            None if file.positions is None else to_tensor(file.positions),
-            to_tensor(file.k),
-            to_tensor(file.v),
+        saved = ffi.SavedSequenceRecord(
+            **file.numbers,
+            positions=None if file.positions is None else to_tensor(file.positions),
+            k=to_tensor(file.k),
+            v=to_tensor(file.v),
         )
+        ffi.cache.load_sequence(self._handle, seq_id, saved)
 
     def _kv_layout(self) -> dict[str, Any]:
-        layout: dict[str, Any] = json.loads(str(_kv_layout(self._handle)))
+        layout: dict[str, Any] = json.loads(str(ffi.cache.kv_layout(self._handle)))
         return layout
 
     def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Any, Any]:
@@ -158,12 +150,12 @@ class CacheContents(SequenceStore):
         """
         if end is not None and end < 0:
             raise IndexError(f"end must not be negative, got {end}")
-        k, v = _get_kv(self._handle, seq_id, begin, -1 if end is None else end)
+        k, v = ffi.cache.get_kv(self._handle, seq_id, begin, -1 if end is None else end)
         return k, v
 
     def debug_poison(self) -> None:
         """Fill every slot that no sequence and no checkpoint uses with NaN."""
-        _debug_poison(self._handle)
+        ffi.cache.debug_poison(self._handle)
 
 
 def _kept_indices(keep: Any, length: int) -> Iterable[int]:

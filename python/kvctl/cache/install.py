@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import tvm_ffi
-
-_ffi = tvm_ffi.get_global_func
-
-_install = _ffi("kvctl.cache.install")
-_uninstall = _ffi("kvctl.cache.uninstall")
-_installed = _ffi("kvctl.cache.installed")
-_install_recurrent = _ffi("kvctl.recurrent.install")
-_uninstall_recurrent = _ffi("kvctl.recurrent.uninstall")
+from .._ffi import functions as ffi
 
 
 def install() -> None:
@@ -23,20 +15,20 @@ def install() -> None:
     it is initialised: model libraries initialised from now on get kvctl's, and keep them after
     :func:`uninstall`.
     """
-    _install()
-    _install_recurrent()
+    ffi.cache.install()
+    ffi.recurrent.install()
 
 
 def uninstall() -> None:
     """Put TVM's cache and recurrent state back."""
-    _uninstall()
-    _uninstall_recurrent()
+    ffi.cache.uninstall()
+    ffi.recurrent.uninstall()
 
 
 @contextmanager
 def installed() -> Iterator[None]:
     """:func:`install` for the length of a ``with`` block."""
-    before = bool(_installed())
+    before = bool(ffi.cache.installed())
     install()
     try:
         yield

@@ -6,31 +6,18 @@ Every operation either happens or raises and leaves the cache as it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tvm_ffi
 
+from .._ffi import functions as ffi
 from .._ffi.integers import to_shape
 from .attention import CacheAttention
 from .contents import CacheContents
 from .rope import Rope
 from .step import CacheStep
 
-_ffi = tvm_ffi.get_global_func
 
-_create = _ffi("kvctl.cache.create")
-_popn = _ffi("kvctl.cache.popn")
-_set_sliding_window = _ffi("kvctl.cache.set_sliding_window")
-_sequence_ids = _ffi("kvctl.cache.sequence_ids")
-_sizes = _ffi("kvctl.cache.sizes")
-_dtype = _ffi("kvctl.cache.dtype")
-_fork_sequence = _ffi("vm.builtin.kv_state_fork_sequence")
-_empty = _ffi("vm.builtin.attention_kv_cache_empty")
-_num_available_pages = _ffi("vm.builtin.attention_kv_cache_get_num_available_pages")
-_total_sequence_length = _ffi("vm.builtin.attention_kv_cache_get_total_sequence_length")
-
-
-class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
+class PagedKVCache(CacheStep, CacheAttention, CacheContents):
     """A paged KV cache over which any compiled model, or attention called from Python, runs.
 
     Made by :meth:`create`, or around the cache that a model library created (:meth:`wrap`). The
@@ -41,18 +28,20 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
     tokens that nobody has accepted yet. :meth:`commit` keeps some of them and drops the others.
     """
 
-    def __init__(self, handle: Any) -> None:
+    _functions = ffi.cache
+
+    def __init__(self, handle: ffi.PagedKVCacheHandle) -> None:
         super().__init__(handle)
-        sizes = _sizes(handle)
-        self.num_layers: int = sizes[0]
-        self.num_qo_heads: int = sizes[1]
-        self.num_kv_heads: int = sizes[2]
-        self.head_dim: int = sizes[3]
-        self.num_pages: int = sizes[4]
-        self.page_size: int = sizes[5]
-        self.max_sequences: int = sizes[6]
-        self.prefill_chunk_size: int = sizes[7]
-        self.dtype: str = str(_dtype(handle))
+        config = ffi.cache.config(handle)
+        self.num_layers: int = config.num_layers
+        self.num_qo_heads: int = config.num_qo_heads
+        self.num_kv_heads: int = config.num_kv_heads
+        self.head_dim: int = config.head_dim
+        self.num_pages: int = config.max_total_tokens // config.page_size
+        self.page_size: int = config.page_size
+        self.max_sequences: int = config.max_sequences
+        self.prefill_chunk_size: int = config.prefill_chunk_size
+        self.dtype: str = str(config.dtype)
 
     @classmethod
     def create(
@@ -107,24 +96,23 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
             raise TypeError(f'dtype must be a name such as "float32", got {dtype!r}')
         if rope is not None and not isinstance(rope, Rope):
             raise TypeError(f"rope must be a kvctl.Rope or None, got {type(rope).__name__}")
-        return cls(
-            _create(
-                num_layers,
-                num_qo_heads,
-                num_kv_heads,
-                head_dim,
-                max_total_tokens,
-                page_size,
-                max_sequences,
-                prefill_chunk_size,
-                dtype,
-                tvm_ffi.device(device),
-                0 if rope is None else 1 + int(rope.inline),
-                1.0 if rope is None else rope.scale,
-                1.0 if rope is None else rope.theta,
-                to_shape(layer_windows, "layer_windows"),
-            )
+        config = ffi.CacheConfig(
+            num_layers=num_layers,
+            num_qo_heads=num_qo_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            max_total_tokens=max_total_tokens,
+            page_size=page_size,
+            max_sequences=max_sequences,
+            prefill_chunk_size=prefill_chunk_size,
+            dtype=dtype,
+            device=tvm_ffi.device(device),
+            rope_mode=0 if rope is None else 1 + int(rope.inline),
+            rope_scale=1.0 if rope is None else rope.scale,
+            rope_theta=1.0 if rope is None else rope.theta,
+            layer_windows=to_shape(layer_windows, "layer_windows"),
         )
+        return cls(ffi.cache.create(config))
 
     def __repr__(self) -> str:
         return (
@@ -152,27 +140,27 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
         ValueError
             If the child exists, or the parent is shorter than ``position``.
         """
-        _fork_sequence(self._handle, parent, child, position)
+        ffi.vm_builtin.kv_state_fork_sequence(self._handle, parent, child, position)
 
     @property
     def empty(self) -> bool:
         """Whether the cache has no sequences."""
-        return bool(_empty(self._handle))
+        return bool(ffi.vm_builtin.attention_kv_cache_empty(self._handle))
 
     @property
     def sequence_ids(self) -> list[int]:
         """The ids of all sequences, ascending."""
-        return [int(seq_id) for seq_id in _sequence_ids(self._handle)]
+        return [int(seq_id) for seq_id in ffi.cache.sequence_ids(self._handle)]
 
     @property
     def total_sequence_length(self) -> int:
         """Tokens of all sequences."""
-        return int(_total_sequence_length(self._handle))
+        return int(ffi.vm_builtin.attention_kv_cache_get_total_sequence_length(self._handle))
 
     @property
     def num_available_pages(self) -> int:
         """Free pages."""
-        return int(_num_available_pages(self._handle))
+        return int(ffi.vm_builtin.attention_kv_cache_get_num_available_pages(self._handle))
 
     def enable_sliding_window(
         self,
@@ -211,7 +199,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
             If a size makes no sense, tokens that the window shows have been let go, or sinks are to
             be renumbered in a cache without RoPE.
         """
-        _set_sliding_window(self._handle, seq_id, size, sinks, horizon, renumber_sinks)
+        ffi.cache.set_sliding_window(self._handle, seq_id, size, sinks, horizon, renumber_sinks)
 
     def popn(self, seq_id: int, n: int) -> None:
         """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
@@ -223,4 +211,4 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, area="cache"):
         ValueError
             If it has fewer tokens.
         """
-        _popn(self._handle, seq_id, n)
+        ffi.cache.popn(self._handle, seq_id, n)

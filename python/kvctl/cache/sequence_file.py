@@ -30,19 +30,18 @@ DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
     "float16": ("F16", np.float16),
     "bfloat16": ("BF16", ml_dtypes.bfloat16),
 }
-# Names in the file, and so part of its version: here `gone` is evicted, `counts_held` that the
-# sequence reports the length that its window holds.
-NUMBERS = (
-    "length",
-    "next_position",
-    "window_size",
-    "sinks",
-    "horizon",
-    "gone_begin",
-    "gone_end",
-    "renumber_sinks",
-    "counts_held",
-)
+# By name in the file, which its version fixes, the field of a `SavedSequenceRecord`.
+NUMBERS = {
+    "length": "length",
+    "next_position": "next_position",
+    "window_size": "window_size",
+    "sinks": "sinks",
+    "horizon": "horizon",
+    "gone_begin": "evicted_begin",
+    "gone_end": "evicted_end",
+    "renumber_sinks": "renumber_sinks",
+    "counts_held": "reports_held_length",
+}
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ class SequenceFile:
     ----------
     layout : dict
         What the cache's K and V mean: layers, heads, head dimension, type, rotation.
-    numbers : tuple of int
-        In the order of ``NUMBERS``.
+    numbers : dict of int
+        The sequence's lengths and its window, by the names of ``SavedSequenceRecord``.
     positions : array, (length,) int32, or None
         The tokens' positions where they are not 0, 1, 2, ...
     k, v : array of bytes, (num_layers, tokens, num_kv_heads, head_dim * bytes of an element)
     """
 
     layout: dict[str, Any]
-    numbers: tuple[int, ...]
+    numbers: dict[str, Any]
     positions: npt.NDArray[np.int32] | None
     k: npt.NDArray[np.uint8]
     v: npt.NDArray[np.uint8]
@@ -78,7 +77,7 @@ class SequenceFile:
             "format": FORMAT,
             "version": VERSION,
             "layout": json.dumps(self.layout, sort_keys=True),
-            "numbers": json.dumps(dict(zip(NUMBERS, self.numbers, strict=True))),
+            "numbers": json.dumps({name: self.numbers[field] for name, field in NUMBERS.items()}),
         }
         metadata["crc32"] = checksum(metadata, list(tensors.values()))
         unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
@@ -135,7 +134,8 @@ def _read(
     metadata = _metadata(file.metadata(), path)
     _check_layout(_object(metadata["layout"], path), layout, path)
     numbers = _numbers(_object(metadata["numbers"], path), path)
-    length, held = numbers[0], numbers[0] - (numbers[6] - numbers[5])
+    length = numbers["length"]
+    held = length - (numbers["evicted_end"] - numbers["evicted_begin"])
     _require(
         held <= max_tokens,
         path,
@@ -185,14 +185,14 @@ def _object(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     return value
 
 
-def _numbers(values: dict[str, Any], path: str | os.PathLike[str]) -> tuple[int, ...]:
+def _numbers(values: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     sound = set(values) == set(NUMBERS) and all(
         type(value) is int and 0 <= value < 1 << 31 for value in values.values()
     )
     _require(sound, path, "its numbers are damaged")
-    numbers = tuple(values[name] for name in NUMBERS)
-    _require(numbers[5] <= numbers[6] <= numbers[0], path, "its numbers are damaged")
-    return numbers
+    in_order = values["gone_begin"] <= values["gone_end"] <= values["length"]
+    _require(in_order, path, "its numbers are damaged")
+    return {field: values[name] for name, field in NUMBERS.items()}
 
 
 def _check_layout(saved: dict[str, Any], own: dict[str, Any], path: str | os.PathLike[str]) -> None:

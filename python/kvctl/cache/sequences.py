@@ -7,21 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
-import tvm_ffi
-
 from .._ffi import errors as errors  # registers the exception types that libkvctl raises
+from .._ffi import functions as ffi
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _Store = TypeVar("_Store", bound=Any)
 _Step = ParamSpec("_Step")
-
-_ffi = tvm_ffi.get_global_func
-
-_clear = _ffi("vm.builtin.kv_state_clear")
-_add_sequence = _ffi("vm.builtin.kv_state_add_sequence")
-_remove_sequence = _ffi("vm.builtin.kv_state_remove_sequence")
 
 
 def step_context(
@@ -51,17 +44,11 @@ def step_context(
 class SequenceStore:
     """A TVM object that remembers sequences: committed tokens, and pending ones behind them.
 
-    Subclasses name the area of their packed functions, ``kvctl.<area>.<name>``; those that are only
-    a part of such an object name none.
+    A subclass sets ``_functions`` to the area of the table that has its packed functions.
     """
 
-    _functions: ClassVar[dict[str, Any]]
-
-    def __init_subclass__(cls, *, area: str | None = None) -> None:
-        if area is None:
-            return
-        names = ("has_sequence", "pending_length", "in_forward", "end_forward", "checkpoint")
-        cls._functions = {name: _ffi(f"kvctl.{area}.{name}") for name in (*names, "rollback")}
+    _functions: ClassVar[type[ffi.cache] | type[ffi.recurrent]]
+    _handle: Any
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -96,7 +83,7 @@ class SequenceStore:
         ValueError
             If the id is negative or taken, or there are ``max_sequences`` already.
         """
-        _add_sequence(self._handle, seq_id)
+        ffi.vm_builtin.kv_state_add_sequence(self._handle, seq_id)
 
     def remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence; its checkpoints become invalid.
@@ -106,25 +93,25 @@ class SequenceStore:
         KeyError
             If there is no such sequence.
         """
-        _remove_sequence(self._handle, seq_id)
+        ffi.vm_builtin.kv_state_remove_sequence(self._handle, seq_id)
 
     def __contains__(self, seq_id: int) -> bool:
-        return bool(self._functions["has_sequence"](self._handle, seq_id))
+        return bool(self._functions.has_sequence(self._handle, seq_id))
 
     def clear(self) -> None:
         """Remove every sequence, whatever state this is in."""
-        _clear(self._handle)
+        ffi.vm_builtin.kv_state_clear(self._handle)
 
     def pending_length(self, seq_id: int) -> int:
         """Pending tokens of a sequence."""
-        return int(self._functions["pending_length"](self._handle, seq_id))
+        return int(self._functions.pending_length(self._handle, seq_id))
 
     # A step.
 
     @property
     def in_forward(self) -> bool:
         """Whether a step is in flight."""
-        return bool(self._functions["in_forward"](self._handle))
+        return bool(self._functions.in_forward(self._handle))
 
     def end_forward(self) -> None:
         """End the step: tokens of chains are committed, nodes of trees stay pending.
@@ -134,7 +121,7 @@ class SequenceStore:
         RuntimeError
             If no step is in flight, or the forward has left something out.
         """
-        self._functions["end_forward"](self._handle)
+        self._functions.end_forward(self._handle)
 
     # Rolling back.
 
@@ -144,7 +131,7 @@ class SequenceStore:
         A cache's checkpoint takes no page until an operation would destroy what it needs; a
         recurrent state's holds that state. Both let go when the object is garbage.
         """
-        return self._functions["checkpoint"](self._handle, seq_id)
+        return self._functions.checkpoint(self._handle, seq_id)
 
     def rollback(self, seq_id: int, checkpoint: Any) -> None:
         """Make a sequence exactly what it was; the checkpoint stays valid.
@@ -154,4 +141,4 @@ class SequenceStore:
         ValueError
             If the checkpoint is of another sequence, or of one that was removed.
         """
-        self._functions["rollback"](self._handle, seq_id, checkpoint)
+        self._functions.rollback(self._handle, seq_id, checkpoint)

@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import tvm_ffi
-
-from .._ffi.convert import encode_masks, encode_pending
+from .._ffi import functions as ffi
 from .._ffi.integers import to_shape
 from .sequences import SequenceStore, step_context
+from .step_arguments import encode_masks, encode_pending
 
 if TYPE_CHECKING:
-    from .._ffi.convert import MaskLike
-
-_ffi = tvm_ffi.get_global_func
-
-_begin_forward = _ffi("kvctl.cache.begin_forward")
-_abort_forward = _ffi("kvctl.cache.abort_forward")
-_drop_pending = _ffi("kvctl.cache.drop_pending")
-_commit = _ffi("kvctl.cache.commit")
-_query_positions = _ffi("vm.builtin.attention_kv_cache_get_query_positions")
+    from .step_arguments import MaskLike
 
 
 class CacheStep(SequenceStore):
     """The part of :class:`kvctl.PagedKVCache` that appends tokens, and keeps or drops them."""
+
+    _handle: ffi.PagedKVCacheHandle
 
     def begin_forward(
         self,
@@ -66,7 +59,7 @@ class CacheStep(SequenceStore):
         kvctl.OutOfPagesError
             If there are too few free pages.
         """
-        _begin_forward(
+        ffi.cache.begin_forward(
             self._handle,
             to_shape(seq_ids, "seq_ids"),
             to_shape(append_lengths, "append_lengths"),
@@ -82,7 +75,7 @@ class CacheStep(SequenceStore):
 
         The tensor is the cache's own: the next step's positions are put in the same memory.
         """
-        return _query_positions(self._handle)
+        return ffi.vm_builtin.attention_kv_cache_get_query_positions(self._handle)
 
     def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> None:
         """Commit the kept pending nodes of each sequence and drop its others.
@@ -102,7 +95,7 @@ class CacheStep(SequenceStore):
         kvctl.OutOfPagesError
             If pages shared with a fork would have to be copied and none is free.
         """
-        _commit(
+        ffi.cache.commit(
             self._handle,
             to_shape(seq_ids, "seq_ids"),
             [to_shape(nodes, "kept nodes") for nodes in kept],
@@ -120,6 +113,8 @@ class CacheStep(SequenceStore):
             If there is no such sequence.
         """
         if self.in_forward:
-            _abort_forward(self._handle)
+            ffi.cache.abort_forward(self._handle)
         else:
-            _drop_pending(self._handle, None if seq_ids is None else to_shape(seq_ids, "seq_ids"))
+            ffi.cache.drop_pending(
+                self._handle, None if seq_ids is None else to_shape(seq_ids, "seq_ids")
+            )

@@ -12,8 +12,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tvm_ffi
 
+from .._ffi import functions as ffi
 from .machine import cpu_model
 
 if TYPE_CHECKING:
@@ -148,7 +148,6 @@ def measure_speedup(
 
 def describe_machine() -> dict[str, Any]:
     """Return what a benchmark's reader must know of the machine and the versions."""
-    call = tvm_ffi.get_global_func
     packages = ("kvctl", "apache-tvm", "apache-tvm-ffi", "numpy", "onednn-cpu-gomp")
     versions = {}
     for name in packages:
@@ -159,8 +158,8 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
-        "isa": str(call("kvctl.build.isa")()),
-        "openmp_threads": int(call("kvctl.build.openmp_threads")()),
+        "isa": str(ffi.build.isa()),
+        "openmp_threads": ffi.build.openmp_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,

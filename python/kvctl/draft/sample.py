@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm_ffi import get_global_func
 
+from .._ffi import functions as ffi
 from .._ffi.integers import one_int32
 from ..verification.flatten import DRAWN, kind, matrix_shape, one_for_each, signed, streams, tensor
 from ..verification.sampling import Sampling, per_request, sampling_table
-
-_draft = get_global_func("kvctl.verify.draft")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def sample(
     table[3] = table[2] if depths is None else one_for_each(depths, rows, "depths")
     tokens = np.empty((rows, n), np.int32)
     probs = np.empty((rows, vocab), dtype)
-    _draft(
+    ffi.verify.draft(
         index,
         logits,
         *sampling_table(per_request(sampling, Sampling())),

@@ -9,14 +9,8 @@ from typing import Any
 
 import tvm_ffi
 
+from .._ffi import functions as ffi
 from .._ffi.cuda_compiler import prepare_device
-
-_load_library = tvm_ffi.get_global_func("kvctl.runner.load_library")
-_get_function = tvm_ffi.get_global_func("kvctl.runner.get_function")
-_has_function = tvm_ffi.get_global_func("kvctl.runner.has_function")
-_function_names = tvm_ffi.get_global_func("kvctl.runner.function_names")
-_library_path = tvm_ffi.get_global_func("kvctl.runner.library_path")
-_library_metadata = tvm_ffi.get_global_func("kvctl.runner.library_metadata")
 
 
 class FunctionTable(Mapping[str, Callable[..., Any]]):
@@ -55,7 +49,7 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
 
     def __init__(self, path: str | PathLike[str], *, device: str = "cpu") -> None:
         prepare_device(device)
-        self._handle = _load_library(fspath(path), tvm_ffi.device(device))
+        self._handle = ffi.runner.load_library(fspath(path), tvm_ffi.device(device))
 
     @classmethod
     def _wrap(cls, handle: Any) -> FunctionTable:
@@ -66,27 +60,27 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
     @property
     def path(self) -> str:
         """The library's file."""
-        return str(_library_path(self._handle))
+        return str(ffi.runner.library_path(self._handle))
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the library says about itself; empty if it says nothing."""
-        text = str(_library_metadata(self._handle))
+        text = str(ffi.runner.library_metadata(self._handle))
         metadata: dict[str, Any] = json.loads(text) if text else {}
         return metadata
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        function: Callable[..., Any] = _get_function(self._handle, name)
+        function: Callable[..., Any] = ffi.runner.get_function(self._handle, name)
         return function
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and bool(_has_function(self._handle, name))
+        return isinstance(name, str) and bool(ffi.runner.has_function(self._handle, name))
 
     def __iter__(self) -> Iterator[str]:
-        return map(str, _function_names(self._handle))
+        return map(str, ffi.runner.function_names(self._handle))
 
     def __len__(self) -> int:
-        return len(_function_names(self._handle))
+        return len(ffi.runner.function_names(self._handle))
 
     def __repr__(self) -> str:
         return f"FunctionTable({self.path!r}, {len(self)} functions)"

@@ -11,31 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import tvm_ffi
 
-from .._ffi.convert import encode_masks, encode_pending
+from .._ffi import functions as ffi
 from .._ffi.cuda_compiler import prepare_device
 from .._ffi.integers import to_int64, to_shape
 from ..cache.paged_kv_cache import PagedKVCache
+from ..cache.step_arguments import encode_masks, encode_pending
 from ..recurrent.state import RecurrentState
 from ..tree import TokenTree, as_trees
 from .function_table import FunctionTable
 from .replay import ReplayingCache
 
 if TYPE_CHECKING:
-    from .._ffi.convert import MaskLike
-
-_ffi = tvm_ffi.get_global_func
-_load_model = _ffi("kvctl.runner.load_model")
-_prefill = _ffi("kvctl.runner.prefill")
-_decode = _ffi("kvctl.runner.decode")
-_verify = _ffi("kvctl.runner.verify")
-_forward = _ffi("kvctl.runner.forward")
-_cache = _ffi("kvctl.runner.cache")
-_state = _ffi("kvctl.runner.state")
-_library = _ffi("kvctl.runner.library")
-_params = _ffi("kvctl.runner.params")
-_config = _ffi("kvctl.runner.config")
-_vocab_size = _ffi("kvctl.runner.vocab_size")
-_prefill_chunk_size = _ffi("kvctl.runner.prefill_chunk_size")
+    from ..cache.step_arguments import MaskLike
 
 
 def _flatten(lists: Sequence[npt.ArrayLike], name: str) -> tuple[Any, Any]:
@@ -71,12 +58,12 @@ class ModelRunner:
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
-        cache, state = _cache(handle), _state(handle)
+        cache, state = ffi.runner.cache(handle), ffi.runner.state(handle)
         paged = None if cache is None else PagedKVCache.wrap(cache)
         self._cache: Any = paged
         if state is not None:
             self._cache = ReplayingCache(paged, RecurrentState.wrap(state), self._append)
-        self._functions = FunctionTable._wrap(_library(handle))
+        self._functions = FunctionTable._wrap(ffi.runner.library(handle))
 
     @classmethod
     def load(
@@ -137,7 +124,7 @@ class ModelRunner:
             raise TypeError(f"library must be a kvctl.FunctionTable, got {type(library).__name__}")
         prepare_device(device)
         return cls(
-            _load_model(
+            ffi.runner.load_model(
                 fspath(model_dir),
                 tvm_ffi.device(device),
                 None if library is None else library._handle,
@@ -164,7 +151,7 @@ class ModelRunner:
     def _append(self, seq_ids: list[int], tokens: list[list[int]]) -> None:
         """Run tokens again, whose logits nobody needs."""
         lengths, flat = _flatten(tokens, "tokens")
-        _prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
+        ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
 
     def _ran(self, seq_ids: Sequence[int], lengths: Iterable[int], flat: Iterable[int]) -> None:
         """Remember what ran, where some of it may have to run again."""
@@ -181,7 +168,7 @@ class ModelRunner:
     @property
     def params(self) -> Any:
         """The parameters, in the order in which the library's functions take them."""
-        return _params(self._handle)
+        return ffi.runner.params(self._handle)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -191,18 +178,18 @@ class ModelRunner:
     @property
     def config(self) -> dict[str, Any]:
         """The model's ``mlc-chat-config.json``."""
-        config: dict[str, Any] = json.loads(str(_config(self._handle)))
+        config: dict[str, Any] = json.loads(str(ffi.runner.config(self._handle)))
         return config
 
     @property
     def vocab_size(self) -> int:
         """Length of a row of logits."""
-        return int(_vocab_size(self._handle))
+        return int(ffi.runner.vocab_size(self._handle))
 
     @property
     def prefill_chunk_size(self) -> int:
         """New tokens that one forward takes at most."""
-        return int(_prefill_chunk_size(self._handle))
+        return int(ffi.runner.prefill_chunk_size(self._handle))
 
     def prefill(self, seq_ids: Sequence[int], tokens: Sequence[npt.ArrayLike]) -> Any:
         """Append prompts of any lengths, in chunks.
@@ -230,7 +217,7 @@ class ModelRunner:
             If the prompts do not fit into the cache's free pages.
         """
         lengths, flat = _flatten(tokens, "tokens")
-        logits = _prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
+        logits = ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
         self._ran(seq_ids, lengths, flat)
         return logits
 
@@ -255,7 +242,9 @@ class ModelRunner:
             As :meth:`prefill`.
         """
         flat = to_int64(tokens, "tokens").tolist()
-        logits = _decode(self._handle, to_shape(seq_ids, "seq_ids"), tvm_ffi.Shape(tuple(flat)))
+        logits = ffi.runner.decode(
+            self._handle, to_shape(seq_ids, "seq_ids"), tvm_ffi.Shape(tuple(flat))
+        )
         self._ran(seq_ids, [1] * len(flat), flat)
         return logits
 
@@ -294,7 +283,9 @@ class ModelRunner:
         sizes, tokens = _flatten([tree.tokens for tree in trees], "tokens")
         _, parents = _flatten([tree.parents for tree in trees], "parents")
         _, rows = _flatten([tree.rows for tree in trees], "rows")
-        logits = _verify(self._handle, to_shape(seq_ids, "seq_ids"), sizes, tokens, parents, rows)
+        logits = ffi.runner.verify(
+            self._handle, to_shape(seq_ids, "seq_ids"), sizes, tokens, parents, rows
+        )
         if isinstance(self._cache, ReplayingCache):
             for seq_id, tree in zip(seq_ids, trees, strict=True):
                 by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))
@@ -336,7 +327,7 @@ class ModelRunner:
             As :meth:`verify`, and what ``begin_forward`` raises.
         """
         lengths, flat = _flatten(tokens, "tokens")
-        logits = _forward(
+        logits = ffi.runner.forward(
             self._handle,
             to_shape(seq_ids, "seq_ids"),
             lengths,

@@ -10,8 +10,8 @@ from .._ffi.integers import to_int64
 from ..cache.sequences import step_context
 
 if TYPE_CHECKING:
-    from .._ffi.convert import MaskLike
     from ..cache.paged_kv_cache import PagedKVCache
+    from ..cache.step_arguments import MaskLike
     from .state import RecurrentState
 
 

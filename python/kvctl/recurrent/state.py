@@ -8,26 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import tvm_ffi
-
+from .._ffi import functions as ffi
 from .._ffi.convert import to_input
 from .step import RecurrentStep
 
-_ffi = tvm_ffi.get_global_func
 
-_create = _ffi("kvctl.recurrent.create")
-_fork_sequence = _ffi("kvctl.recurrent.fork_sequence")
-_popn = _ffi("kvctl.recurrent.popn")
-_plan_popn = _ffi("kvctl.recurrent.plan_popn")
-_check_rollback = _ffi("kvctl.recurrent.check_rollback")
-_sequence_length = _ffi("kvctl.recurrent.sequence_length")
-_earliest_position = _ffi("kvctl.recurrent.earliest_position")
-_get_state = _ffi("kvctl.recurrent.get_state")
-_facts = _ffi("kvctl.recurrent.facts")
-_is_ours = _ffi("kvctl.recurrent.is_ours")
-
-
-class RecurrentState(RecurrentStep, area="recurrent"):
+class RecurrentState(RecurrentStep):
     """What the recurrent layers of a model remember of each sequence, with a history.
 
     Made by :meth:`create`, or around the state that a model library created (:meth:`wrap`). The
@@ -40,14 +26,16 @@ class RecurrentState(RecurrentStep, area="recurrent"):
     are the kept ones from the sequence's new length on.
     """
 
-    def __init__(self, handle: Any) -> None:
-        if not _is_ours(handle):
+    _functions = ffi.recurrent
+
+    def __init__(self, handle: ffi.RecurrentStateHandle) -> None:
+        if not ffi.recurrent.is_ours(handle):
             raise TypeError(
                 f"a kvctl recurrent state is needed, got {type(handle).__name__}: the library may "
                 "have been loaded before kvctl.install()"
             )
         super().__init__(handle)
-        facts = _facts(handle)
+        facts = ffi.recurrent.facts(handle)
         self.state_bytes: int = facts[0]
         """Bytes of one kept state, all layers together."""
         self.num_slots: int = facts[1]
@@ -95,7 +83,7 @@ class RecurrentState(RecurrentStep, area="recurrent"):
             If a size makes no sense.
         """
         return cls(
-            _create(
+            ffi.recurrent.create(
                 num_layers,
                 max_sequences,
                 max_history,
@@ -133,20 +121,20 @@ class RecurrentState(RecurrentStep, area="recurrent"):
         KeyError, IndexError, ValueError
             If there is no parent, it is shorter, the child exists, or the history is too short.
         """
-        return int(_fork_sequence(self._handle, parent, child, position))
+        return int(ffi.recurrent.fork_sequence(self._handle, parent, child, position))
 
     def sequence_length(self, seq_id: int) -> int:
         """Tokens of a sequence, pending ones counted."""
-        return int(_sequence_length(self._handle, seq_id))
+        return int(ffi.recurrent.sequence_length(self._handle, seq_id))
 
     def earliest_position(self, seq_id: int) -> int:
         """Return the earliest committed length that a sequence can be rolled back to."""
-        return int(_earliest_position(self._handle, seq_id))
+        return int(ffi.recurrent.earliest_position(self._handle, seq_id))
 
     @property
     def num_free_slots(self) -> int:
         """States that fit beside those kept now."""
-        return int(_facts(self._handle)[2])
+        return int(ffi.recurrent.facts(self._handle)[2])
 
     def popn(self, seq_id: int, n: int) -> int:
         """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
@@ -163,16 +151,16 @@ class RecurrentState(RecurrentStep, area="recurrent"):
         ValueError
             If it has fewer tokens, or the history does not reach back so far.
         """
-        return int(_popn(self._handle, seq_id, n))
+        return int(ffi.recurrent.popn(self._handle, seq_id, n))
 
     def plan_popn(self, seq_id: int, n: int) -> tuple[int, int, int]:
         """Return where :meth:`popn` would land: length, pending tokens, tokens to run again."""
-        length, pending, replay = _plan_popn(self._handle, seq_id, n)
+        length, pending, replay = ffi.recurrent.plan_popn(self._handle, seq_id, n)
         return length, pending, replay
 
     def check_rollback(self, seq_id: int, checkpoint: Any) -> None:
         """Raise what :meth:`rollback` would raise, and do nothing."""
-        _check_rollback(self._handle, seq_id, checkpoint)
+        ffi.recurrent.check_rollback(self._handle, seq_id, checkpoint)
 
     def get_state(self, seq_id: int, layer: int, state_id: int = 0, *, position: int = -1) -> Any:
         """Copy the state after ``position`` tokens, pending ones counted; -1: all committed.
@@ -182,4 +170,4 @@ class RecurrentState(RecurrentStep, area="recurrent"):
         IndexError
             If no state is kept there.
         """
-        return _get_state(self._handle, seq_id, position, layer, state_id)
+        return ffi.recurrent.get_state(self._handle, seq_id, position, layer, state_id)

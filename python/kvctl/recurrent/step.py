@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from .._ffi.convert import encode_pending, to_input, to_tensor
+from .._ffi import functions as ffi
+from .._ffi.convert import to_input, to_tensor
 from .._ffi.integers import to_shape
 from ..cache.sequences import SequenceStore, step_context
+from ..cache.step_arguments import encode_pending
 from ..tree import TokenTree
 
 if TYPE_CHECKING:
@@ -17,25 +19,11 @@ if TYPE_CHECKING:
 
     TreeLike = TokenTree | Mask | Sequence[int]
 
-_ffi = tvm_ffi.get_global_func
-
-_begin_forward = _ffi("kvctl.recurrent.begin_forward")
-_check_end_forward = _ffi("kvctl.recurrent.check_end_forward")
-_abort_forward = _ffi("kvctl.recurrent.abort_forward")
-_num_roots = _ffi("kvctl.recurrent.num_roots")
-_get_roots = _ffi("kvctl.recurrent.get_roots")
-_get_rows = _ffi("kvctl.recurrent.get_rows")
-_set_steps = _ffi("kvctl.recurrent.set_steps")
-_commit = _ffi("kvctl.recurrent.commit")
-_plan_commit = _ffi("kvctl.recurrent.plan_commit")
-_drop_pending = _ffi("kvctl.recurrent.drop_pending")
-_mask_parents = _ffi("kvctl.recurrent.mask_parents")
-_get = _ffi("vm.builtin.rnn_state_get")
-_set = _ffi("vm.builtin.rnn_state_set")
-
 
 class RecurrentStep(SequenceStore):
     """The part of :class:`kvctl.RecurrentState` that appends tokens, and keeps or drops them."""
+
+    _handle: ffi.RecurrentStateHandle
 
     def begin_forward(
         self,
@@ -74,7 +62,7 @@ class RecurrentStep(SequenceStore):
         parents = [_tree_parents(one) for one in many]
         flag = encode_pending(pending)
         flags = [int(one is not None) if flag < 0 else flag for one in parents]
-        _begin_forward(
+        ffi.recurrent.begin_forward(
             self._handle,
             to_shape(ids, "seq_ids"),
             to_shape(lengths, "append_lengths"),
@@ -87,16 +75,16 @@ class RecurrentStep(SequenceStore):
     @property
     def num_roots(self) -> int:
         """States that the step's tokens start from: one per sequence, more in grown trees."""
-        return int(_num_roots(self._handle))
+        return int(ffi.recurrent.num_roots(self._handle))
 
     def get(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the state that each sequence of the step starts from into ``out`` (batch, ...)."""
-        _get(self._handle, layer, state_id, to_tensor(out, "out"))
+        ffi.vm_builtin.rnn_state_get(self._handle, layer, state_id, to_tensor(out, "out"))
         return out
 
     def get_roots(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the roots' states into ``out`` (num_roots, ...)."""
-        _get_roots(self._handle, layer, state_id, to_tensor(out, "out"))
+        ffi.recurrent.get_roots(self._handle, layer, state_id, to_tensor(out, "out"))
         return out
 
     def get_rows(self, out: Any, *, steps: bool = True) -> Any:
@@ -110,12 +98,12 @@ class RecurrentStep(SequenceStore):
         steps : bool
             True: one entry per token. False: one per root, updated in place (chains only).
         """
-        _get_rows(self._handle, steps, to_tensor(out, "out"))
+        ffi.recurrent.get_rows(self._handle, steps, to_tensor(out, "out"))
         return out
 
     def set(self, layer: int, state_id: int, data: Any) -> None:
         """Hand over the state after the last new token of each sequence, (batch, ...)."""
-        _set(self._handle, layer, state_id, to_input(data, "data"))
+        ffi.vm_builtin.rnn_state_set(self._handle, layer, state_id, to_input(data, "data"))
 
     def set_steps(self, layer: int, state_id: int, data: Any) -> None:
         """Hand over the state after every new token, (tokens, ...).
@@ -127,11 +115,11 @@ class RecurrentStep(SequenceStore):
         IndexError, ValueError, TypeError
             If there is no such state, or shape or dtype do not fit.
         """
-        _set_steps(self._handle, layer, state_id, to_input(data, "data"))
+        ffi.recurrent.set_steps(self._handle, layer, state_id, to_input(data, "data"))
 
     def check_end_forward(self) -> None:
         """Raise what :meth:`end_forward` would raise, and do nothing."""
-        _check_end_forward(self._handle)
+        ffi.recurrent.check_end_forward(self._handle)
 
     def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> list[int]:
         """Commit a path of each sequence's pending region and drop its other nodes.
@@ -153,11 +141,11 @@ class RecurrentStep(SequenceStore):
         KeyError, IndexError, ValueError
             If a sequence or a node does not exist, or the nodes are no path.
         """
-        return list(_commit(self._handle, *_kept(seq_ids, kept)))
+        return list(ffi.recurrent.commit(self._handle, *_kept(seq_ids, kept)))
 
     def plan_commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> list[int]:
         """Return or raise what :meth:`commit` would."""
-        return list(_plan_commit(self._handle, *_kept(seq_ids, kept)))
+        return list(ffi.recurrent.plan_commit(self._handle, *_kept(seq_ids, kept)))
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
@@ -171,9 +159,9 @@ class RecurrentStep(SequenceStore):
             If there is no such sequence.
         """
         if self.in_forward:
-            _abort_forward(self._handle)
+            ffi.recurrent.abort_forward(self._handle)
         elif seq_ids is not None:
-            _drop_pending(self._handle, to_shape(seq_ids, "seq_ids"))
+            ffi.recurrent.drop_pending(self._handle, to_shape(seq_ids, "seq_ids"))
 
 
 def _tree_parents(mask: Any) -> Any:
@@ -183,7 +171,7 @@ def _tree_parents(mask: Any) -> Any:
     if isinstance(mask, TokenTree):
         return to_shape(mask._core.row_parents(), "parents")
     if hasattr(mask, "__tvm_ffi_value__"):  # a Mask
-        return _mask_parents(mask)
+        return ffi.recurrent.mask_parents(mask)
     return to_shape(mask, "parents")
 
 

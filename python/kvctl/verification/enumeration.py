@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tvm_ffi import get_global_func
 
+from .._ffi import functions as ffi
 from ..tree import TokenTree, as_trees
 from .flatten import DRAWN, RULES, Drawn, flatten, kind
 from .sampling import Sampling, sampling_table
 
 Float64 = npt.NDArray[np.float64]
-
-_enumerate = get_global_func("kvctl.verify.enumerate")
 
 
 class Outcome(NamedTuple):
@@ -181,7 +179,7 @@ def enumerate_outcomes(
             for b, tree in enumerate(trees)
         ]
     table = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)])
-    raw = _enumerate(
+    raw = ffi.verify.enumerate(
         kind(rule, RULES, "rule"),
         int(check),
         target,

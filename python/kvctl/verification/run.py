@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm_ffi import get_global_func
 
+from .._ffi import functions as ffi
 from .._ffi.integers import to_int32
 from ..tree import TokenTree, as_trees
 from .flatten import RULES, Drawn, flatten, kind, matrix_shape, signed, streams, tensor
@@ -19,7 +19,6 @@ from .sampling import Sampling, per_request, ragged, sampling_table
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-_run = get_global_func("kvctl.verify.run")
 _GREEDY = Sampling(temperature=0.0)
 _SOFTMAX = Sampling()
 
@@ -233,7 +232,10 @@ def run(
         raise ValueError(f"history needs one entry for each of {size} sequences")
     out = np.empty(2 * num_nodes + 4 * size, np.int32)
     out_log_probs = np.full(num_nodes, np.nan) if log_probs else None
-    _run(
+    table, bias_begins, bias_ids, bias_values = sampling_table(samplings)
+    stop_begins, stop_ids = ragged([s.stop_tokens for s in samplings], "stop_tokens")
+    history_begins, history_ids = ragged(history or (), "history")
+    ffi.verify.run(
         rule,
         noise,
         tensor(logits, "logits"),
@@ -243,9 +245,14 @@ def run(
         None if draft_probs is None else tensor(draft_probs, "draft_probs"),
         None if draft_ids is None else _ids(draft_ids),
         int(per_node),
-        *sampling_table(samplings),
-        *ragged([s.stop_tokens for s in samplings], "stop_tokens"),
-        *ragged(history or (), "history"),
+        table,
+        bias_begins,
+        bias_ids,
+        bias_values,
+        stop_begins,
+        stop_ids,
+        history_begins,
+        history_ids,
         None if bitmask is None else tensor(bitmask, "bitmask"),
         *thresholds,
         signed(seed),

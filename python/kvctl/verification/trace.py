@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm_ffi import get_global_func
 
+from .._ffi import functions as ffi
 from .._ffi.integers import one_int32
 from ..tree import TokenTree, as_trees
 from .flatten import DRAWN, RULES, flatten, kind, tensor
@@ -19,8 +19,6 @@ from .trace_file import Arrays, read_trace, write_trace
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-
-_last_accepted = get_global_func("kvctl.verify.last_accepted")
 
 
 @dataclass(frozen=True)
@@ -240,7 +238,7 @@ class Trace:
             ptrs[1, 1] = tree.num_rows
             last = np.empty(len(small), np.float64)
             distributions = tensor(target, "target"), flat, ptrs, tensor(draft, "draft"), 0
-            _last_accepted(index, 1, *distributions, table, 0.09, 0.3, last)
+            ffi.verify.last_accepted(index, 1, *distributions, table, 0.09, 0.3, last)
             lengths = small.depths
             emitted.append(float(last @ lengths) + 1.0)
             counts.append(len(small) - 1)

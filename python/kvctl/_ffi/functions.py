@@ -1,0 +1,463 @@
+"""The packed functions that kvctl calls, with their types: `cache.popn` is kvctl.cache.popn.
+
+Generated from what libkvctl.so registers. Do not edit: run ``make ffi`` (scripts/generate_ffi.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NewType
+
+from tvm_ffi import Object, register_object
+from tvm_ffi import get_global_func as _get
+
+from . import libraries as libraries  # loads the library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Protocol
+
+    from tvm_ffi import Device, Shape, Tensor
+    from tvm_ffi import dtype as DataType
+
+    class SupportsDLPack(Protocol):
+        """A tensor of any library."""
+
+        def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+KVStateHandle = NewType("KVStateHandle", Object)
+AttentionKVCacheHandle = NewType("AttentionKVCacheHandle", KVStateHandle)
+PagedKVCacheHandle = NewType("PagedKVCacheHandle", AttentionKVCacheHandle)
+CacheCheckpointHandle = NewType("CacheCheckpointHandle", Object)
+RNNStateHandle = NewType("RNNStateHandle", KVStateHandle)
+RecurrentStateHandle = NewType("RecurrentStateHandle", RNNStateHandle)
+RecurrentCheckpointHandle = NewType("RecurrentCheckpointHandle", Object)
+ModelRunnerHandle = NewType("ModelRunnerHandle", Object)
+FunctionTableHandle = NewType("FunctionTableHandle", Object)
+
+
+@register_object("kvctl.CacheConfig")
+class CacheConfig(Object):
+    """The C++ object ``kvctl.CacheConfig``."""
+
+    num_layers: int
+    num_qo_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_total_tokens: int
+    page_size: int
+    max_sequences: int
+    prefill_chunk_size: int
+    dtype: str
+    device: Device
+    rope_mode: int
+    rope_scale: float
+    rope_theta: float
+    layer_windows: Shape
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            num_layers: int,
+            num_qo_heads: int,
+            num_kv_heads: int,
+            head_dim: int,
+            max_total_tokens: int,
+            page_size: int,
+            max_sequences: int,
+            prefill_chunk_size: int,
+            dtype: str,
+            device: Device,
+            rope_mode: int,
+            rope_scale: float,
+            rope_theta: float,
+            layer_windows: Shape,
+        ) -> None: ...
+
+
+@register_object("kvctl.SavedSequenceRecord")
+class SavedSequenceRecord(Object):
+    """The C++ object ``kvctl.SavedSequenceRecord``."""
+
+    length: int
+    next_position: int
+    window_size: int
+    sinks: int
+    horizon: int
+    evicted_begin: int
+    evicted_end: int
+    renumber_sinks: bool
+    reports_held_length: bool
+    positions: Tensor | None
+    k: Tensor
+    v: Tensor
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            length: int,
+            next_position: int,
+            window_size: int,
+            sinks: int,
+            horizon: int,
+            evicted_begin: int,
+            evicted_end: int,
+            renumber_sinks: bool,
+            reports_held_length: bool,
+            positions: Tensor | None,
+            k: Tensor,
+            v: Tensor,
+        ) -> None: ...
+
+
+class build:
+    """``kvctl.build.*``."""
+
+    init: Callable[[str], None] = _get("kvctl.build.init")
+    isa: Callable[[], str] = _get("kvctl.build.isa")
+    openmp_threads: Callable[[], int] = _get("kvctl.build.openmp_threads")
+    tvm_version: Callable[[], str] = _get("kvctl.build.tvm_version")
+    version: Callable[[], str] = _get("kvctl.build.version")
+
+
+class cache:
+    """``kvctl.cache.*``."""
+
+    abort_forward: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.abort_forward")
+    attention: Callable[
+        [
+            PagedKVCacheHandle,
+            int,
+            Tensor,
+            Tensor | None,
+            float,
+            float,
+            Tensor | None,
+            Tensor | None,
+            Tensor | None,
+            Tensor | None,
+        ],
+        Tensor,
+    ] = _get("kvctl.cache.attention")
+    begin_forward: Callable[
+        [PagedKVCacheHandle, Shape, Shape, Sequence[Tensor | None] | None, Shape | None, int], None
+    ] = _get("kvctl.cache.begin_forward")
+    checkpoint: Callable[[PagedKVCacheHandle, int], CacheCheckpointHandle] = _get(
+        "kvctl.cache.checkpoint"
+    )
+    commit: Callable[[PagedKVCacheHandle, Shape, Sequence[Shape]], None] = _get(
+        "kvctl.cache.commit"
+    )
+    config: Callable[[PagedKVCacheHandle], CacheConfig] = _get("kvctl.cache.config")
+    create: Callable[[CacheConfig], PagedKVCacheHandle] = _get("kvctl.cache.create")
+    create_for_model: Callable[
+        [Shape, int, int, int, int, int, float, float, Tensor], PagedKVCacheHandle
+    ] = _get("kvctl.cache.create_for_model")
+    debug_poison: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.debug_poison")
+    drop_pending: Callable[[PagedKVCacheHandle, Shape | None], None] = _get(
+        "kvctl.cache.drop_pending"
+    )
+    end_forward: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.end_forward")
+    evict: Callable[[PagedKVCacheHandle, int, Shape, bool], None] = _get("kvctl.cache.evict")
+    get_kv: Callable[[PagedKVCacheHandle, int, int, int], Sequence[Tensor]] = _get(
+        "kvctl.cache.get_kv"
+    )
+    has_sequence: Callable[[PagedKVCacheHandle, int], bool] = _get("kvctl.cache.has_sequence")
+    in_forward: Callable[[PagedKVCacheHandle], bool] = _get("kvctl.cache.in_forward")
+    install: Callable[[], None] = _get("kvctl.cache.install")
+    installed: Callable[[], bool] = _get("kvctl.cache.installed")
+    kv_layout: Callable[[PagedKVCacheHandle], str] = _get("kvctl.cache.kv_layout")
+    load_sequence: Callable[[PagedKVCacheHandle, int, SavedSequenceRecord], None] = _get(
+        "kvctl.cache.load_sequence"
+    )
+    pending_length: Callable[[PagedKVCacheHandle, int], int] = _get("kvctl.cache.pending_length")
+    popn: Callable[[PagedKVCacheHandle, int, int], None] = _get("kvctl.cache.popn")
+    rollback: Callable[[PagedKVCacheHandle, int, CacheCheckpointHandle], None] = _get(
+        "kvctl.cache.rollback"
+    )
+    save_sequence: Callable[[PagedKVCacheHandle, int], SavedSequenceRecord] = _get(
+        "kvctl.cache.save_sequence"
+    )
+    sequence_ids: Callable[[PagedKVCacheHandle], Shape] = _get("kvctl.cache.sequence_ids")
+    set_observer: Callable[[PagedKVCacheHandle, Callable[..., Any] | None, bool, int], None] = _get(
+        "kvctl.cache.set_observer"
+    )
+    set_page_selector: Callable[[PagedKVCacheHandle, Callable[..., Any] | None], None] = _get(
+        "kvctl.cache.set_page_selector"
+    )
+    set_sliding_window: Callable[[PagedKVCacheHandle, int, int, int, int, bool], None] = _get(
+        "kvctl.cache.set_sliding_window"
+    )
+    uninstall: Callable[[], None] = _get("kvctl.cache.uninstall")
+
+
+class model:
+    """``kvctl.model.*``."""
+
+    backend: Callable[[], str] = _get("kvctl.model.backend")
+    linear: Callable[[SupportsDLPack, SupportsDLPack, SupportsDLPack], None] = _get(
+        "kvctl.model.linear"
+    )
+    linear_add: Callable[[SupportsDLPack, SupportsDLPack, SupportsDLPack, SupportsDLPack], None] = (
+        _get("kvctl.model.linear_add")
+    )
+    pack_linear: Callable[[SupportsDLPack], Tensor] = _get("kvctl.model.pack_linear")
+    pack_linear_bf16: Callable[[SupportsDLPack], Tensor] = _get("kvctl.model.pack_linear_bf16")
+    rms_norm: Callable[[SupportsDLPack, SupportsDLPack, float, SupportsDLPack], None] = _get(
+        "kvctl.model.rms_norm"
+    )
+    silu_mul: Callable[[SupportsDLPack, SupportsDLPack], None] = _get("kvctl.model.silu_mul")
+    take_rows: Callable[[SupportsDLPack, SupportsDLPack, SupportsDLPack], None] = _get(
+        "kvctl.model.take_rows"
+    )
+
+
+class recurrent:
+    """``kvctl.recurrent.*``."""
+
+    abort_forward: Callable[[RecurrentStateHandle], None] = _get("kvctl.recurrent.abort_forward")
+    begin_forward: Callable[
+        [RecurrentStateHandle, Shape, Shape, Shape, Sequence[Shape | None] | None], None
+    ] = _get("kvctl.recurrent.begin_forward")
+    check_end_forward: Callable[[RecurrentStateHandle], None] = _get(
+        "kvctl.recurrent.check_end_forward"
+    )
+    check_rollback: Callable[[RecurrentStateHandle, int, RecurrentCheckpointHandle], None] = _get(
+        "kvctl.recurrent.check_rollback"
+    )
+    checkpoint: Callable[[RecurrentStateHandle, int], RecurrentCheckpointHandle] = _get(
+        "kvctl.recurrent.checkpoint"
+    )
+    commit: Callable[[RecurrentStateHandle, Shape, Sequence[Shape]], Shape] = _get(
+        "kvctl.recurrent.commit"
+    )
+    create: Callable[[int, int, int, int, bool, Sequence[Tensor]], RecurrentStateHandle] = _get(
+        "kvctl.recurrent.create"
+    )
+    create_for_model: Callable[[Shape, int, Sequence[Tensor]], RecurrentStateHandle] = _get(
+        "kvctl.recurrent.create_for_model"
+    )
+    drop_pending: Callable[[RecurrentStateHandle, Shape], None] = _get(
+        "kvctl.recurrent.drop_pending"
+    )
+    earliest_position: Callable[[RecurrentStateHandle, int], int] = _get(
+        "kvctl.recurrent.earliest_position"
+    )
+    end_forward: Callable[[RecurrentStateHandle], None] = _get("kvctl.recurrent.end_forward")
+    facts: Callable[[RecurrentStateHandle], Shape] = _get("kvctl.recurrent.facts")
+    fork_sequence: Callable[[RecurrentStateHandle, int, int, int], int] = _get(
+        "kvctl.recurrent.fork_sequence"
+    )
+    get_roots: Callable[[RecurrentStateHandle, int, int, Tensor], None] = _get(
+        "kvctl.recurrent.get_roots"
+    )
+    get_rows: Callable[[RecurrentStateHandle, bool, Tensor], None] = _get(
+        "kvctl.recurrent.get_rows"
+    )
+    get_state: Callable[[RecurrentStateHandle, int, int, int, int], Tensor] = _get(
+        "kvctl.recurrent.get_state"
+    )
+    has_sequence: Callable[[RecurrentStateHandle, int], bool] = _get("kvctl.recurrent.has_sequence")
+    in_forward: Callable[[RecurrentStateHandle], bool] = _get("kvctl.recurrent.in_forward")
+    install: Callable[[], None] = _get("kvctl.recurrent.install")
+    installed: Callable[[], bool] = _get("kvctl.recurrent.installed")
+    is_ours: Callable[[Object], bool] = _get("kvctl.recurrent.is_ours")
+    mask_parents: Callable[[Tensor], Shape | None] = _get("kvctl.recurrent.mask_parents")
+    num_roots: Callable[[RecurrentStateHandle], int] = _get("kvctl.recurrent.num_roots")
+    pending_length: Callable[[RecurrentStateHandle, int], int] = _get(
+        "kvctl.recurrent.pending_length"
+    )
+    plan_commit: Callable[[RecurrentStateHandle, Shape, Sequence[Shape]], Shape] = _get(
+        "kvctl.recurrent.plan_commit"
+    )
+    plan_popn: Callable[[RecurrentStateHandle, int, int], Shape] = _get("kvctl.recurrent.plan_popn")
+    popn: Callable[[RecurrentStateHandle, int, int], int] = _get("kvctl.recurrent.popn")
+    rollback: Callable[[RecurrentStateHandle, int, RecurrentCheckpointHandle], None] = _get(
+        "kvctl.recurrent.rollback"
+    )
+    root_shape: Callable[[RecurrentStateHandle], Shape] = _get("kvctl.recurrent.root_shape")
+    sequence_length: Callable[[RecurrentStateHandle, int], int] = _get(
+        "kvctl.recurrent.sequence_length"
+    )
+    set_steps: Callable[[RecurrentStateHandle, int, int, Tensor], RecurrentStateHandle] = _get(
+        "kvctl.recurrent.set_steps"
+    )
+    uninstall: Callable[[], None] = _get("kvctl.recurrent.uninstall")
+
+
+class runner:
+    """``kvctl.runner.*``."""
+
+    cache: Callable[[ModelRunnerHandle], PagedKVCacheHandle | None] = _get("kvctl.runner.cache")
+    config: Callable[[ModelRunnerHandle], str] = _get("kvctl.runner.config")
+    decode: Callable[[ModelRunnerHandle, Shape, Shape], Tensor] = _get("kvctl.runner.decode")
+    forward: Callable[
+        [ModelRunnerHandle, Shape, Shape, Shape, Sequence[Tensor | None] | None, Shape | None, int],
+        Tensor,
+    ] = _get("kvctl.runner.forward")
+    function_names: Callable[[FunctionTableHandle], Sequence[str]] = _get(
+        "kvctl.runner.function_names"
+    )
+    get_function: Callable[[FunctionTableHandle, str], Callable[..., Any]] = _get(
+        "kvctl.runner.get_function"
+    )
+    has_function: Callable[[FunctionTableHandle, str], bool] = _get("kvctl.runner.has_function")
+    library: Callable[[ModelRunnerHandle], FunctionTableHandle] = _get("kvctl.runner.library")
+    library_metadata: Callable[[FunctionTableHandle], str] = _get("kvctl.runner.library_metadata")
+    library_path: Callable[[FunctionTableHandle], str] = _get("kvctl.runner.library_path")
+    load_library: Callable[[str, Device], FunctionTableHandle] = _get("kvctl.runner.load_library")
+    load_model: Callable[
+        [
+            str,
+            Device,
+            FunctionTableHandle | None,
+            int,
+            int,
+            int,
+            int,
+            int,
+            int,
+            bool,
+            Callable[..., Any] | None,
+        ],
+        ModelRunnerHandle,
+    ] = _get("kvctl.runner.load_model")
+    params: Callable[[ModelRunnerHandle], Sequence[Tensor]] = _get("kvctl.runner.params")
+    prefill: Callable[[ModelRunnerHandle, Shape, Shape, Shape], Tensor] = _get(
+        "kvctl.runner.prefill"
+    )
+    prefill_chunk_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.prefill_chunk_size")
+    state: Callable[[ModelRunnerHandle], RecurrentStateHandle | None] = _get("kvctl.runner.state")
+    verify: Callable[[ModelRunnerHandle, Shape, Shape, Shape, Shape, Shape], Tensor] = _get(
+        "kvctl.runner.verify"
+    )
+    vocab_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.vocab_size")
+
+
+class verify:
+    """``kvctl.verify.*``."""
+
+    draft: Callable[
+        [
+            int,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            int,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack,
+        ],
+        None,
+    ] = _get("kvctl.verify.draft")
+    enumerate: Callable[
+        [
+            int,
+            int,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack | None,
+            int,
+            SupportsDLPack,
+            float,
+            float,
+        ],
+        bytes,
+    ] = _get("kvctl.verify.enumerate")
+    last_accepted: Callable[
+        [
+            int,
+            int,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack | None,
+            int,
+            SupportsDLPack,
+            float,
+            float,
+            SupportsDLPack,
+        ],
+        None,
+    ] = _get("kvctl.verify.last_accepted")
+    philox: Callable[[int, int, int, int, int, int], Sequence[int]] = _get("kvctl.verify.philox")
+    run: Callable[
+        [
+            int,
+            int,
+            SupportsDLPack,
+            int,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            int,
+            SupportsDLPack,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            SupportsDLPack | None,
+            float,
+            float,
+            int,
+            SupportsDLPack,
+            SupportsDLPack,
+            SupportsDLPack | None,
+        ],
+        None,
+    ] = _get("kvctl.verify.run")
+
+
+class runtime:
+    """``runtime.*``."""
+
+    TVMTensorCreateView: Callable[[Tensor, Shape, DataType, int], Tensor] = _get(
+        "runtime.TVMTensorCreateView"
+    )
+
+
+class vm_builtin:
+    """``vm.builtin.*``."""
+
+    attention_kv_cache_empty: Callable[[AttentionKVCacheHandle], bool] = _get(
+        "vm.builtin.attention_kv_cache_empty"
+    )
+    attention_kv_cache_get_num_available_pages: Callable[[AttentionKVCacheHandle], int] = _get(
+        "vm.builtin.attention_kv_cache_get_num_available_pages"
+    )
+    attention_kv_cache_get_query_positions: Callable[[AttentionKVCacheHandle], Tensor] = _get(
+        "vm.builtin.attention_kv_cache_get_query_positions"
+    )
+    attention_kv_cache_get_sequence_length: Callable[[AttentionKVCacheHandle, int], int] = _get(
+        "vm.builtin.attention_kv_cache_get_sequence_length"
+    )
+    attention_kv_cache_get_total_sequence_length: Callable[[AttentionKVCacheHandle], int] = _get(
+        "vm.builtin.attention_kv_cache_get_total_sequence_length"
+    )
+    kv_state_add_sequence: Callable[[KVStateHandle, int], None] = _get(
+        "vm.builtin.kv_state_add_sequence"
+    )
+    kv_state_clear: Callable[[KVStateHandle], None] = _get("vm.builtin.kv_state_clear")
+    kv_state_fork_sequence: Callable[[KVStateHandle, int, int, int], None] = _get(
+        "vm.builtin.kv_state_fork_sequence"
+    )
+    kv_state_remove_sequence: Callable[[KVStateHandle, int], None] = _get(
+        "vm.builtin.kv_state_remove_sequence"
+    )
+    rnn_state_get: Callable[[RNNStateHandle, int, int, Tensor], None] = _get(
+        "vm.builtin.rnn_state_get"
+    )
+    rnn_state_set: Callable[[RNNStateHandle, int, int, Tensor], RNNStateHandle] = _get(
+        "vm.builtin.rnn_state_set"
+    )
