@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..._ffi.untrusted import reading
+from .array import Array
 from .config import LlamaConfig
 from .gguf_file import GGUFFile
 from .tokenizer import chatml_template, tokenizer_from_gguf
-from .weights import Array
 
 # Hugging Face's names, and llama.cpp's.
 _NAMES = {

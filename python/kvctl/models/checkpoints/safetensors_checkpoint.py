@@ -9,9 +9,9 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (teaches NumPy the name "bfloat16", which safetensors asks it for)
 import numpy as np
 
+from .array import Array
 from .config import LlamaConfig
 from .tokenizer import chatml_template
-from .weights import Array
 
 
 class SafetensorsCheckpoint:

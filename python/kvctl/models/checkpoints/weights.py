@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from .array import Array
 from .config import LlamaConfig
-
-Array = npt.NDArray[np.float32]
 
 
 class Checkpoint(Protocol):
