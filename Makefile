@@ -1,6 +1,6 @@
 # make demo   a real model decoded plainly and speculatively, on a fresh machine
 # make test   everything that must always hold
-# make lint       formatters, linters, types, and whether generated files are up to date
+# make lint       formatters, linters, types, layers, and whether generated files are up to date
 # make ffi        write the table of packed functions, after a change of one's name, arguments or result
 # make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -61,6 +61,7 @@ lint: $(VENV)/built $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_layers.py
 	$(BIN)/python scripts/generate_ffi.py --check
 
 ffi: $(VENV)/built $(VENV)/dev

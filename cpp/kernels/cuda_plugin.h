@@ -1,5 +1,5 @@
 /*!
- * \file kernels/cuda/plugin.h
+ * \file kernels/cuda_plugin.h
  * \brief What libkvctl_cuda.so offers to libkvctl.so. Free of CUDA's own headers.
  *
  * Data pointers are device pointers unless a comment says otherwise; `stream` is a cudaStream_t on

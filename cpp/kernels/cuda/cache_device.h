@@ -5,7 +5,7 @@
 #ifndef KVCTL_KERNELS_CUDA_CACHE_DEVICE_H_
 #define KVCTL_KERNELS_CUDA_CACHE_DEVICE_H_
 
-#include "kernels/cuda/plugin.h"
+#include "kernels/cuda_plugin.h"
 
 namespace kvctl::cuda {
 

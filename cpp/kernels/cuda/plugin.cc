@@ -1,7 +1,6 @@
-#include "kernels/cuda/plugin.h"
-
 #include "kernels/cuda/cache_device.h"
 #include "kernels/cuda/verify/verify_device.h"
+#include "kernels/cuda_plugin.h"
 #include "kvctl/api.h"
 
 extern "C" KVCTL_API const kvctl::CudaPlugin* kvctl_cuda_plugin() {

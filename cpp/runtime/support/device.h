@@ -10,7 +10,7 @@
 
 #include <tvm/ffi/container/tensor.h>
 
-#include "kernels/cuda/plugin.h"
+#include "kernels/cuda_plugin.h"
 
 namespace kvctl {
 
