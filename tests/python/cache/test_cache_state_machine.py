@@ -10,11 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import kvctl
 from cache_trial import Setup, Trial
-
-if not hasattr(kvctl, "Mask"):
-    pytest.skip("kvctl has no masks yet", allow_module_level=True)
 
 SEQUENCES = st.integers(0, 5)
 NAMES = st.integers(0, 3)
