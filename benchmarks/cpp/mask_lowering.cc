@@ -29,7 +29,7 @@ constexpr int32_t kRows = 64;
 SequencePlan Sequence(int32_t past, const std::vector<int32_t>* parents,
                       const std::vector<int32_t>* depths) {
   SequencePlan sequence{};
-  sequence.num_rows = sequence.num_pending = kRows;
+  sequence.num_query_tokens = sequence.num_pending = kRows;
   sequence.num_committed = sequence.next_position = past;
   if (parents != nullptr) {
     sequence.parents = parents->data();

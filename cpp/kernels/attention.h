@@ -31,12 +31,12 @@ class AttentionWorkspace {
 };
 
 /*!
- * \brief What one call computes. `row` counts the new tokens of the batch, as in StepPlan; K and V
- * of the new tokens are already in their pages.
+ * \brief What one call computes. `query` counts the new tokens of the batch, as in StepPlan; K and
+ * V of the new tokens are already in their pages.
  */
 struct AttentionArgs {
-  /*! \brief [rows] x [num_qo_heads, head_dim], rows q_row_stride elements apart: q can be read in
-   * place out of a fused (rows, num_qo_heads + 2 * num_kv_heads, head_dim) tensor. */
+  /*! \brief [queries] x [num_qo_heads, head_dim], queries q_row_stride elements apart: q can be
+   * read in place out of a fused (queries, num_qo_heads + 2 * num_kv_heads, head_dim) tensor. */
   const void* q = nullptr;
   DType q_dtype = DType::kFloat32;
   int64_t q_row_stride = 0;
@@ -57,31 +57,31 @@ struct AttentionArgs {
   const int32_t* const* head_pages = nullptr;
   LayerMasks masks;  //!< MaskTable::layer(layer) of the same step
 
-  /*! \brief [rows] x [num_qo_heads, head_dim], rows out_row_stride elements apart. */
+  /*! \brief [queries] x [num_qo_heads, head_dim], queries out_row_stride elements apart. */
   void* out = nullptr;
   DType out_dtype = DType::kFloat32;
   int64_t out_row_stride = 0;
 
   float sm_scale = 0;  //!< scores = sm_scale * q.k; usually head_dim ** -0.5
   float soft_cap = 0;  //!< > 0: scores become soft_cap * tanh(scores / soft_cap)
-  /*! \brief [num_qo_heads] or nullptr: adds slope * (position of column - position of row). */
+  /*! \brief [num_qo_heads] or nullptr: adds slope * (position of key - position of query). */
   const float* alibi_slopes = nullptr;
   /*! \brief [num_qo_heads] or nullptr: one more logit in each softmax, without a value. */
   const float* sinks = nullptr;
-  /*! \brief [rows, num_qo_heads] or nullptr: receives the natural log of the sum of exponentials
-   * (-inf for a row that sees nothing). */
+  /*! \brief [queries, num_qo_heads] or nullptr: receives the natural log of the sum of exponentials
+   * (-inf for a query that sees nothing). */
   float* lse = nullptr;
 
   AttentionWorkspace* workspace = nullptr;
 };
 
 /*!
- * \brief out = softmax(scores over the visible columns) V, in float32, on OpenMP threads.
+ * \brief out = softmax(scores over the visible keys) V, in float32, on OpenMP threads.
  *
- * A row's output is the same to the last bit whatever else is in the batch, however many threads
+ * A query's output is the same to the last bit whatever else is in the batch, however many threads
  * there are, and whether the token is computed alone, in a chain or on a tree path: sums run over
- * logical positions in a fixed order (mask_plan.h). Hidden columns are not read into any sum: their
- * pages may hold anything, NaN too, or not exist (-1). A row that sees nothing yields zeros.
+ * logical positions in a fixed order (mask_plan.h). Hidden keys are not read into any sum: their
+ * pages may hold anything, NaN too, or not exist (-1). A query that sees nothing yields zeros.
  *
  * \throws kValue for a head_dim, head count or page size that is not supported; bad_alloc.
  */
@@ -89,21 +89,21 @@ void AttentionCpu(const AttentionArgs& args);
 
 /*! \brief What AttentionMassCpu sums up. */
 struct AttentionMass {
-  /*! \brief [columns of all sequences, num_heads], sequence after sequence: is added to. */
+  /*! \brief [keys of all sequences, num_heads], sequence after sequence: is added to. */
   float* sums = nullptr;
   /*! \brief num_kv_heads (the query heads of each are added up) or num_qo_heads. */
   int32_t num_heads = 0;
   /*! \brief Only the last so many new tokens of each sequence count; 0: all. */
-  int32_t last_rows = 0;
+  int32_t last_queries = 0;
 };
 
 /*!
- * \brief Adds up what the rows of a step paid to each column: its softmax weights, over rows.
+ * \brief Adds up what the queries of a step paid to each key: its softmax weights, over queries.
  *
  * Tokens that got little can be dropped from a cache (H2O, Zhang et al. 2023, arXiv:2306.14048,
- * sec. 4; SnapKV, Li et al. 2024, arXiv:2404.14469, sec. 4: the last rows of the prompt only).
- * It computes the scores again: with all rows it takes 0.4 to 0.85 of AttentionCpu's time. The sums
- * do not depend on the number of threads nor on the batch.
+ * sec. 4; SnapKV, Li et al. 2024, arXiv:2404.14469, sec. 4: the last queries of the prompt only).
+ * It computes the scores again: with all queries it takes 0.4 to 0.85 of AttentionCpu's time. The
+ * sums do not depend on the number of threads nor on the batch.
  *
  * \param args As of an AttentionCpu that is done, with its lse.
  * \throws kValue where lse is missing or num_heads is neither; and as AttentionCpu.

@@ -27,7 +27,7 @@ struct VerifyItem;
 struct CudaCacheConfig {
   int device;
   PageShape page;
-  int32_t num_layers, num_qo_heads, num_pages, max_rows;
+  int32_t num_layers, num_qo_heads, num_pages, max_query_tokens;
   int32_t rotary_dim;        //!< of the rope table that BeginStep gets, 0 without one
   std::vector<void*> pages;  //!< [num_layers]
 };

@@ -1,6 +1,6 @@
 /*!
  * \file kernels/merge_attention.h
- * \brief Attention over two disjoint sets of columns, made into attention over both.
+ * \brief Attention over two disjoint sets of keys, made into attention over both.
  */
 #ifndef KVCTL_KERNELS_MERGE_ATTENTION_H_
 #define KVCTL_KERNELS_MERGE_ATTENTION_H_
@@ -11,11 +11,11 @@
 
 namespace kvctl {
 
-/*! \brief Attention of some rows over one set of columns. */
+/*! \brief Attention of some queries over one set of keys. */
 struct AttentionPart {
-  void* out;  //!< [rows, heads, head_dim], contiguous
+  void* out;  //!< [queries, heads, head_dim], contiguous
   DType dtype;
-  float* lse;  //!< [rows, heads]: logarithm of the sum of exponentials of the scores
+  float* lse;  //!< [queries, heads]: logarithm of the sum of exponentials of the scores
 };
 
 /*! \brief The base of the logarithms in an lse; exponentials are taken to the same. */
@@ -27,7 +27,7 @@ enum class LseBase { kE, kTwo };
  *
  * What has an lse of -inf saw nothing: the other part stands as it is, to the last bit.
  */
-void MergeAttentionCpu(int64_t num_rows, int64_t num_heads, int64_t head_dim, LseBase base,
+void MergeAttentionCpu(int64_t num_query_tokens, int64_t num_heads, int64_t head_dim, LseBase base,
                        const AttentionPart& part, const AttentionPart& other);
 
 }  // namespace kvctl

@@ -29,28 +29,27 @@ const uint8_t* Bytes(const Bits& bits) { return reinterpret_cast<const uint8_t*>
 
 int32_t Extent(const Bits& bits, int axis) {
   if (bits.ndim() != 2) {
-    Throw(ErrorKind::kValue, "a boolean mask needs two axes (new tokens, columns), got ",
-          bits.ndim());
+    Throw(ErrorKind::kValue, "a boolean mask needs two axes (new tokens, keys), got ", bits.ndim());
   }
   if (bits.shape(axis) > INT32_MAX) Throw(ErrorKind::kValue, "the boolean mask is too large");
   return static_cast<int32_t>(bits.shape(axis));
 }
 
 Mask Dense(const Bits& bits) {
-  const int32_t rows = Extent(bits, 0), columns = Extent(bits, 1);
-  if (rows != columns) {
-    Throw(ErrorKind::kValue, "a dense mask is square (new tokens by new tokens), got ", rows, " x ",
-          columns, "; Mask.full takes one over past and new");
+  const int32_t queries = Extent(bits, 0), keys = Extent(bits, 1);
+  if (queries != keys) {
+    Throw(ErrorKind::kValue, "a dense mask is square (new tokens by new tokens), got ", queries,
+          " x ", keys, "; Mask.full takes one over past and new");
   }
-  return Mask::Dense(Bytes(bits), rows);
+  return Mask::Dense(Bytes(bits), queries);
 }
 
 Mask Full(const Bits& bits) { return Mask::Full(Bytes(bits), Extent(bits, 0), Extent(bits, 1)); }
 
-Mask Ranges(const std::vector<std::vector<std::pair<int32_t, int32_t>>>& rows) {
-  std::vector<std::vector<ColumnRange>> lists(rows.size());
-  for (size_t row = 0; row < rows.size(); ++row) {
-    for (const auto& [begin, end] : rows[row]) lists[row].push_back({begin, end});
+Mask Ranges(const std::vector<std::vector<std::pair<int32_t, int32_t>>>& queries) {
+  std::vector<std::vector<KeyRange>> lists(queries.size());
+  for (size_t query = 0; query < queries.size(); ++query) {
+    for (const auto& [begin, end] : queries[query]) lists[query].push_back({begin, end});
   }
   return Mask::Ranges(lists);
 }
@@ -66,23 +65,23 @@ py::object TreeParents(const Mask& mask) {
   return Ints(static_cast<py::ssize_t>(parents->size()), parents->data());
 }
 
-/*! \brief The boolean (num_new, num_columns) array that attention would see: lowered, then
+/*! \brief The boolean (num_new, kv_len) array that attention would see: lowered, then
  * expanded. */
-py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t num_columns,
+py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t kv_len,
                               int32_t num_pending) {
   const MaskKind kind = mask.node().kind;
   if (kind == MaskKind::kPerLayer || kind == MaskKind::kPerHead) {
     Throw(ErrorKind::kValue,
           "a mask per layer or head has no one picture: draw the masks that it chooses from");
   }
-  if (num_new < 1 || num_pending < num_new || num_columns < num_pending) {
-    Throw(ErrorKind::kValue, "a picture needs 1 <= new tokens <= pending tokens <= columns, got ",
-          num_new, ", ", num_pending, " and ", num_columns);
+  if (num_new < 1 || num_pending < num_new || kv_len < num_pending) {
+    Throw(ErrorKind::kValue, "a picture needs 1 <= new tokens <= pending tokens <= keys, got ",
+          num_new, ", ", num_pending, " and ", kv_len);
   }
   SequencePlan sequence{};
-  sequence.num_rows = num_new;
+  sequence.num_query_tokens = num_new;
   sequence.num_pending = num_pending;
-  sequence.num_committed = num_columns - num_pending;
+  sequence.num_committed = kv_len - num_pending;
   sequence.next_position = sequence.num_committed;
   std::vector<int32_t> depths;
   const std::vector<int32_t>* parents = mask.tree_parents();
@@ -104,11 +103,11 @@ py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t num_col
   }
   MaskPlan plan;
   LowerMask(&mask, sequence, &plan);
-  py::array_t<bool> out({num_new, num_columns});
+  py::array_t<bool> out({num_new, kv_len});
   auto view = out.mutable_unchecked<2>();
-  for (int32_t row = 0; row < num_new; ++row) {
-    for (int32_t column = 0; column < num_columns; ++column) {
-      view(row, column) = plan.Visible(row, column);
+  for (int32_t query = 0; query < num_new; ++query) {
+    for (int32_t key = 0; key < kv_len; ++key) {
+      view(query, key) = plan.Visible(query, key);
     }
   }
   return out;

@@ -13,7 +13,7 @@ QO_HEADS, KV_HEADS, DIM = 6, 2, 32
 
 def test_a_mask_prints_as_the_expression_that_makes_it():
     mask = (Mask.causal() & ~Mask.ranges([[], [(10, 20)], []])) | Mask.window(8, sinks=2)
-    assert repr(mask) == "Mask: (causal() & ~ranges(1 in 3 rows)) | window(8, sinks=2)"
+    assert repr(mask) == "Mask: (causal() & ~ranges(1 in 3 queries)) | window(8, sinks=2)"
     assert repr(~(Mask.causal() | Mask.prefix_lm(3))) == "Mask: ~(causal() | prefix_lm(3))"
     layers = Mask.per_layer([Mask.causal(), Mask.full(np.ones((2, 7), bool))], [0, 1, 1])
     assert repr(layers) == "Mask: per_layer([causal(), full(2 x 7)], [0, 1, 1])"
@@ -25,7 +25,7 @@ def test_a_mask_prints_as_the_expression_that_makes_it():
     ]
     assert "... 100 in all" in repr(Mask.tree(np.arange(-1, 99)))
     documents = Mask.documents([0, 0, 1], causal=False) & Mask.dense(np.eye(2, dtype=bool))
-    assert repr(documents) == "Mask: documents(2 runs over 3 columns) & dense(2 x 2)"
+    assert repr(documents) == "Mask: documents(2 runs over 3 keys) & dense(2 x 2)"
 
 
 def test_picture_of_a_tree():
@@ -169,9 +169,12 @@ def test_masks_that_do_not_fit_leave_the_cache_alone():
     )
     cache.add_sequence(3)
     for mask, message in [
-        (Mask.dense(np.eye(2, dtype=bool)), "the mask has 2 rows, but the sequence gets 3"),
-        (Mask.full(np.ones((3, 5), bool)), "for 5 columns, but the sequence has 3"),
-        (Mask.ranges([[(0, 1)], [(0, 4)], []]), "ends at column 4"),
+        (
+            Mask.dense(np.eye(2, dtype=bool)),
+            "the mask is for 2 new tokens, but the sequence gets 3",
+        ),
+        (Mask.full(np.ones((3, 5), bool)), "for 5 keys, but the sequence has 3"),
+        (Mask.ranges([[(0, 1)], [(0, 4)], []]), "ends at key 4"),
         (Mask.per_layer([Mask.causal()], [0, 0]), "chooses for 2 layers, but the cache has 1"),
         (Mask.per_head([Mask.causal()], [0]), "chooses for 1 KV heads, but the cache has 2"),
     ]:

@@ -23,7 +23,7 @@ CheckpointPtr SequenceTable::MakeCheckpoint(int64_t id) {
   checkpoint->positions_ = sequence.positions;
   checkpoint->pending_ = sequence.pending;
   checkpoint->evicted_ = sequence.evicted;
-  checkpoint->num_shared_pages_ = PagesFor(sequence.num_columns());
+  checkpoint->num_shared_pages_ = PagesFor(sequence.kv_len());
   sequence.checkpoints.push_back(checkpoint.get());
   checkpoint->table_ = this;
   return checkpoint;
@@ -35,20 +35,18 @@ void SequenceTable::Forget(Checkpoint* checkpoint) {
   live.erase(std::find(live.begin(), live.end(), checkpoint));
 }
 
-void SequenceTable::MakeRoomToPreserve(Sequence* sequence, int32_t column) {
-  const int32_t first_page = column / config_.page_size;
+void SequenceTable::MakeRoomToPreserve(Sequence* sequence, int32_t kv_index) {
+  const int32_t first_page = kv_index / config_.page_size;
   for (Checkpoint* checkpoint : sequence->checkpoints) {
-    if (checkpoint->num_columns() <= column || checkpoint->num_shared_pages_ <= first_page)
-      continue;
+    if (checkpoint->kv_len() <= kv_index || checkpoint->num_shared_pages_ <= first_page) continue;
     MakeRoom(&checkpoint->saved_pages_, checkpoint->num_shared_pages_ - first_page);
   }
 }
 
-void SequenceTable::Preserve(Sequence* sequence, int32_t column) {
-  const int32_t first_page = column / config_.page_size;
+void SequenceTable::Preserve(Sequence* sequence, int32_t kv_index) {
+  const int32_t first_page = kv_index / config_.page_size;
   for (Checkpoint* checkpoint : sequence->checkpoints) {
-    if (checkpoint->num_columns() <= column || checkpoint->num_shared_pages_ <= first_page)
-      continue;
+    if (checkpoint->kv_len() <= kv_index || checkpoint->num_shared_pages_ <= first_page) continue;
     auto begin = sequence->pages.begin() + first_page;
     auto end = sequence->pages.begin() + checkpoint->num_shared_pages_;
     checkpoint->saved_pages_.insert(checkpoint->saved_pages_.begin(), begin, end);
@@ -57,11 +55,11 @@ void SequenceTable::Preserve(Sequence* sequence, int32_t column) {
   }
 }
 
-int32_t SequenceTable::NumNewHolders(const Sequence& sequence, int32_t column,
+int32_t SequenceTable::NumNewHolders(const Sequence& sequence, int32_t kv_index,
                                      int32_t page_index) const {
   int32_t count = 0;
   for (const Checkpoint* checkpoint : sequence.checkpoints) {
-    count += checkpoint->num_columns() > column && checkpoint->num_shared_pages_ > page_index;
+    count += checkpoint->kv_len() > kv_index && checkpoint->num_shared_pages_ > page_index;
   }
   return count;
 }
@@ -77,17 +75,17 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
     Throw(ErrorKind::kValue, "the checkpoint is one of sequence ", checkpoint->sequence_id(),
           checkpoint->table_ != this ? " of another cache" : "", ", not of sequence ", id);
   }
-  const int32_t columns = checkpoint->num_columns();
+  const int32_t kv_len = checkpoint->kv_len();
   // Gone is what was gone then, and what has been let go since of the shared and the saved pages.
   const int32_t num_shared = checkpoint->num_shared_pages_;
-  EvictedColumns evicted = checkpoint->evicted_;
+  EvictedRange evicted = checkpoint->evicted_;
   evicted.Join(sequence.evicted.Cut(num_shared * config_.page_size));
   for (int32_t i = 0; i < static_cast<int32_t>(checkpoint->saved_pages_.size()); ++i) {
     if (checkpoint->saved_pages_[i] >= 0) continue;
     evicted.Join({(num_shared + i) * config_.page_size, (num_shared + i + 1) * config_.page_size});
   }
   CheckHeld(id, sequence.window,
-            {evicted, columns, checkpoint->next_position_, checkpoint->positions_}, "rollback");
+            {evicted, kv_len, checkpoint->next_position_, checkpoint->positions_}, "rollback");
   // Everything that may fail comes first.
   PendingRegion pending = checkpoint->pending_;
   Positions positions = checkpoint->positions_;
@@ -96,18 +94,17 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
     positions = std::make_shared<std::vector<int32_t>>(
         positions->begin(), positions->begin() + checkpoint->num_committed_);
   }
-  sequence.pages.reserve(PagesFor(columns));
-  const int32_t kept = checkpoint->saved_pages_.empty()
-                           ? columns
-                           : checkpoint->num_shared_pages_ * config_.page_size;
+  sequence.pages.reserve(PagesFor(kv_len));
+  const int32_t kept =
+      checkpoint->saved_pages_.empty() ? kv_len : checkpoint->num_shared_pages_ * config_.page_size;
   MakeRoomToPreserve(&sequence, kept);
   Preserve(&sequence, kept);
   ShrinkPages(&sequence, checkpoint->num_shared_pages_);
   // The checkpoint's hold on its pages passes to the sequence, whose prefix it is again.
   for (int32_t page : checkpoint->saved_pages_) sequence.pages.push_back(page);
   checkpoint->saved_pages_.clear();
-  checkpoint->num_shared_pages_ = PagesFor(columns);
-  sequence.evicted = evicted.Cut(columns);
+  checkpoint->num_shared_pages_ = PagesFor(kv_len);
+  sequence.evicted = evicted.Cut(kv_len);
   sequence.num_committed = checkpoint->num_committed_;
   sequence.next_position = checkpoint->next_position_;
   sequence.positions = std::move(positions);

@@ -31,7 +31,7 @@ class Checkpoint {
   Checkpoint& operator=(const Checkpoint&) = delete;
 
   int64_t sequence_id() const { return sequence_id_; }
-  int32_t num_columns() const { return num_committed_ + pending_.size(); }
+  int32_t kv_len() const { return num_committed_ + pending_.size(); }
   /*! \brief False once its sequence has been removed. */
   bool valid() const { return table_ != nullptr; }
 
@@ -45,7 +45,7 @@ class Checkpoint {
   int32_t num_committed_ = 0;
   int32_t next_position_ = 0;
   Positions positions_;
-  EvictedColumns evicted_;  // when it was made; what was let go since shows in its pages
+  EvictedRange evicted_;  // when it was made; what was let go since shows in its pages
   PendingRegion pending_;
   int32_t num_shared_pages_ = 0;      // the sequence's first pages are still ours as well
   std::vector<int32_t> saved_pages_;  // the pages after those, held by us

@@ -59,17 +59,17 @@ struct SlidingWindow {
  * \brief The columns that a window has let go of: [begin, end). Pages that lie wholly in there are
  * not held; those before begin hold the sinks.
  */
-struct EvictedColumns {
+struct EvictedRange {
   int32_t begin = 0;
   int32_t end = 0;
 
   bool empty() const { return begin >= end; }
   /*! \brief What is left of it when the sequence keeps its first `columns` columns. */
-  EvictedColumns Cut(int32_t columns) const {
-    return columns <= begin ? EvictedColumns{} : EvictedColumns{begin, std::min(end, columns)};
+  EvictedRange Cut(int32_t kv_len) const {
+    return kv_len <= begin ? EvictedRange{} : EvictedRange{begin, std::min(end, kv_len)};
   }
   /*! \brief Makes it reach over `other` too. */
-  void Join(const EvictedColumns& other) {
+  void Join(const EvictedRange& other) {
     if (other.empty()) return;
     begin = empty() ? other.begin : std::min(begin, other.begin);
     end = std::max(end, other.end);
@@ -94,11 +94,11 @@ struct Sequence {
   Positions positions;        //!< null: position = column
   PendingRegion pending;
   SlidingWindow window;
-  EvictedColumns evicted;  //!< what the window let go; the pages that lie wholly in there are -1
+  EvictedRange evicted;  //!< what the window let go; the pages that lie wholly in there are -1
   std::vector<Checkpoint*> checkpoints;  //!< the live ones, oldest first
   uint64_t batch_mark = 0;               //!< the last batch that named this sequence
 
-  int32_t num_columns() const { return num_committed + pending.size(); }
+  int32_t kv_len() const { return num_committed + pending.size(); }
   /*! \brief Its length for others; see SlidingWindow::reports_held_length. */
   int32_t reported_length() const {
     const int64_t committed = num_committed;
@@ -107,11 +107,11 @@ struct Sequence {
            pending.size();
   }
   /*! \brief The column of the i-th token that counts: the sinks are held whatever the window is. */
-  int32_t ColumnOf(int32_t i) const {
-    return i < window.sinks ? i : i + num_columns() - reported_length();
+  int32_t KvIndexOf(int32_t i) const {
+    return i < window.sinks ? i : i + kv_len() - reported_length();
   }
-  int32_t PositionOf(int32_t committed_column) const {
-    return positions ? (*positions)[committed_column] : committed_column;
+  int32_t PositionOf(int32_t kv_index) const {
+    return positions ? (*positions)[kv_index] : kv_index;
   }
   /*! \brief How many committed columns stand where the window's sinks do: not its number of sinks
    * where tokens share positions, or leave some out. */

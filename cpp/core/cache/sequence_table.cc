@@ -45,19 +45,19 @@ Sequence& SequenceTable::NameInBatch(int64_t id) {
 
 std::vector<bool> SequenceTable::UsedSlots() const {
   std::vector<bool> used(static_cast<size_t>(config_.num_pages) * config_.page_size, false);
-  auto mark = [&](int32_t page, int32_t first_column, int32_t num_columns) {
-    for (int32_t i = 0; page >= 0 && i < config_.page_size && first_column + i < num_columns; ++i) {
+  auto mark = [&](int32_t page, int32_t first_index, int32_t kv_len) {
+    for (int32_t i = 0; page >= 0 && i < config_.page_size && first_index + i < kv_len; ++i) {
       used[static_cast<size_t>(page) * config_.page_size + i] = true;
     }
   };
   for (const auto& [id, sequence] : sequences_) {
     for (size_t i = 0; i < sequence->pages.size(); ++i) {
-      mark(sequence->pages[i], i * config_.page_size, sequence->num_columns());
+      mark(sequence->pages[i], i * config_.page_size, sequence->kv_len());
     }
     for (const Checkpoint* checkpoint : sequence->checkpoints) {
       for (size_t i = 0; i < checkpoint->saved_pages_.size(); ++i) {
         mark(checkpoint->saved_pages_[i], (checkpoint->num_shared_pages_ + i) * config_.page_size,
-             checkpoint->num_columns());
+             checkpoint->kv_len());
       }
     }
   }
@@ -126,27 +126,27 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
   RequireNoForward("fork_sequence");
   const Sequence& parent = Get(parent_id);
   CheckNewId(child_id);
-  if (position < -1 || position > parent.num_columns()) {
+  if (position < -1 || position > parent.kv_len()) {
     Throw(ErrorKind::kValue, "fork position ", position, " is not in sequence ", parent_id,
-          ", which has ", parent.num_columns(), " tokens (-1 forks at the end)");
+          ", which has ", parent.kv_len(), " tokens (-1 forks at the end)");
   }
-  const int32_t columns = position < 0 ? parent.num_columns() : static_cast<int32_t>(position);
-  CheckCut(parent, columns, "fork_sequence");
+  const int32_t kv_len = position < 0 ? parent.kv_len() : static_cast<int32_t>(position);
+  CheckCut(parent, kv_len, "fork_sequence");
   auto child = std::make_unique<Sequence>();
   child->id = child_id;
-  child->pages.assign(parent.pages.begin(), parent.pages.begin() + PagesFor(columns));
+  child->pages.assign(parent.pages.begin(), parent.pages.begin() + PagesFor(kv_len));
   child->num_committed = parent.num_committed;
   child->next_position = parent.next_position;
   if (parent.positions)
     child->positions = std::make_shared<std::vector<int32_t>>(*parent.positions);
   child->pending = parent.pending;
   // TVM lets a window be forked within its sinks alone, and the child has none.
-  if (!parent.window.reports_held_length || columns > parent.window.sinks) {
+  if (!parent.window.reports_held_length || kv_len > parent.window.sinks) {
     child->window = parent.window;
   }
-  child->evicted = parent.evicted.Cut(columns);
-  if (columns < parent.num_committed) child->TruncateCommitted(columns);
-  child->pending.Truncate(std::max(columns - child->num_committed, 0));
+  child->evicted = parent.evicted.Cut(kv_len);
+  if (kv_len < parent.num_committed) child->TruncateCommitted(kv_len);
+  child->pending.Truncate(std::max(kv_len - child->num_committed, 0));
   const Sequence& added = *sequences_.emplace(child_id, std::move(child)).first->second;
   for (int32_t page : added.pages) Retain(page);
 }
@@ -154,19 +154,19 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
 void SequenceTable::PopN(int64_t id, int64_t n) {
   RequireNoForward("popn");
   Sequence& sequence = Find(id);
-  if (n < 0 || n > sequence.num_columns()) {
+  if (n < 0 || n > sequence.kv_len()) {
     Throw(ErrorKind::kValue, "cannot pop ", n, " tokens from sequence ", id, ", which has ",
-          sequence.num_columns());
+          sequence.kv_len());
   }
-  const int32_t columns = sequence.num_columns() - static_cast<int32_t>(n);
-  CheckCut(sequence, columns, "popn");
-  TruncateColumns(&sequence, columns);
+  const int32_t kv_len = sequence.kv_len() - static_cast<int32_t>(n);
+  CheckCut(sequence, kv_len, "popn");
+  TruncateKv(&sequence, kv_len);
 }
 
 void SequenceTable::DropPending(int64_t id) {
   RequireNoForward("abort of pending nodes");
   Sequence& sequence = Find(id);
-  TruncateColumns(&sequence, sequence.num_committed);
+  TruncateKv(&sequence, sequence.num_committed);
 }
 
 void SequenceTable::DropPending(const std::vector<int64_t>& ids) {
@@ -185,13 +185,13 @@ void SequenceTable::ShrinkPages(Sequence* sequence, int32_t count) {
   }
 }
 
-void SequenceTable::TruncateColumns(Sequence* sequence, int32_t columns) {
-  MakeRoomToPreserve(sequence, columns);
-  if (columns < sequence->num_committed) sequence->TruncateCommitted(columns);
-  Preserve(sequence, columns);
-  sequence->pending.Truncate(columns - sequence->num_committed);
-  ShrinkPages(sequence, PagesFor(columns));
-  sequence->evicted = sequence->evicted.Cut(columns);
+void SequenceTable::TruncateKv(Sequence* sequence, int32_t kv_len) {
+  MakeRoomToPreserve(sequence, kv_len);
+  if (kv_len < sequence->num_committed) sequence->TruncateCommitted(kv_len);
+  Preserve(sequence, kv_len);
+  sequence->pending.Truncate(kv_len - sequence->num_committed);
+  ShrinkPages(sequence, PagesFor(kv_len));
+  sequence->evicted = sequence->evicted.Cut(kv_len);
 }
 
 void SequenceTable::CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves) {

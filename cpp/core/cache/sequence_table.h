@@ -58,7 +58,7 @@ struct SequenceRecord {
   int32_t next_position = 0;
   Positions positions;  //!< null: position = column
   SlidingWindow window;
-  EvictedColumns evicted;
+  EvictedRange evicted;
 };
 
 /*! \brief Positions are below it, so that counting on from any of them stays an int32. */
@@ -104,9 +104,9 @@ class SequenceTable {
   /*! \throws Error kKey if there is no such sequence. */
   const Sequence& Get(int64_t id) const;
   /*! \brief Where column `column` of a sequence lives: page * page_size + offset. */
-  int32_t Slot(const Sequence& sequence, int32_t column) const {
-    return sequence.pages[column / config_.page_size] * config_.page_size +
-           column % config_.page_size;
+  int32_t Slot(const Sequence& sequence, int32_t kv_index) const {
+    return sequence.pages[kv_index / config_.page_size] * config_.page_size +
+           kv_index % config_.page_size;
   }
   /*! \brief For each slot of the cache, whether a column of a sequence or a checkpoint lies there.
    */
@@ -205,7 +205,7 @@ class SequenceTable {
     int32_t num_rows;
     bool pending;
     bool explicit_positions;  // committed at positions of their own, found in the plan
-    int32_t row_begin;
+    int32_t query_begin;
     int32_t old_num_pages;
     int32_t old_num_pending;
     int32_t copied_index;  // page index whose shared page was replaced by a copy, or -1
@@ -221,8 +221,8 @@ class SequenceTable {
   Sequence& Find(int64_t id);
   void RequireNoForward(const char* operation) const;
   void CheckNewId(int64_t id) const;
-  int32_t PagesFor(int32_t columns) const {
-    return (columns + config_.page_size - 1) / config_.page_size;
+  int32_t PagesFor(int32_t kv_len) const {
+    return (kv_len + config_.page_size - 1) / config_.page_size;
   }
   /*! \brief Lets go of the pages past the first `count`. */
   void ShrinkPages(Sequence* sequence, int32_t count);
@@ -236,8 +236,8 @@ class SequenceTable {
   void EvictBehindWindow(Sequence* sequence);
   /*! \brief A state of a sequence whose window may show tokens that are gone. */
   struct Held {
-    EvictedColumns evicted;
-    int32_t num_columns;
+    EvictedRange evicted;
+    int32_t kv_len;
     int32_t next_position;
     const Positions& positions;
   };
@@ -245,18 +245,18 @@ class SequenceTable {
   void CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
                  const char* operation) const;
   /*! \brief CheckHeld for a sequence cut to its first `columns` columns. */
-  void CheckCut(const Sequence& sequence, int32_t columns, const char* operation) const;
+  void CheckCut(const Sequence& sequence, int32_t kv_len, const char* operation) const;
   /*! \brief Keeps the first `columns` columns, checkpoints preserved. */
-  void TruncateColumns(Sequence* sequence, int32_t columns);
+  void TruncateKv(Sequence* sequence, int32_t kv_len);
   /*! \brief After it Preserve(sequence, column) does not allocate. */
-  void MakeRoomToPreserve(Sequence* sequence, int32_t column);
+  void MakeRoomToPreserve(Sequence* sequence, int32_t kv_index);
   /*! \brief Before columns from `column` on are overwritten or dropped: checkpoints that need them
    * take hold. */
-  void Preserve(Sequence* sequence, int32_t column);
+  void Preserve(Sequence* sequence, int32_t kv_index);
   /*! \brief How many checkpoints Preserve(sequence, column) will make holders of a page. */
-  int32_t NumNewHolders(const Sequence& sequence, int32_t column, int32_t page_index) const;
+  int32_t NumNewHolders(const Sequence& sequence, int32_t kv_index, int32_t page_index) const;
   /*! \brief Whether a page lies wholly in what was let go. */
-  bool IsEvictedPage(const EvictedColumns& evicted, int32_t page_index) const {
+  bool IsEvictedPage(const EvictedRange& evicted, int32_t page_index) const {
     return page_index * config_.page_size >= evicted.begin &&
            (page_index + 1) * config_.page_size <= evicted.end;
   }

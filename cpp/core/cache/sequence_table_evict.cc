@@ -17,9 +17,9 @@ Positions PositionsAfter(const Sequence& sequence, const std::vector<int32_t>& k
   auto positions = std::make_shared<std::vector<int32_t>>();
   positions->reserve(keep.size());
   bool own = sequence.next_position != static_cast<int32_t>(keep.size());
-  for (int32_t column : keep) {
-    own |= sequence.PositionOf(column) != static_cast<int32_t>(positions->size());
-    positions->push_back(sequence.PositionOf(column));
+  for (int32_t kv_index : keep) {
+    own |= sequence.PositionOf(kv_index) != static_cast<int32_t>(positions->size());
+    positions->push_back(sequence.PositionOf(kv_index));
   }
   return own ? positions : nullptr;
 }

@@ -59,11 +59,11 @@ void SequenceTable::CheckPagesForStep(const std::vector<Append>& appends) {
   PageReservation reservation(pool_);
   for (const Append& append : appends) {
     const Sequence& sequence = Get(append.sequence_id);
-    const int32_t columns = sequence.num_columns();
-    reservation.NeedNew(PagesFor(columns + append.num_rows) -
+    const int32_t kv_len = sequence.kv_len();
+    reservation.NeedNew(PagesFor(kv_len + append.num_rows) -
                         static_cast<int32_t>(sequence.pages.size()));
-    if (columns % config_.page_size != 0) {
-      reservation.NeedWritable(sequence.pages[columns / config_.page_size], 0);
+    if (kv_len % config_.page_size != 0) {
+      reservation.NeedWritable(sequence.pages[kv_len / config_.page_size], 0);
     }
   }
   reservation.Check("begin_forward");
@@ -101,12 +101,12 @@ void SequenceTable::BeginForward(const std::vector<Append>& appends, CopyPlan* m
 
 void SequenceTable::Reserve(const Append& append, CopyPlan* moves) {
   Sequence& sequence = Find(append.sequence_id);
-  const int32_t columns = sequence.num_columns();
-  const int32_t first_page = columns / config_.page_size;
-  forward_.entries.push_back({&sequence, append.num_rows, append.pending,
-                              append.positions != nullptr && !append.pending,
-                              forward_.plan.num_rows(), static_cast<int32_t>(sequence.pages.size()),
-                              sequence.pending.size(), -1, -1, nullptr});
+  const int32_t kv_len = sequence.kv_len();
+  const int32_t first_page = kv_len / config_.page_size;
+  forward_.entries.push_back(
+      {&sequence, append.num_rows, append.pending, append.positions != nullptr && !append.pending,
+       forward_.plan.num_query_tokens(), static_cast<int32_t>(sequence.pages.size()),
+       sequence.pending.size(), -1, -1, nullptr});
   ForwardEntry& entry = forward_.entries.back();
   // end_forward does not allocate.
   if (!append.pending && sequence.positions != nullptr) {
@@ -114,13 +114,13 @@ void SequenceTable::Reserve(const Append& append, CopyPlan* moves) {
   } else if (entry.explicit_positions) {
     entry.positions = sequence.PositionsFor(append.positions, append.num_rows);
   }
-  if (columns % config_.page_size != 0 && pool_.shared(sequence.pages[first_page])) {
+  if (kv_len % config_.page_size != 0 && pool_.shared(sequence.pages[first_page])) {
     const int32_t shared_page = sequence.pages[first_page];
     CopyOnWrite(&sequence, first_page, moves);
     entry.copied_index = first_page;
     entry.copied_page = shared_page;
   }
-  const int32_t num_pages = PagesFor(columns + append.num_rows);
+  const int32_t num_pages = PagesFor(kv_len + append.num_rows);
   MakeRoom(&sequence.pages, num_pages - sequence.pages.size());
   while (static_cast<int32_t>(sequence.pages.size()) < num_pages) {
     sequence.pages.push_back(pool_.Take());
@@ -131,7 +131,7 @@ void SequenceTable::Reserve(const Append& append, CopyPlan* moves) {
 void SequenceTable::PlanRows(const Append& append, const ForwardEntry& entry) {
   Sequence& sequence = *entry.sequence;
   StepPlan& plan = forward_.plan;
-  const int32_t first_column = sequence.num_columns();
+  const int32_t first_index = sequence.kv_len();
   for (int32_t i = 0; i < append.num_rows; ++i) {
     int32_t depth = i;
     if (append.pending) {
@@ -142,13 +142,13 @@ void SequenceTable::PlanRows(const Append& append, const ForwardEntry& entry) {
     const int32_t position =
         append.positions ? append.positions[i] : sequence.next_position + depth;
     if (append.pending) sequence.pending.positions.back() = position;
-    plan.slots.push_back(Slot(sequence, first_column + i));
+    plan.slots.push_back(Slot(sequence, first_index + i));
     plan.positions.push_back(position);
   }
   const PendingRegion& pending = sequence.pending;
   const bool branches = append.pending && !pending.chain;
   plan.sequences.push_back(
-      {entry.row_begin, append.num_rows, sequence.num_committed,
+      {entry.query_begin, append.num_rows, sequence.num_committed,
        append.pending ? pending.size() : append.num_rows, sequence.pages.data(),
        branches ? pending.parents.data() : nullptr, branches ? pending.depths.data() : nullptr,
        sequence.positions ? sequence.positions->data() : nullptr, sequence.next_position});
@@ -171,7 +171,7 @@ void SequenceTable::EndForward(bool all_layers_written) {
     if (entry.positions != nullptr) entry.sequence->positions = std::move(entry.positions);
     if (entry.explicit_positions) {
       for (int32_t i = 0; i < entry.num_rows; ++i) {
-        entry.sequence->PushCommitted(forward_.plan.positions[entry.row_begin + i]);
+        entry.sequence->PushCommitted(forward_.plan.positions[entry.query_begin + i]);
       }
     } else {
       entry.sequence->ExtendCommitted(entry.num_rows);
@@ -192,7 +192,7 @@ void SequenceTable::AbortForward(CopyPlan* moves) {
       // Whoever was then alone with the page that was copied wrote into it behind its own tokens,
       // where this sequence may have some: its copy knows them.
       const int32_t first = entry->copied_index * config_.page_size;
-      for (int32_t i = 0; moves != nullptr && first + i < sequence.num_columns(); ++i) {
+      for (int32_t i = 0; moves != nullptr && first + i < sequence.kv_len(); ++i) {
         moves->slots.push_back(
             {Slot(sequence, first + i), entry->copied_page * config_.page_size + i});
       }

@@ -13,7 +13,7 @@ void CheckRecord(const SequenceRecord& record) {
     if (!holds) Throw(ErrorKind::kValue, "no sequence can be so: ", what);
   };
   const SlidingWindow& window = record.window;
-  const EvictedColumns& evicted = record.evicted;
+  const EvictedRange& evicted = record.evicted;
   check(record.num_committed >= 0, "its length is negative");
   check(record.next_position >= 0 && record.next_position <= kPositionLimit,
         "its next position is not in [0, 2^30]");
@@ -32,8 +32,8 @@ void CheckRecord(const SequenceRecord& record) {
   if (evicted.begin == 0 && evicted.end == 0) return;
   check(0 <= evicted.begin && evicted.begin < evicted.end && evicted.end <= record.num_committed,
         "it has not got the tokens that it lets go");
-  const auto position = [&](int32_t column) {
-    return record.positions ? (*record.positions)[column] : column;
+  const auto position = [&](int32_t kv_index) {
+    return record.positions ? (*record.positions)[kv_index] : kv_index;
   };
   check(window.size > 0 && position(evicted.end - 1) <= record.next_position - window.size &&
             position(evicted.begin) >= window.sinks,

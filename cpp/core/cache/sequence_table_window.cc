@@ -39,7 +39,7 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
     Throw(ErrorKind::kValue, "sequence ", id, " has let go of tokens that would become sinks");
   }
   CheckHeld(id, window,
-            {sequence.evicted, sequence.num_columns(), sequence.next_position, sequence.positions},
+            {sequence.evicted, sequence.kv_len(), sequence.next_position, sequence.positions},
             "enable_sliding_window");
   sequence.window = window;
   EvictBehindWindow(&sequence);
@@ -63,11 +63,11 @@ void SequenceTable::EvictBehindWindow(Sequence* sequence) {
 
 void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
                               const char* operation) const {
-  if (held.evicted.empty() || held.num_columns <= held.evicted.begin) return;
-  const auto position = [&](int32_t column) {
-    return held.positions ? (*held.positions)[column] : column;
+  if (held.evicted.empty() || held.kv_len <= held.evicted.begin) return;
+  const auto position = [&](int32_t kv_index) {
+    return held.positions ? (*held.positions)[kv_index] : kv_index;
   };
-  if (held.num_columns >= held.evicted.end &&
+  if (held.kv_len >= held.evicted.end &&
       position(held.evicted.end - 1) <= held.next_position - window.size &&
       position(held.evicted.begin) >= window.sinks) {
     return;
@@ -77,12 +77,11 @@ void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Hel
         window.horizon, " tokens");
 }
 
-void SequenceTable::CheckCut(const Sequence& sequence, int32_t columns,
+void SequenceTable::CheckCut(const Sequence& sequence, int32_t kv_len,
                              const char* operation) const {
-  if (columns >= sequence.num_committed) return;
+  if (kv_len >= sequence.num_committed) return;
   CheckHeld(sequence.id, sequence.window,
-            {sequence.evicted, columns, sequence.PositionOf(columns), sequence.positions},
-            operation);
+            {sequence.evicted, kv_len, sequence.PositionOf(kv_len), sequence.positions}, operation);
 }
 
 }  // namespace kvctl

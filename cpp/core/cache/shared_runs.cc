@@ -9,11 +9,8 @@ namespace {
 class Finder {
  public:
   Finder(const SequencePlan* sequences, const std::vector<int32_t>& limits, int32_t page_size,
-         int32_t chunk_columns)
-      : sequences_(sequences),
-        limits_(limits),
-        page_size_(page_size),
-        chunk_columns_(chunk_columns) {}
+         int32_t chunk_keys)
+      : sequences_(sequences), limits_(limits), page_size_(page_size), chunk_keys_(chunk_keys) {}
 
   /*! \brief Adds the runs of some sequences from a chunk on, which share all chunks before it. */
   void Find(std::vector<int32_t> members, int32_t chunk, std::vector<SharedRun>* runs) const {
@@ -36,8 +33,8 @@ class Finder {
  private:
   bool Share(int32_t a, int32_t b, int32_t chunk) const {
     if (chunk >= limits_[a] || chunk >= limits_[b]) return false;
-    const int32_t first = chunk * chunk_columns_ / page_size_;
-    const int32_t last = ((chunk + 1) * chunk_columns_ - 1) / page_size_;
+    const int32_t first = chunk * chunk_keys_ / page_size_;
+    const int32_t last = ((chunk + 1) * chunk_keys_ - 1) / page_size_;
     for (int32_t page = first; page <= last; ++page) {
       const int32_t id = sequences_[a].pages[page];
       if (id < 0 || id != sequences_[b].pages[page]) return false;
@@ -47,20 +44,20 @@ class Finder {
 
   const SequencePlan* sequences_;
   const std::vector<int32_t>& limits_;
-  const int32_t page_size_, chunk_columns_;
+  const int32_t page_size_, chunk_keys_;
 };
 
 }  // namespace
 
 std::vector<SharedRun> FindSharedRuns(const SequencePlan* sequences,
                                       const std::vector<int32_t>& limits, int32_t page_size,
-                                      int32_t chunk_columns) {
+                                      int32_t chunk_keys) {
   std::vector<int32_t> members;
   for (size_t s = 0; s < limits.size(); ++s) {
     if (limits[s] > 0) members.push_back(static_cast<int32_t>(s));
   }
   std::vector<SharedRun> runs;
-  Finder(sequences, limits, page_size, chunk_columns).Find(std::move(members), 0, &runs);
+  Finder(sequences, limits, page_size, chunk_keys).Find(std::move(members), 0, &runs);
   return runs;
 }
 

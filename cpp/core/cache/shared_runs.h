@@ -30,7 +30,7 @@ struct SharedRun {
  */
 std::vector<SharedRun> FindSharedRuns(const SequencePlan* sequences,
                                       const std::vector<int32_t>& limits, int32_t page_size,
-                                      int32_t chunk_columns);
+                                      int32_t chunk_keys);
 
 }  // namespace kvctl
 

@@ -133,27 +133,27 @@ Mask Mask::Tree(std::vector<int32_t> parents) {
 Mask Mask::Dense(const uint8_t* visible, int32_t num_new) {
   CheckSize("number of new tokens", num_new, 1);
   MaskNode node = Leaf(MaskKind::kDense);
-  node.num_rows = num_new;
-  const int32_t row_words = NumTiles(num_new);
-  node.words.assign(int64_t(num_new) * row_words, 0);
-  for (int32_t row = 0; row < num_new; ++row) {
-    const uint8_t* bytes = visible + int64_t(row) * num_new;
-    for (int32_t word = 0; word < row_words; ++word) {
-      const int32_t first = word * kTileColumns;
-      node.words[int64_t(row) * row_words + word] =
-          PackBytes(bytes + first, std::min(kTileColumns, num_new - first));
+  node.num_query_tokens = num_new;
+  const int32_t query_words = NumTiles(num_new);
+  node.words.assign(int64_t(num_new) * query_words, 0);
+  for (int32_t query = 0; query < num_new; ++query) {
+    const uint8_t* bytes = visible + int64_t(query) * num_new;
+    for (int32_t word = 0; word < query_words; ++word) {
+      const int32_t first = word * kTileKeys;
+      node.words[int64_t(query) * query_words + word] =
+          PackBytes(bytes + first, std::min(kTileKeys, num_new - first));
     }
   }
   return MaskNode::Make(std::move(node));
 }
 
-Mask Mask::Full(const uint8_t* visible, int32_t num_new, int32_t num_columns) {
+Mask Mask::Full(const uint8_t* visible, int32_t num_new, int32_t kv_len) {
   CheckSize("number of new tokens", num_new, 1);
-  CheckSize("number of columns", num_columns, num_new);
+  CheckSize("number of keys", kv_len, num_new);
   MaskNode node = Leaf(MaskKind::kFull);
-  node.num_rows = num_new;
-  node.num_columns = num_columns;
-  PlanFromBytes(visible, num_new, num_columns, &node.plan);
+  node.num_query_tokens = num_new;
+  node.kv_len = kv_len;
+  PlanFromBytes(visible, num_new, kv_len, &node.plan);
   return MaskNode::Make(std::move(node));
 }
 
@@ -176,43 +176,43 @@ Mask Mask::PrefixLM(int32_t length) {
 Mask Mask::Documents(const std::vector<int32_t>& ids) {
   CheckSize("number of document ids", static_cast<int32_t>(ids.size()), 1);
   MaskNode node = Leaf(MaskKind::kDocuments);
-  node.num_columns = static_cast<int32_t>(ids.size());
-  for (int32_t column = 0; column < node.num_columns; ++column) {
-    if (column > 0 && ids[column] == ids[column - 1]) continue;
-    node.ints.push_back(column);
-    node.ints.push_back(ids[column]);
+  node.kv_len = static_cast<int32_t>(ids.size());
+  for (int32_t key = 0; key < node.kv_len; ++key) {
+    if (key > 0 && ids[key] == ids[key - 1]) continue;
+    node.ints.push_back(key);
+    node.ints.push_back(ids[key]);
   }
   return MaskNode::Make(std::move(node));
 }
 
-Mask Mask::Ranges(const std::vector<std::vector<ColumnRange>>& rows) {
-  CheckSize("number of rows", static_cast<int32_t>(rows.size()), 1);
+Mask Mask::Ranges(const std::vector<std::vector<KeyRange>>& queries) {
+  CheckSize("number of queries", static_cast<int32_t>(queries.size()), 1);
   MaskNode node = Leaf(MaskKind::kRanges);
-  node.num_rows = static_cast<int32_t>(rows.size());
-  node.ints.assign(rows.size() + 1, 0);
-  std::vector<ColumnRange> sorted;
-  for (size_t row = 0; row < rows.size(); ++row) {
+  node.num_query_tokens = static_cast<int32_t>(queries.size());
+  node.ints.assign(queries.size() + 1, 0);
+  std::vector<KeyRange> sorted;
+  for (size_t query = 0; query < queries.size(); ++query) {
     sorted.clear();
-    for (const ColumnRange& range : rows[row]) {
+    for (const KeyRange& range : queries[query]) {
       if (range.begin < 0 || range.end < range.begin) {
-        Throw(ErrorKind::kValue, "row ", row, " of the ranges holds [", range.begin, ", ",
+        Throw(ErrorKind::kValue, "query ", query, " of the ranges holds [", range.begin, ", ",
               range.end, "): a range needs 0 <= begin <= end");
       }
       if (range.begin < range.end) sorted.push_back(range);
     }
     std::sort(sorted.begin(), sorted.end(),
-              [](const ColumnRange& a, const ColumnRange& b) { return a.begin < b.begin; });
+              [](const KeyRange& a, const KeyRange& b) { return a.begin < b.begin; });
     const size_t first = node.ints.size();
-    for (const ColumnRange& range : sorted) {
+    for (const KeyRange& range : sorted) {
       if (node.ints.size() > first && node.ints.back() >= range.begin) {
         node.ints.back() = std::max(node.ints.back(), range.end);
       } else {
         node.ints.push_back(range.begin);
         node.ints.push_back(range.end);
       }
-      node.num_columns = std::max(node.num_columns, range.end);
+      node.kv_len = std::max(node.kv_len, range.end);
     }
-    node.ints[row + 1] = node.ints[row] + static_cast<int32_t>((node.ints.size() - first) / 2);
+    node.ints[query + 1] = node.ints[query] + static_cast<int32_t>((node.ints.size() - first) / 2);
   }
   return MaskNode::Make(std::move(node));
 }

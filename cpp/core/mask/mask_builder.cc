@@ -4,60 +4,59 @@
 
 namespace kvctl {
 
-bool MaskPlan::Visible(int32_t row, int32_t column) const {
-  const int32_t block = row / kBlockRows;
+bool MaskPlan::Visible(int32_t query, int32_t key) const {
+  const int32_t block = query / kBlockQueries;
   for (int32_t i = blocks[block]; i < blocks[block + 1]; ++i) {
     const MaskSpan& span = spans[i];
-    if (column < span.begin || column >= span.end) continue;
-    if (span.words == MaskSpan::kAllRows) return true;
-    if (words[span.words + row % kBlockRows] >> (column % kTileColumns) & 1) return true;
+    if (key < span.begin || key >= span.end) continue;
+    if (span.words == MaskSpan::kAllQueries) return true;
+    if (words[span.words + query % kBlockQueries] >> (key % kTileKeys) & 1) return true;
   }
   return false;
 }
 
 namespace {
 
-/*! \brief The bits of the columns [begin, end) within a tile. */
-uint64_t RangeBits(const ColumnRange& range, int32_t tile) {
-  const int32_t first = tile * kTileColumns;
-  return LowBits(std::clamp(range.end - first, 0, kTileColumns)) &
-         ~LowBits(std::clamp(range.begin - first, 0, kTileColumns));
+/*! \brief The bits of the keys [begin, end) within a tile. */
+uint64_t RangeBits(const KeyRange& range, int32_t tile) {
+  const int32_t first = tile * kTileKeys;
+  return LowBits(std::clamp(range.end - first, 0, kTileKeys)) &
+         ~LowBits(std::clamp(range.begin - first, 0, kTileKeys));
 }
 
 }  // namespace
 
-void PlanFromRanges(const int32_t* offsets, const ColumnRange* ranges, int32_t num_rows,
-                    int32_t num_columns, MaskPlan* plan) {
-  MaskBuilder builder(plan, num_rows, num_columns);
-  std::vector<int32_t> cuts;    // between two of them a row's tiles are alike, or the tile is one
-  std::vector<int32_t> cursor;  // first range of each row that does not end before the tile
-  for (int32_t begin = 0; begin < num_rows; begin += kBlockRows) {
-    const int32_t rows = std::min(kBlockRows, num_rows - begin);
+void PlanFromRanges(const int32_t* offsets, const KeyRange* ranges, int32_t num_query_tokens,
+                    int32_t kv_len, MaskPlan* plan) {
+  MaskBuilder builder(plan, num_query_tokens, kv_len);
+  std::vector<int32_t> cuts;    // between two of them a query's tiles are alike, or the tile is one
+  std::vector<int32_t> cursor;  // first range of each query that does not end before the tile
+  for (int32_t begin = 0; begin < num_query_tokens; begin += kBlockQueries) {
+    const int32_t queries = std::min(kBlockQueries, num_query_tokens - begin);
     cuts.clear();
-    for (int32_t i = offsets[begin]; i < offsets[begin + rows]; ++i) {
-      // A range that ends with the columns fills the last tile: nothing lies behind it.
-      const int32_t end =
-          ranges[i].end == num_columns ? NumTiles(num_columns) * kTileColumns : ranges[i].end;
-      for (int32_t cut : {ranges[i].begin / kTileColumns, NumTiles(ranges[i].begin),
-                          end / kTileColumns, NumTiles(end)}) {
+    for (int32_t i = offsets[begin]; i < offsets[begin + queries]; ++i) {
+      // A range that ends with the keys fills the last tile: nothing lies behind it.
+      const int32_t end = ranges[i].end == kv_len ? NumTiles(kv_len) * kTileKeys : ranges[i].end;
+      for (int32_t cut : {ranges[i].begin / kTileKeys, NumTiles(ranges[i].begin), end / kTileKeys,
+                          NumTiles(end)}) {
         if (cuts.empty() || cuts.back() != cut) cuts.push_back(cut);
       }
     }
     std::sort(cuts.begin(), cuts.end());
     cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-    cursor.assign(offsets + begin, offsets + begin + rows);
+    cursor.assign(offsets + begin, offsets + begin + queries);
     for (size_t i = 0; i + 1 < cuts.size(); ++i) {
-      uint64_t* words = builder.NewWords(rows);
-      for (int32_t row = 0; row < rows; ++row) {
-        const int32_t last = offsets[begin + row + 1];
-        int32_t& at = cursor[row];
-        while (at < last && ranges[at].end <= cuts[i] * kTileColumns) ++at;
-        words[row] = 0;
-        for (int32_t r = at; r < last && ranges[r].begin < (cuts[i] + 1) * kTileColumns; ++r) {
-          words[row] |= RangeBits(ranges[r], cuts[i]);
+      uint64_t* words = builder.NewWords(queries);
+      for (int32_t query = 0; query < queries; ++query) {
+        const int32_t last = offsets[begin + query + 1];
+        int32_t& at = cursor[query];
+        while (at < last && ranges[at].end <= cuts[i] * kTileKeys) ++at;
+        words[query] = 0;
+        for (int32_t r = at; r < last && ranges[r].begin < (cuts[i] + 1) * kTileKeys; ++r) {
+          words[query] |= RangeBits(ranges[r], cuts[i]);
         }
       }
-      builder.CommitWords(cuts[i], cuts[i + 1], rows);
+      builder.CommitWords(cuts[i], cuts[i + 1], queries);
     }
     builder.EndBlock();
   }
@@ -78,19 +77,19 @@ uint64_t PackBytes(const uint8_t* bytes, int32_t count) {
   return word;
 }
 
-void PlanFromBytes(const uint8_t* bytes, int32_t num_rows, int32_t num_columns, MaskPlan* plan) {
-  MaskBuilder builder(plan, num_rows, num_columns);
-  const int32_t num_tiles = NumTiles(num_columns);
-  for (int32_t begin = 0; begin < num_rows; begin += kBlockRows) {
-    const int32_t rows = std::min(kBlockRows, num_rows - begin);
+void PlanFromBytes(const uint8_t* bytes, int32_t num_query_tokens, int32_t kv_len, MaskPlan* plan) {
+  MaskBuilder builder(plan, num_query_tokens, kv_len);
+  const int32_t num_tiles = NumTiles(kv_len);
+  for (int32_t begin = 0; begin < num_query_tokens; begin += kBlockQueries) {
+    const int32_t queries = std::min(kBlockQueries, num_query_tokens - begin);
     for (int32_t tile = 0; tile < num_tiles; ++tile) {
-      uint64_t* words = builder.NewWords(rows);
-      const int32_t width = std::min(kTileColumns, num_columns - tile * kTileColumns);
-      for (int32_t row = 0; row < rows; ++row) {
-        const uint8_t* first = bytes + int64_t(begin + row) * num_columns + tile * kTileColumns;
-        words[row] = PackBytes(first, width);
+      uint64_t* words = builder.NewWords(queries);
+      const int32_t width = std::min(kTileKeys, kv_len - tile * kTileKeys);
+      for (int32_t query = 0; query < queries; ++query) {
+        const uint8_t* first = bytes + int64_t(begin + query) * kv_len + tile * kTileKeys;
+        words[query] = PackBytes(first, width);
       }
-      builder.CommitWords(tile, tile + 1, rows);
+      builder.CommitWords(tile, tile + 1, queries);
     }
     builder.EndBlock();
   }

@@ -12,7 +12,7 @@
 
 namespace kvctl {
 
-inline int32_t NumTiles(int32_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
+inline int32_t NumTiles(int32_t keys) { return (keys + kTileKeys - 1) / kTileKeys; }
 
 /*! \brief The lowest n bits, for n in [0, 64]. */
 inline uint64_t LowBits(int32_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
@@ -20,9 +20,9 @@ inline uint64_t LowBits(int32_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1
 /*! \brief Appends blocks to a plan. Tiles of a block come in ascending order. */
 class MaskBuilder {
  public:
-  MaskBuilder(MaskPlan* plan, int32_t num_rows, int32_t num_columns) : plan_(plan) {
-    plan->num_rows = num_rows;
-    plan->num_columns = num_columns;
+  MaskBuilder(MaskPlan* plan, int32_t num_query_tokens, int32_t kv_len) : plan_(plan) {
+    plan->num_query_tokens = num_query_tokens;
+    plan->kv_len = kv_len;
     plan->blocks.clear();
     plan->blocks.push_back(0);
     plan->spans.clear();
@@ -31,35 +31,35 @@ class MaskBuilder {
 
   void EndBlock() { plan_->blocks.push_back(static_cast<int32_t>(plan_->spans.size())); }
 
-  /*! \brief Tiles [begin, end) are visible to every row. */
+  /*! \brief Tiles [begin, end) are visible to every query. */
   void AddFull(int32_t begin, int32_t end) {
     if (begin >= end) return;
-    const int32_t first = begin * kTileColumns;
-    const int32_t last = std::min(end * kTileColumns, plan_->num_columns);
-    if (MaskSpan* previous = Previous(first, MaskSpan::kAllRows)) {
+    const int32_t first = begin * kTileKeys;
+    const int32_t last = std::min(end * kTileKeys, plan_->kv_len);
+    if (MaskSpan* previous = Previous(first, MaskSpan::kAllQueries)) {
       previous->end = last;
     } else {
-      plan_->spans.push_back({first, last, MaskSpan::kAllRows, MaskSpan::kByColumn});
+      plan_->spans.push_back({first, last, MaskSpan::kAllQueries, MaskSpan::kByKey});
     }
   }
 
-  /*! \brief Room for one word per row; valid until the next call. Follow with CommitWords. */
-  uint64_t* NewWords(int32_t rows) {
-    plan_->words.resize(plan_->words.size() + rows);
-    return plan_->words.data() + plan_->words.size() - rows;
+  /*! \brief Room for one word per query; valid until the next call. Follow with CommitWords. */
+  uint64_t* NewWords(int32_t queries) {
+    plan_->words.resize(plan_->words.size() + queries);
+    return plan_->words.data() + plan_->words.size() - queries;
   }
 
-  /*! \brief The last `rows` words are those of tiles [begin, end). Bits beyond the last column are
+  /*! \brief The last `queries` words are those of tiles [begin, end). Bits beyond the last key are
    * ignored where the span ends in the last tile, and must not matter where it does not. */
-  void CommitWords(int32_t begin, int32_t end, int32_t rows) {
-    const int32_t offset = static_cast<int32_t>(plan_->words.size()) - rows;
+  void CommitWords(int32_t begin, int32_t end, int32_t queries) {
+    const int32_t offset = static_cast<int32_t>(plan_->words.size()) - queries;
     const uint64_t* words = plan_->words.data() + offset;
-    const int32_t last = std::min(end * kTileColumns, plan_->num_columns);
-    const uint64_t valid = LowBits(last - (end - 1) * kTileColumns);
+    const int32_t last = std::min(end * kTileKeys, plan_->kv_len);
+    const uint64_t valid = LowBits(last - (end - 1) * kTileKeys);
     uint64_t any = 0, all = ~uint64_t{0};
-    for (int32_t row = 0; row < rows; ++row) {
-      any |= words[row];
-      all &= words[row];
+    for (int32_t query = 0; query < queries; ++query) {
+      any |= words[query];
+      all &= words[query];
     }
     const bool one_tile = end - begin == 1;
     if ((one_tile ? any & valid : any) == 0) {
@@ -68,7 +68,7 @@ class MaskBuilder {
       plan_->words.resize(offset);
       AddFull(begin, end);
     } else {
-      plan_->spans.push_back({begin * kTileColumns, last, offset, MaskSpan::kByColumn});
+      plan_->spans.push_back({begin * kTileKeys, last, offset, MaskSpan::kByKey});
     }
   }
 
@@ -82,26 +82,26 @@ class MaskBuilder {
   MaskPlan* plan_;
 };
 
-/*! \brief Rows of block b of n rows: [64 b, 64 b + BlockSize(n, b)). */
-inline int32_t BlockSize(int32_t num_rows, int32_t block) {
-  return std::min(kBlockRows, num_rows - block * kBlockRows);
+/*! \brief Queries of block b of n queries: [64 b, 64 b + BlockSize(n, b)). */
+inline int32_t BlockSize(int32_t num_query_tokens, int32_t block) {
+  return std::min(kBlockQueries, num_query_tokens - block * kBlockQueries);
 }
 
 /*!
- * \brief A plan from column ranges.
- * \param offsets, ranges Row r sees ranges [offsets[r], offsets[r + 1]): sorted, disjoint, not
- * empty, within the columns.
+ * \brief A plan from key ranges.
+ * \param offsets, ranges Query r sees ranges [offsets[r], offsets[r + 1]): sorted, disjoint, not
+ * empty, within the keys.
  */
-void PlanFromRanges(const int32_t* offsets, const ColumnRange* ranges, int32_t num_rows,
-                    int32_t num_columns, MaskPlan* plan);
+void PlanFromRanges(const int32_t* offsets, const KeyRange* ranges, int32_t num_query_tokens,
+                    int32_t kv_len, MaskPlan* plan);
 
 /*! \brief One bit for each of up to 64 bytes, set where the byte is not zero. */
 uint64_t PackBytes(const uint8_t* bytes, int32_t count);
 
-/*! \brief A plan from bits: row r sees column c if bytes[r * num_columns + c] is not zero. */
-void PlanFromBytes(const uint8_t* bytes, int32_t num_rows, int32_t num_columns, MaskPlan* plan);
+/*! \brief A plan from bits: query r sees key c if bytes[r * kv_len + c] is not zero. */
+void PlanFromBytes(const uint8_t* bytes, int32_t num_query_tokens, int32_t kv_len, MaskPlan* plan);
 
-/*! \brief Intersection, union and complement of plans whose spans are all kByColumn. */
+/*! \brief Intersection, union and complement of plans whose spans are all kByKey. */
 void IntersectPlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out);
 void UnitePlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out);
 void ComplementPlan(const MaskPlan& a, MaskPlan* out);

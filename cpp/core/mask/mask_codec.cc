@@ -25,8 +25,8 @@ void PutWords(const std::vector<uint64_t>& words, std::vector<int32_t>* out) {
 }
 
 void PutNode(const MaskNode& node, std::vector<int32_t>* out) {
-  for (int32_t number :
-       {static_cast<int32_t>(node.kind), node.num_rows, node.num_columns, node.size, node.sinks}) {
+  for (int32_t number : {static_cast<int32_t>(node.kind), node.num_query_tokens, node.kv_len,
+                         node.size, node.sinks}) {
     out->push_back(number);
   }
   PutInts(node.ints, out);
@@ -53,8 +53,8 @@ class Reader {
     MaskNode node;
     const int32_t kind = Next();
     node.kind = static_cast<MaskKind>(kind);
-    node.num_rows = Next();
-    node.num_columns = Next();
+    node.num_query_tokens = Next();
+    node.kv_len = Next();
     node.size = Next();
     node.sinks = Next();
     node.ints = Ints();
@@ -97,31 +97,31 @@ class Reader {
 
   void ReadPlan(MaskNode* node) {
     MaskPlan& plan = node->plan;
-    Check(node->num_rows >= 1 && node->num_columns >= node->num_rows);
-    plan.num_rows = node->num_rows;
-    plan.num_columns = node->num_columns;
+    Check(node->num_query_tokens >= 1 && node->kv_len >= node->num_query_tokens);
+    plan.num_query_tokens = node->num_query_tokens;
+    plan.kv_len = node->kv_len;
     plan.blocks = Ints();
-    Check(plan.num_blocks() == (plan.num_rows + kBlockRows - 1) / kBlockRows &&
+    Check(plan.num_blocks() == (plan.num_query_tokens + kBlockQueries - 1) / kBlockQueries &&
           plan.blocks[0] == 0);
     const int32_t num_spans = Next();
     Check(num_spans >= 0 && num_spans <= (end_ - data_) / 3);
     for (int32_t i = 0; i < num_spans; ++i) {
       const int32_t begin = Next(), end = Next(), words = Next();
-      plan.spans.push_back({begin, end, words, MaskSpan::kByColumn});
+      plan.spans.push_back({begin, end, words, MaskSpan::kByKey});
     }
     plan.words = Words();
     for (int32_t block = 0; block < plan.num_blocks(); ++block) {
       Check(plan.blocks[block] <= plan.blocks[block + 1] && plan.blocks[block + 1] <= num_spans);
-      int32_t column = 0;
+      int32_t key = 0;
       for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
         const MaskSpan& span = plan.spans[i];
-        Check(span.begin >= column && span.end > span.begin && span.end <= plan.num_columns);
-        Check(span.begin % kTileColumns == 0);
-        Check(span.end % kTileColumns == 0 || span.end == plan.num_columns);
-        Check(span.words == MaskSpan::kAllRows ||
-              (span.words >= 0 && span.words + int64_t(BlockSize(plan.num_rows, block)) <=
+        Check(span.begin >= key && span.end > span.begin && span.end <= plan.kv_len);
+        Check(span.begin % kTileKeys == 0);
+        Check(span.end % kTileKeys == 0 || span.end == plan.kv_len);
+        Check(span.words == MaskSpan::kAllQueries ||
+              (span.words >= 0 && span.words + int64_t(BlockSize(plan.num_query_tokens, block)) <=
                                       static_cast<int64_t>(plan.words.size())));
-        column = span.end;
+        key = span.end;
       }
     }
     Check(plan.blocks.back() == num_spans);
@@ -141,8 +141,9 @@ class Reader {
       case MaskKind::kTree:
         return Mask::Tree(std::move(node.ints));
       case MaskKind::kDense:
-        Check(node.num_rows >= 1 && static_cast<int64_t>(node.words.size()) ==
-                                        int64_t(node.num_rows) * NumTiles(node.num_rows));
+        Check(node.num_query_tokens >= 1 &&
+              static_cast<int64_t>(node.words.size()) ==
+                  int64_t(node.num_query_tokens) * NumTiles(node.num_query_tokens));
         return MaskNode::Make(std::move(node));
       case MaskKind::kFull:
         return MaskNode::Make(std::move(node));
@@ -151,7 +152,7 @@ class Reader {
       case MaskKind::kPrefixLM:
         return Mask::PrefixLM(node.size);
       case MaskKind::kDocuments:
-        CheckRuns(node.ints, node.num_columns);
+        CheckRuns(node.ints, node.kv_len);
         return MaskNode::Make(std::move(node));
       case MaskKind::kRanges:
         return Mask::Ranges(RangeLists(node));
@@ -170,25 +171,25 @@ class Reader {
     return Mask::Causal();
   }
 
-  static void CheckRuns(const std::vector<int32_t>& runs, int32_t num_columns) {
+  static void CheckRuns(const std::vector<int32_t>& runs, int32_t kv_len) {
     Check(!runs.empty() && runs.size() % 2 == 0 && runs[0] == 0);
     for (size_t i = 2; i < runs.size(); i += 2) Check(runs[i] > runs[i - 2]);
-    Check(runs[runs.size() - 2] < num_columns);
+    Check(runs[runs.size() - 2] < kv_len);
   }
 
-  static std::vector<std::vector<ColumnRange>> RangeLists(const MaskNode& node) {
+  static std::vector<std::vector<KeyRange>> RangeLists(const MaskNode& node) {
     const std::vector<int32_t>& ints = node.ints;
-    const int64_t begin = int64_t(node.num_rows) + 1;
-    Check(node.num_rows >= 1 && static_cast<int64_t>(ints.size()) >= begin && ints[0] == 0);
-    std::vector<std::vector<ColumnRange>> rows(node.num_rows);
-    for (int32_t row = 0; row < node.num_rows; ++row) {
-      Check(ints[row] <= ints[row + 1] &&
-            begin + 2 * int64_t(ints[row + 1]) <= static_cast<int64_t>(ints.size()));
-      for (int64_t i = ints[row]; i < ints[row + 1]; ++i) {
-        rows[row].push_back({ints[begin + 2 * i], ints[begin + 2 * i + 1]});
+    const int64_t begin = int64_t(node.num_query_tokens) + 1;
+    Check(node.num_query_tokens >= 1 && static_cast<int64_t>(ints.size()) >= begin && ints[0] == 0);
+    std::vector<std::vector<KeyRange>> queries(node.num_query_tokens);
+    for (int32_t query = 0; query < node.num_query_tokens; ++query) {
+      Check(ints[query] <= ints[query + 1] &&
+            begin + 2 * int64_t(ints[query + 1]) <= static_cast<int64_t>(ints.size()));
+      for (int64_t i = ints[query]; i < ints[query + 1]; ++i) {
+        queries[query].push_back({ints[begin + 2 * i], ints[begin + 2 * i + 1]});
       }
     }
-    return rows;
+    return queries;
   }
 
   const int32_t* data_;

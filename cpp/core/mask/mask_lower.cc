@@ -9,57 +9,58 @@
 namespace kvctl {
 namespace {
 
-/*! \brief Row r sees the columns up to its own. */
+/*! \brief Query r sees the keys up to its own. */
 void PlanCausalChain(const SequencePlan& sequence, MaskPlan* plan) {
-  const int32_t num_columns = sequence.num_columns();
-  MaskBuilder builder(plan, sequence.num_rows, num_columns);
-  for (int32_t begin = 0; begin < sequence.num_rows; begin += kBlockRows) {
-    const int32_t rows = std::min(kBlockRows, sequence.num_rows - begin);
-    const int32_t own = num_columns - sequence.num_rows + begin;  // column of the block's first row
-    int32_t tile = (own + 1) / kTileColumns;
+  const int32_t kv_len = sequence.kv_len();
+  MaskBuilder builder(plan, sequence.num_query_tokens, kv_len);
+  for (int32_t begin = 0; begin < sequence.num_query_tokens; begin += kBlockQueries) {
+    const int32_t queries = std::min(kBlockQueries, sequence.num_query_tokens - begin);
+    const int32_t own =
+        kv_len - sequence.num_query_tokens + begin;  // key of the block's first query
+    int32_t tile = (own + 1) / kTileKeys;
     builder.AddFull(0, tile);
-    for (; tile * kTileColumns < own + rows; ++tile) {
-      uint64_t* words = builder.NewWords(rows);
-      for (int32_t row = 0; row < rows; ++row) {
-        words[row] = LowBits(std::clamp(own + row + 1 - tile * kTileColumns, 0, kTileColumns));
+    for (; tile * kTileKeys < own + queries; ++tile) {
+      uint64_t* words = builder.NewWords(queries);
+      for (int32_t query = 0; query < queries; ++query) {
+        words[query] = LowBits(std::clamp(own + query + 1 - tile * kTileKeys, 0, kTileKeys));
       }
-      builder.CommitWords(tile, tile + 1, rows);
+      builder.CommitWords(tile, tile + 1, queries);
     }
     builder.EndBlock();
   }
 }
 
-/*! \brief Row r sees the committed columns, its ancestors and itself. */
+/*! \brief Query r sees the committed keys, its ancestors and itself. */
 void PlanAncestors(const SequencePlan& sequence, const int32_t* parents, MaskPlan* plan) {
-  const int32_t num_columns = sequence.num_columns();
-  const int32_t first_tile = sequence.num_committed / kTileColumns;
-  const int32_t shift = sequence.num_committed % kTileColumns;
-  const int32_t row_words = NumTiles(num_columns) - first_tile;
-  std::vector<uint64_t>& seen = plan->scratch;  // [num_pending, row_words]
-  seen.resize(int64_t(sequence.num_pending) * row_words);
+  const int32_t kv_len = sequence.kv_len();
+  const int32_t first_tile = sequence.num_committed / kTileKeys;
+  const int32_t shift = sequence.num_committed % kTileKeys;
+  const int32_t query_words = NumTiles(kv_len) - first_tile;
+  std::vector<uint64_t>& seen = plan->scratch;  // [num_pending, query_words]
+  seen.resize(int64_t(sequence.num_pending) * query_words);
   for (int32_t node = 0; node < sequence.num_pending; ++node) {
-    uint64_t* row = seen.data() + int64_t(node) * row_words;
+    uint64_t* query = seen.data() + int64_t(node) * query_words;
     if (parents[node] >= 0) {
-      std::copy_n(seen.data() + int64_t(parents[node]) * row_words, row_words, row);
+      std::copy_n(seen.data() + int64_t(parents[node]) * query_words, query_words, query);
     } else {
-      std::fill_n(row, row_words, 0);
-      row[0] = LowBits(shift);
+      std::fill_n(query, query_words, 0);
+      query[0] = LowBits(shift);
     }
-    row[(shift + node) / kTileColumns] |= uint64_t{1} << (shift + node) % kTileColumns;
+    query[(shift + node) / kTileKeys] |= uint64_t{1} << (shift + node) % kTileKeys;
   }
 
-  MaskBuilder builder(plan, sequence.num_rows, num_columns);
-  const uint64_t* first_row =
-      seen.data() + int64_t(sequence.num_pending - sequence.num_rows) * row_words;
-  for (int32_t begin = 0; begin < sequence.num_rows; begin += kBlockRows) {
-    const int32_t rows = std::min(kBlockRows, sequence.num_rows - begin);
+  MaskBuilder builder(plan, sequence.num_query_tokens, kv_len);
+  const uint64_t* first_query =
+      seen.data() + int64_t(sequence.num_pending - sequence.num_query_tokens) * query_words;
+  for (int32_t begin = 0; begin < sequence.num_query_tokens; begin += kBlockQueries) {
+    const int32_t queries = std::min(kBlockQueries, sequence.num_query_tokens - begin);
     builder.AddFull(0, first_tile);
-    for (int32_t word = 0; word < row_words; ++word) {
-      uint64_t* words = builder.NewWords(rows);
-      for (int32_t row = 0; row < rows; ++row) {
-        words[row] = first_row[int64_t(begin + row) * row_words + word];
+    for (int32_t word = 0; word < query_words; ++word) {
+      uint64_t* words = builder.NewWords(queries);
+      for (int32_t query = 0; query < queries; ++query) {
+        words[query] = first_query[int64_t(begin + query) * query_words + word];
       }
-      builder.CommitWords(first_tile + word, first_tile + word + 1, rows);
+      builder.CommitWords(first_tile + word, first_tile + word + 1, queries);
     }
     builder.EndBlock();
   }
@@ -75,97 +76,96 @@ void PlanCausal(const SequencePlan& sequence, MaskPlan* plan) {
 
 void PlanTree(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
   const auto size = static_cast<int32_t>(node.ints.size());
-  if (size != sequence.num_pending && size != sequence.num_rows) {
-    Throw(ErrorKind::kValue, "the mask's tree has ", size, " nodes, but ", sequence.num_rows,
-          " tokens are new and ", sequence.num_pending,
+  if (size != sequence.num_pending && size != sequence.num_query_tokens) {
+    Throw(ErrorKind::kValue, "the mask's tree has ", size, " nodes, but ",
+          sequence.num_query_tokens, " tokens are new and ", sequence.num_pending,
           " pending with them, and it must have one for each of either");
   }
   PlanCausal(sequence, plan);  // the sequence's parents are those of the tree
 }
 
 void PlanDense(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
-  const int32_t past = sequence.num_columns() - sequence.num_rows;
-  const int32_t shift = past % kTileColumns;
-  const int32_t first_tile = past / kTileColumns;
-  const int32_t row_words = NumTiles(node.num_rows);
-  MaskBuilder builder(plan, sequence.num_rows, sequence.num_columns());
-  for (int32_t begin = 0; begin < sequence.num_rows; begin += kBlockRows) {
-    const int32_t rows = std::min(kBlockRows, sequence.num_rows - begin);
+  const int32_t past = sequence.kv_len() - sequence.num_query_tokens;
+  const int32_t shift = past % kTileKeys;
+  const int32_t first_tile = past / kTileKeys;
+  const int32_t query_words = NumTiles(node.num_query_tokens);
+  MaskBuilder builder(plan, sequence.num_query_tokens, sequence.kv_len());
+  for (int32_t begin = 0; begin < sequence.num_query_tokens; begin += kBlockQueries) {
+    const int32_t queries = std::min(kBlockQueries, sequence.num_query_tokens - begin);
     builder.AddFull(0, first_tile);
-    for (int32_t tile = 0; first_tile + tile < NumTiles(sequence.num_columns()); ++tile) {
-      uint64_t* words = builder.NewWords(rows);
-      for (int32_t row = 0; row < rows; ++row) {
-        const uint64_t* bits = node.words.data() + int64_t(begin + row) * row_words;
-        words[row] = tile < row_words ? bits[tile] << shift : 0;
+    for (int32_t tile = 0; first_tile + tile < NumTiles(sequence.kv_len()); ++tile) {
+      uint64_t* words = builder.NewWords(queries);
+      for (int32_t query = 0; query < queries; ++query) {
+        const uint64_t* bits = node.words.data() + int64_t(begin + query) * query_words;
+        words[query] = tile < query_words ? bits[tile] << shift : 0;
         if (tile == 0) {
-          words[row] |= LowBits(shift);
+          words[query] |= LowBits(shift);
         } else if (shift > 0) {
-          words[row] |= bits[tile - 1] >> (kTileColumns - shift);
+          words[query] |= bits[tile - 1] >> (kTileKeys - shift);
         }
       }
-      builder.CommitWords(first_tile + tile, first_tile + tile + 1, rows);
+      builder.CommitWords(first_tile + tile, first_tile + tile + 1, queries);
     }
     builder.EndBlock();
   }
 }
 
-void CheckRows(const MaskNode& node, const SequencePlan& sequence) {
-  if (node.num_rows != sequence.num_rows) {
-    Throw(ErrorKind::kValue, "the mask has ", node.num_rows, " rows, but the sequence gets ",
-          sequence.num_rows, " new tokens");
+void CheckQueries(const MaskNode& node, const SequencePlan& sequence) {
+  if (node.num_query_tokens != sequence.num_query_tokens) {
+    Throw(ErrorKind::kValue, "the mask is for ", node.num_query_tokens,
+          " new tokens, but the sequence gets ", sequence.num_query_tokens);
   }
 }
 
-void CheckColumns(const MaskNode& node, const SequencePlan& sequence) {
-  if (node.num_columns != sequence.num_columns()) {
-    Throw(ErrorKind::kValue, "the mask is for ", node.num_columns,
-          " columns, but the sequence has ", sequence.num_columns(), " (",
-          sequence.num_columns() - sequence.num_rows, " in the cache and ", sequence.num_rows,
-          " new ones)");
+void CheckKeys(const MaskNode& node, const SequencePlan& sequence) {
+  if (node.kv_len != sequence.kv_len()) {
+    Throw(ErrorKind::kValue, "the mask is for ", node.kv_len, " keys, but the sequence has ",
+          sequence.kv_len(), " (", sequence.kv_len() - sequence.num_query_tokens,
+          " in the cache and ", sequence.num_query_tokens, " new ones)");
   }
 }
 
 void PlanDocuments(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
-  CheckColumns(node, sequence);
+  CheckKeys(node, sequence);
   struct Run {
     int32_t id;
-    ColumnRange range;
+    KeyRange range;
   };
   std::vector<Run> runs;
   for (size_t i = 0; i < node.ints.size(); i += 2) {
-    const int32_t end = i + 2 < node.ints.size() ? node.ints[i + 2] : node.num_columns;
+    const int32_t end = i + 2 < node.ints.size() ? node.ints[i + 2] : node.kv_len;
     runs.push_back({node.ints[i + 1], {node.ints[i], end}});
   }
-  const std::vector<Run> by_column = runs;
+  const std::vector<Run> by_key = runs;
   std::stable_sort(runs.begin(), runs.end(),
                    [](const Run& a, const Run& b) { return a.id < b.id; });
   RangeLists lists;
   size_t at = 0;
-  for (int32_t row = 0; row < sequence.num_rows; ++row) {
-    const int32_t own = sequence.num_columns() - sequence.num_rows + row;
-    while (by_column[at].range.end <= own) ++at;
-    const int32_t id = by_column[at].id;
+  for (int32_t query = 0; query < sequence.num_query_tokens; ++query) {
+    const int32_t own = sequence.kv_len() - sequence.num_query_tokens + query;
+    while (by_key[at].range.end <= own) ++at;
+    const int32_t id = by_key[at].id;
     auto run = std::lower_bound(runs.begin(), runs.end(), id,
                                 [](const Run& a, int32_t value) { return a.id < value; });
     for (; run != runs.end() && run->id == id; ++run) lists.Add(run->range);
-    lists.EndRow();
+    lists.EndQuery();
   }
   lists.MakePlan(sequence, plan);
 }
 
 void PlanRanges(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
-  CheckRows(node, sequence);
-  if (node.num_columns > sequence.num_columns()) {
-    Throw(ErrorKind::kValue, "a range of the mask ends at column ", node.num_columns,
-          ", but the sequence has ", sequence.num_columns(), " columns, new tokens included");
+  CheckQueries(node, sequence);
+  if (node.kv_len > sequence.kv_len()) {
+    Throw(ErrorKind::kValue, "a range of the mask ends at key ", node.kv_len,
+          ", but the sequence has ", sequence.kv_len(), " keys, new tokens included");
   }
   RangeLists lists;
-  const int32_t* pairs = node.ints.data() + node.num_rows + 1;
-  for (int32_t row = 0; row < node.num_rows; ++row) {
-    for (int32_t i = node.ints[row]; i < node.ints[row + 1]; ++i) {
+  const int32_t* pairs = node.ints.data() + node.num_query_tokens + 1;
+  for (int32_t query = 0; query < node.num_query_tokens; ++query) {
+    for (int32_t i = node.ints[query]; i < node.ints[query + 1]; ++i) {
       lists.Add({pairs[2 * i], pairs[2 * i + 1]});
     }
-    lists.EndRow();
+    lists.EndQuery();
   }
   lists.MakePlan(sequence, plan);
 }
@@ -176,13 +176,13 @@ void PlanNode(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan
 void PlanPositional(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
   const Positions positions(sequence);
   RangeLists lists;
-  for (int32_t row = 0; row < sequence.num_rows; ++row) {
+  for (int32_t query = 0; query < sequence.num_query_tokens; ++query) {
     if (node.kind == MaskKind::kWindow) {
-      positions.AddWindow(row, node.size, node.sinks, &lists);
+      positions.AddWindow(query, node.size, node.sinks, &lists);
     } else {
-      positions.AddPrefix(row, node.size, &lists);
+      positions.AddPrefix(query, node.size, &lists);
     }
-    lists.EndRow();
+    lists.EndQuery();
   }
   if (sequence.parents == nullptr) {
     lists.MakePlan(sequence, plan);  // a chain's ranges are causal already
@@ -205,13 +205,13 @@ void PlanNode(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan
     case MaskKind::kTree:
       return PlanTree(node, sequence, plan);
     case MaskKind::kDense:
-      CheckRows(node, sequence);
+      CheckQueries(node, sequence);
       return PlanDense(node, sequence, plan);
     case MaskKind::kFull:
-      CheckRows(node, sequence);
-      CheckColumns(node, sequence);
-      plan->num_rows = node.num_rows;
-      plan->num_columns = node.num_columns;
+      CheckQueries(node, sequence);
+      CheckKeys(node, sequence);
+      plan->num_query_tokens = node.num_query_tokens;
+      plan->kv_len = node.kv_len;
       plan->blocks = node.plan.blocks;
       plan->spans = node.plan.spans;
       plan->words = node.plan.words;
@@ -250,42 +250,41 @@ void PlanNode(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan
  */
 void AssignChunks(const SequencePlan& sequence, MaskPlan* plan) {
   const int32_t committed = sequence.num_committed;
-  const auto chunk_of = [&](int32_t column) {
-    return (committed + sequence.depths[column - committed]) / kChunkColumns;
+  const auto chunk_of = [&](int32_t key) {
+    return (committed + sequence.depths[key - committed]) / kChunkKeys;
   };
-  int32_t last_chunk = committed / kChunkColumns;
-  for (int32_t column = committed; column < plan->num_columns; ++column) {
-    last_chunk = std::max(last_chunk, chunk_of(column));
+  int32_t last_chunk = committed / kChunkKeys;
+  for (int32_t key = committed; key < plan->kv_len; ++key) {
+    last_chunk = std::max(last_chunk, chunk_of(key));
   }
   const std::vector<MaskSpan> spans = plan->spans;
   plan->spans.clear();
   for (int32_t block = 0; block < plan->num_blocks(); ++block) {
     const int32_t first = plan->blocks[block], last = plan->blocks[block + 1];
-    const int32_t rows = BlockSize(plan->num_rows, block);
+    const int32_t queries = BlockSize(plan->num_query_tokens, block);
     plan->blocks[block] = static_cast<int32_t>(plan->spans.size());
     for (int32_t i = first; i < last && spans[i].begin < committed; ++i) {
       plan->spans.push_back(spans[i]);
       plan->spans.back().end = std::min(spans[i].end, committed);
     }
-    for (int32_t chunk = committed / kChunkColumns; chunk <= last_chunk; ++chunk) {
+    for (int32_t chunk = committed / kChunkKeys; chunk <= last_chunk; ++chunk) {
       for (int32_t i = first; i < last; ++i) {
         int32_t begin = std::max(spans[i].begin, committed);
         for (int32_t end; begin < spans[i].end; begin = end) {
-          const int32_t tile = begin / kTileColumns;
-          end = std::min(spans[i].end, (tile + 1) * kTileColumns);
-          uint64_t bits = 0;  // columns of the tile that lie in the chunk
-          for (int32_t column = begin; column < end; ++column) {
-            bits |= uint64_t{chunk_of(column) == chunk} << column % kTileColumns;
+          const int32_t tile = begin / kTileKeys;
+          end = std::min(spans[i].end, (tile + 1) * kTileKeys);
+          uint64_t bits = 0;  // keys of the tile that lie in the chunk
+          for (int32_t key = begin; key < end; ++key) {
+            bits |= uint64_t{chunk_of(key) == chunk} << key % kTileKeys;
           }
           if (bits == 0) continue;
           int32_t words = spans[i].words;
-          if (bits !=
-              (LowBits(end - tile * kTileColumns) & ~LowBits(begin - tile * kTileColumns))) {
+          if (bits != (LowBits(end - tile * kTileKeys) & ~LowBits(begin - tile * kTileKeys))) {
             words = static_cast<int32_t>(plan->words.size());
-            for (int32_t row = 0; row < rows; ++row) {
-              plan->words.push_back(spans[i].words == MaskSpan::kAllRows
+            for (int32_t query = 0; query < queries; ++query) {
+              plan->words.push_back(spans[i].words == MaskSpan::kAllQueries
                                         ? bits
-                                        : plan->words[spans[i].words + row] & bits);
+                                        : plan->words[spans[i].words + query] & bits);
             }
           }
           plan->spans.push_back({begin, end, words, chunk});

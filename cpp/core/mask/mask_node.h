@@ -18,15 +18,16 @@ namespace kvctl {
 enum class MaskKind : int32_t {
   kCausal = 0,
   kTree = 1,       // ints: parents
-  kDense = 2,      // num_rows; words: [num_rows, ceil(num_rows / 64)]
-  kFull = 3,       // num_rows, num_columns; plan
+  kDense = 2,      // num_query_tokens; words: [num_query_tokens, ceil(num_query_tokens / 64)]
+  kFull = 3,       // num_query_tokens, kv_len; plan
   kWindow = 4,     // size, sinks
   kPrefixLM = 5,   // size
-  kDocuments = 6,  // num_columns; ints: (first column, id) of each run of equal ids
-  kRanges = 7,     // num_rows; ints: num_rows + 1 offsets, then (begin, end), sorted and disjoint
-  kAnd = 8,        // children: two
-  kOr = 9,         // children: two
-  kNot = 10,       // children: one
+  kDocuments = 6,  // kv_len; ints: (first key, id) of each run of equal ids
+  kRanges = 7,  // num_query_tokens; ints: num_query_tokens + 1 offsets, then (begin, end), sorted
+                // and disjoint
+  kAnd = 8,     // children: two
+  kOr = 9,      // children: two
+  kNot = 10,    // children: one
   kPerLayer = 11,  // children; ints: child of each layer
   kPerHead = 12,   // children; ints: child of each KV head
 };
@@ -35,8 +36,8 @@ constexpr int32_t kMaxMaskDepth = 1000;
 
 struct MaskNode {
   MaskKind kind = MaskKind::kCausal;
-  int32_t num_rows = 0;
-  int32_t num_columns = 0;
+  int32_t num_query_tokens = 0;
+  int32_t kv_len = 0;
   int32_t size = 0;
   int32_t sinks = 0;
   std::vector<int32_t> ints;

@@ -1,11 +1,11 @@
 /*!
  * \file core/mask/mask_plan.h
- * \brief A mask as attention reads it: for blocks of rows, the spans of columns that some row may
+ * \brief A mask as attention reads it: for blocks of queries, the spans of keys that some query may
  * see.
  *
- * Columns come in tiles of 64, one 64-bit word per row; rows in blocks of 64. The columns that
- * every row of a block sees, and those that none sees, cost nothing however many they are: the size
- * of a plan follows the mask's structure.
+ * Keys come in tiles of 64, one 64-bit word per query; queries in blocks of 64. The keys that
+ * every query of a block sees, and those that none sees, cost nothing however many they are: the
+ * size of a plan follows the mask's structure.
  */
 #ifndef KVCTL_CORE_MASK_MASK_PLAN_H_
 #define KVCTL_CORE_MASK_MASK_PLAN_H_
@@ -18,38 +18,39 @@
 
 namespace kvctl {
 
-constexpr int32_t kTileColumns = 64;
-constexpr int32_t kBlockRows = 64;
+constexpr int32_t kTileKeys = 64;
+constexpr int32_t kBlockQueries = 64;
 /*! \brief Attention sums over chunks of this many logical positions, and merges chunks in order. */
-constexpr int32_t kChunkColumns = 256;
+constexpr int32_t kChunkKeys = 256;
 
-/*! \brief Columns that at least one row of a block may see. */
+/*! \brief Keys that at least one query of a block may see. */
 struct MaskSpan {
-  static constexpr int32_t kAllRows = -1;
-  static constexpr int32_t kByColumn = -1;
+  static constexpr int32_t kAllQueries = -1;
+  static constexpr int32_t kByKey = -1;
 
-  int32_t begin;  //!< first column, a multiple of kTileColumns unless `chunk` is given
-  int32_t end;    //!< one past the last column
-  /*! \brief kAllRows, or where the block's words begin in MaskPlan::words: bit b of a row's word
-   * says whether the row sees column 64 * t + b, the same for each tile t that the span touches. */
+  int32_t begin;  //!< first key, a multiple of kTileKeys unless `chunk` is given
+  int32_t end;    //!< one past the last key
+  /*! \brief kAllQueries, or where the block's words begin in MaskPlan::words: bit b of a query's
+   * word says whether the query sees key 64 * t + b, the same for each tile t that the span
+   * touches. */
   int32_t words;
-  /*! \brief kByColumn: logical index = column. Else the span is a part of one tile with pending
-   * tokens of a tree, and the logical indices of all its visible columns lie in this chunk. */
+  /*! \brief kByKey: logical index = key. Else the span is a part of one tile with pending
+   * tokens of a tree, and the logical indices of all its visible keys lie in this chunk. */
   int32_t chunk;
 };
 
-/*! \brief The lowered mask of one sequence. Spans of a block: ascending chunk, then column. */
+/*! \brief The lowered mask of one sequence. Spans of a block: ascending chunk, then key. */
 struct MaskPlan {
-  int32_t num_rows = 0;
-  int32_t num_columns = 0;
+  int32_t num_query_tokens = 0;
+  int32_t kv_len = 0;
   std::vector<int32_t> blocks;  //!< [num_blocks + 1] spans of block b: [blocks[b], blocks[b + 1])
   std::vector<MaskSpan> spans;
   std::vector<uint64_t> words;
   std::vector<uint64_t> scratch;  //!< of LowerMask, kept to be used again
 
   int32_t num_blocks() const { return static_cast<int32_t>(blocks.size()) - 1; }
-  /*! \brief Whether row may see column. For tests and pictures: it searches. */
-  bool Visible(int32_t row, int32_t column) const;
+  /*! \brief Whether query may see key. For tests and pictures: it searches. */
+  bool Visible(int32_t query, int32_t key) const;
 };
 
 /*!
@@ -58,7 +59,7 @@ struct MaskPlan {
  *
  * \param mask nullptr: causal, along the sequence's parents where it has them.
  * \param sequence Where its mask holds a Tree, `parents` and `depths` must come from that tree.
- * \throws kValue if the mask does not fit the sequence (another number of new tokens, columns
+ * \throws kValue if the mask does not fit the sequence (another number of new tokens, keys
  * beyond the cache, a tree of another size); the plan is then unspecified.
  */
 void LowerMask(const Mask* mask, const SequencePlan& sequence, MaskPlan* plan);

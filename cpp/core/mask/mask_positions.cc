@@ -39,8 +39,8 @@ int32_t Positions::CountBelow(int64_t bound) const {
   return committed + static_cast<int32_t>(pending);
 }
 
-void Positions::AddWindow(int32_t row, int32_t size, int32_t sinks, RangeLists* lists) const {
-  const int32_t own = sequence_.num_pending - sequence_.num_rows + row;
+void Positions::AddWindow(int32_t query, int32_t size, int32_t sinks, RangeLists* lists) const {
+  const int32_t own = sequence_.num_pending - sequence_.num_query_tokens + query;
   const int64_t oldest = int64_t(OfPending(own)) - size + 1;
   if (sequence_.parents == nullptr) {
     const int32_t end = sequence_.num_committed + own + 1;
@@ -51,21 +51,21 @@ void Positions::AddWindow(int32_t row, int32_t size, int32_t sinks, RangeLists* 
   lists->Add({0, CountBelow(sinks)});
   lists->Add({CountBelow(oldest), sequence_.num_committed});
   for (int32_t j = 0; j < sequence_.num_pending; ++j) {
-    const int32_t column = sequence_.num_committed + j;
-    if (OfPending(j) >= oldest || OfPending(j) < sinks) lists->Add({column, column + 1});
+    const int32_t key = sequence_.num_committed + j;
+    if (OfPending(j) >= oldest || OfPending(j) < sinks) lists->Add({key, key + 1});
   }
 }
 
-void Positions::AddPrefix(int32_t row, int32_t length, RangeLists* lists) const {
-  const int32_t own = sequence_.num_pending - sequence_.num_rows + row;
+void Positions::AddPrefix(int32_t query, int32_t length, RangeLists* lists) const {
+  const int32_t own = sequence_.num_pending - sequence_.num_query_tokens + query;
   if (sequence_.parents == nullptr) {
     lists->Add({0, std::max(CountBelow(length), sequence_.num_committed + own + 1)});
     return;
   }
   lists->Add({0, CountBelow(length)});
   for (int32_t j = 0; j < sequence_.num_pending; ++j) {
-    const int32_t column = sequence_.num_committed + j;
-    if (OfPending(j) < length) lists->Add({column, column + 1});
+    const int32_t key = sequence_.num_committed + j;
+    if (OfPending(j) < length) lists->Add({key, key + 1});
   }
 }
 

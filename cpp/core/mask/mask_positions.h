@@ -1,6 +1,6 @@
 /*!
  * \file core/mask/mask_positions.h
- * \brief Masks that speak of logical positions, as ranges of columns.
+ * \brief Masks that speak of logical positions, as ranges of keys.
  */
 #ifndef KVCTL_CORE_MASK_MASK_POSITIONS_H_
 #define KVCTL_CORE_MASK_MASK_POSITIONS_H_
@@ -13,12 +13,13 @@
 
 namespace kvctl {
 
-/*! \brief Ranges of columns, row after row. */
+/*! \brief Ranges of keys, query after query. */
 class RangeLists {
  public:
-  /*! \brief Adds a range behind the row's others; an empty one is dropped, an adjacent one joined.
+  /*! \brief Adds a range behind the query's others; an empty one is dropped, an adjacent one
+   * joined.
    */
-  void Add(ColumnRange range) {
+  void Add(KeyRange range) {
     if (range.begin >= range.end) return;
     if (static_cast<int32_t>(ranges_.size()) > offsets_.back() &&
         ranges_.back().end >= range.begin) {
@@ -27,33 +28,33 @@ class RangeLists {
       ranges_.push_back(range);
     }
   }
-  void EndRow() { offsets_.push_back(static_cast<int32_t>(ranges_.size())); }
+  void EndQuery() { offsets_.push_back(static_cast<int32_t>(ranges_.size())); }
   void MakePlan(const SequencePlan& sequence, MaskPlan* plan) const {
-    PlanFromRanges(offsets_.data(), ranges_.data(), sequence.num_rows, sequence.num_columns(),
+    PlanFromRanges(offsets_.data(), ranges_.data(), sequence.num_query_tokens, sequence.kv_len(),
                    plan);
   }
 
  private:
   std::vector<int32_t> offsets_{0};
-  std::vector<ColumnRange> ranges_;
+  std::vector<KeyRange> ranges_;
 };
 
-/*! \brief Positions of a sequence's columns. Those of committed columns ascend. */
+/*! \brief Positions of a sequence's keys. Those of committed keys ascend. */
 class Positions {
  public:
   /*! \throws Error kValue if committed positions, which may be given, descend. */
   explicit Positions(const SequencePlan& sequence);
 
-  /*! \brief What a window lets row see: in a chain causally, in a tree its siblings too. */
-  void AddWindow(int32_t row, int32_t size, int32_t sinks, RangeLists* lists) const;
-  /*! \brief The columns before `length`; in a chain also those up to the row's own. */
-  void AddPrefix(int32_t row, int32_t length, RangeLists* lists) const;
+  /*! \brief What a window lets query see: in a chain causally, in a tree its siblings too. */
+  void AddWindow(int32_t query, int32_t size, int32_t sinks, RangeLists* lists) const;
+  /*! \brief The keys before `length`; in a chain also those up to the query's own. */
+  void AddPrefix(int32_t query, int32_t length, RangeLists* lists) const;
 
  private:
   int32_t OfPending(int32_t pending) const {
     return sequence_.next_position + (sequence_.depths ? sequence_.depths[pending] : pending);
   }
-  /*! \brief Number of columns (in a tree: committed ones) whose position is below the bound. */
+  /*! \brief Number of keys (in a tree: committed ones) whose position is below the bound. */
   int32_t CountBelow(int64_t bound) const;
 
   const SequencePlan& sequence_;

@@ -17,8 +17,8 @@ std::string List(const std::vector<int32_t>& values) {
   return text + "]";
 }
 
-std::string Size(int32_t rows, int32_t columns) {
-  return std::to_string(rows) + " x " + std::to_string(columns);
+std::string Size(int32_t queries, int32_t keys) {
+  return std::to_string(queries) + " x " + std::to_string(keys);
 }
 
 /*! \brief An operand, in brackets where the operator around it binds more tightly. */
@@ -51,9 +51,9 @@ std::string Mask::ToString() const {
     case MaskKind::kTree:
       return "tree(" + List(node.ints) + ")";
     case MaskKind::kDense:
-      return "dense(" + Size(node.num_rows, node.num_rows) + ")";
+      return "dense(" + Size(node.num_query_tokens, node.num_query_tokens) + ")";
     case MaskKind::kFull:
-      return "full(" + Size(node.num_rows, node.num_columns) + ")";
+      return "full(" + Size(node.num_query_tokens, node.kv_len) + ")";
     case MaskKind::kWindow:
       return "window(" + std::to_string(node.size) +
              (node.sinks > 0 ? ", sinks=" + std::to_string(node.sinks) : "") + ")";
@@ -61,10 +61,10 @@ std::string Mask::ToString() const {
       return "prefix_lm(" + std::to_string(node.size) + ")";
     case MaskKind::kDocuments:
       return "documents(" + std::to_string(node.ints.size() / 2) + " runs over " +
-             std::to_string(node.num_columns) + " columns)";
+             std::to_string(node.kv_len) + " keys)";
     case MaskKind::kRanges:
-      return "ranges(" + std::to_string(node.ints[node.num_rows]) + " in " +
-             std::to_string(node.num_rows) + " rows)";
+      return "ranges(" + std::to_string(node.ints[node.num_query_tokens]) + " in " +
+             std::to_string(node.num_query_tokens) + " queries)";
     case MaskKind::kAnd:
       return Binary(node, " & ");
     case MaskKind::kOr:

@@ -17,14 +17,14 @@ namespace kvctl {
 
 struct MaskNode;
 
-/*! \brief Columns [begin, end) of a sequence. */
-struct ColumnRange {
+/*! \brief Keys [begin, end) of a sequence. */
+struct KeyRange {
   int32_t begin;
   int32_t end;
 };
 
 /*!
- * \brief For each new token of a sequence (row) and each of its cache columns: may the row look?
+ * \brief For each new token of a sequence (query) and each of its cache keys: may the query look?
  *
  * A mask replaces causality, and the past stays visible unless the mask says otherwise. Masks are
  * immutable and cheap to copy; they are not bound to a cache and are checked against a sequence
@@ -33,11 +33,11 @@ struct ColumnRange {
  */
 class KVCTL_API Mask {
  public:
-  /*! \brief Everything up to the row itself; in a pending tree: the past, the row's ancestors,
+  /*! \brief Everything up to the query itself; in a pending tree: the past, the query's ancestors,
    * itself. */
   static Mask Causal();
   /*!
-   * \brief A token tree: row i sees the committed past, its ancestors and itself.
+   * \brief A token tree: query i sees the committed past, its ancestors and itself.
    * \param parents Parent of each new token, or of each pending token, the new ones last: an index
    * into the whole pending region, smaller than the token's own, or -1 for the committed past.
    * Whether it is smaller shows when a step begins.
@@ -45,34 +45,34 @@ class KVCTL_API Mask {
    */
   static Mask Tree(std::vector<int32_t> parents);
   /*!
-   * \brief Any relation among the new tokens; all columns before them are visible.
-   * \param visible [num_new, num_new] row-major, nonzero = row may see column.
+   * \brief Any relation among the new tokens; all keys before them are visible.
+   * \param visible [num_new, num_new] row-major, nonzero = query may see key.
    */
   static Mask Dense(const uint8_t* visible, int32_t num_new);
   /*!
    * \brief Any relation over past and new.
-   * \param visible [num_new, num_columns] row-major; num_columns counts the new tokens as well.
+   * \param visible [num_new, kv_len] row-major; kv_len counts the new tokens as well.
    */
-  static Mask Full(const uint8_t* visible, int32_t num_new, int32_t num_columns);
+  static Mask Full(const uint8_t* visible, int32_t num_new, int32_t kv_len);
   /*!
-   * \brief Causal, but only the last `size` positions (the row's own included) and the first
+   * \brief Causal, but only the last `size` positions (the query's own included) and the first
    * `sinks`.
    * \throws kValue if size < 1 or sinks < 0.
    */
   static Mask Window(int32_t size, int32_t sinks = 0);
-  /*! \brief Causal, except that the first `length` positions are visible to every row. */
+  /*! \brief Causal, except that the first `length` positions are visible to every query. */
   static Mask PrefixLM(int32_t length);
   /*!
-   * \brief A row sees the columns of its own document, in both directions: `& Causal()` makes it
+   * \brief A query sees the keys of its own document, in both directions: `& Causal()` makes it
    * causal.
-   * \param ids Document of every column of the sequence, new ones included.
+   * \param ids Document of every key of the sequence, new ones included.
    */
   static Mask Documents(const std::vector<int32_t>& ids);
   /*!
-   * \brief Exactly the listed columns (the past too must be listed).
-   * \param rows One list of column ranges per new token, in any order, overlaps allowed.
+   * \brief Exactly the listed keys (the past too must be listed).
+   * \param queries One list of key ranges per new token, in any order, overlaps allowed.
    */
-  static Mask Ranges(const std::vector<std::vector<ColumnRange>>& rows);
+  static Mask Ranges(const std::vector<std::vector<KeyRange>>& queries);
 
   /*!
    * \brief Another mask for some layers: layer l uses masks[choice[l]].
@@ -86,7 +86,7 @@ class KVCTL_API Mask {
   /*! \brief Set operations. Of masks per layer or per head they make one: each choice combined. */
   KVCTL_API friend Mask operator&(const Mask& a, const Mask& b);
   KVCTL_API friend Mask operator|(const Mask& a, const Mask& b);
-  /*! \brief The complement over past and new columns. */
+  /*! \brief The complement over past and new keys. */
   Mask operator~() const;
 
   /*! \brief Parents of the one Tree inside the expression; nullptr if there is none. */

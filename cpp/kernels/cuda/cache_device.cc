@@ -37,11 +37,11 @@ class Cache final : public CudaCache {
           "copying to the device");
     Check(cudaStreamSynchronize(nullptr), "copying to the device");
     const PlanShape& shape = plan_.shape();
-    partial_sums_.Reserve(sizeof(float) * shape.max_partial_rows * config.page.head_dim);
-    partial_scale_.Reserve(2 * sizeof(float) * shape.max_partial_rows);
+    partial_sums_.Reserve(sizeof(float) * shape.max_partial_queries * config.page.head_dim);
+    partial_scale_.Reserve(2 * sizeof(float) * shape.max_partial_queries);
     // Enough for most steps, so that graphs recorded early keep their addresses.
     arena_.Reserve((1 << 18) + 4 * size_t(config.num_pages) +
-                   size_t(config.max_rows) * (16 + 4 * config.rotary_dim));
+                   size_t(config.max_query_tokens) * (16 + 4 * config.rotary_dim));
   }
 
   void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
@@ -52,10 +52,11 @@ class Cache final : public CudaCache {
             "first, capture the attention calls, and replay them after each begin_forward");
     }
     plan_.Build(plan, masks, rope);
-    num_rows_ = plan.num_rows();
+    num_query_tokens_ = plan.num_query_tokens();
     arena_.Copy(plan_.arena().data(), plan_.num_bytes(), Stream(stream));
     Check(cudaMemcpyAsync(positions, arena_.As<char>() + plan_.header().positions,
-                          num_rows_ * sizeof(int32_t), cudaMemcpyDeviceToDevice, Stream(stream)),
+                          num_query_tokens_ * sizeof(int32_t), cudaMemcpyDeviceToDevice,
+                          Stream(stream)),
           "copying positions");
   }
 
@@ -71,7 +72,7 @@ class Cache final : public CudaCache {
     void* q_out = nullptr;
     const bool aligned = q.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(q.data) % 16 == 0;
     if (call.rotates || q.dtype != config_.page.dtype || !aligned) {
-      q_out = q_rows_.Reserve(config_.max_rows * width * DTypeSize(config_.page.dtype));
+      q_out = q_rows_.Reserve(config_.max_query_tokens * width * DTypeSize(config_.page.dtype));
       q = {q_out, config_.page.dtype, width};
     }
     AppendRows(call.layer, call.q, call.k, call.v, call.rotates, q_out, stream);
@@ -91,7 +92,7 @@ class Cache final : public CudaCache {
     params.sinks = call.sinks;
     params.lse = call.lse;
     params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
-    AttentionLaunch launch{plan_.few_rows(), plan_.num_blocks(), 0};
+    AttentionLaunch launch{plan_.few_queries(), plan_.num_blocks(), 0};
     // A recorded launch must serve later steps too, whose sequences are longer.
     if (plan_.num_merges() > 0 || IsCapturing(stream)) launch.merge_blocks = launch.num_blocks;
     Check(Attention(params, launch, Stream(stream)), "attention");
@@ -143,8 +144,9 @@ class Cache final : public CudaCache {
   static PlanShape MakePlanShape(const CudaCacheConfig& config) {
     const int32_t processors = Attribute(cudaDevAttrMultiProcessorCount, config.device);
     const int32_t shared = Attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, config.device);
-    const auto blocks = [&](bool few_rows) {
-      return processors * AttentionBlocksPerMultiprocessor(config.page.head_dim, few_rows, shared);
+    const auto blocks = [&](bool few_queries) {
+      return processors *
+             AttentionBlocksPerMultiprocessor(config.page.head_dim, few_queries, shared);
     };
     PlanShape shape{};
     shape.num_layers = config.num_layers;
@@ -153,8 +155,8 @@ class Cache final : public CudaCache {
     shape.page_size = config.page.page_size;
     shape.few_blocks = blocks(true);
     shape.num_blocks = blocks(false);
-    shape.max_partial_rows =
-        2 * std::max(shape.few_blocks * kFewRows, shape.num_blocks * kMaxItemRows);
+    shape.max_partial_queries =
+        2 * std::max(shape.few_blocks * kFewQueries, shape.num_blocks * kMaxItemQueries);
     shape.rotary_dim = config.rotary_dim;
     return shape;
   }
@@ -165,7 +167,7 @@ class Cache final : public CudaCache {
                   void* q_out, void* stream) {
     AppendArgs args{};
     args.plan = Plan();
-    args.num_rows = num_rows_;
+    args.num_query_tokens = num_query_tokens_;
     args.q = ToHeads(q);
     args.k = ToHeads(k);
     args.v = ToHeads(v);
@@ -184,7 +186,7 @@ class Cache final : public CudaCache {
 
   const CudaCacheConfig config_;
   DevicePlanBuilder plan_;
-  int32_t num_rows_ = 0;
+  int32_t num_query_tokens_ = 0;
   std::vector<SlotPair> pairs_;
   Upload arena_, move_list_, slot_list_;
   DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_;
@@ -202,8 +204,8 @@ CudaCache* CreateCache(const CudaCacheConfig& config) {
     Throw(ErrorKind::kNotImplemented,
           "on CUDA devices the cache's dtype must be float16 or bfloat16, got float32");
   }
-  if (config.num_qo_heads / config.page.num_kv_heads > kMaxItemRows) {
-    Throw(ErrorKind::kNotImplemented, "on CUDA devices at most ", kMaxItemRows,
+  if (config.num_qo_heads / config.page.num_kv_heads > kMaxItemQueries) {
+    Throw(ErrorKind::kNotImplemented, "on CUDA devices at most ", kMaxItemQueries,
           " query heads may share a KV head, got ", config.num_qo_heads / config.page.num_kv_heads);
   }
   return new Cache(config);

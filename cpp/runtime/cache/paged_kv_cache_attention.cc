@@ -22,16 +22,16 @@ int64_t PagedKVCacheImpl::RequireForward() const {
   if (!table_.in_forward()) {
     Throw(ErrorKind::kRuntime, "attention is only possible between begin_forward and end_forward");
   }
-  return table_.plan().num_rows();
+  return table_.plan().num_query_tokens();
 }
 
 void PagedKVCacheImpl::AppendKV(int32_t layer, const QKVRows& rows) {
   const StepPlan& plan = table_.plan();
   WriteSlotsCpu(page_shape_, DataPointer(pages_[layer].operator->()), plan.slots.data(),
-                plan.num_rows(), rows.k, rows.v);
+                plan.num_query_tokens(), rows.k, rows.v);
   if (!plain_keys_.empty()) {
     WriteSlotsCpu(plain_key_shape_, DataPointer(plain_keys_[layer].operator->()), plan.slots.data(),
-                  plan.num_rows(), rows.plain_k, {});
+                  plan.num_query_tokens(), rows.plain_k, {});
   }
   appended_[layer] = true;
 }
@@ -69,7 +69,7 @@ void PagedKVCacheImpl::AddPages(int32_t layer, const QKVRows& rows, Columns colu
 
 void PagedKVCacheImpl::Attend(std::vector<AttentionArgs>* runs, const Tensor& out, double sm_scale,
                               const AttentionOptions& options) {
-  const int64_t rows = table_.plan().num_rows(), heads = config_.num_qo_heads;
+  const int64_t rows = table_.plan().num_query_tokens(), heads = config_.num_qo_heads;
   const int64_t head_dim = config_.head_dim, size = rows * heads;
   const DType out_dtype = FloatDType(out.DataType(), "the attention output");
   float* lse = PerHead(options.lse, "lse", {rows, heads});

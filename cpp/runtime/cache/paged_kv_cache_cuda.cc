@@ -13,7 +13,7 @@ void PagedKVCacheImpl::CreateOnCuda() {
   config.num_layers = static_cast<int32_t>(config_.num_layers);
   config.num_qo_heads = static_cast<int32_t>(config_.num_qo_heads);
   config.num_pages = static_cast<int32_t>(config_.num_pages);
-  config.max_rows = static_cast<int32_t>(config_.prefill_chunk_size);
+  config.max_query_tokens = static_cast<int32_t>(config_.prefill_chunk_size);
   config.rotary_dim =
       step_rotation_.table == nullptr ? 0 : step_rotation_.table->params().rotary_dim;
   for (const Tensor& pages : pages_) config.pages.push_back(DataPointer(pages.operator->()));

@@ -14,7 +14,7 @@ std::vector<int32_t> PagedKVCacheImpl::Slots(int64_t seq_id, int64_t begin, int6
   std::vector<int32_t> slots;
   slots.reserve(end - begin);
   for (int64_t i = begin; i < end; ++i) {
-    const int32_t column = sequence.ColumnOf(static_cast<int32_t>(i));
+    const int32_t column = sequence.KvIndexOf(static_cast<int32_t>(i));
     if (sequence.evicted.begin <= column && column < sequence.evicted.end) {
       Throw(ErrorKind::kIndex, "token ", column, " of sequence ", seq_id,
             " has been let go by its sliding window");
@@ -131,7 +131,7 @@ void PagedKVCacheImpl::DebugSetKV(int64_t seq_id, int64_t begin, Tensor k, Tenso
     std::vector<int32_t> positions;
     const Sequence& sequence = table_.Get(seq_id);
     for (int64_t i = begin; i < begin + length; ++i) {
-      positions.push_back(PositionOf(sequence, sequence.ColumnOf(static_cast<int32_t>(i))));
+      positions.push_back(PositionOf(sequence, sequence.KvIndexOf(static_cast<int32_t>(i))));
     }
     WriteSlots(slots, positions, k, v);
   });

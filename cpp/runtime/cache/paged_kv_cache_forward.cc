@@ -111,7 +111,7 @@ void PagedKVCacheImpl::Begin(const Mask* const* masks) {
   const StepPlan& plan = table_.plan();
   try {
     KeepMasks(masks);
-    FillRotation(plan.positions.data(), plan.num_rows(), &step_rotation_);
+    FillRotation(plan.positions.data(), plan.num_query_tokens(), &step_rotation_);
     all_.lowered = past_.lowered = new_.lowered = false;
     MasksOf(Columns::kAll);
     appended_.assign(config_.num_layers, false);
@@ -206,7 +206,7 @@ PagedKVCacheImpl::Tensor PagedKVCacheImpl::GetQueryPositions() {
       Throw(ErrorKind::kRuntime,
             "query positions exist only between begin_forward and end_forward");
     }
-    return step_rotation_.positions.CreateView({table_.plan().num_rows()}, {kDLInt, 32, 1});
+    return step_rotation_.positions.CreateView({table_.plan().num_query_tokens()}, {kDLInt, 32, 1});
   });
 }
 

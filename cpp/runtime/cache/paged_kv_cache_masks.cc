@@ -23,9 +23,9 @@ Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
 }
 
 /*! \brief A mask under which row i sees columns [ranges[i].begin, ranges[i].end). */
-Mask Rows(const std::vector<ColumnRange>& ranges) {
-  std::vector<std::vector<ColumnRange>> rows;
-  for (const ColumnRange& range : ranges) rows.push_back({range});
+Mask Rows(const std::vector<KeyRange>& ranges) {
+  std::vector<std::vector<KeyRange>> rows;
+  for (const KeyRange& range : ranges) rows.push_back({range});
   return Mask::Ranges(rows);
 }
 
@@ -58,18 +58,18 @@ void PagedKVCacheImpl::SetSinksApart(size_t index, Mask* mask) {
   const StepPlan& plan = table_.plan();
   const SequencePlan& sequence = plan.sequences[index];
   const SlidingWindow& window = table_.Get(appends_[index].sequence_id).window;
-  const int32_t* positions = plan.positions.data() + sequence.row_begin;
-  std::vector<ColumnRange> beyond;
+  const int32_t* positions = plan.positions.data() + sequence.query_begin;
+  std::vector<KeyRange> beyond;
   bool any = false;
-  for (int32_t row = 0; row < sequence.num_rows; ++row) {
+  for (int32_t row = 0; row < sequence.num_query_tokens; ++row) {
     const bool is_beyond = positions[row] > window.past();
-    beyond.push_back({0, is_beyond ? sequence.num_columns() : 0});
+    beyond.push_back({0, is_beyond ? sequence.kv_len() : 0});
     any |= is_beyond;
   }
   if (!any) return;
   if (sink_masks_.empty()) {
     for (const SequencePlan& other : plan.sequences) {
-      sink_masks_.push_back(Rows(std::vector<ColumnRange>(other.num_rows)));
+      sink_masks_.push_back(Rows(std::vector<KeyRange>(other.num_query_tokens)));
     }
     FillSinkRotation();
   }
@@ -84,12 +84,12 @@ void PagedKVCacheImpl::FillSinkRotation() {
   for (size_t i = 0; i < appends_.size(); ++i) {
     const SlidingWindow& window = table_.Get(appends_[i].sequence_id).window;
     const SequencePlan& sequence = plan.sequences[i];
-    for (int32_t row = 0; window.renumber_sinks && row < sequence.num_rows; ++row) {
-      int32_t& position = positions[sequence.row_begin + row];
+    for (int32_t row = 0; window.renumber_sinks && row < sequence.num_query_tokens; ++row) {
+      int32_t& position = positions[sequence.query_begin + row];
       position = static_cast<int32_t>(std::min<int64_t>(position, window.past()));
     }
   }
-  FillRotation(positions.data(), plan.num_rows(), &sink_rotation_);
+  FillRotation(positions.data(), plan.num_query_tokens(), &sink_rotation_);
 }
 
 PagedKVCacheImpl::StepMasks& PagedKVCacheImpl::MasksOf(Columns columns) {
@@ -108,11 +108,10 @@ PagedKVCacheImpl::StepMasks& PagedKVCacheImpl::MasksOf(Columns columns) {
     std::vector<Mask> masks, sinks;
     for (size_t s = 0; s < plan.sequences.size(); ++s) {
       const SequencePlan& sequence = plan.sequences[s];
-      const int32_t past = sequence.num_columns() - sequence.num_rows;
-      const ColumnRange range = columns == Columns::kPast
-                                    ? ColumnRange{0, past}
-                                    : ColumnRange{past, sequence.num_columns()};
-      const Mask visible = Rows(std::vector<ColumnRange>(sequence.num_rows, range));
+      const int32_t past = sequence.kv_len() - sequence.num_query_tokens;
+      const KeyRange range =
+          columns == Columns::kPast ? KeyRange{0, past} : KeyRange{past, sequence.kv_len()};
+      const Mask visible = Rows(std::vector<KeyRange>(sequence.num_query_tokens, range));
       masks.push_back(step_masks_[s].value_or(Mask::Causal()) & visible);
       if (!sink_masks_.empty()) sinks.push_back(sink_masks_[s] & visible);
     }

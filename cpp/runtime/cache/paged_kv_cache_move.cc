@@ -49,7 +49,7 @@ void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, b
           Throw(ErrorKind::kIndex, "kept token ", token, " is not in sequence ", seq_id,
                 ", which has ", sequence.reported_length());
         }
-        token = sequence.ColumnOf(token);
+        token = sequence.KvIndexOf(token);
       }
     }
     // A function of the model library may throw, so it has its say before anything changes.

@@ -30,7 +30,7 @@ void PagedKVCacheImpl::AttendObserved(int64_t layer_id, std::vector<AttentionArg
   constexpr DLDataType kFloat{kDLFloat, 32, 1};
   const StepPlan& plan = table_.plan();
   int64_t columns = 0;
-  for (const SequencePlan& sequence : plan.sequences) columns += sequence.num_columns();
+  for (const SequencePlan& sequence : plan.sequences) columns += sequence.kv_len();
 
   AttentionMass own;  // of the call itself, checked before anything happens
   if (options.mass.has_value()) {
@@ -42,7 +42,8 @@ void PagedKVCacheImpl::AttendObserved(int64_t layer_id, std::vector<AttentionArg
   }
   AttentionOptions with_lse = options;
   if (!options.lse.has_value()) {
-    with_lse.lse = Tensor::Empty({plan.num_rows(), config_.num_qo_heads}, kFloat, config_.device);
+    with_lse.lse =
+        Tensor::Empty({plan.num_query_tokens(), config_.num_qo_heads}, kFloat, config_.device);
   }
   Attend(runs, out, sm_scale, with_lse);
   // Where several runs see some of the columns each, it is the sum of all that they are a share of.
@@ -58,8 +59,8 @@ void PagedKVCacheImpl::AttendObserved(int64_t layer_id, std::vector<AttentionArg
   AttentionMass watched;
   watched.num_heads = static_cast<int32_t>(observer_options_.per_query_head ? config_.num_qo_heads
                                                                             : config_.num_kv_heads);
-  watched.last_rows = static_cast<int32_t>(
-      std::min<int64_t>(observer_options_.last_rows, std::max(plan.num_rows(), 1)));
+  watched.last_queries = static_cast<int32_t>(
+      std::min<int64_t>(observer_options_.last_rows, std::max(plan.num_query_tokens(), 1)));
   Tensor all = Tensor::Empty({columns, watched.num_heads}, kFloat, config_.device);
   watched.sums = static_cast<float*>(DataPointer(all.operator->()));
   std::fill_n(watched.sums, columns * watched.num_heads, 0.f);
@@ -68,7 +69,7 @@ void PagedKVCacheImpl::AttendObserved(int64_t layer_id, std::vector<AttentionArg
   tvm::ffi::Array<Tensor> sums;
   int64_t column = 0;
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
-    const int64_t length = plan.sequences[s].num_columns();
+    const int64_t length = plan.sequences[s].kv_len();
     ids.push_back(appends_[s].sequence_id);
     sums.push_back(all.CreateView({length, watched.num_heads}, kFloat,
                                   column * watched.num_heads * sizeof(float)));

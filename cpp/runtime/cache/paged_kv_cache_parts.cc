@@ -36,15 +36,16 @@ void PagedKVCacheImpl::AddRows(int32_t layer, const QKVRows& rows,
     new_pages_.resize(plan.sequences.size());
     for (size_t s = 0; s < new_sequences_.size(); ++s) {
       SequencePlan& sequence = new_sequences_[s];
-      new_pages_[s].assign(sequence.num_columns(), -1);
-      std::iota(new_pages_[s].end() - sequence.num_rows, new_pages_[s].end(), sequence.row_begin);
+      new_pages_[s].assign(sequence.kv_len(), -1);
+      std::iota(new_pages_[s].end() - sequence.num_query_tokens, new_pages_[s].end(),
+                sequence.query_begin);
       sequence.pages = new_pages_[s].data();
     }
   }
-  std::vector<int32_t> slots(plan.num_rows());
+  std::vector<int32_t> slots(plan.num_query_tokens());
   std::iota(slots.begin(), slots.end(), 0);
-  WriteSlotsCpu(shape, DataPointer(new_kv_.operator->()), slots.data(), plan.num_rows(), rows.k,
-                rows.v);
+  WriteSlotsCpu(shape, DataPointer(new_kv_.operator->()), slots.data(), plan.num_query_tokens(),
+                rows.k, rows.v);
   const size_t first = runs->size();
   AddPages(layer, rows, Columns::kNew, runs);
   for (size_t run = first; run < runs->size(); ++run) {
@@ -60,8 +61,8 @@ bool PagedKVCacheImpl::SeesNewTokens(int32_t layer) const {
   const StepPlan& plan = table_.plan();
   bool decode = !config_.sliding_windows;
   for (const SequencePlan& sequence : plan.sequences) {
-    if (sequence.num_pending > sequence.num_rows) return true;  // a tree that grows
-    decode &= sequence.num_rows == 1;
+    if (sequence.num_pending > sequence.num_query_tokens) return true;  // a tree that grows
+    decode &= sequence.num_query_tokens == 1;
   }
   for (const Append& append : appends_) {
     decode &= table_.Get(append.sequence_id).window.size == 0;
@@ -71,7 +72,7 @@ bool PagedKVCacheImpl::SeesNewTokens(int32_t layer) const {
 
 void PagedKVCacheImpl::CheckRows(const Tensor& rows, const char* name, int64_t num_heads) const {
   CheckTensor(rows.operator->(), name, config_.device,
-              {table_.plan().num_rows(), num_heads, config_.head_dim});
+              {table_.plan().num_query_tokens(), num_heads, config_.head_dim});
 }
 
 void PagedKVCacheImpl::AttendInBase2(std::vector<AttentionArgs>* runs, const Tensor& out,
@@ -80,7 +81,7 @@ void PagedKVCacheImpl::AttendInBase2(std::vector<AttentionArgs>* runs, const Ten
   options.lse = lse;
   Attend(runs, out, sm_scale, options);
   float* values = static_cast<float*>(DataPointer(lse.operator->()));
-  for (int64_t i = 0; i < table_.plan().num_rows() * config_.num_qo_heads; ++i) {
+  for (int64_t i = 0; i < table_.plan().num_query_tokens() * config_.num_qo_heads; ++i) {
     values[i] = std::isinf(values[i]) && values[i] < 0 ? kNothingSeen : values[i] * kLog2E;
   }
 }

@@ -77,7 +77,7 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::Rotate(const Tensor& qkv, int64_t nu
 }
 
 PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateStep(const Tensor& qkv) {
-  const int64_t num_rows = table_.plan().num_rows();
+  const int64_t num_rows = table_.plan().num_query_tokens();
   QKVRows rows = Rotate(qkv, num_rows, &step_rotation_);
   if (!sink_masks_.empty()) rows.q_at_sinks = Rotate(qkv, num_rows, &sink_rotation_).q;
   return rows;
@@ -86,7 +86,7 @@ PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateStep(const Tensor& qkv) {
 PagedKVCacheImpl::QKVRows PagedKVCacheImpl::RotateParts(const Tensor& q,
                                                         const tvm::ffi::Optional<Tensor>& k,
                                                         const tvm::ffi::Optional<Tensor>& v) {
-  const int64_t num_rows = table_.plan().num_rows(), head_dim = config_.head_dim;
+  const int64_t num_rows = table_.plan().num_query_tokens(), head_dim = config_.head_dim;
   const auto rows_of = [&](const Tensor& part) {
     return KVRows{DataPointer(part.operator->()), FloatDType(part.DataType(), "q, k and v"),
                   part->shape[1] * head_dim};

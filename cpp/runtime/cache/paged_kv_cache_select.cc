@@ -16,8 +16,8 @@ void PagedKVCacheImpl::SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> se
 
 const int32_t* PagedKVCacheImpl::Chosen(const SequencePlan& sequence, const Shape& pages) {
   const int32_t page_size = page_shape_.page_size;
-  const int32_t num_pages = (sequence.num_columns() + page_size - 1) / page_size;
-  const int32_t first_new = (sequence.num_columns() - sequence.num_rows) / page_size;
+  const int32_t num_pages = (sequence.kv_len() + page_size - 1) / page_size;
+  const int32_t first_new = (sequence.kv_len() - sequence.num_query_tokens) / page_size;
   std::vector<int32_t>& chosen = chosen_pages_.emplace_back(num_pages, -1);
   for (int32_t page = first_new; page < num_pages; ++page) chosen[page] = sequence.pages[page];
   for (const int64_t page : pages) {
@@ -39,9 +39,9 @@ void PagedKVCacheImpl::SelectPages(int32_t layer, const void* q, DType dtype,
   const bool bits16 = dtype != DType::kFloat32;
   const DLDataType type{static_cast<uint8_t>(dtype == DType::kBFloat16 ? kDLBfloat : kDLFloat),
                         static_cast<uint8_t>(bits16 ? 16 : 32), 1};
-  Tensor rows = Tensor::Empty({plan.num_rows(), config_.num_qo_heads, config_.head_dim}, type,
-                              config_.device);
-  for (int64_t row = 0; row < plan.num_rows(); ++row) {
+  Tensor rows = Tensor::Empty({plan.num_query_tokens(), config_.num_qo_heads, config_.head_dim},
+                              type, config_.device);
+  for (int64_t row = 0; row < plan.num_query_tokens(); ++row) {
     std::memcpy(static_cast<char*>(DataPointer(rows.operator->())) + row * width * DTypeSize(dtype),
                 static_cast<const char*>(q) + row * q_row_stride * DTypeSize(dtype),
                 width * DTypeSize(dtype));

@@ -80,7 +80,7 @@ void CheckAppend(DType input, DType cache, int32_t rotary_dim, bool keep_q, std:
   const DeviceArray<uint8_t> q_out(rows * kQoHeads * kHeadDim * DTypeSize(cache));
   cuda::AppendArgs args{};
   args.plan = reinterpret_cast<const cuda::PlanHeader*>(arena.data());
-  args.num_rows = rows;
+  args.num_query_tokens = rows;
   const int64_t element = DTypeSize(input);
   args.q = {qkv.data(), input, width};
   args.k = {qkv.data() + kQoHeads * kHeadDim * element, input, width};

@@ -11,7 +11,7 @@ namespace {
 /*! \brief What a test may vary besides shapes and masks. */
 struct Options {
   AttentionArgs args;      //!< scale, soft cap; slopes and sinks on the host
-  int32_t num_blocks = 3;  //!< few: long loops over items; many: cut along the columns
+  int32_t num_blocks = 3;  //!< few: long loops over items; many: cut along the keys
   DType out = DType::kFloat32;
 };
 
@@ -40,17 +40,17 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
                   const Options& options) {
   StepPlan step;
   for (TestSequence& sequence : sequences) {
-    sequence.plan.row_begin = step.num_rows();
-    step.slots.resize(step.num_rows() + sequence.plan.num_rows);
+    sequence.plan.query_begin = step.num_query_tokens();
+    step.slots.resize(step.num_query_tokens() + sequence.plan.num_query_tokens);
     step.sequences.push_back(sequence.plan);
   }
-  step.positions.resize(step.num_rows());
+  step.positions.resize(step.num_query_tokens());
   const Shape& shape = layer.shape;
   MaskTable table;
   table.Lower(masks.empty() ? nullptr : masks.data(), step, 1, shape.kv_heads);
-  const int32_t group = shape.qo_heads / shape.kv_heads, max_partial_rows = 4096;
+  const int32_t group = shape.qo_heads / shape.kv_heads, max_partial_queries = 4096;
   cuda::DevicePlanBuilder builder({1, shape.kv_heads, group, shape.page_size, options.num_blocks,
-                                   options.num_blocks, max_partial_rows, 0});
+                                   options.num_blocks, max_partial_queries, 0});
   builder.Build(step, table, nullptr);
 
   std::vector<uint16_t> halves(q.size());
@@ -68,8 +68,9 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   const DeviceArray<uint64_t> arena(builder.arena());
   const DeviceArray<uint16_t> device_q(halves);
   const DeviceArray<uint8_t> pages(layer.data), out(q.size() * DTypeSize(options.out));
-  const DeviceArray<float> sums(int64_t{max_partial_rows} * shape.head_dim);
-  const DeviceArray<float> scale(2 * max_partial_rows), lse(step.num_rows() * shape.qo_heads);
+  const DeviceArray<float> sums(int64_t{max_partial_queries} * shape.head_dim);
+  const DeviceArray<float> scale(2 * max_partial_queries),
+      lse(step.num_query_tokens() * shape.qo_heads);
   const DeviceArray<float> slopes(per_head(options.args.alibi_slopes));
   const DeviceArray<float> sinks(per_head(options.args.sinks));
   cuda::AttentionParams params{};
@@ -89,7 +90,7 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   params.sinks = options.args.sinks == nullptr ? nullptr : sinks.data();
   params.lse = lse.data();
   params.partials = {sums.data(), reinterpret_cast<float2*>(scale.data())};
-  Must(cuda::Attention(params, {builder.few_rows(), options.num_blocks, 2}, nullptr));
+  Must(cuda::Attention(params, {builder.few_queries(), options.num_blocks, 2}, nullptr));
 
   Output result;
   const std::vector<uint8_t> bytes = out.Read();
@@ -113,8 +114,8 @@ double Bound(DType dtype) { return dtype == DType::kFloat16 ? 2e-3 : 1e-2; }
 double ErrorOf(PagedLayer* layer, const TestSequence& sequence, const Mask* mask,
                const Options& options = {}) {
   const std::vector<float> q =
-      Rounded(*layer, layer->Random(int64_t(sequence.plan.num_rows) * layer->shape.qo_heads *
-                                    layer->shape.head_dim));
+      Rounded(*layer, layer->Random(int64_t(sequence.plan.num_query_tokens) *
+                                    layer->shape.qo_heads * layer->shape.head_dim));
   std::vector<TestSequence> batch{sequence};
   const Output output = AttendCuda(*layer, batch, {mask}, q, options);
   MaskPlan plan;
@@ -133,9 +134,11 @@ TEST(CudaAttentionAgreesWithFloat64OverShapesAndLengths) {
       for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
         PagedLayer layer(shape, dtype, 400, 7);
         const std::vector<int32_t> all = layer.free;
-        for (const auto& [past, rows] : {std::pair{0, 1}, {0, 70}, {63, 2}, {130, 1}, {150, 17}}) {
+        for (const auto& [past, queries] :
+             {std::pair{0, 1}, {0, 70}, {63, 2}, {130, 1}, {150, 17}}) {
           layer.free = all;
-          const double error = ErrorOf(&layer, TestSequence(&layer, past, {}, rows, rows), nullptr);
+          const double error =
+              ErrorOf(&layer, TestSequence(&layer, past, {}, queries, queries), nullptr);
           EXPECT_EQ(error < 1, true);
         }
       }
@@ -143,13 +146,13 @@ TEST(CudaAttentionAgreesWithFloat64OverShapesAndLengths) {
   });
 }
 
-TEST(CudaAttentionCutAlongTheColumnsAgreesWithFloat64) {
+TEST(CudaAttentionCutAlongTheKeysAgreesWithFloat64) {
   for (const Shape shape : {Shape{4, 1, 64, 16}, Shape{8, 1, 128, 32}, Shape{2, 1, 256, 16}}) {
     PagedLayer layer(shape, DType::kFloat16, 400, 7);
     const std::vector<int32_t> all = layer.free;
-    for (const auto& [past, rows] : {std::pair{1300, 1}, {1100, 9}}) {
+    for (const auto& [past, queries] : {std::pair{1300, 1}, {1100, 9}}) {
       layer.free = all;
-      const TestSequence sequence(&layer, past, RandomTree(&layer.rng, rows), rows, rows);
+      const TestSequence sequence(&layer, past, RandomTree(&layer.rng, queries), queries, queries);
       for (const int32_t blocks : {2, 7, 40}) {
         Options options;
         options.num_blocks = blocks;
@@ -208,7 +211,7 @@ TEST(CudaAttentionOfSequencesSideBySideIsThatOfEachAlone) {
   const Output together = AttendCuda(layer, batch, {nullptr, nullptr, &window}, q, {});
   int64_t at = 0;
   for (size_t s = 0; s < batch.size(); ++s) {
-    const int64_t size = int64_t{batch[s].plan.num_rows} * 4 * 64;
+    const int64_t size = int64_t{batch[s].plan.num_query_tokens} * 4 * 64;
     MaskPlan plan;
     LowerMask(s == 2 ? &window : nullptr, batch[s].plan, &plan);
     const std::vector<float> own(together.out.begin() + at, together.out.begin() + at + size);
@@ -217,7 +220,7 @@ TEST(CudaAttentionOfSequencesSideBySideIsThatOfEachAlone) {
   }
 }
 
-TEST(CudaRowsThatSeeNothingAreZeroAndHiddenPagesMayHoldAnything) {
+TEST(CudaQueriesThatSeeNothingAreZeroAndHiddenPagesMayHoldAnything) {
   PagedLayer layer(Shape{4, 2, 64, 16}, DType::kFloat16, 300, 9);
   TestSequence sequence(&layer, 200, {}, 3, 3);
   const Mask nothing = ~(Mask::Causal() | ~Mask::Causal());
@@ -228,11 +231,11 @@ TEST(CudaRowsThatSeeNothingAreZeroAndHiddenPagesMayHoldAnything) {
   for (float value : output.lse) EXPECT_EQ(value, -INFINITY);
   const Mask window = Mask::Window(20, 4);
   const Output before = AttendCuda(layer, batch, {&window}, q, {});
-  for (int32_t column = 4; column < 180; ++column) {  // not 0-3: sinks
+  for (int32_t key = 4; key < 180; ++key) {  // not 0-3: sinks
     const std::vector<float> poison(64, NAN);
     for (int32_t head = 0; head < 2; ++head) {
-      layer.Set(sequence.pages[column / 16], 0, head, column % 16, poison.data());
-      layer.Set(sequence.pages[column / 16], 1, head, column % 16, poison.data());
+      layer.Set(sequence.pages[key / 16], 0, head, key % 16, poison.data());
+      layer.Set(sequence.pages[key / 16], 1, head, key % 16, poison.data());
     }
   }
   for (int32_t page = 1; page < 10; ++page) sequence.pages[page] = -1;

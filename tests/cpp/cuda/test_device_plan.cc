@@ -18,10 +18,10 @@ const T* Part(const DevicePlanBuilder& builder, int32_t offset) {
 /*! \brief A step over sequences of these (past, new) tokens. */
 struct Step {
   Step(PagedLayer* layer, const std::vector<std::pair<int32_t, int32_t>>& lengths) {
-    for (const auto& [past, rows] : lengths) {
-      sequences.emplace_back(layer, past, std::vector<int32_t>{}, rows, rows);
-      sequences.back().plan.row_begin = plan.num_rows();
-      for (int32_t i = 0; i < rows; ++i) {
+    for (const auto& [past, queries] : lengths) {
+      sequences.emplace_back(layer, past, std::vector<int32_t>{}, queries, queries);
+      sequences.back().plan.query_begin = plan.num_query_tokens();
+      for (int32_t i = 0; i < queries; ++i) {
         plan.slots.push_back(7 * i + past);
         plan.positions.push_back(past + i);
       }
@@ -44,7 +44,7 @@ TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
       DevicePlanBuilder builder({3, 2, 4, 16, blocks, blocks, room, 0});
       builder.Build(step.plan, masks, nullptr);
       const PlanHeader& header = builder.header();
-      EXPECT_EQ(header.num_rows, 199);
+      EXPECT_EQ(header.num_query_tokens, 199);
       for (int32_t i = 0; i < 199; ++i) {
         EXPECT_EQ(Part<int32_t>(builder, header.slots)[i], step.plan.slots[i]);
         EXPECT_EQ(Part<int32_t>(builder, header.positions)[i], step.plan.positions[i]);
@@ -53,29 +53,29 @@ TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
       const PlanClass work = *Part<PlanClass>(builder, header.classes);
       EXPECT_EQ(work.num_merges, builder.num_merges());
       std::map<std::tuple<int32_t, int32_t, int32_t>, int32_t> ends;  // by first token: tiles seen
-      int32_t tokens = 0, partial_rows = 0;
+      int32_t tokens = 0, partial_queries = 0;
       for (int32_t i = 0; i < work.num_items; ++i) {
         const WorkItem& item = Part<WorkItem>(builder, header.items)[i];
-        const int32_t rows = (item.token_end - item.token_begin) * 4;
-        EXPECT(rows > 0 && rows <= kMaxItemRows);
-        EXPECT_EQ(item.token_begin / kBlockRows, (item.token_end - 1) / kBlockRows);
+        const int32_t queries = (item.token_end - item.token_begin) * 4;
+        EXPECT(queries > 0 && queries <= kMaxItemQueries);
+        EXPECT_EQ(item.token_begin / kBlockQueries, (item.token_end - 1) / kBlockQueries);
         int32_t& end = ends[{item.sequence, item.kv_head, item.token_begin}];
         EXPECT_EQ(item.tile_begin, end);  // in order, without gaps
         if (end == 0) tokens += item.token_end - item.token_begin;
         end = item.tile_end;
         if (item.partial >= 0) {
-          EXPECT_EQ(item.partial, partial_rows);
-          partial_rows += rows;
+          EXPECT_EQ(item.partial, partial_queries);
+          partial_queries += queries;
         }
       }
       EXPECT_EQ(tokens, 2 * 199);
-      EXPECT(partial_rows <= room);
+      EXPECT(partial_queries <= room);
       // Causal: a block sees the tiles up to that of its last token, and nothing behind.
       for (const auto& [key, end] : ends) {
         const SequencePlan& sequence = step.plan.sequences[std::get<0>(key)];
-        const int32_t block_end =
-            std::min(sequence.num_rows, (std::get<2>(key) / kBlockRows + 1) * kBlockRows);
-        EXPECT_EQ(end, (sequence.num_committed + block_end + kTileColumns - 1) / kTileColumns);
+        const int32_t block_end = std::min(sequence.num_query_tokens,
+                                           (std::get<2>(key) / kBlockQueries + 1) * kBlockQueries);
+        EXPECT_EQ(end, (sequence.num_committed + block_end + kTileKeys - 1) / kTileKeys);
       }
       int32_t merged = 0;
       for (int32_t i = 0; i < work.num_merges; ++i) {
@@ -83,7 +83,7 @@ TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
         EXPECT_EQ(merge.partial, merged);
         merged += (merge.token_end - merge.token_begin) * 4 * merge.num_partials;
       }
-      EXPECT_EQ(merged, partial_rows);
+      EXPECT_EQ(merged, partial_queries);
     }
   }
 }
@@ -97,7 +97,7 @@ TEST(DevicePlanKeepsLayersApartWhoseMasksDiffer) {
   masks.Lower(&pointer, step.plan, 3, 2);
   DevicePlanBuilder builder({3, 2, 2, 16, 4, 4, 0, 0});
   builder.Build(step.plan, masks, nullptr);
-  EXPECT(builder.few_rows());
+  EXPECT(builder.few_queries());
   EXPECT_EQ(builder.layer_class(0), builder.layer_class(2));
   EXPECT(builder.layer_class(0) != builder.layer_class(1));
   const auto tiles = [&](int32_t layer_index) {

@@ -99,26 +99,27 @@ void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass) {
   const AttentionKernels& kernels = ChooseKernels(args.head_dim);
   const int32_t num_threads = omp_get_max_threads();
   AttentionShape shape = ShapeOf(args);
-  // Every column belongs to one unit, so that its sum has one order.
+  // Every key belongs to one unit, so that its sum has one order.
   std::vector<AttentionUnit> units;
-  std::vector<int64_t> first_columns;
-  int64_t columns = 0, work = 0;
+  std::vector<int64_t> first_keys;
+  int64_t num_keys = 0, work = 0;
   for (int32_t s = 0; s < args.num_sequences; ++s) {
     const SequencePlan& sequence = args.sequences[s];
-    const int32_t rows =
-        mass.last_rows > 0 ? std::min(mass.last_rows, sequence.num_rows) : sequence.num_rows;
-    const int32_t chunks = (sequence.num_columns() + kChunkColumns - 1) / kChunkColumns;
-    shape.unit_tokens = std::max(shape.unit_tokens, std::min(rows, kBlockRows));
-    work += int64_t{rows} * sequence.num_columns() * args.num_qo_heads * args.head_dim;
+    const int32_t queries = mass.last_queries > 0
+                                ? std::min(mass.last_queries, sequence.num_query_tokens)
+                                : sequence.num_query_tokens;
+    const int32_t chunks = (sequence.kv_len() + kChunkKeys - 1) / kChunkKeys;
+    shape.unit_tokens = std::max(shape.unit_tokens, std::min(queries, kBlockQueries));
+    work += int64_t{queries} * sequence.kv_len() * args.num_qo_heads * args.head_dim;
     const int32_t step = std::max(1, chunks / (2 * num_threads));
     for (int32_t head = 0; head < args.num_kv_heads; ++head) {
       for (int32_t chunk = 0; chunk < chunks; chunk += step) {
-        units.push_back({s, head, 1, sequence.num_rows - rows, sequence.num_rows, chunk,
-                         std::min(chunks, chunk + step), nullptr, nullptr});
-        first_columns.push_back(columns);
+        units.push_back({s, head, 1, sequence.num_query_tokens - queries, sequence.num_query_tokens,
+                         chunk, std::min(chunks, chunk + step), nullptr, nullptr});
+        first_keys.push_back(num_keys);
       }
     }
-    columns += sequence.num_columns();
+    num_keys += sequence.kv_len();
   }
   const int64_t scratch_floats = (kernels.scratch(args, shape) + 15) / 16 * 16;
   AttentionWorkspace own;
@@ -128,7 +129,7 @@ void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass) {
 #pragma omp parallel for schedule(dynamic, 1) \
     num_threads(num_threads) if (num_units > 1 && work > kSmallWork)
   for (int32_t i = 0; i < num_units; ++i) {
-    kernels.observe(args, shape, units[i], mass, mass.sums + first_columns[i] * mass.num_heads,
+    kernels.observe(args, shape, units[i], mass, mass.sums + first_keys[i] * mass.num_heads,
                     memory + scratch_floats * omp_get_thread_num());
   }
 }

@@ -2,11 +2,11 @@
 // after attention_micro.h and attention_scratch.h.
 
 /*! \brief A block is what attention works on, of one KV head, while it fetches another: at most so
- * many columns. */
-constexpr int32_t kBlockColumns = 32;
+ * many keys. */
+constexpr int32_t kBatchKeys = 32;
 /*! \brief Blocks of several heads are not larger than this, unless they lie in one piece: there is
  * room for three in the first-level cache, the one at work and those that are fetched. */
-constexpr int64_t kBlockBytes = 1 << 13;
+constexpr int64_t kBatchBytes = 1 << 13;
 
 /*! \brief Finds what attention will come to soon, as it lies in memory: the next block, or where
  * heads take turns the one after it. That is long enough before for the memory's delay, and not so
@@ -16,30 +16,30 @@ class ReadAhead {
  public:
   ReadAhead(const AttentionArgs& args, int32_t num_heads, int64_t value_offset)
       : num_heads_(num_heads),
-        run_(std::min(kBlockColumns, args.page_size & -args.page_size)),
-        column_bytes_(args.head_dim * int64_t{sizeof(T)}),
+        run_(std::min(kBatchKeys, args.page_size & -args.page_size)),
+        key_bytes_(args.head_dim * int64_t{sizeof(T)}),
         value_bytes_(value_offset * int64_t{sizeof(T)}) {
     if (num_heads == 1) return;
-    while (block_ > std::max(run_, 4) && block_ * column_bytes_ > kBlockBytes) block_ /= 2;
+    while (block_ > std::max(run_, 4) && block_ * key_bytes_ > kBatchBytes) block_ /= 2;
     if (run_ > block_) run_ = block_;
-    head_bytes_ = args.page_size * column_bytes_;
+    head_bytes_ = args.page_size * key_bytes_;
   }
 
-  /*! \brief Columns of a block: a power of two, at least 4. */
+  /*! \brief Keys of a block: a power of two, at least 4. */
   int32_t block() const { return block_; }
 
   /*!
    * \brief First come the keys of a chunk, block by block and in each block head by head, then its
    * values, then the keys of the next chunk.
-   * \param column, head Of the block at work, `values` or keys.
-   * \param runs [kBlockColumns + 1] for the fetcher.
+   * \param key, head Of the block at work, `values` or keys.
+   * \param runs [kBatchKeys + 1] for the fetcher.
    */
-  Fetcher Find(const ChunkColumns& chunk, int32_t column, int32_t head, bool values,
-               const ChunkColumns& next, uintptr_t* runs) const {
+  Fetcher Find(const ChunkKeys& chunk, int32_t key, int32_t head, bool values,
+               const ChunkKeys& next, uintptr_t* runs) const {
     head += num_heads_ > 1 ? 2 : 1;
-    int32_t first = column + head / num_heads_ * block_;
+    int32_t first = key + head / num_heads_ * block_;
     const void* const* keys = chunk.keys;
-    if (first >= chunk.num_slots * kTileColumns) {
+    if (first >= chunk.num_slots * kTileKeys) {
       first = 0;
       if (values && next.num_slots > 0) keys = next.keys;
       values = !values;
@@ -50,14 +50,14 @@ class ReadAhead {
       *to++ = reinterpret_cast<uintptr_t>(keys[first + c]) + offset;
     }
     *to = to[-1];
-    return {runs, run_ * column_bytes_};
+    return {runs, run_ * key_bytes_};
   }
 
  private:
   const int32_t num_heads_;
-  int32_t block_ = kBlockColumns;
-  int32_t run_;  // so many columns from each multiple of it on are neighbours in a page
-  const int64_t column_bytes_;
+  int32_t block_ = kBatchKeys;
+  int32_t run_;  // so many keys from each multiple of it on are neighbours in a page
+  const int64_t key_bytes_;
   const int64_t value_bytes_;  // from a key to its value
   int64_t head_bytes_ = 0;     // from a key to that of the next head
 };

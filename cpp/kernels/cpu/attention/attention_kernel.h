@@ -6,61 +6,62 @@
 // results over the sequence: Dao et al. 2023, "Flash-Decoding".)
 
 template <typename From>
-inline void PackRow(const From* from, int32_t size, float scale, float* to) {
+inline void PackQuery(const From* from, int32_t size, float scale, float* to) {
   for (int32_t i = 0; i < size; i += kLanes) Store(to + i, Mul(Load(from + i), Set(scale)));
 }
 
-/*! \brief The query rows of a unit in float32, one after another. */
+/*! \brief The queries of a unit in float32, one after another. */
 inline void PackQueries(const AttentionArgs& args, const AttentionShape& shape,
                         const AttentionUnit& unit, float* to) {
-  const int64_t row_begin = args.sequences[unit.sequence].row_begin;
-  const int32_t size = RowsPerToken(shape, unit) * args.head_dim;
+  const int64_t query_begin = args.sequences[unit.sequence].query_begin;
+  const int32_t size = QueriesPerToken(shape, unit) * args.head_dim;
   const bool plain = args.soft_cap <= 0 && args.alibi_slopes == nullptr;
   const float scale = plain ? args.sm_scale * kLog2E : 1.f;
   for (int32_t token = unit.token_begin; token < unit.token_end; ++token, to += size) {
-    const int64_t row = unit.shared != nullptr ? unit.shared[token].row : row_begin + token;
+    const int64_t query = unit.shared != nullptr ? unit.shared[token].query : query_begin + token;
     const int64_t at =
-        row * args.q_row_stride + int64_t(unit.kv_head) * shape.group * args.head_dim;
+        query * args.q_row_stride + int64_t(unit.kv_head) * shape.group * args.head_dim;
     if (args.q_dtype == DType::kFloat32) {
-      PackRow(static_cast<const float*>(args.q) + at, size, scale, to);
+      PackQuery(static_cast<const float*>(args.q) + at, size, scale, to);
     } else if (args.q_dtype == DType::kFloat16) {
-      PackRow(static_cast<const Float16*>(args.q) + at, size, scale, to);
+      PackQuery(static_cast<const Float16*>(args.q) + at, size, scale, to);
     } else {
-      PackRow(static_cast<const BFloat16*>(args.q) + at, size, scale, to);
+      PackQuery(static_cast<const BFloat16*>(args.q) + at, size, scale, to);
     }
   }
 }
 
-inline void ClearTotals(const Scratch& s, int32_t rows) {
-  std::fill_n(s.total_m, rows, kMinusInfinity);
-  std::fill_n(s.total_l, rows, 0.f);
+inline void ClearTotals(const Scratch& s, int32_t queries) {
+  std::fill_n(s.total_m, queries, kMinusInfinity);
+  std::fill_n(s.total_l, queries, 0.f);
 }
 
-/*! \brief Merges a chunk's partial results (m, l, acc of each row) into the totals from `first`. */
-inline void Merge(const float* m, const float* l, const float* acc, int32_t rows, int32_t head_dim,
-                  const Scratch& s, int32_t first) {
+/*! \brief Merges a chunk's partial results (m, l, acc of each query) into the totals from `first`.
+ */
+inline void Merge(const float* m, const float* l, const float* acc, int32_t queries,
+                  int32_t head_dim, const Scratch& s, int32_t first) {
   float before[kLanes], now[kLanes];
-  for (int32_t row = 0; row < rows; ++row) {
-    float* total_m = s.total_m + first + row;
-    float* total_l = s.total_l + first + row;
-    float* total = s.total + int64_t(first + row) * head_dim;
-    const float* add = acc + int64_t(row) * head_dim;
-    if (row % kLanes == 0) {
-      // May read behind the last row, where it finds room, and uses nothing of it.
-      const Vec largest = Max(Load(m + row), Load(total_m));
+  for (int32_t query = 0; query < queries; ++query) {
+    float* total_m = s.total_m + first + query;
+    float* total_l = s.total_l + first + query;
+    float* total = s.total + int64_t(first + query) * head_dim;
+    const float* add = acc + int64_t(query) * head_dim;
+    if (query % kLanes == 0) {
+      // May read behind the last query, where it finds room, and uses nothing of it.
+      const Vec largest = Max(Load(m + query), Load(total_m));
       Store(before, Exp2(Sub(Load(total_m), largest)));
-      Store(now, Exp2(Sub(Load(m + row), largest)));
+      Store(now, Exp2(Sub(Load(m + query), largest)));
     }
-    if (m[row] == kMinusInfinity) continue;
+    if (m[query] == kMinusInfinity) continue;
     if (*total_m == kMinusInfinity) {
-      *total_m = m[row];
-      *total_l = l[row];
+      *total_m = m[query];
+      *total_l = l[query];
       std::copy_n(add, head_dim, total);
       continue;
     }
-    const float old_scale = before[row % kLanes], new_scale = now[row % kLanes];
-    *total_m = std::max(*total_m, m[row]);
-    *total_l = *total_l * old_scale + l[row] * new_scale;
+    const float old_scale = before[query % kLanes], new_scale = now[query % kLanes];
+    *total_m = std::max(*total_m, m[query]);
+    *total_l = *total_l * old_scale + l[query] * new_scale;
     for (int32_t d = 0; d < head_dim; d += kLanes) {
       Store(total + d, Fma(Load(add + d), Set(new_scale), Mul(Load(total + d), Set(old_scale))));
     }
@@ -74,14 +75,14 @@ inline float Exp2(float x) {
   return lanes[0];
 }
 
-/*! \brief Writes the output of the unit's rows from their totals. */
-inline void WriteRows(const AttentionArgs& args, const AttentionShape& shape,
-                      const AttentionUnit& unit, const Scratch& s) {
-  const int32_t per_token = RowsPerToken(shape, unit);
-  const int32_t rows = (unit.token_end - unit.token_begin) * per_token;
-  for (int32_t r = 0; r < rows; ++r) {
+/*! \brief Writes the output of the unit's queries from their totals. */
+inline void WriteOutputs(const AttentionArgs& args, const AttentionShape& shape,
+                         const AttentionUnit& unit, const Scratch& s) {
+  const int32_t per_token = QueriesPerToken(shape, unit);
+  const int32_t queries = (unit.token_end - unit.token_begin) * per_token;
+  for (int32_t r = 0; r < queries; ++r) {
     const int64_t token =
-        args.sequences[unit.sequence].row_begin + unit.token_begin + r / per_token;
+        args.sequences[unit.sequence].query_begin + unit.token_begin + r / per_token;
     const int32_t head = unit.kv_head * shape.group + r % per_token;
     float m = s.total_m[r], l = s.total_l[r], factor = 1.f;
     const bool sees = m != kMinusInfinity;
@@ -117,16 +118,17 @@ inline void WriteRows(const AttentionArgs& args, const AttentionShape& shape,
 struct Partials {
   float *m, *l, *acc;
 
-  Partials(float* partials, int32_t rows, int32_t head_dim, int32_t ordinal)
-      : m(partials + int64_t(ordinal) * PartialFloats(rows, head_dim)),
-        l(m + rows + kPartialPadding),
-        acc(l + rows) {}
+  Partials(float* partials, int32_t queries, int32_t head_dim, int32_t ordinal)
+      : m(partials + int64_t(ordinal) * PartialFloats(queries, head_dim)),
+        l(m + queries + kPartialPadding),
+        acc(l + queries) {}
 
-  /*! \brief Keeps the results of a tile from its row `from` on, as those of rows from `to` on. */
-  void Keep(const Scratch& s, int32_t from, int32_t to, int32_t rows, int32_t head_dim) const {
-    std::copy_n(s.m + from, rows, m + to);
-    std::copy_n(s.l + from, rows, l + to);
-    std::copy_n(s.acc + int64_t(from) * head_dim, int64_t(rows) * head_dim,
+  /*! \brief Keeps the results of a tile from its query `from` on, as those of queries from `to` on.
+   */
+  void Keep(const Scratch& s, int32_t from, int32_t to, int32_t queries, int32_t head_dim) const {
+    std::copy_n(s.m + from, queries, m + to);
+    std::copy_n(s.l + from, queries, l + to);
+    std::copy_n(s.acc + int64_t(from) * head_dim, int64_t(queries) * head_dim,
                 acc + int64_t(to) * head_dim);
   }
 };
@@ -135,30 +137,31 @@ template <typename T>
 void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
                  float* scratch) {
   Scratch s = Layout(args, shape, scratch);
-  const ColumnFinder<T> finder(args, unit);
+  const KeyFinder<T> finder(args, unit);
   const Positions positions(args.sequences[unit.sequence]);
   TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
-  const int64_t packed_offset = int64_t{kPackedSlots} * kTileColumns * (args.head_dim + kPadding);
+  const int64_t packed_offset = int64_t{kPackedSlots} * kTileKeys * (args.head_dim + kPadding);
   TilePass<float> packed_pass(args, shape, unit, positions, packed_offset, s);
   const int32_t head_dim = args.head_dim;
-  const int32_t per_token = RowsPerToken(shape, unit);
-  const int32_t unit_rows = (unit.token_end - unit.token_begin) * per_token;
-  ClearTotals(s, unit_rows);
+  const int32_t per_token = QueriesPerToken(shape, unit);
+  const int32_t unit_queries = (unit.token_end - unit.token_begin) * per_token;
+  ClearTotals(s, unit_queries);
   PackQueries(args, shape, unit, s.q);
 
-  ChunkWalker walker(args.masks.plan(unit.sequence, unit.kv_head), unit.token_begin / kBlockRows);
+  ChunkWalker walker(args.masks.plan(unit.sequence, unit.kv_head),
+                     unit.token_begin / kBlockQueries);
   bool found = walker.Next();
   for (int32_t skip = 0; found && skip < unit.chunk_begin; ++skip) found = walker.Next();
   if (found) finder.Find(walker, &s.chunks[unit.chunk_begin % 2]);
   for (int32_t ordinal = unit.chunk_begin; found && ordinal < unit.chunk_end; ++ordinal) {
-    const ChunkColumns& chunk = s.chunks[ordinal % 2];
-    ChunkColumns& next = s.chunks[(ordinal + 1) % 2];
+    const ChunkKeys& chunk = s.chunks[ordinal % 2];
+    ChunkKeys& next = s.chunks[(ordinal + 1) % 2];
     found = ordinal + 1 < unit.chunk_end && walker.Next();
     next.num_slots = 0;
     if (found) finder.Find(walker, &next);
     const bool packs =
-        unit.num_heads == 1 && PacksChunks(args, unit_rows) && chunk.num_slots <= kPackedSlots;
-    ChunkColumns packed;
+        unit.num_heads == 1 && PacksChunks(args, unit_queries) && chunk.num_slots <= kPackedSlots;
+    ChunkKeys packed;
     if (packs) packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, packed_offset, s);
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {
       const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
@@ -168,21 +171,22 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
         pass.Run(token, end, chunk, token == unit.token_begin ? &next : nullptr);
       }
       const int32_t first = (token - unit.token_begin) * per_token;
-      const int32_t rows = (end - token) * per_token;
+      const int32_t queries = (end - token) * per_token;
       if (unit.shared != nullptr) {
         for (int32_t i = token; i < end; ++i) {
           const SharedToken& own = unit.shared[i];
-          Partials(own.partials, own.unit_rows, head_dim, ordinal)
-              .Keep(s, (i - token) * per_token, own.first_row, per_token, head_dim);
+          Partials(own.partials, own.unit_queries, head_dim, ordinal)
+              .Keep(s, (i - token) * per_token, own.first_query, per_token, head_dim);
         }
       } else if (unit.partials != nullptr) {
-        Partials(unit.partials, unit_rows, head_dim, ordinal).Keep(s, 0, first, rows, head_dim);
+        Partials(unit.partials, unit_queries, head_dim, ordinal)
+            .Keep(s, 0, first, queries, head_dim);
       } else {
-        Merge(s.m, s.l, s.acc, rows, head_dim, s, first);
+        Merge(s.m, s.l, s.acc, queries, head_dim, s, first);
       }
     }
   }
-  if (unit.partials == nullptr && unit.shared == nullptr) WriteRows(args, shape, unit, s);
+  if (unit.partials == nullptr && unit.shared == nullptr) WriteOutputs(args, shape, unit, s);
 }
 
 void Attend(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
@@ -200,13 +204,13 @@ void Attend(const AttentionArgs& args, const AttentionShape& shape, const Attent
 void Finish(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
             int32_t num_chunks, float* scratch) {
   const Scratch s = Layout(args, shape, scratch);
-  const int32_t rows = (unit.token_end - unit.token_begin) * RowsPerToken(shape, unit);
-  ClearTotals(s, rows);
+  const int32_t queries = (unit.token_end - unit.token_begin) * QueriesPerToken(shape, unit);
+  ClearTotals(s, queries);
   for (int32_t ordinal = 0; ordinal < num_chunks; ++ordinal) {
-    const Partials partial(unit.partials, rows, args.head_dim, ordinal);
-    Merge(partial.m, partial.l, partial.acc, rows, args.head_dim, s, 0);
+    const Partials partial(unit.partials, queries, args.head_dim, ordinal);
+    Merge(partial.m, partial.l, partial.acc, queries, args.head_dim, s, 0);
   }
-  WriteRows(args, shape, unit, s);
+  WriteOutputs(args, shape, unit, s);
 }
 
 int64_t ScratchFloats(const AttentionArgs& args, const AttentionShape& shape) {

@@ -1,9 +1,9 @@
 // The inner loops of attention over vectors of kLanes floats. Included inside the namespace of an
 // instruction set, after its vec_*.h.
 //
-// Every sum has one fixed order, whatever the number of rows that share the work: a dot product
+// Every sum has one fixed order, whatever the number of queries that share the work: a dot product
 // adds kLanes partial sums over the head dimension in StoreFolded's order; an output element adds
-// its columns one after another.
+// its keys one after another.
 
 constexpr int kLineBytes = 64;
 
@@ -23,7 +23,7 @@ struct MaxOp {
 
 /*!
  * \brief Fetches runs of memory while others are worked on: line after line, which the memory
- * delivers faster than a jump from row to row.
+ * delivers faster than a jump from query to query.
  */
 class Fetcher {
  public:
@@ -60,7 +60,7 @@ class Fetcher {
 };
 
 /*!
- * \brief Scores of MR query rows with four keys: scores[r * stride + i] = q_r . k_i.
+ * \brief Scores of MR queries with four keys: scores[r * stride + i] = q_r . k_i.
  * \tparam kShare Fetches one part in so many of as much as the keys; 0: nothing.
  */
 template <int MR, int kShare, typename T>
@@ -74,11 +74,11 @@ inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, Fe
   }
   for (int32_t d = 0; d < head_dim; d += kLanes) {
     if constexpr (kShare > 0) fetch.Fetch<4 * kLanes * sizeof(T) / kShare>();
-    Vec rows[MR];
-    for (int r = 0; r < MR; ++r) rows[r] = Load(q + int64_t(r) * head_dim + d);
+    Vec queries[MR];
+    for (int r = 0; r < MR; ++r) queries[r] = Load(q + int64_t(r) * head_dim + d);
     for (int i = 0; i < 4; ++i) {
       const Vec key = InRegister(Load(keys[i] + d));
-      for (int r = 0; r < MR; ++r) sums[r][i] = Fma(rows[r], key, sums[r][i]);
+      for (int r = 0; r < MR; ++r) sums[r][i] = Fma(queries[r], key, sums[r][i]);
     }
   }
   if constexpr (kShare > 0) *fetcher = fetch;
@@ -87,75 +87,75 @@ inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, Fe
   }
 }
 
-/*! \brief Calls f with an integral constant equal to rows, in [1, kMaxRows]. */
-template <typename F, int kRows = kMaxRows>
-inline void WithRows(int32_t rows, F&& f) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) return WithRows<F, kRows - 1>(rows, std::forward<F>(f));
+/*! \brief Calls f with an integral constant equal to queries, in [1, kScoreQueries]. */
+template <typename F, int kQueries = kScoreQueries>
+inline void WithQueries(int32_t queries, F&& f) {
+  if constexpr (kQueries > 1) {
+    if (queries < kQueries) return WithQueries<F, kQueries - 1>(queries, std::forward<F>(f));
   }
-  f(std::integral_constant<int, kRows>());
+  f(std::integral_constant<int, kQueries>());
 }
 
-/*! \brief How many of the rows that are left to work on next: a single one would keep the
+/*! \brief How many of the queries that are left to work on next: a single one would keep the
  * processor waiting for its sums, so that none is left over. */
-inline int32_t NextRows(int32_t left) {
-  if (left <= kMaxRows) return left;
-  return left == kMaxRows + 1 ? (left + 1) / 2 : kMaxRows;
+inline int32_t NextQueries(int32_t left) {
+  if (left <= kScoreQueries) return left;
+  return left == kScoreQueries + 1 ? (left + 1) / 2 : kScoreQueries;
 }
 
-/*! \brief ScoreQuad for any number of rows. The first few fetch meanwhile, at an even pace: memory
- * takes only so many requests at once, and makes the processor wait for room. */
+/*! \brief ScoreQuad for any number of queries. The first few fetch meanwhile, at an even pace:
+ * memory takes only so many requests at once, and makes the processor wait for room. */
 template <typename T>
-inline void ScoreRows(const float* q, int32_t rows, int32_t head_dim, const T* const* keys,
-                      Fetcher* fetcher, float* scores, int64_t stride) {
-  for (int32_t row = 0, part = 0; row < rows; ++part) {
-    const int32_t count = NextRows(rows - row);
-    WithRows(count, [&](auto mr) {
-      const float* first = q + int64_t(row) * head_dim;
-      float* to = scores + row * stride;
+inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, const T* const* keys,
+                         Fetcher* fetcher, float* scores, int64_t stride) {
+  for (int32_t query = 0, part = 0; query < queries; ++part) {
+    const int32_t count = NextQueries(queries - query);
+    WithQueries(count, [&](auto mr) {
+      const float* first = q + int64_t(query) * head_dim;
+      float* to = scores + query * stride;
       if (fetcher == nullptr || part > 1) {
         ScoreQuad<mr.value, 0>(first, head_dim, keys, nullptr, to, stride);
-      } else if (count == rows) {
+      } else if (count == queries) {
         ScoreQuad<mr.value, 1>(first, head_dim, keys, fetcher, to, stride);
       } else {
         ScoreQuad<mr.value, 2>(first, head_dim, keys, fetcher, to, stride);
       }
     });
-    row += count;
+    query += count;
   }
 }
 
-/*! \brief Moves the weights of listed columns, in ascending order, to the front of each row. */
-inline void MoveTogether(float* weights, int64_t stride, int32_t rows, const int32_t* columns,
+/*! \brief Moves the weights of listed keys, in ascending order, to the front of each query. */
+inline void MoveTogether(float* weights, int64_t stride, int32_t queries, const int32_t* keys,
                          int32_t count) {
-  for (int32_t r = 0; r < rows; ++r, weights += stride) {
-    for (int32_t i = 0; i < count; ++i) weights[i] = weights[columns[i]];
+  for (int32_t r = 0; r < queries; ++r, weights += stride) {
+    for (int32_t i = 0; i < count; ++i) weights[i] = weights[keys[i]];
   }
 }
 
-/*! \brief Some columns, and how much they weigh for query rows. */
+/*! \brief Some keys, and how much they weigh for queries. */
 template <typename T>
 struct WeightedValues {
   const T* const* keys;  // [count]
   int64_t offset;        // elements from a key to its value
   int32_t count;
-  const float* weights;  // of row r: weights + r * stride, [count]
+  const float* weights;  // of query r: weights + r * stride, [count]
   int64_t stride;
   Fetcher* fetcher;  // what to fetch meanwhile, as much as the values; nullptr: nothing
 };
 
-/*! \brief Adds weighted values to MR query rows of ND vectors: out_r += sum_j w_rj v_j. */
+/*! \brief Adds weighted values to MR queries of ND vectors: out_r += sum_j w_rj v_j. */
 template <int MR, int ND, bool kAhead, typename T>
-inline void AddValuesBlock(const WeightedValues<T>& from, int32_t row, int32_t d, float* out,
+inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t d, float* out,
                            int32_t head_dim) {
-  out += int64_t(row) * head_dim + d;
+  out += int64_t(query) * head_dim + d;
   Vec sums[MR][ND];
   for (int r = 0; r < MR; ++r) {
     for (int i = 0; i < ND; ++i) sums[r][i] = Load(out + int64_t(r) * head_dim + i * kLanes);
   }
   const T* const* keys = from.keys;
   const int64_t offset = from.offset + d;
-  const float* weights = from.weights + row * from.stride;
+  const float* weights = from.weights + query * from.stride;
   const int64_t stride = from.stride;
   Fetcher fetch;
   if (kAhead) fetch = *from.fetcher;
@@ -185,31 +185,32 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t row, int32_t d
   }
 }
 
-/*! \brief AddValuesBlock for rows [begin, end), MR at a time, and the vectors [d, head_dim): ND at
- * a time, then what is left. */
+/*! \brief AddValuesBlock for queries [begin, end), MR at a time, and the vectors [d, head_dim): ND
+ * at a time, then what is left. */
 template <int MR, int ND, typename T>
 inline void AddValuesDims(const WeightedValues<T>& from, int32_t begin, int32_t end, int32_t d,
                           float* out, int32_t head_dim) {
   for (; d + ND * kLanes <= head_dim; d += ND * kLanes) {
-    for (int32_t row = begin; row < end; row += MR) {
-      if (from.fetcher != nullptr && row == 0) {
-        AddValuesBlock<MR, ND, true>(from, row, d, out, head_dim);
+    for (int32_t query = begin; query < end; query += MR) {
+      if (from.fetcher != nullptr && query == 0) {
+        AddValuesBlock<MR, ND, true>(from, query, d, out, head_dim);
       } else {
-        AddValuesBlock<MR, ND, false>(from, row, d, out, head_dim);
+        AddValuesBlock<MR, ND, false>(from, query, d, out, head_dim);
       }
     }
   }
   if constexpr (ND > 1) AddValuesDims<MR, (ND + 1) / 2>(from, begin, end, d, out, head_dim);
 }
 
-/*! \brief out[r] += the sum of the values, weighted for row r. */
+/*! \brief out[r] += the sum of the values, weighted for query r. */
 template <typename T>
-inline void AddValues(const WeightedValues<T>& from, int32_t rows, float* out, int32_t head_dim) {
-  const int32_t many = rows - rows % kValueRows;
-  if (many > 0) AddValuesDims<kValueRows, kValueVectors>(from, 0, many, 0, out, head_dim);
-  if (many == rows) return;
-  WithRows(rows - many, [&](auto mr) {
-    AddValuesDims<mr.value, mr.value == 1 ? 8 : 4>(from, many, rows, 0, out, head_dim);
+inline void AddValues(const WeightedValues<T>& from, int32_t queries, float* out,
+                      int32_t head_dim) {
+  const int32_t many = queries - queries % kValueQueries;
+  if (many > 0) AddValuesDims<kValueQueries, kValueVectors>(from, 0, many, 0, out, head_dim);
+  if (many == queries) return;
+  WithQueries(queries - many, [&](auto mr) {
+    AddValuesDims<mr.value, mr.value == 1 ? 8 : 4>(from, many, queries, 0, out, head_dim);
   });
 }
 

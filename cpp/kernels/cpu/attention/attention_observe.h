@@ -1,59 +1,59 @@
-// What attention gave to each column, for one instruction set. Included inside the namespace of
+// What attention gave to each key, for one instruction set. Included inside the namespace of
 // that set, after attention_kernel.h.
 
-/*! \brief Adds the weights of a tile's rows to the sums of a slot's columns. */
+/*! \brief Adds the weights of a tile's queries to the sums of a slot's keys. */
 template <typename T>
 inline void SumWeights(const AttentionArgs& args, const AttentionShape& shape,
                        const AttentionUnit& unit, const AttentionMass& mass,
                        const TilePass<T>& pass, const Slot& slot, int32_t index,
-                       int32_t token_begin, int32_t token_end, float* columns) {
+                       int32_t token_begin, int32_t token_end, float* key_sums) {
   const SequencePlan& sequence = args.sequences[unit.sequence];
   const bool by_kv_head = mass.num_heads == args.num_kv_heads;
-  float sums[kTileColumns];
+  float sums[kTileKeys];
   for (int32_t head = 0; head < shape.group; ++head) {
-    if (head == 0 || !by_kv_head) std::fill_n(sums, kTileColumns, 0.f);
+    if (head == 0 || !by_kv_head) std::fill_n(sums, kTileKeys, 0.f);
     const int32_t qo_head = unit.kv_head * shape.group + head;
     for (int32_t token = token_begin; token < token_end; ++token) {
-      const int32_t row = sequence.row_begin + token;
-      const float lse = args.lse[int64_t{row} * args.num_qo_heads + qo_head];
+      const int32_t query = sequence.query_begin + token;
+      const float lse = args.lse[int64_t{query} * args.num_qo_heads + qo_head];
       if (pass.Visible(index)[token - token_begin] == 0 || lse == kMinusInfinity) continue;
       const float* scores = pass.Scores(index, (token - token_begin) * shape.group + head);
       const Vec shift = Set(lse * kLog2E);
-      for (int32_t c = 0; c < kTileColumns; c += kLanes) {
+      for (int32_t c = 0; c < kTileKeys; c += kLanes) {
         Store(sums + c, Add(Load(sums + c), Exp2(Sub(Load(scores + c), shift))));
       }
     }
     if (by_kv_head && head + 1 < shape.group) continue;
-    float* to = columns + int64_t{slot.first_column} * mass.num_heads;
+    float* to = key_sums + int64_t{slot.first_key} * mass.num_heads;
     to += by_kv_head ? unit.kv_head : qo_head;
-    for (int32_t c = 0; c < kTileColumns; ++c) {
-      if (slot.columns >> c & 1) to[int64_t{c} * mass.num_heads] += sums[c];
+    for (int32_t c = 0; c < kTileKeys; ++c) {
+      if (slot.present >> c & 1) to[int64_t{c} * mass.num_heads] += sums[c];
     }
   }
 }
 
 template <typename T>
 void ObservePages(const AttentionArgs& args, const AttentionShape& shape, AttentionUnit unit,
-                  const AttentionMass& mass, float* columns, float* scratch) {
+                  const AttentionMass& mass, float* key_sums, float* scratch) {
   Scratch s = Layout(args, shape, scratch);
-  const ColumnFinder<T> finder(args, unit);
+  const KeyFinder<T> finder(args, unit);
   const Positions positions(args.sequences[unit.sequence]);
   const int32_t first = unit.token_begin, last = unit.token_end;
   for (int32_t begin = first; begin < last; begin = unit.token_end) {
     unit.token_begin = begin;
-    unit.token_end = std::min(last, (begin / kBlockRows + 1) * kBlockRows);
+    unit.token_end = std::min(last, (begin / kBlockQueries + 1) * kBlockQueries);
     TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
     PackQueries(args, shape, unit, s.q);
-    ChunkWalker walker(args.masks.plan(unit.sequence, unit.kv_head), begin / kBlockRows);
+    ChunkWalker walker(args.masks.plan(unit.sequence, unit.kv_head), begin / kBlockQueries);
     while (walker.Next()) {
       if (walker.chunk() < unit.chunk_begin || walker.chunk() >= unit.chunk_end) continue;
-      ChunkColumns& chunk = s.chunks[0];
+      ChunkKeys& chunk = s.chunks[0];
       finder.Find(walker, &chunk);
       for (int32_t token = begin; token < unit.token_end; token += shape.tile_tokens) {
         const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
         pass.Score(token, end, chunk, nullptr);
         for (int32_t i = 0; i < chunk.num_slots; ++i) {
-          SumWeights(args, shape, unit, mass, pass, chunk.slots[i], i, token, end, columns);
+          SumWeights(args, shape, unit, mass, pass, chunk.slots[i], i, token, end, key_sums);
         }
       }
     }
@@ -61,13 +61,13 @@ void ObservePages(const AttentionArgs& args, const AttentionShape& shape, Attent
 }
 
 void Observe(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
-             const AttentionMass& mass, float* columns, float* scratch) {
+             const AttentionMass& mass, float* key_sums, float* scratch) {
   switch (args.kv_dtype) {
     case DType::kFloat32:
-      return ObservePages<float>(args, shape, unit, mass, columns, scratch);
+      return ObservePages<float>(args, shape, unit, mass, key_sums, scratch);
     case DType::kFloat16:
-      return ObservePages<Float16>(args, shape, unit, mass, columns, scratch);
+      return ObservePages<Float16>(args, shape, unit, mass, key_sums, scratch);
     case DType::kBFloat16:
-      return ObservePages<BFloat16>(args, shape, unit, mass, columns, scratch);
+      return ObservePages<BFloat16>(args, shape, unit, mass, key_sums, scratch);
   }
 }

@@ -8,9 +8,9 @@
 namespace kvctl {
 namespace {
 
-constexpr int32_t kTileRows = 32;       // query rows that share each load of a key or value
+constexpr int32_t kTileQueries = 32;    // queries that share each load of a key or value
 constexpr int32_t kUnitsPerThread = 4;  // so that threads finish together
-constexpr int32_t kFewRows = 8;  // query rows with which reading takes the time, not arithmetic
+constexpr int32_t kFewQueries = 8;      // queries with which reading takes the time, not arithmetic
 constexpr int64_t kRunBytes = 1 << 16;  // neighbouring bytes that memory delivers at full speed
 
 /*! \brief Chunks that a block of a plan sees. */
@@ -20,24 +20,24 @@ int32_t CountChunks(const MaskPlan& plan, int32_t block) {
   return count;
 }
 
-/*! \brief How many whole chunks from column 0 on all rows of the first block see. */
+/*! \brief How many whole chunks from key 0 on all queries of the first block see. */
 int32_t CountFullChunks(const MaskPlan& plan) {
   int32_t end = 0;
   for (int32_t i = plan.blocks[0]; i < plan.blocks[1]; ++i) {
     const MaskSpan& span = plan.spans[i];
-    if (span.begin != end || span.words != MaskSpan::kAllRows ||
-        span.chunk != MaskSpan::kByColumn) {
+    if (span.begin != end || span.words != MaskSpan::kAllQueries ||
+        span.chunk != MaskSpan::kByKey) {
       break;
     }
     end = span.end;
   }
-  return end / kChunkColumns;
+  return end / kChunkKeys;
 }
 
 /*! \brief How many KV heads to work on together for a single token. */
 int32_t HeadsOfOneToken(const AttentionArgs& args, const AttentionShape& shape) {
   if (args.head_pages != nullptr || args.masks.head_classes != nullptr) return 1;
-  if (shape.group > kFewRows) return 1;
+  if (shape.group > kFewQueries) return 1;
   const int64_t run = int64_t{args.page_size} * args.head_dim * DTypeSize(args.kv_dtype);
   const int64_t enough = (kRunBytes + run - 1) / run;
   const auto most = static_cast<int32_t>(
@@ -55,7 +55,8 @@ AttentionShape ShapeOf(const AttentionArgs& args) {
   AttentionShape shape{};
   shape.group = args.num_qo_heads / args.num_kv_heads;
   shape.tile_tokens = 1;  // a power of two, so that blocks of the mask are whole numbers of tiles
-  while (2 * shape.tile_tokens * shape.group <= kTileRows && 2 * shape.tile_tokens <= kBlockRows) {
+  while (2 * shape.tile_tokens * shape.group <= kTileQueries &&
+         2 * shape.tile_tokens <= kBlockQueries) {
     shape.tile_tokens *= 2;
   }
   for (int32_t s = 0; s < args.num_sequences; ++s) {
@@ -64,9 +65,9 @@ AttentionShape ShapeOf(const AttentionArgs& args) {
       for (int32_t block = 0; block < plan.num_blocks(); ++block) {
         int32_t pending = 0;
         for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
-          pending += plan.spans[i].chunk != MaskSpan::kByColumn;
+          pending += plan.spans[i].chunk != MaskSpan::kByKey;
         }
-        shape.max_slots = std::max(shape.max_slots, kChunkColumns / kTileColumns + pending);
+        shape.max_slots = std::max(shape.max_slots, kChunkKeys / kTileKeys + pending);
       }
     }
   }
@@ -77,8 +78,10 @@ AttentionSchedule::AttentionSchedule(const AttentionArgs& args, int32_t num_thre
     : args_(args), shape_(ShapeOf(args)), token_heads_(HeadsOfOneToken(args, shape_)) {
   int32_t whole = 0;
   for (int32_t s = 0; s < args.num_sequences; ++s) {
-    const int32_t rows = args.sequences[s].num_rows, heads = rows == 1 ? token_heads_ : 1;
-    whole += (args.num_kv_heads + heads - 1) / heads * ((rows + kBlockRows - 1) / kBlockRows);
+    const int32_t queries = args.sequences[s].num_query_tokens,
+                  heads = queries == 1 ? token_heads_ : 1;
+    whole +=
+        (args.num_kv_heads + heads - 1) / heads * ((queries + kBlockQueries - 1) / kBlockQueries);
   }
   if (num_threads > 1 && whole > 0) {
     pieces_ = std::max(1, (kUnitsPerThread * num_threads + whole - 1) / whole);
@@ -101,13 +104,13 @@ void AttentionSchedule::FindShared(int32_t head) {
   if (args_.alibi_slopes != nullptr) return;  // scores depend on the token's own position
   std::vector<int32_t> limits(args_.num_sequences, 0);
   for (int32_t s = 0; s < args_.num_sequences; ++s) {
-    // With many rows it is arithmetic that takes the time, not reading.
-    if (args_.sequences[s].num_rows > shape_.tile_tokens) continue;
+    // With many queries it is arithmetic that takes the time, not reading.
+    if (args_.sequences[s].num_query_tokens > shape_.tile_tokens) continue;
     limits[s] = CountFullChunks(args_.masks.plan(s, head));
   }
   if (limits == limits_) return;
   limits_ = std::move(limits);
-  runs_ = FindSharedRuns(args_.sequences, limits_, args_.page_size, kChunkColumns);
+  runs_ = FindSharedRuns(args_.sequences, limits_, args_.page_size, kChunkKeys);
   shared_chunks_.assign(args_.num_sequences, 0);
   for (const SharedRun& run : runs_) {
     for (int32_t s : run.sequences) shared_chunks_[s] = std::max(shared_chunks_[s], run.end);
@@ -116,22 +119,23 @@ void AttentionSchedule::FindShared(int32_t head) {
 
 void AttentionSchedule::CutSequence(int32_t s, int32_t head, int32_t shared_chunks) {
   const MaskPlan& plan = args_.masks.plan(s, head);
-  const int32_t num_rows = args_.sequences[s].num_rows;
-  const int32_t together = num_rows == 1 && shared_chunks == 0 ? token_heads_ : 1;
+  const int32_t num_query_tokens = args_.sequences[s].num_query_tokens;
+  const int32_t together = num_query_tokens == 1 && shared_chunks == 0 ? token_heads_ : 1;
   if (head % together != 0) return;
   const int32_t num_heads = std::min(together, args_.num_kv_heads - head);
-  for (int32_t block = 0; block * kBlockRows < num_rows; ++block) {
-    const int32_t begin = block * kBlockRows, tokens = std::min(kBlockRows, num_rows - begin);
+  for (int32_t block = 0; block * kBlockQueries < num_query_tokens; ++block) {
+    const int32_t begin = block * kBlockQueries,
+                  tokens = std::min(kBlockQueries, num_query_tokens - begin);
     const int32_t tiles = (tokens + shape_.tile_tokens - 1) / shape_.tile_tokens;
     for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
       const MaskSpan& span = plan.spans[i];
-      const int32_t rows = tokens * shape_.group * num_heads;
-      work_ += int64_t(span.end - span.begin) * rows * args_.head_dim;
+      const int32_t queries = tokens * shape_.group * num_heads;
+      work_ += int64_t(span.end - span.begin) * queries * args_.head_dim;
     }
-    const int32_t row_pieces = std::min(tiles, pieces_);
-    const int32_t unit_tokens = (tiles + row_pieces - 1) / row_pieces * shape_.tile_tokens;
+    const int32_t token_pieces = std::min(tiles, pieces_);
+    const int32_t unit_tokens = (tiles + token_pieces - 1) / token_pieces * shape_.tile_tokens;
     shape_.unit_tokens = std::max({shape_.unit_tokens, std::min(unit_tokens, tokens), num_heads});
-    const int32_t chunk_pieces = (pieces_ + row_pieces - 1) / row_pieces;
+    const int32_t chunk_pieces = (pieces_ + token_pieces - 1) / token_pieces;
     const int32_t chunks = chunk_pieces > 1 || shared_chunks > 0 ? CountChunks(plan, block) : 0;
     for (int32_t first = 0; first < tokens; first += unit_tokens) {
       const int32_t end = std::min(first + unit_tokens, tokens);
@@ -156,8 +160,8 @@ void AttentionSchedule::CutChunks(AttentionUnit unit, int32_t first, int32_t chu
     unit.chunk_end = first + static_cast<int32_t>(int64_t(chunks - first) * (piece + 1) / pieces);
     units_.push_back(unit);
   }
-  const int32_t rows = (unit.token_end - unit.token_begin) * RowsPerToken(shape_, unit);
-  partial_floats_ += chunks * PartialFloats(rows, args_.head_dim);
+  const int32_t queries = (unit.token_end - unit.token_begin) * QueriesPerToken(shape_, unit);
+  partial_floats_ += chunks * PartialFloats(queries, args_.head_dim);
 }
 
 void AttentionSchedule::CutShared(const SharedRun& run, int32_t head) {
@@ -166,13 +170,13 @@ void AttentionSchedule::CutShared(const SharedRun& run, int32_t head) {
     const AttentionUnit& merge = merges_[merge_of_[s]].unit;
     const int32_t count = merge.token_end - merge.token_begin;
     for (int32_t token = 0; token < count; ++token) {
-      tokens.push_back({args_.sequences[s].row_begin + int64_t{token}, merge.partials,
+      tokens.push_back({args_.sequences[s].query_begin + int64_t{token}, merge.partials,
                         count * shape_.group, token * shape_.group});
     }
   }
   const int32_t pieces = std::min(pieces_, run.end - run.begin);
-  for (size_t first = 0; first < tokens.size(); first += kBlockRows) {
-    const auto count = static_cast<int32_t>(std::min<size_t>(kBlockRows, tokens.size() - first));
+  for (size_t first = 0; first < tokens.size(); first += kBlockQueries) {
+    const auto count = static_cast<int32_t>(std::min<size_t>(kBlockQueries, tokens.size() - first));
     shape_.unit_tokens = std::max(shape_.unit_tokens, count);
     AttentionUnit unit{run.sequences[0], head, 1, 0, count, 0, 0, nullptr, nullptr};
     unit.shared = reinterpret_cast<const SharedToken*>(shared_.size() + 1);  // until Place

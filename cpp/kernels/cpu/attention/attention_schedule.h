@@ -14,18 +14,18 @@
 
 namespace kvctl {
 
-/*! \brief Sizes of a call, but for those that depend on how its rows are cut. */
+/*! \brief Sizes of a call, but for those that depend on how its queries are cut. */
 AttentionShape ShapeOf(const AttentionArgs& args);
 
 /*!
- * \brief Cuts every sequence by KV head, rows and chunks. Where several sequences share pages, one
- * unit has the rows of all of them for those chunks.
+ * \brief Cuts every sequence by KV head, queries and chunks. Where several sequences share pages,
+ * one unit has the queries of all of them for those chunks.
  */
 class AttentionSchedule {
  public:
   AttentionSchedule(const AttentionArgs& args, int32_t num_threads);
 
-  /*! \brief A sequence's rows of which the chunks went to several units. */
+  /*! \brief A sequence's queries of which the chunks went to several units. */
   struct Merge {
     AttentionUnit unit;
     int32_t num_chunks;
@@ -46,9 +46,9 @@ class AttentionSchedule {
   /*! \brief Cuts a sequence for a KV head, or for several from it on: the others then do nothing.
    */
   void CutSequence(int32_t s, int32_t head, int32_t shared_chunks);
-  /*! \brief Cuts the chunks from `first` on of a unit's rows. */
+  /*! \brief Cuts the chunks from `first` on of a unit's queries. */
   void CutChunks(AttentionUnit unit, int32_t first, int32_t chunks, int32_t pieces);
-  /*! \brief One unit, or a few, for a run's chunks and the rows of all its sequences. */
+  /*! \brief One unit, or a few, for a run's chunks and the queries of all its sequences. */
   void CutShared(const SharedRun& run, int32_t head);
 
   const AttentionArgs& args_;

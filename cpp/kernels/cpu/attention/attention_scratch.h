@@ -1,64 +1,64 @@
-// A thread's scratch memory, and the columns of a chunk. Included inside the namespace of an
+// A thread's scratch memory, and the keys of a chunk. Included inside the namespace of an
 // instruction set, after its vec_*.h.
 
 /*! \brief Chunks of at most so many slots may be packed. */
-constexpr int32_t kPackedSlots = 2 * kChunkColumns / kTileColumns;
-/*! \brief Floats between the rows of scores, and of packed keys: a whole number of lines, odd so
+constexpr int32_t kPackedSlots = 2 * kChunkKeys / kTileKeys;
+/*! \brief Floats between the queries of scores, and of packed keys: a whole number of lines, odd so
  * that they spread over a cache. */
 constexpr int32_t kPadding = 16;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-/*! \brief Up to 64 neighbouring columns of a chunk. */
+/*! \brief Up to 64 neighbouring keys of a chunk. */
 struct Slot {
-  int32_t first_column;  // multiple of 64
-  int32_t words;         // as in MaskSpan
-  uint64_t columns;      // those that the span covers and that have a page
-  bool by_column;        // logical index = column
+  int32_t first_key;  // multiple of 64
+  int32_t words;      // as in MaskSpan
+  uint64_t present;   // those that the span covers and that have a page
+  bool by_key;        // logical index = key
 };
 
-/*! \brief The columns of one chunk that a block of rows may see. */
-struct ChunkColumns {
+/*! \brief The keys of one chunk that a block of queries may see. */
+struct ChunkKeys {
   int32_t num_slots;
   Slot* slots;        // [max_slots]
-  const void** keys;  // [max_slots * 64], by slot and column; nullptr where there is none
+  const void** keys;  // [max_slots * 64], by slot and key; nullptr where there is none
   float* positions;   // [max_slots * 64], where ALiBi needs them
 };
 
-/*! \brief Where the parts of a thread's scratch memory begin. Rows are query rows. */
+/*! \brief Where the parts of a thread's scratch memory begin. Queries are queries. */
 struct Scratch {
-  float* q;        // [unit rows, head_dim], scaled where scores need nothing but the scale
-  float* total;    // [unit rows, head_dim]: acc of what was merged so far
-  float* total_m;  // [unit rows]
-  float* total_l;  // [unit rows]
-  // Of one tile of rows and one chunk:
-  float* acc;         // [tile rows, head_dim]
-  float* m;           // [tile rows]
-  float* l;           // [tile rows]
-  float* lanes;       // [tile rows, kLanes]: maxima, then sums of p by logical index modulo kLanes
-  float* scores;      // [tile rows, max_slots * 64 + kPadding]
-  uint64_t* visible;  // [max_slots, tile_tokens]
-  ChunkColumns chunks[2];    // the one at work and the one after it
-  const void** packed_keys;  // [kPackedSlots * 64]: where keys are, as in ChunkColumns...
+  float* q;        // [unit queries, head_dim], scaled where scores need nothing but the scale
+  float* total;    // [unit queries, head_dim]: acc of what was merged so far
+  float* total_m;  // [unit queries]
+  float* total_l;  // [unit queries]
+  // Of one tile of queries and one chunk:
+  float* acc;     // [tile queries, head_dim]
+  float* m;       // [tile queries]
+  float* l;       // [tile queries]
+  float* lanes;   // [tile queries, kLanes]: maxima, then sums of p by logical index modulo kLanes
+  float* scores;  // [tile queries, max_slots * 64 + kPadding]
+  uint64_t* visible;         // [max_slots, tile_tokens]
+  ChunkKeys chunks[2];       // the one at work and the one after it
+  const void** packed_keys;  // [kPackedSlots * 64]: where keys are, as in ChunkKeys...
   float* packed;             // ... [2, kPackedSlots * 64, head_dim + kPadding]: K and V in float32
   int64_t size;              // floats in all
 };
 
 /*!
  * \brief Whether a unit copies the keys and values of a chunk before it works on them: where many
- * query rows share them. Pages of 16-bit numbers are converted once, and the copies lie close
- * together, while the rows of one head are so far apart that they compete for the same places in a
- * cache.
+ * queries share them. Pages of 16-bit numbers are converted once, and the copies lie close
+ * together, while the queries of one head are so far apart that they compete for the same places in
+ * a cache.
  */
-inline bool PacksChunks(const AttentionArgs& args, int32_t rows) {
-  return rows > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
+inline bool PacksChunks(const AttentionArgs& args, int32_t queries) {
+  return queries > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
 }
 
 inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, float* base) {
-  const int64_t unit_rows = int64_t(shape.unit_tokens) * shape.group;
-  const int64_t tile_rows = int64_t(shape.tile_tokens) * shape.group;
-  const int64_t columns = int64_t(shape.max_slots) * kTileColumns;
+  const int64_t unit_queries = int64_t(shape.unit_tokens) * shape.group;
+  const int64_t tile_queries = int64_t(shape.tile_tokens) * shape.group;
+  const int64_t keys = int64_t(shape.max_slots) * kTileKeys;
   int64_t at = 0;
   const auto take = [&](int64_t floats) {
     float* part = base + at;
@@ -66,39 +66,39 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
     return part;
   };
   Scratch s;
-  s.q = take(unit_rows * args.head_dim);
-  s.total = take(unit_rows * args.head_dim);
-  s.total_m = take(unit_rows);
-  s.total_l = take(unit_rows);
-  s.acc = take(tile_rows * args.head_dim);
-  s.m = take(tile_rows);
-  s.l = take(tile_rows);
-  s.lanes = take((tile_rows + 3) * kLanes);
-  s.scores = take(tile_rows * (columns + kPadding));
+  s.q = take(unit_queries * args.head_dim);
+  s.total = take(unit_queries * args.head_dim);
+  s.total_m = take(unit_queries);
+  s.total_l = take(unit_queries);
+  s.acc = take(tile_queries * args.head_dim);
+  s.m = take(tile_queries);
+  s.l = take(tile_queries);
+  s.lanes = take((tile_queries + 3) * kLanes);
+  s.scores = take(tile_queries * (keys + kPadding));
   s.visible = reinterpret_cast<uint64_t*>(take(2 * int64_t(shape.max_slots) * shape.tile_tokens));
-  for (ChunkColumns& chunk : s.chunks) {
+  for (ChunkKeys& chunk : s.chunks) {
     chunk.num_slots = 0;
     chunk.slots = reinterpret_cast<Slot*>(take(shape.max_slots * (sizeof(Slot) / sizeof(float))));
-    chunk.keys = reinterpret_cast<const void**>(take(columns * (sizeof(void*) / sizeof(float))));
-    chunk.positions = take(args.alibi_slopes != nullptr ? columns : 0);
+    chunk.keys = reinterpret_cast<const void**>(take(keys * (sizeof(void*) / sizeof(float))));
+    chunk.positions = take(args.alibi_slopes != nullptr ? keys : 0);
   }
   const int64_t packed =
-      PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedSlots * kTileColumns : 0;
+      PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedSlots * kTileKeys : 0;
   s.packed_keys = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
   s.packed = take(2 * packed * (args.head_dim + kPadding));
   s.size = at;
   return s;
 }
 
-/*! \brief Positions of the columns of a sequence. */
+/*! \brief Positions of the keys of a sequence. */
 class Positions {
  public:
   explicit Positions(const SequencePlan& sequence) : sequence_(sequence) {}
 
-  int32_t Of(int32_t column) const {
-    const int32_t pending = column - sequence_.num_committed;
+  int32_t Of(int32_t key) const {
+    const int32_t pending = key - sequence_.num_committed;
     if (pending < 0) {
-      return sequence_.committed_positions ? sequence_.committed_positions[column] : column;
+      return sequence_.committed_positions ? sequence_.committed_positions[key] : key;
     }
     return sequence_.next_position + (sequence_.depths ? sequence_.depths[pending] : pending);
   }
@@ -107,11 +107,11 @@ class Positions {
   const SequencePlan& sequence_;
 };
 
-/*! \brief Finds the columns of chunks in the pages of a sequence. T: element type of the pages. */
+/*! \brief Finds the keys of chunks in the pages of a sequence. T: element type of the pages. */
 template <typename T>
-class ColumnFinder {
+class KeyFinder {
  public:
-  ColumnFinder(const AttentionArgs& args, const AttentionUnit& unit)
+  KeyFinder(const AttentionArgs& args, const AttentionUnit& unit)
       : args_(args),
         sequence_(args.sequences[unit.sequence]),
         pages_(args.head_pages != nullptr
@@ -123,20 +123,19 @@ class ColumnFinder {
               int64_t(unit.kv_head) * args.page_size * args.head_dim),
         page_elements_(2 * int64_t(args.num_kv_heads) * args.page_size * args.head_dim) {}
 
-  void Find(const ChunkWalker& walker, ChunkColumns* chunk) const {
+  void Find(const ChunkWalker& walker, ChunkKeys* chunk) const {
     chunk->num_slots = 0;
-    const int32_t chunk_begin = walker.chunk() * kChunkColumns;
+    const int32_t chunk_begin = walker.chunk() * kChunkKeys;
     for (int32_t i = walker.first(); i < walker.last(); ++i) {
       const MaskSpan& span = plan_.spans.data()[i];
       if (ChunkWalker::FirstChunk(span) > walker.chunk()) break;
-      const bool by_column = span.chunk == MaskSpan::kByColumn;
-      const int32_t begin = by_column ? std::max(span.begin, chunk_begin) : span.begin;
-      const int32_t end = by_column ? std::min(span.end, chunk_begin + kChunkColumns) : span.end;
-      for (int32_t first = begin / kTileColumns * kTileColumns; first < end;
-           first += kTileColumns) {
-        Slot slot{first, span.words, 0, by_column};
-        FindKeys(std::max(begin, first), std::min(end, first + kTileColumns), chunk, &slot);
-        if (slot.columns != 0) chunk->slots[chunk->num_slots++] = slot;
+      const bool by_key = span.chunk == MaskSpan::kByKey;
+      const int32_t begin = by_key ? std::max(span.begin, chunk_begin) : span.begin;
+      const int32_t end = by_key ? std::min(span.end, chunk_begin + kChunkKeys) : span.end;
+      for (int32_t first = begin / kTileKeys * kTileKeys; first < end; first += kTileKeys) {
+        Slot slot{first, span.words, 0, by_key};
+        FindKeys(std::max(begin, first), std::min(end, first + kTileKeys), chunk, &slot);
+        if (slot.present != 0) chunk->slots[chunk->num_slots++] = slot;
       }
     }
   }
@@ -145,28 +144,28 @@ class ColumnFinder {
   int64_t value_offset() const { return page_elements_ / 2; }
 
  private:
-  void FindKeys(int32_t begin, int32_t end, ChunkColumns* chunk, Slot* slot) const {
-    const int64_t at = int64_t(chunk->num_slots) * kTileColumns;
+  void FindKeys(int32_t begin, int32_t end, ChunkKeys* chunk, Slot* slot) const {
+    const int64_t at = int64_t(chunk->num_slots) * kTileKeys;
     const void** keys = chunk->keys + at;
-    if (end - begin < kTileColumns) std::fill_n(keys, kTileColumns, nullptr);
-    for (int32_t column = begin; column < end;) {
-      const int32_t page = pages_[column / args_.page_size];
-      const int32_t offset = column % args_.page_size;
-      const int32_t stop = std::min(end, column - offset + args_.page_size);
-      const int32_t first = column - slot->first_column, last = stop - slot->first_column;
+    if (end - begin < kTileKeys) std::fill_n(keys, kTileKeys, nullptr);
+    for (int32_t kv_index = begin; kv_index < end;) {
+      const int32_t page = pages_[kv_index / args_.page_size];
+      const int32_t offset = kv_index % args_.page_size;
+      const int32_t stop = std::min(end, kv_index - offset + args_.page_size);
+      const int32_t first = kv_index - slot->first_key, last = stop - slot->first_key;
       if (page >= 0) {
         const T* key = head_ + (page * page_elements_ + int64_t(offset) * args_.head_dim);
         for (int32_t c = first; c < last; ++c, key += args_.head_dim) keys[c] = key;
-        slot->columns |= LowestBits(last) & ~LowestBits(first);
+        slot->present |= LowestBits(last) & ~LowestBits(first);
       } else {
         std::fill(keys + first, keys + last, nullptr);
       }
-      column = stop;
+      kv_index = stop;
     }
     if (args_.alibi_slopes == nullptr) return;
-    for (int32_t column = begin; column < end; ++column) {
-      chunk->positions[at + column - slot->first_column] =
-          static_cast<float>(positions_.Of(column));
+    for (int32_t kv_index = begin; kv_index < end; ++kv_index) {
+      chunk->positions[at + kv_index - slot->first_key] =
+          static_cast<float>(positions_.Of(kv_index));
     }
   }
 
@@ -181,12 +180,12 @@ class ColumnFinder {
 
 /*! \brief Copies the keys and values of a chunk to `scratch` in float32; returns where they are. */
 template <typename T>
-inline ChunkColumns PackChunk(const ChunkColumns& chunk, int64_t value_offset, int32_t head_dim,
-                              int64_t packed_offset, const Scratch& scratch) {
-  ChunkColumns packed = chunk;
+inline ChunkKeys PackChunk(const ChunkKeys& chunk, int64_t value_offset, int32_t head_dim,
+                           int64_t packed_offset, const Scratch& scratch) {
+  ChunkKeys packed = chunk;
   packed.keys = scratch.packed_keys;
   float* to = scratch.packed;
-  for (int32_t i = 0; i < chunk.num_slots * kTileColumns; ++i, to += head_dim + kPadding) {
+  for (int32_t i = 0; i < chunk.num_slots * kTileKeys; ++i, to += head_dim + kPadding) {
     const T* key = static_cast<const T*>(chunk.keys[i]);
     packed.keys[i] = key != nullptr ? to : nullptr;
     if (key == nullptr) continue;

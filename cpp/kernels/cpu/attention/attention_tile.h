@@ -1,11 +1,11 @@
-// Attention of a tile of query rows to the columns of a chunk. Included inside the namespace of an
+// Attention of a tile of queries to the keys of a chunk. Included inside the namespace of an
 // instruction set, after attention_ahead.h.
 
 /*!
- * \brief The partial result of each row: m, the largest score (times log2 e); l, the sum of
+ * \brief The partial result of each query: m, the largest score (times log2 e); l, the sum of
  * p = 2^(score - m); acc, the sum of p * v. T: element type of the pages.
  *
- * Scores, p and what follows depend on nothing but the row and the columns that it sees in this
+ * Scores, p and what follows depend on nothing but the query and the keys that it sees in this
  * chunk.
  */
 template <typename T>
@@ -20,100 +20,99 @@ class TilePass {
         plan_(args.masks.plan(unit.sequence, unit.kv_head)),
         positions_(positions),
         value_offset_(value_offset),
-        block_row_(unit.token_begin / kBlockRows * kBlockRows),
+        block_query_(unit.token_begin / kBlockQueries * kBlockQueries),
         head_dim_(args.head_dim),
         head_offset_(int64_t(args.page_size) * args.head_dim),
-        per_token_(RowsPerToken(shape, unit)),
+        per_token_(QueriesPerToken(shape, unit)),
         ahead_(args, unit.num_heads, value_offset),
         plain_(args.soft_cap <= 0 && args.alibi_slopes == nullptr),
         s_(scratch) {}
 
   /*!
-   * \brief Fills scratch m, l and acc for the rows of tokens [token_begin, token_end).
+   * \brief Fills scratch m, l and acc for the queries of tokens [token_begin, token_end).
    * \param next The chunk to fetch meanwhile, or nullptr to fetch nothing ahead.
    */
-  void Run(int32_t token_begin, int32_t token_end, const ChunkColumns& chunk,
-           const ChunkColumns* next) {
+  void Run(int32_t token_begin, int32_t token_end, const ChunkKeys& chunk, const ChunkKeys* next) {
     Score(token_begin, token_end, chunk, next);
     FoldLanes(MaxOp(), s_.m);
-    std::fill_n(s_.lanes, rows_ * kLanes, 0.f);
-    for (int32_t row = 0; row < rows_; ++row) Exponentiate(row);
+    std::fill_n(s_.lanes, num_queries_ * kLanes, 0.f);
+    for (int32_t query = 0; query < num_queries_; ++query) Exponentiate(query);
     FoldLanes(AddOp(), s_.l);
-    std::fill_n(s_.acc, int64_t(rows_) * head_dim_, 0.f);
+    std::fill_n(s_.acc, int64_t(num_queries_) * head_dim_, 0.f);
     for (int32_t slot = 0; slot < chunk.num_slots; ++slot) WeighSlot(slot, next);
   }
 
   /*! \brief The first half of Run: scores, times log2 e, of what Visible says; -inf in those tiles
    * of a token that it sees in part. */
-  void Score(int32_t token_begin, int32_t token_end, const ChunkColumns& chunk,
-             const ChunkColumns* next) {
+  void Score(int32_t token_begin, int32_t token_end, const ChunkKeys& chunk,
+             const ChunkKeys* next) {
     chunk_ = &chunk;
     token_begin_ = token_begin;
     tokens_ = token_end - token_begin;
-    rows_ = tokens_ * per_token_;
-    stride_ = int64_t(chunk.num_slots) * kTileColumns + kPadding;
-    std::fill_n(s_.lanes, (rows_ + 3) / 4 * 4 * kLanes, kMinusInfinity);
+    num_queries_ = tokens_ * per_token_;
+    stride_ = int64_t(chunk.num_slots) * kTileKeys + kPadding;
+    std::fill_n(s_.lanes, (num_queries_ + 3) / 4 * 4 * kLanes, kMinusInfinity);
     for (int32_t slot = 0; slot < chunk.num_slots; ++slot) ScoreSlot(slot, next);
   }
 
   /*! \brief [tokens of the tile] what each sees of a slot. */
   uint64_t* Visible(int32_t slot) const { return s_.visible + int64_t(slot) * shape_.tile_tokens; }
 
-  float* Scores(int32_t slot, int32_t row) const {
-    return s_.scores + row * stride_ + int64_t(slot) * kTileColumns;
+  float* Scores(int32_t slot, int32_t query) const {
+    return s_.scores + query * stride_ + int64_t(slot) * kTileKeys;
   }
 
  private:
-  const T* const* Keys(const ChunkColumns& chunk, int32_t slot) const {
-    return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(slot) * kTileColumns;
+  const T* const* Keys(const ChunkKeys& chunk, int32_t slot) const {
+    return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(slot) * kTileKeys;
   }
 
   template <typename Op>
   void FoldLanes(Op op, float* out) const {
-    for (int32_t row = 0; row < rows_; row += 4) {
-      const float* lanes = s_.lanes + int64_t(row) * kLanes;
-      StoreFolded(out + row, Load(lanes), Load(lanes + kLanes), Load(lanes + 2 * kLanes),
+    for (int32_t query = 0; query < num_queries_; query += 4) {
+      const float* lanes = s_.lanes + int64_t(query) * kLanes;
+      StoreFolded(out + query, Load(lanes), Load(lanes + kLanes), Load(lanes + 2 * kLanes),
                   Load(lanes + 3 * kLanes), op);
     }
   }
 
-  /*! \brief Which columns each token sees, the scores, and their maxima. */
-  void ScoreSlot(int32_t index, const ChunkColumns* next) {
+  /*! \brief Which keys each token sees, the scores, and their maxima. */
+  void ScoreSlot(int32_t index, const ChunkKeys* next) {
     const Slot& slot = chunk_->slots[index];
     uint64_t* visible = Visible(index);
     uint64_t any = 0;
     for (int32_t i = 0; i < tokens_; ++i) {
-      visible[i] = slot.columns;
-      if (slot.words != MaskSpan::kAllRows) {
-        visible[i] &= plan_.words.data()[slot.words + token_begin_ + i - block_row_];
+      visible[i] = slot.present;
+      if (slot.words != MaskSpan::kAllQueries) {
+        visible[i] &= plan_.words.data()[slot.words + token_begin_ + i - block_query_];
       }
       any |= visible[i];
     }
     if (any == 0) return;
     const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * per_token_ * head_dim_;
     const T* const* keys = Keys(*chunk_, index);
-    const int32_t rows = rows_ / unit_.num_heads;
+    const int32_t queries = num_queries_ / unit_.num_heads;
     const int32_t block = ahead_.block();
-    uintptr_t runs[kBlockColumns + 1];
+    uintptr_t runs[kBatchKeys + 1];
     Fetcher fetcher;
     const bool fetch = next != nullptr && any == ~uint64_t{0};
-    for (int32_t first = 0; first < kTileColumns; first += block) {
+    for (int32_t first = 0; first < kTileKeys; first += block) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
         if (fetch) {
-          const int32_t column = index * kTileColumns + first;
-          fetcher = ahead_.Find(*chunk_, column, head, false, *next, runs);
+          const int32_t key = index * kTileKeys + first;
+          fetcher = ahead_.Find(*chunk_, key, head, false, *next, runs);
         }
         for (int32_t c = first; c < first + block; c += 4) {
           const auto bits = static_cast<uint32_t>(any >> c & 15);
           if (bits == 0) continue;
           const T* quad[4];
           for (int i = 0; i < 4; ++i) {
-            // Hidden columns have no key to follow: score a visible one in their place.
+            // Hidden keys have no key to follow: score a visible one in their place.
             const int seen = bits == 15 || bits >> i & 1 ? i : __builtin_ctz(bits);
             quad[i] = keys[c + seen] + head * head_offset_;
           }
-          ScoreRows(q + head * rows * head_dim_, rows, head_dim_, quad, fetch ? &fetcher : nullptr,
-                    Scores(index, head * rows) + c, stride_);
+          ScoreQueries(q + head * queries * head_dim_, queries, head_dim_, quad,
+                       fetch ? &fetcher : nullptr, Scores(index, head * queries) + c, stride_);
         }
       }
     }
@@ -124,24 +123,24 @@ class TilePass {
     }
   }
 
-  /*! \brief Finishes the scores of one row and slot (-inf where hidden) and takes them into the
-   * row's maxima. */
+  /*! \brief Finishes the scores of one query and slot (-inf where hidden) and takes them into the
+   * query's maxima. */
   void FindMaxima(int32_t slot, int32_t token, int32_t head, uint64_t visible) const {
-    const int32_t row = token * per_token_ + head;
-    float* scores = Scores(slot, row);
-    float* maxima = s_.lanes + int64_t(row) * kLanes;
+    const int32_t query = token * per_token_ + head;
+    float* scores = Scores(slot, query);
+    float* maxima = s_.lanes + int64_t(query) * kLanes;
     Vec largest = Load(maxima);
     if (plain_ && visible == ~uint64_t{0}) {
-      for (int32_t c = 0; c < kTileColumns; c += kLanes) largest = Max(Load(scores + c), largest);
+      for (int32_t c = 0; c < kTileKeys; c += kLanes) largest = Max(Load(scores + c), largest);
       Store(maxima, largest);
       return;
     }
-    for (int32_t c = 0; c < kTileColumns; c += kLanes) {
+    for (int32_t c = 0; c < kTileKeys; c += kLanes) {
       const uint64_t bits = visible >> c & LowestBits(kLanes);
       Vec score = Set(kMinusInfinity);
       if (bits != 0) {
         score = Load(scores + c);
-        if (!plain_) score = Shape(score, chunk_->positions + slot * kTileColumns + c, token, head);
+        if (!plain_) score = Shape(score, chunk_->positions + slot * kTileKeys + c, token, head);
         score = Select(bits, score, Set(kMinusInfinity));
       }
       Store(scores + c, score);
@@ -163,7 +162,7 @@ class TilePass {
       score = Mul(Set(args_.soft_cap), CopySign(tanh, x));
     }
     if (args_.alibi_slopes != nullptr) {
-      const int32_t own = plan_.num_columns - plan_.num_rows + token_begin_ + token;
+      const int32_t own = plan_.kv_len - plan_.num_query_tokens + token_begin_ + token;
       const auto position = static_cast<float>(positions_.Of(own));
       const float slope = args_.alibi_slopes[unit_.kv_head * shape_.group + head];
       score = Fma(Set(slope), Sub(Load(positions), Set(position)), score);
@@ -171,35 +170,35 @@ class TilePass {
     return Mul(score, Set(kLog2E));
   }
 
-  /*! \brief Scores of one row to weights p; their sums by logical index modulo kLanes. */
-  void Exponentiate(int32_t row) {
-    const int32_t token = row / per_token_;
-    float* lanes = s_.lanes + int64_t(row) * kLanes;
+  /*! \brief Scores of one query to weights p; their sums by logical index modulo kLanes. */
+  void Exponentiate(int32_t query) {
+    const int32_t token = query / per_token_;
+    float* lanes = s_.lanes + int64_t(query) * kLanes;
     for (int32_t index = 0; index < chunk_->num_slots; ++index) {
       const uint64_t visible = Visible(index)[token];
       if (visible == 0) continue;
-      // Finite even where all scores are NaN or -inf, to tell it from a row that sees nothing.
-      s_.m[row] = std::max(s_.m[row], std::numeric_limits<float>::lowest());
-      const Vec largest = Set(s_.m[row]);
+      // Finite even where all scores are NaN or -inf, to tell it from a query that sees nothing.
+      s_.m[query] = std::max(s_.m[query], std::numeric_limits<float>::lowest());
+      const Vec largest = Set(s_.m[query]);
       const Slot& slot = chunk_->slots[index];
-      float* p = Scores(index, row);
+      float* p = Scores(index, query);
       Vec sums = Load(lanes);
-      for (int32_t c = 0; c < kTileColumns; c += kLanes) {
+      for (int32_t c = 0; c < kTileKeys; c += kLanes) {
         const Vec weight = Exp2(Sub(Load(p + c), largest));
         Store(p + c, weight);
-        if (slot.by_column) sums = Add(sums, weight);
+        if (slot.by_key) sums = Add(sums, weight);
       }
       Store(lanes, sums);
-      if (slot.by_column) continue;
+      if (slot.by_key) continue;
       for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
         const int32_t c = __builtin_ctzll(bits);
-        const int32_t depth = sequence_.depths[slot.first_column + c - sequence_.num_committed];
+        const int32_t depth = sequence_.depths[slot.first_key + c - sequence_.num_committed];
         lanes[(sequence_.num_committed + depth) % kLanes] += p[c];
       }
     }
   }
 
-  void WeighSlot(int32_t slot, const ChunkColumns* next) {
+  void WeighSlot(int32_t slot, const ChunkKeys* next) {
     const uint64_t* visible = Visible(slot);
     uint64_t any = 0, all = ~uint64_t{0};
     for (int32_t i = 0; i < tokens_; ++i) {
@@ -207,50 +206,50 @@ class TilePass {
       all &= visible[i];
     }
     if (any == all) {
-      WeighRows(any, slot, 0, rows_, any == ~uint64_t{0} ? next : nullptr);
+      WeighQueries(any, slot, 0, num_queries_, any == ~uint64_t{0} ? next : nullptr);
       return;
     }
     // Token by token: a hidden value may be NaN, and zero times NaN is not zero.
     for (int32_t i = 0; i < tokens_; ++i) {
-      WeighRows(visible[i], slot, i * per_token_, per_token_, nullptr);
+      WeighQueries(visible[i], slot, i * per_token_, per_token_, nullptr);
     }
   }
 
-  void WeighRows(uint64_t columns, int32_t slot, int32_t row, int32_t rows,
-                 const ChunkColumns* next) const {
-    if (columns == 0) return;
+  void WeighQueries(uint64_t visible, int32_t slot, int32_t query, int32_t queries,
+                    const ChunkKeys* next) const {
+    if (visible == 0) return;
     const T* const* keys = Keys(*chunk_, slot);
-    float* weights = Scores(slot, row);
-    const T* chosen[kTileColumns];
-    int32_t count = kTileColumns;
-    if (columns != ~uint64_t{0}) {
-      int32_t list[kTileColumns];
+    float* weights = Scores(slot, query);
+    const T* chosen[kTileKeys];
+    int32_t count = kTileKeys;
+    if (visible != ~uint64_t{0}) {
+      int32_t list[kTileKeys];
       count = 0;
-      for (uint64_t bits = columns; bits != 0; bits &= bits - 1) {
+      for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
         list[count] = __builtin_ctzll(bits);
         chosen[count] = keys[list[count]];
         ++count;
       }
       keys = chosen;
       // Nobody reads the weights after this.
-      if (columns >> count != 0) MoveTogether(weights, stride_, rows, list, count);
+      if (visible >> count != 0) MoveTogether(weights, stride_, queries, list, count);
     }
     // Not more at once than what is fetched ahead, or it would come too late.
-    const int32_t step = next != nullptr ? ahead_.block() : kTileColumns;
-    rows /= unit_.num_heads;
-    uintptr_t runs[kBlockColumns + 1];
+    const int32_t step = next != nullptr ? ahead_.block() : kTileKeys;
+    queries /= unit_.num_heads;
+    uintptr_t runs[kBatchKeys + 1];
     Fetcher fetcher;
     for (int32_t first = 0; first < count; first += step) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
         if (next != nullptr) {
-          fetcher = ahead_.Find(*chunk_, slot * kTileColumns + first, head, true, *next, runs);
+          fetcher = ahead_.Find(*chunk_, slot * kTileKeys + first, head, true, *next, runs);
         }
-        const int32_t head_row = row + head * rows;
+        const int32_t head_query = query + head * queries;
         AddValues(WeightedValues<T>{keys + first, value_offset_ + head * head_offset_,
                                     std::min(step, count - first),
-                                    weights + head * rows * stride_ + first, stride_,
+                                    weights + head * queries * stride_ + first, stride_,
                                     next != nullptr ? &fetcher : nullptr},
-                  rows, s_.acc + int64_t(head_row) * head_dim_, head_dim_);
+                  queries, s_.acc + int64_t(head_query) * head_dim_, head_dim_);
       }
     }
   }
@@ -262,14 +261,14 @@ class TilePass {
   const MaskPlan& plan_;
   const Positions& positions_;
   const int64_t value_offset_;  // elements from a key to its value
-  const int32_t block_row_;     // first token of the mask's block
+  const int32_t block_query_;   // first token of the mask's block
   const int32_t head_dim_;
   const int64_t head_offset_;  // elements from a key to that of the next head
-  const int32_t per_token_;    // query rows
+  const int32_t per_token_;    // queries
   const ReadAhead<T> ahead_;
   const bool plain_;  // scores are scaled dot products
   const Scratch& s_;
-  const ChunkColumns* chunk_ = nullptr;
-  int32_t token_begin_ = 0, tokens_ = 0, rows_ = 0;
-  int64_t stride_ = 0;  // of scores, from row to row
+  const ChunkKeys* chunk_ = nullptr;
+  int32_t token_begin_ = 0, tokens_ = 0, num_queries_ = 0;
+  int64_t stride_ = 0;  // of scores, from query to query
 };

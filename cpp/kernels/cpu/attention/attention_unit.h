@@ -12,12 +12,12 @@
 
 namespace kvctl {
 
-/*! \brief A token of a unit that has the rows of several sequences. */
+/*! \brief A token of a unit that has the queries of several sequences. */
 struct SharedToken {
-  int64_t row;        //!< among the new tokens of the batch
-  float* partials;    //!< of the unit that merges what its sequence saw
-  int32_t unit_rows;  //!< query rows of that unit
-  int32_t first_row;  //!< the token's first among them
+  int64_t query;         //!< among the new tokens of the batch
+  float* partials;       //!< of the unit that merges what its sequence saw
+  int32_t unit_queries;  //!< queries of that unit
+  int32_t first_query;   //!< the token's first among them
 };
 
 /*! \brief At most so many KV heads in a unit. */
@@ -28,7 +28,7 @@ constexpr int32_t kUnitHeads = 8;
  * chunks. Or one token and the query heads of several KV heads, which lie side by side in a page:
  * memory delivers long runs faster than short ones.
  *
- * A *query row* is a (token, query head) pair: row t * RowsPerToken + i of the unit is token
+ * A *query* is a (token, query head) pair: query t * QueriesPerToken + i of the unit is token
  * token_begin + t, head kv_head * group + i.
  */
 struct AttentionUnit {
@@ -49,9 +49,9 @@ struct AttentionUnit {
 /*! \brief Sizes that follow from the arguments, the same for all units. */
 struct AttentionShape {
   int32_t group;           //!< query heads per KV head
-  int32_t tile_tokens;     //!< tokens whose query rows are worked on together
+  int32_t tile_tokens;     //!< tokens whose queries are worked on together
   int32_t unit_tokens;     //!< at most so many tokens in a unit, or KV heads
-  int32_t max_slots;       //!< at most so many tiles of columns in a chunk
+  int32_t max_slots;       //!< at most so many tiles of keys in a chunk
   int64_t scratch_floats;  //!< of each thread
 };
 
@@ -60,20 +60,20 @@ struct AttentionKernels {
   int32_t lanes;  //!< head_dim must be a multiple of it
   /*! \brief Floats of scratch that a thread needs. */
   int64_t (*scratch)(const AttentionArgs& args, const AttentionShape& shape);
-  /*! \brief Works a unit off: writes its rows' output, or its partial results. */
+  /*! \brief Works a unit off: writes its queries' output, or its partial results. */
   void (*attend)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
                  float* scratch);
-  /*! \brief Merges the partial results of all `num_chunks` chunks of a unit's rows, and writes the
-   * output. */
+  /*! \brief Merges the partial results of all `num_chunks` chunks of a unit's queries, and writes
+   * the output. */
   void (*finish)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
                  int32_t num_chunks, float* scratch);
   /*!
-   * \brief Adds what the unit's tokens gave to its columns, of which the chunks are numbers here,
+   * \brief Adds what the unit's tokens gave to its keys, of which the chunks are numbers here,
    * not ordinals, and the tokens may lie in several blocks.
-   * \param columns of the unit's sequence: [num_columns, mass.num_heads].
+   * \param key_sums Of the unit's sequence: [kv_len, mass.num_heads].
    */
   void (*observe)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
-                  const AttentionMass& mass, float* columns, float* scratch);
+                  const AttentionMass& mass, float* key_sums, float* scratch);
 };
 
 extern const AttentionKernels kAttentionBaseline;
@@ -85,20 +85,20 @@ namespace {
 
 /*! \brief The lowest n bits, for n in [0, 64]. */
 inline uint64_t LowestBits(int32_t n) {
-  return n >= kTileColumns ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+  return n >= kTileKeys ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
 }
 
-/*! \brief Query rows of each token of a unit. */
-inline int32_t RowsPerToken(const AttentionShape& shape, const AttentionUnit& unit) {
+/*! \brief Query queries of each token of a unit. */
+inline int32_t QueriesPerToken(const AttentionShape& shape, const AttentionUnit& unit) {
   return shape.group * unit.num_heads;
 }
 
 /*! \brief Whole vectors are read from partial maxima: so many floats may lie behind them. */
 constexpr int32_t kPartialPadding = 16;
 
-/*! \brief Floats of a chunk's partial results for some query rows: m and l of each, then acc. */
-inline int64_t PartialFloats(int32_t rows, int32_t head_dim) {
-  return int64_t(rows) * (head_dim + 2) + kPartialPadding;
+/*! \brief Floats of a chunk's partial results for some queries: m and l of each, then acc. */
+inline int64_t PartialFloats(int32_t queries, int32_t head_dim) {
+  return int64_t(queries) * (head_dim + 2) + kPartialPadding;
 }
 
 /*! \brief Walks the chunks in which a block of a plan sees something. */
@@ -122,10 +122,10 @@ class ChunkWalker {
   int32_t last() const { return last_; }
 
   static int32_t FirstChunk(const MaskSpan& span) {
-    return span.chunk >= 0 ? span.chunk : span.begin / kChunkColumns;
+    return span.chunk >= 0 ? span.chunk : span.begin / kChunkKeys;
   }
   static int32_t LastChunk(const MaskSpan& span) {
-    return span.chunk >= 0 ? span.chunk : (span.end - 1) / kChunkColumns;
+    return span.chunk >= 0 ? span.chunk : (span.end - 1) / kChunkKeys;
   }
 
  private:

@@ -11,7 +11,7 @@ namespace {
 // Below so many elements a second thread costs more than it saves.
 constexpr int64_t kParallelElements = 1 << 15;
 
-/*! \brief What one row and head of each part counts in the sum of both. */
+/*! \brief What one query and head of each part counts in the sum of both. */
 struct Weights {
   float part;
   float other;
@@ -35,9 +35,9 @@ struct Weights {
 };
 
 template <typename T, typename U>
-void Merge(int64_t num_rows, int64_t num_heads, int64_t head_dim, LseBase base,
+void Merge(int64_t num_query_tokens, int64_t num_heads, int64_t head_dim, LseBase base,
            const AttentionPart& part, const AttentionPart& other) {
-  const int64_t count = num_rows * num_heads;
+  const int64_t count = num_query_tokens * num_heads;
 #pragma omp parallel for if (count * head_dim > kParallelElements)
   for (int64_t i = 0; i < count; ++i) {
     const Weights weights(part.lse[i], other.lse[i], base, part.lse + i);
@@ -53,11 +53,12 @@ void Merge(int64_t num_rows, int64_t num_heads, int64_t head_dim, LseBase base,
 
 }  // namespace
 
-void MergeAttentionCpu(int64_t num_rows, int64_t num_heads, int64_t head_dim, LseBase base,
+void MergeAttentionCpu(int64_t num_query_tokens, int64_t num_heads, int64_t head_dim, LseBase base,
                        const AttentionPart& part, const AttentionPart& other) {
   WithType(part.dtype, [&](auto type) {
     WithType(other.dtype, [&](auto other_type) {
-      Merge<decltype(type), decltype(other_type)>(num_rows, num_heads, head_dim, base, part, other);
+      Merge<decltype(type), decltype(other_type)>(num_query_tokens, num_heads, head_dim, base, part,
+                                                  other);
     });
   });
 }

@@ -1,8 +1,8 @@
 // Vectors of eight floats. Include inside a namespace of this instruction set, after <immintrin.h>;
 // see attention_kernel.h for what is expected and vec_baseline.h for what each function does.
 constexpr int kLanes = 8;
-constexpr int32_t kMaxRows = 3;       // of scores: times four accumulators fit the registers
-constexpr int32_t kValueRows = 4;     // of sums of values...
+constexpr int32_t kScoreQueries = 3;  // of scores: times four accumulators fit the registers
+constexpr int32_t kValueQueries = 4;  // of sums of values...
 constexpr int32_t kValueVectors = 2;  // ... times so many accumulators
 
 using Vec = __m256;

@@ -2,8 +2,8 @@
 // <immintrin.h>; see attention_kernel.h for what is expected and vec_baseline.h for what each
 // function does.
 constexpr int kLanes = 16;
-constexpr int32_t kMaxRows = 6;       // of scores: times four accumulators fit the registers
-constexpr int32_t kValueRows = 6;     // of sums of values...
+constexpr int32_t kScoreQueries = 6;  // of scores: times four accumulators fit the registers
+constexpr int32_t kValueQueries = 6;  // of sums of values...
 constexpr int32_t kValueVectors = 4;  // ... times so many accumulators
 
 using Vec = __m512;

@@ -1,8 +1,8 @@
 // Vectors of four floats (SSE2: every x86-64 has it). Include inside a namespace of this
 // instruction set, after <emmintrin.h>; see attention_kernel.h for what is expected.
 constexpr int kLanes = 4;
-constexpr int32_t kMaxRows = 3;       // of scores: times four accumulators fit the registers
-constexpr int32_t kValueRows = 4;     // of sums of values...
+constexpr int32_t kScoreQueries = 3;  // of scores: times four accumulators fit the registers
+constexpr int32_t kValueQueries = 4;  // of sums of values...
 constexpr int32_t kValueVectors = 3;  // ... times so many accumulators
 
 using Vec = __m128;

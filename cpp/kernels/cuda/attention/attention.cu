@@ -6,20 +6,20 @@
 namespace kvctl::cuda {
 namespace {
 
-template <int kRowWarps>
+template <int kQueryWarps>
 int32_t SharedBytes(int32_t head_dim) {
-  return head_dim == 64    ? TileShape<64, kRowWarps>::kSharedBytes
-         : head_dim == 128 ? TileShape<128, kRowWarps>::kSharedBytes
-                           : TileShape<256, kRowWarps>::kSharedBytes;
+  return head_dim == 64    ? TileShape<64, kQueryWarps>::kSharedBytes
+         : head_dim == 128 ? TileShape<128, kQueryWarps>::kSharedBytes
+                           : TileShape<256, kQueryWarps>::kSharedBytes;
 }
 
 }  // namespace
 
-int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_rows, int32_t shared_bytes) {
+int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_queries, int32_t shared_bytes) {
   constexpr int32_t kMost = 4, kReserved = 1024;  // bytes of each block that CUDA keeps
-  const int32_t bytes = few_rows ? SharedBytes<1>(head_dim) : SharedBytes<4>(head_dim);
+  const int32_t bytes = few_queries ? SharedBytes<1>(head_dim) : SharedBytes<4>(head_dim);
   // Registers: up to 232 of kThreads threads each, of 65536.
-  const int32_t by_registers = few_rows ? kMost : 2;
+  const int32_t by_registers = few_queries ? kMost : 2;
   return std::max(1, std::min(shared_bytes / (bytes + kReserved), by_registers));
 }
 

@@ -18,10 +18,10 @@
 
 namespace kvctl::cuda {
 
-/*! \brief Results of work items that see a part of their columns; shared by all layers. */
+/*! \brief Results of work items that see a part of their keys; shared by all layers. */
 struct Partials {
-  float* sums;    //!< [max_partial_rows, head_dim]: sum of p v
-  float2* scale;  //!< [max_partial_rows]: largest score times log2 e, sum of p
+  float* sums;    //!< [max_partial_queries, head_dim]: sum of p v
+  float2* scale;  //!< [max_partial_queries]: largest score times log2 e, sum of p
 };
 
 /*! \brief AttentionArgs as kernels read them. q, K and V have the pages' type, float16 or bfloat16.
@@ -45,13 +45,13 @@ struct AttentionParams {
 
 /*! \brief What is launched: the grids do not depend on the step. */
 struct AttentionLaunch {
-  bool few_rows;         //!< DevicePlanBuilder::few_rows
+  bool few_queries;      //!< DevicePlanBuilder::few_queries
   int32_t num_blocks;    //!< of the attention kernel; each takes items until none is left
   int32_t merge_blocks;  //!< 0: no item has partial results
 };
 
 /*! \brief Blocks of the attention kernel that fit a multiprocessor of `shared_bytes` at once. */
-int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_rows, int32_t shared_bytes);
+int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_queries, int32_t shared_bytes);
 
 /*! \brief cudaErrorInvalidValue for a head_dim other than 64, 128 and 256, or a float32 cache. */
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,

@@ -2,11 +2,11 @@
  * \file kernels/cuda/attention/attention_kernel.cuh
  * \brief The attention kernel of one head_dim.
  *
- * A block works items off: up to 64 query rows (new tokens x the query heads of a KV head) against
- * the tiles of columns that the mask shows them. K and V come from their pages through asynchronous
+ * A block works items off: up to 64 queries (new tokens x the query heads of a KV head) against
+ * the tiles of keys that the mask shows them. K and V come from their pages through asynchronous
  * copies, one step ahead of the tensor cores; the softmax runs along (Milakov & Gimelshein 2018,
  * arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Where there are few items, each is
- * cut along the columns into several that leave partial results.
+ * cut along the keys into several that leave partial results.
  */
 #ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_
 #define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_
@@ -17,26 +17,26 @@
 
 namespace kvctl::cuda {
 
-template <typename T, int kHeadDim, int kRowWarps>
+template <typename T, int kHeadDim, int kQueryWarps>
 class AttentionBlock {
-  using S = TileShape<kHeadDim, kRowWarps>;
-  static constexpr int kVectors = kHeadDim / 8;  // of 16 bytes, in a row
+  using S = TileShape<kHeadDim, kQueryWarps>;
+  static constexpr int kVectors = kHeadDim / 8;  // of 16 bytes, in a query
 
  public:
   __device__ AttentionBlock(const AttentionParams& params, unsigned char* shared)
       : params_(params),
-        query_(reinterpret_cast<T*>(shared)),
+        queries_(reinterpret_cast<T*>(shared)),
         stages_(reinterpret_cast<T*>(shared + S::kQueryBytes)),
         offsets_(reinterpret_cast<int64_t*>(shared + S::kTileBytes)),
-        positions_(reinterpret_cast<float*>(offsets_ + 2 * S::kColumns)),
+        positions_(reinterpret_cast<float*>(offsets_ + 2 * S::kKeys)),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
-        row_warp_(warp_ % kRowWarps),
-        column_warp_(warp_ / kRowWarps) {}
+        query_warp_(warp_ % kQueryWarps),
+        key_warp_(warp_ / kQueryWarps) {}
 
   __device__ void Run(const WorkItem& item) {
     Begin(item);
-    TileCursor<S::kColumns> current(params_.plan, item), ahead(params_.plan, item);
+    TileCursor<S::kKeys> current(params_.plan, item), ahead(params_.plan, item);
     bool more = ahead.Next();  // whether the step that `ahead` stands at exists
     if (more) Locate(ahead, 0);
     __syncthreads();
@@ -67,57 +67,57 @@ class AttentionBlock {
   __device__ void Begin(const WorkItem& item) {
     item_ = item;
     sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences)[item.sequence];
-    rows_ = (item.token_end - item.token_begin) * params_.group;
+    num_queries_ = (item.token_end - item.token_begin) * params_.group;
     const T* q = static_cast<const T*>(params_.q);
-    for (int32_t i = threadIdx.x; i < S::kRows * kVectors; i += kThreads) {
-      const int32_t row = i / kVectors, vector = i % kVectors;
-      const int32_t token = sequence_.row_begin + item.token_begin + row / params_.group;
-      const int32_t head = item.kv_head * params_.group + row % params_.group;
-      const T* from = row < rows_ ? q + token * params_.q_row_stride +
-                                        static_cast<int64_t>(head) * kHeadDim + vector * 8
-                                  : q;
-      CopyAsync(query_ + row * S::kStride + vector * 8, from, row < rows_ ? 16 : 0);
+    for (int32_t i = threadIdx.x; i < S::kQueries * kVectors; i += kThreads) {
+      const int32_t query = i / kVectors, vector = i % kVectors;
+      const int32_t token = sequence_.query_begin + item.token_begin + query / params_.group;
+      const int32_t head = item.kv_head * params_.group + query % params_.group;
+      const T* from = query < num_queries_ ? q + token * params_.q_row_stride +
+                                                 static_cast<int64_t>(head) * kHeadDim + vector * 8
+                                           : q;
+      CopyAsync(queries_ + query * S::kStride + vector * 8, from, query < num_queries_ ? 16 : 0);
     }
     for (int i = 0; i < 2; ++i) {
-      const int32_t row = row_warp_ * 16 + lane_ / 4 + 8 * i;
-      token_[i] = item.token_begin + row / params_.group;
-      exists_[i] = row < rows_;
+      const int32_t query = query_warp_ * 16 + lane_ / 4 + 8 * i;
+      token_[i] = item.token_begin + query / params_.group;
+      exists_[i] = query < num_queries_;
       m_[i] = -INFINITY;
       l_[i] = 0;
       slope_[i] = 0;
-      row_position_[i] = 0;
+      query_position_[i] = 0;
       if (params_.alibi_slopes != nullptr && exists_[i]) {
-        slope_[i] = params_.alibi_slopes[item.kv_head * params_.group + row % params_.group];
-        const int32_t column = sequence_.num_columns - sequence_.num_rows + token_[i];
-        row_position_[i] = static_cast<float>(ColumnPosition(params_.plan, sequence_, column));
+        slope_[i] = params_.alibi_slopes[item.kv_head * params_.group + query % params_.group];
+        const int32_t key = sequence_.kv_len - sequence_.num_query_tokens + token_[i];
+        query_position_[i] = static_cast<float>(KeyPosition(params_.plan, sequence_, key));
       }
     }
     for (auto& tile : sums_) tile[0] = tile[1] = tile[2] = tile[3] = 0;
   }
 
-  /*! \brief Finds the keys of a step's columns: elements into the pages, -1 where there is nothing
+  /*! \brief Finds the keys of a step's keys: elements into the pages, -1 where there is nothing
    * to read. */
-  __device__ void Locate(const TileCursor<S::kColumns>& cursor, int32_t stage) {
+  __device__ void Locate(const TileCursor<S::kKeys>& cursor, int32_t stage) {
     const int32_t c = threadIdx.x;
-    if (c >= S::kColumns) return;
+    if (c >= S::kKeys) return;
     int64_t offset = -1;
-    const int32_t column = cursor.first_column + c;
+    const int32_t key = cursor.first_key + c;
     if (cursor.any >> c & 1) {
       const int32_t page =
-          PlanPart<int32_t>(params_.plan, sequence_.pages)[column / params_.page.page_size];
+          PlanPart<int32_t>(params_.plan, sequence_.pages)[key / params_.page.page_size];
       if (page >= 0) {
-        const int32_t slot = page * params_.page.page_size + column % params_.page.page_size;
+        const int32_t slot = page * params_.page.page_size + key % params_.page.page_size;
         offset = SlotOffset(params_.page, slot, 0, item_.kv_head);
       }
       if (params_.alibi_slopes != nullptr) {
-        positions_[stage * S::kColumns + c] =
-            static_cast<float>(ColumnPosition(params_.plan, sequence_, column));
+        positions_[stage * S::kKeys + c] =
+            static_cast<float>(KeyPosition(params_.plan, sequence_, key));
       }
     }
-    offsets_[stage * S::kColumns + c] = offset;
+    offsets_[stage * S::kKeys + c] = offset;
   }
 
-  /*! \brief Starts the copies of a step's K and V; hidden columns become zeros. */
+  /*! \brief Starts the copies of a step's K and V; hidden keys become zeros. */
   __device__ void Fetch(int32_t stage) {
     const T* pages = static_cast<const T*>(params_.pages);
     const int64_t to_value =
@@ -125,9 +125,9 @@ class AttentionBlock {
     T* k = Keys(stage);
     T* v = Values(stage);
 #pragma unroll 4
-    for (int32_t i = threadIdx.x; i < S::kColumns * kVectors; i += kThreads) {
+    for (int32_t i = threadIdx.x; i < S::kKeys * kVectors; i += kThreads) {
       const int32_t c = i / kVectors, vector = i % kVectors;
-      const int64_t offset = offsets_[stage * S::kColumns + c];
+      const int64_t offset = offsets_[stage * S::kKeys + c];
       const T* from = offset < 0 ? pages : pages + offset + vector * 8;
       const int bytes = offset < 0 ? 0 : 16;
       CopyAsync(k + c * S::kStride + vector * 8, from, bytes);
@@ -135,20 +135,20 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Takes the positions of this thread's columns before those of a later step replace them.
+  /*! \brief Takes the positions of this thread's keys before those of a later step replace them.
    */
   __device__ void KeepPositions(int32_t stage) {
 #pragma unroll
-    for (int n = 0; n < S::kWarpColumns / 8; ++n) {
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
       for (int j = 0; j < 2; ++j) {
-        column_position_[2 * n + j] = positions_[stage * S::kColumns + WarpColumn(n) + j];
+        key_position_[2 * n + j] = positions_[stage * S::kKeys + WarpKey(n) + j];
       }
     }
   }
 
-  __device__ void Compute(const TileCursor<S::kColumns>& cursor, int32_t stage) {
-    if (row_warp_ * 16 >= rows_) return;  // the same for the whole warp
-    float scores[S::kWarpColumns / 8][4];
+  __device__ void Compute(const TileCursor<S::kKeys>& cursor, int32_t stage) {
+    if (query_warp_ * 16 >= num_queries_) return;  // the same for the whole warp
+    float scores[S::kWarpKeys / 8][4];
     for (auto& tile : scores) tile[0] = tile[1] = tile[2] = tile[3] = 0;
     Score(stage, scores);
     uint64_t visible[2];
@@ -156,7 +156,7 @@ class AttentionBlock {
       uint64_t word = ~uint64_t{0};
       if (cursor.words >= 0 && exists_[i]) {
         word = PlanPart<uint64_t>(params_.plan,
-                                  params_.plan->words)[cursor.words + token_[i] % kBlockRows];
+                                  params_.plan->words)[cursor.words + token_[i] % kBlockQueries];
       }
       visible[i] = exists_[i] ? cursor.Visible(word) : 0;
     }
@@ -164,17 +164,18 @@ class AttentionBlock {
     Weigh(stage, scores);
   }
 
-  __device__ void Score(int32_t stage, float (&scores)[S::kWarpColumns / 8][4]) {
-    const T* k = Keys(stage) + column_warp_ * S::kWarpColumns * S::kStride;
+  __device__ void Score(int32_t stage, float (&scores)[S::kWarpKeys / 8][4]) {
+    const T* k = Keys(stage) + key_warp_ * S::kWarpKeys * S::kStride;
     const int32_t tile = lane_ / 8, within = lane_ % 8;
-    const T* q_at = query_ + (row_warp_ * 16 + tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
+    const T* q_at =
+        queries_ + (query_warp_ * 16 + tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
     const T* k_at = k + (tile / 2 * 8 + within) * S::kStride + tile % 2 * 8;
 #pragma unroll
     for (int d = 0; d < kHeadDim; d += 16) {
       uint32_t a[4], b[4];
       LoadTiles(a, q_at + d);
 #pragma unroll
-      for (int n = 0; n < S::kWarpColumns / 8; n += 2) {
+      for (int n = 0; n < S::kWarpKeys / 8; n += 2) {
         LoadTiles(b, k_at + n * 8 * S::kStride + d);
         MultiplyAdd(T{}, scores[n], a, b[0], b[1]);
         MultiplyAdd(T{}, scores[n + 1], a, b[2], b[3]);
@@ -183,12 +184,12 @@ class AttentionBlock {
   }
 
   /*! \brief Scores to weights p; m, l and the sums so far follow the new maximum. */
-  __device__ void Soften(const uint64_t (&visible)[2], float (&scores)[S::kWarpColumns / 8][4]) {
+  __device__ void Soften(const uint64_t (&visible)[2], float (&scores)[S::kWarpKeys / 8][4]) {
     float largest[2] = {m_[0], m_[1]};
     const bool plain = params_.soft_cap <= 0 && params_.alibi_slopes == nullptr;
     const float scale = params_.sm_scale * kLog2E;
 #pragma unroll
-    for (int n = 0; n < S::kWarpColumns / 8; ++n) {
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int i = j / 2;
@@ -197,11 +198,11 @@ class AttentionBlock {
           score *= scale;
         } else {
           const float distance = params_.alibi_slopes != nullptr
-                                     ? column_position_[2 * n + j % 2] - row_position_[i]
+                                     ? key_position_[2 * n + j % 2] - query_position_[i]
                                      : 0;
           score = Shape(score, params_.sm_scale, params_.soft_cap, slope_[i], distance);
         }
-        if ((visible[i] >> (WarpColumn(n) + j % 2) & 1) == 0) score = -INFINITY;
+        if ((visible[i] >> (WarpKey(n) + j % 2) & 1) == 0) score = -INFINITY;
         largest[i] = fmaxf(largest[i], score);
       }
     }
@@ -215,7 +216,7 @@ class AttentionBlock {
       l_[i] *= shrink[i];
     }
 #pragma unroll
-    for (int n = 0; n < S::kWarpColumns / 8; ++n) {
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         scores[n][j] = Weight(scores[n][j], m_[j / 2]);
@@ -229,12 +230,12 @@ class AttentionBlock {
   }
 
   /*! \brief sums += p v: the scores' registers are laid out as those of a left factor. */
-  __device__ void Weigh(int32_t stage, const float (&p)[S::kWarpColumns / 8][4]) {
-    const T* v = Values(stage) + column_warp_ * S::kWarpColumns * S::kStride;
+  __device__ void Weigh(int32_t stage, const float (&p)[S::kWarpKeys / 8][4]) {
+    const T* v = Values(stage) + key_warp_ * S::kWarpKeys * S::kStride;
     const int32_t tile = lane_ / 8, within = lane_ % 8;
     const T* v_at = v + (tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
 #pragma unroll
-    for (int n = 0; n < S::kWarpColumns / 8; n += 2) {
+    for (int n = 0; n < S::kWarpKeys / 8; n += 2) {
       const uint32_t a[4] = {Pack<T>(p[n][0], p[n][1]), Pack<T>(p[n][2], p[n][3]),
                              Pack<T>(p[n + 1][0], p[n + 1][1]), Pack<T>(p[n + 1][2], p[n + 1][3])};
 #pragma unroll
@@ -247,46 +248,47 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Puts the warps' results together in shared memory, and writes the rows. */
+  /*! \brief Puts the warps' results together in shared memory, and writes the queries. */
   __device__ void Finish() {
     __syncthreads();
-    auto* sums = reinterpret_cast<float*>(stages_);   // [column warps, rows, head_dim]
-    auto* scale = reinterpret_cast<float2*>(query_);  // [column warps, rows]
-    const int32_t first = column_warp_ * S::kRows + row_warp_ * 16;
+    auto* sums = reinterpret_cast<float*>(stages_);     // [key warps, queries, head_dim]
+    auto* scale = reinterpret_cast<float2*>(queries_);  // [key warps, queries]
+    const int32_t first = key_warp_ * S::kQueries + query_warp_ * 16;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 1);
       l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 2);
-      const int32_t row = first + lane_ / 4 + 8 * i;
-      if (lane_ % 4 == 0) scale[row] = float2{m_[i], l_[i]};
+      const int32_t query = first + lane_ / 4 + 8 * i;
+      if (lane_ % 4 == 0) scale[query] = float2{m_[i], l_[i]};
 #pragma unroll
       for (int d = 0; d < kHeadDim / 8; ++d) {
-        sums[row * kHeadDim + d * 8 + lane_ % 4 * 2] = sums_[d][2 * i];
-        sums[row * kHeadDim + d * 8 + lane_ % 4 * 2 + 1] = sums_[d][2 * i + 1];
+        sums[query * kHeadDim + d * 8 + lane_ % 4 * 2] = sums_[d][2 * i];
+        sums[query * kHeadDim + d * 8 + lane_ % 4 * 2 + 1] = sums_[d][2 * i + 1];
       }
     }
     __syncthreads();
-    for (int32_t row = warp_; row < rows_; row += kWarps) WriteRow(row, sums, scale);
+    for (int32_t query = warp_; query < num_queries_; query += kWarps)
+      WriteQuery(query, sums, scale);
     __syncthreads();  // before the next item's queries come
   }
 
-  /*! \brief One warp: a row's total over the column warps, to the output or to the partials. */
-  __device__ void WriteRow(int32_t row, const float* sums, const float2* scale) {
+  /*! \brief One warp: a query's total over the key warps, to the output or to the partials. */
+  __device__ void WriteQuery(int32_t query, const float* sums, const float2* scale) {
     float m = -INFINITY, l = 0;
-    for (int w = 0; w < S::kColumnWarps; ++w) m = fmaxf(m, scale[w * S::kRows + row].x);
-    float weights[S::kColumnWarps];
-    for (int w = 0; w < S::kColumnWarps; ++w) {
-      weights[w] = Weight(scale[w * S::kRows + row].x, m);
-      l += scale[w * S::kRows + row].y * weights[w];
+    for (int w = 0; w < S::kKeyWarps; ++w) m = fmaxf(m, scale[w * S::kQueries + query].x);
+    float weights[S::kKeyWarps];
+    for (int w = 0; w < S::kKeyWarps; ++w) {
+      weights[w] = Weight(scale[w * S::kQueries + query].x, m);
+      l += scale[w * S::kQueries + query].y * weights[w];
     }
-    const int64_t partial = item_.partial + row;
-    const int64_t token = sequence_.row_begin + item_.token_begin + row / params_.group;
-    const int32_t head = item_.kv_head * params_.group + row % params_.group;
-    const RowResult result(m, l, params_.sinks, head);
+    const int64_t partial = item_.partial + query;
+    const int64_t token = sequence_.query_begin + item_.token_begin + query / params_.group;
+    const int32_t head = item_.kv_head * params_.group + query % params_.group;
+    const QueryResult result(m, l, params_.sinks, head);
     for (int32_t d = lane_; d < kHeadDim; d += 32) {
       float sum = 0;
-      for (int w = 0; w < S::kColumnWarps; ++w) {
-        sum += sums[(w * S::kRows + row) * kHeadDim + d] * weights[w];
+      for (int w = 0; w < S::kKeyWarps; ++w) {
+        sum += sums[(w * S::kQueries + query) * kHeadDim + d] * weights[w];
       }
       if (item_.partial >= 0) {
         params_.partials.sums[partial * kHeadDim + d] = sum;
@@ -303,46 +305,46 @@ class AttentionBlock {
     }
   }
 
-  __device__ T* Keys(int32_t stage) { return stages_ + stage * 2 * S::kColumns * S::kStride; }
-  __device__ T* Values(int32_t stage) { return Keys(stage) + S::kColumns * S::kStride; }
-  /*! \brief The first of this thread's two neighbouring columns in tile n of its warp. */
-  __device__ int32_t WarpColumn(int n) const {
-    return column_warp_ * S::kWarpColumns + n * 8 + lane_ % 4 * 2;
+  __device__ T* Keys(int32_t stage) { return stages_ + stage * 2 * S::kKeys * S::kStride; }
+  __device__ T* Values(int32_t stage) { return Keys(stage) + S::kKeys * S::kStride; }
+  /*! \brief The first of this thread's two neighbouring keys in tile n of its warp. */
+  __device__ int32_t WarpKey(int n) const {
+    return key_warp_ * S::kWarpKeys + n * 8 + lane_ % 4 * 2;
   }
 
   const AttentionParams& params_;
-  T* query_;
+  T* queries_;
   T* stages_;
-  int64_t* offsets_;  // [2, kColumns]
-  float* positions_;  // [2, kColumns]
-  const int32_t warp_, lane_, row_warp_, column_warp_;
+  int64_t* offsets_;  // [2, kKeys]
+  float* positions_;  // [2, kKeys]
+  const int32_t warp_, lane_, query_warp_, key_warp_;
   WorkItem item_;
   PlanSequence sequence_;
-  int32_t rows_;
-  // Of rows lane / 4 and lane / 4 + 8 of the warp.
+  int32_t num_queries_;
+  // Of queries lane / 4 and lane / 4 + 8 of the warp.
   int32_t token_[2];
   bool exists_[2];
-  float m_[2], l_[2], slope_[2], row_position_[2];
-  float column_position_[S::kWarpColumns / 4];
+  float m_[2], l_[2], slope_[2], query_position_[2];
+  float key_position_[S::kWarpKeys / 4];
   float sums_[kHeadDim / 8][4];
 };
 
-template <typename T, int kHeadDim, int kRowWarps>
+template <typename T, int kHeadDim, int kQueryWarps>
 __global__ void __launch_bounds__(kThreads) AttentionKernel(AttentionParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
   const PlanClass work = PlanPart<PlanClass>(params.plan, params.plan->classes)[params.layer_class];
   const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
-  AttentionBlock<T, kHeadDim, kRowWarps> block(params, shared);
+  AttentionBlock<T, kHeadDim, kQueryWarps> block(params, shared);
   for (int32_t i = blockIdx.x; i < work.num_items; i += gridDim.x) block.Run(items[i]);
 }
 
-template <typename T, int kHeadDim, int kRowWarps>
+template <typename T, int kHeadDim, int kQueryWarps>
 cudaError_t LaunchAttention(const AttentionParams& params, int32_t num_blocks,
                             cudaStream_t stream) {
-  using S = TileShape<kHeadDim, kRowWarps>;
-  static_assert(S::kColumnWarps * S::kRows * kHeadDim * 4 <= 2 * S::kStageBytes,
+  using S = TileShape<kHeadDim, kQueryWarps>;
+  static_assert(S::kKeyWarps * S::kQueries * kHeadDim * 4 <= 2 * S::kStageBytes,
                 "results fit where K and V were");
-  return Launch(AttentionKernel<T, kHeadDim, kRowWarps>, dim3(static_cast<unsigned>(num_blocks)),
+  return Launch(AttentionKernel<T, kHeadDim, kQueryWarps>, dim3(static_cast<unsigned>(num_blocks)),
                 dim3(kThreads), S::kSharedBytes, stream, params);
 }
 
@@ -350,7 +352,7 @@ template <int kHeadDim>
 cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream) {
   const bool half = params.page.dtype == DType::kFloat16;
-  if (launch.few_rows) {
+  if (launch.few_queries) {
     return half ? LaunchAttention<Half, kHeadDim, 1>(params, launch.num_blocks, stream)
                 : LaunchAttention<Bfloat, kHeadDim, 1>(params, launch.num_blocks, stream);
   }

@@ -5,21 +5,21 @@
 namespace kvctl::cuda {
 namespace {
 
-/*! \brief A warp per query row; partial results are added in the order of columns. */
+/*! \brief A warp per query; partial results are added in the order of keys. */
 __global__ void MergeKernel(AttentionParams params) {
   const PlanHeader* plan = params.plan;
   const PlanClass work = PlanPart<PlanClass>(plan, plan->classes)[params.layer_class];
   const MergeItem* merges = PlanPart<MergeItem>(plan, plan->merges) + work.first_merge;
   const int32_t lane = threadIdx.x % 32, head_dim = params.page.head_dim;
   const int32_t num_warps = gridDim.x * kWarps;
-  for (int32_t unit = blockIdx.x * kWarps + threadIdx.x / 32; unit < work.num_merges * kMaxItemRows;
-       unit += num_warps) {
-    const MergeItem& merge = merges[unit / kMaxItemRows];
-    const int32_t row = unit % kMaxItemRows;
-    const int32_t rows = (merge.token_end - merge.token_begin) * params.group;
-    if (row >= rows) continue;
+  for (int32_t unit = blockIdx.x * kWarps + threadIdx.x / 32;
+       unit < work.num_merges * kMaxItemQueries; unit += num_warps) {
+    const MergeItem& merge = merges[unit / kMaxItemQueries];
+    const int32_t query = unit % kMaxItemQueries;
+    const int32_t queries = (merge.token_end - merge.token_begin) * params.group;
+    if (query >= queries) continue;
     const auto at = [&](int32_t piece) {
-      return static_cast<int64_t>(merge.partial) + static_cast<int64_t>(piece) * rows + row;
+      return static_cast<int64_t>(merge.partial) + static_cast<int64_t>(piece) * queries + query;
     };
     float m = -INFINITY, l = 0;
     for (int32_t i = 0; i < merge.num_partials; ++i) m = fmaxf(m, params.partials.scale[at(i)].x);
@@ -28,9 +28,9 @@ __global__ void MergeKernel(AttentionParams params) {
       l += scale.y * Weight(scale.x, m);
     }
     const PlanSequence& sequence = PlanPart<PlanSequence>(plan, plan->sequences)[merge.sequence];
-    const int64_t token = sequence.row_begin + merge.token_begin + row / params.group;
-    const int32_t head = merge.kv_head * params.group + row % params.group;
-    const RowResult result(m, l, params.sinks, head);
+    const int64_t token = sequence.query_begin + merge.token_begin + query / params.group;
+    const int32_t head = merge.kv_head * params.group + query % params.group;
+    const QueryResult result(m, l, params.sinks, head);
     for (int32_t d = lane; d < head_dim; d += 32) {
       float sum = 0;
       for (int32_t i = 0; i < merge.num_partials; ++i) {

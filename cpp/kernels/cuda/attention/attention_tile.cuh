@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cuda/attention/attention_tile.cuh
- * \brief The parts of the attention kernel: shapes, finding columns in pages, scores, softmax.
+ * \brief The parts of the attention kernel: shapes, finding keys in pages, scores, softmax.
  */
 #ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_TILE_CUH_
 #define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_TILE_CUH_
@@ -15,22 +15,23 @@ constexpr int kThreads = kWarps * 32;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 
-/*! \brief How a block works on a tile of columns: kRowWarps x kColumnWarps warps. */
-template <int kHeadDim, int kRowWarps>
+/*! \brief How a block works on a tile of keys: kQueryWarps x kKeyWarps warps. */
+template <int kHeadDim, int kQueryWarps>
 struct TileShape {
-  static constexpr int kColumnWarps = kWarps / kRowWarps;
-  static constexpr int kRows = 16 * kRowWarps;
-  /*! \brief Columns in shared memory at a time: a tile of the mask, or half of one. */
-  static constexpr int kColumns = kHeadDim > 128 && kRowWarps > 1 ? 32 : 64;
-  static constexpr int kSteps = kTileColumns / kColumns;
-  static constexpr int kWarpColumns = kColumns / kColumnWarps;
-  /*! \brief Elements from row to row: 16 bytes of padding spread the rows of a tile over the banks.
+  static constexpr int kKeyWarps = kWarps / kQueryWarps;
+  static constexpr int kQueries = 16 * kQueryWarps;
+  /*! \brief Keys in shared memory at a time: a tile of the mask, or half of one. */
+  static constexpr int kKeys = kHeadDim > 128 && kQueryWarps > 1 ? 32 : 64;
+  static constexpr int kSteps = kTileKeys / kKeys;
+  static constexpr int kWarpKeys = kKeys / kKeyWarps;
+  /*! \brief Elements from query to query: 16 bytes of padding spread the queries of a tile over the
+   * banks.
    */
   static constexpr int kStride = kHeadDim + 8;
-  static constexpr int kQueryBytes = kRows * kStride * 2;
-  static constexpr int kStageBytes = 2 * kColumns * kStride * 2;  // K and V
+  static constexpr int kQueryBytes = kQueries * kStride * 2;
+  static constexpr int kStageBytes = 2 * kKeys * kStride * 2;  // K and V
   static constexpr int kTileBytes = kQueryBytes + 2 * kStageBytes;
-  static constexpr int kSharedBytes = kTileBytes + 2 * kColumns * (8 + 4);
+  static constexpr int kSharedBytes = kTileBytes + 2 * kKeys * (8 + 4);
 };
 
 template <typename T>
@@ -38,25 +39,25 @@ __device__ inline const T* PlanPart(const PlanHeader* plan, int32_t offset) {
   return reinterpret_cast<const T*>(reinterpret_cast<const char*>(plan) + offset);
 }
 
-__device__ inline int32_t ColumnPosition(const PlanHeader* plan, const PlanSequence& sequence,
-                                         int32_t column) {
-  const int32_t pending = column - sequence.num_committed;
+__device__ inline int32_t KeyPosition(const PlanHeader* plan, const PlanSequence& sequence,
+                                      int32_t key) {
+  const int32_t pending = key - sequence.num_committed;
   if (pending < 0) {
     return sequence.committed_positions < 0
-               ? column
-               : PlanPart<int32_t>(plan, sequence.committed_positions)[column];
+               ? key
+               : PlanPart<int32_t>(plan, sequence.committed_positions)[key];
   }
   return sequence.next_position +
          (sequence.depths < 0 ? pending : PlanPart<int32_t>(plan, sequence.depths)[pending]);
 }
 
-/*! \brief Walks the tiles of a work item in steps of kColumns columns. */
-template <int kColumns>
+/*! \brief Walks the tiles of a work item in steps of kKeys keys. */
+template <int kKeys>
 struct TileCursor {
-  int32_t first_column;  // of the step
-  int32_t words;         // first word of the block's rows, or MaskSpan::kAllRows
-  uint64_t columns;      // of the step, from bit 0: those that the span covers
-  uint64_t any;          // those that some row of the block sees
+  int32_t first_key;  // of the step
+  int32_t words;      // first word of the block's queries, or MaskSpan::kAllQueries
+  uint64_t keys;      // of the step, from bit 0: those that the span covers
+  uint64_t any;       // those that some query of the block sees
 
   __device__ TileCursor(const PlanHeader* plan, const WorkItem& item)
       : span_(PlanPart<PlanSpan>(plan, plan->spans) + item.span_begin),
@@ -65,29 +66,28 @@ struct TileCursor {
 
   /*! \brief Moves to the first step, then to the next; false behind the last. */
   __device__ bool Next() {
-    step_ = step_ < 0 || step_ == kTileColumns / kColumns - 1 ? 0 : step_ + 1;
+    step_ = step_ < 0 || step_ == kTileKeys / kKeys - 1 ? 0 : step_ + 1;
     if (step_ == 0 && started_) ++tile_;
     started_ = true;
     if (tile_ >= tile_end_) return false;
     while (tile_ - span_->tiles_before >= Tiles()) ++span_;
-    const int32_t tile_column =
-        (span_->begin / kTileColumns + tile_ - span_->tiles_before) * kTileColumns;
-    first_column = tile_column + step_ * kColumns;
+    const int32_t tile_key = (span_->begin / kTileKeys + tile_ - span_->tiles_before) * kTileKeys;
+    first_key = tile_key + step_ * kKeys;
     words = span_->words;
-    columns = Below(span_->end - first_column) & ~Below(span_->begin - first_column);
-    any = columns & span_->any >> step_ * kColumns;
+    keys = Below(span_->end - first_key) & ~Below(span_->begin - first_key);
+    any = keys & span_->any >> step_ * kKeys;
     return true;
   }
-  /*! \brief The columns of this step that a row of the block sees, from its word. */
-  __device__ uint64_t Visible(uint64_t word) const { return columns & word >> step_ * kColumns; }
+  /*! \brief The keys of this step that a query of the block sees, from its word. */
+  __device__ uint64_t Visible(uint64_t word) const { return keys & word >> step_ * kKeys; }
 
  private:
   __device__ int32_t Tiles() const {
-    return (span_->end + kTileColumns - 1) / kTileColumns - span_->begin / kTileColumns;
+    return (span_->end + kTileKeys - 1) / kTileKeys - span_->begin / kTileKeys;
   }
   __device__ static uint64_t Below(int32_t n) {
-    constexpr uint64_t kAll = kColumns == 64 ? ~uint64_t{0} : (uint64_t{1} << kColumns % 64) - 1;
-    return n <= 0 ? 0 : n >= kColumns ? kAll : (uint64_t{1} << n) - 1;
+    constexpr uint64_t kAll = kKeys == 64 ? ~uint64_t{0} : (uint64_t{1} << kKeys % 64) - 1;
+    return n <= 0 ? 0 : n >= kKeys ? kAll : (uint64_t{1} << n) - 1;
   }
 
   const PlanSpan* span_;
@@ -96,7 +96,7 @@ struct TileCursor {
   bool started_ = false;
 };
 
-/*! \brief Scores of a row times log2 e: soft cap, ALiBi. */
+/*! \brief Scores of a query times log2 e: soft cap, ALiBi. */
 __device__ inline float Shape(float dot, float sm_scale, float soft_cap, float slope,
                               float distance) {
   float score = dot * sm_scale;
@@ -111,10 +111,11 @@ __device__ inline float Shape(float dot, float sm_scale, float soft_cap, float s
 /*! \brief 2^(x - m), 0 where x is -inf. */
 __device__ inline float Weight(float x, float m) { return x == -INFINITY ? 0.f : Exp2(x - m); }
 
-/*! \brief The total of a row's results, with its sink, as output: factor for the sums, and lse. */
-struct RowResult {
+/*! \brief The total of a query's results, with its sink, as output: factor for the sums, and lse.
+ */
+struct QueryResult {
   float factor, lse;
-  __device__ RowResult(float m, float l, const float* sinks, int32_t head) {
+  __device__ QueryResult(float m, float l, const float* sinks, int32_t head) {
     const bool sees = m != -INFINITY;
     float scale = 1.f;
     if (sinks != nullptr) {

@@ -13,7 +13,7 @@ namespace {
 constexpr int32_t kMinTiles = 4;
 
 int32_t CountTiles(const MaskSpan& span) {
-  return (span.end + kTileColumns - 1) / kTileColumns - span.begin / kTileColumns;
+  return (span.end + kTileKeys - 1) / kTileKeys - span.begin / kTileKeys;
 }
 
 }  // namespace
@@ -32,17 +32,18 @@ int32_t DevicePlanBuilder::Append(const T* values, int64_t count) {
 }
 
 int32_t DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block, Block* out) {
-  const int32_t block_rows = std::min(kBlockRows, plan.num_rows - block * kBlockRows);
+  const int32_t block_queries =
+      std::min(kBlockQueries, plan.num_query_tokens - block * kBlockQueries);
   int32_t tiles = 0;
   out->span_begin = static_cast<int32_t>(spans_.size());
   for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
     const MaskSpan& span = plan.spans[i];
-    PlanSpan copy{span.begin, span.end, MaskSpan::kAllRows, tiles, ~uint64_t{0}};
-    if (span.words != MaskSpan::kAllRows) {
+    PlanSpan copy{span.begin, span.end, MaskSpan::kAllQueries, tiles, ~uint64_t{0}};
+    if (span.words != MaskSpan::kAllQueries) {
       copy.words = static_cast<int32_t>(words_.size());
       copy.any = 0;
-      for (int32_t row = 0; row < block_rows; ++row) {
-        words_.push_back(plan.words[span.words + row]);
+      for (int32_t query = 0; query < block_queries; ++query) {
+        words_.push_back(plan.words[span.words + query]);
         copy.any |= words_.back();
       }
     }
@@ -54,9 +55,9 @@ int32_t DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block, Block* 
 }
 
 void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
-  const int32_t item_rows = few_rows_ ? kFewRows : kMaxItemRows;
+  const int32_t item_queries = few_queries_ ? kFewQueries : kMaxItemQueries;
   int32_t tile_tokens = 1;  // a power of two, so that blocks of the mask are whole numbers of items
-  while (2 * tile_tokens * shape_.group <= item_rows && 2 * tile_tokens <= kBlockRows) {
+  while (2 * tile_tokens * shape_.group <= item_queries && 2 * tile_tokens <= kBlockQueries) {
     tile_tokens *= 2;
   }
   int64_t total = 0;
@@ -65,13 +66,13 @@ void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
   }
   const int32_t per_block =
       static_cast<int32_t>(std::max<int64_t>(kMinTiles, (total + num_blocks() - 1) / num_blocks()));
-  int32_t partial_rows = 0;
+  int32_t partial_queries = 0;
   for (const Block& block : blocks) {
     for (int32_t first = 0; first < block.num_tokens; first += tile_tokens) {
       const int32_t tokens = std::min(tile_tokens, block.num_tokens - first);
-      const int32_t rows = tokens * shape_.group;
+      const int32_t queries = tokens * shape_.group;
       int32_t pieces = std::max(1, (block.num_tiles + per_block - 1) / per_block);
-      if (partial_rows + pieces * rows > shape_.max_partial_rows) pieces = 1;
+      if (partial_queries + pieces * queries > shape_.max_partial_queries) pieces = 1;
       WorkItem item{block.sequence,
                     block.kv_head,
                     block.first_token + first,
@@ -86,12 +87,12 @@ void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
         continue;
       }
       merges_.push_back(
-          {item.sequence, item.kv_head, item.token_begin, item.token_end, partial_rows, pieces});
+          {item.sequence, item.kv_head, item.token_begin, item.token_end, partial_queries, pieces});
       for (int32_t piece = 0; piece < pieces; ++piece) {
         item.tile_begin = static_cast<int32_t>(int64_t{block.num_tiles} * piece / pieces);
         item.tile_end = static_cast<int32_t>(int64_t{block.num_tiles} * (piece + 1) / pieces);
-        item.partial = partial_rows;
-        partial_rows += rows;
+        item.partial = partial_queries;
+        partial_queries += queries;
         items_.push_back(item);
       }
     }
@@ -101,15 +102,20 @@ void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
 void DevicePlanBuilder::AddClass(const StepPlan& step, const LayerMasks& masks) {
   std::vector<Block> blocks;
   for (int32_t s = 0; s < static_cast<int32_t>(step.sequences.size()); ++s) {
-    const int32_t num_rows = step.sequences[s].num_rows;
-    for (int32_t at = 0; at * kBlockRows < num_rows; ++at) {
+    const int32_t num_query_tokens = step.sequences[s].num_query_tokens;
+    for (int32_t at = 0; at * kBlockQueries < num_query_tokens; ++at) {
       std::vector<std::pair<const MaskPlan*, Block>> known;
       for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
         const MaskPlan& plan = masks.plan(s, head);
         const auto found = std::find_if(known.begin(), known.end(),
                                         [&](const auto& entry) { return entry.first == &plan; });
-        Block block{s, head, at * kBlockRows, std::min(kBlockRows, num_rows - at * kBlockRows), 0,
-                    0, 0};
+        Block block{s,
+                    head,
+                    at * kBlockQueries,
+                    std::min(kBlockQueries, num_query_tokens - at * kBlockQueries),
+                    0,
+                    0,
+                    0};
         if (found != known.end()) {
           block.span_begin = found->second.span_begin;
           block.span_end = found->second.span_end;
@@ -138,9 +144,9 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   items_.clear();
   merges_.clear();
   layer_classes_.clear();
-  few_rows_ = true;
+  few_queries_ = true;
   for (const SequencePlan& sequence : step.sequences) {
-    few_rows_ &= sequence.num_rows * shape_.group <= kFewRows;
+    few_queries_ &= sequence.num_query_tokens * shape_.group <= kFewQueries;
   }
   std::vector<const MaskPlan*> seen;
   for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
@@ -153,22 +159,23 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   }
 
   PlanHeader header{};
-  header.num_rows = step.num_rows();
-  header.few_rows = few_rows_;
-  header.slots = Append(step.slots.data(), step.num_rows());
-  header.positions = Append(step.positions.data(), step.num_rows());
-  header.rope = Append(rope, rope == nullptr ? 0 : int64_t{step.num_rows()} * shape_.rotary_dim);
+  header.num_query_tokens = step.num_query_tokens();
+  header.few_queries = few_queries_;
+  header.slots = Append(step.slots.data(), step.num_query_tokens());
+  header.positions = Append(step.positions.data(), step.num_query_tokens());
+  header.rope =
+      Append(rope, rope == nullptr ? 0 : int64_t{step.num_query_tokens()} * shape_.rotary_dim);
   std::vector<PlanSequence> sequences;
   for (const SequencePlan& from : step.sequences) {
-    PlanSequence to{from.row_begin,
-                    from.num_rows,
+    PlanSequence to{from.query_begin,
+                    from.num_query_tokens,
                     from.num_committed,
-                    from.num_columns(),
+                    from.kv_len(),
                     from.next_position,
                     -1,
                     -1,
                     -1};
-    const int32_t pages = (from.num_columns() + shape_.page_size - 1) / shape_.page_size;
+    const int32_t pages = (from.kv_len() + shape_.page_size - 1) / shape_.page_size;
     to.pages = Append(from.pages, pages);
     if (from.depths != nullptr) to.depths = Append(from.depths, from.num_pending);
     if (from.committed_positions != nullptr) {

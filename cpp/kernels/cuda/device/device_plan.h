@@ -16,51 +16,52 @@
 
 namespace kvctl::cuda {
 
-/*! \brief Query rows of a work item at most: (token, query head of the KV head) pairs. */
-constexpr int32_t kMaxItemRows = 64;
-/*! \brief Where all sequences have so few query rows, warps share columns instead of rows. */
-constexpr int32_t kFewRows = 16;
+/*! \brief Query queries of a work item at most: (token, query head of the KV head) pairs. */
+constexpr int32_t kMaxItemQueries = 64;
+/*! \brief Where all sequences have so few queries, warps share keys instead of queries. */
+constexpr int32_t kFewQueries = 16;
 
 /*! \brief The arena's first bytes: counts, and where the parts begin, in bytes from the header. */
 struct PlanHeader {
-  int32_t num_rows;
-  int32_t slots;      //!< [num_rows] int32
-  int32_t positions;  //!< [num_rows] int32
-  int32_t rope;       //!< [num_rows, rotary_dim] float: cosines, then sines
-  int32_t sequences;  //!< [num_sequences] PlanSequence
-  int32_t spans;      //!< PlanSpan
-  int32_t words;      //!< uint64
-  int32_t classes;    //!< [layer classes] PlanClass
-  int32_t items;      //!< WorkItem
-  int32_t merges;     //!< MergeItem
-  int32_t few_rows;   //!< whether the items are for kFewRows query rows
+  int32_t num_query_tokens;
+  int32_t slots;        //!< [num_query_tokens] int32
+  int32_t positions;    //!< [num_query_tokens] int32
+  int32_t rope;         //!< [num_query_tokens, rotary_dim] float: cosines, then sines
+  int32_t sequences;    //!< [num_sequences] PlanSequence
+  int32_t spans;        //!< PlanSpan
+  int32_t words;        //!< uint64
+  int32_t classes;      //!< [layer classes] PlanClass
+  int32_t items;        //!< WorkItem
+  int32_t merges;       //!< MergeItem
+  int32_t few_queries;  //!< whether the items are for kFewQueries queries
   int32_t unused;
 };
 
 /*! \brief SequencePlan; arrays as bytes from the header, -1 where there is none. */
 struct PlanSequence {
-  int32_t row_begin, num_rows, num_committed, num_columns, next_position;
+  int32_t query_begin, num_query_tokens, num_committed, kv_len, next_position;
   int32_t pages, depths, committed_positions;
 };
 
 /*! \brief MaskSpan. */
 struct PlanSpan {
   int32_t begin, end;
-  int32_t words;         //!< index of the block's first word, or MaskSpan::kAllRows
+  int32_t words;         //!< index of the block's first word, or MaskSpan::kAllQueries
   int32_t tiles_before;  //!< tiles of the block's earlier spans
-  uint64_t any;          //!< columns of a tile that some row of the block sees
+  uint64_t any;          //!< keys of a tile that some query of the block sees
 };
 
-/*! \brief Tiles [tile_begin, tile_end) of the spans that one group of query rows sees. */
+/*! \brief Tiles [tile_begin, tile_end) of the spans that one group of queries sees. */
 struct WorkItem {
   int32_t sequence, kv_head;
   int32_t token_begin, token_end;  //!< within the sequence's new tokens, in one block of the mask
   int32_t span_begin, span_end;    //!< of the block
   int32_t tile_begin, tile_end;    //!< counted over the block's spans
-  int32_t partial;                 //!< first row of partial results, or -1: writes the output
+  int32_t partial;                 //!< first query of partial results, or -1: writes the output
 };
 
-/*! \brief Partial results to merge: num_partials runs of the item's rows from row `partial` on. */
+/*! \brief Partial results to merge: num_partials runs of the item's queries from query `partial`
+ * on. */
 struct MergeItem {
   int32_t sequence, kv_head;
   int32_t token_begin, token_end;
@@ -75,11 +76,11 @@ struct PlanClass {
 /*! \brief Sizes that a plan depends on besides the step. */
 struct PlanShape {
   int32_t num_layers, num_kv_heads, group, page_size;
-  /*! \brief Blocks that run at once, for items of kMaxItemRows and of kFewRows: work is cut until
-   * all have some. */
+  /*! \brief Blocks that run at once, for items of kMaxItemQueries and of kFewQueries: work is cut
+   * until all have some. */
   int32_t num_blocks, few_blocks;
-  int32_t max_partial_rows;  //!< room for partial results
-  int32_t rotary_dim;        //!< of the rope table, 0 without one
+  int32_t max_partial_queries;  //!< room for partial results
+  int32_t rotary_dim;           //!< of the rope table, 0 without one
 };
 
 /*! \brief Builds arenas; keeps its storage from step to step. */
@@ -89,7 +90,7 @@ class DevicePlanBuilder {
 
   /*!
    * \brief Lays a step out.
-   * \param rope [num_rows, rotary_dim], or nullptr.
+   * \param rope [num_query_tokens, rotary_dim], or nullptr.
    * \throws kValue if the plan is larger than 2 GiB.
    */
   void Build(const StepPlan& step, const MaskTable& masks, const float* rope);
@@ -99,8 +100,8 @@ class DevicePlanBuilder {
   const PlanHeader& header() const { return *reinterpret_cast<const PlanHeader*>(arena_.data()); }
   /*! \brief The class of a layer's masks. */
   int32_t layer_class(int32_t layer) const { return layer_classes_[layer]; }
-  bool few_rows() const { return few_rows_; }
-  int32_t num_blocks() const { return few_rows_ ? shape_.few_blocks : shape_.num_blocks; }
+  bool few_queries() const { return few_queries_; }
+  int32_t num_blocks() const { return few_queries_ ? shape_.few_blocks : shape_.num_blocks; }
   int32_t num_merges() const { return static_cast<int32_t>(merges_.size()); }
   const PlanShape& shape() const { return shape_; }
 
@@ -116,7 +117,7 @@ class DevicePlanBuilder {
   int32_t Append(const T* values, int64_t count);
 
   PlanShape shape_;
-  bool few_rows_ = false;
+  bool few_queries_ = false;
   std::vector<uint64_t> arena_;
   std::vector<int32_t> layer_classes_;
   std::vector<PlanSpan> spans_;

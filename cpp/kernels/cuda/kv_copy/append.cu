@@ -15,7 +15,7 @@ __global__ void AppendKernel(AppendArgs args) {
   const int32_t head_dim = args.page.head_dim, pairs = head_dim / 2, half = args.rotary_dim / 2;
   const int32_t kv_heads = args.page.num_kv_heads;
   const int32_t q_heads = args.q_out.data == nullptr ? 0 : args.num_qo_heads;
-  for (int32_t row = blockIdx.x; row < args.plan->num_rows; row += gridDim.x) {
+  for (int32_t row = blockIdx.x; row < args.plan->num_query_tokens; row += gridDim.x) {
     const float* cosines = rope + static_cast<int64_t>(row) * args.rotary_dim;
     for (int32_t i = threadIdx.x; i < (q_heads + 2 * kv_heads) * pairs; i += blockDim.x) {
       const int32_t head = i / pairs, pair = i % pairs;
@@ -49,9 +49,9 @@ __global__ void AppendKernel(AppendArgs args) {
 }  // namespace
 
 cudaError_t Append(const AppendArgs& args, cudaStream_t stream) {
-  if (args.num_rows == 0) return cudaSuccess;
-  return Launch(AppendKernel, dim3(static_cast<unsigned>(args.num_rows)), dim3(kThreads), 0, stream,
-                args);
+  if (args.num_query_tokens == 0) return cudaSuccess;
+  return Launch(AppendKernel, dim3(static_cast<unsigned>(args.num_query_tokens)), dim3(kThreads), 0,
+                stream, args);
 }
 
 }  // namespace kvctl::cuda

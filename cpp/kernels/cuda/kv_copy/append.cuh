@@ -33,7 +33,7 @@ struct HeadRows {
  */
 struct AppendArgs {
   const PlanHeader* plan;
-  int32_t num_rows;  //!< of the plan, for the size of the grid
+  int32_t num_query_tokens;  //!< of the plan, for the size of the grid
   HeadRows q, k, v;
   int32_t num_qo_heads;
   HeadRows q_out;  //!< data nullptr: q is read where it is

@@ -131,7 +131,7 @@ TEST(TableOutOfPagesChangesNothing) {
   EXPECT_ERROR(f.table.BeginForward({{1, 4}, {0, 4}}, &f.moves), kOutOfPages,
                "begin_forward needs 2 pages and 1 of 8 are free");
   EXPECT(!f.table.in_forward());
-  EXPECT_EQ(f.table.Get(0).num_columns(), 26);
+  EXPECT_EQ(f.table.Get(0).kv_len(), 26);
   EXPECT_EQ(f.table.pool().num_free(), 1);
 }
 
@@ -181,11 +181,11 @@ TEST(CheckpointHoldsNothingUntilItMust) {
   EXPECT(f.moves.empty());  // growing is no reason to copy
   EXPECT_EQ(f.table.pool().num_free(), 5);
   f.table.PopN(0, 7);  // below the checkpoint: it takes hold of the second page
-  EXPECT_EQ(f.table.Get(0).num_columns(), 4);
+  EXPECT_EQ(f.table.Get(0).kv_len(), 4);
   EXPECT_EQ(f.table.pool().num_free(), 6);
   f.Chain(0, 1);
   f.table.Rollback(0, checkpoint.get());
-  EXPECT_EQ(f.table.Get(0).num_columns(), 6);
+  EXPECT_EQ(f.table.Get(0).kv_len(), 6);
   EXPECT_EQ(f.table.pool().num_free(), 6);
   checkpoint.reset();
   f.table.Remove(0);

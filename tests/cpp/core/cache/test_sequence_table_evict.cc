@@ -42,8 +42,8 @@ struct Cache {
   std::vector<int32_t> Tokens(int64_t id) const {
     const Sequence& sequence = table.Get(id);
     std::vector<int32_t> tokens;
-    for (int32_t column = 0; column < sequence.num_columns(); ++column) {
-      tokens.push_back(slots[table.Slot(sequence, column)]);
+    for (int32_t i = 0; i < sequence.kv_len(); ++i) {
+      tokens.push_back(slots[table.Slot(sequence, i)]);
     }
     return tokens;
   }

@@ -13,13 +13,13 @@ const uint8_t kTwoByThree[] = {1, 0, 1, 0, 1, 1};
 
 TEST(MaskConstructorsRejectWhatCannotBe) {
   EXPECT_ERROR(Mask::Tree({-2}), kValue, "parent of tree node 0 is -2");
-  EXPECT_ERROR(Mask::Full(kTwoByThree, 3, 2), kValue, "number of columns must be at least 3");
+  EXPECT_ERROR(Mask::Full(kTwoByThree, 3, 2), kValue, "number of keys must be at least 3");
   EXPECT_ERROR(Mask::Window(0), kValue, "window size must be at least 1, got 0");
   EXPECT_ERROR(Mask::Window(4, -1), kValue, "attention sinks must be at least 0, got -1");
   EXPECT_ERROR(Mask::PrefixLM(-1), kValue, "prefix length");
   EXPECT_ERROR(Mask::Documents({}), kValue, "document ids");
-  EXPECT_ERROR(Mask::Ranges({{{3, 2}}}), kValue, "row 0 of the ranges holds [3, 2)");
-  EXPECT_ERROR(Mask::Ranges({{}, {{-1, 2}}}), kValue, "row 1 of the ranges holds [-1, 2)");
+  EXPECT_ERROR(Mask::Ranges({{{3, 2}}}), kValue, "query 0 of the ranges holds [3, 2)");
+  EXPECT_ERROR(Mask::Ranges({{}, {{-1, 2}}}), kValue, "query 1 of the ranges holds [-1, 2)");
 }
 
 TEST(MaskHoldsOneTree) {
@@ -45,7 +45,7 @@ TEST(MaskChoicesAreOutermost) {
 TEST(OperatorsReachIntoChoices) {
   const int32_t pages[] = {0};
   SequencePlan sequence{};
-  sequence.num_rows = sequence.num_pending = 1;
+  sequence.num_query_tokens = sequence.num_pending = 1;
   sequence.num_committed = sequence.next_position = 9;
   sequence.pages = pages;
   StepPlan step;
@@ -59,8 +59,8 @@ TEST(OperatorsReachIntoChoices) {
   for (int32_t layer = 0; layer < 3; ++layer) {
     for (int32_t head = 0; head < 2; ++head) {
       const int32_t size = std::min(layer == 0 ? 2 : 4, head == 0 ? 6 : 3);
-      for (int32_t column = 0; column < 10; ++column) {
-        EXPECT_EQ(table.layer(layer).plan(0, head).Visible(0, column), column > 9 - size);
+      for (int32_t key = 0; key < 10; ++key) {
+        EXPECT_EQ(table.layer(layer).plan(0, head).Visible(0, key), key > 9 - size);
       }
     }
   }
@@ -80,7 +80,7 @@ TEST(MaskTableLowersEachDifferenceOnce) {
   StepPlan step;
   for (int32_t s = 0; s < 2; ++s) {
     SequencePlan sequence{};
-    sequence.num_rows = 2;
+    sequence.num_query_tokens = 2;
     sequence.num_committed = 30;
     sequence.num_pending = 2;
     sequence.next_position = 30;
@@ -108,7 +108,7 @@ TEST(MaskTableLowersEachDifferenceOnce) {
   const Mask wrong = Mask::Dense(kTwoByThree, 1);
   const Mask* second[] = {nullptr, &wrong};
   EXPECT_ERROR(table.Lower(second, step, 4, 3), kValue,
-               "sequence 1 of the batch: the mask has 1 rows");
+               "sequence 1 of the batch: the mask is for 1 new tokens");
   table.Lower(nullptr, step, 4, 3);
   EXPECT_EQ(table.layer(3).num_head_classes, 1);
 }

@@ -16,18 +16,18 @@ struct Context {
   SequencePlan plan{};
   std::vector<int32_t> parents, depths, positions;
 
-  int32_t columns() const { return plan.num_columns(); }
-  int32_t own(int32_t row) const { return columns() - plan.num_rows + row; }
-  int32_t position(int32_t column) const {
-    const int32_t pending = column - plan.num_committed;
-    if (pending < 0) return positions.empty() ? column : positions[column];
+  int32_t keys() const { return plan.kv_len(); }
+  int32_t own(int32_t query) const { return keys() - plan.num_query_tokens + query; }
+  int32_t position(int32_t key) const {
+    const int32_t pending = key - plan.num_committed;
+    if (pending < 0) return positions.empty() ? key : positions[key];
     return plan.next_position + (depths.empty() ? pending : depths[pending]);
   }
-  bool causal(int32_t row, int32_t column) const {
-    if (column < plan.num_committed) return true;
-    if (parents.empty()) return column <= own(row);
-    int32_t node = own(row) - plan.num_committed;
-    while (node >= 0 && node != column - plan.num_committed) node = parents[node];
+  bool causal(int32_t query, int32_t key) const {
+    if (key < plan.num_committed) return true;
+    if (parents.empty()) return key <= own(query);
+    int32_t node = own(query) - plan.num_committed;
+    while (node >= 0 && node != key - plan.num_committed) node = parents[node];
     return node >= 0;
   }
 };
@@ -49,9 +49,9 @@ class Generator {
 
   Context Sequence() {
     Context c;
-    c.plan.num_rows = Int(0, 4) == 0 ? Int(1, 150) : Int(1, 12);
+    c.plan.num_query_tokens = Int(0, 4) == 0 ? Int(1, 150) : Int(1, 12);
     const int32_t earlier = Int(0, 3) == 0 ? Int(1, 40) : 0;
-    c.plan.num_pending = c.plan.num_rows + earlier;
+    c.plan.num_pending = c.plan.num_query_tokens + earlier;
     c.plan.num_committed = Int(0, 3) == 0 ? Int(0, 600) : Int(0, 70);
     if (Int(0, 2) == 0) {
       const int32_t reach = Int(0, 2) == 0 ? 1 << 20 : 3;  // bushy, or nearly chains
@@ -76,7 +76,7 @@ class Generator {
   }
 
   Expression Leaf(const Context& c) {
-    const int32_t rows = c.plan.num_rows, columns = c.columns();
+    const int32_t queries = c.plan.num_query_tokens, keys = c.keys();
     switch (Int(0, 8)) {
       case 0:
         return {Mask::Causal(), [&c](int32_t r, int32_t k) { return c.causal(r, k); }};
@@ -88,49 +88,48 @@ class Generator {
         return {Mask::Tree(parents), [&c](int32_t r, int32_t k) { return c.causal(r, k); }};
       }
       case 2: {
-        std::vector<uint8_t> bits = Bits(rows * rows);
-        return {Mask::Dense(bits.data(), rows), [=](int32_t r, int32_t k) {
-                  return k < columns - rows || bits[r * rows + k - (columns - rows)] != 0;
+        std::vector<uint8_t> bits = Bits(queries * queries);
+        return {Mask::Dense(bits.data(), queries), [=](int32_t r, int32_t k) {
+                  return k < keys - queries || bits[r * queries + k - (keys - queries)] != 0;
                 }};
       }
       case 3: {
-        std::vector<uint8_t> bits = Bits(rows * columns);
-        return {Mask::Full(bits.data(), rows, columns),
-                [=](int32_t r, int32_t k) { return bits[r * columns + k] != 0; }};
+        std::vector<uint8_t> bits = Bits(queries * keys);
+        return {Mask::Full(bits.data(), queries, keys),
+                [=](int32_t r, int32_t k) { return bits[r * keys + k] != 0; }};
       }
       case 4: {
-        const int32_t size = Int(1, 2 + columns), sinks = Int(0, 6);
+        const int32_t size = Int(1, 2 + keys), sinks = Int(0, 6);
         return {Mask::Window(size, sinks), [&c, size, sinks](int32_t r, int32_t k) {
                   const bool near = c.position(k) > c.position(c.own(r)) - size;
                   return c.causal(r, k) && (near || c.position(k) < sinks);
                 }};
       }
       case 5: {
-        const int32_t length = Int(0, columns + 5);
+        const int32_t length = Int(0, keys + 5);
         return {Mask::PrefixLM(length), [&c, length](int32_t r, int32_t k) {
                   return c.causal(r, k) || c.position(k) < length;
                 }};
       }
       case 6: {
         std::vector<int32_t> ids;
-        while (static_cast<int32_t>(ids.size()) < columns) {
-          ids.resize(std::min<size_t>(columns, ids.size() + Int(1, 90)), Int(0, 4));
+        while (static_cast<int32_t>(ids.size()) < keys) {
+          ids.resize(std::min<size_t>(keys, ids.size() + Int(1, 90)), Int(0, 4));
         }
         return {Mask::Documents(ids),
                 [&c, ids](int32_t r, int32_t k) { return ids[k] == ids[c.own(r)]; }};
       }
       default: {
-        std::vector<std::vector<ColumnRange>> lists(rows);
+        std::vector<std::vector<KeyRange>> lists(queries);
         for (auto& list : lists) {
           for (int32_t i = Int(0, 4); i > 0; --i) {
-            const int32_t begin = Int(0, columns + 1);
-            list.push_back({begin, Int(begin, columns + 1)});
+            const int32_t begin = Int(0, keys + 1);
+            list.push_back({begin, Int(begin, keys + 1)});
           }
         }
         return {Mask::Ranges(lists), [lists](int32_t r, int32_t k) {
-                  return std::any_of(lists[r].begin(), lists[r].end(), [k](const ColumnRange& x) {
-                    return x.begin <= k && k < x.end;
-                  });
+                  return std::any_of(lists[r].begin(), lists[r].end(),
+                                     [k](const KeyRange& x) { return x.begin <= k && k < x.end; });
                 }};
       }
     }
@@ -164,44 +163,44 @@ class Generator {
   std::mt19937 rng_;
 };
 
-/*! \brief Each visible (row, column) is in exactly one span, and that span is in the right chunk.
+/*! \brief Each visible (query, key) is in exactly one span, and that span is in the right chunk.
  */
 bool Sound(const Context& c, const MaskPlan& plan, const Predicate& sees) {
-  for (int32_t row = 0; row < plan.num_rows; ++row) {
-    std::vector<int32_t> seen(plan.num_columns, 0);
+  for (int32_t query = 0; query < plan.num_query_tokens; ++query) {
+    std::vector<int32_t> seen(plan.kv_len, 0);
     int32_t chunk = 0;
-    const int32_t block = row / kBlockRows;
+    const int32_t block = query / kBlockQueries;
     for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
       const MaskSpan& span = plan.spans[i];
-      if (span.begin >= span.end || span.end > plan.num_columns) return false;
-      if (span.chunk == MaskSpan::kByColumn && span.begin % kTileColumns != 0) return false;
-      for (int32_t column = span.begin; column < span.end; ++column) {
-        if (span.words != MaskSpan::kAllRows &&
-            (plan.words[span.words + row % kBlockRows] >> column % kTileColumns & 1) == 0) {
+      if (span.begin >= span.end || span.end > plan.kv_len) return false;
+      if (span.chunk == MaskSpan::kByKey && span.begin % kTileKeys != 0) return false;
+      for (int32_t key = span.begin; key < span.end; ++key) {
+        if (span.words != MaskSpan::kAllQueries &&
+            (plan.words[span.words + query % kBlockQueries] >> key % kTileKeys & 1) == 0) {
           continue;
         }
-        ++seen[column];
-        const int32_t pending = column - c.plan.num_committed;
+        ++seen[key];
+        const int32_t pending = key - c.plan.num_committed;
         const int32_t logical =
-            pending < 0 || c.depths.empty() ? column : c.plan.num_committed + c.depths[pending];
-        if (logical / kChunkColumns < chunk) return false;
-        chunk = logical / kChunkColumns;
-        if (span.chunk == MaskSpan::kByColumn ? logical != column : span.chunk != chunk) {
+            pending < 0 || c.depths.empty() ? key : c.plan.num_committed + c.depths[pending];
+        if (logical / kChunkKeys < chunk) return false;
+        chunk = logical / kChunkKeys;
+        if (span.chunk == MaskSpan::kByKey ? logical != key : span.chunk != chunk) {
           return false;
         }
       }
     }
-    for (int32_t column = 0; column < plan.num_columns; ++column) {
-      if (seen[column] != (sees(row, column) ? 1 : 0)) return false;
-      if (plan.Visible(row, column) != sees(row, column)) return false;
+    for (int32_t key = 0; key < plan.kv_len; ++key) {
+      if (seen[key] != (sees(query, key) ? 1 : 0)) return false;
+      if (plan.Visible(query, key) != sees(query, key)) return false;
     }
   }
   return true;
 }
 
-SequencePlan Chain(int32_t committed, int32_t rows) {
+SequencePlan Chain(int32_t committed, int32_t queries) {
   SequencePlan sequence{};
-  sequence.num_rows = sequence.num_pending = rows;
+  sequence.num_query_tokens = sequence.num_pending = queries;
   sequence.num_committed = sequence.next_position = committed;
   return sequence;
 }
@@ -255,13 +254,12 @@ TEST(LoweringChecksTheMaskAgainstTheSequence) {
   const uint8_t bits[12] = {};
   const auto lower = [&](const Mask& mask) { LowerMask(&mask, Chain(10, 3), &plan); };
   EXPECT_ERROR(lower(Mask::Dense(bits, 2)), kValue,
-               "the mask has 2 rows, but the sequence gets 3 new tokens");
-  EXPECT_ERROR(
-      lower(Mask::Full(bits, 3, 4)), kValue,
-      "the mask is for 4 columns, but the sequence has 13 (10 in the cache and 3 new ones)");
-  EXPECT_ERROR(lower(Mask::Documents({1, 2})), kValue, "the mask is for 2 columns");
-  EXPECT_ERROR(lower(Mask::Ranges({{}, {}})), kValue, "the mask has 2 rows");
-  EXPECT_ERROR(lower(Mask::Ranges({{}, {}, {{3, 14}}})), kValue, "ends at column 14");
+               "the mask is for 2 new tokens, but the sequence gets 3");
+  EXPECT_ERROR(lower(Mask::Full(bits, 3, 4)), kValue,
+               "the mask is for 4 keys, but the sequence has 13 (10 in the cache and 3 new ones)");
+  EXPECT_ERROR(lower(Mask::Documents({1, 2})), kValue, "the mask is for 2 keys");
+  EXPECT_ERROR(lower(Mask::Ranges({{}, {}})), kValue, "the mask is for 2 new tokens");
+  EXPECT_ERROR(lower(Mask::Ranges({{}, {}, {{3, 14}}})), kValue, "ends at key 14");
   EXPECT_ERROR(lower(Mask::Tree({-1, 0, 1, 2})), kValue, "the mask's tree has 4 nodes, but 3");
 }
 
@@ -272,7 +270,7 @@ TEST(PlansFollowStructureNotLength) {
   EXPECT_EQ(near.spans.size(), far.spans.size());
   EXPECT_EQ(near.words.size(), far.words.size());
 
-  // A span of the past hidden from one row: three spans, however long they are.
+  // A span of the past hidden from one query: three spans, however long they are.
   const Mask hide = Mask::Causal() & ~Mask::Ranges({{{128, 1 << 19}}, {}});
   LowerMask(&hide, Chain(1 << 20, 2), &far);
   EXPECT(far.spans.size() <= 4);

@@ -36,7 +36,7 @@ class PagedLayer {
     std::shuffle(free.begin(), free.end(), rng);
   }
 
-  /*! \brief Writes K or V of one column and head. */
+  /*! \brief Writes K or V of one key and head. */
   void Set(int32_t page, int32_t kv, int32_t head, int32_t offset, const float* values) {
     const int64_t at =
         (((int64_t(page) * 2 + kv) * shape.kv_heads + head) * shape.page_size + offset) *
@@ -59,17 +59,17 @@ class PagedLayer {
     }
   }
 
-  /*! \brief Copies K and V of a column, all heads, from one place to another. */
+  /*! \brief Copies K and V of a key, all heads, from one place to another. */
   void Copy(int32_t from_page, int32_t from_offset, int32_t to_page, int32_t to_offset) {
-    const int64_t row = int64_t(shape.head_dim) * DTypeSize(dtype);
+    const int64_t bytes = int64_t(shape.head_dim) * DTypeSize(dtype);
     for (int32_t i = 0; i < 2 * shape.kv_heads; ++i) {
       const uint8_t* from =
           data.data() +
-          ((int64_t(from_page) * 2 * shape.kv_heads + i) * shape.page_size + from_offset) * row;
+          ((int64_t(from_page) * 2 * shape.kv_heads + i) * shape.page_size + from_offset) * bytes;
       std::copy_n(
-          from, row,
+          from, bytes,
           data.data() +
-              ((int64_t(to_page) * 2 * shape.kv_heads + i) * shape.page_size + to_offset) * row);
+              ((int64_t(to_page) * 2 * shape.kv_heads + i) * shape.page_size + to_offset) * bytes);
     }
   }
 
@@ -118,42 +118,41 @@ struct TestSequence {
   SequencePlan plan{};
   std::vector<int32_t> pages, parents, depths, positions;
 
-  /*! \brief Pages with random K and V for all columns. parents empty: a chain. */
+  /*! \brief Pages with random K and V for all keys. parents empty: a chain. */
   TestSequence(PagedLayer* layer, int32_t committed, std::vector<int32_t> tree, int32_t pending,
-               int32_t new_rows) {
+               int32_t num_new) {
     parents = std::move(tree);
     for (int32_t parent : parents) depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
-    const int32_t columns = committed + pending;
+    const int32_t keys = committed + pending;
     const Shape& shape = layer->shape;
-    for (int32_t column = 0; column < columns; ++column) {
-      if (column % shape.page_size == 0) {
+    for (int32_t key = 0; key < keys; ++key) {
+      if (key % shape.page_size == 0) {
         pages.push_back(layer->TakePage());
       }
       for (int32_t head = 0; head < shape.kv_heads; ++head) {
         for (int32_t kv = 0; kv < 2; ++kv) {
-          layer->Set(pages.back(), kv, head, column % shape.page_size,
+          layer->Set(pages.back(), kv, head, key % shape.page_size,
                      layer->Random(shape.head_dim).data());
         }
       }
     }
-    plan.num_rows = new_rows;
+    plan.num_query_tokens = num_new;
     plan.num_committed = committed;
     plan.num_pending = pending;
     plan.next_position = committed;
     Link();
   }
-  /*! \brief A chain of copies of the given columns of another sequence; the last is its one new
-   * row. */
-  TestSequence(PagedLayer* layer, const TestSequence& other, const std::vector<int32_t>& columns) {
+  /*! \brief A chain of copies of the given keys of another sequence; the last is its one new
+   * query. */
+  TestSequence(PagedLayer* layer, const TestSequence& other, const std::vector<int32_t>& keys) {
     const int32_t page_size = layer->shape.page_size;
-    for (size_t i = 0; i < columns.size(); ++i) {
+    for (size_t i = 0; i < keys.size(); ++i) {
       const auto offset = static_cast<int32_t>(i % page_size);
       if (offset == 0) pages.push_back(layer->TakePage());
-      layer->Copy(other.pages[columns[i] / page_size], columns[i] % page_size, pages.back(),
-                  offset);
+      layer->Copy(other.pages[keys[i] / page_size], keys[i] % page_size, pages.back(), offset);
     }
-    plan.num_rows = plan.num_pending = 1;
-    plan.num_committed = plan.next_position = static_cast<int32_t>(columns.size()) - 1;
+    plan.num_query_tokens = plan.num_pending = 1;
+    plan.num_committed = plan.next_position = static_cast<int32_t>(keys.size()) - 1;
     Link();
   }
   TestSequence(const TestSequence& other) { *this = other; }
@@ -174,22 +173,22 @@ struct TestSequence {
   }
 };
 
-/*! \brief Runs the kernel, and where mass is given sums up the weights. Sets row_begin of each
- * sequence. q: [rows, qo_heads, head_dim]. */
+/*! \brief Runs the kernel, and where mass is given sums up the weights. Sets query_begin of each
+ * sequence. q: [queries, qo_heads, head_dim]. */
 inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequence>& sequences,
                                  const std::vector<const Mask*>& masks, const std::vector<float>& q,
                                  AttentionArgs options = {}, const AttentionMass* mass = nullptr) {
   StepPlan step;
-  int32_t rows = 0;
+  int32_t queries = 0;
   for (TestSequence& sequence : sequences) {
-    sequence.plan.row_begin = rows;
-    rows += sequence.plan.num_rows;
+    sequence.plan.query_begin = queries;
+    queries += sequence.plan.num_query_tokens;
     step.sequences.push_back(sequence.plan);
   }
   MaskTable table;
   table.Lower(masks.empty() ? nullptr : masks.data(), step, 1, layer.shape.kv_heads);
   const int64_t width = int64_t(layer.shape.qo_heads) * layer.shape.head_dim;
-  std::vector<float> out(rows * width, std::numeric_limits<float>::quiet_NaN());
+  std::vector<float> out(queries * width, std::numeric_limits<float>::quiet_NaN());
   AttentionArgs args = options;
   args.q = q.data();
   args.q_row_stride = width;
@@ -205,7 +204,7 @@ inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequen
   args.out = out.data();
   args.out_row_stride = width;
   if (args.sm_scale == 0) args.sm_scale = 1.f / std::sqrt(float(layer.shape.head_dim));
-  std::vector<float> lse(rows * layer.shape.qo_heads);
+  std::vector<float> lse(queries * layer.shape.qo_heads);
   if (mass != nullptr) args.lse = lse.data();
   AttentionCpu(args);
   if (mass != nullptr) AttentionMassCpu(args, *mass);
@@ -219,19 +218,19 @@ inline std::vector<double> Reference(const PagedLayer& layer, const TestSequence
   const Shape& shape = layer.shape;
   const int32_t group = shape.qo_heads / shape.kv_heads;
   std::vector<double> out;
-  const auto position = [&](int32_t column) -> double {
-    const int32_t pending = column - sequence.plan.num_committed;
-    if (pending < 0) return sequence.positions.empty() ? column : sequence.positions[column];
+  const auto position = [&](int32_t key) -> double {
+    const int32_t pending = key - sequence.plan.num_committed;
+    if (pending < 0) return sequence.positions.empty() ? key : sequence.positions[key];
     return sequence.plan.next_position +
            (sequence.depths.empty() ? pending : sequence.depths[pending]);
   };
-  for (int32_t row = 0; row < sequence.plan.num_rows; ++row) {
+  for (int32_t query = 0; query < sequence.plan.num_query_tokens; ++query) {
     for (int32_t head = 0; head < shape.qo_heads; ++head) {
-      std::vector<double> acc(shape.head_dim, 0.0), scores(plan.num_columns);
-      const float* x = q + (int64_t(row) * shape.qo_heads + head) * shape.head_dim;
+      std::vector<double> acc(shape.head_dim, 0.0), scores(plan.kv_len);
+      const float* x = q + (int64_t(query) * shape.qo_heads + head) * shape.head_dim;
       double largest = -INFINITY;
-      for (int32_t c = 0; c < plan.num_columns; ++c) {
-        if (!plan.Visible(row, c)) continue;
+      for (int32_t c = 0; c < plan.kv_len; ++c) {
+        if (!plan.Visible(query, c)) continue;
         double score = 0;
         for (int32_t d = 0; d < shape.head_dim; ++d) {
           score += x[d] * layer.Get(sequence.pages[c / shape.page_size], 0, head / group,
@@ -241,7 +240,7 @@ inline std::vector<double> Reference(const PagedLayer& layer, const TestSequence
         if (options.soft_cap > 0) score = options.soft_cap * std::tanh(score / options.soft_cap);
         if (options.alibi_slopes != nullptr) {
           score += options.alibi_slopes[head] *
-                   (position(c) - position(plan.num_columns - plan.num_rows + row));
+                   (position(c) - position(plan.kv_len - plan.num_query_tokens + query));
         }
         scores[c] = score;
         largest = std::max(largest, score);
@@ -251,8 +250,8 @@ inline std::vector<double> Reference(const PagedLayer& layer, const TestSequence
         largest = std::max<double>(largest, options.sinks[head]);
         sum = std::exp(options.sinks[head] - largest);
       }
-      for (int32_t c = 0; c < plan.num_columns; ++c) {
-        if (!plan.Visible(row, c)) continue;
+      for (int32_t c = 0; c < plan.kv_len; ++c) {
+        if (!plan.Visible(query, c)) continue;
         const double p = std::exp(scores[c] - largest);
         sum += p;
         for (int32_t d = 0; d < shape.head_dim; ++d) {
@@ -271,19 +270,20 @@ struct RandomCase {
   /*! \param max_past The past is shorter. */
   RandomCase(PagedLayer* layer, int32_t max_past) {
     const auto random = [&](int32_t n) { return static_cast<int32_t>(layer->rng() % n); };
-    const int32_t past = random(max_past), rows = 1 + random(40), columns = past + rows;
-    std::vector<uint8_t> bits(rows * columns);
+    const int32_t past = random(max_past), queries = 1 + random(40), keys = past + queries;
+    std::vector<uint8_t> bits(queries * keys);
     const int32_t density = 1 + random(5);
     for (uint8_t& bit : bits) bit = random(density) == 0;
-    masks = {Mask::Full(bits.data(), rows, columns),
-             Mask::Dense(bits.data(), rows),
+    masks = {Mask::Full(bits.data(), queries, keys),
+             Mask::Dense(bits.data(), queries),
              Mask::Window(1 + random(300), random(5)),
-             Mask::PrefixLM(random(columns)),
+             Mask::PrefixLM(random(keys)),
              ~Mask::Window(1 + random(100)),
-             Mask::Full(bits.data(), rows, columns) & Mask::Causal()};
+             Mask::Full(bits.data(), queries, keys) & Mask::Causal()};
     const bool tree = random(2) == 0;
     sequence = std::make_unique<TestSequence>(
-        layer, past, tree ? RandomTree(&layer->rng, rows) : std::vector<int32_t>{}, rows, rows);
+        layer, past, tree ? RandomTree(&layer->rng, queries) : std::vector<int32_t>{}, queries,
+        queries);
   }
 
   std::vector<Mask> masks;

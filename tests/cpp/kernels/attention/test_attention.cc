@@ -13,7 +13,7 @@ namespace {
 /*! \brief Kernel against reference for one sequence. */
 double ErrorOf(PagedLayer* layer, TestSequence sequence, const Mask* mask,
                AttentionArgs options = {}) {
-  const std::vector<float> q = layer->Random(int64_t(sequence.plan.num_rows) *
+  const std::vector<float> q = layer->Random(int64_t(sequence.plan.num_query_tokens) *
                                              layer->shape.qo_heads * layer->shape.head_dim);
   std::vector<TestSequence> batch{sequence};
   const std::vector<float> out = Attend(*layer, batch, {mask}, q, options);
@@ -31,9 +31,10 @@ TEST(AttentionAgreesWithFloat64OverShapesAndLengths) {
     for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
       PagedLayer layer(shape, dtype, 400, 7);
       const std::vector<int32_t> all = layer.free;
-      for (const auto& [past, rows] :
+      for (const auto& [past, queries] :
            {std::pair{0, 1}, {0, 70}, {1, 3}, {63, 2}, {255, 1}, {300, 17}}) {
-        const double error = ErrorOf(&layer, TestSequence(&layer, past, {}, rows, rows), nullptr);
+        const double error =
+            ErrorOf(&layer, TestSequence(&layer, past, {}, queries, queries), nullptr);
         EXPECT_EQ(error < 1e-6, true);
         layer.free = all;
       }
@@ -65,8 +66,8 @@ TEST(OptionsOfAttentionAgreeWithFloat64) {
   PagedLayer layer(Shape{}, DType::kFloat32, 300, 5);
   const std::vector<float> slopes = {0.5f, 0.25f, 0.125f, 0.01f, 0.f, 1.f};
   const std::vector<float> sinks = {0.f, 3.f, -40.f, 40.f, 1.f, -1.f};
-  for (const int32_t rows : {9, 1}) {
-    TestSequence sequence(&layer, 280, RandomTree(&layer.rng, rows), rows, rows);
+  for (const int32_t queries : {9, 1}) {
+    TestSequence sequence(&layer, 280, RandomTree(&layer.rng, queries), queries, queries);
     for (int32_t c = 0; c < 280; ++c) sequence.positions.push_back(c < 40 ? c : c + 500);
     sequence.plan.next_position = 780;
     sequence.Link();
@@ -86,7 +87,7 @@ TEST(OptionsOfAttentionAgreeWithFloat64) {
 }
 
 TEST(LseIsTheLogOfTheSumOfExponentials) {
-  // Equal keys: every score is s, so that lse = s + log(columns).
+  // Equal keys: every score is s, so that lse = s + log(keys).
   Shape shape{2, 1, 32, 4};
   PagedLayer layer(shape, DType::kFloat32, 200, 5);
   TestSequence sequence(&layer, 399, {}, 1, 1);
@@ -128,7 +129,7 @@ TEST(TokensOfATreeComeOutAsTheyWouldAlone) {
         for (const int32_t node : {0, 5, 11, 30, 49}) {
           std::vector<int32_t> path;
           for (int32_t n = node; n >= 0; n = parents[n]) path.insert(path.begin(), past + n);
-          for (int32_t column = past - 1; column >= 0; --column) path.insert(path.begin(), column);
+          for (int32_t key = past - 1; key >= 0; --key) path.insert(path.begin(), key);
           std::vector<TestSequence> alone{TestSequence(&layer, tree, path)};
           const std::vector<float> own(q.begin() + node * width, q.begin() + (node + 1) * width);
           EXPECT(std::memcmp(Attend(layer, alone, {}, own).data(), &together[node * width],
@@ -149,18 +150,18 @@ TEST(TokensOfAChainComeOutAsTheyWouldAlone) {
       const int64_t width = shape.qo_heads * shape.head_dim;
       for (const int32_t past : {0, 200, 700}) {
         layer.free = all;
-        const int32_t rows = 80;
-        const TestSequence chain(&layer, past, {}, rows, rows);
-        const std::vector<float> q = layer.Random(rows * width);
+        const int32_t queries = 80;
+        const TestSequence chain(&layer, past, {}, queries, queries);
+        const std::vector<float> q = layer.Random(queries * width);
         std::vector<TestSequence> batch{chain};
         const std::vector<float> together = Attend(layer, batch, {}, q);
-        for (const int32_t row : {0, 1, 33, 79}) {
+        for (const int32_t query : {0, 1, 33, 79}) {
           TestSequence alone = chain;
-          alone.plan.num_committed = alone.plan.next_position = past + row;
-          alone.plan.num_rows = alone.plan.num_pending = 1;
+          alone.plan.num_committed = alone.plan.next_position = past + query;
+          alone.plan.num_query_tokens = alone.plan.num_pending = 1;
           std::vector<TestSequence> one{alone};
-          const std::vector<float> own(q.begin() + row * width, q.begin() + (row + 1) * width);
-          EXPECT(std::memcmp(Attend(layer, one, {}, own).data(), &together[row * width],
+          const std::vector<float> own(q.begin() + query * width, q.begin() + (query + 1) * width);
+          EXPECT(std::memcmp(Attend(layer, one, {}, own).data(), &together[query * width],
                              width * sizeof(float)) == 0);
         }
       }
@@ -176,12 +177,13 @@ TEST(NeitherTheBatchNorTheThreadsChangeABit) {
   std::vector<TestSequence> batch;
   std::vector<const Mask*> masks;
   std::vector<float> q;
-  for (const auto& [past, rows] : {std::pair{900, 1}, {3, 5}, {1500, 12}, {0, 1}, {600, 70}}) {
-    const bool tree = rows == 12;
-    batch.emplace_back(&layer, past, tree ? RandomTree(&layer.rng, rows) : std::vector<int32_t>{},
-                       rows, rows);
-    masks.push_back(rows == 5 ? &window : nullptr);
-    const std::vector<float> own = layer.Random(rows * width);
+  for (const auto& [past, queries] : {std::pair{900, 1}, {3, 5}, {1500, 12}, {0, 1}, {600, 70}}) {
+    const bool tree = queries == 12;
+    batch.emplace_back(&layer, past,
+                       tree ? RandomTree(&layer.rng, queries) : std::vector<int32_t>{}, queries,
+                       queries);
+    masks.push_back(queries == 5 ? &window : nullptr);
+    const std::vector<float> own = layer.Random(queries * width);
     q.insert(q.end(), own.begin(), own.end());
   }
   const int before = omp_get_max_threads();
@@ -190,14 +192,15 @@ TEST(NeitherTheBatchNorTheThreadsChangeABit) {
   for (const int threads : {1, 2, 3, 8}) {
     omp_set_num_threads(threads);
     EXPECT(Attend(layer, batch, masks, q) == together);
-    int64_t row = 0;
+    int64_t query = 0;
     for (size_t s = 0; s < batch.size(); ++s) {
-      const int64_t rows = batch[s].plan.num_rows;
+      const int64_t queries = batch[s].plan.num_query_tokens;
       std::vector<TestSequence> one{batch[s]};
-      const std::vector<float> own(q.begin() + row * width, q.begin() + (row + rows) * width);
+      const std::vector<float> own(q.begin() + query * width,
+                                   q.begin() + (query + queries) * width);
       const std::vector<float> alone = Attend(layer, one, {masks[s]}, own);
-      EXPECT(std::equal(alone.begin(), alone.end(), together.begin() + row * width));
-      row += rows;
+      EXPECT(std::equal(alone.begin(), alone.end(), together.begin() + query * width));
+      query += queries;
     }
   }
   omp_set_num_threads(before);
@@ -211,10 +214,11 @@ TEST(SharedPagesChangeNoBit) {
     PagedLayer layer(shape, dtype, 1000, 37);
     const int64_t width = shape.qo_heads * shape.head_dim;
     const TestSequence prefix(&layer, 1000, {}, 0, 0);
-    const auto fork = [&](int32_t shared_columns, int32_t past, int32_t rows, bool tree) {
-      TestSequence own(&layer, past, tree ? RandomTree(&layer.rng, rows) : std::vector<int32_t>{},
-                       rows, rows);
-      for (int32_t i = 0; i < shared_columns / 16; ++i) own.pages[i] = prefix.pages[i];
+    const auto fork = [&](int32_t shared_keys, int32_t past, int32_t queries, bool tree) {
+      TestSequence own(&layer, past,
+                       tree ? RandomTree(&layer.rng, queries) : std::vector<int32_t>{}, queries,
+                       queries);
+      for (int32_t i = 0; i < shared_keys / 16; ++i) own.pages[i] = prefix.pages[i];
       own.Link();
       return own;
     };
@@ -223,23 +227,24 @@ TEST(SharedPagesChangeNoBit) {
                                     fork(520, 600, 4, false), fork(800, 850, 40, true)};
     const Mask window = Mask::Window(200, 270);  // of the first chunk all, of the next ones a part
     std::vector<const Mask*> masks(batch.size(), nullptr);
-    int64_t rows = 0;
-    for (const TestSequence& sequence : batch) rows += sequence.plan.num_rows;
-    const std::vector<float> q = layer.Random(rows * width);
+    int64_t queries = 0;
+    for (const TestSequence& sequence : batch) queries += sequence.plan.num_query_tokens;
+    const std::vector<float> q = layer.Random(queries * width);
     const int before = omp_get_max_threads();
     for (const Mask* mask : {static_cast<const Mask*>(nullptr), &window}) {
       masks[4] = mask;
       for (const int threads : {1, 2, 5}) {
         omp_set_num_threads(threads);
         const std::vector<float> together = Attend(layer, batch, masks, q);
-        int64_t row = 0;
+        int64_t query = 0;
         for (size_t s = 0; s < batch.size(); ++s) {
-          const int64_t count = batch[s].plan.num_rows;
+          const int64_t count = batch[s].plan.num_query_tokens;
           std::vector<TestSequence> one{batch[s]};
-          const std::vector<float> own(q.begin() + row * width, q.begin() + (row + count) * width);
+          const std::vector<float> own(q.begin() + query * width,
+                                       q.begin() + (query + count) * width);
           const std::vector<float> alone = Attend(layer, one, {masks[s]}, own);
-          EXPECT(std::equal(alone.begin(), alone.end(), together.begin() + row * width));
-          row += count;
+          EXPECT(std::equal(alone.begin(), alone.end(), together.begin() + query * width));
+          query += count;
         }
       }
     }
@@ -259,30 +264,30 @@ TEST(SumsOfWeightsAgreeWithFloat64) {
     const std::vector<const Mask*> masks{&window, nullptr};
     const std::vector<float> q = layer.Random(82 * width);
     const std::vector<float> sinks = {0.f, 1.f, -2.f, 0.5f, 3.f, 0.f};
-    for (const int32_t last_rows : {0, 5}) {
+    for (const int32_t last_queries : {0, 5}) {
       for (const int32_t heads : {2, 6}) {
         std::vector<double> want;
-        int32_t row = 0;
+        int32_t query = 0;
         for (size_t s = 0; s < 2; ++s) {
           MaskPlan plan;
           LowerMask(masks[s], batch[s].plan, &plan);
-          const int32_t rows = batch[s].plan.num_rows, columns = batch[s].plan.num_columns();
-          std::vector<double> sums(int64_t{columns} * heads, 0.0);
-          for (int32_t r = 0; r < rows; ++r, ++row) {
-            if (last_rows > 0 && r < rows - last_rows) continue;
+          const int32_t queries = batch[s].plan.num_query_tokens, keys = batch[s].plan.kv_len();
+          std::vector<double> sums(int64_t{keys} * heads, 0.0);
+          for (int32_t r = 0; r < queries; ++r, ++query) {
+            if (last_queries > 0 && r < queries - last_queries) continue;
             for (int32_t head = 0; head < 6; ++head) {
-              std::vector<double> weights(columns, 0.0);
+              std::vector<double> weights(keys, 0.0);
               double total = std::exp(sinks[head]);
-              for (int32_t c = 0; c < columns; ++c) {
+              for (int32_t c = 0; c < keys; ++c) {
                 if (!plan.Visible(r, c)) continue;
                 double score = 0;
                 for (int32_t d = 0; d < 64; ++d) {
-                  score += q[row * width + head * 64 + d] *
+                  score += q[query * width + head * 64 + d] *
                            layer.Get(batch[s].pages[c / 16], 0, head / group, c % 16, d);
                 }
                 total += weights[c] = std::exp(score / 8);
               }
-              for (int32_t c = 0; c < columns; ++c) {
+              for (int32_t c = 0; c < keys; ++c) {
                 sums[int64_t{c} * heads + (heads == 2 ? head / group : head)] += weights[c] / total;
               }
             }
@@ -294,7 +299,7 @@ TEST(SumsOfWeightsAgreeWithFloat64) {
         for (const int threads : {1, 3}) {
           omp_set_num_threads(threads);
           std::vector<float> sums(want.size(), 1.f);  // is added to
-          const AttentionMass mass{sums.data(), heads, last_rows};
+          const AttentionMass mass{sums.data(), heads, last_queries};
           AttentionArgs options;
           options.sinks = sinks.data();
           Attend(layer, batch, masks, q, options, &mass);
@@ -310,23 +315,23 @@ TEST(SumsOfWeightsAgreeWithFloat64) {
 }
 
 TEST(WhatIsHiddenMayBeAnything) {
-  // Each row sees every third column; column c holds NaN or infinity, in K and V, for all c of
-  // another third, and half the pages of the last third do not exist. Then every third row sees
+  // Each query sees every third key; key c holds NaN or infinity, in K and V, for all c of
+  // another third, and half the pages of the last third do not exist. Then every third query sees
   // poison.
   const Shape shape{4, 2, 64, 1};
   PagedLayer layer(shape, DType::kFloat32, 1000, 29);
-  const int32_t past = 330, rows = 12, columns = past + rows;
-  TestSequence sequence(&layer, past, {}, rows, rows);
-  std::vector<uint8_t> bits(rows * columns);
-  for (int32_t r = 0; r < rows; ++r) {
-    for (int32_t c = 0; c < columns; ++c) bits[r * columns + c] = c % 3 == r % 3;
+  const int32_t past = 330, queries = 12, keys = past + queries;
+  TestSequence sequence(&layer, past, {}, queries, queries);
+  std::vector<uint8_t> bits(queries * keys);
+  for (int32_t r = 0; r < queries; ++r) {
+    for (int32_t c = 0; c < keys; ++c) bits[r * keys + c] = c % 3 == r % 3;
   }
-  const Mask mask = Mask::Full(bits.data(), rows, columns);
+  const Mask mask = Mask::Full(bits.data(), queries, keys);
   const int64_t width = shape.qo_heads * shape.head_dim;
-  const std::vector<float> q = layer.Random(rows * width);
+  const std::vector<float> q = layer.Random(queries * width);
   std::vector<TestSequence> batch{sequence};
   const std::vector<float> clean = Attend(layer, batch, {&mask}, q);
-  for (int32_t c = 0; c < columns; ++c) {
+  for (int32_t c = 0; c < keys; ++c) {
     const std::vector<float> poison(64, c % 2 == 0 ? NAN : INFINITY);
     for (int32_t i = 0; c % 3 == 1 && i < 4; ++i) {
       layer.Set(sequence.pages[c], i / 2, i % 2, 0, poison.data());
@@ -335,7 +340,7 @@ TEST(WhatIsHiddenMayBeAnything) {
   }
   batch[0].Link();
   const std::vector<float> poisoned = Attend(layer, batch, {&mask}, q);
-  for (int32_t r = 0; r < rows; ++r) {
+  for (int32_t r = 0; r < queries; ++r) {
     for (int64_t i = r * width; i < (r + 1) * width; ++i) {
       if (r % 3 == 0) EXPECT(poisoned[i] == clean[i]);
       if (r % 3 == 1) EXPECT(std::isnan(poisoned[i]));

@@ -15,7 +15,7 @@ struct Part {
   AttentionPart view() { return {out.data(), DType::kFloat32, lse.data()}; }
 };
 
-/*! \brief One row, one head: softmax attention over some scores whose values are (v, -v). */
+/*! \brief One query, one head: softmax attention over some scores whose values are (v, -v). */
 Part Attend(const std::vector<double>& scores, const std::vector<double>& values, LseBase base) {
   double sum = 0, weighted = 0;
   for (size_t i = 0; i < scores.size(); ++i) {
@@ -54,12 +54,12 @@ TEST(APartThatSawNothingChangesNoBit) {
 }
 
 TEST(MergingRoundsOnceToTheTypeOfThePart) {
-  // Many rows, so that threads share them; halves of 1 and of 2049 are merged to 1025.
-  const int64_t rows = 4096;
-  std::vector<Float16> out(rows * 8);
+  // Many queries, so that threads share them; halves of 1 and of 2049 are merged to 1025.
+  const int64_t queries = 4096;
+  std::vector<Float16> out(queries * 8);
   for (Float16& value : out) FromFloat(1.f, &value);
-  std::vector<float> other(rows * 8, 2049.f), lse(rows, 3.f), other_lse(rows, 3.f);
-  MergeAttentionCpu(rows, 1, 8, LseBase::kTwo, {out.data(), DType::kFloat16, lse.data()},
+  std::vector<float> other(queries * 8, 2049.f), lse(queries, 3.f), other_lse(queries, 3.f);
+  MergeAttentionCpu(queries, 1, 8, LseBase::kTwo, {out.data(), DType::kFloat16, lse.data()},
                     {other.data(), DType::kFloat32, other_lse.data()});
   for (const Float16& value : out) EXPECT(ToFloat(value) == 1025.f);
   for (float value : lse) EXPECT(value == 4.f);
