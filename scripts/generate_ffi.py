@@ -106,6 +106,8 @@ class Types:
     def function(self, schema: dict[str, Any]) -> str:
         """Return the annotation of a function."""
         result, *arguments = (self.render(arg) for arg in schema["args"])
+        # An argument must be a Shape; a result is read, and Shape does not say of what it is one.
+        result = result.replace("Shape", "tuple[int, ...]")
         return f"Callable[[{', '.join(arguments)}], {result}]"
 
     def _object(self, key: str) -> str:

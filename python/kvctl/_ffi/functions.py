@@ -182,7 +182,7 @@ class cache:
     save_sequence: Callable[[PagedKVCacheHandle, int], SavedSequenceRecord] = _get(
         "kvctl.cache.save_sequence"
     )
-    sequence_ids: Callable[[PagedKVCacheHandle], Shape] = _get("kvctl.cache.sequence_ids")
+    sequence_ids: Callable[[PagedKVCacheHandle], tuple[int, ...]] = _get("kvctl.cache.sequence_ids")
     set_observer: Callable[[PagedKVCacheHandle, Callable[..., Any] | None, bool, int], None] = _get(
         "kvctl.cache.set_observer"
     )
@@ -232,7 +232,7 @@ class recurrent:
     checkpoint: Callable[[RecurrentStateHandle, int], RecurrentCheckpointHandle] = _get(
         "kvctl.recurrent.checkpoint"
     )
-    commit: Callable[[RecurrentStateHandle, Shape, Sequence[Shape]], Shape] = _get(
+    commit: Callable[[RecurrentStateHandle, Shape, Sequence[Shape]], tuple[int, ...]] = _get(
         "kvctl.recurrent.commit"
     )
     create: Callable[[int, int, int, int, bool, Sequence[Tensor]], RecurrentStateHandle] = _get(
@@ -248,7 +248,7 @@ class recurrent:
         "kvctl.recurrent.earliest_position"
     )
     end_forward: Callable[[RecurrentStateHandle], None] = _get("kvctl.recurrent.end_forward")
-    facts: Callable[[RecurrentStateHandle], Shape] = _get("kvctl.recurrent.facts")
+    facts: Callable[[RecurrentStateHandle], tuple[int, ...]] = _get("kvctl.recurrent.facts")
     fork_sequence: Callable[[RecurrentStateHandle, int, int, int], int] = _get(
         "kvctl.recurrent.fork_sequence"
     )
@@ -266,20 +266,24 @@ class recurrent:
     install: Callable[[], None] = _get("kvctl.recurrent.install")
     installed: Callable[[], bool] = _get("kvctl.recurrent.installed")
     is_ours: Callable[[Object], bool] = _get("kvctl.recurrent.is_ours")
-    mask_parents: Callable[[Tensor], Shape | None] = _get("kvctl.recurrent.mask_parents")
+    mask_parents: Callable[[Tensor], tuple[int, ...] | None] = _get("kvctl.recurrent.mask_parents")
     num_roots: Callable[[RecurrentStateHandle], int] = _get("kvctl.recurrent.num_roots")
     pending_length: Callable[[RecurrentStateHandle, int], int] = _get(
         "kvctl.recurrent.pending_length"
     )
-    plan_commit: Callable[[RecurrentStateHandle, Shape, Sequence[Shape]], Shape] = _get(
+    plan_commit: Callable[[RecurrentStateHandle, Shape, Sequence[Shape]], tuple[int, ...]] = _get(
         "kvctl.recurrent.plan_commit"
     )
-    plan_popn: Callable[[RecurrentStateHandle, int, int], Shape] = _get("kvctl.recurrent.plan_popn")
+    plan_popn: Callable[[RecurrentStateHandle, int, int], tuple[int, ...]] = _get(
+        "kvctl.recurrent.plan_popn"
+    )
     popn: Callable[[RecurrentStateHandle, int, int], int] = _get("kvctl.recurrent.popn")
     rollback: Callable[[RecurrentStateHandle, int, RecurrentCheckpointHandle], None] = _get(
         "kvctl.recurrent.rollback"
     )
-    root_shape: Callable[[RecurrentStateHandle], Shape] = _get("kvctl.recurrent.root_shape")
+    root_shape: Callable[[RecurrentStateHandle], tuple[int, ...]] = _get(
+        "kvctl.recurrent.root_shape"
+    )
     sequence_length: Callable[[RecurrentStateHandle, int], int] = _get(
         "kvctl.recurrent.sequence_length"
     )

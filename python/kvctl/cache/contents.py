@@ -24,7 +24,7 @@ class CacheContents(SequenceStore):
 
     def sequence_length(self, seq_id: int) -> int:
         """Tokens of a sequence, its pending nodes and those of a step in flight included."""
-        return int(ffi.vm_builtin.attention_kv_cache_get_sequence_length(self._handle, seq_id))
+        return ffi.vm_builtin.attention_kv_cache_get_sequence_length(self._handle, seq_id)
 
     def evict(self, seq_id: int, keep: Any, *, rerotate: bool = False) -> None:
         """Keep some committed tokens of a sequence and drop the others, in every layer.

@@ -145,7 +145,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
     @property
     def empty(self) -> bool:
         """Whether the cache has no sequences."""
-        return bool(ffi.vm_builtin.attention_kv_cache_empty(self._handle))
+        return ffi.vm_builtin.attention_kv_cache_empty(self._handle)
 
     @property
     def sequence_ids(self) -> list[int]:
@@ -155,12 +155,17 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
     @property
     def total_sequence_length(self) -> int:
         """Tokens of all sequences."""
-        return int(ffi.vm_builtin.attention_kv_cache_get_total_sequence_length(self._handle))
+        return ffi.vm_builtin.attention_kv_cache_get_total_sequence_length(self._handle)
 
     @property
     def num_available_pages(self) -> int:
         """Free pages."""
-        return int(ffi.vm_builtin.attention_kv_cache_get_num_available_pages(self._handle))
+        return ffi.vm_builtin.attention_kv_cache_get_num_available_pages(self._handle)
+
+    @property
+    def num_available_tokens(self) -> int:
+        """Tokens that the free pages hold."""
+        return self.num_available_pages * self.page_size
 
     def enable_sliding_window(
         self,

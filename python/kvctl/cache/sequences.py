@@ -96,7 +96,7 @@ class SequenceStore:
         ffi.vm_builtin.kv_state_remove_sequence(self._handle, seq_id)
 
     def __contains__(self, seq_id: int) -> bool:
-        return bool(self._functions.has_sequence(self._handle, seq_id))
+        return self._functions.has_sequence(self._handle, seq_id)
 
     def clear(self) -> None:
         """Remove every sequence, whatever state this is in."""
@@ -104,14 +104,14 @@ class SequenceStore:
 
     def pending_length(self, seq_id: int) -> int:
         """Pending tokens of a sequence."""
-        return int(self._functions.pending_length(self._handle, seq_id))
+        return self._functions.pending_length(self._handle, seq_id)
 
     # A step.
 
     @property
     def in_forward(self) -> bool:
         """Whether a step is in flight."""
-        return bool(self._functions.in_forward(self._handle))
+        return self._functions.in_forward(self._handle)
 
     def end_forward(self) -> None:
         """End the step: tokens of chains are committed, nodes of trees stay pending.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -10,14 +9,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .._ffi.integers import to_int64
-from ..recurrent.state import RecurrentState
 from ..tree import TokenTree
 from ..verification import Sampling, verify
-from .replay import ReplayingCache
 from .stats import Statistics
 
 if TYPE_CHECKING:
-    from ..cache.paged_kv_cache import PagedKVCache
     from ..draft import Drafter
     from .runner import ModelRunner
 
@@ -172,7 +168,7 @@ class _Loop:
             raise ValueError(
                 f"the prompt has token {token}; the vocabulary is 0 to {runner.vocab_size - 1}"
             )
-        capacity = _free_tokens(runner.cache)
+        capacity = runner.cache.num_available_tokens
         context = int(runner.metadata.get("context_window_size", -1))
         if context > 0:
             capacity = min(capacity, context)
@@ -249,7 +245,7 @@ class _Loop:
     def _measure(self, rows: int) -> float:
         """Time a round of that many rows behind the present context, and undo it."""
         cache, root = self._runner.cache, self._text[-1]
-        space = min(_free_tokens(cache), self._runner.prefill_chunk_size)
+        space = min(cache.num_available_tokens, self._runner.prefill_chunk_size)
         fitting = max(1, min(rows, space))
         begin = perf_counter()
         tree = TokenTree.chain([root] * fitting)
@@ -260,12 +256,3 @@ class _Loop:
             cache.abort([self._seq_id])
         # Where the rows do not fit they will not be asked for; this is never too little.
         return (perf_counter() - begin) * rows / fitting
-
-
-def _free_tokens(cache: PagedKVCache | ReplayingCache) -> int:
-    """Return how many more tokens a cache takes: any number where it is a recurrent state alone."""
-    if isinstance(cache, ReplayingCache):
-        if isinstance(cache.parts, RecurrentState):
-            return sys.maxsize
-        cache = cache.parts.cache
-    return cache.num_available_pages * cache.page_size

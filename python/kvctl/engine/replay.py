@@ -114,6 +114,11 @@ class ReplayingCache:
         """Pending tokens of a sequence."""
         return self.parts.pending_length(seq_id)
 
+    @property
+    def num_available_tokens(self) -> int:
+        """Tokens that fit beside those cached now; any number if no layer attends."""
+        return self.parts.num_available_tokens
+
     # What was forwarded.
 
     def record(self, seq_id: int, tokens: Sequence[int]) -> None:

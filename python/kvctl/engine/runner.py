@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
 import tvm_ffi
 
 from .._ffi import functions as ffi
 from .._ffi.cuda_compiler import prepare_device
-from .._ffi.integers import to_int64, to_shape
 from ..cache.paged_kv_cache import PagedKVCache
-from ..cache.step_arguments import encode_masks, encode_pending
 from ..recurrent.state import RecurrentState
-from ..tree import TokenTree, as_trees
+from .forwards import ModelForwards
 from .function_table import FunctionTable
 from .replay import ReplayingCache
 
 if TYPE_CHECKING:
-    from ..cache.step_arguments import MaskLike
+    from collections.abc import Sequence
+
+    from .runner_cache import RunnerCache
 
 
-def _flatten(lists: Sequence[npt.ArrayLike], name: str) -> tuple[Any, Any]:
-    """Ragged lists of integers as (lengths, values)."""
-    parts = [to_int64(one, name).tolist() for one in lists]
-    return tvm_ffi.Shape(tuple(map(len, parts))), tvm_ffi.Shape(tuple(chain.from_iterable(parts)))
-
-
-class ModelRunner:
+class ModelRunner(ModelForwards):
     """A model directory, loaded: MLC-LLM's layout, compiled by kvctl or by anybody.
 
     The model runs on a :class:`kvctl.PagedKVCache` of its own, whatever cache its library was
@@ -56,13 +48,14 @@ class ModelRunner:
     >>> runner.cache.commit([0], [accepted_rows])
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: ffi.ModelRunnerHandle) -> None:
         self._handle = handle
         cache, state = ffi.runner.cache(handle), ffi.runner.state(handle)
         paged = None if cache is None else PagedKVCache.wrap(cache)
-        self._cache: Any = paged
         if state is not None:
-            self._cache = ReplayingCache(paged, RecurrentState.wrap(state), self._append)
+            self._cache = ReplayingCache(paged, RecurrentState.wrap(state), self._run_again)
+        elif paged is not None:
+            self._cache = paged
         self._functions = FunctionTable._wrap(ffi.runner.library(handle))
 
     @classmethod
@@ -140,25 +133,13 @@ class ModelRunner:
         )
 
     @property
-    def cache(self) -> Any:
-        """What the model's sequences live in.
+    def cache(self) -> RunnerCache:
+        """The cache that holds the model's sequences.
 
-        A :class:`kvctl.PagedKVCache`, or for models with recurrent layers a
-        :class:`kvctl.engine.replay.ReplayingCache` of the same operations.
+        It is a :class:`kvctl.PagedKVCache`, or for models with recurrent layers a
+        :class:`kvctl.engine.replay.ReplayingCache` with the same operations.
         """
         return self._cache
-
-    def _append(self, seq_ids: list[int], tokens: list[list[int]]) -> None:
-        """Run tokens again, whose logits nobody needs."""
-        lengths, flat = _flatten(tokens, "tokens")
-        ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
-
-    def _ran(self, seq_ids: Sequence[int], lengths: Iterable[int], flat: Iterable[int]) -> None:
-        """Remember what ran, where some of it may have to run again."""
-        if isinstance(self._cache, ReplayingCache):
-            rest = iter(flat)
-            for seq_id, length in zip(seq_ids, lengths, strict=True):
-                self._cache.record(seq_id, [next(rest) for _ in range(length)])
 
     @property
     def functions(self) -> FunctionTable:
@@ -166,7 +147,7 @@ class ModelRunner:
         return self._functions
 
     @property
-    def params(self) -> Any:
+    def params(self) -> Sequence[tvm_ffi.Tensor]:
         """The parameters, in the order in which the library's functions take them."""
         return ffi.runner.params(self._handle)
 
@@ -184,160 +165,12 @@ class ModelRunner:
     @property
     def vocab_size(self) -> int:
         """Length of a row of logits."""
-        return int(ffi.runner.vocab_size(self._handle))
+        return ffi.runner.vocab_size(self._handle)
 
     @property
     def prefill_chunk_size(self) -> int:
         """New tokens that one forward takes at most."""
-        return int(ffi.runner.prefill_chunk_size(self._handle))
-
-    def prefill(self, seq_ids: Sequence[int], tokens: Sequence[npt.ArrayLike]) -> Any:
-        """Append prompts of any lengths, in chunks.
-
-        Parameters
-        ----------
-        seq_ids : sequence of int
-            (B,) sequences of the cache, each at most once.
-        tokens : sequence of array-like of int
-            (B,) prompts, each (n_i,) with n_i at least 1.
-
-        Returns
-        -------
-        tensor
-            (B, vocab_size) float32, what follows the last token of each prompt.
-
-        Raises
-        ------
-        KeyError
-            If there is no such sequence.
-        ValueError
-            If a prompt is empty, a token is outside the vocabulary, or a sequence has pending
-            nodes.
-        kvctl.OutOfPagesError
-            If the prompts do not fit into the cache's free pages.
-        """
-        lengths, flat = _flatten(tokens, "tokens")
-        logits = ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
-        self._ran(seq_ids, lengths, flat)
-        return logits
-
-    def decode(self, seq_ids: Sequence[int], tokens: npt.ArrayLike) -> Any:
-        """Append one token to each sequence.
-
-        Parameters
-        ----------
-        seq_ids : sequence of int
-            (B,) sequences of the cache, each at most once.
-        tokens : array-like of int
-            (B,) one token each.
-
-        Returns
-        -------
-        tensor
-            (B, vocab_size) float32.
-
-        Raises
-        ------
-        KeyError, ValueError, kvctl.OutOfPagesError
-            As :meth:`prefill`.
-        """
-        flat = to_int64(tokens, "tokens").tolist()
-        logits = ffi.runner.decode(
-            self._handle, to_shape(seq_ids, "seq_ids"), tvm_ffi.Shape(tuple(flat))
-        )
-        self._ran(seq_ids, [1] * len(flat), flat)
-        return logits
-
-    def verify(self, seq_ids: Sequence[int], trees: TokenTree | Sequence[TokenTree]) -> Any:
-        """Forward one tree of drafts per sequence and leave its rows pending.
-
-        Commit what was accepted with ``runner.cache.commit(seq_ids, kept)``, or drop everything
-        with ``runner.cache.abort(seq_ids)``.
-
-        Parameters
-        ----------
-        seq_ids : sequence of int
-            (B,) sequences of the cache, each at most once.
-        trees : TokenTree or sequence of TokenTree
-            (B,) trees; their node 0 is the last emitted token, which the cache does not hold yet.
-
-        Returns
-        -------
-        tensor
-            (rows of all trees, vocab_size) float32, tree after tree. Row i of a tree says what
-            follows the nodes in row i.
-
-        Raises
-        ------
-        KeyError
-            If there is no such sequence.
-        ValueError
-            If a tree is larger than the prefill chunk, a token is outside the vocabulary, or a row
-            belongs to no node (:meth:`forward` takes such rows).
-        kvctl.OutOfPagesError
-            If the trees do not fit into the cache's free pages.
-        NotImplementedError
-            If the library does not export ``batch_verify``.
-        """
-        trees = as_trees(trees)
-        sizes, tokens = _flatten([tree.tokens for tree in trees], "tokens")
-        _, parents = _flatten([tree.parents for tree in trees], "parents")
-        _, rows = _flatten([tree.rows for tree in trees], "rows")
-        logits = ffi.runner.verify(
-            self._handle, to_shape(seq_ids, "seq_ids"), sizes, tokens, parents, rows
-        )
-        if isinstance(self._cache, ReplayingCache):
-            for seq_id, tree in zip(seq_ids, trees, strict=True):
-                by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))
-                self._cache.record(seq_id, [by_row[row] for row in range(tree.num_rows)])
-        return logits
-
-    def forward(
-        self,
-        seq_ids: Sequence[int],
-        tokens: Sequence[npt.ArrayLike],
-        *,
-        mask: MaskLike | Sequence[MaskLike | None] | None = None,
-        positions: Sequence[npt.ArrayLike] | None = None,
-        pending: bool | None = None,
-    ) -> Any:
-        """Forward any new tokens under any masks.
-
-        Parameters
-        ----------
-        seq_ids : sequence of int
-            (B,) sequences of the cache, each at most once.
-        tokens : sequence of array-like of int
-            (B,) new tokens of each, each (n_i,) with n_i at least 1.
-        mask : Mask or sequence of Mask, optional
-            As for ``PagedKVCache.begin_forward``: one mask for a batch of one, or one per sequence.
-        positions : sequence of array-like of int, optional
-            (B,) rotary positions of the new tokens, each (n_i,); by default they follow the mask.
-        pending : bool, optional
-            Keep the new tokens pending although the mask is no tree.
-
-        Returns
-        -------
-        tensor
-            (all new tokens, vocab_size) float32, sequence after sequence.
-
-        Raises
-        ------
-        KeyError, ValueError, kvctl.OutOfPagesError, NotImplementedError
-            As :meth:`verify`, and what ``begin_forward`` raises.
-        """
-        lengths, flat = _flatten(tokens, "tokens")
-        logits = ffi.runner.forward(
-            self._handle,
-            to_shape(seq_ids, "seq_ids"),
-            lengths,
-            flat,
-            encode_masks(mask),
-            None if positions is None else _flatten(positions, "positions")[1],
-            encode_pending(pending),
-        )
-        self._ran(seq_ids, lengths, flat)
-        return logits
+        return ffi.runner.prefill_chunk_size(self._handle)
 
     def __repr__(self) -> str:
         return (
@@ -347,7 +180,7 @@ class ModelRunner:
 
 
 def _at_least_one(name: str, value: int | None) -> int:
-    """0 means "the default" to the library, and must not mean it to users."""
+    """Return 0, which is the library's default, for None alone: users must not give 0."""
     if value is None:
         return 0
     if value < 1:

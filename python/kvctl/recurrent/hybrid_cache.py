@@ -120,6 +120,11 @@ class HybridCache:
         """Pending tokens of a sequence."""
         return self.state.pending_length(seq_id)
 
+    @property
+    def num_available_tokens(self) -> int:
+        """Tokens that the free pages of the attention layers' cache hold."""
+        return self.cache.num_available_tokens
+
     # A step.
 
     @property

@@ -5,6 +5,7 @@ Every operation either happens or raises and leaves the state as it was.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,20 +122,25 @@ class RecurrentState(RecurrentStep):
         KeyError, IndexError, ValueError
             If there is no parent, it is shorter, the child exists, or the history is too short.
         """
-        return int(ffi.recurrent.fork_sequence(self._handle, parent, child, position))
+        return ffi.recurrent.fork_sequence(self._handle, parent, child, position)
 
     def sequence_length(self, seq_id: int) -> int:
         """Tokens of a sequence, pending ones counted."""
-        return int(ffi.recurrent.sequence_length(self._handle, seq_id))
+        return ffi.recurrent.sequence_length(self._handle, seq_id)
 
     def earliest_position(self, seq_id: int) -> int:
         """Return the earliest committed length that a sequence can be rolled back to."""
-        return int(ffi.recurrent.earliest_position(self._handle, seq_id))
+        return ffi.recurrent.earliest_position(self._handle, seq_id)
 
     @property
     def num_free_slots(self) -> int:
         """States that fit beside those kept now."""
-        return int(ffi.recurrent.facts(self._handle)[2])
+        return ffi.recurrent.facts(self._handle)[2]
+
+    @property
+    def num_available_tokens(self) -> int:
+        """Tokens that fit beside those of today: any number, which is given as ``sys.maxsize``."""
+        return sys.maxsize
 
     def popn(self, seq_id: int, n: int) -> int:
         """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
@@ -151,7 +157,7 @@ class RecurrentState(RecurrentStep):
         ValueError
             If it has fewer tokens, or the history does not reach back so far.
         """
-        return int(ffi.recurrent.popn(self._handle, seq_id, n))
+        return ffi.recurrent.popn(self._handle, seq_id, n)
 
     def plan_popn(self, seq_id: int, n: int) -> tuple[int, int, int]:
         """Return where :meth:`popn` would land: length, pending tokens, tokens to run again."""

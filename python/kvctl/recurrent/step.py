@@ -75,7 +75,7 @@ class RecurrentStep(SequenceStore):
     @property
     def num_roots(self) -> int:
         """States that the step's tokens start from: one per sequence, more in grown trees."""
-        return int(ffi.recurrent.num_roots(self._handle))
+        return ffi.recurrent.num_roots(self._handle)
 
     def get(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the state that each sequence of the step starts from into ``out`` (batch, ...)."""

@@ -32,6 +32,10 @@ class FakeCache:
         )
         return self._pages - used
 
+    @property
+    def num_available_tokens(self):
+        return self.num_available_pages * self.page_size
+
     def add_sequence(self, seq_id):
         if seq_id in self.committed:
             raise ValueError(f"sequence {seq_id} exists already")

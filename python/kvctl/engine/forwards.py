@@ -1,0 +1,195 @@
+"""The forwards of a model on a kvctl cache: prefill, decode, verify, and any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy.typing as npt
+import tvm_ffi
+
+from .._ffi import functions as ffi
+from .._ffi.integers import to_int64, to_shape
+from ..cache.step_arguments import encode_masks, encode_pending
+from ..tree import TokenTree, as_trees
+from .replay import ReplayingCache
+
+if TYPE_CHECKING:
+    from ..cache.paged_kv_cache import PagedKVCache
+    from ..cache.step_arguments import MaskLike
+
+
+class ModelForwards:
+    """The part of :class:`kvctl.ModelRunner` that forwards tokens through the model."""
+
+    _handle: ffi.ModelRunnerHandle
+    _cache: PagedKVCache | ReplayingCache
+
+    def prefill(self, seq_ids: Sequence[int], tokens: Sequence[npt.ArrayLike]) -> tvm_ffi.Tensor:
+        """Append prompts of any lengths, in chunks.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        tokens : sequence of array-like of int
+            (B,) prompts, each (n_i,) with n_i at least 1.
+
+        Returns
+        -------
+        tensor
+            (B, vocab_size) float32, what follows the last token of each prompt.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If a prompt is empty, a token is outside the vocabulary, or a sequence has pending
+            nodes.
+        kvctl.OutOfPagesError
+            If the prompts do not fit into the cache's free pages.
+        """
+        lengths, flat = _flatten(tokens, "tokens")
+        logits = ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
+        self._record(seq_ids, lengths, flat)
+        return logits
+
+    def decode(self, seq_ids: Sequence[int], tokens: npt.ArrayLike) -> tvm_ffi.Tensor:
+        """Append one token to each sequence.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        tokens : array-like of int
+            (B,) one token each.
+
+        Returns
+        -------
+        tensor
+            (B, vocab_size) float32.
+
+        Raises
+        ------
+        KeyError, ValueError, kvctl.OutOfPagesError
+            As :meth:`prefill`.
+        """
+        flat = to_int64(tokens, "tokens").tolist()
+        logits = ffi.runner.decode(
+            self._handle, to_shape(seq_ids, "seq_ids"), tvm_ffi.Shape(tuple(flat))
+        )
+        self._record(seq_ids, [1] * len(flat), flat)
+        return logits
+
+    def verify(
+        self, seq_ids: Sequence[int], trees: TokenTree | Sequence[TokenTree]
+    ) -> tvm_ffi.Tensor:
+        """Forward one tree of drafts per sequence and leave its rows pending.
+
+        Commit what was accepted with ``runner.cache.commit(seq_ids, kept)``, or drop everything
+        with ``runner.cache.abort(seq_ids)``.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        trees : TokenTree or sequence of TokenTree
+            (B,) trees; their node 0 is the last emitted token, which the cache does not hold yet.
+
+        Returns
+        -------
+        tensor
+            (rows of all trees, vocab_size) float32, tree after tree. Row i of a tree says what
+            follows the nodes in row i.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If a tree is larger than the prefill chunk, a token is outside the vocabulary, or a row
+            belongs to no node (:meth:`forward` takes such rows).
+        kvctl.OutOfPagesError
+            If the trees do not fit into the cache's free pages.
+        NotImplementedError
+            If the library does not export ``batch_verify``.
+        """
+        trees = as_trees(trees)
+        sizes, tokens = _flatten([tree.tokens for tree in trees], "tokens")
+        _, parents = _flatten([tree.parents for tree in trees], "parents")
+        _, rows = _flatten([tree.rows for tree in trees], "rows")
+        logits = ffi.runner.verify(
+            self._handle, to_shape(seq_ids, "seq_ids"), sizes, tokens, parents, rows
+        )
+        if isinstance(self._cache, ReplayingCache):
+            for seq_id, tree in zip(seq_ids, trees, strict=True):
+                by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))
+                self._cache.record(seq_id, [by_row[row] for row in range(tree.num_rows)])
+        return logits
+
+    def forward(
+        self,
+        seq_ids: Sequence[int],
+        tokens: Sequence[npt.ArrayLike],
+        *,
+        mask: MaskLike | Sequence[MaskLike | None] | None = None,
+        positions: Sequence[npt.ArrayLike] | None = None,
+        pending: bool | None = None,
+    ) -> tvm_ffi.Tensor:
+        """Forward any new tokens under any masks.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        tokens : sequence of array-like of int
+            (B,) new tokens of each, each (n_i,) with n_i at least 1.
+        mask : Mask or sequence of Mask, optional
+            As for ``PagedKVCache.begin_forward``: one mask for a batch of one, or one per sequence.
+        positions : sequence of array-like of int, optional
+            (B,) rotary positions of the new tokens, each (n_i,); by default they follow the mask.
+        pending : bool, optional
+            Keep the new tokens pending although the mask is no tree.
+
+        Returns
+        -------
+        tensor
+            (all new tokens, vocab_size) float32, sequence after sequence.
+
+        Raises
+        ------
+        KeyError, ValueError, kvctl.OutOfPagesError, NotImplementedError
+            As :meth:`verify`, and what ``begin_forward`` raises.
+        """
+        lengths, flat = _flatten(tokens, "tokens")
+        logits = ffi.runner.forward(
+            self._handle,
+            to_shape(seq_ids, "seq_ids"),
+            lengths,
+            flat,
+            encode_masks(mask),
+            None if positions is None else _flatten(positions, "positions")[1],
+            encode_pending(pending),
+        )
+        self._record(seq_ids, lengths, flat)
+        return logits
+
+    def _run_again(self, seq_ids: list[int], tokens: list[list[int]]) -> None:
+        """Run tokens again without returning their logits."""
+        lengths, flat = _flatten(tokens, "tokens")
+        ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
+
+    def _record(self, seq_ids: Sequence[int], lengths: Iterable[int], flat: Iterable[int]) -> None:
+        """Keep the tokens that ran in a cache that may have to run some of them again."""
+        if isinstance(self._cache, ReplayingCache):
+            rest = iter(flat)
+            for seq_id, length in zip(seq_ids, lengths, strict=True):
+                self._cache.record(seq_id, [next(rest) for _ in range(length)])
+
+
+def _flatten(lists: Sequence[npt.ArrayLike], name: str) -> tuple[tvm_ffi.Shape, tvm_ffi.Shape]:
+    """Return lists of integers as their lengths and all their values."""
+    parts = [to_int64(one, name).tolist() for one in lists]
+    return tvm_ffi.Shape(tuple(map(len, parts))), tvm_ffi.Shape(tuple(chain.from_iterable(parts)))
