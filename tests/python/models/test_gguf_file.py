@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import numpy as np
@@ -105,3 +106,70 @@ def test_another_version(path):
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match="version 9"):
         GGUFFile(path)
+
+
+def damage(path, change):
+    """Write the file again with a change to its tensors' (name, offset)."""
+    data = bytearray(path.read_bytes())
+    infos = {}
+    for name in ("plain", "half", "Q4_1", "Q8_0"):
+        at = data.index(struct.pack("<Q", len(name)) + name.encode()) + 8 + len(name) + 4 + 16 + 4
+        infos[name] = (at, *struct.unpack_from("<Q", data, at))
+    change(data, infos)
+    path.write_bytes(data)
+
+
+def test_offsets_that_are_not_aligned(path):
+    damage(path, lambda data, infos: struct.pack_into("<Q", data, infos["half"][0], 33))
+    with pytest.raises(ValueError, match="tensor 'half' lies at 33, not at a multiple of the alig"):
+        GGUFFile(path)
+
+
+def test_tensors_that_overlap(path):
+    def overlap(data, infos):
+        struct.pack_into("<Q", data, infos["half"][0], infos["plain"][1])
+
+    damage(path, overlap)
+    with pytest.raises(ValueError, match=r"tensors '(plain|half)' and '(plain|half)' overlap"):
+        GGUFFile(path)
+
+
+def test_offsets_beyond_the_file(path):
+    damage(path, lambda data, infos: struct.pack_into("<Q", data, infos["half"][0], 1 << 62))
+    with pytest.raises(ValueError, match="is truncated: tensor 'half' ends at byte"):
+        GGUFFile(path)
+
+
+def test_keys_that_appear_twice(path):
+    data = path.read_bytes()
+    assert data.count(b"some.number") == 1
+    path.write_bytes(data.replace(b"some.number", b"some.floats"))
+    with pytest.raises(ValueError, match=r"its metadata has 'some\.floats' twice"):
+        GGUFFile(path)
+
+
+def test_types_that_cannot_be_read(path):
+    file = GGUFFile(path)
+    file.check_types(["plain", "half", "Q4_1", "Q8_0"])
+
+    def to_int8(data, infos):
+        struct.pack_into("<I", data, infos["half"][0] - 4, int(gguf.GGMLQuantizationType.I8))
+
+    damage(path, to_int8)
+    with pytest.raises(ValueError, match="tensor 'half' is I8, which kvctl cannot read"):
+        GGUFFile(path).check_types(["plain", "half"])
+
+
+@pytest.mark.parametrize("size", [1 << 16, 1 << 40])
+def test_keys_longer_than_any(path, size):
+    data = bytearray(path.read_bytes())
+    data[24:32] = struct.pack("<Q", size)
+    path.write_bytes(data + bytes(1 << 17))
+    with pytest.raises(ValueError, match=f"a text of {size} bytes"):
+        GGUFFile(path)
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ValueError, match="is not a regular file"):
+        GGUFFile(tmp_path / "pipe.gguf")

@@ -39,6 +39,43 @@ def test_digits_stand_alone_only_where_the_model_says_so():
     assert build(pre="smollm").encode("12").tokens == ["1", "2"]
 
 
+def pieces(pre, text):
+    """Return what text is split into before merging."""
+    metadata = {k: v for k, v in METADATA.items() if k != "tokenizer.ggml.pre"}
+    if pre is not None:
+        metadata["tokenizer.ggml.pre"] = pre
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_from_gguf(metadata))
+    return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("pre", ["default", None])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("it's", ["it", "'", "s"]),
+        ("we'll", ["we", "'", "ll"]),
+        ("a+b=c", ["a", "+", "b", "=", "c"]),
+        ("x  y", ["x", "Ġ", "Ġy"]),
+        (" 12345", ["Ġ", "123", "45"]),
+        ("Hi, you!?", ["Hi", ",", "Ġyou", "!?"]),
+        ("a\n\nb", ["a", "Ċ", "Ċ", "b"]),
+    ],
+)
+def test_l10_the_default_split_is_that_of_llama_cpp(pre, text, wanted):
+    """Four patterns in turn, as llama.cpp has them where a file names no other or "default"."""
+    assert pieces(pre, text) == wanted
+
+
+def test_l10_the_split_of_gpt2_is_another():
+    assert pieces("gpt-2", "it's 12345") == ["it", "'s", "Ġ12345"]
+
+
+def test_padding_is_no_token():
+    tokens = [*TOKENS, f"[PAD{len(TOKENS)}]", "left over"]
+    tokenizer = build(tokens=tokens, token_type=[1] * (len(tokens) - 1) + [5])
+    assert tokenizer.get_vocab_size() == len(TOKENS)
+
+
 @pytest.mark.parametrize("text", ["héllo wörld", "漢字 🙂\n\ttab", "  spaces  ", ""])
 def test_any_text_comes_back(text):
     tokenizer = build()

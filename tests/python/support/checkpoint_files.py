@@ -39,7 +39,10 @@ def neighbouring_pairs(array, heads):
     return array.reshape(heads, size, -1)[:, order].reshape(array.shape)
 
 
-def write_gguf(path, *, tied=False, extra=None, architecture="llama", **changes):
+def write_gguf(
+    path, *, tied=False, extra=None, architecture="llama", more=None, tokenizer=None, **changes
+):
+    """Write the model; `more` are further keys of any type, `tokenizer` metadata of one."""
     metadata = {
         "embedding_length": 64,
         "feed_forward_length": 96,
@@ -55,6 +58,11 @@ def write_gguf(path, *, tied=False, extra=None, architecture="llama", **changes)
     writer = gguf.GGUFWriter(str(path), architecture)
     for key, value in metadata.items():
         writer.add_uint32(f"llama.{key}", value)
+    for key, value in (more or {}).items():
+        kind = {str: "string", bool: "bool", float: "float32", int: "uint32"}[type(value)]
+        getattr(writer, f"add_{kind}")(f"llama.{key}", value)
+    for key, value in (tokenizer or {}).items():
+        getattr(writer, "add_array" if isinstance(value, list) else "add_string")(key, value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
     writer.add_uint32("tokenizer.ggml.eos_token_id", 2)
     tensors = {

@@ -21,7 +21,8 @@ class ReferenceLlama:
 
     def _rotate(self, x, positions):
         half = self.config.head_dim // 2
-        angle = positions[:, None] * self.config.rope_theta ** (-np.arange(half) / half)
+        scaled = positions[:, None] * getattr(self.config, "rope_scale", 1.0)
+        angle = scaled * self.config.rope_theta ** (-np.arange(half) / half)
         cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
         a, b = x[..., :half], x[..., half:]
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -18,7 +18,7 @@ SIZES = (
 
 
 def create_kvctl_cache(
-    config: Any, num_layers: int, sizes: list[tirx.Var], dtype: str
+    config: Any, num_layers: int, sizes: list[tirx.Var], dtype: str, *, rope_scale: float = 1.0
 ) -> PagedKVCache:
     """Create kvctl's cache for `num_layers` attention layers; `sizes` are `SIZES`."""
     numbers = (
@@ -27,7 +27,7 @@ def create_kvctl_cache(
         config.num_key_value_heads,
         config.head_dim,
         int(RopeMode.NORMAL),
-        1.0,
+        float(rope_scale),
         float(config.rope_theta),
     )
     created = relax.call_pure_packed(

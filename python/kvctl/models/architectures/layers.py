@@ -11,10 +11,12 @@ plain weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from tvm import relax
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Module, Parameter, Tensor, op
 
@@ -170,3 +172,12 @@ class PlainLayers:
     def take_rows(self, table: Tensor, indices: Tensor) -> Tensor:
         """See `Layers`."""
         return op.take(table, indices, axis=0)
+
+
+def make_logit_mask(vocab_size: int, unused: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Return what makes the logits of `unused` ids minus infinity, whatever lies in their rows."""
+    if len(unused) == 0:
+        return lambda logits: logits
+    bias = np.zeros(vocab_size, np.float32)
+    bias[list(unused)] = -np.inf
+    return lambda logits: logits + Tensor(_expr=relax.const(bias, "float32"))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import tvm
@@ -15,7 +16,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedK
 
 from ..checkpoints.config import LlamaConfig
 from .kv_cache import SIZES, create_kvctl_cache
-from .layers import KvctlLayers, Layers, ParamSpec, PlainLayers
+from .layers import KvctlLayers, Layers, ParamSpec, PlainLayers, make_logit_mask
 
 
 class Sizes(Protocol):
@@ -121,18 +122,27 @@ class LlamaForCausalLM(Module):
     """The functions of a model library; ``spec`` gives their signatures.
 
     A tied embedding is two parameters here, a plain table to take rows from and a packed weight to
-    multiply by; on disk they are the same bytes.
+    multiply by; on disk they are the same bytes. The logits of `unused` ids are minus infinity.
     """
 
-    def __init__(self, config: LlamaConfig, layers: Layers, *, cache: str, target: Any) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        layers: Layers,
+        *,
+        cache: str,
+        target: Any,
+        unused: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.config, self.ops, self.cache, self.target = config, layers, cache, target
         self.model = LlamaModel(config, layers)
         self.lm_head = layers.linear("lm_head", config.hidden_size, config.vocab_size)
+        self.mask = make_logit_mask(config.vocab_size, unused)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self.lm_head(hidden)
-        return logits if logits.dtype == "float32" else logits.astype("float32")
+        return self.mask(logits if logits.dtype == "float32" else logits.astype("float32"))
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """``(n,)`` int32 -> ``(n, hidden)``."""
@@ -173,7 +183,13 @@ class LlamaForCausalLM(Module):
                 page_size,
                 support_sliding_window,
             ]
-            return create_kvctl_cache(config, config.num_hidden_layers, sizes, self.ops.dtype)
+            return create_kvctl_cache(
+                config,
+                config.num_hidden_layers,
+                sizes,
+                self.ops.dtype,
+                rope_scale=config.rope_scale,
+            )
         return TIRPagedKVCache(
             attn_kind="mha",
             max_batch_size=max_batch_size,
@@ -190,7 +206,7 @@ class LlamaForCausalLM(Module):
             mla_original_qk_head_dim=0,
             mla_original_v_head_dim=0,
             rope_mode=RopeMode.NORMAL,
-            rope_scale=1,
+            rope_scale=config.rope_scale,
             rope_theta=config.rope_theta,
             rope_scaling={},
             rope_ext_factors=relax.prim_value(0),
@@ -230,7 +246,12 @@ class LlamaForCausalLM(Module):
 
 
 def export(
-    config: LlamaConfig, *, dtype: str = "float32", cache: str = "kvctl", target: Any = None
+    config: LlamaConfig,
+    *,
+    dtype: str = "float32",
+    cache: str = "kvctl",
+    target: Any = None,
+    unused: Sequence[int] = (),
 ) -> tuple[tvm.IRModule, list[ParamSpec]]:
     """Build the graph of a model.
 
@@ -245,6 +266,9 @@ def export(
         "kvctl", or "tvm" for TVM's own cache (its kernels are compiled into the library).
     target : tvm.target.Target, optional
         What the graph will be compiled for; by default this machine's CPU.
+    unused : sequence of int
+        Ids that are no tokens, padding of the output layer: their logits are minus infinity, so
+        that nothing ever chooses them.
 
     Returns
     -------
@@ -261,7 +285,7 @@ def export(
     target = tvm.target.Target("llvm") if target is None else target
     on_cpu = target.kind.name == "llvm"
     layers: Layers = KvctlLayers(dtype) if on_cpu else PlainLayers(dtype)
-    model = LlamaForCausalLM(config, layers, cache=cache, target=target)
+    model = LlamaForCausalLM(config, layers, cache=cache, target=target, unused=unused)
     module, params = model.export_tvm(model.spec())
     return module, [
         ParamSpec(

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..architectures.layers import ParamSpec
 from ..architectures.llama import export
+from ..checkpoints.vocabulary import Vocabulary, read_vocabulary
 from ..checkpoints.weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
-from .library import build, make_target
+from .chat_config import checked_chat, make_chat_config
+from .library import build, check_compiler, make_target
 from .metadata import cache_shape, make_metadata
 from .output import check_output
-from .params import ParamWriter
+from .params import ParamWriter, largest_shard
+from .staging import check_space, staged
 
 Progress = Callable[[str, float], None]
 """Called with what is being done ("compile" or "weights") and the fraction of it that is done."""
 
+Note = Callable[[str], None]
+"""Called with a sentence about the model that its user should know."""
+
 _PREFILL_CHUNK = 512
+# What would be rounded to infinity.
+_BFLOAT16_LIMIT = 255.5 * 2.0**120
 _QUANTIZATION = {"float32": "q0f32", "float16": "q0f16", "bfloat16": "q0bf16"}
 
 
@@ -33,16 +45,20 @@ def compile_model(
     context_window_size: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    note: Note | None = None,
 ) -> Path:
     """Compile a model and write its directory: library, parameters, configuration, tokenizer.
 
     The directory appears whole or not at all. Nothing but a compiled model is ever replaced, and
-    never one that holds, or lies in, what is compiled.
+    never one that holds, or lies in, what is compiled. Every tensor of the checkpoint is one that
+    the model takes, of a type that kvctl reads; else nothing is compiled. Rows of the output layer
+    for which the tokenizer has no token are masked: their logits are minus infinity.
 
     Parameters
     ----------
     source : str, Path or Checkpoint
-        A GGUF file, a directory with ``config.json`` and safetensors files, or an open checkpoint.
+        A GGUF file, or any part of a split one; a directory with ``config.json`` and safetensors
+        files, or one such file, which is then read alone; or an open checkpoint.
     output_dir : str or Path
         The directory to write.
     target : str
@@ -60,6 +76,8 @@ def compile_model(
         Replace a compiled model that is in `output_dir` already.
     progress : callable, optional
         Called with a stage ("compile", then "weights") and the fraction of it that is done.
+    note : callable, optional
+        Called with a sentence about what the user should know, such as masked rows.
 
     Returns
     -------
@@ -69,14 +87,22 @@ def compile_model(
     Raises
     ------
     FileNotFoundError
-        If there is no model at `source`, or no nvcc for CUDA.
+        If there is no model at `source`, a file of it is missing, or no nvcc for CUDA or no C++
+        compiler is there.
     FileExistsError
         If `output_dir` holds a compiled model and `force` is not set, or anything else.
     ValueError
         If `output_dir` is or contains the source, the model is damaged or not one that kvctl can
-        build, or an option has no such value.
+        build, its weights are not all finite, or an option has no such value.
+    OSError
+        If there is no room for the files.
     """
     report = progress or (lambda stage, fraction: None)
+    output = Path(output_dir).absolute()
+    if isinstance(source, str | Path) and not Path(source).exists():
+        raise FileNotFoundError(f"there is no model at {source}")
+    path = Path(source) if isinstance(source, str | Path) else source.source
+    check_output(output, source=path, force=force)
     checkpoint = open_checkpoint(source) if isinstance(source, str | Path) else source
     config = checkpoint.config
     if (
@@ -88,15 +114,17 @@ def compile_model(
             f"not {context_window_size}"
         )
     context = context_window_size or config.context_window_size
-    output = Path(output_dir).absolute()
-    check_output(output, source=checkpoint.source, force=force)
     tvm_target = make_target(target)
     on_cpu = target == "cpu"
     dtype = dtype or ("float32" if on_cpu else "float16")
     cache = cache or ("kvctl" if on_cpu else "tvm")
+    tokenizer, chat = checkpoint.tokenizer_json(), checked_chat(checkpoint)
+    vocabulary = _vocabulary(checkpoint, tokenizer, note or (lambda sentence: None))
 
     report("compile", 0.0)
-    module, params = export(config, dtype=dtype, cache=cache, target=tvm_target)
+    module, params = export(
+        config, dtype=dtype, cache=cache, target=tvm_target, unused=vocabulary.unused
+    )
     for param in params:
         check_parameter(checkpoint, param.name)
     metadata = make_metadata(
@@ -108,22 +136,23 @@ def compile_model(
         vocab_size=config.vocab_size,
         kv_cache=cache_shape(config, config.num_hidden_layers),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        staging = Path(scratch) / "new"
-        staging.mkdir()
+    check_compiler()
+    sizes = [_size(param) * np.dtype(param.dtype).itemsize for param in params]
+    check_space(output, sum(sizes), largest_shard(sizes))
+    with tempfile.TemporaryDirectory(prefix="kvctl-") as scratch:
+        # LLVM ends the process where it cannot write: then nothing lies beside the output yet.
         report("compile", 0.3)
-        build(module, metadata, tvm_target).export_library(str(staging / "lib.so"))
+        library = Path(scratch) / "lib.so"
+        build(module, metadata, tvm_target).export_library(str(library))
         report("compile", 1.0)
-        _write_params(checkpoint, params, staging, dtype=dtype, report=report)
-        tokenizer = checkpoint.tokenizer_json()
-        if tokenizer is not None:
-            (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-        chat = _chat_config(checkpoint, metadata)
-        (staging / "mlc-chat-config.json").write_text(json.dumps(chat, indent=1))
-        if output.exists():
-            output.rename(Path(scratch) / "old")
-        staging.rename(output)
+        with staged(output) as staging:
+            shutil.copy(library, staging / "lib.so")
+            _write_params(checkpoint, params, staging, dtype=dtype, report=report)
+            if tokenizer is not None:
+                (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+            (staging / "mlc-chat-config.json").write_text(
+                json.dumps(make_chat_config(checkpoint, chat, metadata), indent=1)
+            )
     report("weights", 1.0)
     return output
 
@@ -146,8 +175,10 @@ def _write_params(
         param = names.pop(name, None)
         if param is None or (tied and name == "lm_head.weight"):
             continue
-        array = load_parameter(checkpoint, name).astype(param.dtype, copy=False)
-        writer.add(name, array, bfloat16=dtype == "bfloat16" and param.packed is not None)
+        bfloat16 = dtype == "bfloat16" and param.packed is not None
+        array = load_parameter(checkpoint, name)
+        array = _converted(array, param, checkpoint, limit=_BFLOAT16_LIMIT if bfloat16 else np.inf)
+        writer.add(name, array, bfloat16=bfloat16)
         if tied and name == "model.embed_tokens.weight":
             writer.alias("lm_head.weight", name)
         done += _size(param)
@@ -155,32 +186,43 @@ def _write_params(
     writer.finish({})
 
 
+def _vocabulary(checkpoint: Checkpoint, tokenizer: str | None, note: Note) -> Vocabulary:
+    """Return which ids of a model are tokens, and say so where that is not all of them."""
+    if tokenizer is None:
+        note("the model comes without a tokenizer: text can neither go in nor come out")
+        return Vocabulary((), 0)
+    size = checkpoint.config.vocab_size
+    where = "" if checkpoint.source is None else f" of {checkpoint.source}"
+    vocabulary = read_vocabulary(tokenizer, size, f"the tokenizer{where}")
+    if vocabulary.unused:
+        note(
+            f"{len(vocabulary.unused)} of the model's {size} ids are no tokens of its tokenizer: "
+            "they are masked, and never sampled"
+        )
+    if vocabulary.beyond:
+        note(
+            f"{vocabulary.beyond} added tokens of the tokenizer are none of the model's {size} "
+            "ids: text that contains one is refused"
+        )
+    return vocabulary
+
+
+def _converted(
+    array: npt.NDArray[np.float32], param: ParamSpec, checkpoint: Checkpoint, *, limit: float
+) -> npt.NDArray[Any]:
+    """Return a parameter in the type that it is saved in; every number of it is below a limit."""
+    with np.errstate(over="ignore"):
+        converted = array.astype(param.dtype, copy=False)
+    if (np.abs(converted) < limit).all():
+        return converted
+    finite = np.isfinite(array).all()
+    problem = "is beyond the range of its type" if finite else "is not finite (NaN or infinity)"
+    where = "" if checkpoint.source is None else f"{checkpoint.source}: "
+    raise ValueError(f"{where}weight '{param.name}' {problem}")
+
+
 def _size(param: ParamSpec) -> int:
     size = 1
     for extent in param.shape:
         size *= extent
     return size
-
-
-def _chat_config(checkpoint: Checkpoint, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return MLC's ``mlc-chat-config.json``."""
-    fields = (
-        "model_type",
-        "quantization",
-        "context_window_size",
-        "sliding_window_size",
-        "attention_sink_size",
-        "prefill_chunk_size",
-        "tensor_parallel_shards",
-        "pipeline_parallel_stages",
-    )
-    return {
-        "version": "0.1.0",
-        **{field: metadata[field] for field in fields},
-        "model_config": checkpoint.config.to_mlc(),
-        "vocab_size": checkpoint.config.vocab_size,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "tokenizer_files": ["tokenizer.json"],
-        **checkpoint.chat(),
-    }

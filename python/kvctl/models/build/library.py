@@ -11,6 +11,7 @@ from typing import Any
 
 import tvm
 from tvm import relax
+from tvm.support.cc import get_cc
 
 _DEFAULT_ARCH = "sm_80"
 
@@ -42,6 +43,21 @@ def make_target(name: str) -> Any:
         "thread_warp_size": 32,
     }
     return tvm.target.Target(cuda, host="llvm")
+
+
+def check_compiler() -> None:
+    """Make sure that TVM finds the C++ compiler that it links libraries with.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    if get_cc() is None:
+        raise FileNotFoundError(
+            "compiling needs a C++ compiler: put g++, gcc, clang++ or clang on the PATH, or name "
+            "one by the environment variable CXX"
+        )
 
 
 def build(module: tvm.IRModule, metadata: dict[str, Any], target: Any) -> Any:

@@ -14,6 +14,11 @@ _SHARD_BYTES = 32 << 20
 """A shard is closed before it would grow past this; a larger parameter gets one of its own."""
 
 
+def largest_shard(sizes: list[int]) -> int:
+    """Return the most bytes that a file has, for parameters of these sizes."""
+    return min(sum(sizes), max(_SHARD_BYTES, *sizes))
+
+
 def _to_bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Round to the nearest bfloat16, ties to even; NaN stays NaN."""
     bits = array.view(np.uint32)

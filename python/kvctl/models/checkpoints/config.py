@@ -6,24 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..._ffi.untrusted import reading
+from .huggingface_config import read_huggingface_config
+from .limits import LIMITS, check_size
 
-# Far above any real model, far below what could exhaust memory by a number in a file.
-_LIMITS = {
-    "hidden_size": 1 << 17,
-    "intermediate_size": 1 << 20,
-    "num_hidden_layers": 1 << 10,
-    "num_attention_heads": 1 << 10,
-    "num_key_value_heads": 1 << 10,
-    "head_dim": 1 << 10,
-    "vocab_size": 1 << 22,
-    "context_window_size": 1 << 24,
-}
+# Both ends excluded.
+_RANGES = {"rms_norm_eps": (0.0, 1.0), "rope_theta": (1.0, 1e12), "rope_scale": (0.0, 1e6)}
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
     """The shape of a Llama: RMSNorm, RoPE, grouped-query attention, SwiGLU, no biases.
+
+    RoPE multiplies positions by ``rope_scale``: linear scaling by a factor is its inverse.
 
     Raises
     ------
@@ -42,12 +36,11 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
     context_window_size: int = 2048
+    rope_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-                raise ValueError(f"{name} must be an integer from 1 to {limit}, not {value!r}")
+        for name in LIMITS:
+            check_size(name, getattr(self, name))
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"{self.num_attention_heads} query heads cannot share "
@@ -55,10 +48,19 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary embeddings, not {self.head_dim}")
-        if not 0.0 < self.rms_norm_eps < 1.0 or not 1.0 < self.rope_theta < 1e12:
+        if self.head_dim % 8:
             raise ValueError(
-                f"rms_norm_eps ({self.rms_norm_eps}) must be between 0 and 1, "
-                f"rope_theta ({self.rope_theta}) between 1 and 1e12"
+                f"head_dim must be a multiple of 8 for kvctl's cache, not {self.head_dim}"
+            )
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number, not {value!r}")
+            if not low < value < high:
+                raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value}")
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ValueError(
+                f"tie_word_embeddings must be true or false, not {self.tie_word_embeddings!r}"
             )
 
     @property
@@ -67,47 +69,26 @@ class LlamaConfig:
         return self.num_attention_heads + 2 * self.num_key_value_heads
 
     @classmethod
-    @reading("the model's config.json")
-    def from_huggingface(cls, config: Mapping[str, Any]) -> LlamaConfig:
-        """Read a ``config.json`` of Hugging Face's.
+    def from_huggingface(
+        cls, config: Mapping[str, Any], *, where: str = "the model's config.json"
+    ) -> LlamaConfig:
+        """Read a ``config.json`` of Hugging Face's; `where` names it in messages.
 
         Raises
         ------
         ValueError
-            If the model is not one that kvctl can build; the message says why.
+            If the model is not one that kvctl can build; the message names the field.
         """
-        architecture = str(config.get("model_type"))
-        if architecture != "llama":
-            raise ValueError(f"kvctl compiles models of type 'llama', not '{architecture}'")
-        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind != "default":
-            raise ValueError(f"kvctl does not build models with '{kind}' scaling of RoPE")
-        for flag in ("attention_bias", "mlp_bias"):
-            if config.get(flag):
-                raise ValueError(f"kvctl does not build models with {flag}")
-        if config.get("hidden_act", "silu") != "silu":
-            raise ValueError(f"kvctl builds models with SiLU, not '{config['hidden_act']}'")
+        fields = read_huggingface_config(config, where)
         try:
-            heads, hidden = config["num_attention_heads"], config["hidden_size"]
-            return cls(
-                hidden_size=hidden,
-                intermediate_size=config["intermediate_size"],
-                num_hidden_layers=config["num_hidden_layers"],
-                num_attention_heads=heads,
-                num_key_value_heads=config.get("num_key_value_heads") or heads,
-                head_dim=config.get("head_dim") or hidden // heads,
-                vocab_size=config["vocab_size"],
-                rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-                rope_theta=float(config.get("rope_theta", scaling.get("rope_theta", 10000.0))),
-                tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-                context_window_size=config.get("max_position_embeddings", 2048),
-            )
-        except KeyError as missing:
-            raise ValueError(f"the model's config.json lacks {missing}") from None
+            return cls(**fields)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def to_mlc(self) -> dict[str, Any]:
         """Return the ``model_config`` that MLC writes for this model."""
         config = asdict(self)
         config["position_embedding_base"] = config.pop("rope_theta")
+        if config["rope_scale"] == 1.0:
+            del config["rope_scale"]
         return config

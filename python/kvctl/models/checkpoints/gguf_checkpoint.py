@@ -1,4 +1,4 @@
-"""A Llama model in one GGUF file, as llama.cpp writes it."""
+"""A Llama model in GGUF, as llama.cpp writes it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..._ffi.untrusted import reading
+from ..._ffi.untrusted import read_text, reading
 from .array import Array
 from .config import LlamaConfig
-from .gguf_file import GGUFFile
+from .gguf_config import read_gguf_config
+from .gguf_parts import GGUFParts
 from .tokenizer import chatml_template, tokenizer_from_gguf
+from .vocabulary import check_same_vocabulary
+from .weight_names import check_consumed, check_present, weight_names
 
 # Hugging Face's names, and llama.cpp's.
 _NAMES = {
@@ -35,17 +38,29 @@ class GGUFCheckpoint:
 
     Quantised tensors are dequantised exactly as the ``gguf`` package defines them.
 
+    Parameters
+    ----------
+    path : Path
+        The file, or any part of one that is split.
+
     Raises
     ------
+    FileNotFoundError
+        If a part is missing.
     ValueError
-        If the file is damaged, or not a Llama model that kvctl can build.
+        If a file is damaged, or the model is not one that kvctl can build: every tensor is one
+        that it takes, of a type that kvctl reads.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = GGUFFile(path)
+        self._file = GGUFParts(path)
         with reading(str(path)):
             self.config = self._read_config()
+        wanted = [_gguf_name(name) for name in weight_names(self.config)]
+        check_present(wanted, self._file, str(path))
+        self._file.check_types(wanted)
+        check_consumed(wanted, self._file.tensor_names, str(path))
 
     @property
     def source(self) -> Path:
@@ -67,11 +82,21 @@ class GGUFCheckpoint:
         return array
 
     def tokenizer_json(self) -> str | None:
-        """See `Checkpoint`. A ``tokenizer.json`` beside the file comes first."""
+        """See `Checkpoint`. A ``tokenizer.json`` beside the file comes first.
+
+        Raises
+        ------
+        ValueError
+            If that is another model's, or the file's own is of a kind that kvctl cannot rebuild.
+        """
         beside = self._path.with_name("tokenizer.json")
-        if beside.exists():
-            return beside.read_text(encoding="utf-8")
-        return tokenizer_from_gguf(self._file.metadata)
+        if not beside.exists():
+            kind = self._file.metadata.get("tokenizer.ggml.model")
+            return None if kind is None else tokenizer_from_gguf(self._file.metadata)
+        text = read_text(beside)
+        with reading(str(self._path)):
+            check_same_vocabulary(text, str(beside), self._file.metadata, str(self._path))
+        return text
 
     def chat(self) -> dict[str, Any]:
         """See `Checkpoint`."""
@@ -87,43 +112,13 @@ class GGUFCheckpoint:
         return chat
 
     def _read_config(self) -> LlamaConfig:
-        metadata = self._file.metadata
-        architecture = metadata.get("general.architecture")
-        if architecture != "llama":
-            raise ValueError(
-                f"{self._path} holds a model of type '{architecture}'; kvctl compiles 'llama'"
-            )
-
-        def number(key: str, default: Any = None) -> Any:
-            value = metadata.get(f"llama.{key}", default)
-            if not isinstance(value, int | float):
-                raise ValueError(f"{self._path} lacks the number llama.{key}")
-            return value
-
-        scaling = metadata.get("llama.rope.scaling.type", "none")
-        if scaling != "none" or "rope_freqs.weight" in self._file:
+        if "rope_freqs.weight" in self._file:
             raise ValueError(f"{self._path}: kvctl does not build models with scaled RoPE")
         biased = [name for name in self._file.tensor_names if name.endswith(".bias")]
         if biased:
             raise ValueError(f"{self._path}: kvctl does not build models with biases ({biased[0]})")
-        hidden, heads = number("embedding_length"), number("attention.head_count")
-        head_dim = number("attention.key_length", hidden // max(1, int(heads)))
-        if number("rope.dimension_count", head_dim) != head_dim:
-            raise ValueError(f"{self._path}: kvctl rotates whole heads, not parts of them")
-        return LlamaConfig(
-            hidden_size=hidden,
-            intermediate_size=number("feed_forward_length"),
-            num_hidden_layers=number("block_count"),
-            num_attention_heads=heads,
-            num_key_value_heads=number("attention.head_count_kv", heads),
-            head_dim=head_dim,
-            vocab_size=number("vocab_size", len(metadata.get("tokenizer.ggml.tokens", []))),
-            # Stored as float32: the shortest decimal that means it is what the authors wrote.
-            rms_norm_eps=float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
-            rope_theta=float(number("rope.freq_base", 10000.0)),
-            tie_word_embeddings="output.weight" not in self._file,
-            context_window_size=number("context_length"),
-        )
+        tied = "output.weight" not in self._file
+        return read_gguf_config(self._file.metadata, tied=tied, where=str(self._path))
 
 
 def _gguf_name(name: str) -> str:

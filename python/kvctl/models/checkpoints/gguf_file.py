@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..._ffi.untrusted import check_file
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -27,6 +31,13 @@ _SCALARS = {
     12: "d",
 }
 _MAX_DIMS = 4
+
+# Beyond what any model has, and small enough to be allocated.
+_MAX_KEY_BYTES = (1 << 16) - 1
+_MAX_STRING_BYTES = 64 << 20
+_MAX_ARRAY = 1 << 24
+_MAX_COUNT = 1 << 18  # of metadata pairs, and of tensors
+_MAX_ALIGNMENT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,14 +58,17 @@ class GGUFFile:
 
     Raises
     ------
+    FileNotFoundError
+        If it is missing.
     ValueError
-        If it is no GGUF file, or a truncated or inconsistent one.
+        If it is no GGUF file, a git-lfs pointer, or a truncated or inconsistent file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if path.stat().st_size < 24:
-            raise ValueError(f"{path} is no GGUF file: it has {path.stat().st_size} bytes")
+        size = check_file(path)
+        if size < 24:
+            raise ValueError(f"{path} is no GGUF file: it has {size} bytes")
         self._data: npt.NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         self._at = 0
         if self._take(4) != _MAGIC:
@@ -64,8 +78,10 @@ class GGUFFile:
             raise ValueError(f"{path} is GGUF version {version}; kvctl reads {_VERSIONS}")
         self.metadata: dict[str, Any] = {}
         for _ in range(self._count(pairs, 12, "metadata pairs")):
-            key = self._string()
+            key = self._string(_MAX_KEY_BYTES)
             (kind,) = self._unpack("I")
+            if key in self.metadata:
+                raise ValueError(f"{path} is damaged: its metadata has '{key}' twice")
             self.metadata[key] = self._value(kind)
         self._tensors = self._tensor_infos(self._count(tensors, 24, "tensors"))
 
@@ -77,6 +93,11 @@ class GGUFFile:
         """Names of all tensors."""
         return list(self._tensors)
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape, outermost axis first.
 
@@ -87,21 +108,44 @@ class GGUFFile:
         """
         return self._info(name).shape
 
+    def check_types(self, names: Iterable[str]) -> None:
+        """Make sure that tensors are of types that can be read as float32.
+
+        Raises
+        ------
+        ValueError
+            If one is not, or is not there.
+        """
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        first_of = {self._info(name).kind: name for name in reversed(list(names))}
+        for kind, name in first_of.items():
+            known = GGMLQuantizationType(kind)
+            try:
+                dequantize(np.zeros((1, GGML_QUANT_SIZES[known][1]), np.uint8), known)
+            except NotImplementedError:
+                raise ValueError(
+                    f"{self._path}: tensor '{name}' is {known.name}, which kvctl cannot read"
+                ) from None
+
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32, outermost axis first.
 
         Raises
         ------
         ValueError
-            If there is none of that name.
+            If there is none of that name, or it is of a type that cannot be read.
         """
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
+        self.check_types([name])
         info = self._info(name)
         raw = self._data[info.offset : info.offset + info.nbytes]
         rows = raw.reshape(-1, info.nbytes // max(1, int(np.prod(info.shape[:-1]))))
-        values = dequantize(np.ascontiguousarray(rows), GGMLQuantizationType(info.kind))
+        with np.errstate(all="ignore"):  # scales may be damaged: whoever reads checks the numbers
+            values = dequantize(np.ascontiguousarray(rows), GGMLQuantizationType(info.kind))
         return np.ascontiguousarray(values, dtype=np.float32).reshape(info.shape)
 
     def _info(self, name: str) -> _TensorInfo:
@@ -114,7 +158,7 @@ class GGUFFile:
 
         found = []
         for _ in range(count):
-            name = self._string()
+            name = self._string(_MAX_KEY_BYTES)
             (num_dims,) = self._unpack("I")
             if not 1 <= num_dims <= _MAX_DIMS:
                 raise ValueError(f"{self._path}: tensor '{name}' has {num_dims} dimensions")
@@ -122,7 +166,9 @@ class GGUFFile:
             kind, offset = self._unpack("IQ")
             found.append((name, dims[::-1], kind, offset))
         alignment = self.metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        if type(alignment) is not int or not 1 <= alignment <= _MAX_ALIGNMENT:
+            raise ValueError(f"{self._path}: alignment {alignment!r} is out of range")
+        if alignment & (alignment - 1):
             raise ValueError(f"{self._path}: alignment {alignment!r} is not a power of two")
         start = -(-self._at // alignment) * alignment
         infos: dict[str, _TensorInfo] = {}
@@ -139,6 +185,11 @@ class GGUFFile:
             if elements == 0 or shape[-1] % block:
                 raise ValueError(f"{self._path}: tensor '{name}' cannot have the shape {shape}")
             nbytes = elements // block * block_bytes
+            if offset % alignment:
+                raise ValueError(
+                    f"{self._path} is damaged: tensor '{name}' lies at {offset}, not at a "
+                    f"multiple of the alignment, {alignment}"
+                )
             if start + offset + nbytes > len(self._data):
                 raise ValueError(
                     f"{self._path} is truncated: tensor '{name}' ends at byte "
@@ -147,12 +198,20 @@ class GGUFFile:
             if name in infos:
                 raise ValueError(f"{self._path} has two tensors named '{name}'")
             infos[name] = _TensorInfo(shape, kind, start + offset, nbytes)
+        order = sorted(infos, key=lambda name: infos[name].offset)
+        for before, name in pairwise(order):
+            if infos[before].offset + infos[before].nbytes > infos[name].offset:
+                raise ValueError(
+                    f"{self._path} is damaged: tensors '{before}' and '{name}' overlap"
+                )
         return infos
 
-    def _count(self, count: int, least_bytes: int, what: str) -> int:
-        """Refuse a count of things that the rest of the file is too short for."""
+    def _count(self, count: int, least_bytes: int, what: str, limit: int = _MAX_COUNT) -> int:
+        """Refuse a count of things that the rest of the file is too short for, or beyond reason."""
         if count * least_bytes > len(self._data) - self._at:
             raise ValueError(f"{self._path} is truncated: it announces {count} {what}")
+        if count > limit:
+            raise ValueError(f"{self._path} announces {count} {what}; kvctl reads {limit} at most")
         return count
 
     def _take(self, size: int) -> bytes:
@@ -164,8 +223,10 @@ class GGUFFile:
     def _unpack(self, layout: str) -> tuple[Any, ...]:
         return struct.unpack("<" + layout, self._take(struct.calcsize("<" + layout)))
 
-    def _string(self) -> str:
+    def _string(self, limit: int = _MAX_STRING_BYTES) -> str:
         (size,) = self._unpack("Q")
+        if size > limit:
+            raise ValueError(f"{self._path} is damaged or truncated: a text of {size} bytes")
         return self._take(size).decode("utf-8", errors="replace")
 
     def _value(self, kind: int) -> Any:
@@ -178,8 +239,8 @@ class GGUFFile:
         of, size = self._unpack("IQ")
         if of in _SCALARS:
             layout = _SCALARS[of]
-            self._count(size, struct.calcsize("<" + layout), "array elements")
+            self._count(size, struct.calcsize("<" + layout), "array elements", _MAX_ARRAY)
             return list(self._unpack(f"{size}{layout}"))
         if of != _STRING:
             raise ValueError(f"{self._path}: an array of the unsupported type {of}")
-        return [self._string() for _ in range(self._count(size, 8, "strings"))]
+        return [self._string() for _ in range(self._count(size, 8, "strings", _MAX_ARRAY))]

@@ -7,9 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..._ffi.untrusted import reading
+from .vocabulary import is_padding
 
-# What text is split by before merging, by llama.cpp's name: whether every digit stands alone.
-_BYTE_LEVEL = {"gpt-2": False, "default": False, "smollm": True, "starcoder": True, "refact": True}
+# GPT-2's split of text before merging, by llama.cpp's names for it, and whether every digit stands
+# alone first.
+_BYTE_LEVEL = {"gpt-2": False, "smollm": True, "starcoder": True, "refact": True}
+# What llama.cpp splits by, one after the other, where a file says "default" or nothing: punctuation
+# comes first, so that "'s" is two pieces.
+_DEFAULT = (
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+)
 _CONTROL, _USER_DEFINED = 3, 4
 
 
@@ -27,12 +37,12 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> str:
     ValueError
         If the tokenizer is of another kind, or incomplete.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2" or pre not in _BYTE_LEVEL:
+    if kind != "gpt2" or (pre != "default" and pre not in _BYTE_LEVEL):
         raise ValueError(
-            f"kvctl rebuilds byte-level BPE tokenizers ({', '.join(_BYTE_LEVEL)}), not "
+            f"kvctl rebuilds byte-level BPE tokenizers (default, {', '.join(_BYTE_LEVEL)}), not "
             f"'{kind}' with '{pre}': put the model's tokenizer.json beside the GGUF file"
         )
     tokens, merges = (metadata.get(f"tokenizer.ggml.{part}") for part in ("tokens", "merges"))
@@ -48,16 +58,11 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> str:
                 f"the GGUF file's tokenizer merges {left!r} and {right!r}, and one of the two or "
                 "the result is none of its tokens"
             )
-    model = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
-    tokenizer = Tokenizer(model)
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.pre_tokenizer = (
-        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-        if _BYTE_LEVEL[pre]
-        else byte_level
-    )
-    tokenizer.decoder = decoders.ByteLevel()
     types = metadata.get("tokenizer.ggml.token_type", [])
+    vocab = {token: i for i, token in enumerate(tokens) if not is_padding(i, token, types)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs))
+    tokenizer.pre_tokenizer = _pre_tokenizer(pre)
+    tokenizer.decoder = decoders.ByteLevel()
     for token, token_type in zip(tokens, types, strict=False):
         if token_type == _CONTROL:
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
@@ -69,6 +74,18 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> str:
             single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
         )
     return str(tokenizer.to_str())
+
+
+def _pre_tokenizer(pre: str) -> Any:
+    """Return what splits text before merging, by llama.cpp's name for it."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+
+    if pre == "default":
+        splits = [Split(Regex(pattern), "isolated") for pattern in _DEFAULT]
+        return Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
+    gpt2 = ByteLevel(add_prefix_space=False, use_regex=True)
+    return Sequence([Digits(individual_digits=True), gpt2]) if _BYTE_LEVEL[pre] else gpt2
 
 
 def chatml_template(template: str, eos_token_id: int | None) -> dict[str, Any]:

@@ -51,25 +51,31 @@ class Checkpoint(Protocol):
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
-    """Open a GGUF file, or a directory with ``config.json`` and safetensors files.
+    """Open a model's files.
+
+    Parameters
+    ----------
+    source : str or Path
+        A GGUF file, or any part of one that is split; a directory with ``config.json`` and
+        safetensors files, whose ``model.safetensors.index.json``, if there is one, says which file
+        holds which tensor; one safetensors file, which then holds everything, or an index.
 
     Raises
     ------
     FileNotFoundError
-        If there is nothing there, or a directory lacks what a model needs.
+        If there is nothing there, or a file is missing that a model needs.
     ValueError
-        If the files are damaged or not a model that kvctl can build.
+        If the files are damaged or not a model that kvctl can build: every tensor is one that the
+        model takes, of a type that kvctl reads.
     """
     from .gguf_checkpoint import GGUFCheckpoint
-    from .safetensors_checkpoint import SafetensorsCheckpoint
+    from .safetensors_checkpoint import INDEX_SUFFIX, SafetensorsCheckpoint
 
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() or path.name.endswith((".safetensors", INDEX_SUFFIX)):
         return SafetensorsCheckpoint(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no model at {path}")
-    if path.suffix == ".safetensors":
-        return SafetensorsCheckpoint(path.parent)
     return GGUFCheckpoint(path)
 
 

@@ -1,0 +1,72 @@
+"""MLC's ``mlc-chat-config.json``: what a directory says of its model and of conversing with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..checkpoints.weights import Checkpoint
+
+_FIELDS = (
+    "model_type",
+    "quantization",
+    "context_window_size",
+    "sliding_window_size",
+    "attention_sink_size",
+    "prefill_chunk_size",
+    "tensor_parallel_shards",
+    "pipeline_parallel_stages",
+)
+
+
+def make_chat_config(
+    checkpoint: Checkpoint, chat: dict[str, Any], metadata: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the contents of the file.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The model.
+    chat : dict
+        Its `checked_chat`.
+    metadata : dict
+        What its library says of itself.
+    """
+    return {
+        "version": "0.1.0",
+        **{field: metadata[field] for field in _FIELDS},
+        "model_config": checkpoint.config.to_mlc(),
+        "vocab_size": checkpoint.config.vocab_size,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "tokenizer_files": ["tokenizer.json"],
+        **chat,
+    }
+
+
+def checked_chat(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a checkpoint says of conversing, its token ids being the model's.
+
+    Models are padded with nothing here: a padding token that is none, as -1, is left out.
+
+    Raises
+    ------
+    ValueError
+        If an id is no integer, or none of the model's.
+    """
+    chat, size = dict(checkpoint.chat()), checkpoint.config.vocab_size
+    where = "the checkpoint" if checkpoint.source is None else str(checkpoint.source)
+    pad = chat.get("pad_token_id")
+    if type(pad) is int and not 0 <= pad < size:
+        del chat["pad_token_id"]
+    template = chat.get("conv_template")
+    stops = template.get("stop_token_ids") if isinstance(template, dict) else None
+    for field, value in (*chat.items(), ("stop_token_ids", stops)):
+        if value is None or not field.endswith(("_token_id", "_token_ids")):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if type(one) is not int or not 0 <= one < size:
+                raise ValueError(
+                    f"{where}: {field} must be a token from 0 to {size - 1}, not {one!r:.60}"
+                )
+    return chat
