@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ffi/mask_argument.h"
@@ -18,6 +19,37 @@ namespace {
 
 namespace ffi = tvm::ffi;
 using tvm::runtime::Tensor;
+
+/*! \brief Sizes and bounds of a recurrent state. */
+class RecurrentFactsObj : public ffi::Object {
+ public:
+  int64_t state_bytes = 0;     //!< of one kept state, all layers together
+  int64_t num_slots = 0;       //!< states that fit
+  int64_t num_free_slots = 0;  //!< states that fit beside those kept now
+  int64_t max_history = 0;
+  bool keep_steps = false;
+  int64_t num_layers = 0;
+  int64_t num_states = 0;  //!< of a layer
+
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.RecurrentFacts", RecurrentFactsObj, ffi::Object);
+};
+
+class RecurrentFacts : public ffi::ObjectRef {
+ public:
+  explicit RecurrentFacts(const RecurrentState& state) {
+    const RecurrentStateConfig& config = state->config();
+    ffi::ObjectPtr<RecurrentFactsObj> facts = ffi::make_object<RecurrentFactsObj>();
+    facts->state_bytes = state->StateBytes();
+    facts->num_slots = state->NumSlots();
+    facts->num_free_slots = state->NumFreeSlots();
+    facts->max_history = config.max_history;
+    facts->keep_steps = config.keep_steps;
+    facts->num_layers = config.num_layers;
+    facts->num_states = static_cast<int64_t>(config.init_values.size());
+    data_ = std::move(facts);
+  }
+  TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(RecurrentFacts, ffi::ObjectRef, RecurrentFactsObj);
+};
 
 int32_t Narrow(int64_t value, const char* what) {
   if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
@@ -167,14 +199,7 @@ Tensor GetState(const RecurrentState& state, int64_t seq_id, int64_t position, i
                 int64_t state_id) {
   return state->GetState(seq_id, position, layer_id, state_id);
 }
-/*! \brief bytes of one kept state, slots, free slots, max_history, keep_steps, layers, states of a
- * layer. */
-ffi::Shape Facts(const RecurrentState& state) {
-  const RecurrentStateConfig& config = state->config();
-  return ffi::Shape({state->StateBytes(), state->NumSlots(), state->NumFreeSlots(),
-                     config.max_history, config.keep_steps ? 1 : 0, config.num_layers,
-                     static_cast<int64_t>(config.init_values.size())});
-}
+RecurrentFacts Facts(const RecurrentState& state) { return RecurrentFacts(state); }
 bool IsOurs(const ffi::ObjectRef& state) {
   return state.defined() && state->IsInstance<RecurrentStateObj>();
 }
@@ -183,6 +208,14 @@ bool IsOurs(const ffi::ObjectRef& state) {
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
+  refl::ObjectDef<RecurrentFactsObj>()
+      .def_ro("state_bytes", &RecurrentFactsObj::state_bytes)
+      .def_ro("num_slots", &RecurrentFactsObj::num_slots)
+      .def_ro("num_free_slots", &RecurrentFactsObj::num_free_slots)
+      .def_ro("max_history", &RecurrentFactsObj::max_history)
+      .def_ro("keep_steps", &RecurrentFactsObj::keep_steps)
+      .def_ro("num_layers", &RecurrentFactsObj::num_layers)
+      .def_ro("num_states", &RecurrentFactsObj::num_states);
   refl::GlobalDef()
       .def("kvctl.recurrent.create", Guarded(Create), "A recurrent state")
       .def("kvctl.recurrent.create_for_model", Guarded(CreateForModel),

@@ -114,6 +114,33 @@ class SavedSequenceRecord(Object):
         ) -> None: ...
 
 
+@register_object("kvctl.RecurrentFacts")
+class RecurrentFacts(Object):
+    """The C++ object ``kvctl.RecurrentFacts``."""
+
+    state_bytes: int
+    num_slots: int
+    num_free_slots: int
+    max_history: int
+    keep_steps: bool
+    num_layers: int
+    num_states: int
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            state_bytes: int,
+            num_slots: int,
+            num_free_slots: int,
+            max_history: int,
+            keep_steps: bool,
+            num_layers: int,
+            num_states: int,
+        ) -> None: ...
+
+
 class build:
     """``kvctl.build.*``."""
 
@@ -248,7 +275,7 @@ class recurrent:
         "kvctl.recurrent.earliest_position"
     )
     end_forward: Callable[[RecurrentStateHandle], None] = _get("kvctl.recurrent.end_forward")
-    facts: Callable[[RecurrentStateHandle], tuple[int, ...]] = _get("kvctl.recurrent.facts")
+    facts: Callable[[RecurrentStateHandle], RecurrentFacts] = _get("kvctl.recurrent.facts")
     fork_sequence: Callable[[RecurrentStateHandle, int, int, int], int] = _get(
         "kvctl.recurrent.fork_sequence"
     )

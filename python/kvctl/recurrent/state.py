@@ -37,14 +37,14 @@ class RecurrentState(RecurrentStep):
             )
         super().__init__(handle)
         facts = ffi.recurrent.facts(handle)
-        self.state_bytes: int = facts[0]
+        self.state_bytes: int = facts.state_bytes
         """Bytes of one kept state, all layers together."""
-        self.num_slots: int = facts[1]
+        self.num_slots: int = facts.num_slots
         """States that fit."""
-        self.max_history: int = facts[3]
-        self.keep_steps: bool = bool(facts[4])
-        self.num_layers: int = facts[5]
-        self.num_states: int = facts[6]
+        self.max_history: int = facts.max_history
+        self.keep_steps: bool = facts.keep_steps
+        self.num_layers: int = facts.num_layers
+        self.num_states: int = facts.num_states
         """States of a layer."""
 
     @classmethod
@@ -135,7 +135,7 @@ class RecurrentState(RecurrentStep):
     @property
     def num_free_slots(self) -> int:
         """States that fit beside those kept now."""
-        return ffi.recurrent.facts(self._handle)[2]
+        return ffi.recurrent.facts(self._handle).num_free_slots
 
     @property
     def num_available_tokens(self) -> int:
