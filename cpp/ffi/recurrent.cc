@@ -4,14 +4,12 @@
 #include <tvm/ffi/reflection/registry.h>
 
 #include <algorithm>
-#include <limits>
-#include <string>
 #include <utility>
 #include <vector>
 
+#include "core/support/narrow.h"
 #include "ffi/mask_argument.h"
 #include "kvctl/recurrent_state.h"
-#include "runtime/recurrent/recurrent_requests.h"
 #include "runtime/support/guard.h"
 
 namespace kvctl {
@@ -51,18 +49,11 @@ class RecurrentFacts : public ffi::ObjectRef {
   TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(RecurrentFacts, ffi::ObjectRef, RecurrentFactsObj);
 };
 
-int32_t Narrow(int64_t value, const char* what) {
-  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-    Throw(ErrorKind::kIndex, what, " must fit 32 bits, got ", value);
-  }
-  return static_cast<int32_t>(value);
-}
-
 std::vector<std::vector<int32_t>> Paths(const ffi::Array<ffi::Shape>& kept) {
   std::vector<std::vector<int32_t>> paths;
   for (const ffi::Shape& one : kept) {
     std::vector<int32_t>& path = paths.emplace_back();
-    for (int64_t node : one) path.push_back(Narrow(node, "a kept node"));
+    for (int64_t node : one) path.push_back(Narrow(node, "a kept node", ErrorKind::kIndex));
   }
   return paths;
 }
@@ -106,17 +97,17 @@ void BeginForward(const RecurrentState& state, const ffi::Shape& seq_ids,
           append_lengths.size(), " append lengths, ", pending.size(), " pending flags and ",
           parents.has_value() ? parents.value().size() : batch, " lists of parents");
   }
-  std::vector<std::vector<int32_t>> lists(batch);
-  std::vector<RecurrentRequest> requests;
+  std::vector<StepRequest> requests(batch);
   for (size_t i = 0; i < batch; ++i) {
-    RecurrentRequest request{seq_ids[i], append_lengths[i], pending[i] != 0};
-    if (parents.has_value() && parents.value()[i].has_value()) {
-      for (int64_t parent : parents.value()[i].value()) {
-        lists[i].push_back(Narrow(parent, "a parent"));
-      }
-      request.parents = NewParents(lists[i], state, seq_ids[i], append_lengths[i]);
+    requests[i].seq_id = seq_ids[i];
+    requests[i].append_length = append_lengths[i];
+    requests[i].pending = pending[i] != 0;
+    if (!parents.has_value() || !parents.value()[i].has_value()) continue;
+    std::vector<int32_t> tree;
+    for (int64_t parent : parents.value()[i].value()) {
+      tree.push_back(Narrow(parent, "a parent", ErrorKind::kIndex));
     }
-    requests.push_back(request);
+    requests[i].mask = Mask::Tree(std::move(tree));
   }
   state->BeginForward(requests);
 }

@@ -6,11 +6,11 @@
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/support/narrow.h"
 #include "ffi/mask_argument.h"
 #include "kvctl/function_table.h"
 #include "kvctl/model_runner.h"
@@ -109,29 +109,35 @@ std::vector<int64_t> ToVector(const ffi::Shape& values) {
   return std::vector<int64_t>(values.begin(), values.end());
 }
 
-int32_t Narrow(int64_t value, const char* what) {
-  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-    Throw(ErrorKind::kValue, what, " ", value, " is out of range");
+std::vector<int32_t> ToInt32(const ffi::Shape& values, const char* what) {
+  std::vector<int32_t> narrow;
+  narrow.reserve(values.size());
+  for (int64_t value : values) narrow.push_back(Narrow(value, what));
+  return narrow;
+}
+
+/*! \throws Error kValue unless the lengths are at least 0 and add up to the values given. */
+void CheckLengths(const ffi::Shape& flat, const ffi::Shape& lengths, const char* what) {
+  auto left = static_cast<int64_t>(flat.size());
+  for (int64_t length : lengths) {
+    left = length < 0 || length > left ? -1 : left - length;
+    if (left < 0) break;
   }
-  return static_cast<int32_t>(value);
+  if (left == 0) return;
+  Throw(ErrorKind::kValue, "the lengths do not add up to the ", flat.size(), " values (", what,
+        ") given");
 }
 
 /*! \brief Flat values as one vector per sequence. */
 std::vector<std::vector<int32_t>> Split(const ffi::Shape& flat, const ffi::Shape& lengths,
                                         const char* what) {
+  CheckLengths(flat, lengths, what);
+  const std::vector<int32_t> values = ToInt32(flat, what);
   std::vector<std::vector<int32_t>> parts;
-  size_t at = 0;
+  auto at = values.begin();
   for (int64_t length : lengths) {
-    if (length < 0 || static_cast<uint64_t>(length) > flat.size() - at) {
-      Throw(ErrorKind::kValue, "the lengths do not add up to the ", flat.size(), " values (", what,
-            ") given");
-    }
-    std::vector<int32_t>& part = parts.emplace_back();
-    for (int64_t i = 0; i < length; ++i) part.push_back(Narrow(flat[at++], what));
-  }
-  if (at != flat.size()) {
-    Throw(ErrorKind::kValue, "the lengths do not add up to the ", flat.size(), " values (", what,
-          ") given");
+    parts.emplace_back(at, at + length);
+    at += length;
   }
   return parts;
 }
@@ -142,9 +148,7 @@ Tensor Prefill(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi:
 }
 
 Tensor Decode(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& tokens) {
-  std::vector<int32_t> values;
-  for (int64_t token : tokens) values.push_back(Narrow(token, "token"));
-  return self->runner.Decode(ToVector(seq_ids), values);
+  return self->runner.Decode(ToVector(seq_ids), ToInt32(tokens, "token"));
 }
 
 /*! \brief Trees as flat arrays of nodes, sizes[i] of them for sequence i. */
@@ -167,28 +171,33 @@ Tensor Forward(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi:
                const ffi::Shape& tokens,
                const ffi::Optional<ffi::Array<ffi::Optional<Tensor>>>& masks,
                const ffi::Optional<ffi::Shape>& positions, int64_t pending) {
-  auto parts = Split(tokens, lengths, "token");
-  if (parts.size() != seq_ids.size()) {
-    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", parts.size(),
+  CheckLengths(tokens, lengths, "token");
+  if (lengths.size() != seq_ids.size()) {
+    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", lengths.size(),
           " token lists given");
   }
   if (masks.has_value() && masks.value().size() != seq_ids.size()) {
     Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", masks.value().size(),
           " masks given");
   }
-  std::vector<std::vector<int32_t>> explicit_positions(parts.size());
-  if (positions.has_value()) explicit_positions = Split(positions.value(), lengths, "position");
-  std::vector<ForwardRequest> requests(parts.size());
-  for (size_t i = 0; i < parts.size(); ++i) {
+  std::vector<int32_t> flat_positions;
+  if (positions.has_value()) {
+    CheckLengths(positions.value(), lengths, "position");
+    flat_positions = ToInt32(positions.value(), "position");
+  }
+  std::vector<StepRequest> requests(seq_ids.size());
+  int64_t at = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].seq_id = seq_ids[i];
-    requests[i].tokens = std::move(parts[i]);
-    requests[i].positions = std::move(explicit_positions[i]);
+    requests[i].append_length = lengths[i];
+    if (positions.has_value()) requests[i].positions = flat_positions.data() + at;
     if (masks.has_value() && masks.value()[i].has_value()) {
       requests[i].mask = DecodeMask(masks.value()[i].value());
     }
     if (pending >= 0) requests[i].pending = pending != 0;
+    at += lengths[i];
   }
-  return self->runner.Forward(requests);
+  return self->runner.Forward(requests, ToInt32(tokens, "token"));
 }
 
 ffi::Optional<PagedKVCache> CacheOf(const ModelRunnerRef& self) {

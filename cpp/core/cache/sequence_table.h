@@ -14,6 +14,7 @@
 #include "core/cache/page_pool.h"
 #include "core/cache/sequence.h"
 #include "core/cache/step_plan.h"
+#include "kvctl/step_request.h"
 
 namespace kvctl {
 
@@ -63,15 +64,6 @@ struct SequenceRecord {
 
 /*! \brief Positions are below it, so that counting on from any of them stays an int32. */
 constexpr int32_t kPositionLimit = 1 << 30;
-
-/*! \brief One sequence's share of a forward step. */
-struct Append {
-  int64_t sequence_id;
-  int32_t num_rows;
-  bool pending = false;              //!< the new tokens become pending nodes
-  const int32_t* parents = nullptr;  //!< [num_rows] into the pending region, or nullptr for a chain
-  const int32_t* positions = nullptr;  //!< [num_rows] rotary positions, or nullptr to follow depth
-};
 
 struct TableConfig {
   int32_t num_pages;
@@ -158,9 +150,14 @@ class SequenceTable {
 
   // The step in flight.
   bool in_forward() const { return forward_.active; }
+  /*! \throws Error kRuntime if a step is in flight. */
+  void RequireNoForward(const char* operation) const;
   const StepPlan& plan() const { return forward_.plan; }
-  /*! \brief Reserves columns for the new tokens of every sequence, and plans the step. */
-  void BeginForward(const std::vector<Append>& appends, CopyPlan* moves);
+  /*!
+   * \brief Reserves columns for the new tokens of every sequence, and plans the step.
+   * \param requests Their masks are not read: the caller replaces a tree mask by its `parents`.
+   */
+  void BeginForward(const std::vector<StepRequest>& requests, CopyPlan* moves);
   /*! \brief Whether the end of the step in flight commits tokens. */
   bool StepCommits() const;
   /*!
@@ -200,9 +197,10 @@ class SequenceTable {
  private:
   friend class Checkpoint;
 
-  struct ForwardEntry {
+  /*! \brief What a step has reserved for one sequence, and what aborting it restores. */
+  struct PlannedSequence {
     Sequence* sequence;
-    int32_t num_rows;
+    int32_t append_length;
     bool pending;
     bool explicit_positions;  // committed at positions of their own, found in the plan
     int32_t query_begin;
@@ -214,12 +212,11 @@ class SequenceTable {
   };
   struct Forward {
     bool active = false;
-    std::vector<ForwardEntry> entries;
+    std::vector<PlannedSequence> sequences;
     StepPlan plan;
   };
 
   Sequence& Find(int64_t id);
-  void RequireNoForward(const char* operation) const;
   void CheckNewId(int64_t id) const;
   int32_t PagesFor(int32_t kv_len) const {
     return (kv_len + config_.page_size - 1) / config_.page_size;
@@ -267,10 +264,10 @@ class SequenceTable {
   /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_; each may be named once.
    */
   Sequence& NameInBatch(int64_t id);
-  /*! \brief The pages that a step needs; throws if the pool has fewer. */
-  void CheckPagesForStep(const std::vector<Append>& appends);
-  void Reserve(const Append& append, CopyPlan* moves);
-  void PlanRows(const Append& append, const ForwardEntry& entry);
+  /*! \throws Error kOutOfPages if the pool has fewer free pages than the step needs. */
+  void CheckPagesForStep(const std::vector<StepRequest>& requests);
+  void Reserve(const StepRequest& request, CopyPlan* moves);
+  void PlanTokens(const StepRequest& request, const PlannedSequence& planned);
   void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
   /*! \brief After it a commit cannot fail. \throws Error kOutOfPages if pages are missing. */
   void MakeRoomToCommit(const std::vector<int64_t>& ids,

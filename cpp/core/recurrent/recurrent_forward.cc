@@ -5,42 +5,47 @@
 #include <utility>
 
 #include "core/recurrent/recurrent_table.h"
+#include "core/support/narrow.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
 
-void RecurrentTable::ValidateAppend(const RecurrentAppend& append,
-                                    const RecurrentSequence& sequence) const {
-  if (append.num_rows < 1) {
-    Throw(ErrorKind::kValue, "begin_forward: sequence ", append.sequence_id,
-          " must append at least 1 token, got ", append.num_rows);
+void RecurrentTable::ValidateRequest(const StepRequest& request,
+                                     const RecurrentSequence& sequence) const {
+  if (request.append_length < 1) {
+    Throw(ErrorKind::kValue, "begin_forward: sequence ", request.seq_id,
+          " must append at least 1 token, got ", request.append_length);
   }
+  Narrow(request.append_length, "begin_forward: append length");
+  const bool pending = request.AppendsPending();
   const int32_t old = sequence.num_pending();
-  if (!append.pending && old > 0) {
-    Throw(ErrorKind::kValue, "begin_forward: sequence ", append.sequence_id, " has ", old,
+  if (!pending && old > 0) {
+    Throw(ErrorKind::kValue, "begin_forward: sequence ", request.seq_id, " has ", old,
           " pending tokens; commit or abort them, or append pending tokens");
   }
-  for (int32_t row = 0; append.parents != nullptr && row < append.num_rows; ++row) {
-    const int32_t parent = append.parents[row];
+  for (int32_t row = 0; request.parents != nullptr && row < request.append_length; ++row) {
+    const int32_t parent = request.parents[row];
     if (parent < -1 || parent >= old + row) {
       Throw(ErrorKind::kIndex, "begin_forward: the parent of pending node ", old + row,
-            " of sequence ", append.sequence_id, " must be -1 or a node before it, got ", parent);
+            " of sequence ", request.seq_id, " must be -1 or a node before it, got ", parent);
     }
-    if (!append.pending && parent != row - 1) {
-      Throw(ErrorKind::kValue, "begin_forward: the new tokens of sequence ", append.sequence_id,
+    if (!pending && parent != row - 1) {
+      Throw(ErrorKind::kValue, "begin_forward: the new tokens of sequence ", request.seq_id,
             " form a tree (node ", row, " hangs on ", parent, "), so they must be pending");
     }
   }
 }
 
-void RecurrentTable::PlanRows(const RecurrentAppend& append, const RecurrentSequence& sequence,
+void RecurrentTable::PlanRows(const StepRequest& request, const RecurrentSequence& sequence,
                               RecurrentStep* step) const {
+  const auto num_rows = static_cast<int32_t>(request.append_length);
+  const bool pending = request.AppendsPending();
   const int32_t old = sequence.num_pending();
   const int32_t row_begin = step->num_rows();
   std::vector<int32_t> root_of(old + 1, -1);  // root for the committed state, then each old node
   bool chain = true;
-  for (int32_t row = 0; row < append.num_rows; ++row) {
-    const int32_t parent = append.parents != nullptr ? append.parents[row] : old + row - 1;
+  for (int32_t row = 0; row < num_rows; ++row) {
+    const int32_t parent = request.parents != nullptr ? request.parents[row] : old + row - 1;
     step->node_parents.push_back(parent);
     if (row > 0 && parent != old + row - 1) chain = false;
     if (parent >= old) {
@@ -54,7 +59,7 @@ void RecurrentTable::PlanRows(const RecurrentAppend& append, const RecurrentSequ
       const int32_t slot = sequence.SlotOf(parent);
       if (slot < 0) {
         Throw(ErrorKind::kValue, "begin_forward: no state is kept after pending node ", parent,
-              " of sequence ", append.sequence_id, ", so node ", old + row,
+              " of sequence ", request.seq_id, ", so node ", old + row,
               " cannot hang on it; commit a path and run it again first");
       }
       root = step->num_roots();
@@ -63,31 +68,31 @@ void RecurrentTable::PlanRows(const RecurrentAppend& append, const RecurrentSequ
     step->row_sources.push_back(-1 - root);
     step->row_roots.push_back(root);
   }
-  step->entries.push_back({append.sequence_id, row_begin, append.num_rows, append.pending, chain});
+  step->sequences.push_back({request.seq_id, row_begin, num_rows, pending, chain});
 
   // Which states can be kept: of pending nodes all, of committed tokens as many as a rollback may
   // need; without steps only the one after the last token of a chain.
-  int32_t kept = append.pending ? append.num_rows
-                                : static_cast<int32_t>(std::min<int64_t>(
-                                      append.num_rows, int64_t{config_.max_history} + 1));
+  int32_t kept =
+      pending ? num_rows
+              : static_cast<int32_t>(std::min<int64_t>(num_rows, int64_t{config_.max_history} + 1));
   if (!config_.keep_steps) kept = chain ? 1 : 0;
-  for (int32_t row = 0; row < append.num_rows; ++row) {
-    step->row_slots.push_back(row < append.num_rows - kept ? -1 : 0);  // 0 until slots are taken
+  for (int32_t row = 0; row < num_rows; ++row) {
+    step->row_slots.push_back(row < num_rows - kept ? -1 : 0);  // 0 until slots are taken
   }
 }
 
-void RecurrentTable::BeginForward(const std::vector<RecurrentAppend>& appends) {
+void RecurrentTable::BeginForward(const std::vector<StepRequest>& requests) {
   RequireNoForward("begin_forward");
-  if (appends.empty()) Throw(ErrorKind::kValue, "begin_forward: no sequences were given");
+  if (requests.empty()) Throw(ErrorKind::kValue, "begin_forward: no sequences were given");
   std::unordered_set<int64_t> seen;
   int64_t total = 0;
-  for (const RecurrentAppend& append : appends) {
-    ValidateAppend(append, Get(append.sequence_id));
-    if (!seen.insert(append.sequence_id).second) {
-      Throw(ErrorKind::kValue, "begin_forward: sequence ", append.sequence_id,
+  for (const StepRequest& request : requests) {
+    ValidateRequest(request, Get(request.seq_id));
+    if (!seen.insert(request.seq_id).second) {
+      Throw(ErrorKind::kValue, "begin_forward: sequence ", request.seq_id,
             " is given more than once");
     }
-    total += append.num_rows;
+    total += request.append_length;
   }
   if (total > std::numeric_limits<int32_t>::max()) {
     Throw(ErrorKind::kValue, "begin_forward: ", total,
@@ -95,18 +100,18 @@ void RecurrentTable::BeginForward(const std::vector<RecurrentAppend>& appends) {
   }
 
   RecurrentStep step;
-  for (const RecurrentAppend& append : appends) {
-    PlanRows(append, Get(append.sequence_id), &step);
+  for (const StepRequest& request : requests) {
+    PlanRows(request, Get(request.seq_id), &step);
   }
   int32_t needed = 0;
   for (int32_t slot : step.row_slots) needed += slot == 0;
   // What end_forward will append is reserved here, so that it cannot fail.
-  for (const RecurrentAppend& append : appends) {
-    RecurrentSequence& sequence = Find(append.sequence_id);
-    if (append.pending) {
-      sequence.pending.reserve(sequence.pending.size() + append.num_rows);
+  for (const StepRequest& request : requests) {
+    RecurrentSequence& sequence = Find(request.seq_id);
+    if (request.AppendsPending()) {
+      sequence.pending.reserve(sequence.pending.size() + request.append_length);
     } else {
-      sequence.history.reserve(sequence.history.size() + append.num_rows);
+      sequence.history.reserve(sequence.history.size() + request.append_length);
     }
   }
   MakeRoom(needed);
@@ -160,31 +165,33 @@ void RecurrentTable::EndForward(StepOutcome outcome) {
   if (outcome == StepOutcome::kFinal && !step_.all_chains()) {
     Throw(ErrorKind::kInternal, "a step with a tree has no final state");
   }
-  for (const RecurrentStep::Entry& entry : step_.entries) FinishEntry(entry, outcome);
+  for (const RecurrentStep::PlannedSequence& planned : step_.sequences)
+    FinishSequence(planned, outcome);
   active_ = false;
 }
 
-void RecurrentTable::FinishEntry(const RecurrentStep::Entry& entry, StepOutcome outcome) {
-  RecurrentSequence& sequence = Find(entry.sequence_id);
+void RecurrentTable::FinishSequence(const RecurrentStep::PlannedSequence& planned,
+                                    StepOutcome outcome) {
+  RecurrentSequence& sequence = Find(planned.sequence_id);
   const int64_t length = sequence.length();
-  for (int32_t row = 0; row < entry.num_rows; ++row) {
-    int32_t& slot = step_.row_slots[entry.row_begin + row];
-    const bool last = row + 1 == entry.num_rows;
+  for (int32_t row = 0; row < planned.num_rows; ++row) {
+    int32_t& slot = step_.row_slots[planned.row_begin + row];
+    const bool last = row + 1 == planned.num_rows;
     if (outcome == StepOutcome::kNothing || (outcome == StepOutcome::kFinal && !last)) {
       Drop(slot);
       slot = -1;
     }
-    if (outcome == StepOutcome::kNothing && (entry.pending || last)) {
-      slot = step_.root_slots[step_.row_roots[entry.row_begin + row]];
+    if (outcome == StepOutcome::kNothing && (planned.pending || last)) {
+      slot = step_.root_slots[step_.row_roots[planned.row_begin + row]];
       Hold(slot);
     }
-    if (entry.pending) {
-      sequence.pending.push_back({step_.node_parents[entry.row_begin + row], slot});
+    if (planned.pending) {
+      sequence.pending.push_back({step_.node_parents[planned.row_begin + row], slot});
     } else if (slot >= 0) {
       sequence.history.push_back({length + row + 1, slot, next_stamp_++});
     }
   }
-  if (!entry.pending) TrimHistory(&sequence);
+  if (!planned.pending) TrimHistory(&sequence);
 }
 
 void RecurrentTable::AbortForward() {

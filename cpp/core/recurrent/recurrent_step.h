@@ -11,14 +11,6 @@
 
 namespace kvctl {
 
-/*! \brief One sequence's share of a forward step. */
-struct RecurrentAppend {
-  int64_t sequence_id;
-  int32_t num_rows;
-  bool pending = false;              //!< the new tokens become pending nodes
-  const int32_t* parents = nullptr;  //!< [num_rows] into the pending region, or nullptr for a chain
-};
-
 /*! \brief What a forward has set when it ends. */
 enum class StepOutcome {
   kNothing,  //!< no state: the sequences grow, their states stay
@@ -31,14 +23,15 @@ enum class StepOutcome {
  * rows start from (usually one per sequence, more where a tree grows from several pending nodes).
  */
 struct RecurrentStep {
-  struct Entry {
+  /*! \brief The rows of one sequence. */
+  struct PlannedSequence {
     int64_t sequence_id;
     int32_t row_begin;
     int32_t num_rows;
     bool pending;
     bool chain;  //!< every row follows the one before it: there is one state after the last
   };
-  std::vector<Entry> entries;
+  std::vector<PlannedSequence> sequences;
   std::vector<int32_t> root_slots;   //!< [roots] where each root's state lies
   std::vector<int32_t> row_sources;  //!< [rows] row whose state the row starts from, or -1 - root
   std::vector<int32_t> row_roots;    //!< [rows] root at the start of the row's path
@@ -52,8 +45,8 @@ struct RecurrentStep {
   /*! \brief Whether each sequence's rows are one chain, so that it has one state before and one
    * after. */
   bool all_chains() const {
-    for (const Entry& entry : entries) {
-      if (!entry.chain) return false;
+    for (const PlannedSequence& sequence : sequences) {
+      if (!sequence.chain) return false;
     }
     return true;
   }

@@ -14,6 +14,7 @@
 #include "core/cache/page_pool.h"
 #include "core/recurrent/recurrent_sequence.h"
 #include "core/recurrent/recurrent_step.h"
+#include "kvctl/step_request.h"
 
 namespace kvctl {
 
@@ -77,8 +78,12 @@ class RecurrentTable {
   // The step in flight.
   bool in_forward() const { return active_; }
   const RecurrentStep& step() const { return step_; }
-  /*! \brief Reserves a slot for every state that the step may keep, and plans it. */
-  void BeginForward(const std::vector<RecurrentAppend>& appends);
+  /*!
+   * \brief Reserves a slot for every state that the step may keep, and plans it.
+   * \param requests Their positions and masks are not read: the caller replaces a tree mask by its
+   * `parents`.
+   */
+  void BeginForward(const std::vector<StepRequest>& requests);
   void EndForward(StepOutcome outcome);
   /*! \brief Takes the step in flight back. */
   void AbortForward();
@@ -137,13 +142,13 @@ class RecurrentTable {
   /*! \brief The kept nodes' states become history, the other pending ones go. */
   void CommitPath(RecurrentSequence* sequence, const std::vector<int32_t>& kept);
 
-  void ValidateAppend(const RecurrentAppend& append, const RecurrentSequence& sequence) const;
-  void PlanRows(const RecurrentAppend& append, const RecurrentSequence& sequence,
+  void ValidateRequest(const StepRequest& request, const RecurrentSequence& sequence) const;
+  void PlanRows(const StepRequest& request, const RecurrentSequence& sequence,
                 RecurrentStep* step) const;
   /*! \brief Frees `count` slots, dropping the oldest history; throws before dropping any if it
    * cannot. */
   void MakeRoom(int32_t count);
-  void FinishEntry(const RecurrentStep::Entry& entry, StepOutcome outcome);
+  void FinishSequence(const RecurrentStep::PlannedSequence& planned, StepOutcome outcome);
 
   RecurrentConfig config_;
   PagePool pool_;

@@ -10,15 +10,14 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "kvctl/api.h"
 #include "kvctl/function_table.h"
-#include "kvctl/mask.h"
 #include "kvctl/paged_kv_cache.h"
 #include "kvctl/recurrent_state.h"
+#include "kvctl/step_request.h"
 #include "kvctl/token_tree.h"
 
 namespace kvctl {
@@ -40,15 +39,6 @@ struct RunnerOptions {
   bool keep_steps = true;       //!< keep the state after every token where the model gives it
   /*! \brief Called during the load with the bytes of parameters read and their total. */
   std::function<void(int64_t, int64_t)> progress;
-};
-
-/*! \brief New tokens of one sequence and what they may look at. */
-struct ForwardRequest {
-  int64_t seq_id = 0;
-  std::vector<int32_t> tokens;
-  std::optional<Mask> mask;        //!< nullopt: causal
-  std::optional<bool> pending;     //!< nullopt: pending exactly when the mask is a tree
-  std::vector<int32_t> positions;  //!< rotary position of each token; empty: they follow the mask
 };
 
 /*!
@@ -102,9 +92,13 @@ class KVCTL_API ModelRunner {
                               const std::vector<TokenTree>& trees);
   /*!
    * \brief Forwards any new tokens under any masks.
+   * \param tokens The new tokens of all requests, request after request.
    * \return (all new tokens, vocabulary) float32, request after request.
+   * \throws Error kValue if the requests' lengths do not add up to the tokens, or a request has
+   * more of them than the prefill chunk.
    */
-  tvm::runtime::Tensor Forward(const std::vector<ForwardRequest>& requests);
+  tvm::runtime::Tensor Forward(const std::vector<StepRequest>& requests,
+                               const std::vector<int32_t>& tokens);
 
   /*! \brief The cache of the attention layers; null for a model that has none. */
   const PagedKVCache& cache() const { return cache_; }
@@ -132,7 +126,7 @@ class KVCTL_API ModelRunner {
                                int64_t num_logits, const ModelCall& model);
   tvm::ffi::Any Call(const ModelFunction& function, const tvm::runtime::Tensor& embedded,
                      const std::vector<int32_t>* rows = nullptr) const;
-  void CheckTokens(int64_t seq_id, const std::vector<int32_t>& tokens) const;
+  void CheckTokens(int64_t seq_id, const int32_t* tokens, int64_t count) const;
 
   FunctionTable functions_;
   tvm::ffi::Array<tvm::runtime::Tensor> params_;

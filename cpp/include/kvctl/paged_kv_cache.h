@@ -14,12 +14,10 @@
 #include <tvm/ffi/optional.h>
 
 #include <cstdint>
-#include <memory>
-#include <optional>
 #include <vector>
 
 #include "kvctl/api.h"
-#include "kvctl/mask.h"
+#include "kvctl/step_request.h"
 
 namespace kvctl {
 
@@ -59,16 +57,6 @@ struct PagedKVCacheConfig {
 /*! \brief The rollback horizon of windows that are set through TVM's interface, which names none.
  */
 constexpr int64_t kDefaultHorizon = 64;
-
-/*! \brief One sequence's share of a forward step. */
-struct StepRequest {
-  int64_t seq_id = 0;
-  int64_t append_length = 0;
-  std::optional<Mask> mask;     //!< nullopt: causal
-  std::optional<bool> pending;  //!< nullopt: pending exactly when the mask is a tree
-  const int32_t* positions =
-      nullptr;  //!< [append_length] rotary positions, or nullptr to follow the mask
-};
 
 /*! \brief A point that one sequence of a cache can return to; see PagedKVCacheObj::MakeCheckpoint.
  */

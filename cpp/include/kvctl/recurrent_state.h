@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "kvctl/api.h"
+#include "kvctl/step_request.h"
 
 namespace kvctl {
 
@@ -39,14 +40,6 @@ struct RecurrentStateConfig {
   bool keep_steps = true;
   /*! \brief Initial value of each state of a layer, all on one device; layers are alike. */
   tvm::ffi::Array<tvm::runtime::Tensor> init_values;
-};
-
-/*! \brief One sequence's share of a forward step. */
-struct RecurrentRequest {
-  int64_t seq_id = 0;
-  int64_t append_length = 0;
-  bool pending = false;              //!< the new tokens wait for Commit
-  const int32_t* parents = nullptr;  //!< [append_length] into the pending region; nullptr: a chain
 };
 
 /*! \brief Where a rollback would land. */
@@ -78,8 +71,9 @@ class RecurrentStateObj : public tvm::runtime::vm::RNNStateObj {
  public:
   using Tensor = tvm::runtime::Tensor;
 
-  // The step in flight. TVM's BeginForward commits chains and leaves trees pending.
-  virtual void BeginForward(const std::vector<RecurrentRequest>& requests) = 0;
+  // The step in flight.
+  /*! \brief Begins a step. TVM's BeginForward commits chains and leaves trees pending. */
+  virtual void BeginForward(const std::vector<StepRequest>& requests) = 0;
   using RNNStateObj::BeginForward;
   /*! \brief Throws what EndForward would throw: states that the forward has left out. */
   virtual void CheckEndForward() const = 0;

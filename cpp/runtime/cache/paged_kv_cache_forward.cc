@@ -1,21 +1,14 @@
 // A step of the paged cache: begin, end, commit.
 #include <algorithm>
-#include <limits>
 
+#include "core/support/narrow.h"
 #include "kvctl/error.h"
 #include "runtime/cache/paged_kv_cache_impl.h"
+#include "runtime/support/new_parents.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 namespace {
-
-/*! \brief An int64 that must fit the int32 of core. */
-int32_t Narrow(int64_t value, const char* what) {
-  if (value > std::numeric_limits<int32_t>::max() || value < std::numeric_limits<int32_t>::min()) {
-    Throw(ErrorKind::kValue, what, " ", value, " is out of range");
-  }
-  return static_cast<int32_t>(value);
-}
 
 /*! \brief The path from the root of its tree to a node, in order. */
 std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
@@ -23,27 +16,6 @@ std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
   for (; node >= 0; node = pending.parents[node]) path.push_back(node);
   std::reverse(path.begin(), path.end());
   return path;
-}
-
-/*!
- * \brief The parents of a step's new nodes in a tree that lists either those alone or the whole
- * pending region, whose earlier nodes must then be what is pending.
- */
-const int32_t* NewParents(const std::vector<int32_t>& tree, const Sequence& sequence,
-                          int32_t length) {
-  const std::vector<int32_t>& earlier = sequence.pending.parents;
-  if (tree.size() == static_cast<size_t>(length)) return tree.data();
-  if (tree.size() != earlier.size() + static_cast<size_t>(std::max(length, 0))) {
-    Throw(ErrorKind::kValue, "the tree of sequence ", sequence.id, " has ", tree.size(),
-          " nodes; it must have one for each of the ", length, " new tokens, or of the ",
-          earlier.size(), " pending and the ", length, " new");
-  }
-  for (size_t node = 0; node < earlier.size(); ++node) {
-    if (tree[node] == earlier[node]) continue;
-    Throw(ErrorKind::kValue, "in the tree of sequence ", sequence.id, " the parent of node ", node,
-          " is ", tree[node], ", but it is pending with parent ", earlier[node]);
-  }
-  return tree.data() + earlier.size();
 }
 
 }  // namespace
@@ -63,54 +35,50 @@ void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_le
         Throw(ErrorKind::kValue, "the token trees have ", opt_parents.value().size(),
               " parents and the step has ", total, " new tokens");
       }
-      for (int64_t parent : opt_parents.value())
+      for (int64_t parent : opt_parents.value()) {
         parents.push_back(Narrow(parent, "token tree parent"));
+      }
     }
-    appends_.clear();
+    table_.RequireNoForward("begin_forward");  // requests_ are those of the step in flight
+    requests_.resize(seq_ids.size());
     int64_t row = 0;
     for (size_t i = 0; i < seq_ids.size(); ++i) {
-      Append append{seq_ids[i], Narrow(append_lengths[i], "append length")};
+      StepRequest& request = requests_[i] = {};
+      request.seq_id = seq_ids[i];
+      request.append_length = append_lengths[i];
       if (opt_parents.has_value()) {
-        append.pending = true;
-        append.parents = parents.data() + row;
+        request.pending = true;
+        request.parents = parents.data() + row;
       }
       row += std::max<int64_t>(append_lengths[i], 0);
-      appends_.push_back(append);
     }
-    Begin(nullptr);
+    Begin();
   });
 }
 
 void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
   WithLock([&] {
-    appends_.clear();
-    std::vector<const Mask*> masks;
-    for (const StepRequest& request : requests) {
-      const Mask* mask = request.mask.has_value() ? &*request.mask : nullptr;
-      const std::vector<int32_t>* tree = mask == nullptr ? nullptr : mask->tree_parents();
-      const int32_t length = Narrow(request.append_length, "append length");
-      Append append{request.seq_id, length, request.pending.value_or(tree != nullptr), nullptr,
-                    request.positions};
-      if (tree != nullptr) {
-        if (!append.pending) {
-          Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id,
-                " makes its new tokens pending; pending=False is for masks without a tree");
-        }
-        append.parents = NewParents(*tree, table_.Get(request.seq_id), length);
+    table_.RequireNoForward("begin_forward");  // requests_ are those of the step in flight
+    requests_ = requests;
+    for (StepRequest& request : requests_) {
+      const std::vector<int32_t>& pending = table_.Get(request.seq_id).pending.parents;
+      ResolveTree(&request, static_cast<int32_t>(pending.size()),
+                  [&](int32_t node) { return pending[node]; });
+      if (request.parents != nullptr && !request.AppendsPending()) {
+        Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id,
+              " makes its new tokens pending; pending=False is for masks without a tree");
       }
-      appends_.push_back(append);
-      masks.push_back(mask);
     }
-    Begin(masks.data());
+    Begin();
   });
 }
 
-void PagedKVCacheImpl::Begin(const Mask* const* masks) {
+void PagedKVCacheImpl::Begin() {
   moves_.clear();
-  table_.BeginForward(appends_, &moves_);
+  table_.BeginForward(requests_, &moves_);
   const StepPlan& plan = table_.plan();
   try {
-    KeepMasks(masks);
+    KeepMasks();
     FillRotation(plan.positions.data(), plan.num_query_tokens(), &step_rotation_);
     all_.lowered = past_.lowered = new_.lowered = false;
     MasksOf(Columns::kAll);

@@ -144,11 +144,11 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
 
   SlidingWindow MakeWindow(int64_t size, int64_t sinks, int64_t horizon, bool renumber_sinks) const;
   int32_t LocalLayer(int64_t layer_id) const;
-  /*! \brief Begins the step that appends_ describes, under one mask per sequence or nullptr. */
-  void Begin(const Mask* const* masks);
+  /*! \brief Begins the step that requests_ describes. */
+  void Begin();
   /*! \brief Keeps the sequences' masks, with their windows and those of the layers, in step_masks_
    * and, what is seen of renumbered sinks, in sink_masks_. */
-  void KeepMasks(const Mask* const* masks);
+  void KeepMasks();
   /*! \brief Takes the renumbered sinks of one sequence out of its mask. */
   void SetSinksApart(size_t index, Mask* mask);
   /*! \brief Positions of the step's rows as they look at renumbered sinks. */
@@ -313,7 +313,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   ObserverOptions observer_options_;
   std::optional<Import> import_;
   CopyPlan moves_;
-  std::vector<Append> appends_;
+  std::vector<StepRequest> requests_;  // of the step in flight, tree masks resolved to parents
   mutable std::atomic<bool> busy_{false};
   mutable std::mutex discarded_mutex_;
   mutable std::vector<CheckpointPtr> discarded_;

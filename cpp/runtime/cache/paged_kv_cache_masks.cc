@@ -37,13 +37,12 @@ std::vector<const Mask*> Pointers(const std::vector<Mask>& masks) {
 
 }  // namespace
 
-void PagedKVCacheImpl::KeepMasks(const Mask* const* masks) {
+void PagedKVCacheImpl::KeepMasks() {
   step_masks_.clear();
   sink_masks_.clear();
-  for (size_t i = 0; i < appends_.size(); ++i) {
-    const SlidingWindow& window = table_.Get(appends_[i].sequence_id).window;
-    std::optional<Mask>& kept = step_masks_.emplace_back();
-    if (masks != nullptr && masks[i] != nullptr) kept = *masks[i];
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    const SlidingWindow& window = table_.Get(requests_[i].seq_id).window;
+    std::optional<Mask>& kept = step_masks_.emplace_back(requests_[i].mask);
     if (window.size == 0 && config_.layer_windows.empty()) continue;
     // Trees that came through TVM's interface are in the plan, not in a mask.
     if (!kept.has_value()) kept = Mask::Causal();
@@ -57,7 +56,7 @@ void PagedKVCacheImpl::KeepMasks(const Mask* const* masks) {
 void PagedKVCacheImpl::SetSinksApart(size_t index, Mask* mask) {
   const StepPlan& plan = table_.plan();
   const SequencePlan& sequence = plan.sequences[index];
-  const SlidingWindow& window = table_.Get(appends_[index].sequence_id).window;
+  const SlidingWindow& window = table_.Get(requests_[index].seq_id).window;
   const int32_t* positions = plan.positions.data() + sequence.query_begin;
   std::vector<KeyRange> beyond;
   bool any = false;
@@ -81,8 +80,8 @@ void PagedKVCacheImpl::SetSinksApart(size_t index, Mask* mask) {
 void PagedKVCacheImpl::FillSinkRotation() {
   const StepPlan& plan = table_.plan();
   std::vector<int32_t> positions = plan.positions;
-  for (size_t i = 0; i < appends_.size(); ++i) {
-    const SlidingWindow& window = table_.Get(appends_[i].sequence_id).window;
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    const SlidingWindow& window = table_.Get(requests_[i].seq_id).window;
     const SequencePlan& sequence = plan.sequences[i];
     for (int32_t row = 0; window.renumber_sinks && row < sequence.num_query_tokens; ++row) {
       int32_t& position = positions[sequence.query_begin + row];

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/support/narrow.h"
 #include "kvctl/error.h"
 #include "runtime/cache/paged_kv_cache_impl.h"
 #include "runtime/support/tensor_view.h"
@@ -13,17 +14,15 @@ using tvm::runtime::Tensor;
 
 constexpr DLDevice kHost{kDLCPU, 0};
 
-int32_t Narrow(int64_t value) {
-  return static_cast<int32_t>(std::clamp<int64_t>(value, INT32_MIN, INT32_MAX));
-}
-
 SequenceRecord ToRecord(const SavedSequence& saved) {
   SequenceRecord record;
-  record.num_committed = Narrow(saved.length);
-  record.next_position = Narrow(saved.next_position);
-  record.window = {Narrow(saved.window_size), Narrow(saved.sinks), Narrow(saved.horizon),
-                   saved.renumber_sinks, saved.reports_held_length};
-  record.evicted = {Narrow(saved.evicted_begin), Narrow(saved.evicted_end)};
+  record.num_committed = Narrow(saved.length, "length");
+  record.next_position = Narrow(saved.next_position, "next_position");
+  record.window = {Narrow(saved.window_size, "window_size"), Narrow(saved.sinks, "sinks"),
+                   Narrow(saved.horizon, "horizon"), saved.renumber_sinks,
+                   saved.reports_held_length};
+  record.evicted = {Narrow(saved.evicted_begin, "evicted_begin"),
+                    Narrow(saved.evicted_end, "evicted_end")};
   if (saved.positions.has_value()) {
     const DLTensor* positions = saved.positions.value().operator->();
     CheckTensor(positions, "positions", kHost, {saved.length});

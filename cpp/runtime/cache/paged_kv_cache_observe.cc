@@ -70,7 +70,7 @@ void PagedKVCacheImpl::AttendObserved(int64_t layer_id, std::vector<AttentionArg
   int64_t column = 0;
   for (size_t s = 0; s < plan.sequences.size(); ++s) {
     const int64_t length = plan.sequences[s].kv_len();
-    ids.push_back(appends_[s].sequence_id);
+    ids.push_back(requests_[s].seq_id);
     sums.push_back(all.CreateView({length, watched.num_heads}, kFloat,
                                   column * watched.num_heads * sizeof(float)));
     column += length;

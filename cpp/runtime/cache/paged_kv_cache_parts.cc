@@ -64,8 +64,8 @@ bool PagedKVCacheImpl::SeesNewTokens(int32_t layer) const {
     if (sequence.num_pending > sequence.num_query_tokens) return true;  // a tree that grows
     decode &= sequence.num_query_tokens == 1;
   }
-  for (const Append& append : appends_) {
-    decode &= table_.Get(append.sequence_id).window.size == 0;
+  for (const StepRequest& request : requests_) {
+    decode &= table_.Get(request.seq_id).window.size == 0;
   }
   return decode;
 }

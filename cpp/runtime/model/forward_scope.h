@@ -12,7 +12,6 @@
 
 #include "kvctl/paged_kv_cache.h"
 #include "kvctl/recurrent_state.h"
-#include "runtime/recurrent/recurrent_requests.h"
 
 namespace kvctl {
 
@@ -25,7 +24,7 @@ class StepScope {
   StepScope(const PagedKVCache& cache, const RecurrentState& state,
             const std::vector<StepRequest>& requests)
       : cache_(cache), state_(state) {
-    if (state_.defined()) BeginRecurrentForward(state_, requests);
+    if (state_.defined()) state_->BeginForward(requests);
     try {
       if (cache_.defined()) cache_->BeginForward(requests);
     } catch (...) {

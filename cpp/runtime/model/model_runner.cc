@@ -109,11 +109,11 @@ void CheckRoom(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
 
 }  // namespace
 
-void ModelRunner::CheckTokens(int64_t seq_id, const std::vector<int32_t>& tokens) const {
-  if (tokens.empty()) Throw(ErrorKind::kValue, "there are no tokens for sequence ", seq_id);
-  for (int32_t token : tokens) {
-    if (token < 0 || token >= vocab_size_) {
-      Throw(ErrorKind::kValue, "token ", token, " for sequence ", seq_id,
+void ModelRunner::CheckTokens(int64_t seq_id, const int32_t* tokens, int64_t count) const {
+  if (count < 1) Throw(ErrorKind::kValue, "there are no tokens for sequence ", seq_id);
+  for (int64_t i = 0; i < count; ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab_size_) {
+      Throw(ErrorKind::kValue, "token ", tokens[i], " for sequence ", seq_id,
             " is not in the model's vocabulary [0, ", vocab_size_, ")");
     }
   }
@@ -175,8 +175,8 @@ Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
   CheckBatch(seq_ids, tokens.size(), "prompts");
   std::vector<int64_t> lengths;
   for (size_t i = 0; i < tokens.size(); ++i) {
-    CheckTokens(seq_ids[i], tokens[i]);
     lengths.push_back(static_cast<int64_t>(tokens[i].size()));
+    CheckTokens(seq_ids[i], tokens[i].data(), lengths[i]);
   }
   const bool one_sequence_per_step = !functions_.batch_prefill;
   const auto steps = CutIntoSteps(tokens, prefill_chunk_size_, one_sequence_per_step);
@@ -226,7 +226,7 @@ Tensor ModelRunner::Decode(const std::vector<int64_t>& seq_ids,
   }
   std::vector<StepRequest> requests(seq_ids.size());
   for (size_t i = 0; i < seq_ids.size(); ++i) {
-    CheckTokens(seq_ids[i], {tokens[i]});
+    CheckTokens(seq_ids[i], &tokens[i], 1);
     requests[i].seq_id = seq_ids[i];
     requests[i].append_length = 1;
   }
@@ -238,66 +238,64 @@ Tensor ModelRunner::Decode(const std::vector<int64_t>& seq_ids,
 Tensor ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
                            const std::vector<TokenTree>& trees) {
   CheckBatch(seq_ids, trees.size(), "trees");
-  std::vector<ForwardRequest> requests(trees.size());
+  std::vector<StepRequest> requests(trees.size());
+  std::vector<int32_t> tokens;
   for (size_t i = 0; i < trees.size(); ++i) {
     const TokenTree& tree = trees[i];
     requests[i].seq_id = seq_ids[i];
+    requests[i].append_length = tree.num_rows();
     requests[i].mask = Mask::Tree(tree.RowParents());
-    requests[i].tokens.resize(tree.num_rows());
+    const size_t first = tokens.size();
+    tokens.resize(first + tree.num_rows());
     for (int32_t node = 0; node < tree.size(); ++node) {
-      requests[i].tokens[tree.rows()[node]] = tree.tokens()[node];
+      tokens[first + tree.rows()[node]] = tree.tokens()[node];
     }
   }
-  return Forward(requests);
+  return Forward(requests, tokens);
 }
 
-Tensor ModelRunner::Forward(const std::vector<ForwardRequest>& requests) {
+Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
+                            const std::vector<int32_t>& tokens) {
   std::vector<int64_t> seq_ids;
   std::vector<int64_t> lengths;
-  int64_t total = 0;
-  for (const ForwardRequest& request : requests) {
-    CheckTokens(request.seq_id, request.tokens);
-    const auto length = static_cast<int64_t>(request.tokens.size());
+  const auto total = static_cast<int64_t>(tokens.size());
+  int64_t at = 0;
+  for (const StepRequest& request : requests) {
+    const int64_t length = request.append_length;
+    if (length > total - at) {
+      Throw(ErrorKind::kValue, "the requests have more new tokens than the ", total, " given");
+    }
+    CheckTokens(request.seq_id, tokens.data() + at, length);
     if (length > prefill_chunk_size_) {
       Throw(ErrorKind::kValue, "sequence ", request.seq_id, " has ", length,
             " new tokens, and one forward takes at most the prefill chunk of ",
             prefill_chunk_size_);
     }
-    if (!request.positions.empty() && request.positions.size() != request.tokens.size()) {
-      Throw(ErrorKind::kValue, "sequence ", request.seq_id, " has ", length, " new tokens and ",
-            request.positions.size(), " positions");
-    }
     seq_ids.push_back(request.seq_id);
     lengths.push_back(length);
-    total += length;
+    at += length;
+  }
+  if (at != total) {
+    Throw(ErrorKind::kValue, "the requests have ", at, " new tokens, and ", total,
+          " tokens were given");
   }
   CheckBatch(seq_ids, requests.size(), "requests");
-
-  auto run = [&](size_t begin, size_t end) {
-    std::vector<StepRequest> step;
-    std::vector<int32_t> flat;
-    for (size_t i = begin; i < end; ++i) {
-      const ForwardRequest& request = requests[i];
-      step.push_back({request.seq_id, lengths[i], request.mask, request.pending,
-                      request.positions.empty() ? nullptr : request.positions.data()});
-      flat.insert(flat.end(), request.tokens.begin(), request.tokens.end());
-    }
-    return RunAllRows(step, flat);
-  };
-  if (total <= prefill_chunk_size_) return run(0, requests.size());
+  if (total <= prefill_chunk_size_) return RunAllRows(requests, tokens);
 
   CheckRoom(cache_, seq_ids, lengths);
   return AllOrNothing(cache_, state_, seq_ids, [&] {
     Tensor all =
         Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
-    int64_t at = 0;
+    int64_t row = 0;
     for (size_t begin = 0, end = 0; begin < requests.size(); begin = end) {
       int64_t rows = 0;
       while (end < requests.size() && rows + lengths[end] <= prefill_chunk_size_) {
         rows += lengths[end++];
       }
-      CopyRows(run(begin, end), 0, rows, all, at);
-      at += rows;
+      const Tensor logits = RunAllRows({requests.begin() + begin, requests.begin() + end},
+                                       {tokens.begin() + row, tokens.begin() + row + rows});
+      CopyRows(logits, 0, rows, all, row);
+      row += rows;
     }
     return all;
   });

@@ -41,7 +41,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   Tensor DebugGet(int64_t layer_id, int64_t state_id, int64_t seq_id) final;
 
   // RecurrentStateObj.
-  void BeginForward(const std::vector<RecurrentRequest>& requests) final;
+  void BeginForward(const std::vector<StepRequest>& requests) final;
   void CheckEndForward() const final;
   void AbortForward() final;
   bool InForward() const final { return table_.in_forward(); }
@@ -100,7 +100,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   const RecurrentStep& Step(const char* operation) const;
   void CheckRows(const Tensor& tensor, const char* what, int64_t rows, int64_t state_id) const;
   StepOutcome Outcome() const;
-  void Begin(const std::vector<RecurrentAppend>& appends);
+  void Begin(const std::vector<StepRequest>& requests);
   void CopyRows(const Tensor& source, const Tensor& target, size_t row_bytes,
                 const std::vector<RowMove>& moves) const;
   int64_t CheckpointId(const RecurrentCheckpoint& checkpoint) const;

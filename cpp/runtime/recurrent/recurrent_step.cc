@@ -1,7 +1,9 @@
 // The step in flight of a RecurrentState: what the model reads and what it leaves.
-#include <limits>
+#include <algorithm>
 
+#include "core/support/narrow.h"
 #include "runtime/recurrent/recurrent_state.h"
+#include "runtime/support/new_parents.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
@@ -12,28 +14,22 @@ std::string ShapeText(tvm::ffi::ShapeView shape) {
   return ShapeString(shape.data(), static_cast<int>(shape.size()));
 }
 
-int32_t Narrow(int64_t value, const char* what) {
-  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-    Throw(ErrorKind::kValue, "begin_forward: ", what, " must fit 32 bits, got ", value);
-  }
-  return static_cast<int32_t>(value);
-}
-
 }  // namespace
 
-void RecurrentStateImpl::Begin(const std::vector<RecurrentAppend>& appends) {
-  table_.BeginForward(appends);
+void RecurrentStateImpl::Begin(const std::vector<StepRequest>& requests) {
+  table_.BeginForward(requests);
   written_.assign(storage_.size(), Written::kNot);
 }
 
-void RecurrentStateImpl::BeginForward(const std::vector<RecurrentRequest>& requests) {
+void RecurrentStateImpl::BeginForward(const std::vector<StepRequest>& requests) {
   WithLock([&] {
-    std::vector<RecurrentAppend> appends;
-    for (const RecurrentRequest& request : requests) {
-      appends.push_back({request.seq_id, Narrow(request.append_length, "an append length"),
-                         request.pending, request.parents});
+    std::vector<StepRequest> resolved = requests;
+    for (StepRequest& request : resolved) {
+      const RecurrentSequence& sequence = table_.Get(request.seq_id);
+      ResolveTree(&request, sequence.num_pending(),
+                  [&](int32_t node) { return sequence.pending[node].parent; });
     }
-    Begin(appends);
+    Begin(resolved);
   });
 }
 
@@ -52,25 +48,27 @@ void RecurrentStateImpl::BeginForward(const Shape& seq_ids, const Shape& append_
         Throw(ErrorKind::kValue, "begin_forward: ", total, " new tokens but ",
               parents.value().size(), " parents");
       }
-      for (int64_t parent : parents.value()) flat.push_back(Narrow(parent, "a parent"));
+      for (int64_t parent : parents.value())
+        flat.push_back(Narrow(parent, "begin_forward: a parent"));
     }
-    std::vector<RecurrentAppend> appends;
+    std::vector<StepRequest> requests(seq_ids.size());
     int64_t begin = 0;
     for (size_t i = 0; i < seq_ids.size(); ++i) {
-      RecurrentAppend append{seq_ids[i], Narrow(append_lengths[i], "an append length")};
-      const int32_t old = table_.Get(seq_ids[i]).num_pending();
-      append.pending = old > 0;  // what grows a pending region is pending
+      StepRequest& request = requests[i];
+      request.seq_id = seq_ids[i];
+      request.append_length = append_lengths[i];
+      bool pending = table_.Get(seq_ids[i]).num_pending() > 0;  // new nodes of a pending region
       if (parents.has_value()) {
-        append.parents = flat.data() + begin;
+        request.parents = flat.data() + begin;
         // A chain is committed when the forward ends, as TVM does it; a tree waits for its commit.
-        for (int32_t row = 0; row < append.num_rows; ++row) {
-          append.pending |= append.parents[row] != row - 1;
+        for (int64_t row = 0; row < append_lengths[i]; ++row) {
+          pending |= request.parents[row] != row - 1;
         }
       }
-      appends.push_back(append);
+      request.pending = pending;
       begin += append_lengths[i];
     }
-    Begin(appends);
+    Begin(requests);
   });
 }
 
@@ -161,7 +159,7 @@ void RecurrentStateImpl::Get(int64_t layer_id, int64_t state_id, Tensor out) {
   WithLock([&] {
     const RecurrentStep& step = Step("get");
     const Tensor& storage = Storage(layer_id, state_id);
-    if (step.root_slots.size() != step.entries.size()) {
+    if (step.root_slots.size() != step.sequences.size()) {
       Throw(ErrorKind::kValue,
             "get: the step grows a tree from several pending nodes, so a "
             "sequence has several states to start from; the model must use "
@@ -230,11 +228,11 @@ void RecurrentStateImpl::Set(int64_t layer_id, int64_t state_id, Tensor data) {
             "set: the step holds a token tree, whose nodes have states of their own: "
             "the model must compute a state per token (kvctl.recurrent.set_steps)");
     }
-    CheckRows(data, "the data", static_cast<int64_t>(step.entries.size()), state_id);
+    CheckRows(data, "the data", static_cast<int64_t>(step.sequences.size()), state_id);
     std::vector<RowMove> moves;
-    for (size_t i = 0; i < step.entries.size(); ++i) {
-      const RecurrentStep::Entry& entry = step.entries[i];
-      const int32_t slot = step.row_slots[entry.row_begin + entry.num_rows - 1];
+    for (size_t i = 0; i < step.sequences.size(); ++i) {
+      const RecurrentStep::PlannedSequence& sequence = step.sequences[i];
+      const int32_t slot = step.row_slots[sequence.row_begin + sequence.num_rows - 1];
       moves.push_back({static_cast<int32_t>(i), slot});
     }
     CopyRows(data, storage, row_bytes_[state_id], moves);

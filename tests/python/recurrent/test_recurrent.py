@@ -68,7 +68,9 @@ def test_tree_in_two_rounds_commits_any_path():
     state.end_forward()
     assert state.pending_length(2) == 3 and state.sequence_length(2) == 5
     assert state.pending_length(1) == 0
-    with pytest.raises(ValueError, match="have other parents than before"):
+    with pytest.raises(
+        ValueError, match="the parent of node 2 is 1, but it is pending with parent 0"
+    ):
         state.begin_forward([2], [3], mask=[[-1, 0, 1, 1, 2, 2]])
     state.begin_forward([2], [3], mask=kvctl.Mask.tree([-1, 0, 0, 1, 2, 2]))
     assert state.num_roots == 2
@@ -100,7 +102,11 @@ def test_tree_in_two_rounds_commits_any_path():
             IndexError,
             "parent of pending node",
         ),
-        (lambda s: s.begin_forward([0], [2], mask=[[-1]]), ValueError, "its tree has 1 nodes"),
+        (
+            lambda s: s.begin_forward([0], [2], mask=[[-1]]),
+            ValueError,
+            "tree of sequence 0 has 1 nodes",
+        ),
         (lambda s: s.begin_forward([0], [2**62]), ValueError, "must fit 32 bits"),
         (lambda s: s.end_forward(), RuntimeError, "begin_forward first"),
         (lambda s: s.set_steps(0, 0, INIT[0]), RuntimeError, "begin_forward first"),

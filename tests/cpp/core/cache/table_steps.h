@@ -15,16 +15,16 @@ struct TableSteps {
   void Chain(int64_t id, int32_t rows) { Step({id, rows}); }
   /*! \brief Appends pending nodes. */
   void Tree(int64_t id, const std::vector<int32_t>& parents) {
-    Step({id, static_cast<int32_t>(parents.size()), true, parents.data()});
+    Step({id, static_cast<int64_t>(parents.size()), true, parents.data()});
   }
 
   SequenceTable table;
   CopyPlan moves;  // of the last step
 
  private:
-  void Step(const Append& append) {
+  void Step(const StepRequest& request) {
     moves.clear();
-    table.BeginForward({append}, &moves);
+    table.BeginForward({request}, &moves);
     table.EndForward();
   }
 };

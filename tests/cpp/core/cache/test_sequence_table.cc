@@ -3,9 +3,9 @@
 #include "check.h"
 #include "table_steps.h"
 
-using kvctl::Append;
 using kvctl::CopyPlan;
 using kvctl::SequenceTable;
+using kvctl::StepRequest;
 
 namespace {
 

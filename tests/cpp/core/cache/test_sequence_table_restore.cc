@@ -3,10 +3,10 @@
 #include "check.h"
 #include "core/cache/sequence_table.h"
 
-using kvctl::Append;
 using kvctl::CopyPlan;
 using kvctl::SequenceRecord;
 using kvctl::SequenceTable;
+using kvctl::StepRequest;
 
 namespace {
 

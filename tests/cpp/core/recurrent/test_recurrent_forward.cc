@@ -11,9 +11,9 @@
 namespace {
 
 using kvctl::ErrorKind;
-using kvctl::RecurrentAppend;
 using kvctl::RecurrentTable;
 using kvctl::StepOutcome;
+using kvctl::StepRequest;
 
 /*! \brief A state is the text of the tokens that led to it: nothing can be confused with anything.
  */
@@ -228,54 +228,56 @@ class Machine {
   }
 
   void Forward() {
-    std::vector<RecurrentAppend> appends;
+    std::vector<StepRequest> requests;
     std::vector<std::vector<int32_t>> parents;
     parents.reserve(models_.size());
     bool trees = false;
     for (auto& item : models_) {
       if (Below(2) == 0) continue;
       const int32_t old = static_cast<int32_t>(item.second.pending.size());
-      RecurrentAppend append{item.first, 1 + Below(5)};
-      append.pending = old > 0 || Below(2) == 0;
-      if (append.pending && Below(2) == 0) {
+      StepRequest request;
+      request.seq_id = item.first;
+      request.append_length = 1 + Below(5);
+      request.pending = old > 0 || Below(2) == 0;
+      if (request.AppendsPending() && Below(2) == 0) {
         parents.emplace_back();
-        for (int32_t row = 0; row < append.num_rows; ++row) {
+        for (int32_t row = 0; row < request.append_length; ++row) {
           int32_t parent = Below(old + row + 1) - 1;
           // Without steps a node can hang only on a node whose state is kept.
           while (parent >= 0 && parent < old && !item.second.pending[parent].kept) --parent;
           parents.back().push_back(parent);
           trees |= row > 0 && parent != old + row - 1;
         }
-        append.parents = parents.back().data();
+        request.parents = parents.back().data();
       } else if (old > 0 && !item.second.pending.back().kept) {
         continue;
       }
-      appends.push_back(append);
+      requests.push_back(request);
     }
-    if (appends.empty()) return;
+    if (requests.empty()) return;
     try {
-      table_.BeginForward(appends);
+      table_.BeginForward(requests);
     } catch (const kvctl::Error& error) {
       EXPECT(error.kind() == ErrorKind::kOutOfPages && scarce_);
       ++out_of_slots_;
       return;
     }
-    Compute(appends);
+    Compute(requests);
     if (Below(8) == 0) {
       table_.AbortForward();
       return;
     }
     const bool final_only = !trees && Below(3) == 0;
     table_.EndForward(final_only ? StepOutcome::kFinal : StepOutcome::kSteps);
-    Follow(appends, final_only);
+    Follow(requests, final_only);
   }
 
   /*! \brief What a model's forward does: every row from its source, into its slot. */
-  void Compute(const std::vector<RecurrentAppend>& appends) {
+  void Compute(const std::vector<StepRequest>& requests) {
     const kvctl::RecurrentStep& step = table_.step();
     results_.clear();
     size_t expected_rows = 0;
-    for (const RecurrentAppend& append : appends) expected_rows += append.num_rows;
+    for (const StepRequest& request : requests) expected_rows += request.append_length;
     EXPECT_EQ(static_cast<size_t>(step.num_rows()), expected_rows);
     for (int32_t row = 0; row < step.num_rows(); ++row) {
       const int32_t source = step.row_sources[row];
@@ -287,21 +289,21 @@ class Machine {
     }
   }
 
-  void Follow(const std::vector<RecurrentAppend>& appends, bool final_only) {
+  void Follow(const std::vector<StepRequest>& requests, bool final_only) {
     size_t row = 0;
-    for (const RecurrentAppend& append : appends) {
-      Model& model = models_[append.sequence_id];
+    for (const StepRequest& request : requests) {
+      Model& model = models_[request.seq_id];
       const int32_t old = static_cast<int32_t>(model.pending.size());
       bool chain = true;
-      for (int32_t i = 1; append.parents != nullptr && i < append.num_rows; ++i) {
-        chain &= append.parents[i] == old + i - 1;
+      for (int32_t i = 1; request.parents != nullptr && i < request.append_length; ++i) {
+        chain &= request.parents[i] == old + i - 1;
       }
-      for (int32_t i = 0; i < append.num_rows; ++i, ++row) {
-        const bool last = i + 1 == append.num_rows;
+      for (int32_t i = 0; i < request.append_length; ++i, ++row) {
+        const bool last = i + 1 == request.append_length;
         bool is_kept = keep_steps_ && !final_only;
         if (last && chain) is_kept = true;
-        if (append.pending) {
-          const int32_t parent = append.parents != nullptr ? append.parents[i] : old + i - 1;
+        if (request.AppendsPending()) {
+          const int32_t parent = request.parents != nullptr ? request.parents[i] : old + i - 1;
           const State& above = parent < 0 ? model.states.back() : model.pending[parent].state;
           EXPECT_EQ(results_[row].substr(0, results_[row].size() - 1), above);
           model.pending.push_back({parent, results_[row], is_kept});

@@ -6,10 +6,10 @@
 
 namespace {
 
-using kvctl::RecurrentAppend;
 using kvctl::RecurrentConfig;
 using kvctl::RecurrentTable;
 using kvctl::StepOutcome;
+using kvctl::StepRequest;
 
 using Ids = std::vector<int64_t>;
 using Kept = std::vector<std::vector<int32_t>>;
