@@ -171,7 +171,7 @@ def test_masks_that_do_not_fit_leave_the_cache_alone():
     for mask, message in [
         (
             Mask.dense(np.eye(2, dtype=bool)),
-            "the mask is for 2 new tokens, but the sequence gets 3",
+            "for 2 new tokens, but the sequence gets 3",
         ),
         (Mask.full(np.ones((3, 5), bool)), "for 5 keys, but the sequence has 3"),
         (Mask.ranges([[(0, 1)], [(0, 4)], []]), "ends at key 4"),

@@ -140,7 +140,7 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
   const KeyFinder<T> finder(args, unit);
   const Positions positions(args.sequences[unit.sequence]);
   TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
-  const int64_t packed_offset = int64_t{kPackedSlots} * kTileKeys * (args.head_dim + kPadding);
+  const int64_t packed_offset = int64_t{kPackedBlocks} * kTileKeys * (args.head_dim + kPadding);
   TilePass<float> packed_pass(args, shape, unit, positions, packed_offset, s);
   const int32_t head_dim = args.head_dim;
   const int32_t per_token = QueriesPerToken(shape, unit);
@@ -157,10 +157,10 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     const ChunkKeys& chunk = s.chunks[ordinal % 2];
     ChunkKeys& next = s.chunks[(ordinal + 1) % 2];
     found = ordinal + 1 < unit.chunk_end && walker.Next();
-    next.num_slots = 0;
+    next.num_blocks = 0;
     if (found) finder.Find(walker, &next);
     const bool packs =
-        unit.num_heads == 1 && PacksChunks(args, unit_queries) && chunk.num_slots <= kPackedSlots;
+        unit.num_heads == 1 && PacksChunks(args, unit_queries) && chunk.num_blocks <= kPackedBlocks;
     ChunkKeys packed;
     if (packs) packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, packed_offset, s);
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {

@@ -1,11 +1,11 @@
 // What attention gave to each key, for one instruction set. Included inside the namespace of
 // that set, after attention_kernel.h.
 
-/*! \brief Adds the weights of a tile's queries to the sums of a slot's keys. */
+/*! \brief Adds the weights of a tile's queries to the sums of a block's keys. */
 template <typename T>
 inline void SumWeights(const AttentionArgs& args, const AttentionShape& shape,
                        const AttentionUnit& unit, const AttentionMass& mass,
-                       const TilePass<T>& pass, const Slot& slot, int32_t index,
+                       const TilePass<T>& pass, const KeyBlock& block, int32_t index,
                        int32_t token_begin, int32_t token_end, float* key_sums) {
   const SequencePlan& sequence = args.sequences[unit.sequence];
   const bool by_kv_head = mass.num_heads == args.num_kv_heads;
@@ -24,10 +24,10 @@ inline void SumWeights(const AttentionArgs& args, const AttentionShape& shape,
       }
     }
     if (by_kv_head && head + 1 < shape.group) continue;
-    float* to = key_sums + int64_t{slot.first_key} * mass.num_heads;
+    float* to = key_sums + int64_t{block.first_key} * mass.num_heads;
     to += by_kv_head ? unit.kv_head : qo_head;
     for (int32_t c = 0; c < kTileKeys; ++c) {
-      if (slot.present >> c & 1) to[int64_t{c} * mass.num_heads] += sums[c];
+      if (block.present >> c & 1) to[int64_t{c} * mass.num_heads] += sums[c];
     }
   }
 }
@@ -52,8 +52,8 @@ void ObservePages(const AttentionArgs& args, const AttentionShape& shape, Attent
       for (int32_t token = begin; token < unit.token_end; token += shape.tile_tokens) {
         const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
         pass.Score(token, end, chunk, nullptr);
-        for (int32_t i = 0; i < chunk.num_slots; ++i) {
-          SumWeights(args, shape, unit, mass, pass, chunk.slots[i], i, token, end, key_sums);
+        for (int32_t i = 0; i < chunk.num_blocks; ++i) {
+          SumWeights(args, shape, unit, mass, pass, chunk.blocks[i], i, token, end, key_sums);
         }
       }
     }

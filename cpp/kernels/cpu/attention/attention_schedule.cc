@@ -67,7 +67,7 @@ AttentionShape ShapeOf(const AttentionArgs& args) {
         for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
           pending += plan.spans[i].chunk != MaskSpan::kByKey;
         }
-        shape.max_slots = std::max(shape.max_slots, kChunkKeys / kTileKeys + pending);
+        shape.max_key_blocks = std::max(shape.max_key_blocks, kChunkKeys / kTileKeys + pending);
       }
     }
   }

@@ -1,8 +1,8 @@
 // A thread's scratch memory, and the keys of a chunk. Included inside the namespace of an
 // instruction set, after its vec_*.h.
 
-/*! \brief Chunks of at most so many slots may be packed. */
-constexpr int32_t kPackedSlots = 2 * kChunkKeys / kTileKeys;
+/*! \brief Chunks of at most so many blocks may be packed. */
+constexpr int32_t kPackedBlocks = 2 * kChunkKeys / kTileKeys;
 /*! \brief Floats between the queries of scores, and of packed keys: a whole number of lines, odd so
  * that they spread over a cache. */
 constexpr int32_t kPadding = 16;
@@ -11,7 +11,7 @@ constexpr float kLn2 = 0.693147181f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 /*! \brief Up to 64 neighbouring keys of a chunk. */
-struct Slot {
+struct KeyBlock {
   int32_t first_key;  // multiple of 64
   int32_t words;      // as in MaskSpan
   uint64_t present;   // those that the span covers and that have a page
@@ -20,10 +20,10 @@ struct Slot {
 
 /*! \brief The keys of one chunk that a block of queries may see. */
 struct ChunkKeys {
-  int32_t num_slots;
-  Slot* slots;        // [max_slots]
-  const void** keys;  // [max_slots * 64], by slot and key; nullptr where there is none
-  float* positions;   // [max_slots * 64], where ALiBi needs them
+  int32_t num_blocks;
+  KeyBlock* blocks;   // [max_key_blocks]
+  const void** keys;  // [max_key_blocks * 64], by block and key; nullptr where there is none
+  float* positions;   // [max_key_blocks * 64], where ALiBi needs them
 };
 
 /*! \brief Where the parts of a thread's scratch memory begin. Queries are queries. */
@@ -37,11 +37,11 @@ struct Scratch {
   float* m;       // [tile queries]
   float* l;       // [tile queries]
   float* lanes;   // [tile queries, kLanes]: maxima, then sums of p by logical index modulo kLanes
-  float* scores;  // [tile queries, max_slots * 64 + kPadding]
-  uint64_t* visible;         // [max_slots, tile_tokens]
+  float* scores;  // [tile queries, max_key_blocks * 64 + kPadding]
+  uint64_t* visible;         // [max_key_blocks, tile_tokens]
   ChunkKeys chunks[2];       // the one at work and the one after it
-  const void** packed_keys;  // [kPackedSlots * 64]: where keys are, as in ChunkKeys...
-  float* packed;             // ... [2, kPackedSlots * 64, head_dim + kPadding]: K and V in float32
+  const void** packed_keys;  // [kPackedBlocks * 64]: where keys are, as in ChunkKeys...
+  float* packed;             // ... [2, kPackedBlocks * 64, head_dim + kPadding]: K and V in float32
   int64_t size;              // floats in all
 };
 
@@ -58,7 +58,7 @@ inline bool PacksChunks(const AttentionArgs& args, int32_t queries) {
 inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, float* base) {
   const int64_t unit_queries = int64_t(shape.unit_tokens) * shape.group;
   const int64_t tile_queries = int64_t(shape.tile_tokens) * shape.group;
-  const int64_t keys = int64_t(shape.max_slots) * kTileKeys;
+  const int64_t keys = int64_t(shape.max_key_blocks) * kTileKeys;
   int64_t at = 0;
   const auto take = [&](int64_t floats) {
     float* part = base + at;
@@ -75,15 +75,17 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
   s.l = take(tile_queries);
   s.lanes = take((tile_queries + 3) * kLanes);
   s.scores = take(tile_queries * (keys + kPadding));
-  s.visible = reinterpret_cast<uint64_t*>(take(2 * int64_t(shape.max_slots) * shape.tile_tokens));
+  s.visible =
+      reinterpret_cast<uint64_t*>(take(2 * int64_t(shape.max_key_blocks) * shape.tile_tokens));
   for (ChunkKeys& chunk : s.chunks) {
-    chunk.num_slots = 0;
-    chunk.slots = reinterpret_cast<Slot*>(take(shape.max_slots * (sizeof(Slot) / sizeof(float))));
+    chunk.num_blocks = 0;
+    chunk.blocks = reinterpret_cast<KeyBlock*>(
+        take(shape.max_key_blocks * (sizeof(KeyBlock) / sizeof(float))));
     chunk.keys = reinterpret_cast<const void**>(take(keys * (sizeof(void*) / sizeof(float))));
     chunk.positions = take(args.alibi_slopes != nullptr ? keys : 0);
   }
   const int64_t packed =
-      PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedSlots * kTileKeys : 0;
+      PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedBlocks * kTileKeys : 0;
   s.packed_keys = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
   s.packed = take(2 * packed * (args.head_dim + kPadding));
   s.size = at;
@@ -124,7 +126,7 @@ class KeyFinder {
         page_elements_(2 * int64_t(args.num_kv_heads) * args.page_size * args.head_dim) {}
 
   void Find(const ChunkWalker& walker, ChunkKeys* chunk) const {
-    chunk->num_slots = 0;
+    chunk->num_blocks = 0;
     const int32_t chunk_begin = walker.chunk() * kChunkKeys;
     for (int32_t i = walker.first(); i < walker.last(); ++i) {
       const MaskSpan& span = plan_.spans.data()[i];
@@ -133,9 +135,9 @@ class KeyFinder {
       const int32_t begin = by_key ? std::max(span.begin, chunk_begin) : span.begin;
       const int32_t end = by_key ? std::min(span.end, chunk_begin + kChunkKeys) : span.end;
       for (int32_t first = begin / kTileKeys * kTileKeys; first < end; first += kTileKeys) {
-        Slot slot{first, span.words, 0, by_key};
-        FindKeys(std::max(begin, first), std::min(end, first + kTileKeys), chunk, &slot);
-        if (slot.present != 0) chunk->slots[chunk->num_slots++] = slot;
+        KeyBlock block{first, span.words, 0, by_key};
+        FindKeys(std::max(begin, first), std::min(end, first + kTileKeys), chunk, &block);
+        if (block.present != 0) chunk->blocks[chunk->num_blocks++] = block;
       }
     }
   }
@@ -144,19 +146,19 @@ class KeyFinder {
   int64_t value_offset() const { return page_elements_ / 2; }
 
  private:
-  void FindKeys(int32_t begin, int32_t end, ChunkKeys* chunk, Slot* slot) const {
-    const int64_t at = int64_t(chunk->num_slots) * kTileKeys;
+  void FindKeys(int32_t begin, int32_t end, ChunkKeys* chunk, KeyBlock* block) const {
+    const int64_t at = int64_t(chunk->num_blocks) * kTileKeys;
     const void** keys = chunk->keys + at;
     if (end - begin < kTileKeys) std::fill_n(keys, kTileKeys, nullptr);
     for (int32_t kv_index = begin; kv_index < end;) {
       const int32_t page = pages_[kv_index / args_.page_size];
       const int32_t offset = kv_index % args_.page_size;
       const int32_t stop = std::min(end, kv_index - offset + args_.page_size);
-      const int32_t first = kv_index - slot->first_key, last = stop - slot->first_key;
+      const int32_t first = kv_index - block->first_key, last = stop - block->first_key;
       if (page >= 0) {
         const T* key = head_ + (page * page_elements_ + int64_t(offset) * args_.head_dim);
         for (int32_t c = first; c < last; ++c, key += args_.head_dim) keys[c] = key;
-        slot->present |= LowestBits(last) & ~LowestBits(first);
+        block->present |= LowestBits(last) & ~LowestBits(first);
       } else {
         std::fill(keys + first, keys + last, nullptr);
       }
@@ -164,7 +166,7 @@ class KeyFinder {
     }
     if (args_.alibi_slopes == nullptr) return;
     for (int32_t kv_index = begin; kv_index < end; ++kv_index) {
-      chunk->positions[at + kv_index - slot->first_key] =
+      chunk->positions[at + kv_index - block->first_key] =
           static_cast<float>(positions_.Of(kv_index));
     }
   }
@@ -185,7 +187,7 @@ inline ChunkKeys PackChunk(const ChunkKeys& chunk, int64_t value_offset, int32_t
   ChunkKeys packed = chunk;
   packed.keys = scratch.packed_keys;
   float* to = scratch.packed;
-  for (int32_t i = 0; i < chunk.num_slots * kTileKeys; ++i, to += head_dim + kPadding) {
+  for (int32_t i = 0; i < chunk.num_blocks * kTileKeys; ++i, to += head_dim + kPadding) {
     const T* key = static_cast<const T*>(chunk.keys[i]);
     packed.keys[i] = key != nullptr ? to : nullptr;
     if (key == nullptr) continue;

@@ -39,7 +39,7 @@ class TilePass {
     for (int32_t query = 0; query < num_queries_; ++query) Exponentiate(query);
     FoldLanes(AddOp(), s_.l);
     std::fill_n(s_.acc, int64_t(num_queries_) * head_dim_, 0.f);
-    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) WeighSlot(slot, next);
+    for (int32_t block = 0; block < chunk.num_blocks; ++block) WeighBlock(block, next);
   }
 
   /*! \brief The first half of Run: scores, times log2 e, of what Visible says; -inf in those tiles
@@ -50,21 +50,23 @@ class TilePass {
     token_begin_ = token_begin;
     tokens_ = token_end - token_begin;
     num_queries_ = tokens_ * per_token_;
-    stride_ = int64_t(chunk.num_slots) * kTileKeys + kPadding;
+    stride_ = int64_t(chunk.num_blocks) * kTileKeys + kPadding;
     std::fill_n(s_.lanes, (num_queries_ + 3) / 4 * 4 * kLanes, kMinusInfinity);
-    for (int32_t slot = 0; slot < chunk.num_slots; ++slot) ScoreSlot(slot, next);
+    for (int32_t block = 0; block < chunk.num_blocks; ++block) ScoreBlock(block, next);
   }
 
-  /*! \brief [tokens of the tile] what each sees of a slot. */
-  uint64_t* Visible(int32_t slot) const { return s_.visible + int64_t(slot) * shape_.tile_tokens; }
+  /*! \brief [tokens of the tile] what each sees of a block. */
+  uint64_t* Visible(int32_t block) const {
+    return s_.visible + int64_t(block) * shape_.tile_tokens;
+  }
 
-  float* Scores(int32_t slot, int32_t query) const {
-    return s_.scores + query * stride_ + int64_t(slot) * kTileKeys;
+  float* Scores(int32_t block, int32_t query) const {
+    return s_.scores + query * stride_ + int64_t(block) * kTileKeys;
   }
 
  private:
-  const T* const* Keys(const ChunkKeys& chunk, int32_t slot) const {
-    return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(slot) * kTileKeys;
+  const T* const* Keys(const ChunkKeys& chunk, int32_t block) const {
+    return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(block) * kTileKeys;
   }
 
   template <typename Op>
@@ -77,14 +79,14 @@ class TilePass {
   }
 
   /*! \brief Which keys each token sees, the scores, and their maxima. */
-  void ScoreSlot(int32_t index, const ChunkKeys* next) {
-    const Slot& slot = chunk_->slots[index];
+  void ScoreBlock(int32_t index, const ChunkKeys* next) {
+    const KeyBlock& block = chunk_->blocks[index];
     uint64_t* visible = Visible(index);
     uint64_t any = 0;
     for (int32_t i = 0; i < tokens_; ++i) {
-      visible[i] = slot.present;
-      if (slot.words != MaskSpan::kAllQueries) {
-        visible[i] &= plan_.words.data()[slot.words + token_begin_ + i - block_query_];
+      visible[i] = block.present;
+      if (block.words != MaskSpan::kAllQueries) {
+        visible[i] &= plan_.words.data()[block.words + token_begin_ + i - block_query_];
       }
       any |= visible[i];
     }
@@ -92,17 +94,17 @@ class TilePass {
     const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * per_token_ * head_dim_;
     const T* const* keys = Keys(*chunk_, index);
     const int32_t queries = num_queries_ / unit_.num_heads;
-    const int32_t block = ahead_.block();
+    const int32_t batch = ahead_.batch();
     uintptr_t runs[kBatchKeys + 1];
     Fetcher fetcher;
     const bool fetch = next != nullptr && any == ~uint64_t{0};
-    for (int32_t first = 0; first < kTileKeys; first += block) {
+    for (int32_t first = 0; first < kTileKeys; first += batch) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
         if (fetch) {
           const int32_t key = index * kTileKeys + first;
           fetcher = ahead_.Find(*chunk_, key, head, false, *next, runs);
         }
-        for (int32_t c = first; c < first + block; c += 4) {
+        for (int32_t c = first; c < first + batch; c += 4) {
           const auto bits = static_cast<uint32_t>(any >> c & 15);
           if (bits == 0) continue;
           const T* quad[4];
@@ -123,11 +125,11 @@ class TilePass {
     }
   }
 
-  /*! \brief Finishes the scores of one query and slot (-inf where hidden) and takes them into the
+  /*! \brief Finishes the scores of one query and block (-inf where hidden) and takes them into the
    * query's maxima. */
-  void FindMaxima(int32_t slot, int32_t token, int32_t head, uint64_t visible) const {
+  void FindMaxima(int32_t block, int32_t token, int32_t head, uint64_t visible) const {
     const int32_t query = token * per_token_ + head;
-    float* scores = Scores(slot, query);
+    float* scores = Scores(block, query);
     float* maxima = s_.lanes + int64_t(query) * kLanes;
     Vec largest = Load(maxima);
     if (plain_ && visible == ~uint64_t{0}) {
@@ -140,7 +142,7 @@ class TilePass {
       Vec score = Set(kMinusInfinity);
       if (bits != 0) {
         score = Load(scores + c);
-        if (!plain_) score = Shape(score, chunk_->positions + slot * kTileKeys + c, token, head);
+        if (!plain_) score = Shape(score, chunk_->positions + block * kTileKeys + c, token, head);
         score = Select(bits, score, Set(kMinusInfinity));
       }
       Store(scores + c, score);
@@ -174,52 +176,52 @@ class TilePass {
   void Exponentiate(int32_t query) {
     const int32_t token = query / per_token_;
     float* lanes = s_.lanes + int64_t(query) * kLanes;
-    for (int32_t index = 0; index < chunk_->num_slots; ++index) {
+    for (int32_t index = 0; index < chunk_->num_blocks; ++index) {
       const uint64_t visible = Visible(index)[token];
       if (visible == 0) continue;
       // Finite even where all scores are NaN or -inf, to tell it from a query that sees nothing.
       s_.m[query] = std::max(s_.m[query], std::numeric_limits<float>::lowest());
       const Vec largest = Set(s_.m[query]);
-      const Slot& slot = chunk_->slots[index];
+      const KeyBlock& block = chunk_->blocks[index];
       float* p = Scores(index, query);
       Vec sums = Load(lanes);
       for (int32_t c = 0; c < kTileKeys; c += kLanes) {
         const Vec weight = Exp2(Sub(Load(p + c), largest));
         Store(p + c, weight);
-        if (slot.by_key) sums = Add(sums, weight);
+        if (block.by_key) sums = Add(sums, weight);
       }
       Store(lanes, sums);
-      if (slot.by_key) continue;
+      if (block.by_key) continue;
       for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
         const int32_t c = __builtin_ctzll(bits);
-        const int32_t depth = sequence_.depths[slot.first_key + c - sequence_.num_committed];
+        const int32_t depth = sequence_.depths[block.first_key + c - sequence_.num_committed];
         lanes[(sequence_.num_committed + depth) % kLanes] += p[c];
       }
     }
   }
 
-  void WeighSlot(int32_t slot, const ChunkKeys* next) {
-    const uint64_t* visible = Visible(slot);
+  void WeighBlock(int32_t block, const ChunkKeys* next) {
+    const uint64_t* visible = Visible(block);
     uint64_t any = 0, all = ~uint64_t{0};
     for (int32_t i = 0; i < tokens_; ++i) {
       any |= visible[i];
       all &= visible[i];
     }
     if (any == all) {
-      WeighQueries(any, slot, 0, num_queries_, any == ~uint64_t{0} ? next : nullptr);
+      WeighQueries(any, block, 0, num_queries_, any == ~uint64_t{0} ? next : nullptr);
       return;
     }
     // Token by token: a hidden value may be NaN, and zero times NaN is not zero.
     for (int32_t i = 0; i < tokens_; ++i) {
-      WeighQueries(visible[i], slot, i * per_token_, per_token_, nullptr);
+      WeighQueries(visible[i], block, i * per_token_, per_token_, nullptr);
     }
   }
 
-  void WeighQueries(uint64_t visible, int32_t slot, int32_t query, int32_t queries,
+  void WeighQueries(uint64_t visible, int32_t block, int32_t query, int32_t queries,
                     const ChunkKeys* next) const {
     if (visible == 0) return;
-    const T* const* keys = Keys(*chunk_, slot);
-    float* weights = Scores(slot, query);
+    const T* const* keys = Keys(*chunk_, block);
+    float* weights = Scores(block, query);
     const T* chosen[kTileKeys];
     int32_t count = kTileKeys;
     if (visible != ~uint64_t{0}) {
@@ -235,14 +237,14 @@ class TilePass {
       if (visible >> count != 0) MoveTogether(weights, stride_, queries, list, count);
     }
     // Not more at once than what is fetched ahead, or it would come too late.
-    const int32_t step = next != nullptr ? ahead_.block() : kTileKeys;
+    const int32_t step = next != nullptr ? ahead_.batch() : kTileKeys;
     queries /= unit_.num_heads;
     uintptr_t runs[kBatchKeys + 1];
     Fetcher fetcher;
     for (int32_t first = 0; first < count; first += step) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
         if (next != nullptr) {
-          fetcher = ahead_.Find(*chunk_, slot * kTileKeys + first, head, true, *next, runs);
+          fetcher = ahead_.Find(*chunk_, block * kTileKeys + first, head, true, *next, runs);
         }
         const int32_t head_query = query + head * queries;
         AddValues(WeightedValues<T>{keys + first, value_offset_ + head * head_offset_,

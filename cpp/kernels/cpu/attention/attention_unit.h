@@ -51,7 +51,7 @@ struct AttentionShape {
   int32_t group;           //!< query heads per KV head
   int32_t tile_tokens;     //!< tokens whose queries are worked on together
   int32_t unit_tokens;     //!< at most so many tokens in a unit, or KV heads
-  int32_t max_slots;       //!< at most so many tiles of keys in a chunk
+  int32_t max_key_blocks;  //!< at most so many tiles of keys in a chunk
   int64_t scratch_floats;  //!< of each thread
 };
 

@@ -51,25 +51,25 @@ void* PinnedBuffer::Reserve(size_t bytes) {
 }
 
 Upload::~Upload() {
-  for (Slot& slot : slots_) {
-    if (slot.read != nullptr) cudaEventDestroy(slot.read);
+  for (Staging& staging : stagings_) {
+    if (staging.read != nullptr) cudaEventDestroy(staging.read);
   }
 }
 
 void Upload::Copy(const void* data, size_t bytes, cudaStream_t stream) {
-  Slot& slot = slots_[next_];
-  next_ = (next_ + 1) % kSlots;
-  if (slot.read == nullptr) {
-    Check(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming), "creating an event");
+  Staging& staging = stagings_[next_];
+  next_ = (next_ + 1) % kNumStagings;
+  if (staging.read == nullptr) {
+    Check(cudaEventCreateWithFlags(&staging.read, cudaEventDisableTiming), "creating an event");
   } else {
-    Check(cudaEventSynchronize(slot.read), "waiting for an earlier copy");
+    Check(cudaEventSynchronize(staging.read), "waiting for an earlier copy");
   }
   void* target = target_.Reserve(bytes);
-  void* pinned = slot.memory.Reserve(bytes);
+  void* pinned = staging.memory.Reserve(bytes);
   std::memcpy(pinned, data, bytes);
   Check(cudaMemcpyAsync(target, pinned, bytes, cudaMemcpyHostToDevice, stream),
         "copying to the device");
-  Check(cudaEventRecord(slot.read, stream), "recording an event");
+  Check(cudaEventRecord(staging.read, stream), "recording an event");
 }
 
 }  // namespace kvctl::cuda

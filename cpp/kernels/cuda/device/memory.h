@@ -84,12 +84,12 @@ class Upload {
   }
 
  private:
-  static constexpr int kSlots = 4;
-  struct Slot {
+  static constexpr int kNumStagings = 4;
+  struct Staging {
     PinnedBuffer memory;
     cudaEvent_t read = nullptr;  // recorded behind the copy
   };
-  Slot slots_[kSlots];
+  Staging stagings_[kNumStagings];
   int next_ = 0;
   DeviceBuffer target_;
 };
