@@ -1,11 +1,7 @@
-#include "kernels/cpu/linear/linear_tile.h"
-#include "kernels/cpu/linear/model_kernels.h"
-#include "kernels/cpu/linear/rms_norm_row.h"
-#include "kernels/cpu/linear/silu_mul_row.h"
+#include "kernels/cpu/linear/model_kernels-inl.h"
 
 namespace kvctl {
 
-const ModelKernels kModelKernelsAvx2 = {kPanelWidth, LinearPanels<float>, LinearPanels<uint16_t>,
-                                        RmsNormRow, SiluMulRow};
+const ModelKernels kModelKernelsAvx2 = kModelKernels;
 
 }  // namespace kvctl

@@ -1,5 +1,20 @@
-// Attention of a tile of queries to the keys of a chunk. Included inside the namespace of an
-// instruction set, after attention_ahead.h.
+/*!
+ * \file kernels/cpu/attention/attention_tile-inl.h
+ * \brief Attention of a tile of queries to the keys of a chunk.
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_TILE_INL_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_TILE_INL_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/cpu/attention/attention_ahead-inl.h"
+#include "kernels/cpu/attention/attention_micro-inl.h"
+#include "kernels/cpu/attention/attention_scratch-inl.h"
+
+namespace kvctl {
+namespace {
 
 /*!
  * \brief The partial result of each query: m, the largest score (times log2 e); l, the sum of
@@ -274,3 +289,8 @@ class TilePass {
   int32_t token_begin_ = 0, tokens_ = 0, num_queries_ = 0;
   int64_t stride_ = 0;  // of scores, from query to query
 };
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_TILE_INL_H_

@@ -1,11 +1,11 @@
 /*!
- * \file kernels/cpu/linear/rms_norm_row.h
+ * \file kernels/cpu/linear/rms_norm_row-inl.h
  * \brief RMSNorm of one row, for the instruction set of the including file.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_RMS_NORM_ROW_H_
-#define KVCTL_KERNELS_CPU_LINEAR_RMS_NORM_ROW_H_
+#ifndef KVCTL_KERNELS_CPU_LINEAR_RMS_NORM_ROW_INL_H_
+#define KVCTL_KERNELS_CPU_LINEAR_RMS_NORM_ROW_INL_H_
 
-#include "kernels/cpu/simd/simd.h"
+#include "kernels/cpu/simd/simd-inl.h"
 
 namespace kvctl {
 namespace {
@@ -26,4 +26,4 @@ void RmsNormRow(const float* x, const float* weight, int64_t cols, float epsilon
 }  // namespace
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_RMS_NORM_ROW_H_
+#endif  // KVCTL_KERNELS_CPU_LINEAR_RMS_NORM_ROW_INL_H_

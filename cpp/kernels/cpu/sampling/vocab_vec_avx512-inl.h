@@ -1,5 +1,20 @@
-// What vocab_loops.h needs beyond vec_avx512.h; see vocab_vec_avx2.h. Include inside a namespace of
-// this instruction set.
+/*!
+ * \file kernels/cpu/sampling/vocab_vec_avx512-inl.h
+ * \brief What the loops over the vocabulary need beyond vec_avx512-inl.h; vocab_vec_avx2-inl.h says
+ * what each function does.
+ */
+#ifndef KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX512_INL_H_
+#define KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX512_INL_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/simd/vec_avx512-inl.h"
+
+namespace kvctl {
+namespace {
+
 using Ints = __m512i;
 using Doubles = __m512d;
 
@@ -38,3 +53,8 @@ inline Ints Within(Doubles x, Doubles low, Doubles high) {
   return _mm512_maskz_set1_epi64(_mm512_mask_cmp_pd_mask(above, x, high, _CMP_LE_OQ), -1);
 }
 inline Ints And(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX512_INL_H_

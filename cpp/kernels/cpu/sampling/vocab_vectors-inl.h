@@ -1,7 +1,25 @@
-// What the loops of vocab_loops.h are made of: vectors with a rest, exponentials side by side,
-// exact sums. Include inside a namespace of the instruction set, after its vec_*.h and
-// vocab_vec_*.h. Nothing compiled for an instruction set may serve other files, so all of it has
-// internal linkage.
+/*!
+ * \file kernels/cpu/sampling/vocab_vectors-inl.h
+ * \brief What the loops over the vocabulary are made of: vectors with a rest, exponentials side by
+ * side, exact sums.
+ */
+#ifndef KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VECTORS_INL_H_
+#define KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VECTORS_INL_H_
+
+#include <cstdint>
+
+#include "core/sampling/vocab_ops.h"
+#include "core/support/exact_math.h"
+#include "kernels/convert.h"
+
+#if defined(__AVX512F__)
+#include "kernels/cpu/sampling/vocab_vec_avx512-inl.h"
+#else
+#include "kernels/cpu/sampling/vocab_vec_avx2-inl.h"
+#endif
+
+namespace kvctl {
+namespace {
 
 constexpr float kInfinity = __builtin_inff();
 constexpr int32_t kDoubles = kLanes / 2;
@@ -145,3 +163,8 @@ class FixedSum {
   Ints whole_ = SetInts(0), fraction_ = SetInts(0);
   uint32_t count_ = 0;
 };
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VECTORS_INL_H_

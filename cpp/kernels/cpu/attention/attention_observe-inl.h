@@ -1,5 +1,19 @@
-// What attention gave to each key, for one instruction set. Included inside the namespace of
-// that set, after attention_kernel.h.
+/*!
+ * \file kernels/cpu/attention/attention_observe-inl.h
+ * \brief Sums of the attention that each key got.
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_OBSERVE_INL_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_OBSERVE_INL_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cpu/attention/attention_kernel-inl.h"
+#include "kernels/cpu/attention/attention_scratch-inl.h"
+#include "kernels/cpu/attention/attention_tile-inl.h"
+
+namespace kvctl {
+namespace {
 
 /*! \brief Adds the weights of a tile's queries to the sums of a block's keys. */
 template <typename T>
@@ -71,3 +85,8 @@ void Observe(const AttentionArgs& args, const AttentionShape& shape, const Atten
       return ObservePages<BFloat16>(args, shape, unit, mass, key_sums, scratch);
   }
 }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_OBSERVE_INL_H_

@@ -1,4 +1,19 @@
-// What vocab_loops.h needs beyond vec_avx2.h. Include inside a namespace of this instruction set.
+/*!
+ * \file kernels/cpu/sampling/vocab_vec_avx2-inl.h
+ * \brief What the loops over the vocabulary need beyond vec_avx2-inl.h.
+ */
+#ifndef KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX2_INL_H_
+#define KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX2_INL_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/simd/vec_avx2-inl.h"
+
+namespace kvctl {
+namespace {
+
 using Ints = __m256i;     // as many 32-bit integers as a Vec has floats, or half as many of 64 bits
 using Doubles = __m256d;  // half as many as a Vec has floats
 
@@ -45,3 +60,8 @@ inline Ints Within(Doubles x, Doubles low, Doubles high) {
       _mm256_and_pd(_mm256_cmp_pd(x, low, _CMP_GE_OQ), _mm256_cmp_pd(x, high, _CMP_LE_OQ)));
 }
 inline Ints And(Ints a, Ints b) { return _mm256_and_si256(a, b); }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX2_INL_H_

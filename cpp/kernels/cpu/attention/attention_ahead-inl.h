@@ -1,5 +1,18 @@
-// What attention fetches ahead of its work. Included inside the namespace of an instruction set,
-// after attention_micro.h and attention_scratch.h.
+/*!
+ * \file kernels/cpu/attention/attention_ahead-inl.h
+ * \brief Prefetching of the keys and values that attention reads next.
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_AHEAD_INL_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_AHEAD_INL_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cpu/attention/attention_micro-inl.h"
+#include "kernels/cpu/attention/attention_scratch-inl.h"
+
+namespace kvctl {
+namespace {
 
 /*! \brief A batch is what attention works on, of one KV head, while it fetches another: at most so
  * many keys. */
@@ -61,3 +74,8 @@ class ReadAhead {
   const int64_t value_bytes_;  // from a key to its value
   int64_t head_bytes_ = 0;     // from a key to that of the next head
 };
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_AHEAD_INL_H_

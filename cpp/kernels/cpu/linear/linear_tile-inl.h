@@ -1,5 +1,5 @@
 /*!
- * \file kernels/cpu/linear/linear_tile.h
+ * \file kernels/cpu/linear/linear_tile-inl.h
  * \brief The few-row matrix product of kernels/linear.h, for the instruction set of the including
  * file.
  *
@@ -8,11 +8,11 @@
  * also prefetches its share of the chunk to come, so that loading and multiplying overlap. Between
  * chunks the sums rest in float32 memory, which changes no bit of them.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_H_
-#define KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_H_
+#ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_INL_H_
+#define KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_INL_H_
 
 #include "kernels/cpu/linear/model_kernels.h"
-#include "kernels/cpu/simd/simd.h"
+#include "kernels/cpu/simd/simd-inl.h"
 
 namespace kvctl {
 namespace {
@@ -122,4 +122,4 @@ void LinearPanels(const PanelProduct& product, int64_t begin, int64_t end) {
 }  // namespace
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_H_
+#endif  // KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_INL_H_

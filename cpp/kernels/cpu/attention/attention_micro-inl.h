@@ -1,9 +1,22 @@
-// The inner loops of attention over vectors of kLanes floats. Included inside the namespace of an
-// instruction set, after its vec_*.h.
-//
-// Every sum has one fixed order, whatever the number of queries that share the work: a dot product
-// adds kLanes partial sums over the head dimension in StoreFolded's order; an output element adds
-// its keys one after another.
+/*!
+ * \file kernels/cpu/attention/attention_micro-inl.h
+ * \brief The inner loops of attention over vectors of kLanes floats.
+ *
+ * Every sum has one fixed order, whatever the number of queries that share the work: a dot product
+ * adds kLanes partial sums over the head dimension in StoreFolded's order; an output element adds
+ * its keys one after another.
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_MICRO_INL_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_MICRO_INL_H_
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/cpu/simd/vec-inl.h"
+
+namespace kvctl {
+namespace {
 
 constexpr int kLineBytes = 64;
 
@@ -228,3 +241,8 @@ inline Vec Exp2(Vec x) {
   y = Fma(y, f, Set(1.f));
   return ZeroBelow(x, Set(-125.f), Scale2(y, n));
 }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_MICRO_INL_H_

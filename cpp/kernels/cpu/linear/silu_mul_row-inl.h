@@ -1,11 +1,11 @@
 /*!
- * \file kernels/cpu/linear/silu_mul_row.h
+ * \file kernels/cpu/linear/silu_mul_row-inl.h
  * \brief SiLU(gate) * up of one row, for the instruction set of the including file.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_SILU_MUL_ROW_H_
-#define KVCTL_KERNELS_CPU_LINEAR_SILU_MUL_ROW_H_
+#ifndef KVCTL_KERNELS_CPU_LINEAR_SILU_MUL_ROW_INL_H_
+#define KVCTL_KERNELS_CPU_LINEAR_SILU_MUL_ROW_INL_H_
 
-#include "kernels/cpu/simd/simd.h"
+#include "kernels/cpu/simd/simd-inl.h"
 
 namespace kvctl {
 namespace {
@@ -33,4 +33,4 @@ void SiluMulRow(const float* gate, const float* up, int64_t cols, float* out) {
 }  // namespace
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_SILU_MUL_ROW_H_
+#endif  // KVCTL_KERNELS_CPU_LINEAR_SILU_MUL_ROW_INL_H_

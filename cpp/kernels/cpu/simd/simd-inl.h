@@ -1,12 +1,12 @@
 /*!
- * \file kernels/cpu/simd/simd.h
+ * \file kernels/cpu/simd/simd-inl.h
  * \brief One vector type for the instruction set that the including file is compiled for.
  *
  * Everything is in an unnamed namespace on purpose: each file that includes this gets functions of
  * its own, so that the linker cannot keep an AVX copy for the baseline.
  */
-#ifndef KVCTL_KERNELS_CPU_SIMD_SIMD_H_
-#define KVCTL_KERNELS_CPU_SIMD_SIMD_H_
+#ifndef KVCTL_KERNELS_CPU_SIMD_SIMD_INL_H_
+#define KVCTL_KERNELS_CPU_SIMD_SIMD_INL_H_
 
 #include <immintrin.h>
 
@@ -134,4 +134,4 @@ inline Vec Exp(Vec x) {
 }  // namespace
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_SIMD_SIMD_H_
+#endif  // KVCTL_KERNELS_CPU_SIMD_SIMD_INL_H_

@@ -1,5 +1,19 @@
-// A thread's scratch memory, and the keys of a chunk. Included inside the namespace of an
-// instruction set, after its vec_*.h.
+/*!
+ * \file kernels/cpu/attention/attention_scratch-inl.h
+ * \brief The scratch memory of a thread, and the keys of a chunk.
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCRATCH_INL_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCRATCH_INL_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/cpu/attention/attention_unit.h"
+#include "kernels/cpu/simd/vec-inl.h"
+
+namespace kvctl {
+namespace {
 
 /*! \brief Chunks of at most so many blocks may be packed. */
 constexpr int32_t kPackedBlocks = 2 * kChunkKeys / kTileKeys;
@@ -197,3 +211,8 @@ inline ChunkKeys PackChunk(const ChunkKeys& chunk, int64_t value_offset, int32_t
   }
   return packed;
 }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCRATCH_INL_H_

@@ -1,5 +1,20 @@
-// The loops of core/sampling/vocab_ops.h over vectors: operation for operation what the scalar ones
-// do. Include inside a namespace of the instruction set, after vocab_vectors.h.
+/*!
+ * \file kernels/cpu/sampling/vocab_loops-inl.h
+ * \brief The loops of core/sampling/vocab_ops.h over vectors: operation for operation what the
+ * scalar ones do.
+ */
+#ifndef KVCTL_KERNELS_CPU_SAMPLING_VOCAB_LOOPS_INL_H_
+#define KVCTL_KERNELS_CPU_SAMPLING_VOCAB_LOOPS_INL_H_
+
+#include <cstdint>
+
+#include "core/sampling/vocab_ops.h"
+#include "core/support/exact_math.h"
+#include "kernels/convert.h"
+#include "kernels/cpu/sampling/vocab_vectors-inl.h"
+
+namespace kvctl {
+namespace {
 
 constexpr uint32_t kMostProbBits = 0x3f8020c4u;  // the largest float up to 1.001
 
@@ -230,18 +245,7 @@ void ToFloatLoop(const uint16_t* values, int32_t n, float* out) {
   });
 }
 
-VocabOps LoopTable() {
-  return {MaxLoop,
-          FindLoop,
-          MaskLoop,
-          ExpSumLoop,
-          WeightsFromExpsLoop,
-          WeightsFromLogitsLoop,
-          WeightsFromF32Loop,
-          WeightsFromF64Loop,
-          SubtractLoop,
-          RestFromLogitsLoop,
-          ToFloatLoop<Float16>,
-          ToFloatLoop<BFloat16>,
-          GumbelAvx2};
-}
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_SAMPLING_VOCAB_LOOPS_INL_H_

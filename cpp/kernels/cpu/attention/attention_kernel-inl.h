@@ -1,9 +1,24 @@
-// Attention of one unit of work, for one instruction set. Included inside the namespace of that
-// set, after attention_tile.h.
-//
-// Partial results are merged in the order of chunks, so that the result is the same however the
-// work was cut. (Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867, eq. 6; partial
-// results over the sequence: Dao et al. 2023, "Flash-Decoding".)
+/*!
+ * \file kernels/cpu/attention/attention_kernel-inl.h
+ * \brief Attention of one unit of work.
+ *
+ * Partial results are merged in the order of chunks, so that the result is the same however the
+ * work was cut. (Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867, eq. 6; partial
+ * results over the sequence: Dao et al. 2023, "Flash-Decoding".)
+ */
+#ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_KERNEL_INL_H_
+#define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_KERNEL_INL_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/convert.h"
+#include "kernels/cpu/attention/attention_scratch-inl.h"
+#include "kernels/cpu/attention/attention_tile-inl.h"
+
+namespace kvctl {
+namespace {
 
 template <typename From>
 inline void PackQuery(const From* from, int32_t size, float scale, float* to) {
@@ -216,3 +231,8 @@ void Finish(const AttentionArgs& args, const AttentionShape& shape, const Attent
 int64_t ScratchFloats(const AttentionArgs& args, const AttentionShape& shape) {
   return Layout(args, shape, nullptr).size;
 }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_KERNEL_INL_H_

@@ -1,6 +1,20 @@
-// Vectors of sixteen floats. Include inside a namespace of this instruction set, after
-// <immintrin.h>; see attention_kernel.h for what is expected and vec_baseline.h for what each
-// function does.
+/*!
+ * \file kernels/cpu/simd/vec_avx512-inl.h
+ * \brief Vectors of sixteen floats. Included by vec-inl.h; vec_baseline-inl.h says what each
+ * function does.
+ */
+#ifndef KVCTL_KERNELS_CPU_SIMD_VEC_AVX512_INL_H_
+#define KVCTL_KERNELS_CPU_SIMD_VEC_AVX512_INL_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/convert.h"
+
+namespace kvctl {
+namespace {
+
 constexpr int kLanes = 16;
 constexpr int32_t kScoreQueries = 6;  // of scores: times four accumulators fit the registers
 constexpr int32_t kValueQueries = 6;  // of sums of values...
@@ -62,3 +76,8 @@ inline Vec InRegister(Vec x) {
   return x;
 }
 inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_SIMD_VEC_AVX512_INL_H_

@@ -1,5 +1,19 @@
-// Vectors of four floats (SSE2: every x86-64 has it). Include inside a namespace of this
-// instruction set, after <emmintrin.h>; see attention_kernel.h for what is expected.
+/*!
+ * \file kernels/cpu/simd/vec_baseline-inl.h
+ * \brief Vectors of four floats: SSE2, which every x86-64 machine has. Included by vec-inl.h.
+ */
+#ifndef KVCTL_KERNELS_CPU_SIMD_VEC_BASELINE_INL_H_
+#define KVCTL_KERNELS_CPU_SIMD_VEC_BASELINE_INL_H_
+
+#include <emmintrin.h>
+
+#include <cstdint>
+
+#include "kernels/convert.h"
+
+namespace kvctl {
+namespace {
+
 constexpr int kLanes = 4;
 constexpr int32_t kScoreQueries = 3;  // of scores: times four accumulators fit the registers
 constexpr int32_t kValueQueries = 4;  // of sums of values...
@@ -66,3 +80,8 @@ inline Vec InRegister(Vec x) {
 }
 /*! \brief Fetches towards the caches. */
 inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // KVCTL_KERNELS_CPU_SIMD_VEC_BASELINE_INL_H_
