@@ -88,7 +88,7 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
             {evicted, kv_len, checkpoint->next_position_, checkpoint->positions_}, "rollback");
   // Everything that may fail comes first.
   PendingRegion pending = checkpoint->pending_;
-  Positions positions = checkpoint->positions_;
+  PositionList positions = checkpoint->positions_;
   if (positions && static_cast<int32_t>(positions->size()) > checkpoint->num_committed_) {
     // Grown since by appends; what follows here is another continuation.
     positions = std::make_shared<std::vector<int32_t>>(

@@ -44,7 +44,7 @@ class Checkpoint {
   int64_t sequence_id_ = 0;
   int32_t num_committed_ = 0;
   int32_t next_position_ = 0;
-  Positions positions_;
+  PositionList positions_;
   EvictedRange evicted_;  // when it was made; what was let go since shows in its pages
   PendingRegion pending_;
   int32_t num_shared_pages_ = 0;      // the sequence's first pages are still ours as well

@@ -39,7 +39,7 @@ void Sequence::PushCommitted(int32_t position) {
   next_position = position + 1;
 }
 
-Positions Sequence::PositionsFor(const int32_t* next, int32_t count) const {
+PositionList Sequence::PositionsFor(const int32_t* next, int32_t count) const {
   bool own = false;
   for (int32_t i = 0; i < count; ++i) own |= next[i] != num_committed + i;
   if (!own) return nullptr;

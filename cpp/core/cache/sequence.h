@@ -78,7 +78,7 @@ struct EvictedRange {
 
 /*! \brief Positions of committed columns where they differ from 0, 1, 2, ... (after eviction, or
  * given). */
-using Positions = std::shared_ptr<std::vector<int32_t>>;
+using PositionList = std::shared_ptr<std::vector<int32_t>>;
 
 /*!
  * \brief One sequence of the cache.
@@ -91,7 +91,7 @@ struct Sequence {
   std::vector<int32_t> pages;
   int32_t num_committed = 0;
   int32_t next_position = 0;  //!< position of the next committed column
-  Positions positions;        //!< null: position = column
+  PositionList positions;     //!< null: position = column
   PendingRegion pending;
   SlidingWindow window;
   EvictedRange evicted;  //!< what the window let go; the pages that lie wholly in there are -1
@@ -124,7 +124,7 @@ struct Sequence {
    * \brief What `positions`, which are null, must be before columns are committed at `next`: null
    * if those go on counting, else 0, 1, 2, ..., with room for them.
    */
-  Positions PositionsFor(const int32_t* next, int32_t count) const;
+  PositionList PositionsFor(const int32_t* next, int32_t count) const;
   /*! \brief Keeps the first `length` committed columns. */
   void TruncateCommitted(int32_t length);
 };

@@ -57,7 +57,7 @@ struct CopyPlan {
 struct SequenceRecord {
   int32_t num_committed = 0;
   int32_t next_position = 0;
-  Positions positions;  //!< null: position = column
+  PositionList positions;  //!< null: position = column
   SlidingWindow window;
   EvictedRange evicted;
 };
@@ -208,7 +208,8 @@ class SequenceTable {
     int32_t old_num_pending;
     int32_t copied_index;  // page index whose shared page was replaced by a copy, or -1
     int32_t copied_page;   // the page that was there
-    Positions positions;   // what the sequence's become before own ones are committed, if not null
+    PositionList
+        positions;  // what the sequence's become before own ones are committed, if not null
   };
   struct Forward {
     bool active = false;
@@ -236,7 +237,7 @@ class SequenceTable {
     EvictedRange evicted;
     int32_t kv_len;
     int32_t next_position;
-    const Positions& positions;
+    const PositionList& positions;
   };
   /*! \throws Error kValue if the window shows a token that is gone. */
   void CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,

@@ -11,8 +11,8 @@ namespace kvctl {
 namespace {
 
 /*! \brief The positions that the kept columns have afterwards; null if they are 0, 1, 2, ... */
-Positions PositionsAfter(const Sequence& sequence, const std::vector<int32_t>& keep,
-                         bool renumber) {
+PositionList PositionsAfter(const Sequence& sequence, const std::vector<int32_t>& keep,
+                            bool renumber) {
   if (renumber) return nullptr;
   auto positions = std::make_shared<std::vector<int32_t>>();
   positions->reserve(keep.size());
@@ -78,7 +78,7 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
     reservation.NeedNew(targets.back() < 0);
   }
   reservation.Check("evict");
-  Positions positions = PositionsAfter(sequence, keep, renumber);
+  PositionList positions = PositionsAfter(sequence, keep, renumber);
   MakeRoom(&moves->slots, count);
   if (renumber) MakeRoom(&moves->rotations, count);
   MakeRoomToPreserve(&sequence, first);

@@ -49,9 +49,9 @@ SequenceRecord SequenceTable::Record(int64_t id, const char* operation) const {
     Throw(ErrorKind::kValue, operation, " takes committed tokens, and sequence ", id, " has ",
           sequence.pending.size(), " pending nodes; commit or abort them first");
   }
-  Positions positions = sequence.positions == nullptr
-                            ? nullptr
-                            : std::make_shared<std::vector<int32_t>>(*sequence.positions);
+  PositionList positions = sequence.positions == nullptr
+                               ? nullptr
+                               : std::make_shared<std::vector<int32_t>>(*sequence.positions);
   return {sequence.num_committed, sequence.next_position, std::move(positions), sequence.window,
           sequence.evicted};
 }

@@ -28,7 +28,7 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
   RequireNoForward("enable_sliding_window");
   Sequence& sequence = Find(id);
   CheckWindow(window);
-  const Positions& positions = sequence.positions;
+  const PositionList& positions = sequence.positions;
   if (positions != nullptr && !positions->empty() &&
       (!std::is_sorted(positions->begin(), positions->end()) ||
        positions->back() > sequence.next_position)) {

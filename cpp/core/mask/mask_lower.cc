@@ -174,7 +174,7 @@ void PlanNode(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan
 
 /*! \brief Ancestors, and (window) or or (prefix) what the positions allow. */
 void PlanPositional(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
-  const Positions positions(sequence);
+  const LogicalPositions positions(sequence);
   RangeLists lists;
   for (int32_t query = 0; query < sequence.num_query_tokens; ++query) {
     if (node.kind == MaskKind::kWindow) {

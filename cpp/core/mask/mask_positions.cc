@@ -6,7 +6,7 @@
 
 namespace kvctl {
 
-Positions::Positions(const SequencePlan& sequence) : sequence_(sequence) {
+LogicalPositions::LogicalPositions(const SequencePlan& sequence) : sequence_(sequence) {
   const int32_t* begin = sequence.committed_positions;
   if (begin == nullptr) return;
   const int32_t* end = begin + sequence.num_committed;
@@ -23,7 +23,7 @@ Positions::Positions(const SequencePlan& sequence) : sequence_(sequence) {
         " stands at ", *found, " and the one before it at ", found[-1]);
 }
 
-int32_t Positions::CountBelow(int64_t bound) const {
+int32_t LogicalPositions::CountBelow(int64_t bound) const {
   const int32_t committed = sequence_.num_committed;
   if (sequence_.committed_positions != nullptr) {
     const int32_t* begin = sequence_.committed_positions;
@@ -39,7 +39,8 @@ int32_t Positions::CountBelow(int64_t bound) const {
   return committed + static_cast<int32_t>(pending);
 }
 
-void Positions::AddWindow(int32_t query, int32_t size, int32_t sinks, RangeLists* lists) const {
+void LogicalPositions::AddWindow(int32_t query, int32_t size, int32_t sinks,
+                                 RangeLists* lists) const {
   const int32_t own = sequence_.num_pending - sequence_.num_query_tokens + query;
   const int64_t oldest = int64_t(OfPending(own)) - size + 1;
   if (sequence_.parents == nullptr) {
@@ -56,7 +57,7 @@ void Positions::AddWindow(int32_t query, int32_t size, int32_t sinks, RangeLists
   }
 }
 
-void Positions::AddPrefix(int32_t query, int32_t length, RangeLists* lists) const {
+void LogicalPositions::AddPrefix(int32_t query, int32_t length, RangeLists* lists) const {
   const int32_t own = sequence_.num_pending - sequence_.num_query_tokens + query;
   if (sequence_.parents == nullptr) {
     lists->Add({0, std::max(CountBelow(length), sequence_.num_committed + own + 1)});

@@ -40,10 +40,10 @@ class RangeLists {
 };
 
 /*! \brief Positions of a sequence's keys. Those of committed keys ascend. */
-class Positions {
+class LogicalPositions {
  public:
   /*! \throws Error kValue if committed positions, which may be given, descend. */
-  explicit Positions(const SequencePlan& sequence);
+  explicit LogicalPositions(const SequencePlan& sequence);
 
   /*! \brief What a window lets query see: in a chain causally, in a tree its siblings too. */
   void AddWindow(int32_t query, int32_t size, int32_t sinks, RangeLists* lists) const;

@@ -153,7 +153,7 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
                  float* scratch) {
   Scratch s = Layout(args, shape, scratch);
   const KeyFinder<T> finder(args, unit);
-  const Positions positions(args.sequences[unit.sequence]);
+  const KeyPositions positions(args.sequences[unit.sequence]);
   TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
   const int64_t packed_offset = int64_t{kPackedBlocks} * kTileKeys * (args.head_dim + kPadding);
   TilePass<float> packed_pass(args, shape, unit, positions, packed_offset, s);

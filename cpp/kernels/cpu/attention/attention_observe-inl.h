@@ -51,7 +51,7 @@ void ObservePages(const AttentionArgs& args, const AttentionShape& shape, Attent
                   const AttentionMass& mass, float* key_sums, float* scratch) {
   Scratch s = Layout(args, shape, scratch);
   const KeyFinder<T> finder(args, unit);
-  const Positions positions(args.sequences[unit.sequence]);
+  const KeyPositions positions(args.sequences[unit.sequence]);
   const int32_t first = unit.token_begin, last = unit.token_end;
   for (int32_t begin = first; begin < last; begin = unit.token_end) {
     unit.token_begin = begin;

@@ -107,9 +107,9 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
 }
 
 /*! \brief Positions of the keys of a sequence. */
-class Positions {
+class KeyPositions {
  public:
-  explicit Positions(const SequencePlan& sequence) : sequence_(sequence) {}
+  explicit KeyPositions(const SequencePlan& sequence) : sequence_(sequence) {}
 
   int32_t Of(int32_t key) const {
     const int32_t pending = key - sequence_.num_committed;
@@ -188,7 +188,7 @@ class KeyFinder {
   const AttentionArgs& args_;
   const SequencePlan& sequence_;
   const int32_t* pages_;
-  const Positions positions_;
+  const KeyPositions positions_;
   const MaskPlan& plan_;
   const T* head_;  // keys of this head in page 0
   const int64_t page_elements_;

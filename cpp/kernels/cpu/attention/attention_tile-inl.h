@@ -27,7 +27,7 @@ template <typename T>
 class TilePass {
  public:
   TilePass(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
-           const Positions& positions, int64_t value_offset, const Scratch& scratch)
+           const KeyPositions& positions, int64_t value_offset, const Scratch& scratch)
       : args_(args),
         shape_(shape),
         unit_(unit),
@@ -276,7 +276,7 @@ class TilePass {
   const AttentionUnit& unit_;
   const SequencePlan& sequence_;
   const MaskPlan& plan_;
-  const Positions& positions_;
+  const KeyPositions& positions_;
   const int64_t value_offset_;  // elements from a key to its value
   const int32_t block_query_;   // first token of the mask's block
   const int32_t head_dim_;
