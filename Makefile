@@ -67,7 +67,7 @@ lint: $(VENV)/built $(VENV)/dev
 ffi: $(VENV)/built $(VENV)/dev
 	$(BIN)/python scripts/generate_ffi.py
 
-# The C++ headers need doxygen, which is no Python package: without it they are left out.
+# The C++ headers need doxygen, which is not a Python package: without it they are skipped.
 docs: $(VENV)/built $(VENV)/docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
 	@if command -v doxygen > /dev/null; then doxygen docs/Doxyfile; \
@@ -76,8 +76,8 @@ docs: $(VENV)/built $(VENV)/docs
 SANITIZE := build/sanitize
 SANITIZED_OPERATIONS ?= 20000
 # Python itself is not built with the sanitizers: their runtime comes first, and libstdc++ with it, whose throwing they
-# wrap. Leaks are looked for in the C++ tests only: CPython does not free all that it holds when it ends. -S leaves the
-# editable installation out, whose library is another.
+# wrap. Leaks are looked for in the C++ tests only: CPython does not free all that it holds when it ends. -S skips the
+# editable installation, which has another library.
 SANITIZED = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
   PYTHONPATH="$(CURDIR)/$(SANITIZE)/site:$$($(BIN)/python -c 'import sys; print(":".join(filter(None, sys.path)))')" \
@@ -95,7 +95,7 @@ sanitize: $(VENV)/built
 	$(SANITIZED) tests/fuzz/fuzz_cache.py --operations $(SANITIZED_OPERATIONS)
 
 RESULTS := build/results
-# What QUICK leaves out: repetitions, prompts, the largest sizes.
+# QUICK has fewer repetitions and prompts, and not the largest sizes.
 quick = $(if $(QUICK),$(1))
 BENCH = $(BIN)/python benchmarks/python/bench_$(1).py $(2) --json $(RESULTS)/$(1).json
 

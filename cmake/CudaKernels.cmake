@@ -1,5 +1,5 @@
 # The CUDA kernels and what launches them, where nvcc and the CUDA runtime are (KVCTL_CUDA=AUTO), always (ON) or never
-# (OFF). A library of its own, libkvctl_cuda.so, that libkvctl.so opens when somebody asks for a CUDA device: so
+# (OFF). A library of its own, libkvctl_cuda.so, that libkvctl.so opens when a CUDA device is asked for, so that
 # libkvctl.so loads on machines without CUDA.
 
 if(NOT KVCTL_CUDA MATCHES "^(AUTO|ON|OFF)$")

@@ -4,7 +4,7 @@
 # of cpp/core/mask/*.cc. It sees the headers of the rooms that it uses, and of those that they use, and no others: each
 # room's headers are reached through links in the build folder, so that an include of another room does not compile.
 # scripts/check_layers.py reads these calls, too: a room may include only what it names here.
-# INSIDE names subfolders that are no rooms of their own; with HEADERS the sources are compiled by somebody else.
+# INSIDE names subfolders that are no rooms of their own; with HEADERS the sources are compiled by another target.
 # Kernels for one instruction set (*_baseline.cc, *_avx2.cc, *_avx512.cc) and the oneDNN plugin are compiled elsewhere.
 function(kvctl_room folder)
   cmake_parse_arguments(room "HEADERS" "" "USES;LINKS;INSIDE" ${ARGN})

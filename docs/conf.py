@@ -26,5 +26,6 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(numpy|npt|tvm|tvm_ffi|matplotlib)\..*"),
     ("py:.*", r"(os|pathlib|collections|contextlib|types|typing)\..*"),
-    ("py:class", r"MaskLike|TreeLike|.*\._\w+(\..*)?"),  # aliases for type checkers; private types
+    ("py:class", r"\w+"),  # aliases that only type checkers see
+    ("py:class", r".*\._\w+(\..*)?"),  # private types
 ]

@@ -1,10 +1,10 @@
 """Lookahead decoding (Fu et al. 2024, arXiv:2402.02057): guess n-grams and check them at once.
 
-Each forward holds, besides the last token, a *window* of guesses that Jacobi iteration improves,
-and *candidates*: n-grams that earlier windows made and that begin with the last token. Rows of the
-window see the guesses in front of them; a candidate sees itself. That is a mask, the guesses'
-positions are its diagonal, and the cache keeps the rows of the candidate that proved right. The
-text is the one that plain greedy decoding gives.
+Besides the last token, each forward holds a *window* of guesses that Jacobi iteration improves, and
+*candidates*: n-grams from earlier windows that begin with the last token. Guesses of the window see
+the guesses before them; a candidate sees itself. A mask says so, positions run along the window's
+diagonals, and the cache keeps the rows of the candidate that was right. The text is that of plain
+greedy decoding.
 
 ``python examples/lookahead.py MODEL_DIR "a prompt"``
 """
@@ -23,23 +23,23 @@ from kvctl import Mask, ModelRunner
 
 
 class Window:
-    """Guesses: `levels` rows of `width` tokens; level k, column j stands k + j + 1 ahead."""
+    """Guesses, `levels` rows of `width` tokens: guess j of level k stands k + j + 1 ahead."""
 
     def __init__(self, prompt: Sequence[int], width: int, levels: int) -> None:
         rng = np.random.default_rng(0)
         self.guesses = rng.choice(np.asarray(prompt), (levels, width))
-        column, level = np.tile(np.arange(width), levels), np.repeat(np.arange(levels), width)
-        self.positions = 1 + column + level
-        # A guess sees level 0 up to its column, and the levels between in its own column.
-        self.sees = ((level == 0) & (column <= column[:, None])) | (
-            (column == column[:, None]) & (level <= level[:, None])
+        place, level = np.tile(np.arange(width), levels), np.repeat(np.arange(levels), width)
+        self.positions = 1 + place + level
+        # A guess sees level 0 up to its own place, and the levels between at its own place.
+        self.sees = ((level == 0) & (place <= place[:, None])) | (
+            (place == place[:, None]) & (level <= level[:, None])
         )
 
     def improve(self, next_tokens: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:
-        """Take what follows the guesses of the last level; return the n-grams that it completes."""
+        """Add the tokens after the last level as a new one; return the n-grams this completes."""
         levels = np.vstack([self.guesses, next_tokens[-self.guesses.shape[1] :]])
         self.guesses = levels[1:]
-        return [tuple(column) for column in levels.T.tolist()]
+        return [tuple(ngram) for ngram in levels.T.tolist()]
 
 
 def lookahead_decode(
@@ -51,7 +51,7 @@ def lookahead_decode(
     levels: int = 3,
     candidates: int = 5,
 ) -> tuple[list[int], float]:
-    """Return `count` greedy tokens, and how many came out of a forward on average."""
+    """Return `count` greedy tokens, and the mean number of tokens per forward."""
     window = Window(prompt, width, levels)
     pool: dict[int, deque[tuple[int, ...]]] = defaultdict(lambda: deque(maxlen=candidates))
     cache = runner.cache
@@ -93,7 +93,7 @@ def lookahead_decode(
 
 
 def main() -> None:
-    """Continue a prompt, and say how many tokens a forward brought."""
+    """Continue a prompt, and print the tokens per forward."""
     from kvctl.cli.text import ModelText
 
     text = ModelText(Path(sys.argv[1]))

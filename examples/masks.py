@@ -1,4 +1,4 @@
-"""Attention masks on a compiled model: one keyword of a forward, whoever compiled it.
+"""Attention masks on a compiled model: one keyword of a forward.
 
 Run with a model directory (see ``kvctl compile``): ``python examples/masks.py MODEL_DIR``.
 """
@@ -24,7 +24,7 @@ def forward(
     past: Sequence[int] = (),
     positions: Sequence[int] | None = None,
 ) -> Logits:
-    """Logits (len(tokens), vocabulary) of tokens behind a past, in a sequence of their own."""
+    """Return the logits (len(tokens), vocabulary) of tokens after a past, in a new sequence."""
     runner.cache.add_sequence(0)
     try:
         if past:
@@ -85,14 +85,14 @@ def score_continuations(
 def hide_span(
     runner: ModelRunner, past: Sequence[int], tokens: Sequence[int], begin: int, end: int
 ) -> Logits:
-    """Let the last of the new tokens not see columns [begin, end) of the past."""
+    """Hide keys [begin, end) of the past from the last of the new tokens."""
     hidden: list[list[tuple[int, int]]] = [[] for _ in tokens]
     hidden[-1] = [(begin, end)]
     return forward(runner, tokens, Mask.causal() & ~Mask.ranges(hidden), past=past)
 
 
 def main() -> None:
-    """Show each of them on token ids that any model has."""
+    """Run each of them on token ids that any model has."""
     runner = ModelRunner.load(sys.argv[1])
     words = list(range(10, 30))
     print(Mask.prefix_lm(4).picture(8, 8), end="\n\n")

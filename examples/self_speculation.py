@@ -1,8 +1,8 @@
 """Self-speculation: draft on a sparse view of the cache, verify in full on the same cache.
 
-No second model and no second cache: the drafts see the first few and the last tokens only, which is
-a mask; they are taken back and verified together. The text is the one that plain greedy decoding
-gives. (MagicDec, Chen et al. 2024, arXiv:2408.11049, drafts like this on long contexts.)
+There is no second model and no second cache. A mask shows the drafts only the first few and the
+last tokens; then they are popped and verified together. The text is that of plain greedy decoding.
+(MagicDec, Chen et al. 2024, arXiv:2408.11049, drafts like this on long contexts.)
 
 ``python examples/self_speculation.py MODEL_DIR "a prompt"``
 """
@@ -27,7 +27,7 @@ def self_speculate(
     window: int = 64,
     sinks: int = 4,
 ) -> tuple[list[int], float]:
-    """Return `count` greedy tokens, and how many came out of a full forward on average."""
+    """Return `count` greedy tokens, and the mean number of tokens per full forward."""
     view = Mask.window(window, sinks)
     runner.cache.add_sequence(0)
     logits = np.from_dlpack(runner.prefill([0], [prompt]))
@@ -48,7 +48,7 @@ def self_speculate(
 
 
 def main() -> None:
-    """Continue a prompt, and say how far the sparse view foresaw the full one."""
+    """Continue a prompt, and print the tokens per full forward."""
     from kvctl.cli.text import ModelText
 
     text = ModelText(Path(sys.argv[1]))

@@ -5,8 +5,8 @@
 In the bundle: the files that git tracks; the runtime part of the TVM that is installed here
 (libraries without the compiler, headers, Python files); the tvm-ffi wheel of the same version for
 the machine's Python, and ml_dtypes, which TVM imports; with --model a model directory that was
-compiled for CUDA, its weights left out (``cuda_run.sh`` makes seeded ones of the same shapes).
-There: unpack it and call ``kvctl-cuda/run.sh`` (docs/cuda.md).
+compiled for CUDA, without its weights (``cuda_run.sh`` makes seeded ones of the same shapes). On
+the CUDA machine, unpack it and call ``kvctl-cuda/run.sh`` (docs/cuda.md).
 """
 
 from __future__ import annotations

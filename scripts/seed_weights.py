@@ -1,10 +1,10 @@
-"""Make weights for a compiled model directory that came without: random, of the right shapes.
+"""Make random weights of the right shapes for a compiled model directory without weights.
 
     python scripts/seed_weights.py DIR
 
-For measuring speed, which does not depend on what a model says. The shards that
-``tensor-cache.json`` lists are written beside it, small numbers from a fixed seed; files that exist
-stay.
+They are for measuring speed, which does not depend on the values. The shards that
+``tensor-cache.json`` lists are written beside it, with small numbers from a fixed seed. Files that
+exist are kept.
 """
 
 from __future__ import annotations

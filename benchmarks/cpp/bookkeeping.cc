@@ -1,10 +1,10 @@
 /*!
  * \file benchmarks/cpp/bookkeeping.cc
- * \brief Host memory that the caches keep their books in: per page, per sequence, per checkpoint.
+ * \brief Host memory of the caches beside their pages: per page, per sequence, per checkpoint.
  *
- * Every operator new of the process is counted. K/V pages lie in tensors, which TVM allocates
- * otherwise, and do not count. TVM's cache keeps more tables in tensors, so its figures are lower
- * bounds.
+ * Every operator new of the process is counted. K/V pages are tensors, which TVM allocates in
+ * another way, so they do not count. TVM's cache keeps more tables in tensors, so its figures are
+ * lower bounds.
  */
 #include <kvctl/api.h>
 #include <kvctl/paged_kv_cache.h>
@@ -66,7 +66,7 @@ void Append(const AttentionKVCache& cache, int64_t tokens) {
   }
 }
 
-/*! \brief Bytes by what they are for. */
+/*! \brief Returns the bytes of each kind of entry. */
 std::vector<std::pair<std::string, double>> Measure(Create create, bool own) {
   std::vector<std::pair<std::string, double>> bytes;
   const int64_t small = 1 << 15, large = 1 << 17;  // pages

@@ -4,10 +4,10 @@
  *
  * Both are driven through TVM's base class, so the calls are the same: begin_forward with token
  * trees, end_forward, commit of an accepted path, popn back to where the step began. TVM's cache
- * gets kernels that do nothing. It leaves part of begin_forward to the first call that needs its
- * tables, so GetQueryPositions, which is such a call, is timed as part of begin for both; attention
- * itself is not host cost and is left out for both. kvctl's commit does copy the K/V of the
- * accepted path, TVM's does not (its copy kernel is one of those that do nothing).
+ * gets kernels that do nothing. It delays part of begin_forward to the first call that needs its
+ * tables. GetQueryPositions is such a call, so it is timed as part of begin for both. Attention is
+ * not host cost and is not called. kvctl's commit does copy the K/V of the accepted path; TVM's
+ * does not, because its copy kernel is one of those that do nothing.
  */
 #include <kvctl/api.h>
 #include <kvctl/paged_kv_cache.h>
@@ -104,7 +104,7 @@ struct Subject {
   kvctl::CacheCheckpoint held_;
 };
 
-/*! \brief Runs one workload on both caches by turns, prints its row, returns its JSON. */
+/*! \brief Runs one workload on both caches in turns, prints its row, returns its JSON. */
 std::string Run(const Workload& work, int repetitions) {
   kvctl::PagedKVCache own = kvctl_bench::CreateOwnCache(work.size());
   Subject subjects[] = {{"tvm", kvctl_bench::CreateTVMCache(work.size()), nullptr},
@@ -120,7 +120,7 @@ std::string Run(const Workload& work, int repetitions) {
   }
   const Shape all(seqs), sizes(lengths), tree(parents), last(leaves);
   for (int repetition = 0; repetition < repetitions + 3; ++repetition) {
-    if (repetition == 3) {  // the first three were to warm up
+    if (repetition == 3) {  // the first three warm up
       for (Subject& s : subjects) {
         s.begin = s.end = s.commit = s.step = s.popn = s.checkpoint = Samples();
       }

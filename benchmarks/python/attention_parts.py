@@ -14,13 +14,13 @@ import numpy as np
 
 SHAPES = [(9, 3, 64), (32, 8, 128)]  # query heads, KV heads, head_dim
 TREES = [8, 64]  # new tokens, as TVM's tree kernels take them
-TREE_COLUMNS = 2048
+TREE_KV_LEN = 2048
 FORKS, PREFIX = 8, 8192
-SECONDS = 0.03  # of calls in each turn
+SECONDS = 0.03  # how long each turn repeats its call
 
 
 def time_calls(call: Callable[[], Any]) -> list[float]:
-    """Time a function again and again for a while, after one call that does not count."""
+    """Time a function repeatedly for SECONDS, after one call that does not count."""
     call()
     times: list[float] = []
     while sum(times) < SECONDS or len(times) < 3:
@@ -31,7 +31,7 @@ def time_calls(call: Callable[[], Any]) -> list[float]:
 
 
 def summary(times: list[float]) -> list[float]:
-    """Return the least and the median."""
+    """Return the least and the median of some times."""
     return [min(times), median(times)]
 
 
@@ -41,7 +41,7 @@ def tree_parents(new: int) -> list[int]:
 
 
 def measure_trees(rounds: int, *, tvm: bool) -> list[dict[str, Any]]:
-    """Attention of token trees in kvctl's cache or TVM's, in this process."""
+    """Measure attention of token trees in kvctl's cache or in TVM's, in this process."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "python" / "support"))
     from builtin_cache import Config, _tensor, kvctl_cache, tvm_cache
 
@@ -52,16 +52,16 @@ def measure_trees(rounds: int, *, tvm: bool) -> list[dict[str, Any]]:
             num_qo_heads=qo,
             num_kv_heads=kv,
             head_dim=dim,
-            max_total_tokens=TREE_COLUMNS + 64,
-            prefill_chunk_size=TREE_COLUMNS,
+            max_total_tokens=TREE_KV_LEN + 64,
+            prefill_chunk_size=TREE_KV_LEN,
         )
         for new in TREES:
             cache = (tvm_cache if tvm else kvctl_cache)(config)
             cache.add(0)
             rng = np.random.default_rng(0)
-            cache.begin([0], [TREE_COLUMNS - new])
-            if not tvm:  # which would take minutes, and does not get slower by zeros
-                past = (TREE_COLUMNS - new, qo + 2 * kv, dim)
+            cache.begin([0], [TREE_KV_LEN - new])
+            if not tvm:  # filling TVM's takes minutes, and zeros cost it as much
+                past = (TREE_KV_LEN - new, qo + 2 * kv, dim)
                 cache.attention(0, rng.standard_normal(past).astype(np.float32))
             cache.end()
             cache.begin([0], [new], tree_parents(new))
@@ -75,7 +75,7 @@ def measure_trees(rounds: int, *, tvm: bool) -> list[dict[str, Any]]:
 
 
 def measure_shared(rounds: int) -> list[dict[str, Any]]:
-    """One new token of forks, and of sequences that share nothing, by turns."""
+    """Measure one new token of forks and of sequences that share nothing, in turns."""
     import kvctl
     from kvctl._ffi.convert import to_tensor
 
@@ -115,7 +115,7 @@ def measure_shared(rounds: int) -> list[dict[str, Any]]:
 
 
 def measure_observer(rounds: int) -> list[dict[str, Any]]:
-    """Attention with and without sums for each token, by turns."""
+    """Measure attention with and without sums for each token, in turns."""
     import kvctl
     from kvctl._ffi.convert import to_tensor
 
@@ -127,18 +127,18 @@ def measure_observer(rounds: int) -> list[dict[str, Any]]:
                 num_qo_heads=qo,
                 num_kv_heads=kv,
                 head_dim=dim,
-                max_total_tokens=TREE_COLUMNS,
-                prefill_chunk_size=TREE_COLUMNS,
+                max_total_tokens=TREE_KV_LEN,
+                prefill_chunk_size=TREE_KV_LEN,
             )
             cache.add_sequence(0)
             rng = np.random.default_rng(0)
-            qkv = rng.standard_normal((TREE_COLUMNS, qo + 2 * kv, dim), np.float32)
-            with cache.forward([0], [TREE_COLUMNS - new], mask=kvctl.Mask.window(1)):
+            qkv = rng.standard_normal((TREE_KV_LEN, qo + 2 * kv, dim), np.float32)
+            with cache.forward([0], [TREE_KV_LEN - new], mask=kvctl.Mask.window(1)):
                 cache.attention(0, qkv[new:])
             cache.begin_forward([0], [new])
             rows_in = to_tensor(qkv[:new].copy())
             out = cache.attention(0, rows_in)
-            mass = to_tensor(np.zeros((TREE_COLUMNS, kv), np.float32))
+            mass = to_tensor(np.zeros((TREE_KV_LEN, kv), np.float32))
             calls = [
                 partial(cache.attention, 0, rows_in, out),
                 partial(cache.attention, 0, rows_in, out, mass=mass),

@@ -3,22 +3,22 @@
 ``sdpa``: beside torch's ``scaled_dot_product_attention`` under the same boolean mask, random among
 the new tokens; torch has K and V contiguous, kvctl finds them in pages and appends the new tokens'
 K and V as well. torch takes the faster of two forms: grouped heads (``enable_gqa``), and K and V
-with their heads repeated beforehand. The limit is the larger of two times: the bytes of K and V at
-the rate at which torch sums a big array, in huge pages like the cache, and the operations at the
-rate of its best matrix product, both by turns with the rest, since other users of the machine slow
-all of them down.
+with their heads repeated beforehand. The limit is the larger of two times: reading the bytes of K
+and V at the rate at which torch sums a large array in huge pages, and doing the operations at the
+rate of torch's best matrix product. Both rates are measured in turns with the rest, since other
+users of the machine slow all of them down.
 
-``tvm``: beside TVM's own cache with the CPU kernels that it generates for token trees; each has a
-process of its own, TVM's on as many threads of TVM's pool. Its past is all zeros.
+``tvm``: beside TVM's own cache with the CPU kernels that it generates for token trees. Each runs in
+its own process, with the same number of threads. The past of TVM's cache is all zeros.
 
 ``shared``: one new token for each of eight forks of one sequence, and for eight sequences that
 share nothing.
 
 ``observer``: attention with and without sums of what it gave to each token.
 
-The peers take turns, round after round, with a pause in between; each thread count is a process of
-its own. Prints one table for each part and thread count and writes one JSON, of which only the
-parts that ran are replaced: the least and the median time of a call.
+The peers take turns in every round, with a pause in between, and each thread count has its own
+process. Prints one table for each part and thread count. Writes the least and the median time of a
+call to one JSON, in which only the parts that ran are replaced.
 
     python bench_attention.py [--parts sdpa tvm] [--threads 1 2] [--rounds 7] [--json out.json]
 """
@@ -49,11 +49,11 @@ from attention_parts import (
 )
 
 NEW_TOKENS = [1, 8, 16, 64]
-COLUMNS = [512, 2048, 8192]
+KV_LENS = [512, 2048, 8192]
 
 
 def machine() -> dict[str, str]:
-    """Return what the times depend on."""
+    """Return the machine that the times come from."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -64,7 +64,7 @@ READ_BYTES, PRODUCT_OPERATIONS = 1 << 28, 2 * 1024**3
 
 
 def limit_calls() -> list[Any]:
-    """Return functions that read READ_BYTES, and that take PRODUCT_OPERATIONS."""
+    """Return a function that reads READ_BYTES, and one that does PRODUCT_OPERATIONS."""
     import torch
 
     memory = mmap.mmap(-1, READ_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -76,9 +76,9 @@ def limit_calls() -> list[Any]:
 
 
 def kvctl_call(
-    shape: tuple[int, int, int], new: int, columns: int, mask: Any, window: int, page_size: int
+    shape: tuple[int, int, int], new: int, kv_len: int, mask: Any, window: int, page_size: int
 ) -> Any:
-    """Return a function that attends, and what it keeps alive."""
+    """Return a function that attends, on a cache that it keeps alive."""
     import kvctl
     from kvctl._ffi.convert import to_tensor
 
@@ -88,14 +88,14 @@ def kvctl_call(
         num_qo_heads=qo,
         num_kv_heads=kv,
         head_dim=dim,
-        max_total_tokens=columns + 64,
+        max_total_tokens=kv_len + 64,
         page_size=page_size,
-        prefill_chunk_size=columns,
+        prefill_chunk_size=kv_len,
     )
     cache.add_sequence(0)
     rng = np.random.default_rng(0)
-    past = rng.standard_normal((columns - new, qo + 2 * kv, dim), np.float32)
-    cache.begin_forward([0], [columns - new], mask=kvctl.Mask.window(1))  # only to fill it
+    past = rng.standard_normal((kv_len - new, qo + 2 * kv, dim), np.float32)
+    cache.begin_forward([0], [kv_len - new], mask=kvctl.Mask.window(1))  # only to fill it
     cache.attention(0, past)
     cache.end_forward()
     chosen = kvctl.Mask.window(window) if window else kvctl.Mask.dense(mask)
@@ -105,16 +105,16 @@ def kvctl_call(
     return lambda: cache.attention(0, qkv, out)
 
 
-def torch_calls(shape: tuple[int, int, int], new: int, columns: int, mask: Any) -> list[Any]:
+def torch_calls(shape: tuple[int, int, int], new: int, kv_len: int, mask: Any) -> list[Any]:
     """Return the two forms of torch's function."""
     import torch
 
     qo, kv, dim = shape
     attend = torch.nn.functional.scaled_dot_product_attention
     q = torch.randn(1, qo, new, dim)
-    k, v = torch.randn(1, kv, columns, dim), torch.randn(1, kv, columns, dim)
+    k, v = torch.randn(1, kv, kv_len, dim), torch.randn(1, kv, kv_len, dim)
     all_k, all_v = (x.repeat_interleave(qo // kv, 1).contiguous() for x in (k, v))
-    seen = np.hstack([np.ones((new, columns - new), bool), mask])
+    seen = np.hstack([np.ones((new, kv_len - new), bool), mask])
     visible = torch.from_numpy(seen)[None, None]
     return [
         lambda: attend(q, k, v, attn_mask=visible, enable_gqa=True),
@@ -130,14 +130,14 @@ def measure(rounds: int, page_size: int) -> dict[str, Any]:
     limits = limit_calls()
     rows: list[dict[str, Any]] = []
     for shape in SHAPES:
-        for columns in COLUMNS:
+        for kv_len in KV_LENS:
             for new in NEW_TOKENS:
                 mask = np.random.default_rng(new).random((new, new)) < 0.5
                 np.fill_diagonal(mask, True)
-                calls = [*limits, kvctl_call(shape, new, columns, mask, 0, page_size)]
-                calls += torch_calls(shape, new, columns, mask)
-                if columns == max(COLUMNS):
-                    calls.append(kvctl_call(shape, new, columns, mask, 512, page_size))
+                calls = [*limits, kvctl_call(shape, new, kv_len, mask, 0, page_size)]
+                calls += torch_calls(shape, new, kv_len, mask)
+                if kv_len == max(KV_LENS):
+                    calls.append(kvctl_call(shape, new, kv_len, mask, 512, page_size))
                 turns: list[list[list[float]]] = [[] for _ in calls]
                 for _ in range(rounds):
                     for call, times in zip(calls, turns, strict=True):
@@ -148,18 +148,18 @@ def measure(rounds: int, page_size: int) -> dict[str, Any]:
                 middle = [median(times) for times in flat]
                 bandwidth, rate = READ_BYTES / least[0], PRODUCT_OPERATIONS / least[1]
                 qo, kv, dim = shape
-                operations = 4 * new * qo * dim * columns
+                operations = 4 * new * qo * dim * kv_len
                 rows.append(
                     {
                         "shape": shape,
                         "new": new,
-                        "columns": columns,
+                        "kv_len": kv_len,
                         "kvctl": [least[2], middle[2]],
                         "torch": [min(least[3:5]), min(middle[3:5])],
                         "window_512": [least[5], middle[5]] if len(calls) > 5 else None,
                         "bandwidth": bandwidth,
                         "rate": rate,
-                        "limit": max(8 * kv * dim * columns / bandwidth, operations / rate),
+                        "limit": max(8 * kv * dim * kv_len / bandwidth, operations / rate),
                     }
                 )
     best = {name: max(row[name] for row in rows) for name in ("bandwidth", "rate")}
@@ -220,7 +220,7 @@ def show(threads: int, result: dict[str, Any]) -> None:
         ratios.append(theirs[1] / ours[1])
         window = row["window_512"]
         print(
-            f"{name_of(row)} {row['new']:3} {row['columns']:6} {ours[0] * 1e6:9.1f} "
+            f"{name_of(row)} {row['new']:3} {row['kv_len']:6} {ours[0] * 1e6:9.1f} "
             f"{theirs[0] * 1e6:9.1f} {theirs[0] / ours[0]:6.2f}x {ratios[-1]:9.2f}x "
             f"{row['limit'] / ours[0]:8.0%}"
             + (f"    1/{ours[0] / window[0]:.1f}" if window else "")
@@ -246,7 +246,7 @@ def main() -> None:
         results = json.loads(options.json.read_text())
     results["machine"] = machine()
     if "sdpa" in options.parts and importlib.util.find_spec("torch") is None:
-        print("torch is not installed: the part sdpa is left out")
+        print("torch is not installed: the part sdpa is skipped")
         options.parts.remove("sdpa")
     for part in options.parts:
         for threads in options.threads:

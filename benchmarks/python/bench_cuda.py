@@ -3,15 +3,14 @@
     python bench_cuda.py --json out.json [--quick] [--model DIR] [--parts abcd]
 
 (a) Masked paged attention at verify shapes, float16, 32 / 8 heads x 128, a tree mask and a causal
-one, as a fraction of the copy bandwidth that the same run measures (K and V once, over the time of
-a layer in a replayed CUDA graph), beside torch's scaled_dot_product_attention and FlexAttention
-and, where it is installed, FlashInfer. (b) Verification of chains, beside the same rule in torch
-and FlashInfer's chain sampling, and beside the time that reading the rows takes at that bandwidth.
+one, as a fraction of the copy bandwidth that the same run measures (reading K and V once, over the
+time of a layer in a replayed CUDA graph). Its peers are torch's scaled_dot_product_attention and
+FlexAttention and, where it is installed, FlashInfer. (b) Verification of chains, beside the same
+rule in torch, FlashInfer's chain sampling, and the time of reading the rows at that bandwidth.
 (c) The host's time for begin_forward and end_forward. (d) A model in a directory, compiled for
 CUDA: tokens a second plainly, and with tokens drafted from its own output.
 
-Everything in one process; medians of repetitions, with the least and the most beside them in the
-JSON.
+Everything runs in one process. The tables show medians; the JSON has the least and the most too.
 """
 
 from __future__ import annotations
@@ -136,7 +135,7 @@ def flashinfer_chain(target: Any, draft: Any, tokens: Any) -> Any:
 
 
 def wall(run: Any, repeats: int = 21) -> dict[str, float]:
-    """Seconds of a call as its caller sees them, the device's work included."""
+    """Return the seconds of a call for its caller, the device's work included."""
     times = []
     for i in range(repeats + 3):
         torch.cuda.synchronize()
@@ -237,7 +236,7 @@ def main() -> None:
             continue
         try:
             report[name] = run()
-        except Exception as error:  # the other parts are worth having
+        except Exception as error:  # the other parts still run
             report[name] = f"failed: {type(error).__name__}: {error}"
             print(report[name], file=sys.stderr)
         if arguments.json:

@@ -1,8 +1,8 @@
 """Plain and speculative generation: kvctl beside transformers and llama.cpp.
 
-Every engine runs in a process of its own, because their thread pools would disturb each other, and
-the processes take turns: each figure of a round is measured once in every engine before the next
-round begins. Prints two tables and writes one JSON.
+Every engine runs in its own process, because their thread pools would disturb each other. The
+processes take turns: a round measures each figure once in every engine. Prints two tables and
+writes one JSON.
 
     python bench_generate.py MODEL_DIR --gguf MODEL.gguf [--f32-gguf F32.gguf] --json out.json
 
@@ -68,9 +68,9 @@ class Worker:
 
 
 def work(name: str, argument: str) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # libraries may print; only answers go to stdout
     engine = open_engine(name, argument)
 
     def answer(value: Any) -> None:
@@ -87,7 +87,7 @@ def work(name: str, argument: str) -> None:
 
 
 def interleaved(workers: list[Worker], repeat: int, **request: Any) -> dict[str, list[Any]]:
-    """Ask every engine the same in turns, once more than wanted, and drop the first answers."""
+    """Ask every engine the same in turns; drop the first answers, which warm up."""
     answers: dict[str, list[Any]] = {worker.name: [] for worker in workers}
     for _ in range(repeat + 1):
         for worker in workers:
@@ -159,12 +159,12 @@ def main() -> None:
     from kvctl.cli.measure import describe_machine
     from kvctl.cli.text import ModelText
 
-    wanted = {"kvctl": options.model}
+    chosen = {"kvctl": options.model}
     if options.gguf and importlib.util.find_spec("transformers"):
-        wanted["transformers"] = options.gguf
+        chosen["transformers"] = options.gguf
     if options.f32_gguf and importlib.util.find_spec("llama_cpp"):
-        wanted["llama.cpp"] = options.f32_gguf
-    workers = [Worker(name, str(Path(path).resolve())) for name, path in wanted.items()]
+        chosen["llama.cpp"] = options.f32_gguf
+    workers = [Worker(name, str(Path(path).resolve())) for name, path in chosen.items()]
     try:
         result = measure(workers, ModelText(Path(options.model)), options)
     finally:

@@ -1,8 +1,8 @@
 """How long a compiled model's forward takes: one row, k rows of a verify, and a prompt.
 
-Verifying pays when it costs little more than decoding, and decoding can be no faster than the
-weights come from memory. So two limits are measured beside it: the bytes per second that the
-machine's threads read, and the arithmetic of a product of many rows.
+Verifying pays when it costs little more than decoding, and decoding cannot be faster than reading
+the weights from memory. So two limits are measured with it: the bytes per second that the machine's
+threads read, and the arithmetic of a product of many rows.
 
     python benchmarks/python/bench_model.py MODEL_DIR [--json result.json]
 """
@@ -58,7 +58,7 @@ def arithmetic() -> float:
 
 
 def measure(runner: kvctl.ModelRunner, rows: list[int], repeat: int) -> dict[str, list[float]]:
-    """Return times by what was forwarded, interleaved: a disturbance meets all of them."""
+    """Return times by what was forwarded, interleaved, so that a disturbance affects all alike."""
     tokens = (np.arange(PROMPT, dtype=np.int64) * 7919 % runner.vocab_size).tolist()
     runner.cache.add_sequence(0)
     runner.prefill([0], [tokens[:CONTEXT]])

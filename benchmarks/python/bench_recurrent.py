@@ -2,8 +2,8 @@
 
 Compiles gated delta nets of a small and a large state and a hybrid, each twice: once so that
 verification hands over the state after every token (snapshots), once so that it does not (replay).
-A round verifies a chain of the last token and some drafts, commits those accepted, and runs again
-what replay has to. Rounds of both ways take turns. Prints the tables and writes one JSON.
+A round verifies a chain of the last token and some drafts, commits those accepted, and with replay
+runs the kept tokens again. Rounds of both ways take turns. Prints the tables and writes one JSON.
 
     python benchmarks/python/bench_recurrent.py [--json result.json]
 """
@@ -64,7 +64,7 @@ def load(kind: str, *, steps: bool, directory: Path) -> kvctl.ModelRunner:
 
 
 def one_round(runner: kvctl.ModelRunner, chain: list[int], kept: int) -> dict[str, float]:
-    """Seconds of a round's parts; the sequence is taken back to where it was afterwards."""
+    """Return the seconds of a round's parts; afterwards the sequence is rolled back."""
     cache = runner.cache
     point = cache.checkpoint(0)
     tree = kvctl.TokenTree.chain(chain)
@@ -97,7 +97,7 @@ def measure(
 
 
 def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """Medians in milliseconds, and the quartiles of the whole round."""
+    """Return medians in milliseconds, and the quartiles of a round."""
     total = [1e3 * (sample["verify"] + sample["commit"]) for sample in samples]
     low, _, high = quantiles(total, n=4)
     return {

@@ -2,11 +2,11 @@
 
     python bench_rules.py MODEL_DIR [--json out.json] [--rounds 8] [--prompts 3]
 
-The drafter is the same model when it sees only the last few tokens of the text: weaker than the
-target as draft models are, and with a distribution to draw from. Each round drafts K i.i.d. paths;
-target and draft distributions are recorded (`kvctl.verification.Trace`) and every rule is run over
-the same drafts, exactly, on the first path alone (a chain) and on all of them (a tree). `coupled`
-draws its drafts by other noise, so its figure is counted from rounds of its own.
+The drafter is the same model seeing only the last few tokens of the text. Like a draft model it is
+weaker than the target and has a distribution to draw from. Each round drafts K i.i.d. paths. Target
+and draft distributions are recorded (`kvctl.verification.Trace`), and every rule runs exactly over
+the same drafts, on the first path alone (a chain) and on all of them (a tree). `coupled` draws its
+drafts with other noise, so its figure is counted from its own rounds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
 
 
 class Session:
-    """One text, its target cache and a drafter that forgets."""
+    """One text, its target cache, and a drafter that sees only the last tokens."""
 
     def __init__(self, runner: kvctl.ModelRunner, window: int, sampling: kvctl.Sampling) -> None:
         self.runner, self.window, self.sampling = runner, window, sampling
@@ -106,13 +106,13 @@ class Session:
         )
 
     def round(self, trace: kvctl.verification.Trace, paths: int, depth: int) -> int:
-        """Record one round; go on by what it emitted. Returns what a coupled round would emit."""
+        """Record one round and append what it emitted; return what a coupled round would emit."""
         chain, _ = self.draft(1, depth, "coupled")
         coupled = self.verify(chain, self.logits(0, chain), rule="coupled", drawn="coupled")
         self.runner.cache.abort([0])
         tree, distributions = self.draft(paths, depth, "independent")
         logits = self.logits(0, tree)
-        # What is drawn is of no interest: this is the processed distribution of each row.
+        # The draw itself is not used: this gives the processed distribution of each row.
         target = draft_sample(logits, how="deterministic", sampling=self.sampling).probs
         trace.add(tree, target_probs=target, draft_probs=distributions, drawn="independent")
         result = self.verify(

@@ -2,16 +2,16 @@
 
     python bench_verify.py --json out.json [--quick] [--vocab ...] [--draft ...]
 
-One call verifies a batch of chains. Peers take turns within each repetition; before each turn there
-is a pause, so that idle thread pools fall asleep, and a call that is not timed, so that the peer's
-own pool is awake, as it is when verification follows a forward. "torch" is the faster of two ways
-to write the rule: all rows at once, and position by position without rows that are never reached
-(as far as kvctl's walk gets, for equal work).
-"GB/s" counts the rows that the rule had to read (what it reached) over the median time; "of roof"
-divides by the machine's read bandwidth, with as many threads, over an array larger than its caches:
-small batches that are still in the cache may exceed it.
+One call verifies a batch of chains. Peers take turns within each repetition. Before each turn there
+is a pause, in which idle thread pools fall asleep, and a call that is not timed, which wakes the
+peer's own pool, as a forward before verification does. "torch" is the faster of two ways to write
+the rule: all rows at once, and position by position without rows that are never reached. The second
+stops where kvctl stops, so that the work is equal.
+"GB/s" is the bytes of the rows that the rule reached over the median time. "of roof" divides it by
+the read bandwidth of as many threads over an array larger than the machine's caches, which small
+batches that are still in the cache may exceed.
 
-On a machine that others use, `--threads 1 --clock cpu` measures processor time of one thread.
+On a machine with other users, `--threads 1 --clock cpu` measures processor time of one thread.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ PEER_RULE = {"traversal": "block"}
 
 
 class Case:
-    """A batch of chains whose drafter agrees with the target about as often as real ones do."""
+    """A batch of chains whose drafter agrees with the target about as often as a real one."""
 
     def __init__(self, batch: int, length: int, vocab: int) -> None:
         rng = np.random.default_rng(batch * 1000 + length)
         self.batch, self.length, self.vocab = batch, length, vocab
         rows = batch * (length + 1)
         self.logits = rng.standard_normal((rows, vocab), dtype=np.float32) * 2
-        # A few tokens stand out, as in language: most of the mass is theirs.
+        # A few tokens have most of the mass, as in language.
         top = rng.integers(0, vocab, (rows, 8))
         heights = np.linspace(18, 11, 8, dtype=np.float32)
         np.put_along_axis(self.logits, top, heights + rng.random((rows, 8), dtype=np.float32), 1)
@@ -85,7 +85,7 @@ class Case:
         )
 
     def bytes_needed(self, rule: str, result: kvctl.Verification) -> int:
-        """Return the bytes of the rows that the rule could not do without."""
+        """Return the bytes of the rows that the rule must read."""
         reached = int((result.num_accepted + 1).sum())
         if rule in ("greedy", "target_only", "coupled"):
             rows = reached
@@ -111,8 +111,8 @@ class Case:
             calls["torch_rows"] = lambda: torch_rule(rule, *t)
             if rule != "block":
                 accepted = torch.from_numpy(self.ours(own)().num_accepted.astype(np.int64))
-                goes = accepted[:, None] > torch.arange(self.length + 1)
-                calls["torch_walk"] = lambda: torch_walk(rule, *t, goes)
+                continues = accepted[:, None] > torch.arange(self.length + 1)
+                calls["torch_walk"] = lambda: torch_walk(rule, *t, continues)
         return calls
 
 
@@ -128,7 +128,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def read_bandwidth() -> float:
-    """Return bytes per second of the fastest way to read a large array once that we know."""
+    """Return bytes per second of the fastest way we know to read a large array once."""
     array = np.ones((1024, 1 << 16), np.float32)
     ways: list[Callable[[], Any]] = [array.max]
     if importlib.util.find_spec("torch"):
@@ -146,7 +146,7 @@ def measure(case: Case, rule: str, repeats: int, slow_peers: bool, roof: float) 
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(repeats):
         for name, call in calls.items():
-            if i < 5 or sum(times[name]) < 1:  # what takes long varies little
+            if i < 5 or sum(times[name]) < 1:  # long calls vary little
                 times[name].append(seconds_of(call))
     ways = sorted((k for k in times if k.startswith("torch")), key=lambda k: median(times[k]))
     if ways:

@@ -58,7 +58,7 @@ class Case:
         chunk = 8192
         rows = torch.randn(chunk, QO_HEADS + 2 * KV_HEADS, DIM, dtype=torch.float16, device="cuda")
         out = torch.empty(chunk, QO_HEADS, DIM, dtype=torch.float16, device="cuda")
-        nothing = kvctl.Mask.window(1)  # K and V are what is wanted, not attention
+        nothing = kvctl.Mask.window(1)  # fills K and V; its attention is not used
         for seq_id in range(self.batch):
             self.cache.add_sequence(seq_id)
             for begin in range(0, self.kv, chunk):
@@ -159,12 +159,12 @@ class Peers:
 
 
 def with_peers(batch: int, new: int, kv: int) -> bool:
-    """Which shapes the peers run at: those compile for each shape, and that takes its time."""
+    """Return whether the peers run at a shape: they compile for each, which takes long."""
     return kv in (8192, 32768) and batch in (1, 8) and new in (8, 16)
 
 
 def measure(batch: int, new: int, kv: int, bandwidth: float, peers: bool) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     case = Case(batch, new, kv)
     parents = random_tree(new)
     tree = [kvctl.Mask.tree(parents)] * batch
@@ -174,12 +174,12 @@ def measure(batch: int, new: int, kv: int, bandwidth: float, peers: bool) -> dic
         row["tree"] = case.time(tree, graph=True)
         row["causal"] = case.time(None, graph=True)
         row["graph"] = True
-    except RuntimeError as error:  # say so, and go on with launches that the host makes
+    except RuntimeError as error:  # report it, and measure without a graph
         row["tree"], row["causal"] = row["eager"], case.time(None, graph=False)
         row["graph"] = str(error).splitlines()[0]
     row["of_bandwidth"] = case.bytes_read / row["tree"]["median"] / bandwidth
     row["tree_over_causal"] = row["tree"]["median"] / row["causal"]["median"]
-    case.cache = None  # its memory is the peers'
+    case.cache = None  # frees memory for the peers
     if peers and with_peers(batch, new, kv):
         others = Peers(case, parents)
         for name in ("sdpa", "flex", "flashinfer"):

@@ -1,4 +1,4 @@
-"""Times on a CUDA device: graphs replayed between events, and what the memory can do."""
+"""Times on a CUDA device: replayed graphs between events, and the copy bandwidth."""
 
 from __future__ import annotations
 

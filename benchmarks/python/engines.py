@@ -19,15 +19,15 @@ class Engine(Protocol):
     """What the driver asks of an engine."""
 
     def version(self) -> str:
-        """Return what it is."""
+        """Return the engine's name and version."""
         ...
 
     def step(self, context: list[int], rows: int) -> float:
-        """Time one forward of that many tokens, all their logits included, behind a context."""
+        """Time one forward of that many tokens after a context, all their logits included."""
         ...
 
     def generate(self, prompt: list[int], count: int, *, lookup: bool) -> Generated:
-        """Generate that many tokens, whatever they are, with or without prompt lookup."""
+        """Generate that many tokens, end of text ignored, with or without prompt lookup."""
         ...
 
 

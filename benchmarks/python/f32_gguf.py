@@ -1,4 +1,4 @@
-"""Write a GGUF file's model in float32, for engines whose quantized kernels are no reference.
+"""Write a GGUF file's model in float32, for engines that would otherwise run quantized kernels.
 
 python f32_gguf.py MODEL.gguf OUT.gguf
 """

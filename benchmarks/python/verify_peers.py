@@ -1,4 +1,4 @@
-"""The acceptance rules as one would write them in torch and in NumPy, for chains.
+"""The acceptance rules for chains as one would write them in torch and in NumPy.
 
 Each takes logits (B, n + 1, V), draft distributions q (B, n, V) and drafts (B, n), and returns the
 number of accepted drafts (B,) and the next token (B,). All rows go through one vectorised softmax,
@@ -54,12 +54,12 @@ def numpy_rule(rule: str, logits: Array, q: Array, drafts: Array, rng: Any) -> t
     h[:, 0] = 1
     hit = rng.random((batch, n + 1)) < h
     accepted = n - hit[:, ::-1].argmax(axis=1)
-    left = np.where((accepted < n)[:, None], w[rows, np.minimum(accepted, n - 1)], p[:, n])
-    return accepted, numpy_draw(left, rng)
+    residual = np.where((accepted < n)[:, None], w[rows, np.minimum(accepted, n - 1)], p[:, n])
+    return accepted, numpy_draw(residual, rng)
 
 
 def torch_draw(w: Array) -> Array:
-    """Draw from rows of weights: by far the fastest way that torch has (not `multinomial`)."""
+    """Draw from rows of weights, in the fastest way of torch (`multinomial` is far slower)."""
     import torch
 
     c = w.cumsum(dim=-1)
@@ -68,7 +68,7 @@ def torch_draw(w: Array) -> Array:
 
 
 def torch_rule(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array, Array]:
-    """All rows at once."""
+    """Run a rule on all rows at once."""
     import torch
 
     batch, n = drafts.shape
@@ -86,7 +86,7 @@ def torch_rule(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array
     if rule == "token_wise":
         accepted = (torch.rand(batch, n) < ratio).long().cumprod(dim=1).sum(dim=1)
         q_there = q[rows, accepted.clamp(max=n - 1)] * (accepted < n)[:, None]
-        left = (p[rows, accepted] - q_there).clamp_(min=0)
+        residual = (p[rows, accepted] - q_there).clamp_(min=0)
     else:
         a = torch.ones(batch, n + 1)
         for i in range(n):
@@ -97,18 +97,19 @@ def torch_rule(rule: str, logits: Array, q: Array, drafts: Array) -> tuple[Array
         h[:, 0] = 1
         hit = torch.rand(batch, n + 1) < h
         accepted = n - hit.flip(1).int().argmax(dim=1)
-        whole = (accepted == n)[:, None]
-        left = torch.where(whole, p[:, n], w[rows, accepted.clamp(max=n - 1)])
-    return accepted, torch_draw(left)
+        all_accepted = (accepted == n)[:, None]
+        residual = torch.where(all_accepted, p[:, n], w[rows, accepted.clamp(max=n - 1)])
+    return accepted, torch_draw(residual)
 
 
 def torch_walk(
-    rule: str, logits: Array, q: Array, drafts: Array, goes: Array
+    rule: str, logits: Array, q: Array, drafts: Array, continues: Array
 ) -> tuple[Array, Array]:
-    """Position by position, for rules that need not read rows which are never reached.
+    """Run a rule position by position, without rows that are never reached.
 
-    How far a walk gets decides how much work it is. So that peers do equal work, acceptance is
-    worked out like everything else, but then ``goes`` (B, n + 1) says who goes on from where.
+    The number of accepted drafts decides how much work a call is. To give peers equal work,
+    acceptance is computed here too, but then ``continues`` (B, n + 1) says which sequences accept
+    the draft at each position.
     """
     import torch
 
@@ -123,11 +124,11 @@ def torch_walk(
             at = x[:, None]
             p_x = (rows.gather(1, at) - rows.logsumexp(dim=-1, keepdim=True)).exp_()[:, 0]
             accept = torch.rand(len(alive)) < p_x / q[alive, i].gather(1, at)[:, 0]
-            go_on = accept.copy_(goes[alive, i])
+            go_on = accept.copy_(continues[alive, i])
             stop = ~go_on
             if bool(stop.any()):
-                left = rows[stop].softmax(dim=-1).sub_(q[alive[stop], i]).clamp_(min=0)
-                token[alive[stop]] = torch_draw(left)
+                residual = rows[stop].softmax(dim=-1).sub_(q[alive[stop], i]).clamp_(min=0)
+                token[alive[stop]] = torch_draw(residual)
         else:
             if rule == "coupled":
                 p = rows.softmax(dim=-1)
@@ -136,7 +137,7 @@ def torch_walk(
                 y = rows.argmax(dim=-1) if rule == "greedy" else torch_draw(rows.softmax(dim=-1))
             token[alive] = y
             accept = y != y if x is None else y == x
-            go_on = accept.copy_(goes[alive, i])
+            go_on = accept.copy_(continues[alive, i])
         alive = alive[go_on]
         if not len(alive):
             break
