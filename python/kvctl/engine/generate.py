@@ -25,9 +25,9 @@ class Generation:
     Attributes
     ----------
     tokens
-        The new tokens; a stop token, where one ended the text, is the last of them.
+        The new tokens; the one that ended the text, where one did, is the last of them.
     stopped
-        Whether a stop token ended the text, and not a limit.
+        Whether a stop token or `stop_when` ended the text, and not a limit.
     statistics
         Counts and times.
     """
@@ -48,6 +48,7 @@ def generate(
     request_id: int = 0,
     stop: Collection[int] = (),
     seq_id: int = 0,
+    stop_when: Callable[[int], bool] | None = None,
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> Generation:
     """Continue a prompt.
@@ -75,6 +76,10 @@ def generate(
         Tokens that end the text.
     seq_id
         An id that is free in the cache; free again when this returns or throws.
+    stop_when
+        Called with each new token in order, a stop token too; true ends the text with that token.
+        It must not depend on the round that a token came in. A stop string is found so: see
+        `kvctl.text.ModelText.stop_check`.
     on_tokens
         Called with the new tokens of each round as they come.
 
@@ -89,7 +94,7 @@ def generate(
         If the prompt is empty, has a token outside the vocabulary or does not fit the cache, or
         the id is taken.
     """
-    loop = _Loop(runner, seq_id, sampling, seed, request_id, stop)
+    loop = _Loop(runner, seq_id, sampling, seed, request_id, stop, stop_when)
     return loop.run(prompt_tokens, max_new_tokens, drafter, on_tokens)
 
 
@@ -104,6 +109,7 @@ class _Loop:
         seed: int,
         request_id: int,
         stop: Collection[int],
+        stop_when: Callable[[int], bool] | None,
     ) -> None:
         if sampling is not None and not isinstance(sampling, Sampling):
             raise TypeError(f"sampling must be kvctl.Sampling, got {type(sampling).__name__}")
@@ -113,6 +119,7 @@ class _Loop:
         self._seed = seed
         self._request_id = request_id
         self._stop = frozenset(to_int64(stop, "stop").tolist())
+        self._stop_when = stop_when
         self._penalized = False
         if sampling is not None:
             self._stop |= frozenset(to_int64(sampling.stop_tokens, "stop_tokens").tolist())
@@ -236,9 +243,10 @@ class _Loop:
         return result.tokens[0], result.kept[0]
 
     def _cut(self, emitted: list[int]) -> tuple[list[int], bool]:
-        """Return the tokens up to the first stop token, and whether there was one."""
+        """Return the tokens up to the first one that ends the text, and whether there was one."""
         for i, token in enumerate(emitted):
-            if token in self._stop:
+            asked = self._stop_when is not None and self._stop_when(token)
+            if asked or token in self._stop:
                 return emitted[: i + 1], True
         return emitted, False
 
