@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._ffi import libraries  # first: everything below needs the libraries it loads
 
 # isort: split
-from . import draft
+from . import draft, text
 from ._ffi.errors import OutOfPagesError
 from ._ffi.libraries import cmake_dir
 from .cache.install import install, installed, uninstall
@@ -44,6 +44,7 @@ __all__ = [
     "install",
     "installed",
     "sample",
+    "text",
     "uninstall",
     "verify",
 ]
