@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -94,9 +93,9 @@ def lookahead_decode(
 
 def main() -> None:
     """Continue a prompt, and print the tokens per forward."""
-    from kvctl.cli.text import ModelText
+    from kvctl.text import ModelText
 
-    text = ModelText(Path(sys.argv[1]))
+    text = ModelText.load(sys.argv[1])
     runner = ModelRunner.load(sys.argv[1])
     tokens, rate = lookahead_decode(runner, text.encode(sys.argv[2]), 64)
     print(text.decode(tokens))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -49,9 +48,9 @@ def self_speculate(
 
 def main() -> None:
     """Continue a prompt, and print the tokens per full forward."""
-    from kvctl.cli.text import ModelText
+    from kvctl.text import ModelText
 
-    text = ModelText(Path(sys.argv[1]))
+    text = ModelText.load(sys.argv[1])
     runner = ModelRunner.load(sys.argv[1])
     tokens, rate = self_speculate(runner, text.encode(sys.argv[2]), 64)
     print(text.decode(tokens))

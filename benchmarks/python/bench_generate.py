@@ -109,7 +109,7 @@ def measure(workers: list[Worker], text: Any, options: argparse.Namespace) -> di
     generations: dict[str, dict[str, Any]] = {}
     for prompt in options.prompts:
         message = (PROMPTS / f"{prompt}.txt").read_text().strip()
-        tokens = text.encode(text.chat(message))
+        tokens = text.encode_chat(message)
         result: dict[str, Any] = {worker.name: {} for worker in workers}
         for kind, lookup in (("plain", False), ("lookup", True)):
             request = {"op": "generate", "prompt": tokens, "count": options.tokens}
@@ -157,7 +157,7 @@ def main() -> None:
         parser.error("--rows needs 1: the others are compared with it")
 
     from kvctl.cli.measure import describe_machine
-    from kvctl.cli.text import ModelText
+    from kvctl.text import ModelText
 
     chosen = {"kvctl": options.model}
     if options.gguf and importlib.util.find_spec("transformers"):
@@ -166,7 +166,7 @@ def main() -> None:
         chosen["llama.cpp"] = options.f32_gguf
     workers = [Worker(name, str(Path(path).resolve())) for name, path in chosen.items()]
     try:
-        result = measure(workers, ModelText(Path(options.model)), options)
+        result = measure(workers, ModelText.load(options.model), options)
     finally:
         for worker in workers:
             worker.close()

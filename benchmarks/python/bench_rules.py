@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 import kvctl
-from kvctl.cli.text import ModelText
 from kvctl.draft import sample as draft_sample
+from kvctl.text import ModelText
 
 PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts"
 KINDS = ("chat", "code", "copy")
@@ -135,14 +135,14 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.8)
     arguments = parser.parse_args()
     runner = kvctl.ModelRunner.load(arguments.model)
-    text = ModelText(arguments.model)
+    text = ModelText.load(arguments.model)
     sampling = kvctl.Sampling(temperature=arguments.temperature)
     traces = {kind: kvctl.verification.Trace() for kind in KINDS}
     coupled: dict[str, list[int]] = {kind: [] for kind in KINDS}
     for kind in KINDS:
         for path in sorted(PROMPTS.glob(f"{kind}_*.txt"))[: arguments.prompts]:
             session = Session(runner, arguments.window, sampling)
-            session.start(text.encode(text.chat(path.read_text(encoding="utf-8"))))
+            session.start(text.encode_chat(path.read_text(encoding="utf-8")))
             for _ in range(arguments.rounds):
                 emitted = session.round(traces[kind], arguments.paths, arguments.depth)
                 coupled[kind].append(emitted)

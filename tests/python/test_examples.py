@@ -70,10 +70,10 @@ def test_hidden_span_is_hidden_from_the_last_token_only(runner):
 
 @pytest.fixture(scope="module")
 def demo(smollm2):
-    from kvctl.cli.text import ModelText
+    from kvctl.text import ModelText
 
     prompt = (EXAMPLES / "prompts" / "copy_list.txt").read_text()
-    return kvctl.ModelRunner.load(smollm2), ModelText(smollm2).encode(prompt)
+    return kvctl.ModelRunner.load(smollm2), ModelText.load(smollm2).encode(prompt)
 
 
 @pytest.mark.parametrize(

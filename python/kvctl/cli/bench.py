@@ -41,14 +41,14 @@ def bench_command(
     """Time decode, verification of k tokens, and speculative beside plain generation."""
     from ..draft import LookupDrafter
     from ..engine.runner import ModelRunner
+    from ..text import ModelText
     from .measure import describe_machine, measure_speedup, measure_steps, to_json
-    from .text import ModelText
 
     sizes = _parse_rows(rows)
     prompts = _PROMPTS
     if prompt_files:
         prompts = {file.stem: file.read_text(encoding="utf-8").strip() for file in prompt_files}
-    text = ModelText(model)
+    text = ModelText.load(model)
     console = Console(stderr=str(json_file) == "-", soft_wrap=True, highlight=False)
     runner = ModelRunner.load(model)
     drafter = LookupDrafter()
@@ -58,7 +58,7 @@ def bench_command(
         steps = measure_steps(runner, rows=sizes, context=context, repeat=3 * repeat)
         progress.advance(task)
         for name, prompt in prompts.items():
-            tokens = text.encode(text.chat(prompt) if text.has_template else prompt)
+            tokens = text.encode_chat(prompt) if text.has_template else text.encode(prompt)
             speedups.append(
                 measure_speedup(
                     runner,
@@ -66,7 +66,7 @@ def bench_command(
                     tokens,
                     drafter,
                     new_tokens=max_new_tokens,
-                    stop=text.stop_tokens,
+                    stop_check=text.stop_check,
                     repeat=repeat,
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..draft import Drafter
     from ..engine.generate import Generation
     from ..engine.runner import ModelRunner
+    from ..text import ModelText
     from ..verification import Sampling
-    from .text import ModelText
 
 _WARM_UP_TOKENS = 4
 
@@ -48,8 +48,14 @@ def generate_command(
         bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")
     ] = False,
     system: Annotated[
-        str | None, typer.Option(help="Instead of the template's system message.")
+        str | None, typer.Option(help="Instead of the template's system message; may be empty.")
     ] = None,
+    literal: Annotated[
+        bool,
+        typer.Option(
+            "--literal", help="Take '<|im_end|>' and the like in the prompt as plain text."
+        ),
+    ] = False,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Generate plainly, then speculatively; show both."),
@@ -58,15 +64,21 @@ def generate_command(
     """Continue a prompt; print tokens as they come, then speed, acceptance and times."""
     from ..draft import LookupDrafter
     from ..engine.runner import ModelRunner
+    from ..text import ModelText
     from ..verification import Sampling
-    from .text import ModelText
 
     if draft not in ("lookup", "none"):
         raise ValueError(f"--draft is lookup or none, not {draft}")
     message = read_prompt(prompt, prompt_file)
-    text = ModelText(model)
-    plain = raw or not text.has_template
-    tokens = text.encode(message if plain else text.chat(message, system=system))
+    text = ModelText.load(model)
+    special: Literal["literal", "parse"] = "literal" if literal else "parse"
+    is_chat = text.has_template and not raw
+    if system is not None and not is_chat:
+        raise ValueError("--system needs a chat template; --raw, or this model, has none")
+    if not is_chat:
+        tokens = text.encode(message, special=special)
+    else:
+        tokens = text.encode_chat(message, system=system, special=special)
     sampling = (
         Sampling(temperature=temperature, top_p=top_p, top_k=top_k) if temperature > 0 else None
     )
@@ -74,6 +86,8 @@ def generate_command(
     console = Console(soft_wrap=True, highlight=False)
     runner = ModelRunner.load(model)
     session = _Session(runner, text, tokens, max_new_tokens, sampling, seed, console)
+    if not (is_chat or raw):
+        console.print("[dim]no chat template: the prompt is continued as it is (--raw)[/]")
     if not compare:
         generation = session.run(drafter if draft == "lookup" else None)
         print_statistics(console, generation.statistics)
@@ -148,9 +162,9 @@ class _Session:
 
         stream = self._text.stream()
 
-        def show(tokens: list[int]) -> None:
-            wanted = [token for token in tokens if token not in self._text.stop_tokens]
-            self._write(stream.push(wanted))
+        def show(token: int) -> bool:
+            self._write(stream.push(token))
+            return stream.stopped_by is not None
 
         generation = generate(
             self._runner,
@@ -159,8 +173,7 @@ class _Session:
             drafter=drafter,
             sampling=self._sampling,
             seed=self._seed,
-            stop=self._text.stop_tokens,
-            on_tokens=show,
+            stop_when=show,
         )
         self._write(stream.finish() + "\n")
         return generation

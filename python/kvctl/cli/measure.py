@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from statistics import median
@@ -18,6 +18,7 @@ from .machine import cpu_model
 
 if TYPE_CHECKING:
     from ..draft import Drafter
+    from ..engine.generate import Generation
     from ..engine.runner import ModelRunner
 
 _SEQUENCE = 0
@@ -121,16 +122,22 @@ def measure_speedup(
     drafter: Drafter,
     *,
     new_tokens: int,
-    stop: frozenset[int] = frozenset(),
+    stop_check: Callable[[], Callable[[int], bool]] | None = None,
     repeat: int = 3,
 ) -> Speedup:
-    """Generate greedily, plainly and speculatively in turns; time everything behind the prefill."""
+    """Generate greedily, plainly and speculatively in turns; time everything behind the prefill.
+
+    `stop_check` makes what tells whether a token ends the text, new for each generation.
+    """
     from .. import generate
+
+    def run(drafter: Drafter | None) -> Generation:
+        ends = stop_check() if stop_check is not None else None
+        return generate(runner, prompt, max_new_tokens=new_tokens, stop_when=ends, drafter=drafter)
 
     plain, fast = [], []
     for _ in range(repeat):
-        one = generate(runner, prompt, max_new_tokens=new_tokens, stop=stop)
-        two = generate(runner, prompt, max_new_tokens=new_tokens, stop=stop, drafter=drafter)
+        one, two = run(None), run(drafter)
         plain.append(one.statistics.decode_seconds)
         fast.append(two.statistics.decode_seconds)
     stats = two.statistics

@@ -9,8 +9,8 @@ import pytest
 
 import kvctl
 from kvctl.cli.compare import first_difference
-from kvctl.cli.text import ModelText
 from kvctl.draft import LookupDrafter
+from kvctl.text import ModelText
 
 PROMPTS = sorted((Path(__file__).parents[3] / "examples" / "prompts").glob("*.txt"))
 TOKENS = int(os.environ.get("KVCTL_TEST_TOKENS", "24"))  # per prompt
@@ -31,7 +31,7 @@ def runner(smollm2):
 
 @pytest.fixture(scope="session")
 def text(smollm2):
-    return ModelText(smollm2)
+    return ModelText.load(smollm2)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def plain(runner, text):
 
     def of(path):
         if path not in known:
-            prompt = text.encode(text.chat(path.read_text().strip()))
+            prompt = text.encode_chat(path.read_text().strip())
             known[path] = prompt, kvctl.generate(runner, prompt, max_new_tokens=TOKENS).tokens
         return known[path]
 

@@ -8,7 +8,7 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import tokenizers
 
-from kvctl.models.checkpoints.tokenizer import chatml_template, tokenizer_from_gguf
+from kvctl.models.checkpoints.tokenizer import tokenizer_from_gguf
 
 BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 TOKENS = ["<|im_start|>", "<|im_end|>", *BYTES, "12", "he", "llo", "Ġhe", "hello"]
@@ -102,11 +102,3 @@ def test_a_model_that_wants_a_first_token_gets_it():
 def test_other_tokenizers_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         build(**changes)
-
-
-def test_chatml():
-    jinja = "{{ '<|im_start|>system\nYou are kind.<|im_end|>\n' }}{{'<|im_start|>' + role}}"
-    template = chatml_template(jinja, 2)["conv_template"]
-    assert template["system_message"] == "You are kind."
-    assert template["stop_token_ids"] == [2]
-    assert chatml_template("[INST] {{ message }} [/INST]", 2) == {}

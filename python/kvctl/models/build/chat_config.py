@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...text import ModelText, Tokenizer
 from ..checkpoints.weights import Checkpoint
 
 _FIELDS = (
@@ -44,10 +45,11 @@ def make_chat_config(
     }
 
 
-def checked_chat(checkpoint: Checkpoint) -> dict[str, Any]:
+def checked_chat(checkpoint: Checkpoint, tokenizer: str | None) -> dict[str, Any]:
     """Return what a checkpoint says of conversing, its token ids being the model's.
 
-    Models are padded with nothing here: a padding token that is none, as -1, is left out.
+    With a tokenizer, all that ends the model's turn is there together, as `kvctl.text.ModelText`
+    finds it. Models are padded with nothing here: a padding token that is none, as -1, is left out.
 
     Raises
     ------
@@ -69,4 +71,9 @@ def checked_chat(checkpoint: Checkpoint) -> dict[str, Any]:
                 raise ValueError(
                     f"{where}: {field} must be a token from 0 to {size - 1}, not {one!r:.60}"
                 )
-    return chat
+    if tokenizer is None:
+        return chat
+    fields = ModelText(Tokenizer(tokenizer, name=f"the tokenizer of {where}"), chat).to_fields()
+    # A tokenizer may have more tokens than the model, which never come.
+    fields["stop_token_ids"] = [one for one in fields["stop_token_ids"] if one < size]
+    return fields

@@ -118,8 +118,9 @@ def compile_model(
     on_cpu = target == "cpu"
     dtype = dtype or ("float32" if on_cpu else "float16")
     cache = cache or ("kvctl" if on_cpu else "tvm")
-    tokenizer, chat = checkpoint.tokenizer_json(), checked_chat(checkpoint)
+    tokenizer = checkpoint.tokenizer_json()
     vocabulary = _vocabulary(checkpoint, tokenizer, note or (lambda sentence: None))
+    chat = checked_chat(checkpoint, tokenizer)
 
     report("compile", 0.0)
     module, params = export(

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..._ffi.untrusted import read_text, reading
+from ...text.sources import fields_of_gguf
 from .array import Array
 from .config import LlamaConfig
 from .gguf_config import read_gguf_config
 from .gguf_parts import GGUFParts
-from .tokenizer import chatml_template, tokenizer_from_gguf
+from .tokenizer import tokenizer_from_gguf
 from .vocabulary import check_same_vocabulary
 from .weight_names import check_consumed, check_present, weight_names
 
@@ -100,16 +101,7 @@ class GGUFCheckpoint:
 
     def chat(self) -> dict[str, Any]:
         """See `Checkpoint`."""
-        metadata = self._file.metadata
-        chat = {
-            f"{name}_token_id": metadata[f"tokenizer.ggml.{key}_token_id"]
-            for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-            if f"tokenizer.ggml.{key}_token_id" in metadata
-        }
-        template = metadata.get("tokenizer.chat_template")
-        if isinstance(template, str):
-            chat.update(chatml_template(template, chat.get("eos_token_id")))
-        return chat
+        return fields_of_gguf(self._file.metadata)
 
     def _read_config(self) -> LlamaConfig:
         if "rope_freqs.weight" in self._file:

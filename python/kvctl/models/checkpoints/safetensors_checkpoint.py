@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..._ffi.untrusted import read_json_object, read_text
+from ...text.sources import fields_of_huggingface
 from .array import Array
 from .config import LlamaConfig
 from .safetensors_file import FLOAT_DTYPES, SafetensorsFile
-from .tokenizer import chatml_template
 from .weight_names import check_consumed, check_present, weight_names
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -93,15 +93,7 @@ class SafetensorsCheckpoint:
 
     def chat(self) -> dict[str, Any]:
         """See `Checkpoint`."""
-        config = self._json("config.json")
-        keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-        chat = {key: config[key] for key in keys if config.get(key) is not None}
-        if (self._directory / "tokenizer_config.json").exists():
-            template = self._json("tokenizer_config.json").get("chat_template")
-            if isinstance(template, str):
-                eos = chat.get("eos_token_id")
-                chat.update(chatml_template(template, eos if isinstance(eos, int) else None))
-        return chat
+        return fields_of_huggingface(self._directory)
 
     def _find_tensors(self) -> dict[str, SafetensorsFile]:
         """Return the file of each tensor."""

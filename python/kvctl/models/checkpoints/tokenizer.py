@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,32 +85,3 @@ def _pre_tokenizer(pre: str) -> Any:
         return Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
     gpt2 = ByteLevel(add_prefix_space=False, use_regex=True)
     return Sequence([Digits(individual_digits=True), gpt2]) if _BYTE_LEVEL[pre] else gpt2
-
-
-def chatml_template(template: str, eos_token_id: int | None) -> dict[str, Any]:
-    """Return MLC's ``conv_template`` for a Jinja template of the ChatML kind, nothing for another.
-
-    The system message that the template falls back to becomes the conversation's.
-    """
-    if "<|im_start|>" not in template or "<|im_end|>" not in template:
-        return {}
-    system = re.search(r"<\|im_start\|>system(?:\n|\\n)([^'\"{}]*?)<\|im_end\|>", template)
-    return {
-        "conv_template": {
-            "name": "chatml",
-            "system_template": "<|im_start|>system\n{system_message}<|im_end|>\n",
-            "system_message": system.group(1) if system else "",
-            "system_prefix_token_ids": None,
-            "add_role_after_system_message": True,
-            "roles": {"user": "<|im_start|>user", "assistant": "<|im_start|>assistant"},
-            "role_templates": {"user": "{user_message}", "assistant": "{assistant_message}"},
-            "messages": [],
-            "seps": ["<|im_end|>\n"],
-            "role_content_sep": "\n",
-            "role_empty_sep": "\n",
-            "stop_str": ["<|im_end|>"],
-            "stop_token_ids": [] if eos_token_id is None else [eos_token_id],
-            "function_string": "",
-            "use_function_calling": False,
-        }
-    }
