@@ -183,19 +183,19 @@ void Draft(int64_t how, TensorView logits, TensorView sampling, MaybeTensor bias
   CheckMatrix(logits, "logits");
   const int64_t rows = logits.size(0);
   const int32_t vocab = VocabSize(logits.size(1));
-  const RowType type = FloatRowType(logits, "logits", false);
+  const DType type = FloatRowType(logits, "logits", false);
   const SamplingTable samplings(sampling, bias_ptr, bias_ids, bias_values, vocab, rows);
   const int64_t* stream = Data<int64_t>(streams, "streams", {4, rows});
   int32_t* tokens = MutableData<int32_t>(out_tokens, "out_tokens", {rows, kAny});
   const int64_t n = out_tokens.size(1);
   char* probs = nullptr;
-  RowType probs_type = RowType::kFloat32;
+  DType probs_type = DType::kFloat32;
   if (out_probs.numel() != 0) {
     probs_type = FloatRowType(out_probs, "out_probs", true);
     CheckShape(out_probs, "out_probs", {rows, vocab});
     probs = static_cast<char*>(Pointer(out_probs));
   }
-  const int64_t width = probs_type == RowType::kFloat64 ? 8 : 4;
+  const int64_t width = probs_type == DType::kFloat64 ? 8 : 4;
   std::vector<DraftItem> items(rows);
   for (int64_t r = 0; r < rows; ++r) {
     DraftItem& item = items[r];

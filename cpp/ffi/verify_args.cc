@@ -114,16 +114,16 @@ void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device) {
   CheckShape(tensor, name, {kAny, kAny}, device);
 }
 
-RowType FloatRowType(const TensorView& tensor, const char* name, bool distribution) {
+DType FloatRowType(const TensorView& tensor, const char* name, bool distribution) {
   const DLDataType type = tensor.dtype();
   const bool is_float = type.code == kDLFloat && type.lanes == 1;
-  if (is_float && type.bits == 32) return RowType::kFloat32;
+  if (is_float && type.bits == 32) return DType::kFloat32;
   if (distribution) {
-    if (is_float && type.bits == 64) return RowType::kFloat64;
+    if (is_float && type.bits == 64) return DType::kFloat64;
     Throw(ErrorKind::kType, name, " must be float32 or float64, got ", TypeText(type));
   }
-  if (is_float && type.bits == 16) return RowType::kFloat16;
-  if (type.code == kDLBfloat && type.bits == 16 && type.lanes == 1) return RowType::kBFloat16;
+  if (is_float && type.bits == 16) return DType::kFloat16;
+  if (type.code == kDLBfloat && type.bits == 16 && type.lanes == 1) return DType::kBFloat16;
   Throw(ErrorKind::kType, name, " must be float32, float16 or bfloat16, got ", TypeText(type));
 }
 
@@ -173,7 +173,7 @@ VerifyBatch::VerifyBatch(const TensorView& target, bool probabilities, const Ten
   CheckMatrix(target, probabilities ? "probabilities" : "logits", device_);
   vocab_ = VocabSize(target.size(1));
   num_rows_ = target.size(0);
-  const RowType type =
+  const DType type =
       FloatRowType(target, probabilities ? "probabilities" : "logits", probabilities);
   const int64_t* ptr = Data<int64_t>(ptrs, "ptrs", {2, kAny});
   const int64_t size = ptrs.size(1) - 1;
@@ -226,7 +226,7 @@ void VerifyBatch::SetDraft(const MaybeTensor& given, const MaybeTensor& ids, boo
   const TensorView& probs = given.value();
   const int64_t rows = per_node ? num_nodes() : num_rows_;
   const bool sparse = ids.has_value();
-  const RowType type = FloatRowType(probs, "draft_probs", true);
+  const DType type = FloatRowType(probs, "draft_probs", true);
   CheckShape(probs, "draft_probs", {rows, sparse ? kAny : static_cast<int64_t>(vocab_)}, device_);
   const int64_t width = probs.size(1);
   const int32_t* id = sparse ? Data<int32_t>(ids.value(), "draft_ids", {rows, width}) : nullptr;

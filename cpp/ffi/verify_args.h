@@ -58,7 +58,7 @@ struct Ragged {
 /*! \brief Checks that a tensor is a contiguous matrix on a device. */
 void CheckMatrix(const TensorView& tensor, const char* name, DLDevice device = kHostDevice);
 /*! \brief float32, float16 or bfloat16; for distributions float32 or float64. */
-RowType FloatRowType(const TensorView& tensor, const char* name, bool distribution);
+DType FloatRowType(const TensorView& tensor, const char* name, bool distribution);
 const void* RowPointer(const TensorView& matrix, int64_t row);
 
 /*! \brief Sampling parameters: one for all, or one each. */

@@ -34,7 +34,7 @@ DraftRow::DraftRow(const VocabContext& vocab, const DraftInput& draft, int64_t r
   const int64_t at = row * draft.width;
   const auto* f32 = static_cast<const float*>(draft.probs) + at;
   const auto* f64 = static_cast<const double*>(draft.probs) + at;
-  const bool wide = draft.type == RowType::kFloat64;
+  const bool wide = draft.type == DType::kFloat64;
   if (draft.ids != nullptr) {
     const int32_t* ids = draft.ids + at;
     wide ? LoadEntries(f64, ids, draft.width, vocab.size())

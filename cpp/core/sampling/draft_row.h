@@ -19,7 +19,7 @@ namespace kvctl {
 struct DraftInput {
   const void* probs =
       nullptr;  //!< [rows, width], nullptr where nothing was drawn from a distribution
-  RowType type = RowType::kFloat32;
+  DType type = DType::kFloat32;
   int32_t width = 0;  //!< the vocabulary, or the entries of a sparse row
   const int32_t* ids =
       nullptr;  //!< [rows, width] tokens of sparse rows, -1 for none; nullptr: dense

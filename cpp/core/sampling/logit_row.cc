@@ -27,14 +27,14 @@ void SortByToken(std::vector<std::pair<int32_t, T>>* list) {
 }  // namespace
 
 void LogitRow::Load(const RowInput& row, const Sampling& sampling) {
-  if (row.type == RowType::kFloat64) {
+  if (row.type == DType::kFloat64) {
     Throw(ErrorKind::kType,
           "logits must be float32, float16 or bfloat16; float64 holds distributions");
   }
   values_ = row.values;
-  convert_ = row.type == RowType::kFloat16    ? ops_.from_f16
-             : row.type == RowType::kBFloat16 ? ops_.from_bf16
-                                              : nullptr;
+  convert_ = row.type == DType::kFloat16    ? ops_.from_f16
+             : row.type == DType::kBFloat16 ? ops_.from_bf16
+                                            : nullptr;
   bitmask_ = row.bitmask;
   sampling_ = &sampling;
   bias_ = sampling.logit_bias;

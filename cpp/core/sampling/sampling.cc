@@ -54,9 +54,9 @@ NoiseKey GumbelKey(const RandomStream& stream, uint32_t position) {
 
 void RowSampler::LoadProbabilities(const RowInput& row, const Sampling& sampling) {
   const bool valid =
-      row.type == RowType::kFloat64
+      row.type == DType::kFloat64
           ? vocab_.FromProbs(static_cast<const double*>(row.values), &distribution_)
-          : row.type == RowType::kFloat32 &&
+          : row.type == DType::kFloat32 &&
                 vocab_.FromProbs(static_cast<const float*>(row.values), &distribution_);
   if (!valid) {
     Throw(ErrorKind::kValue,

@@ -21,6 +21,7 @@
 #include "core/sampling/softmax_row.h"
 #include "core/support/exact_math.h"
 #include "core/support/rng.h"
+#include "kvctl/dtype.h"
 
 namespace kvctl {
 
@@ -43,13 +44,10 @@ struct Sampling {
   void Check(int32_t vocab_size) const;
 };
 
-/*! \brief The element type of logits and probabilities. */
-enum class RowType { kFloat32, kFloat16, kBFloat16, kFloat64 };
-
 /*! \brief What a row's distribution depends on besides the parameters. */
 struct RowInput {
   const void* values;                 //!< [vocab] logits, or probabilities
-  RowType type = RowType::kFloat32;   //!< kFloat64 for probabilities only
+  DType type = DType::kFloat32;       //!< kFloat64 for probabilities only
   bool probabilities = false;         //!< the row is a distribution already and is used as it is
   const uint32_t* bitmask = nullptr;  //!< [ceil(vocab / 32)] bit i of word j allows token 32 j + i
   /*! \brief (token, times seen) over history and path, for penalties. */

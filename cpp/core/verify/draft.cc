@@ -20,12 +20,12 @@ int32_t MostLikely(const Distribution& distribution) {
   return static_cast<int32_t>(best - distribution.weights.begin());
 }
 
-void DraftOne(Drawn how, int32_t n, RowType probs_type, const VocabContext& vocab,
+void DraftOne(Drawn how, int32_t n, DType probs_type, const VocabContext& vocab,
               RowSampler* sampler, Distribution* distribution, DraftItem* item) {
   sampler->Load(item->row, *item->sampling);
   sampler->FillDistribution(distribution);
   if (item->probs != nullptr) {
-    if (probs_type == RowType::kFloat64) {
+    if (probs_type == DType::kFloat64) {
       WriteDistribution(vocab, static_cast<double*>(item->probs), distribution);
     } else {
       WriteDistribution(vocab, static_cast<float*>(item->probs), distribution);
@@ -53,7 +53,7 @@ void DraftOne(Drawn how, int32_t n, RowType probs_type, const VocabContext& voca
 
 }  // namespace
 
-void DraftItems(Drawn how, int32_t n, RowType probs_type, int32_t vocab_size,
+void DraftItems(Drawn how, int32_t n, DType probs_type, int32_t vocab_size,
                 const ShareItems& share_items, std::vector<DraftItem>* items) {
   const auto count = static_cast<int64_t>(items->size());
   const ItemBatch batch{vocab_size, count, 3.0 * vocab_size * static_cast<double>(count), "row"};

@@ -37,7 +37,7 @@ struct DraftItem {
  * \param share_items runs the rows, perhaps in several threads.
  * \throws Error kValue of the first row that has no distribution, with its index.
  */
-void DraftItems(Drawn how, int32_t n, RowType probs_type, int32_t vocab_size,
+void DraftItems(Drawn how, int32_t n, DType probs_type, int32_t vocab_size,
                 const ShareItems& share_items, std::vector<DraftItem>* items);
 
 }  // namespace kvctl

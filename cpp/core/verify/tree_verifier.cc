@@ -9,21 +9,6 @@
 #include "kvctl/error.h"
 
 namespace kvctl {
-namespace {
-
-int64_t ElementSize(RowType type) {
-  switch (type) {
-    case RowType::kFloat64:
-      return 8;
-    case RowType::kFloat32:
-      return 4;
-    default:
-      return 2;
-  }
-}
-
-}  // namespace
-
 void TreeVerifier::Start(const SequenceInput& input) {
   input_ = &input;
   first_child_.assign(input.size, -1);
@@ -70,7 +55,7 @@ RowSampler& TreeVerifier::Target(int32_t node) {
   RowInput row;
   const int64_t vocab = vocab_.size();
   row.values = static_cast<const char*>(input_->target) +
-               ElementSize(input_->target_type) * vocab * input_->rows[node];
+               DTypeSize(input_->target_type) * vocab * input_->rows[node];
   row.type = input_->target_type;
   row.probabilities = input_->probabilities;
   if (input_->bitmask != nullptr) row.bitmask = input_->bitmask + (vocab + 31) / 32 * node;

@@ -33,7 +33,7 @@ struct SequenceInput {
   const int32_t* rows = nullptr;  //!< [size] row of each node in `target`
   const Drawn* drawn = nullptr;   //!< [size], the root's is not read
   const void* target = nullptr;   //!< [rows, vocab] logits or probabilities
-  RowType target_type = RowType::kFloat32;
+  DType target_type = DType::kFloat32;
   bool probabilities = false;
   const uint32_t* bitmask = nullptr;  //!< [size, ceil(vocab / 32)] one row per node
   DraftInput draft;

@@ -1,6 +1,6 @@
 /*!
  * \file kvctl/dtype.h
- * \brief The element types of caches and activations.
+ * \brief The element types of caches, activations, logits and distributions.
  */
 #ifndef KVCTL_DTYPE_H_
 #define KVCTL_DTYPE_H_
@@ -9,10 +9,20 @@
 
 namespace kvctl {
 
-enum class DType { kFloat32, kFloat16, kBFloat16 };
+/*! \brief An element type. Only distributions may be kFloat64. */
+enum class DType { kFloat32, kFloat16, kBFloat16, kFloat64 };
 
 /*! \brief Bytes of one element. */
-inline int64_t DTypeSize(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+inline int64_t DTypeSize(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return 8;
+    case DType::kFloat32:
+      return 4;
+    default:
+      return 2;
+  }
+}
 
 /*! \brief NumPy's (and TVM's) name of a type. */
 inline const char* DTypeName(DType dtype) {
@@ -21,6 +31,8 @@ inline const char* DTypeName(DType dtype) {
       return "float16";
     case DType::kBFloat16:
       return "bfloat16";
+    case DType::kFloat64:
+      return "float64";
     default:
       return "float32";
   }

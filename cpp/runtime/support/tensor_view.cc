@@ -25,6 +25,8 @@ DLDataType ToDLDataType(DType dtype) {
       return {kDLFloat, 16, 1};
     case DType::kBFloat16:
       return {kDLBfloat, 16, 1};
+    case DType::kFloat64:
+      return {kDLFloat, 64, 1};
     default:
       return {kDLFloat, 32, 1};
   }

@@ -23,8 +23,8 @@ class Batch {
  public:
   Batch(std::mt19937* rng, int32_t vocab, int32_t sequences, Rule rule, bool chains)
       : rng_(*rng), vocab_(vocab), rule_(rule) {
-    logit_type_ = static_cast<RowType>(Random(3));
-    distribution_type_ = Random(2) == 0 ? RowType::kFloat32 : RowType::kFloat64;
+    logit_type_ = static_cast<DType>(Random(3));
+    distribution_type_ = Random(2) == 0 ? DType::kFloat32 : DType::kFloat64;
     per_node_ = Random(4) == 0;
     for (int32_t s = 0; s < sequences; ++s) AddSequence(chains);
     for (Tree& tree : trees_) Draw(&tree);
@@ -110,13 +110,13 @@ class Batch {
   }
 
   void AddLogits(const std::vector<float>& row) {
-    const size_t at = logits_.size(), element = logit_type_ == RowType::kFloat32 ? 4 : 2;
+    const size_t at = logits_.size(), element = logit_type_ == DType::kFloat32 ? 4 : 2;
     logits_.resize(at + row.size() * element);
     for (size_t i = 0; i < row.size(); ++i) {
       void* to = logits_.data() + at + i * element;
-      if (logit_type_ == RowType::kFloat32) *static_cast<float*>(to) = row[i];
-      if (logit_type_ == RowType::kFloat16) FromFloat(row[i], static_cast<Float16*>(to));
-      if (logit_type_ == RowType::kBFloat16) FromFloat(row[i], static_cast<BFloat16*>(to));
+      if (logit_type_ == DType::kFloat32) *static_cast<float*>(to) = row[i];
+      if (logit_type_ == DType::kFloat16) FromFloat(row[i], static_cast<Float16*>(to));
+      if (logit_type_ == DType::kBFloat16) FromFloat(row[i], static_cast<BFloat16*>(to));
     }
   }
 
@@ -133,11 +133,11 @@ class Batch {
     }
     if (total == 0) distribution[0] = total = 1;
     const size_t at = distributions_.size(),
-                 element = distribution_type_ == RowType::kFloat32 ? 4 : 8;
+                 element = distribution_type_ == DType::kFloat32 ? 4 : 8;
     distributions_.resize(at + distribution.size() * element);
     for (int32_t x = 0; x < vocab_; ++x) {
       distribution[x] /= total;
-      if (distribution_type_ == RowType::kFloat32) {
+      if (distribution_type_ == DType::kFloat32) {
         reinterpret_cast<float*>(distributions_.data() + at)[x] =
             static_cast<float>(distribution[x]);
       } else {
@@ -170,8 +170,8 @@ class Batch {
 
   std::vector<VerifyItem> Items(const void* logits, const void* distributions) {
     std::vector<VerifyItem> items;
-    const int64_t logit_row = vocab_ * (logit_type_ == RowType::kFloat32 ? 4 : 2);
-    const int64_t distribution_row = vocab_ * (distribution_type_ == RowType::kFloat32 ? 4 : 8);
+    const int64_t logit_row = vocab_ * (logit_type_ == DType::kFloat32 ? 4 : 2);
+    const int64_t distribution_row = vocab_ * (distribution_type_ == DType::kFloat32 ? 4 : 8);
     for (Tree& tree : trees_) {
       VerifyItem item{};
       const auto size = static_cast<int32_t>(tree.tokens.size());
@@ -205,7 +205,7 @@ class Batch {
   std::mt19937& rng_;
   const int32_t vocab_;
   const Rule rule_;
-  RowType logit_type_, distribution_type_;
+  DType logit_type_, distribution_type_;
   bool per_node_;
   int64_t num_nodes_ = 0;
   std::vector<Tree> trees_;

@@ -213,6 +213,8 @@ void Attend(const AttentionArgs& args, const AttentionShape& shape, const Attent
       return AttendPages<Float16>(args, shape, unit, scratch);
     case DType::kBFloat16:
       return AttendPages<BFloat16>(args, shape, unit, scratch);
+    case DType::kFloat64:
+      break;  // caches and activations never hold it
   }
 }
 

@@ -83,6 +83,8 @@ void Observe(const AttentionArgs& args, const AttentionShape& shape, const Atten
       return ObservePages<Float16>(args, shape, unit, mass, key_sums, scratch);
     case DType::kBFloat16:
       return ObservePages<BFloat16>(args, shape, unit, mass, key_sums, scratch);
+    case DType::kFloat64:
+      break;  // caches and activations never hold it
   }
 }
 

@@ -32,13 +32,7 @@ bool IsKnown(const SequenceInput& input) {
   const Sampling& sampling = *input.sampling;
   return !input.probabilities && !sampling.truncates() && !sampling.penalizes() &&
          sampling.logit_bias.empty() && input.bitmask == nullptr && input.draft.ids == nullptr &&
-         input.target_type != RowType::kFloat64;
-}
-
-DType LogitType(RowType type) {
-  return type == RowType::kFloat16    ? DType::kFloat16
-         : type == RowType::kBFloat16 ? DType::kBFloat16
-                                      : DType::kFloat32;
+         input.target_type != DType::kFloat64;
 }
 
 /*! \brief As core/sampling/sampling.cc scales logits. */
@@ -98,8 +92,8 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
     sequence.greedy = temperature == 0;
     sequence.scale = Scale(sequence.greedy ? 1.0 : temperature);
     sequence.gumbel = item.noise == Noise::kGumbel;
-    sequence.target_type = LogitType(input.target_type);
-    sequence.draft_f64 = input.draft.type == RowType::kFloat64;
+    sequence.target_type = input.target_type;
+    sequence.draft_f64 = input.draft.type == DType::kFloat64;
     sequence.draft_per_node = input.draft.per_node;
     sequence.first_node = static_cast<int32_t>(nodes.size());
     sequence.num_nodes = input.size;

@@ -53,6 +53,6 @@ TEST(PiecesAreCutFromTheProcessedRow) {
   const kvctl::Sampling untouched;
   processed.Load(row, untouched);
   EXPECT_EQ(processed.Piece(10, 5, nullptr), logits.data() + 10);
-  row.type = kvctl::RowType::kFloat64;
+  row.type = kvctl::DType::kFloat64;
   EXPECT_ERROR(processed.Load(row, untouched), kType, "float64 holds distributions");
 }

@@ -165,7 +165,7 @@ class Enumerator {
     input.rows = rows.data();
     input.drawn = drawn.data();
     input.target = target.data();
-    input.target_type = input.draft.type = kvctl::RowType::kFloat64;
+    input.target_type = input.draft.type = kvctl::DType::kFloat64;
     input.probabilities = true;
     input.draft.probs = draft.data();
     input.draft.width = models_.vocab();

@@ -13,8 +13,8 @@ using kvctl::Distribution;
 using kvctl::DraftDistribution;
 using kvctl::DraftInput;
 using kvctl::DraftRow;
+using kvctl::DType;
 using kvctl::Residual;
-using kvctl::RowType;
 
 constexpr int kSize = 9001;  // several blocks, and pieces that do not fill up
 
@@ -109,7 +109,7 @@ TEST(RecipesLeaveWhatPlainSubtractionLeaves) {
     input.width = kSize;
     const DraftRow row32(vocab, input, 0);
     input.probs = q64.data();
-    input.type = RowType::kFloat64;
+    input.type = DType::kFloat64;
     const DraftRow row64(vocab, input, 0);
     Residual residual(vocab);
     residual.Start(&target);

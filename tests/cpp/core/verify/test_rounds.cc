@@ -74,7 +74,7 @@ class Request {
     input_.rows = rows_.data();
     input_.drawn = kinds_.data();
     input_.target = target_.data();
-    input_.target_type = input_.draft.type = kvctl::RowType::kFloat64;
+    input_.target_type = input_.draft.type = kvctl::DType::kFloat64;
     input_.probabilities = true;
     input_.draft.probs = draft_.data();
     input_.draft.width = kVocab;
@@ -115,7 +115,7 @@ class Request {
   void DrawDraft(RandomStream stream, uint32_t root) {
     kvctl::RowInput row;
     row.values = kDraft.data();
-    row.type = kvctl::RowType::kFloat64;
+    row.type = kvctl::DType::kFloat64;
     row.probabilities = true;
     kvctl::RowSampler sampler(vocab_);
     sampler.Load(row, sampling_);

@@ -191,7 +191,7 @@ TEST(WhatIsRuledOutEarlyWouldHaveBeenRejected) {
       input.drawn = drawn.data();
       input.target = target.data();
       input.probabilities = true;
-      input.target_type = input.draft.type = kvctl::RowType::kFloat64;
+      input.target_type = input.draft.type = kvctl::DType::kFloat64;
       input.draft.probs = draft.data();
       input.draft.width = kSize;
       input.sampling = &sampling;
