@@ -24,11 +24,9 @@ Tensor AsBytes(const Tensor& kv) {
 /*! \brief Bytes as the K or V of a cache. */
 Tensor FromBytes(const Tensor& bytes, const PagedKVCacheConfig& config) {
   const int64_t width = (config.dtype.bits + 7) / 8;
-  CheckTensor(bytes.operator->(), "saved K and V", {kDLCPU, 0},
-              {config.num_layers, kAnyExtent, config.num_kv_heads, config.head_dim * width});
-  if (bytes->dtype.code != kDLUInt || bytes->dtype.bits != 8) {
-    Throw(ErrorKind::kType, "saved K and V must be bytes");
-  }
+  TensorData<const uint8_t>(
+      bytes, "saved K and V",
+      {config.num_layers, kAnyExtent, config.num_kv_heads, config.head_dim * width});
   const ffi::Shape shape{bytes->shape[0], bytes->shape[1], bytes->shape[2], config.head_dim};
   const Tensor view = bytes.CreateView(shape, config.dtype);
   return config.device.device_type == kDLCPU ? view : view.CopyTo(config.device);

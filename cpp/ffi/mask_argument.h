@@ -7,7 +7,6 @@
 
 #include <tvm/runtime/tensor.h>
 
-#include "kvctl/error.h"
 #include "kvctl/mask.h"
 #include "runtime/support/tensor_view.h"
 
@@ -18,12 +17,8 @@ namespace kvctl {
  * \throws Error kType if it is not an int32 tensor on the CPU; kValue if it holds no mask.
  */
 inline Mask DecodeMask(const tvm::runtime::Tensor& encoded) {
-  CheckTensor(encoded.operator->(), "an encoded mask", {kDLCPU, 0}, {kAnyExtent});
-  if (encoded->dtype.code != kDLInt || encoded->dtype.bits != 32) {
-    Throw(ErrorKind::kType, "an encoded mask must be int32");
-  }
-  return Mask::Decode(static_cast<const int32_t*>(DataPointer(encoded.operator->())),
-                      encoded->shape[0]);
+  const auto* data = TensorData<const int32_t>(encoded, "an encoded mask", {kAnyExtent});
+  return Mask::Decode(data, encoded->shape[0]);
 }
 
 }  // namespace kvctl

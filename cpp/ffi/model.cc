@@ -26,10 +26,6 @@ constexpr DLDataType kFloat32{kDLFloat, 32, 1};
 constexpr DLDataType kInt32{kDLInt, 32, 1};
 constexpr DLDataType kBytes{kDLUInt, 8, 1};
 
-bool Same(DLDataType a, DLDataType b) {
-  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
-}
-
 /*!
  * \brief Memory for packed weights, in huge pages where the system has them: weights are read as
  * streams, and the processor prefetches only within a page.
@@ -54,7 +50,7 @@ void CheckTensor(const TensorView& tensor, DLDataType dtype, int min_dims, const
   if (tensor.device().device_type != kDLCPU) {
     Throw(ErrorKind::kValue, name, " must be on the CPU");
   }
-  if (!Same(tensor.dtype(), dtype)) {
+  if (tensor.dtype() != dtype) {
     Throw(ErrorKind::kType, name, " must be ", DTypeText(dtype), ", not ",
           DTypeText(tensor.dtype()));
   }

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "runtime/support/device.h"
+#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 
@@ -14,10 +15,6 @@ namespace {
 using tvm::runtime::Tensor;
 
 size_t TensorBytes(const Tensor& tensor) { return tvm::ffi::GetDataSize(*tensor.operator->()); }
-
-bool SameDevice(DLDevice a, DLDevice b) {
-  return a.device_type == b.device_type && a.device_id == b.device_id;
-}
 
 RecurrentStateConfig Checked(RecurrentStateConfig config) {
   if (config.num_layers < 1) {

@@ -8,14 +8,6 @@
 
 namespace kvctl {
 
-namespace {
-
-std::string ShapeText(tvm::ffi::ShapeView shape) {
-  return ShapeString(shape.data(), static_cast<int>(shape.size()));
-}
-
-}  // namespace
-
 void RecurrentStateImpl::Begin(const std::vector<StepRequest>& requests) {
   table_.BeginForward(requests);
   written_.assign(storage_.size(), Written::kNot);
@@ -136,23 +128,9 @@ void RecurrentStateImpl::CheckRows(const Tensor& tensor, const char* what, int64
   const Tensor& init = config_.init_values[state_id];
   std::vector<int64_t> shape = {rows};
   shape.insert(shape.end(), init.Shape().begin(), init.Shape().end());
-  const tvm::ffi::ShapeView expected(shape.data(), shape.size());
-  const tvm::ffi::ShapeView got = tensor.Shape();
-  if (got.size() != expected.size() || !std::equal(got.begin(), got.end(), expected.begin())) {
-    Throw(ErrorKind::kValue, what, " of state ", state_id, " must have shape ", ShapeText(expected),
-          ", got ", ShapeText(got));
-  }
-  if (tensor->dtype != init->dtype) {
-    Throw(ErrorKind::kType, what, " of state ", state_id, " must be ", DTypeText(init->dtype),
-          ", got ", DTypeText(tensor->dtype));
-  }
-  if (tensor->device.device_type != init->device.device_type ||
-      tensor->device.device_id != init->device.device_id) {
-    Throw(ErrorKind::kValue, what, " lies on another device than the recurrent state");
-  }
-  if (!tvm::ffi::IsContiguous(*tensor.operator->())) {
-    Throw(ErrorKind::kValue, what, " must be contiguous");
-  }
+  const std::string name = std::string(what) + " of state " + std::to_string(state_id);
+  CheckTensor(tensor.operator->(), name.c_str(), init->device, {shape.data(), shape.size()});
+  CheckDType(tensor.operator->(), name.c_str(), init->dtype);
 }
 
 void RecurrentStateImpl::Get(int64_t layer_id, int64_t state_id, Tensor out) {
@@ -200,9 +178,7 @@ void RecurrentStateImpl::GetRows(bool steps, Tensor out) {
       Throw(ErrorKind::kValue, "the output of get_rows must have shape (2, ", rows, "), got ",
             ShapeText(out.Shape()));
     }
-    if (out->dtype.code != kDLInt || out->dtype.bits != 32 || out->dtype.lanes != 1) {
-      Throw(ErrorKind::kType, "the output of get_rows must be int32, got ", DTypeText(out->dtype));
-    }
+    CheckDType(out.operator->(), "the output of get_rows", DLDataTypeOf<int32_t>());
     if (!steps && !step.all_chains()) {
       Throw(ErrorKind::kValue,
             "the step holds a token tree, whose nodes have states of their own: the "

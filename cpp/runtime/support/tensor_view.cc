@@ -1,10 +1,22 @@
 #include "runtime/support/tensor_view.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "kvctl/error.h"
 
 namespace kvctl {
+namespace {
+
+/*! \brief "the CPU", "cuda:0". */
+std::string DeviceText(DLDevice device) {
+  if (device.device_type == kDLCPU) return "the CPU";
+  const std::string name =
+      device.device_type == kDLCUDA ? "cuda" : "device type " + std::to_string(device.device_type);
+  return name + ":" + std::to_string(device.device_id);
+}
+
+}  // namespace
 
 std::string DTypeText(DLDataType dtype) {
   // tvm-ffi has no name for it.
@@ -32,10 +44,10 @@ DLDataType ToDLDataType(DType dtype) {
   }
 }
 
-std::string ShapeString(const int64_t* shape, int ndim) {
+std::string ShapeText(tvm::ffi::ShapeView shape) {
   std::ostringstream text;
   text << "(";
-  for (int i = 0; i < ndim; ++i) {
+  for (size_t i = 0; i < shape.size(); ++i) {
     if (i > 0) text << ", ";
     if (shape[i] == kAnyExtent) {
       text << "any";
@@ -47,21 +59,24 @@ std::string ShapeString(const int64_t* shape, int ndim) {
   return text.str();
 }
 
+void CheckDType(const DLTensor* tensor, const char* what, DLDataType dtype) {
+  if (tensor->dtype == dtype) return;
+  Throw(ErrorKind::kType, what, " must be ", DTypeText(dtype), ", got ", DTypeText(tensor->dtype));
+}
+
 void CheckTensor(const DLTensor* tensor, const char* what, DLDevice device,
-                 std::initializer_list<int64_t> shape) {
-  bool fits = tensor->ndim == static_cast<int>(shape.size());
-  for (int i = 0; fits && i < tensor->ndim; ++i) {
-    const int64_t expected = shape.begin()[i];
-    fits = expected == kAnyExtent || tensor->shape[i] == expected;
+                 tvm::ffi::ShapeView shape) {
+  const tvm::ffi::ShapeView found(tensor->shape, tensor->ndim);
+  const auto matches = [](int64_t extent, int64_t expected) {
+    return expected == kAnyExtent || extent == expected;
+  };
+  if (!std::equal(found.begin(), found.end(), shape.begin(), shape.end(), matches)) {
+    Throw(ErrorKind::kValue, what, " must have shape ", ShapeText(shape), ", got ",
+          ShapeText(found));
   }
-  if (!fits) {
-    Throw(ErrorKind::kValue, what, " must have shape ",
-          ShapeString(shape.begin(), static_cast<int>(shape.size())), ", got ",
-          ShapeString(tensor->shape, tensor->ndim));
-  }
-  if (tensor->device.device_type != device.device_type ||
-      tensor->device.device_id != device.device_id) {
-    Throw(ErrorKind::kValue, what, " lies on another device than the cache");
+  if (!SameDevice(tensor->device, device)) {
+    Throw(ErrorKind::kValue, what, " must lie on ", DeviceText(device),
+          " but lies on another device, ", DeviceText(tensor->device));
   }
   if (!tvm::ffi::IsContiguous(*tensor)) Throw(ErrorKind::kValue, what, " must be contiguous");
 }

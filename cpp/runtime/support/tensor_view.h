@@ -9,12 +9,14 @@
 
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 
 #include "kvctl/dtype.h"
 
 namespace kvctl {
 
-/*! \brief Matches any extent in CheckTensor. */
+constexpr DLDevice kHostDevice{kDLCPU, 0};
+/*! \brief The expected extent where any will do. */
 constexpr int64_t kAnyExtent = -1;
 
 /*! \brief "float32". */
@@ -34,14 +36,49 @@ DLDataType ToDLDataType(DType dtype);
  * \throws Error kValue that says what was expected.
  */
 void CheckTensor(const DLTensor* tensor, const char* what, DLDevice device,
-                 std::initializer_list<int64_t> shape);
+                 tvm::ffi::ShapeView shape);
+inline void CheckTensor(const DLTensor* tensor, const char* what, DLDevice device,
+                        std::initializer_list<int64_t> shape) {
+  CheckTensor(tensor, what, device, tvm::ffi::ShapeView(shape.begin(), shape.size()));
+}
 
 /*! \brief "(2, 3)". */
-std::string ShapeString(const int64_t* shape, int ndim);
+std::string ShapeText(tvm::ffi::ShapeView shape);
+
+inline bool SameDevice(DLDevice a, DLDevice b) {
+  return a.device_type == b.device_type && a.device_id == b.device_id;
+}
 
 /*! \brief The address of the first element. */
 inline void* DataPointer(const DLTensor* tensor) {
   return static_cast<char*>(tensor->data) + tensor->byte_offset;
+}
+
+/*! \throws Error kType for another element type, with both. */
+void CheckDType(const DLTensor* tensor, const char* what, DLDataType dtype);
+
+/*! \brief The element type of a C++ number. */
+template <typename T>
+constexpr DLDataType DLDataTypeOf() {
+  static_assert(std::is_arithmetic_v<T>);
+  const DLDataTypeCode code = std::is_floating_point_v<T> ? kDLFloat
+                              : std::is_signed_v<T>       ? kDLInt
+                                                          : kDLUInt;
+  return {static_cast<uint8_t>(code), sizeof(T) * 8, 1};
+}
+
+/*!
+ * \brief The elements of a tensor, after a check of its type, device, contiguity and shape.
+ * \tparam T the element type; const where they are only read.
+ * \throws Error kType for another element type; as CheckTensor.
+ */
+template <typename T>
+T* TensorData(const tvm::runtime::Tensor& tensor, const char* what,
+              std::initializer_list<int64_t> shape, DLDevice device = kHostDevice) {
+  const DLTensor* raw = tensor.operator->();
+  CheckDType(raw, what, DLDataTypeOf<std::remove_const_t<T>>());
+  CheckTensor(raw, what, device, shape);
+  return static_cast<T*>(DataPointer(raw));
 }
 
 }  // namespace kvctl
