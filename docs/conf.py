@@ -26,6 +26,6 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(numpy|npt|tvm|tvm_ffi|matplotlib)\..*"),
     ("py:.*", r"(os|pathlib|collections|contextlib|types|typing)\..*"),
-    ("py:class", r"\w+"),  # aliases that only type checkers see
-    ("py:class", r".*\._\w+(\..*)?"),  # private types
+    # Types of annotations: aliases that only type checkers see, and types of inner modules.
+    ("py:class", r"\w+|.*\._.*|kvctl\.\w+\.\w+\.\w+"),
 ]

@@ -10,7 +10,7 @@ struct Decision {
   int32_t node, bonus;
 };
 
-/*! \brief core/rules/block.h */
+/*! \brief core/verify/rules/block.h */
 __device__ double AcceptRatio(double s, double a) {
   const double denominator = s + (1.0 - a);
   if (!(denominator > 0)) return 1.0;
@@ -25,7 +25,7 @@ __device__ LevelState StartAt(int32_t node, int32_t child, double a) {
   return {node, child, a, 0, 0, kProbScale};
 }
 
-/*! \brief core/rules/target_only.h */
+/*! \brief core/verify/rules/target_only.h */
 __device__ Decision FollowTarget(SequenceDistributions* distributions, uint32_t root_position) {
   for (int32_t v = 0;;) {
     const uint32_t position =
@@ -39,7 +39,7 @@ __device__ Decision FollowTarget(SequenceDistributions* distributions, uint32_t 
   }
 }
 
-/*! \brief core/rules/token_wise.h and, with siblings, core/rules/recursive.h */
+/*! \brief core/verify/rules/token_wise.h and, with siblings, core/verify/rules/recursive.h */
 __device__ Decision Recursive(SequenceDistributions* distributions) {
   for (int32_t v = 0;;) {
     const TargetRow target = distributions->Target(v);
@@ -62,7 +62,7 @@ __device__ Decision Recursive(SequenceDistributions* distributions) {
   }
 }
 
-/*! \brief core/rules/block.h. levels[i]: the i-th node of the chain, and a_i. */
+/*! \brief core/verify/rules/block.h. levels[i]: the i-th node of the chain, and a_i. */
 __device__ Decision Block(SequenceDistributions* distributions, LevelState* levels) {
   int32_t length = 0;
   for (int32_t v = distributions->node(0).first_child; v >= 0;
@@ -104,7 +104,7 @@ __device__ Decision Block(SequenceDistributions* distributions, LevelState* leve
   }
 }
 
-/*! \brief core/rules/traversal.h, with its recursion's levels in memory. */
+/*! \brief core/verify/rules/traversal.h, with its recursion's levels in memory. */
 __device__ Decision Traversal(SequenceDistributions* distributions, LevelState* levels) {
   int32_t depth = 0;
   LevelState level = StartAt(0, distributions->node(0).first_child, 1.0);
