@@ -1,1 +1,1 @@
-"""The way down to libkvctl.so: loading it, and checking what is handed to it."""
+"""Load libkvctl.so, its functions with their types, and checks of their arguments."""

@@ -1,4 +1,4 @@
-"""How values of Python cross to libkvctl."""
+"""Python values as libkvctl takes them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def to_tensor(array: Any, name: str = "the tensor") -> tvm_ffi.Tensor:
     if isinstance(array, np.ndarray):
         if not array.flags.writeable:
             raise ValueError(f"{name} must be writeable")
-        # Of ml_dtypes, which NumPy's DLPack does not know. A name takes longer than all the rest.
+        # ml_dtypes' bfloat16, which NumPy's DLPack refuses. Reading the name is slow, so last.
         if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
             if not array.flags.c_contiguous:
                 raise ValueError(f"{name} must be contiguous")

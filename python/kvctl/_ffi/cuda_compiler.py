@@ -1,7 +1,7 @@
-"""The compiler that TVM's CUDA runtime asks for when a model library brings kernels as source.
+"""The callback by which TVM's CUDA runtime compiles kernels that a model library holds as source.
 
-A library that was compiled on a machine without a driver does. TVM's own callback comes with
-``tvm.support.nvcc``, which asks for more than its runtime; this one needs nvcc alone.
+A library that was compiled on a machine without a driver holds sources. TVM's own callback is in
+``tvm.support.nvcc``, which needs more than TVM's runtime; this one needs only nvcc.
 """
 
 from __future__ import annotations

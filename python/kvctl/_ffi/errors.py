@@ -10,11 +10,11 @@ class OutOfPagesError(RuntimeError):
     """The cache has fewer free pages than an operation needs; the cache is unchanged."""
 
 
-# Kinds that tvm-ffi does not know by itself and would hand over as RuntimeError.
+# Kinds that tvm-ffi would otherwise raise as RuntimeError.
 register_error("NotImplementedError", NotImplementedError)
 register_error("MemoryError", MemoryError)
 register_error("FileNotFoundError", FileNotFoundError)
-# What callbacks may raise: page selectors, observers, progress.
+# Kinds that callbacks may raise: page selectors, observers, progress.
 register_error("KeyboardInterrupt", KeyboardInterrupt)
 register_error("ZeroDivisionError", ZeroDivisionError)
 register_error("OverflowError", OverflowError)

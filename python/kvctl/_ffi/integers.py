@@ -1,4 +1,4 @@
-"""Integers that users hand over, as lists, arrays or tensors: none is rounded or cut on the way."""
+"""Convert integers from lists, arrays or tensors, and refuse what would be rounded or cut off."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN = {int}
 
 
 def to_int64(values: Any, name: str, *, ndim: int = 1) -> Int64Array:
-    """Return integers as an array; NumPy would cut 1.5 to 1 and take True for 1 without a word.
+    """Return integers as an array; NumPy would silently convert 1.5 and True to 1.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def to_int64(values: Any, name: str, *, ndim: int = 1) -> Int64Array:
     ValueError
         If there is another number of dimensions, or one of them does not fit 64 bits.
     """
-    if ndim == 1 and _is_plain(values):  # most calls, in a third of the time
+    if ndim == 1 and _is_plain(values):  # most calls take this path, in a third of the time
         try:
             return np.array(values, np.int64)
         except OverflowError:

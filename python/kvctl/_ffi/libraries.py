@@ -42,7 +42,7 @@ def package_dir(name: str) -> Path:
 
 
 def library_dir() -> Path:
-    """Return the folder of libkvctl.so: beside the extension module, wherever that is."""
+    """Return the folder of libkvctl.so, which lies beside the extension module."""
     spec = importlib.util.find_spec("kvctl._core")
     if spec is None or spec.origin is None:
         raise ImportError("kvctl is not built: run 'make', or 'pip install .'")
@@ -63,7 +63,7 @@ def build_info() -> dict[str, str]:
 def check_build(library: Path, expected: str, info: dict[str, str]) -> None:
     """Refuse a TVM other than the one that libkvctl.so was compiled against.
 
-    Its virtual tables differ from release to release and nothing else would notice.
+    Virtual tables differ between releases, and no other check would notice.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def check_build(library: Path, expected: str, info: dict[str, str]) -> None:
         If the library is missing or is another build.
     """
     if not library.exists():
-        raise ImportError(f"kvctl needs {library}, which does not exist: is TVM installed whole?")
+        raise ImportError(f"kvctl needs {library}, which does not exist: is TVM complete?")
     found = gnu_build_id(library)
     if found != expected:
         raise ImportError(

@@ -1,4 +1,4 @@
-"""Files that somebody else wrote: whatever one leads a reader to is the file's fault."""
+"""Read files of unknown origin, and name the file in every error that its content leads to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention over a paged KV cache: called from Python, steered and watched in any model."""
+"""Attention over a paged KV cache, and the page selector and observer of any model's attention."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class CacheAttention(SequenceStore):
         lse : tensor, (total_new, num_qo_heads) float32, optional
             Receives the natural logarithm of the sum of the scores' exponentials.
         mass : tensor, (columns, num_kv_heads or num_qo_heads) float32, optional
-            What the tokens give to each column, their softmax weights summed over tokens (and over
-            the query heads of a KV head), is added to it. Columns are those of all sequences of the
+            The softmax weight of each column, summed over the new tokens (and over the query heads
+            of a KV head), is added to it. Columns are those of all sequences of the
             step, new tokens included, one sequence after another.
 
         Returns
@@ -84,19 +84,19 @@ class CacheAttention(SequenceStore):
         )
 
     def select_pages(self, select: Callable[[int, Any], Sequence[Any]] | None) -> None:
-        """Let a function of the queries choose what attention looks at (Quest, arXiv:2406.10774).
+        """Let a function of the queries choose the pages to attend to (Quest, arXiv:2406.10774).
 
         Parameters
         ----------
         select : callable or None
             ``select(layer, q)`` is called at each attention call, of a compiled model too, with the
             rotated queries ``(total_new, num_qo_heads, head_dim)`` of the step, and returns for
-            each sequence of the step the indices of its pages to look at, or None for all of them,
-            or a list of one of either for each KV head; page i holds columns
-            ``[i * page_size, (i + 1) * page_size)``. Pages with new tokens are looked at in any
-            case, and the step's mask applies as well. It must not use the cache. What it raises,
-            the attention call raises, as ``RuntimeError`` if it is of a type of your own. None: all
-            pages again.
+            each sequence of the step the indices of the pages to attend to, or None for all pages,
+            or a list with one of either for each KV head. Page i holds columns
+            ``[i * page_size, (i + 1) * page_size)``. Attention always covers pages with new tokens,
+            and the step's mask applies as well. The function must not use the cache. The attention
+            call raises what it raises, as ``RuntimeError`` if the type is your own. None removes
+            the function.
         """
         if select is None:
             ffi.cache.set_page_selector(self._handle, None)
@@ -115,20 +115,19 @@ class CacheAttention(SequenceStore):
         heads: str = "kv",
         last: int = 0,
     ) -> None:
-        """Watch what attention gives to each token, in compiled models too.
+        """Observe the softmax weights of each token, in compiled models too.
 
-        The sums are what tokens are ranked by that may be dropped (H2O, arXiv:2306.14048; SnapKV,
-        arXiv:2404.14469); :class:`kvctl.AttentionMass` adds them up. Scores are computed a second
-        time for them.
+        H2O (arXiv:2306.14048) and SnapKV (arXiv:2404.14469) rank tokens by their sums to choose
+        which ones to drop; :class:`kvctl.AttentionMass` adds them up. Attention computes the scores
+        a second time for the observer.
 
         Parameters
         ----------
         observer : callable or None
             ``observer(layer, seq_ids, sums)`` is called after each attention call of the step with
             one float32 tensor ``(columns, heads)`` for each sequence: the softmax weights of each
-            column, summed over the new tokens. It must not use the cache. What it raises, the
-            attention call raises, as ``RuntimeError`` if it is of a type of your own. None: nobody
-            watches.
+            column, summed over the new tokens. It must not use the cache. The attention call raises
+            what it raises, as ``RuntimeError`` if the type is your own. None removes it.
         heads : {"kv", "qo"}
             Sums for each KV head, over its query heads too, or for each query head.
         last : int

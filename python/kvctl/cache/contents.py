@@ -1,4 +1,4 @@
-"""K and V in a paged KV cache: look at them, drop some, move them to a file and back."""
+"""K and V in a paged KV cache: read them, evict some, save them to a file and load them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sequences import SequenceStore
 
 
 class CacheContents(SequenceStore):
-    """The part of :class:`kvctl.PagedKVCache` that knows what is in its pages."""
+    """The part of :class:`kvctl.PagedKVCache` that reads and changes what its pages hold."""
 
     _handle: ffi.PagedKVCacheHandle
     num_pages: int
@@ -30,10 +30,10 @@ class CacheContents(SequenceStore):
         """Keep some committed tokens of a sequence and drop the others, in every layer.
 
         By default the kept tokens keep their positions, and the next token gets the position that
-        it would have had: windows and ALiBi go on measuring original distances. The sequence has
-        as many tokens as were kept; token i is the i-th kept one, for :meth:`popn`,
-        :meth:`get_kv`, masks and further evictions alike. Pages shared with a fork or a checkpoint
-        are left as they are: :meth:`rollback` to a checkpoint made before undoes the eviction.
+        it would have had, so windows and ALiBi still measure original distances. The sequence then
+        has as many tokens as were kept. Token i is the i-th kept one for :meth:`popn`,
+        :meth:`get_kv`, masks and further evictions. Pages shared with a fork or a checkpoint do not
+        change: :meth:`rollback` to an earlier checkpoint undoes the eviction.
 
         Parameters
         ----------
@@ -41,15 +41,14 @@ class CacheContents(SequenceStore):
             The sequence, which must have no pending nodes.
         keep : sequence of int, or array
             The tokens that stay: ascending indices, or one boolean for each committed token. What a
-            sliding window has let go cannot be kept.
+            sliding window has evicted cannot be kept.
         rerotate : bool
-            Number the kept tokens 0, 1, 2, ... and turn their keys there, as if they alone had been
-            cached; the next token follows on. (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453,
-            section 3.2, rolls its cache so.) Each time that keys of 16 bits turn they are rounded
-            once more, by up to half a unit in the last place, except with inline RoPE. Where a
-            function of the model library rotates, that function turns the keys too, once it has
-            been tried out on these very positions; the turned keys then take host memory of their
-            own until they are in place.
+            Number the kept tokens 0, 1, 2, ... and rotate their keys to these positions, as if the
+            cache held nothing else; the next token follows on. StreamingLLM (Xiao et al. 2023,
+            arXiv:2309.17453, section 3.2) does so. Each rotation of 16-bit keys rounds them once
+            more, by up to half a unit in the last place, except with inline RoPE. If a function of
+            the model library rotates, the cache first tries it on these positions, and then rotates
+            the keys with it. The rotated keys take extra host memory until they are written.
 
         Raises
         ------
@@ -57,12 +56,13 @@ class CacheContents(SequenceStore):
             If there is no such sequence or token.
         ValueError
             If the sequence has pending nodes (commit or abort them first), or ``keep`` does not
-            ascend, is a mask of another length, or names tokens that a window has let go.
+            ascend, is a mask of another length, or names tokens that a window has evicted.
         NotImplementedError
-            If keys are to be turned that the cache did not rotate, or if the model library's
-            function rotates by more than the position: it also scales (as with an attention scale
-            of YaRN or LongRoPE), goes by the number of tokens in a step (LongRoPE's choice of
-            factors), or has other frequencies elsewhere (dynamic NTK).
+            If the cache did not rotate the keys that are to be rotated, or if the rotation of the
+            model library's function does not depend on the position alone: it also scales (as with
+            an attention scale of YaRN or LongRoPE), depends on the number of tokens in a step
+            (LongRoPE's choice of factors), or changes its frequencies with the position (dynamic
+            NTK).
         kvctl.OutOfPagesError
             If shared pages would have to be copied and none is free. A sequence that shares nothing
             needs none.

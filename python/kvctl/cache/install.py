@@ -1,4 +1,4 @@
-"""kvctl's cache and recurrent state behind TVM's own names, for libraries that know only those."""
+"""kvctl's cache and recurrent state under TVM's names, for libraries that call only those."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .._ffi import functions as ffi
 def install() -> None:
     """Put kvctl's cache behind ``vm.builtin.paged_attention_kv_cache_create``.
 
-    And its recurrent state behind ``vm.builtin.rnn_state_create``. A VM resolves its functions when
-    it is initialised: model libraries initialised from now on get kvctl's, and keep them after
-    :func:`uninstall`.
+    The recurrent state goes behind ``vm.builtin.rnn_state_create``. A VM resolves its functions
+    when it is initialised: model libraries that are initialised while kvctl is installed get
+    kvctl's functions, and keep them after :func:`uninstall`.
     """
     ffi.cache.install()
     ffi.recurrent.install()

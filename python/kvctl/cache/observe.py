@@ -1,4 +1,4 @@
-"""What attention gave to each token of a cache: what token-dropping methods rank tokens by."""
+"""Sums of the softmax weights of each token, by which token-dropping methods rank tokens."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Sums = npt.NDArray[np.float32]
 
 
 class AttentionMass:
-    """Adds up the attention that each token of a cache gets, while a ``with`` block runs.
+    """Adds up the softmax weights of each token of a cache, while a ``with`` block runs.
 
-    H2O (Zhang et al. 2023, arXiv:2306.14048, section 4) keeps the tokens that got most from all
-    tokens after them; SnapKV (Li et al. 2024, arXiv:2404.14469, section 4) those that got most from
-    the ``last`` tokens of the prompt.
+    H2O (Zhang et al. 2023, arXiv:2306.14048, section 4) keeps the tokens with the largest sums over
+    all later tokens; SnapKV (Li et al. 2024, arXiv:2404.14469, section 4) keeps those with the
+    largest sums over the ``last`` tokens of the prompt.
 
-    Sums belong to columns. After :meth:`kvctl.PagedKVCache.evict`, or a commit that keeps some of a
-    tree's nodes, say with :meth:`keep` which columns are left.
+    Sums belong to columns. Call :meth:`keep` with the remaining columns after
+    :meth:`kvctl.PagedKVCache.evict`, and after a commit that keeps some of a tree's nodes.
 
     Parameters
     ----------

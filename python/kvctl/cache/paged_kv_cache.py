@@ -18,14 +18,14 @@ from .step import CacheStep
 
 
 class PagedKVCache(CacheStep, CacheAttention, CacheContents):
-    """A paged KV cache over which any compiled model, or attention called from Python, runs.
+    """A paged KV cache for any compiled model, and for attention called from Python.
 
-    Made by :meth:`create`, or around the cache that a model library created (:meth:`wrap`). The
-    object itself may be handed to every ``vm.builtin.kv_state_*`` and
+    :meth:`create` makes one; :meth:`wrap` makes one around the cache that a model library created.
+    The object itself may be passed to every ``vm.builtin.kv_state_*`` and
     ``vm.builtin.attention_kv_cache_*`` function and to a model's functions.
 
     A sequence has *committed* tokens and, after a step under a token tree, *pending* nodes: drafted
-    tokens that nobody has accepted yet. :meth:`commit` keeps some of them and drops the others.
+    tokens that are not accepted yet. :meth:`commit` keeps some of them and drops the others.
     """
 
     _functions = ffi.cache
@@ -81,14 +81,14 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
             "cpu", "cuda" or "cuda:1". On CUDA ``dtype`` is "float16" or "bfloat16" and ``head_dim``
             64, 128 or 256.
         rope : Rope, optional
-            Rotation that the cache applies; without it q and k are taken as they come.
+            Rotation that the cache applies; without it the cache does not rotate q and k.
         layer_windows : sequence of int, optional
             Per layer the size of its own sliding window, 0 for none.
 
         Raises
         ------
         ValueError
-            If a size makes no sense.
+            If a size is out of range.
         NotImplementedError
             If there are no kernels for the device.
         """
@@ -124,7 +124,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
     def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
         """Make ``child`` a copy of the first ``position`` tokens of ``parent``.
 
-        Pages are shared until somebody writes into one.
+        The two share pages. A page is copied when one of them writes to it.
 
         Parameters
         ----------
@@ -178,36 +178,37 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
     ) -> None:
         """Give a sequence a sliding window, or another one.
 
-        Pages that have passed the window and its horizon are let go.
+        Pages behind the window and its horizon are evicted.
 
         Parameters
         ----------
         seq_id : int
             The sequence.
         size : int
-            A token sees the last ``size`` positions, its own included...
+            A token sees the last ``size`` positions, its own included.
         sinks : int
-            ... and the first ``sinks`` (StreamingLLM, Xiao et al. 2023, arXiv:2309.17453).
+            A token also sees the first ``sinks`` positions (StreamingLLM, Xiao et al. 2023,
+            arXiv:2309.17453).
         horizon : int
             How many tokens the sequence can be popped or rolled back.
         renumber_sinks : bool
-            By default a sink stays where it is, ever further away. With this it moves along just
-            before the window, as in StreamingLLM: a token at position p looks at the sinks as if it
-            were at ``min(p, size + sinks - 1)``. Needs a cache that applies RoPE. Windows that are
-            set through TVM's function do so.
+            By default a sink keeps its position. If True, it moves along just before the window,
+            as in StreamingLLM: a token at position p attends to the sinks as if it were at
+            ``min(p, size + sinks - 1)``. The cache must apply RoPE. Windows that are set through
+            TVM's function are of this kind.
 
         Raises
         ------
         KeyError
             If there is no such sequence.
         ValueError
-            If a size makes no sense, tokens that the window shows have been let go, or sinks are to
-            be renumbered in a cache without RoPE.
+            If a size is out of range, if tokens that the window would show have been evicted, or if
+            sinks are to be renumbered in a cache without RoPE.
         """
         ffi.cache.set_sliding_window(self._handle, seq_id, size, sinks, horizon, renumber_sinks)
 
     def popn(self, seq_id: int, n: int) -> None:
-        """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
+        """Take back the last ``n`` tokens: first pending nodes, then committed ones.
 
         Raises
         ------

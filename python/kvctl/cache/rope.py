@@ -15,9 +15,8 @@ class Rope:
     scale : float
         Positions are multiplied by it.
     inline : bool
-        Show and take keys as they were before they were rotated (TVM's inline mode). Attention is
-        the same to the last bit and as fast; a page takes half as much memory again, since it holds
-        each key twice.
+        Read and write keys unrotated (TVM's inline mode). Attention is equal bit for bit and as
+        fast. A page holds each key twice and so takes half as much memory again.
 
     Raises
     ------

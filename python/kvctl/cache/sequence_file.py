@@ -1,4 +1,4 @@
-"""The file of one saved sequence: a safetensors file with K, V, and what the cache knew of it.
+"""The file of one saved sequence: a safetensors file with K, V, and the state of the sequence.
 
 Its tensors are ``k`` and ``v``, each ``(num_layers, tokens, num_kv_heads, head_dim)``, and
 ``positions`` (int32) where a token's position is not its index. Its metadata names the format, the
@@ -46,12 +46,12 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class SequenceFile:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes
     ----------
     layout : dict
-        What the cache's K and V mean: layers, heads, head dimension, type, rotation.
+        The layout of the cache's K and V: layers, heads, head dimension, type, rotation.
     numbers : dict of int
         The sequence's lengths and its window, by the names of ``SavedSequenceRecord``.
     positions : array, (length,) int32, or None
@@ -66,8 +66,8 @@ class SequenceFile:
     v: npt.NDArray[np.uint8]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file; one that is there already is replaced only when all has been written."""
-        target = Path(path).resolve()  # where a link leads, instead of the link
+        """Write the file. An existing file is replaced after all has been written."""
+        target = Path(path).resolve()  # the file behind a link, not the link
         if target.exists() and not target.is_file():
             raise ValueError(f"{path} is no file that could be replaced")
         tensors = {"k": self._elements(self.k), "v": self._elements(self.v)}

@@ -1,4 +1,4 @@
-"""What every memory of sequences offers, be it a KV cache or a recurrent state."""
+"""The operations on sequences that a KV cache and a recurrent state have in common."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class SequenceStore:
         Raises
         ------
         TypeError
-            If it is another one, TVM's own say: its library was loaded before ``kvctl.install()``.
+            If it is another object, such as TVM's own cache, which a library creates that was
+            loaded before ``kvctl.install()``.
         """
         return cls(handle)
 
@@ -70,7 +71,7 @@ class SequenceStore:
         return self._handle
 
     def __tvm_ffi_object__(self) -> Any:
-        """Let the wrapper itself be passed to FFI functions."""
+        """Return the FFI object, so that FFI functions accept the wrapper."""
         return self._handle
 
     # Sequences.
@@ -99,7 +100,7 @@ class SequenceStore:
         return self._functions.has_sequence(self._handle, seq_id)
 
     def clear(self) -> None:
-        """Remove every sequence, whatever state this is in."""
+        """Remove every sequence, also during a step."""
         ffi.vm_builtin.kv_state_clear(self._handle)
 
     def pending_length(self, seq_id: int) -> int:
@@ -119,7 +120,7 @@ class SequenceStore:
         Raises
         ------
         RuntimeError
-            If no step is in flight, or the forward has left something out.
+            If no step is in flight, or the forward has not written every layer.
         """
         self._functions.end_forward(self._handle)
 
@@ -128,8 +129,9 @@ class SequenceStore:
     def checkpoint(self, seq_id: int) -> Any:
         """Return a point that :meth:`rollback` can return to exactly, in constant time.
 
-        A cache's checkpoint takes no page until an operation would destroy what it needs; a
-        recurrent state's holds that state. Both let go when the object is garbage.
+        A cache's checkpoint takes no page until an operation would overwrite what it needs. A
+        recurrent state's checkpoint holds that state. Both free their memory when Python frees the
+        checkpoint.
         """
         return self._functions.checkpoint(self._handle, seq_id)
 

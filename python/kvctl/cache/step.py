@@ -37,17 +37,17 @@ class CacheStep(SequenceStore):
         append_lengths : sequence of int
             New tokens of each, at least 1.
         mask : Mask or sequence of Mask, optional
-            What the new tokens may look at: one mask for a batch of one, or one per sequence, None
-            being causal. A :class:`kvctl.TokenTree` stands for the mask of its rows. The new tokens
-            of a tree are pending; its parents index the whole pending region.
+            The columns that each new token attends to: one mask for a batch of one, or one per
+            sequence, where None is causal. A :class:`kvctl.TokenTree` means the mask of its rows.
+            The new tokens of a tree are pending; its parents index the entire pending region.
         positions : sequence of int, optional
             Rotary positions of all new tokens, sequence after sequence. By default they follow the
-            mask: depth in a tree. Once committed, tokens stand there for windows too, which is why
-            positions of a sequence with a sliding window, or under a mask of one, must not descend;
-            in this step windows measure new tokens as if they followed on.
+            mask: depth in a tree. Windows measure these positions once the tokens are committed, so
+            they must not descend in a sequence with a sliding window or under a mask of one. In
+            this step, windows measure new tokens as if they followed on.
         pending : bool, optional
-            Keep the new tokens pending although the mask is no tree. So must a step that attends
-            some of the layers only; its tokens can be dropped, not committed.
+            Keep the new tokens pending although the mask is no tree. A step that attends in some
+            layers only needs this; its tokens can be dropped, not committed.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class CacheStep(SequenceStore):
     def query_positions(self) -> Any:
         """Rotary positions of the step's new tokens, int32 (total_new,).
 
-        The tensor is the cache's own: the next step's positions are put in the same memory.
+        The tensor belongs to the cache: the next step overwrites it.
         """
         return ffi.vm_builtin.attention_kv_cache_get_query_positions(self._handle)
 
@@ -104,8 +104,8 @@ class CacheStep(SequenceStore):
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
 
-        During a step: the whole step, as if :meth:`begin_forward` had not been called. Otherwise:
-        the pending nodes of the given sequences, of all by default.
+        During a step, this undoes the step, as if :meth:`begin_forward` had not been called.
+        Otherwise it drops the pending nodes of the given sequences, of all by default.
 
         Raises
         ------

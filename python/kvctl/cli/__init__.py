@@ -27,7 +27,7 @@ def _callback() -> None:
 
 
 def main() -> None:
-    """Run a command; whatever goes wrong is one line to the user, not a traceback."""
+    """Run a command; an error is printed as one line, not as a traceback."""
     try:
         app()
     except Exception as error:

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Status(Enum):
-    """How bad it is."""
+    """How severe a finding is."""
 
     OK = "ok"
     NOTE = "note"  # a fact, or something optional that is absent
@@ -17,7 +17,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, what was found, and what to do about it where it is not well."""
+    """What was checked, what was found, and what to do about a problem."""
 
     name: str
     status: Status
@@ -26,20 +26,20 @@ class Check:
 
 
 def ok(name: str, found: str) -> Check:
-    """All is well."""
+    """Return a check that found no problem."""
     return Check(name, Status.OK, found)
 
 
 def note(name: str, found: str, advice: str = "") -> Check:
-    """Tell a fact."""
+    """Return a check that reports a fact."""
     return Check(name, Status.NOTE, found, advice)
 
 
 def warn(name: str, found: str, advice: str) -> Check:
-    """Point at something that costs speed or a feature."""
+    """Return a check that found something that costs speed or a feature."""
     return Check(name, Status.WARN, found, advice)
 
 
 def fail(name: str, found: str, advice: str) -> Check:
-    """Point at what keeps kvctl from working."""
+    """Return a check that found what keeps kvctl from working."""
     return Check(name, Status.FAIL, found, advice)

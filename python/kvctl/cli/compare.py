@@ -1,4 +1,4 @@
-"""Whether two generations are the same, and where they are not, whether it was a tie."""
+"""Compare two generations, and tell a tie of logits from an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Difference:
     index
         How many tokens are the same before it.
     tokens
-        What stands there in either text; -1 where one has ended.
+        The token of each text there; -1 where a text has ended.
     gap
         How far the two tokens' logits are apart, in the model's own forward of what is the same.
     """

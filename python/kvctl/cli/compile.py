@@ -91,7 +91,7 @@ def compile_command(
 
 @contextmanager
 def _cleaning_up_when_terminated() -> Iterator[None]:
-    """Let SIGTERM end what runs here as an error does, so that nothing half written is left."""
+    """Turn SIGTERM into an exception, so that an unfinished directory is removed."""
     received: list[int] = []
 
     def stop(number: int, frame: object) -> None:

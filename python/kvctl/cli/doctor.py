@@ -1,4 +1,4 @@
-"""`kvctl doctor`: is everything here that kvctl needs, and if not, what to do."""
+"""`kvctl doctor`: check what kvctl needs, and say what to do about what is missing."""
 
 from __future__ import annotations
 

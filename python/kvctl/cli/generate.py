@@ -151,7 +151,7 @@ class _Session:
         self._console = console
 
     def warm_up(self) -> None:
-        """Generate a little, so that whoever comes first does not pay for what is made once."""
+        """Generate a few tokens, so that the first timing has no one-time costs."""
         from .. import generate
 
         generate(self._runner, self._tokens, max_new_tokens=_WARM_UP_TOKENS)

@@ -79,7 +79,7 @@ def _threads(probed: dict[str, Any]) -> Check:
 
 
 def _load() -> Check:
-    # Runnable threads of the whole machine, this one not counted; a moment's peak is no load.
+    # Runnable threads of the machine besides this one; a short peak does not count as load.
     counts = []
     for _ in range(5):
         counts.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)

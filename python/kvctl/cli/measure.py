@@ -1,4 +1,4 @@
-"""Timings of a model on this machine: single steps, and whole generations."""
+"""Timings of a model on this machine: single steps and generations."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def measure_steps(
     context
         Tokens in the cache.
     repeat
-        Timings of each; the first of every kind is thrown away before.
+        Timings of each, after a first one that is not counted.
     """
     from ..tree import TokenTree
 

@@ -1,4 +1,4 @@
-"""Statistics for people."""
+"""Print statistics and comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_statistics(console: Console, stats: Statistics) -> None:
-    """Print speed, acceptance, and where the time went."""
+    """Print speed, acceptance, and the times of the parts."""
     rate = f"{stats.tokens_per_second:.1f}" if stats.rounds else "-"
     console.print(
         f"[bold]{rate} tokens/s[/]  {stats.new_tokens} tokens in {stats.rounds + 1} forwards; "

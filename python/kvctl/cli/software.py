@@ -1,6 +1,6 @@
 """What is installed: TVM, kvctl's own libraries, oneDNN, MLC, the demo model.
 
-Nothing here loads a library into this process: what is wrong with one may well crash it.
+Nothing here loads a library into this process: a broken one may crash it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def probe() -> dict[str, Any]:
 
 
 def software_checks(probed: dict[str, Any]) -> Iterator[Check]:
-    """Look at everything that pip installs."""
+    """Check everything that pip installs."""
     yield _python()
     tvm = _package_dir("tvm")
     yield _tvm(tvm)

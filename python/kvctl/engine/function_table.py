@@ -16,11 +16,11 @@ from .._ffi.cuda_compiler import prepare_device
 class FunctionTable(Mapping[str, Callable[..., Any]]):
     """The functions of one compiled Relax library: a mapping from name to callable.
 
-    Loading starts the library's virtual machine. That binds the global functions it calls at once,
-    so what is to stand behind them (``kvctl.install()``, for one) must be installed before.
+    Loading starts the library's virtual machine, which looks up the global functions that it calls.
+    Call ``kvctl.install()`` before, if the library is to use kvctl's cache.
 
-    Besides what iteration lists (the virtual machine's own functions), indexing finds functions in
-    the modules that the library imports, which cannot be listed.
+    Iteration lists the virtual machine's own functions. Indexing also finds functions in the
+    modules that the library imports, which cannot be listed.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
         If it is not a Relax library, or its metadata is not a JSON object.
     RuntimeError
         If its virtual machine does not start, for example because the library calls a global
-        function that nobody has registered.
+        function that is not registered.
 
     Examples
     --------

@@ -55,8 +55,8 @@ def generate(
 
     With a drafter the tokens are the same, only sooner: greedily because verification compares
     with the target's own choice; sampled because the draw at each position uses the same random
-    numbers with and without drafts (the rule is "target_only"). Equal logits are presumed: models
-    whose logits depend on how many rows are forwarded at once can flip a near-tie.
+    numbers with and without drafts (the rule is "target_only"). This presumes equal logits: a model
+    whose logits depend on the number of rows of a forward can choose differently near a tie.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def generate(
     stop
         Tokens that end the text.
     seq_id
-        An id that is free in the cache; free again when this returns or throws.
+        An id that the cache does not have; removed again when this returns or raises.
     stop_when
         Called with each new token in order, a stop token too; true ends the text with that token.
         It must not depend on the round that a token came in. A stop string is found so: see
@@ -99,7 +99,7 @@ def generate(
 
 
 class _Loop:
-    """One sequence on its way: the text so far, of which the cache holds all but the last token."""
+    """The loop over one sequence. The cache holds all of the text but its last token."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Loop:
         drafter: Drafter | None,
         on_tokens: Callable[[list[int]], None] | None,
     ) -> Generation:
-        """Prefill, then rounds until something ends the text."""
+        """Prefill, then run rounds until a stop token or a limit ends the text."""
         prompt = to_int64(prompt, "prompt_tokens").tolist()
         room = self._check(prompt, index(max_new_tokens))
         cache, stats = self._runner.cache, self._stats
@@ -262,5 +262,5 @@ class _Loop:
             cache.popn(self._seq_id, 1)
         else:
             cache.abort([self._seq_id])
-        # Where the rows do not fit they will not be asked for; this is never too little.
+        # Rows that do not fit are never drafted; for them this estimate is never too low.
         return (perf_counter() - begin) * rows / fitting

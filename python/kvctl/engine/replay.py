@@ -1,4 +1,4 @@
-"""What the sequences of a model with recurrent layers live in: going back runs tokens again."""
+"""The cache of a model with recurrent layers, which runs tokens again after a rollback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Append = Callable[[list[int], list[list[int]]], None]
 
 @dataclass
 class _Tokens:
-    """The tokens of one sequence: what may have to run again."""
+    """The tokens of one sequence, some of which may have to run again."""
 
     committed: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
@@ -35,16 +35,15 @@ class ReplayCheckpoint:
 class ReplayingCache:
     """The cache of a :class:`kvctl.ModelRunner` whose model has recurrent layers.
 
-    It has the operations of :class:`kvctl.PagedKVCache` for sequences, with the same meaning: where
-    no state is kept at the target of a rollback, it goes back to the last position that has one and
-    runs the tokens in between again, which it knows from the runner. An operation either happens
-    with all that it takes to run again, or raises and leaves everything as it was. Forwards are the
-    runner's business; begin none here.
+    It has the operations of :class:`kvctl.PagedKVCache` on sequences, with the same meaning. If no
+    state is kept at the target of a rollback, it goes back to the last position that has one and
+    runs the tokens in between again, which the runner has recorded. An operation either happens,
+    with its tokens run again, or raises and changes nothing. Only the runner begins forwards.
 
     Attributes
     ----------
     parts : HybridCache or RecurrentState
-        What the model itself works on. Whoever changes it alone confuses the runner.
+        The arguments of the model's functions. Do not change their sequences directly.
     replayed_tokens : int
         How many tokens have run again so far.
     """
@@ -102,7 +101,7 @@ class ReplayingCache:
         return seq_id in self.parts
 
     def clear(self) -> None:
-        """Remove every sequence, whatever state this is in."""
+        """Remove every sequence, also during a step."""
         self.parts.clear()
         self._tokens.clear()
 
@@ -139,12 +138,12 @@ class ReplayingCache:
         paths = [list(path) for path in kept]
         points = [self.checkpoint(seq_id) for seq_id in ids]
         replay = self.parts.commit(ids, paths)
-        landed = {}
+        targets = {}
         for seq_id, path, again in zip(ids, paths, replay, strict=True):
             known = self._tokens[seq_id]
             tokens = known.committed + [known.pending[node] for node in path]
-            landed[seq_id] = (_Tokens(tokens), again)
-        self._run_again_or_return(landed, dict(zip(ids, points, strict=True)))
+            targets[seq_id] = (_Tokens(tokens), again)
+        self._run_again_or_return(targets, dict(zip(ids, points, strict=True)))
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Drop the pending tokens of the named sequences, of all by default.
@@ -162,7 +161,7 @@ class ReplayingCache:
     # Rolling back.
 
     def popn(self, seq_id: int, n: int) -> None:
-        """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
+        """Take back the last ``n`` tokens: first pending nodes, then committed ones.
 
         Raises
         ------
@@ -172,12 +171,12 @@ class ReplayingCache:
         point = self.checkpoint(seq_id)
         again = self.parts.popn(seq_id, n)
         known = self._tokens[seq_id]
-        left = len(known.pending) - n
-        if left >= 0:
-            del known.pending[left:]
+        kept = len(known.pending) - n
+        if kept >= 0:
+            del known.pending[kept:]
             return
-        landed = {seq_id: (_Tokens(known.committed[:left]), again)}
-        self._run_again_or_return(landed, {seq_id: point})
+        targets = {seq_id: (_Tokens(known.committed[:kept]), again)}
+        self._run_again_or_return(targets, {seq_id: point})
 
     def checkpoint(self, seq_id: int) -> ReplayCheckpoint:
         """Return a point that :meth:`rollback` can return to exactly."""
@@ -196,21 +195,21 @@ class ReplayingCache:
         self._tokens[seq_id] = checkpoint.tokens.copy()
 
     def _run_again_or_return(
-        self, landed: dict[int, tuple[_Tokens, int]], points: dict[int, ReplayCheckpoint]
+        self, targets: dict[int, tuple[_Tokens, int]], points: dict[int, ReplayCheckpoint]
     ) -> None:
         try:
-            self._run_again(landed)
+            self._run_again(targets)
         except BaseException:
             for seq_id, point in points.items():
                 self.rollback(seq_id, point)
             raise
 
-    def _run_again(self, landed: dict[int, tuple[_Tokens, int]]) -> None:
+    def _run_again(self, targets: dict[int, tuple[_Tokens, int]]) -> None:
         """Run the last tokens of sequences again, as many as each entry says."""
-        again = {seq_id: n for seq_id, (_, n) in landed.items() if n > 0}
+        again = {seq_id: n for seq_id, (_, n) in targets.items() if n > 0}
         if again:
             ids = list(again)
-            self._append(ids, [landed[seq_id][0].committed[-again[seq_id] :] for seq_id in ids])
+            self._append(ids, [targets[seq_id][0].committed[-again[seq_id] :] for seq_id in ids])
             self.replayed_tokens += sum(again.values())
-        for seq_id, (tokens, _) in landed.items():
+        for seq_id, (tokens, _) in targets.items():
             self._tokens[seq_id] = tokens

@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 
 
 class ModelRunner(ModelForwards):
-    """A model directory, loaded: MLC-LLM's layout, compiled by kvctl or by anybody.
+    """A loaded model: a directory in MLC-LLM's layout, compiled by kvctl or by MLC-LLM.
 
     The model runs on a :class:`kvctl.PagedKVCache` of its own, whatever cache its library was
-    compiled for. Sequences live in that cache: add them with ``runner.cache.add_sequence``, and
+    compiled for. That cache holds the sequences: add them with ``runner.cache.add_sequence``, and
     take tokens back with its ``popn``, ``commit`` and ``rollback``.
 
-    Every call either happens for all sequences that it names or raises and leaves the cache as it
-    was, also when the model raises in the middle. One thread at a time.
+    Every call either happens for all sequences that it names, or raises and leaves the cache as it
+    was, also when the model raises in the middle. One thread may call it at a time.
 
-    A library that says it attends to a sliding window (``sliding_window_size`` and
-    ``attention_sink_size``, as MLC-LLM has them) gives every sequence that is added one: a token
-    sees the sinks, just before the window, and so many tokens before itself as the two allow
-    together. A sequence may then go on for ever. Layers with windows of their own need nothing.
+    If the library's metadata names a sliding window (``sliding_window_size`` and
+    ``attention_sink_size``, MLC-LLM's fields), every added sequence gets that window: a token sees
+    the sinks, placed just before the window, and the tokens before itself, both together at most
+    the window's size. Such a sequence has no maximal length. Windows of single layers are part of
+    the model.
 
     Examples
     --------
@@ -106,10 +107,10 @@ class ModelRunner(ModelForwards):
         FileNotFoundError
             If the directory or a file in it is missing.
         ValueError
-            If a file is cut short, or the files do not belong together; nothing was loaded then. If
-            a size is out of range.
+            If a file is truncated, if the files do not belong together, or if a size is out of
+            range. Nothing is loaded then.
         NotImplementedError
-            If the model needs what the runner does not do, several devices say.
+            If the model needs something that the runner cannot do, such as several devices.
         RuntimeError
             If ``library`` was loaded before ``kvctl.install()`` and so is bound to TVM's cache.
         """
@@ -153,7 +154,7 @@ class ModelRunner(ModelForwards):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the library says about itself."""
+        """The library's metadata."""
         return self._functions.metadata
 
     @property

@@ -1,4 +1,4 @@
-"""What a generation came to: speed, acceptance, and where the time went."""
+"""The statistics of a generation: speed, acceptance, and the times of its parts."""
 
 from __future__ import annotations
 

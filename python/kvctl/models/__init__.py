@@ -1,9 +1,9 @@
 """Models that kvctl can build: graph, weights, tokenizer, and the driver of TVM's compiler.
 
-Needs TVM's compiler; nothing else of kvctl's does.
+This package needs TVM's compiler; the rest of kvctl does not.
 """
 
-from . import _compiler  # noqa: F401  (first: the others cannot say what they lack)
+from . import _compiler  # noqa: F401  (first: its error names what is missing)
 from .architectures.layers import ParamSpec
 from .architectures.llama import export
 from .build.compile import compile_model

@@ -1,4 +1,4 @@
-"""Say what is missing where TVM has no compiler; imported before anything that needs it."""
+"""Raise a clear ImportError if TVM has no compiler; imported before anything that needs one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of a model that mixes attention with recurrent layers: both parts, or neither."""
+"""The cache of a model with attention layers and recurrent layers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ class HybridCheckpoint:
 class HybridCache:
     """A paged KV cache and a recurrent state that hold the same sequences.
 
-    Every operation is applied to both or to neither: what one of them would refuse is found before
-    the other is touched, or undone in it. A model's functions take `cache` and `state` as two
-    arguments. Changing the sequences of one of them alone breaks the pair, and the next step says
-    so.
+    Every operation is applied to both or to neither: if one of them refuses it, the other is not
+    changed, or is changed back. A model's functions take `cache` and `state` as two arguments. Do
+    not change the sequences of only one of them: the next step would raise.
 
-    Where no state is kept at the target of a rollback (replay mode), *both* go back to the last
-    position that has one, and the call returns how many of the kept tokens have to run again,
-    through the whole model.
+    If no state is kept at the target of a rollback (replay mode), *both* go back to the last
+    position that has one. The call returns how many of the kept tokens have to run again through
+    the model.
 
     Parameters
     ----------
@@ -108,7 +107,7 @@ class HybridCache:
         return seq_id in self.cache and seq_id in self.state
 
     def clear(self) -> None:
-        """Remove every sequence, whatever state the two are in."""
+        """Remove every sequence, also during a step."""
         self.cache.clear()
         self.state.clear()
 
@@ -143,8 +142,8 @@ class HybridCache:
     ) -> None:
         """Begin a step; see :meth:`kvctl.PagedKVCache.begin_forward`.
 
-        A mask that holds a token tree gives the recurrent layers its tree; other masks concern the
-        attention layers alone.
+        The recurrent layers follow the token tree of a mask that holds one. Other masks apply to
+        the attention layers only.
 
         Raises
         ------
@@ -168,7 +167,7 @@ class HybridCache:
         Raises
         ------
         RuntimeError
-            If no step is in flight, or the forward has left out a recurrent state.
+            If no step is in flight, or the forward has not set a recurrent state.
         """
         self.state.check_end_forward()
         self.cache.end_forward()
@@ -198,8 +197,8 @@ class HybridCache:
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
 
-        During a step: the whole step. Otherwise: the pending nodes of the named sequences, of all
-        by default.
+        During a step, this undoes the step. Otherwise it drops the pending nodes of the named
+        sequences, of all by default.
 
         Raises
         ------
@@ -220,7 +219,7 @@ class HybridCache:
     # Rolling back.
 
     def popn(self, seq_id: int, n: int) -> int:
-        """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
+        """Take back the last ``n`` tokens: first pending nodes, then committed ones.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Recurrent states: roll layers without a KV cache back, into the middle of a chunk too.
+"""Recurrent states: roll back layers without a KV cache, also to the middle of a chunk.
 
 Every operation either happens or raises and leaves the state as it was.
 """
@@ -15,16 +15,16 @@ from .step import RecurrentStep
 
 
 class RecurrentState(RecurrentStep):
-    """What the recurrent layers of a model remember of each sequence, with a history.
+    """The states of a model's recurrent layers for each sequence, with a history.
 
-    Made by :meth:`create`, or around the state that a model library created (:meth:`wrap`). The
-    object itself may be handed to every ``vm.builtin.kv_state_*`` and ``vm.builtin.rnn_state_*``
-    function and to a model's functions.
+    :meth:`create` makes one; :meth:`wrap` makes one around the state that a model library created.
+    The object itself may be passed to every ``vm.builtin.kv_state_*`` and
+    ``vm.builtin.rnn_state_*`` function and to a model's functions.
 
-    A model that computes the state after every token hands them over (:meth:`set_steps`); popn,
-    commit and fork then land exactly where they are asked to. Of a model that does not, the state
-    before each chunk is kept: they land there and return how many tokens have to run again, which
-    are the kept ones from the sequence's new length on.
+    If a model computes the state after every token, it passes them to :meth:`set_steps`, and popn,
+    commit and fork go back to exactly the given token. Otherwise only the state before each chunk
+    is kept. They then go back to that state and return how many tokens have to run again: the kept
+    ones from the sequence's new length on.
     """
 
     _functions = ffi.recurrent
@@ -71,17 +71,17 @@ class RecurrentState(RecurrentStep):
         max_history : int
             Committed tokens by which a sequence can be rolled back.
         max_bytes : int, optional
-            The memory for states: twice ``max_history + 1`` of them per sequence by default, which
-            trees larger than that need more of. Where it runs short, the oldest history goes first;
-            present and pending states and checkpoints never do.
+            The memory for states: by default twice ``max_history + 1`` states per sequence; larger
+            trees need more. When it is full, the oldest history is dropped first. Present and
+            pending states and checkpoints are never dropped.
         keep_steps : bool
-            False: keep states only before and after chunks, though the model gives one per token
-            (replay instead of snapshots).
+            If False, keep only the states before and after chunks, although the model gives one per
+            token (replay instead of snapshots).
 
         Raises
         ------
         ValueError
-            If a size makes no sense.
+            If a size is out of range.
         """
         return cls(
             ffi.recurrent.create(
@@ -143,7 +143,7 @@ class RecurrentState(RecurrentStep):
         return sys.maxsize
 
     def popn(self, seq_id: int, n: int) -> int:
-        """Take back the last ``n`` tokens: pending nodes, the latest first, then committed ones.
+        """Take back the last ``n`` tokens: first pending nodes, then committed ones.
 
         Returns
         -------
@@ -160,7 +160,7 @@ class RecurrentState(RecurrentStep):
         return ffi.recurrent.popn(self._handle, seq_id, n)
 
     def plan_popn(self, seq_id: int, n: int) -> tuple[int, int, int]:
-        """Return where :meth:`popn` would land: length, pending tokens, tokens to run again."""
+        """Return the target of :meth:`popn`: length, pending tokens, tokens to run again."""
         length, pending, replay = ffi.recurrent.plan_popn(self._handle, seq_id, n)
         return length, pending, replay
 

@@ -42,9 +42,9 @@ class RecurrentStep(SequenceStore):
         append_lengths : sequence of int
             New tokens of each, at least 1.
         mask : TokenTree, Mask, or sequence of them, optional
-            Which token each new one follows: one tree for a batch of one, or one per sequence, None
-            being a chain. Instead of a tree, the parents of the whole pending region will do. The
-            new tokens of a tree are pending.
+            The token that each new one follows: one tree for a batch of one, or one per sequence,
+            where None is a chain. The parents of the entire pending region may be given instead of
+            a tree. The new tokens of a tree are pending.
         pending : bool, optional
             Keep the new tokens pending although they are no tree.
 
@@ -88,7 +88,7 @@ class RecurrentStep(SequenceStore):
         return out
 
     def get_rows(self, out: Any, *, steps: bool = True) -> Any:
-        """Which state each new token reads, and which it writes.
+        """Write which state each new token reads and which it writes to ``out``.
 
         Parameters
         ----------
@@ -150,8 +150,8 @@ class RecurrentStep(SequenceStore):
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Take back what is not committed.
 
-        During a step: the whole step, as if :meth:`begin_forward` had not been called. Otherwise:
-        the pending nodes of the given sequences, which must be named.
+        During a step, this undoes the step, as if :meth:`begin_forward` had not been called.
+        Otherwise it drops the pending nodes of the given sequences, which must be named.
 
         Raises
         ------

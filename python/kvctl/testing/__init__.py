@@ -1,1 +1,1 @@
-"""What helps to test with kvctl: import the module needed, such as kvctl.testing.cache_model."""
+"""Helpers for tests. Import the module you need, such as kvctl.testing.cache_model."""

@@ -1,7 +1,7 @@
-"""The KV cache as one would explain it: every sequence is a plain list of tokens.
+"""A simple model of the KV cache, in which every sequence is a plain list of tokens.
 
-No pages, no sharing, no kernels: a fork copies a list, a commit appends to it, attention is a
-softmax in float64. It says what any clever cache must do, and what it must raise instead.
+It has no pages, no sharing and no kernels: a fork copies a list, a commit appends to it, and
+attention is a softmax in float64. Tests compare a cache with it: results and errors.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class _Step:
     lengths: list[int]
     before: dict[int, Tokens]
     commits: list[bool]  # whether the new tokens of a sequence are committed at end_forward
-    visible: list[npt.NDArray[np.bool_] | None]  # who may look where, instead of causality
+    visible: list[npt.NDArray[np.bool_] | None]  # the columns of each query; None is causal
     positions: npt.NDArray[np.int64]
 
 
 class CacheModel:
-    """What a cache of many sequences must do, without any of what makes one fast.
+    """A cache of many sequences that is simple instead of fast.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class CacheModel:
         self.sequences[child] = copy
 
     def popn(self, seq_id: int, n: int) -> None:
-        """Drop the last ``n`` tokens: pending ones, the latest first, and then committed ones."""
+        """Drop the last ``n`` tokens: first pending ones, then committed ones."""
         self._require_no_step("popn")
         tokens = self._find(seq_id)
         if n < 0 or n > len(tokens):
@@ -137,11 +137,11 @@ class CacheModel:
         tokens.slide()
 
     def evict(self, seq_id: int, keep: Seq[int], *, rerotate: bool = False) -> None:
-        """Keep some committed tokens; where asked, number them anew and turn their keys there."""
+        """Keep some committed tokens; `rerotate` numbers them anew and rotates their keys."""
         self._require_no_step("evict")
         tokens = self._find(seq_id)
         if rerotate and self.rope_theta is None:
-            raise NotImplementedError("keys that nobody rotated cannot be turned")
+            raise NotImplementedError("keys without RoPE cannot be rotated")
         if tokens.pending:
             raise ValueError("tokens are pending: commit or abort them first")
         for index, column in enumerate(keep):
@@ -150,14 +150,14 @@ class CacheModel:
             if index and column <= keep[index - 1]:
                 raise ValueError("kept tokens are given in order")
         tokens.committed = [tokens.committed[column] for column in keep]
-        tokens.evicted -= set(tokens.committed)  # a cache that can keep them has them
+        tokens.evicted -= set(tokens.committed)  # a cache that keeps them has not evicted them
         tokens.positions = [tokens.positions[column] for column in keep]
         if rerotate:
             for index, (token, position) in enumerate(
                 zip(tokens.committed, tokens.positions, strict=True)
             ):
                 if index != position:
-                    tokens.committed[index] = self._turned(token, index - position)
+                    tokens.committed[index] = self._rotated_copy(token, index - position)
             tokens.positions = list(range(len(keep)))
             tokens.next_position = len(keep)
         tokens.slide()
@@ -288,7 +288,7 @@ class CacheModel:
         self._step = None
 
     def commit(self, seq_ids: Seq[int], kept: Seq[Seq[int]]) -> None:
-        """Append the kept pending tokens to the committed ones; the others are evicted."""
+        """Append the kept pending tokens to the committed ones, and drop the others."""
         self._require_no_step("commit")
         if len(seq_ids) != len(kept):
             raise ValueError("as many lists of kept nodes as sequences")
@@ -318,7 +318,7 @@ class CacheModel:
         for tokens in [self._find(seq_id) for seq_id in named]:
             tokens.truncate(len(tokens.committed))
 
-    # Looking and going back
+    # Reading and rolling back
 
     def checkpoint(self, seq_id: int) -> Tokens:
         """Return what ``rollback`` needs to come back here."""
@@ -356,7 +356,7 @@ class CacheModel:
         return see & self.in_windows(seq_id, length, layer_window)
 
     def in_windows(self, seq_id: int, length: int, layer_window: int) -> npt.NDArray[np.bool_]:
-        """Return what the windows of the sequence and of a layer leave of a mask."""
+        """Return which columns the windows of the sequence and of a layer show."""
         tokens = self._find(seq_id)
         position = tokens.logical_positions()
         own = position[-length:, None]
@@ -368,7 +368,7 @@ class CacheModel:
             see &= (position > own - layer_window) & (position <= own)
         return see
 
-    # What is inside
+    # Internals
 
     def _attend(
         self,
@@ -379,7 +379,7 @@ class CacheModel:
         scale: float,
     ) -> npt.NDArray[np.float64]:
         near: npt.NDArray[np.bool_] = np.array(True)
-        if q.ndim == 4:  # besides q, q as it looks at what is behind the window: the sinks
+        if q.ndim == 4:  # two of them: for the window, and for the sinks behind it
             assert tokens.window is not None
             position = tokens.logical_positions()
             near = position > position[-q.shape[1] :, None] - tokens.window.size
@@ -388,7 +388,7 @@ class CacheModel:
         k, v = self._kv[0, layer, numbers], self._kv[1, layer, numbers]
         if self.rope_inline:
             k = self._rotate(k, np.array(tokens.positions))
-        # What is hidden may be anything, never-written memory included: it is not even multiplied.
+        # Hidden columns may hold NaN, as memory that was never written does: do not multiply them.
         used = see.any(axis=0)
         k, v, see = k[used], v[used], see[:, used]
         near = near[:, used] if near.ndim else near
@@ -458,8 +458,8 @@ class CacheModel:
         self._num_tokens += 1
         return self._num_tokens - 1
 
-    def _turned(self, token: int, by: int) -> int:
-        """Return a copy of a token whose keys are turned, unless that is done as they are read."""
+    def _rotated_copy(self, token: int, by: int) -> int:
+        """Return a copy of a token with rotated keys; inline RoPE rotates when it reads."""
         copy = self._new_token()
         self._kv[:, :, copy] = self._kv[:, :, token]
         if not self.rope_inline:

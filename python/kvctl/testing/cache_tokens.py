@@ -19,11 +19,11 @@ class Window:
     horizon: int = 0
     """How far behind the window tokens are kept, to go back to."""
     renumber_sinks: bool = False
-    """Tokens further than ``size + sinks - 1`` see the sinks as if they were that far."""
+    """Tokens beyond position ``size + sinks - 1`` see the sinks as if they were there."""
 
 
 def descends(positions: Seq[int]) -> bool:
-    """Whether positions, which may be given, go back somewhere."""
+    """Whether a position is lower than the one before it."""
     return any(after < before for before, after in pairwise(positions))
 
 
@@ -42,7 +42,7 @@ class Tokens:
     """The position of the next committed token."""
     window: Window | None = None
     evicted: set[int] = field(default_factory=set)
-    """Tokens, those dropped since among them, that a cache may have let go of behind the window."""
+    """Tokens that a cache may have evicted behind the window; dropped ones stay listed."""
     birth: int = 0
     """Which sequence of its id this is: a later one of the same id is another."""
 
@@ -73,7 +73,7 @@ class Tokens:
         del self.positions[length:]
 
     def commit(self, kept: Seq[int]) -> None:
-        """Commit some pending tokens and forget the others."""
+        """Commit some pending tokens and drop the others."""
         past = len(self.committed)
         numbers = [self.pending[node] for node in kept]
         positions = [self.positions[past + node] for node in kept]
@@ -84,14 +84,14 @@ class Tokens:
             self.next_position = positions[-1] + 1
 
     def slide(self) -> None:
-        """Let go of what has passed the window and its horizon."""
+        """Mark as evicted what lies behind the window and its horizon."""
         if self.window is not None:
             passed = self.next_position - self.window.horizon - self.window.size
             for token, position in zip(self.committed, self.positions, strict=False):
                 if self.window.sinks <= position <= passed:
                     self.evicted.add(token)
 
-    def shows_gone(self, window: Window | None, next_position: int) -> bool:
+    def shows_evicted(self, window: Window | None, next_position: int) -> bool:
         """Whether a token at a position would see, in this window, what may be evicted."""
         if window is None:
             return False
@@ -105,7 +105,7 @@ class Tokens:
 
     @property
     def descends(self) -> bool:
-        """Whether the positions of committed tokens and the next one go back somewhere."""
+        """Whether a committed token, or the next one, has a lower position than the one before."""
         return descends([*self.positions[: len(self.committed)], self.next_position])
 
     @property
@@ -114,7 +114,7 @@ class Tokens:
         return self.parents == list(range(-1, len(self.parents) - 1))
 
     def logical_positions(self) -> npt.NDArray[np.int64]:
-        """Return the positions that windows measure: pending tokens stand by their depth."""
+        """Return the positions that windows measure; a pending token's follows from its depth."""
         pending = [self.next_position + depth for depth in self.depths]
         return np.array(self.positions[: len(self.committed)] + pending)
 

@@ -1,4 +1,4 @@
-"""Pearson's test of counts against a distribution, and how many trials it takes to see a bias.
+"""Pearson's test of counts against a distribution, and the trials that it needs to find a bias.
 
 Needs SciPy: ``pip install kvctl[testing]``.
 """
@@ -65,7 +65,7 @@ def chi_square(
     Raises
     ------
     ValueError
-        If shapes differ, or something was counted that has probability 0: that needs no test.
+        If shapes differ, or a cell of probability 0 was counted.
     """
     n, p = np.asarray(counts, np.int64).ravel(), np.asarray(distribution, np.float64).ravel()
     if n.shape != p.shape:
@@ -91,11 +91,11 @@ def trials_needed(
     Parameters
     ----------
     distribution, biased
-        What is claimed, and what might be true instead.
+        The claimed distribution, and the one to tell apart from it.
     alpha
         Probability of a false alarm.
     power
-        Probability of seeing the bias; the statistic's distribution is approximated by a normal
+        Probability of finding the bias; the statistic's distribution is approximated by a normal
         one.
 
     Raises

@@ -1,9 +1,9 @@
-"""Proof or refutation of an acceptance rule, by its exact distribution or by Monte Carlo.
+"""Check an acceptance rule by its exact distribution.
 
 A rule is lossless for a drafter if, over every draft and every decision, the emitted tokens follow
 the target's distribution. `joint_distribution` computes that distribution exactly for small
-vocabularies; `chi_square` judges counts, and `trials_needed` says how many trials would see a given
-bias.
+vocabularies. For larger ones, `chi_square` tests counts, and `trials_needed` returns how many
+trials find a given bias.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Model: TypeAlias = Callable[[Prefix], npt.ArrayLike]
 
 @dataclass(frozen=True)
 class Draft:
-    """A drafted tree and what the verifier is told about it.
+    """A drafted tree and what the verifier must know about it.
 
     Attributes
     ----------

@@ -209,7 +209,7 @@ class Trial:
             self._check_out_of_pages(str(mine), free)
             raise _Refused("OutOfPagesError")
         model_args = cache_args if model_args is None else model_args
-        if isinstance(mine, ValueError) and self._shows_gone(method, model_args, model_kw or {}):
+        if isinstance(mine, ValueError) and self._shows_evicted(method, model_args, model_kw or {}):
             raise _Refused("gone from the window")
         expected, theirs = _attempt(getattr(self.model, method), model_args, model_kw or {})
         # A batch may hold several mistakes; which of them is named is not the model's business.
@@ -349,7 +349,7 @@ class Trial:
         self.checkpoints.clear()
         return None
 
-    def _shows_gone(self, method: str, args: tuple[Any, ...], kw: dict[str, Any]) -> bool:
+    def _shows_evicted(self, method: str, args: tuple[Any, ...], kw: dict[str, Any]) -> bool:
         """Whether an operation would show tokens that the window may have let go of."""
         tokens = self.model.sequences.get(args[0]) if isinstance(args[0], int) else None
         if tokens is None or tokens.window is None:
@@ -359,13 +359,15 @@ class Trial:
             grown = window.sinks > tokens.window.sinks and not tokens.evicted.isdisjoint(
                 tokens.committed
             )
-            return grown or tokens.shows_gone(window, tokens.next_position)
+            return grown or tokens.shows_evicted(window, tokens.next_position)
         if method == "rollback":
             # A cache decides by pages: by those of the checkpoint, after an eviction.
             then = args[1].copy()
             then.evicted |= tokens.evicted
             first = then.next_position - self.setup.page_size
-            return then.shows_gone(tokens.window, first) or tokens.shows_gone(tokens.window, first)
+            return then.shows_evicted(tokens.window, first) or tokens.shows_evicted(
+                tokens.window, first
+            )
         if method == "evict":
             return not tokens.evicted.isdisjoint(
                 tokens.committed[column] for column in args[1] if column < len(tokens.committed)
@@ -373,7 +375,7 @@ class Trial:
         if method in ("popn", "fork_sequence"):
             length = len(tokens) - args[1] if method == "popn" else args[2]
             if 0 <= length < len(tokens.committed):
-                return tokens.shows_gone(tokens.window, tokens.positions[length])
+                return tokens.shows_evicted(tokens.window, tokens.positions[length])
         return False
 
     def _check(self, seq_id: int) -> None:

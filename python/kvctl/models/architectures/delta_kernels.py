@@ -1,10 +1,10 @@
-"""The loops of a gated delta net: one token after another, in the same order of operations always.
+"""The loops of a gated delta net: token by token, always with the same order of operations.
 
 Each kernel goes through the new tokens ("rows") of a batch in order. Row r reads the state entry
 ``rows[0, r]`` (or, where that is negative, the root ``-1 - rows[0, r]``) and writes entry
 ``rows[1, r]``, so that one kernel serves chains, trees and batches of both, whether a state per
-token is wanted or only the last. What a row computes depends on nothing but its own path: the
-states are bit for bit the same however tokens are cut into chunks.
+token is wanted or only the last. A row depends on its own path alone, so the states are equal bit
+for bit however the tokens are split into chunks.
 """
 
 # The script language's names are its own:

@@ -1,4 +1,4 @@
-"""A gated delta net for TVM's compiler: layers whose memory is a matrix per head, not a KV cache.
+"""A gated delta net for TVM's compiler: layers that keep a matrix per head instead of a KV cache.
 
 Gated Delta Networks (arXiv:2412.06464). Its library exports MLC-LLM's function names; where a
 transformer's functions take a KV cache, these take a recurrent state.

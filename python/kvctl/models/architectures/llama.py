@@ -20,7 +20,7 @@ from .layers import KvctlLayers, Layers, ParamSpec, PlainLayers, make_logit_mask
 
 
 class Sizes(Protocol):
-    """What the layers that other models share with Llama ask of a configuration."""
+    """The fields of a configuration that layers shared with other models need."""
 
     @property
     def hidden_size(self) -> int:

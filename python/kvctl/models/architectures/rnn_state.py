@@ -1,4 +1,4 @@
-"""A recurrent state as models see it in their graph: what `kvctl.RecurrentState` offers them."""
+"""A recurrent state in a model's graph: the functions of `kvctl.RecurrentState` for models."""
 
 # TVM's classes have no types, to mypy:
 # mypy: disallow-subclassing-any=False
@@ -43,8 +43,8 @@ class RecurrentStep:
     num_rows
         New tokens of the batch, symbolic or not.
     emit_steps : bool
-        Compute the state after every token (then token trees are possible, and rolling back lands
-        anywhere), or only the one after the last token of each sequence.
+        Compute the state after every token, which token trees and rollbacks to any token need, or
+        only the state after the last token of each sequence.
     """
 
     def __init__(self, state: RNNState, num_rows: Any, *, emit_steps: bool) -> None:

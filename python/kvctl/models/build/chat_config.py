@@ -49,7 +49,7 @@ def checked_chat(checkpoint: Checkpoint, tokenizer: str | None) -> dict[str, Any
     """Return what a checkpoint says of conversing, its token ids being the model's.
 
     With a tokenizer, all that ends the model's turn is there together, as `kvctl.text.ModelText`
-    finds it. Models are padded with nothing here: a padding token that is none, as -1, is left out.
+    finds it. A padding token that is no token of the model, such as -1, is left out.
 
     Raises
     ------

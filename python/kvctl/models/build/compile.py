@@ -49,8 +49,8 @@ def compile_model(
 ) -> Path:
     """Compile a model and write its directory: library, parameters, configuration, tokenizer.
 
-    The directory appears whole or not at all. Nothing but a compiled model is ever replaced, and
-    never one that holds, or lies in, what is compiled. Every tensor of the checkpoint is one that
+    The directory appears complete or not at all. Only a compiled model is ever replaced, and never
+    one that contains the source or lies in it. Every tensor of the checkpoint is one that
     the model takes, of a type that kvctl reads; else nothing is compiled. Rows of the output layer
     for which the tokenizer has no token are masked: their logits are minus infinity.
 

@@ -80,7 +80,7 @@ class ParamWriter:
         records.append({**record, "name": name})
 
     def finish(self, metadata: dict[str, Any]) -> None:
-        """Write what is left, and the index last: without it the directory is no model."""
+        """Write the last shard, and then the index, without which the directory is no model."""
         self._close_shard()
         index = {
             "metadata": {"ParamSize": sum(len(s["records"]) for s in self._shards), **metadata},

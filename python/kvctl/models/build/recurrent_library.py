@@ -28,9 +28,9 @@ def export_recurrent(
     config : GatedDeltaNetConfig
         The model's shape.
     emit_steps : bool
-        Whether ``batch_verify`` hands over the state after every token, so that rolling back lands
-        on any of them (snapshots). Without, the kept tokens run again (replay), and verification
-        takes chains alone.
+        Whether ``batch_verify`` sets the state after every token, so that a rollback can go to any
+        of them (snapshots). If not, the kept tokens run again (replay), and verification takes
+        chains only.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all, whatever ends the process that writes it."""
+"""A directory that appears complete or not at all, however the process that writes it ends."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _LIBRARY_BYTES = 16 << 20
 
 
 def _locked_directory(output: Path) -> tuple[Path, int]:
-    """Make a scratch directory and lock it, before anybody takes it for an abandoned one."""
+    """Make a scratch directory and lock it, before another process removes it as abandoned."""
     while True:
         scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
         with suppress(OSError):

@@ -144,13 +144,13 @@ class GGUFFile:
         info = self._info(name)
         raw = self._data[info.offset : info.offset + info.nbytes]
         rows = raw.reshape(-1, info.nbytes // max(1, int(np.prod(info.shape[:-1]))))
-        with np.errstate(all="ignore"):  # scales may be damaged: whoever reads checks the numbers
+        with np.errstate(all="ignore"):  # scales may be damaged; the caller checks the numbers
             values = dequantize(np.ascontiguousarray(rows), GGMLQuantizationType(info.kind))
         return np.ascontiguousarray(values, dtype=np.float32).reshape(info.shape)
 
     def _info(self, name: str) -> _TensorInfo:
         if name not in self._tensors:
-            raise ValueError(f"{self._path} has no tensor '{name}': is it a whole model?")
+            raise ValueError(f"{self._path} has no tensor '{name}': is it a complete model?")
         return self._tensors[name]
 
     def _tensor_infos(self, count: int) -> dict[str, _TensorInfo]:

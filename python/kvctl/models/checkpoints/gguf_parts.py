@@ -1,4 +1,4 @@
-"""A GGUF model whole: one file, or all of the parts that one is split into."""
+"""A complete GGUF model: one file, or all parts of a split one."""
 
 from __future__ import annotations
 
