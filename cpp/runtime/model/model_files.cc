@@ -1,8 +1,9 @@
 #include "runtime/model/model_files.h"
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <limits>
 #include <unordered_set>
 
@@ -31,11 +32,33 @@ bool IsUtf8(const std::string& text) {
   return follow == 0;
 }
 
+/*! \brief Configurations and indices are far smaller. */
+constexpr int64_t kMaxTextBytes = int64_t{64} << 20;
+
+/*! \brief Refuses what git-lfs leaves in place of a file that was not fetched. */
+void RefusePointer(const fs::path& path) {
+  constexpr int64_t kMaxPointerBytes = 1024;
+  constexpr char kStart[] = "version https://git-lfs.github.com/spec/";
+  std::array<char, sizeof(kStart) - 1> start{};
+  if (static_cast<int64_t>(fs::file_size(path)) >= kMaxPointerBytes) return;
+  std::ifstream file(path, std::ios::binary);
+  if (file.read(start.data(), start.size()) && std::equal(start.begin(), start.end(), kStart)) {
+    Throw(ErrorKind::kValue, path.string(),
+          " is a git-lfs pointer, not the file that it stands for: run 'git lfs pull' in ",
+          path.parent_path().string());
+  }
+}
+
 /*! \brief A text file; one that is not UTF-8 could not be quoted in a message. */
 std::string ReadText(const fs::path& path) {
+  const auto size = static_cast<int64_t>(fs::file_size(path));
+  if (size > kMaxTextBytes) {
+    Throw(ErrorKind::kValue, path.string(), " has ", size, " bytes, more than the ", kMaxTextBytes,
+          " that are read");
+  }
   std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file) Throw(ErrorKind::kValue, "cannot read ", path.string());
+  std::string text(static_cast<size_t>(size), '\0');
+  if (!file.read(text.data(), size)) Throw(ErrorKind::kValue, "cannot read ", path.string());
   if (!IsUtf8(text)) Throw(ErrorKind::kValue, path.string(), " is damaged: it is not UTF-8 text");
   return text;
 }
@@ -45,6 +68,7 @@ fs::path RequireFile(const fs::path& path, const char* what) {
     Throw(ErrorKind::kFileNotFound, "the model directory ", path.parent_path().string(), " has no ",
           path.filename().string(), " (", what, ")");
   }
+  RefusePointer(path);
   return path;
 }
 
@@ -113,11 +137,19 @@ ParamShard ReadShard(const JsonObject& json, const fs::path& directory, const st
   ParamShard shard;
   shard.path = RequireFile(directory / name, "parameters that its index names").string();
   const int64_t nbytes = GetMember<int64_t>(json, "nbytes", index + ", " + name);
+  shard.nbytes = nbytes;
   const auto found = static_cast<int64_t>(fs::file_size(shard.path));
   if (found != nbytes) {
     Throw(ErrorKind::kValue, shard.path, found < nbytes ? " is truncated" : " is too long",
           ": it has ", found, " bytes, ", fs::path(index).filename().string(), " says ", nbytes,
           ". Download or compile the model again.");
+  }
+  if (json.count(ffi::String("md5sum")) > 0) {
+    shard.md5 = GetMember<ffi::String>(json, "md5sum", index + ", " + name);
+    const bool digits = shard.md5.find_first_not_of("0123456789abcdef") == std::string::npos;
+    if (shard.md5.size() != 32 || !digits) {
+      Throw(ErrorKind::kValue, index, ", ", name, ": md5sum must be 32 hexadecimal digits");
+    }
   }
   for (const ffi::Any& record : GetMember<ffi::json::Array>(json, "records", index + ", " + name)) {
     auto object = record.try_cast<JsonObject>();
@@ -158,6 +190,7 @@ ModelFiles OpenModelFiles(const std::string& directory) {
   ModelFiles files;
   files.directory = directory;
   files.library = FindLibrary(root);
+  RefusePointer(files.library);
   const fs::path config = RequireFile(root / "mlc-chat-config.json", "the model's configuration");
   files.config = ParseJsonObject(ReadText(config), config.string());
 

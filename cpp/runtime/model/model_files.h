@@ -28,6 +28,8 @@ struct ParamRecord {
 /*! \brief One params_shard_*.bin. */
 struct ParamShard {
   std::string path;
+  int64_t nbytes;
+  std::string md5;  //!< 32 hexadecimal digits; "" where the index has none
   std::vector<ParamRecord> records;
 };
 

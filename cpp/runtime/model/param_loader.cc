@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "kvctl/error.h"
+#include "runtime/model/shard_check.h"
 
 namespace kvctl {
 namespace {
@@ -133,6 +134,7 @@ ffi::Array<Tensor> LoadParams(const ModelFiles& files, const std::vector<ParamSp
       if (wanted.count(record.name) > 0) total += record.nbytes;
     }
   }
+  ShardCheck check(files.shards);
   std::vector<Tensor> loaded(specs.size());
   int64_t done = 0;
   for (const ParamShard& shard : files.shards) {
@@ -147,6 +149,7 @@ ffi::Array<Tensor> LoadParams(const ModelFiles& files, const std::vector<ParamSp
       if (progress) progress(done, total);
     }
   }
+  check.Finish();
   return ffi::Array<Tensor>(loaded.begin(), loaded.end());
 }
 

@@ -40,7 +40,8 @@ std::vector<ParamSpec> ReadParamSpecs(const JsonObject& metadata, const std::str
  *
  * \param progress called with the bytes read and their total; may be empty.
  * \throws Error kValue, before anything is read, if the files lack a parameter or hold another
- * shape or dtype; kRuntime if a packing function is not registered or a file cannot be read.
+ * shape or dtype; kValue if a shard's bytes are not those of its checksum; kRuntime if a packing
+ * function is not registered or a file cannot be read.
  */
 tvm::ffi::Array<tvm::runtime::Tensor> LoadParams(
     const ModelFiles& files, const std::vector<ParamSpec>& specs, DLDevice device,

@@ -19,11 +19,39 @@ namespace kvctl {
 using JsonObject = tvm::ffi::json::Object;
 
 /*!
+ * \brief Refuses text whose arrays and objects lie in each other so deeply that a parser which
+ * calls itself for each would end the process.
+ * \throws Error kValue
+ */
+inline void CheckJsonDepth(const std::string& text, const std::string& document) {
+  constexpr int kMaxDepth = 256;
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth) {
+        Throw(ErrorKind::kValue, document, " is not JSON that is read here: it is nested deeper ",
+              "than ", kMaxDepth, " levels");
+      }
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+}
+
+/*!
  * \brief The object that text holds.
  * \param document what to call it in messages.
- * \throws Error kValue if text is not JSON, or not an object.
+ * \throws Error kValue if text is not JSON, nested too deeply, or not an object.
  */
 inline JsonObject ParseJsonObject(const std::string& text, const std::string& document) {
+  CheckJsonDepth(text, document);
   tvm::ffi::String problem;
   tvm::ffi::Any value = tvm::ffi::json::Parse(text, &problem);
   if (!problem.empty()) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,71 @@ def test_parameters_cut_short(directory):
         kvctl.ModelRunner.load(directory)
     shard.write_bytes(whole + b"x")
     with pytest.raises(ValueError, match=rf"is too long: it has {len(whole) + 1} bytes"):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_a_flipped_bit_in_the_parameters(directory):
+    shard = directory / "params_shard_0.bin"
+    whole = shard.read_bytes()
+    for at in (0, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"params_shard_0\.bin is damaged: its MD5 is \w{32},"):
+            kvctl.ModelRunner.load(directory)
+    shard.write_bytes(bytes(len(whole)))
+    with pytest.raises(ValueError, match="is damaged: its MD5"):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_an_index_without_checksums(directory):
+    edit(directory / "tensor-cache.json", lambda i: i["records"][0].pop("md5sum"))
+    assert len(kvctl.ModelRunner.load(directory).params) > 0
+
+
+@pytest.mark.parametrize("value", ["", "x" * 32, "0" * 31, 7, None])
+def test_checksums_that_are_none(directory, value):
+    edit(directory / "tensor-cache.json", lambda i: i["records"][0].update(md5sum=value))
+    with pytest.raises(ValueError, match=r"md5sum( must be|' is missing or has the wrong type)"):
+        kvctl.ModelRunner.load(directory)
+
+
+NAMES = ["tensor-cache.json", "mlc-chat-config.json", "params_shard_0.bin", "lib.so"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pointers_of_git_lfs(directory, name):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n"
+    (directory / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} is a git-lfs pointer.*'git lfs pull' in"):
+        kvctl.ModelRunner.load(directory)
+
+
+@pytest.mark.parametrize("name", ["tensor-cache.json", "mlc-chat-config.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '[{"a":' * 20_000 + "}]" * 9])
+def test_json_that_is_nested_too_deeply(directory, name, text):
+    (directory / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} is not JSON .* nested deeper than 256 levels"):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_brackets_in_texts_are_no_levels(directory):
+    edit(directory / "mlc-chat-config.json", lambda c: c.update(note='"[{' * 1000 + "\\"))
+    assert len(kvctl.ModelRunner.load(directory).params) > 0
+
+
+def test_json_that_is_too_large(directory):
+    with (directory / "mlc-chat-config.json").open("r+b") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(ValueError, match=r"mlc-chat-config\.json has \d+ bytes, more than"):
+        kvctl.ModelRunner.load(directory)
+
+
+@pytest.mark.parametrize("name", ["tensor-cache.json", "params_shard_0.bin"])
+def test_pipes_are_no_files(directory, name):
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
         kvctl.ModelRunner.load(directory)
 
 

@@ -40,7 +40,15 @@ def neighbouring_pairs(array, heads):
 
 
 def write_gguf(
-    path, *, tied=False, extra=None, architecture="llama", more=None, tokenizer=None, **changes
+    path,
+    *,
+    tied=False,
+    extra=None,
+    architecture="llama",
+    more=None,
+    tokenizer=None,
+    eos_token_id=2,
+    **changes,
 ):
     """Write the model; `more` are further keys of any type, `tokenizer` metadata of one."""
     metadata = {
@@ -64,7 +72,7 @@ def write_gguf(
     for key, value in (tokenizer or {}).items():
         getattr(writer, "add_array" if isinstance(value, list) else "add_string")(key, value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-    writer.add_uint32("tokenizer.ggml.eos_token_id", 2)
+    writer.add_uint32("tokenizer.ggml.eos_token_id", eos_token_id)
     tensors = {
         "token_embd.weight": RANDOM.tensor(NAMES[0]),
         "output_norm.weight": RANDOM.tensor(NAMES[1]),

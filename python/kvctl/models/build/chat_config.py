@@ -49,15 +49,21 @@ def checked_chat(checkpoint: Checkpoint, tokenizer: str | None) -> dict[str, Any
     """Return what a checkpoint says of conversing, its token ids being the model's.
 
     With a tokenizer, all that ends the model's turn is there together, as `kvctl.text.ModelText`
-    finds it. A padding token that is no token of the model, such as -1, is left out.
+    finds it. An id of -1, as some converters write, is no token. A padding token may be any number:
+    kvctl does not pad.
 
     Raises
     ------
     ValueError
         If an id is no integer, or none of the model's.
     """
-    chat, size = dict(checkpoint.chat()), checkpoint.config.vocab_size
+    size = checkpoint.config.vocab_size
     where = "the checkpoint" if checkpoint.source is None else str(checkpoint.source)
+    try:
+        chat = {field: value for field, value in checkpoint.chat().items() if not _is_none(value)}
+    except ValueError as error:
+        named = checkpoint.source is not None and str(error).startswith(where)
+        raise error if named else ValueError(f"{where}: {error}") from None
     pad = chat.get("pad_token_id")
     if type(pad) is int and not 0 <= pad < size:
         del chat["pad_token_id"]
@@ -77,3 +83,7 @@ def checked_chat(checkpoint: Checkpoint, tokenizer: str | None) -> dict[str, Any
     # A tokenizer may have more tokens than the model, which never come.
     fields["stop_token_ids"] = [one for one in fields["stop_token_ids"] if one < size]
     return fields
+
+
+def _is_none(value: Any) -> bool:
+    return type(value) is int and value == -1

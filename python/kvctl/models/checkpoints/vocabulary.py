@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...text import library
+
 # Kinds of tokens in GGUF files.
 _UNUSED = 5
 
@@ -107,13 +109,12 @@ def is_padding(index: int, text: str, types: list[int]) -> bool:
 
 
 def _load(tokenizer_json: str, what: str) -> Any:
-    from tokenizers import Tokenizer
-
+    tokenizer = library.load(tokenizer_json, what)
     try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
         tokenizer.encode(_PROBE)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # panics of the library are no Exceptions
-        raise ValueError(f"{what} is no tokenizer, or damaged: {error}") from None
+    except BaseException as error:
+        # A panic of the library, as for a pattern that takes for ever, derives from it alone.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what} is no tokenizer that encodes text: {error}") from None
     return tokenizer

@@ -1,0 +1,78 @@
+#include "runtime/model/shard_check.h"
+
+#include <algorithm>
+#include <fstream>
+
+#include "core/support/md5.h"
+#include "kvctl/error.h"
+
+namespace kvctl {
+namespace {
+
+constexpr size_t kMaxThreads = 8;
+constexpr size_t kPieceBytes = 1 << 20;
+
+}  // namespace
+
+ShardCheck::ShardCheck(const std::vector<ParamShard>& shards)
+    : shards_(shards), found_(shards.size()) {
+  for (size_t i = 0; i < shards.size(); ++i) {
+    if (!shards[i].md5.empty()) order_.push_back(i);
+  }
+  std::stable_sort(order_.begin(), order_.end(),
+                   [&shards](size_t a, size_t b) { return shards[a].nbytes > shards[b].nbytes; });
+  const size_t cores = std::max(1U, std::thread::hardware_concurrency());
+  const size_t count = std::min({order_.size(), cores, kMaxThreads});
+  try {
+    while (threads_.size() < count) threads_.emplace_back([this] { Run(); });
+  } catch (const std::system_error&) {
+    // With fewer threads it takes longer; with none, Finish does it all.
+  } catch (...) {
+    given_up_ = true;
+    Join();
+    throw;
+  }
+}
+
+ShardCheck::~ShardCheck() {
+  given_up_ = true;
+  Join();
+}
+
+void ShardCheck::Join() {
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+void ShardCheck::Run() {
+  std::vector<char> piece(kPieceBytes);
+  for (size_t i = next_++; i < order_.size() && !given_up_; i = next_++) {
+    std::ifstream file(shards_[order_[i]].path, std::ios::binary);
+    Md5 md5;
+    int64_t left = shards_[order_[i]].nbytes;
+    while (left > 0 && !given_up_) {
+      const int64_t size = std::min(left, static_cast<int64_t>(piece.size()));
+      if (!file.read(piece.data(), size)) break;
+      md5.Update(piece.data(), static_cast<size_t>(size));
+      left -= size;
+    }
+    if (left == 0) found_[order_[i]] = md5.Finish();
+  }
+}
+
+void ShardCheck::Finish() {
+  Run();
+  Join();
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    const ParamShard& shard = shards_[i];
+    if (shard.md5.empty() || found_[i] == shard.md5) continue;
+    if (found_[i].empty()) {
+      Throw(ErrorKind::kRuntime, "cannot read ", shard.nbytes, " bytes from ", shard.path);
+    }
+    Throw(ErrorKind::kValue, shard.path, " is damaged: its MD5 is ", found_[i], ", its index says ",
+          shard.md5, ". Download or compile the model again.");
+  }
+}
+
+}  // namespace kvctl

@@ -1,0 +1,53 @@
+/*!
+ * \file runtime/model/shard_check.h
+ * \brief Compares shards of parameters with the checksums of their index, beside their loading.
+ */
+#ifndef KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
+#define KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
+
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/model/model_files.h"
+
+namespace kvctl {
+
+/*!
+ * \brief Reads every shard that has a checksum, in threads of its own.
+ *
+ * A flipped bit in a weight loads as well as any other, and the text is wrong without a word. The
+ * threads read what the loader reads, so that the disk is asked once.
+ */
+class ShardCheck {
+ public:
+  /*! \brief Starts; shards must live as long as this does. */
+  explicit ShardCheck(const std::vector<ParamShard>& shards);
+  ShardCheck(const ShardCheck&) = delete;
+  ShardCheck& operator=(const ShardCheck&) = delete;
+  /*! \brief Gives up what is not done yet. */
+  ~ShardCheck();
+
+  /*!
+   * \brief Waits for all shards.
+   * \throws Error kValue for the first one whose bytes are not those of its checksum; kRuntime for
+   * one that cannot be read.
+   */
+  void Finish();
+
+ private:
+  void Run();
+  void Join();
+
+  const std::vector<ParamShard>& shards_;
+  std::vector<size_t> order_;  //!< of shards with a checksum, the largest first
+  std::vector<std::string> found_;
+  std::atomic<size_t> next_{0};
+  std::atomic<bool> given_up_{false};
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace kvctl
+
+#endif  // KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
