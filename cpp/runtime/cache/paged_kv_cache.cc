@@ -1,131 +1,25 @@
 // Creation, sequences and queries of the paged cache.
-#include <sys/mman.h>
 #include <tvm/ffi/cast.h>
-
-#include <algorithm>
-#include <limits>
 
 #include "kvctl/error.h"
 #include "runtime/cache/cache_checkpoint.h"
+#include "runtime/cache/cache_config.h"
 #include "runtime/cache/paged_kv_cache_impl.h"
-#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
-namespace {
-
-void RequirePositive(int64_t value, const char* name) {
-  if (value < 1) Throw(ErrorKind::kValue, name, " must be at least 1, got ", value);
-}
-
-/*! \brief Checks a configuration before anything is allocated for it. */
-const PagedKVCacheConfig& Validated(const PagedKVCacheConfig& config) {
-  RequirePositive(config.num_layers, "num_layers");
-  RequirePositive(config.num_qo_heads, "num_qo_heads");
-  RequirePositive(config.num_kv_heads, "num_kv_heads");
-  RequirePositive(config.head_dim, "head_dim");
-  RequirePositive(config.page_size, "page_size");
-  RequirePositive(config.num_pages, "the number of pages");
-  RequirePositive(config.prefill_chunk_size, "prefill_chunk_size");
-  if (config.num_qo_heads % config.num_kv_heads != 0) {
-    Throw(ErrorKind::kValue, "num_qo_heads must be a multiple of num_kv_heads, got ",
-          config.num_qo_heads, " and ", config.num_kv_heads);
-  }
-  if (config.head_dim % 8 != 0 || config.head_dim > 256) {
-    Throw(ErrorKind::kValue, "head_dim must be a multiple of 8 and at most 256, got ",
-          config.head_dim);
-  }
-  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-  if (config.num_pages > kMaxInt / config.page_size) {
-    Throw(ErrorKind::kValue, "a cache of ", config.num_pages, " pages of ", config.page_size,
-          " tokens is larger than 2^31 - 1 tokens");
-  }
-  if (config.prefill_chunk_size > kMaxInt) {
-    Throw(ErrorKind::kValue, "prefill_chunk_size must be less than 2^31, got ",
-          config.prefill_chunk_size);
-  }
-  if (config.num_qo_heads > kMaxInt / config.head_dim) {
-    Throw(ErrorKind::kValue, "num_qo_heads * head_dim must be less than 2^31, got ",
-          config.num_qo_heads, " and ", config.head_dim);
-  }
-  if (config.max_sequences < 0 || config.max_sequences > kMaxInt) {
-    Throw(ErrorKind::kValue, "max_sequences must be in [0, 2^31), 0 being any number, got ",
-          config.max_sequences);
-  }
-  const double bytes = 2.0 * config.dtype.bits / 8 * config.head_dim * config.num_kv_heads *
-                       config.page_size * config.num_pages * config.num_layers;
-  RequireMemory(config.device, bytes, "the cache");
-  if (IsCuda(config.device)) {
-    CudaKernels();
-    if (config.rope_mode == RopeMode::kInline) RequireCpu(config.device, "inline RoPE");
-  } else if (!IsCpu(config.device)) {
-    Throw(ErrorKind::kNotImplemented, "kvctl has cache kernels for the CPU and for CUDA only");
-  } else if (config.device.device_id != 0) {
-    Throw(ErrorKind::kValue, "the CPU is device 0, got ", config.device.device_id);
-  }
-  if (!config.layer_windows.empty() &&
-      static_cast<int64_t>(config.layer_windows.size()) != config.num_layers) {
-    Throw(ErrorKind::kValue, "layer_windows names ", config.layer_windows.size(),
-          " layers and the cache has ", config.num_layers);
-  }
-  for (int32_t window : config.layer_windows) {
-    if (window < 0) Throw(ErrorKind::kValue, "a layer's window must not be negative, got ", window);
-  }
-  FloatDType(config.dtype, "the cache's dtype");
-  return config;
-}
-
-TableConfig ToTableConfig(const PagedKVCacheConfig& config) {
-  return {static_cast<int32_t>(config.num_pages), static_cast<int32_t>(config.page_size),
-          static_cast<int32_t>(config.prefill_chunk_size),
-          static_cast<int32_t>(config.max_sequences)};
-}
-
-PageShape ToPageShape(const PagedKVCacheConfig& config) {
-  return {static_cast<int32_t>(config.num_kv_heads), static_cast<int32_t>(config.page_size),
-          static_cast<int32_t>(config.head_dim), FloatDType(config.dtype, "the cache's dtype")};
-}
-
-/*!
- * \brief Wishes for huge pages of memory: attention walks through all of a cache, and two threads
- * read it a quarter faster where fewer pages have to be looked up.
- */
-void PreferHugePages(const tvm::runtime::Tensor& tensor) {
-  if (tensor->device.device_type != kDLCPU) return;
-  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(DataPointer(tensor.operator->()));
-  const uintptr_t end = begin + tvm::ffi::GetDataSize(*tensor.operator->());
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t last = end / kHugePage * kHugePage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-}
-
-}  // namespace
 
 PagedKVCache PagedKVCache::Create(const PagedKVCacheConfig& config) {
   return Guard([&] { return PagedKVCache(tvm::ffi::make_object<PagedKVCacheImpl>(config)); });
 }
 
 PagedKVCacheImpl::PagedKVCacheImpl(const PagedKVCacheConfig& config)
-    : config_(Validated(config)),
-      page_shape_(ToPageShape(config)),
-      table_(ToTableConfig(config)),
-      plain_key_shape_(page_shape_) {
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    pages_.push_back(
-        Tensor::Empty({config.num_pages, 2, config.num_kv_heads, config.page_size, config.head_dim},
-                      config.dtype, config.device));
-    PreferHugePages(pages_.back());
-  }
-  plain_key_shape_.num_parts = 1;
-  for (int64_t layer = 0; config.rope_mode == RopeMode::kInline && layer < config.num_layers;
-       ++layer) {
-    plain_keys_.push_back(
-        Tensor::Empty({config.num_pages, 1, config.num_kv_heads, config.page_size, config.head_dim},
-                      config.dtype, config.device));
-  }
-  CreateRotation(&step_rotation_);
-  CreateOnCuda();
-}
+    : config_(CheckedConfig(config)),
+      table_(ToTableConfig(config_)),
+      rotator_(config_),
+      hooks_(config_),
+      step_(config_, &table_),
+      backend_(CacheBackend::Create(config_, &rotator_, &hooks_)),
+      transfer_(config_, &table_, backend_.get(), &rotator_) {}
 
 void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
   {
@@ -145,7 +39,7 @@ void PagedKVCacheImpl::DestroyDiscarded() const {
 void PagedKVCacheImpl::Clear() {
   WithLock([&] {
     table_.Clear();
-    import_.reset();
+    transfer_.CancelImport();
   });
 }
 
@@ -169,42 +63,19 @@ void PagedKVCacheImpl::Pop(int64_t seq_id, int64_t n) {
 
 void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window_size,
                                                  int32_t sinks) {
-  WithLock([&] {
-    if (sinks < 0 || sinks >= window_size) {
-      Throw(ErrorKind::kValue, "attention sinks must be at least 0 and fewer than the window of ",
-            window_size, " tokens, got ", sinks);
-    }
-    // TVM counts the sinks as part of the window, and the token itself not: it sees that many
-    // before it.
-    SlidingWindow window = MakeWindow(int64_t{window_size} - sinks + 1, sinks, kDefaultHorizon,
-                                      config_.rope_mode != RopeMode::kNone);
-    window.reports_held_length = true;
-    table_.SetWindow(seq_id, window);
-  });
-}
-
-SlidingWindow PagedKVCacheImpl::MakeWindow(int64_t size, int64_t sinks, int64_t horizon,
-                                           bool renumber_sinks) const {
-  if (renumber_sinks && config_.rope_mode == RopeMode::kNone) {
-    Throw(ErrorKind::kValue, "this cache does not rotate keys, so it cannot renumber sinks");
-  }
-  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-  SlidingWindow window;
-  window.size = static_cast<int32_t>(std::clamp<int64_t>(size, -1, kMaxInt));
-  window.sinks = static_cast<int32_t>(std::clamp<int64_t>(sinks, -1, kMaxInt));
-  window.horizon = static_cast<int32_t>(std::clamp<int64_t>(horizon, -1, kMaxInt));
-  window.renumber_sinks = renumber_sinks;
-  return window;
+  WithLock([&] { table_.SetWindow(seq_id, MakeTvmWindow(config_, window_size, sinks)); });
 }
 
 void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,
                                         int64_t horizon, bool renumber_sinks) {
-  WithLock([&] { table_.SetWindow(seq_id, MakeWindow(size, sinks, horizon, renumber_sinks)); });
+  WithLock(
+      [&] { table_.SetWindow(seq_id, MakeWindow(config_, size, sinks, horizon, renumber_sinks)); });
 }
 
 void PagedKVCacheImpl::SetDefaultWindow(int64_t size, int64_t sinks, int64_t horizon,
                                         bool renumber_sinks) {
-  WithLock([&] { table_.SetDefaultWindow(MakeWindow(size, sinks, horizon, renumber_sinks)); });
+  WithLock(
+      [&] { table_.SetDefaultWindow(MakeWindow(config_, size, sinks, horizon, renumber_sinks)); });
 }
 
 void PagedKVCacheImpl::DropPending(int64_t seq_id) {
@@ -213,6 +84,10 @@ void PagedKVCacheImpl::DropPending(int64_t seq_id) {
 
 void PagedKVCacheImpl::DropPending(const std::optional<std::vector<int64_t>>& seq_ids) {
   WithLock([&] { table_.DropPending(seq_ids.has_value() ? *seq_ids : table_.SequenceIds()); });
+}
+
+void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) {
+  WithLock([&] { EvictTokens({table_, *backend_, rotator_, copies_}, seq_id, keep, rerotate); });
 }
 
 CacheCheckpoint PagedKVCacheImpl::MakeCheckpoint(int64_t seq_id) {
@@ -228,6 +103,10 @@ void PagedKVCacheImpl::Rollback(int64_t seq_id, const CacheCheckpoint& checkpoin
     if (impl == nullptr) Throw(ErrorKind::kType, "rollback needs a checkpoint of this cache");
     table_.Rollback(seq_id, impl->checkpoint());
   });
+}
+
+CacheCheckpointImpl::~CacheCheckpointImpl() {
+  static_cast<const PagedKVCacheImpl*>(cache_.get())->Discard(std::move(checkpoint_));
 }
 
 bool PagedKVCacheImpl::Empty() const {
@@ -266,8 +145,21 @@ bool PagedKVCacheImpl::InForward() const {
   return WithLock([&] { return table_.in_forward(); });
 }
 
-CacheCheckpointImpl::~CacheCheckpointImpl() {
-  static_cast<const PagedKVCacheImpl*>(cache_.get())->Discard(std::move(checkpoint_));
+void PagedKVCacheImpl::PoisonUnused() {
+  WithLock([&] {
+    const std::vector<int32_t> held = table_.CountReferences();
+    for (int32_t page = 0; page < table_.pool().num_pages(); ++page) {
+      if (table_.pool().ref_count(page) == held[page]) continue;
+      Throw(ErrorKind::kInternal, "page ", page, " is held ", held[page], " times and counted ",
+            table_.pool().ref_count(page), " times");
+    }
+    const std::vector<bool> used = table_.UsedSlots();
+    std::vector<int32_t> unused;
+    for (size_t slot = 0; slot < used.size(); ++slot) {
+      if (!used[slot]) unused.push_back(static_cast<int32_t>(slot));
+    }
+    backend_->PoisonSlots(unused);
+  });
 }
 
 }  // namespace kvctl

@@ -1,4 +1,4 @@
-#include "runtime/cache/kv_checkpoint.h"
+#include "runtime/cache/transfer/transfer_metadata.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -114,14 +114,14 @@ json::Array AttentionKinds(const PagedKVCacheConfig& config) {
 
 std::string Text(const ffi::Any& value) { return std::string(json::Stringify(value)); }
 
-/*! \brief Whether a value says what is expected; an object may say more. */
-bool Says(const ffi::Any& given, const ffi::Any& expected) {
+/*! \brief Whether a value is the expected one; an object may have more members. */
+bool Matches(const ffi::Any& given, const ffi::Any& expected) {
   if (auto object = expected.as<json::Object>()) {
     auto other = given.as<json::Object>();
     if (!other) return false;
     for (const auto& [name, value] : *object) {
       const auto found = other->find(name);
-      if (found == other->end() || !Says((*found).second, value)) return false;
+      if (found == other->end() || !Matches((*found).second, value)) return false;
     }
     return true;
   }
@@ -129,7 +129,7 @@ bool Says(const ffi::Any& given, const ffi::Any& expected) {
     auto other = given.as<json::Array>();
     if (!other || other->size() != array->size()) return false;
     for (size_t i = 0; i < array->size(); ++i) {
-      if (!Says((*other)[i], (*array)[i])) return false;
+      if (!Matches((*other)[i], (*array)[i])) return false;
     }
     return true;
   }
@@ -175,7 +175,7 @@ std::string LayoutHash(const PagedKVCacheConfig& config) {
   return hex;
 }
 
-std::string CheckpointMetadata(const PagedKVCacheConfig& config, int64_t seq_id, int64_t length) {
+std::string TransferMetadata(const PagedKVCacheConfig& config, int64_t seq_id, int64_t length) {
   json::Object metadata = Metadata(config, seq_id, length);
   metadata.Set("reserved_num_seqs", std::max<int64_t>(config.max_sequences, 1));
   metadata.Set("num_total_pages", config.num_pages);
@@ -183,8 +183,8 @@ std::string CheckpointMetadata(const PagedKVCacheConfig& config, int64_t seq_id,
   return std::string(json::Stringify(metadata));
 }
 
-int64_t CheckCheckpointMetadata(const PagedKVCacheConfig& config, int64_t seq_id,
-                                const std::string& metadata) {
+int64_t CheckTransferMetadata(const PagedKVCacheConfig& config, int64_t seq_id,
+                              const std::string& metadata) {
   const std::string document = "checkpoint metadata";
   const JsonObject given = ParseJsonObject(metadata, document);
   const auto length = GetMember<int64_t>(given, "seq_length", document);
@@ -197,7 +197,7 @@ int64_t CheckCheckpointMetadata(const PagedKVCacheConfig& config, int64_t seq_id
     const std::string key = std::string(name.template cast<ffi::String>());
     const auto found = given.find(ffi::String(key));
     if (found == given.end()) Throw(ErrorKind::kValue, document, ": '", key, "' is missing");
-    if (Says((*found).second, expected)) continue;
+    if (Matches((*found).second, expected)) continue;
     Throw(ErrorKind::kValue, document, ": '", key, "' is ", Text((*found).second),
           " where this cache has ", Text(expected));
   }

@@ -1,8 +1,8 @@
-// The masks of a step: with windows, with sinks that are renumbered, restricted to some columns.
+// The masks of a step: with windows, with renumbered sinks, restricted to some keys.
 #include <algorithm>
 #include <utility>
 
-#include "runtime/cache/paged_kv_cache_impl.h"
+#include "runtime/cache/step/forward_step.h"
 
 namespace kvctl {
 namespace {
@@ -22,7 +22,7 @@ Mask WithLayerWindows(const Mask& mask, const std::vector<int32_t>& windows) {
   return mask & Mask::PerLayer(std::move(masks), std::move(choice));
 }
 
-/*! \brief A mask under which row i sees columns [ranges[i].begin, ranges[i].end). */
+/*! \brief A mask under which query i sees keys [ranges[i].begin, ranges[i].end). */
 Mask Rows(const std::vector<KeyRange>& ranges) {
   std::vector<std::vector<KeyRange>> rows;
   for (const KeyRange& range : ranges) rows.push_back({range});
@@ -37,23 +37,23 @@ std::vector<const Mask*> Pointers(const std::vector<Mask>& masks) {
 
 }  // namespace
 
-void PagedKVCacheImpl::KeepMasks() {
-  step_masks_.clear();
+void ForwardStep::SetMasks() {
+  masks_.clear();
   sink_masks_.clear();
   for (size_t i = 0; i < requests_.size(); ++i) {
     const SlidingWindow& window = table_.Get(requests_[i].seq_id).window;
-    std::optional<Mask>& kept = step_masks_.emplace_back(requests_[i].mask);
+    std::optional<Mask>& kept = masks_.emplace_back(requests_[i].mask);
     if (window.size == 0 && config_.layer_windows.empty()) continue;
     // Trees that came through TVM's interface are in the plan, not in a mask.
     if (!kept.has_value()) kept = Mask::Causal();
     if (!config_.layer_windows.empty()) kept = WithLayerWindows(*kept, config_.layer_windows);
     if (window.size == 0) continue;
     kept = *kept & Mask::Window(window.size, window.sinks);
-    if (window.renumber_sinks && window.sinks > 0) SetSinksApart(i, &*kept);
+    if (window.renumber_sinks && window.sinks > 0) SplitOffSinks(i, &*kept);
   }
 }
 
-void PagedKVCacheImpl::SetSinksApart(size_t index, Mask* mask) {
+void ForwardStep::SplitOffSinks(size_t index, Mask* mask) {
   const StepPlan& plan = table_.plan();
   const SequencePlan& sequence = plan.sequences[index];
   const SlidingWindow& window = table_.Get(requests_[index].seq_id).window;
@@ -70,37 +70,37 @@ void PagedKVCacheImpl::SetSinksApart(size_t index, Mask* mask) {
     for (const SequencePlan& other : plan.sequences) {
       sink_masks_.push_back(Rows(std::vector<KeyRange>(other.num_query_tokens)));
     }
-    FillSinkRotation();
+    SetSinkPositions();
   }
   const Mask far = Rows(beyond), near = Mask::Window(window.size);
   sink_masks_[index] = *mask & far & ~near;
   *mask = *mask & (near | ~far);
 }
 
-void PagedKVCacheImpl::FillSinkRotation() {
+void ForwardStep::SetSinkPositions() {
   const StepPlan& plan = table_.plan();
-  std::vector<int32_t> positions = plan.positions;
+  sink_positions_ = plan.positions;
   for (size_t i = 0; i < requests_.size(); ++i) {
     const SlidingWindow& window = table_.Get(requests_[i].seq_id).window;
     const SequencePlan& sequence = plan.sequences[i];
     for (int32_t row = 0; window.renumber_sinks && row < sequence.num_query_tokens; ++row) {
-      int32_t& position = positions[sequence.query_begin + row];
+      int32_t& position = sink_positions_[sequence.query_begin + row];
       position = static_cast<int32_t>(std::min<int64_t>(position, window.past()));
     }
   }
-  FillRotation(positions.data(), plan.num_query_tokens(), &sink_rotation_);
 }
 
-PagedKVCacheImpl::StepMasks& PagedKVCacheImpl::MasksOf(Columns columns) {
-  StepMasks& of = columns == Columns::kAll ? all_ : columns == Columns::kPast ? past_ : new_;
+StepMasks& ForwardStep::MasksOf(StepKeys keys) {
+  StepMasks& of = keys == StepKeys::kAll ? all_ : keys == StepKeys::kPast ? past_ : new_;
   if (of.lowered) return of;
   const StepPlan& plan = table_.plan();
   const auto lower = [&](const Mask* const* masks, MaskTable* table) {
-    table->Lower(masks, plan, static_cast<int32_t>(config_.num_layers), page_shape_.num_kv_heads);
+    table->Lower(masks, plan, static_cast<int32_t>(config_.num_layers),
+                 static_cast<int32_t>(config_.num_kv_heads));
   };
-  if (columns == Columns::kAll) {
+  if (keys == StepKeys::kAll) {
     mask_pointers_.clear();
-    for (const auto& mask : step_masks_) mask_pointers_.push_back(mask ? &*mask : nullptr);
+    for (const auto& mask : masks_) mask_pointers_.push_back(mask ? &*mask : nullptr);
     lower(mask_pointers_.data(), &of.masks);
     if (!sink_masks_.empty()) lower(Pointers(sink_masks_).data(), &of.sinks);
   } else {
@@ -109,9 +109,9 @@ PagedKVCacheImpl::StepMasks& PagedKVCacheImpl::MasksOf(Columns columns) {
       const SequencePlan& sequence = plan.sequences[s];
       const int32_t past = sequence.kv_len() - sequence.num_query_tokens;
       const KeyRange range =
-          columns == Columns::kPast ? KeyRange{0, past} : KeyRange{past, sequence.kv_len()};
+          keys == StepKeys::kPast ? KeyRange{0, past} : KeyRange{past, sequence.kv_len()};
       const Mask visible = Rows(std::vector<KeyRange>(sequence.num_query_tokens, range));
-      masks.push_back(step_masks_[s].value_or(Mask::Causal()) & visible);
+      masks.push_back(masks_[s].value_or(Mask::Causal()) & visible);
       if (!sink_masks_.empty()) sinks.push_back(sink_masks_[s] & visible);
     }
     lower(Pointers(masks).data(), &of.masks);

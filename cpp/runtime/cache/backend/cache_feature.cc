@@ -1,0 +1,47 @@
+#include "runtime/cache/backend/cache_feature.h"
+
+#include "kvctl/error.h"
+
+namespace kvctl {
+
+const std::vector<CacheCapability>& CacheCapabilities() {
+  static const std::vector<CacheCapability> kTable = {
+      {CacheFeature::kInlineRope, "inline_rope", "inline RoPE",
+       "inline RoPE is not implemented on CUDA devices", true, false},
+      {CacheFeature::kPageSelector, "page_selector", "page selectors",
+       "a page selector is not implemented on CUDA devices", true, false},
+      {CacheFeature::kRenumberedSinks, "renumbered_sinks", "windows that renumber their sinks",
+       "a sliding window that renumbers its sinks is not implemented on CUDA devices", true, false},
+      {CacheFeature::kAttentionInParts, "attention_in_parts",
+       "attention in parts (TVM's self, cross and merge functions)",
+       "attention in parts is not implemented on CUDA devices", true, false},
+      {CacheFeature::kAttentionSums, "attention_sums",
+       "sums of attention (`mass=` and `set_observer`)",
+       "what tokens get of attention is summed up on the CPU only", true, false},
+      {CacheFeature::kRerotatedEviction, "rerotated_eviction", "`evict(rerotate=True)`",
+       "evict with rerotate=True is not implemented on CUDA devices", true, false},
+      {CacheFeature::kPageGroupExport, "page_group_export", "the export of page groups",
+       "the export of page groups is not implemented on CUDA devices", true, false},
+      {CacheFeature::kPageGroupImport, "page_group_import", "the import of page groups",
+       "the import of page groups is not implemented on CUDA devices", true, false},
+      {CacheFeature::kMLA, "mla", "MLA (multi-head latent attention)",
+       "kvctl's paged cache does not support MLA (multi-head latent attention)", false, false},
+      {CacheFeature::kLinearAttention, "linear_attention", "linear attention",
+       "kvctl's paged cache does not support linear attention", false, false},
+      {CacheFeature::kDisaggregatedPrefill, "disaggregated_prefill",
+       "disaggregated prefill (KV sent over NVSHMEM)",
+       "kvctl's paged cache does not support disaggregated prefill (KV sent over NVSHMEM)", false,
+       false},
+  };
+  return kTable;
+}
+
+const CacheCapability& CapabilityOf(CacheFeature feature) {
+  return CacheCapabilities()[static_cast<size_t>(feature)];
+}
+
+void Refuse(CacheFeature feature) {
+  Throw(ErrorKind::kNotImplemented, CapabilityOf(feature).refusal);
+}
+
+}  // namespace kvctl

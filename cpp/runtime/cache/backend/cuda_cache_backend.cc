@@ -1,0 +1,82 @@
+#include "runtime/cache/backend/cuda_cache_backend.h"
+
+#include "kvctl/error.h"
+#include "runtime/support/tensor_view.h"
+
+namespace kvctl {
+
+void CudaCacheBackend::Check(const PagedKVCacheConfig& config) {
+  CudaKernels();
+  if (config.rope_mode == RopeMode::kInline &&
+      !CapabilityOf(CacheFeature::kInlineRope).On(CacheDevice::kCuda)) {
+    Refuse(CacheFeature::kInlineRope);
+  }
+}
+
+CudaCacheBackend::CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator* rotator)
+    : CacheBackend(CacheDevice::kCuda, config, rotator) {
+  const RopeTable* table = rotator->step_table();
+  CudaCacheConfig cuda{};
+  cuda.device = config.device.device_id;
+  cuda.page = page_shape_;
+  cuda.num_layers = static_cast<int32_t>(config.num_layers);
+  cuda.num_qo_heads = static_cast<int32_t>(config.num_qo_heads);
+  cuda.num_pages = static_cast<int32_t>(config.num_pages);
+  cuda.max_query_tokens = static_cast<int32_t>(config.prefill_chunk_size);
+  cuda.rotary_dim = table == nullptr ? 0 : table->params().rotary_dim;
+  for (const Tensor& pages : pages_) cuda.pages.push_back(DataPointer(pages.operator->()));
+  kernels_.reset(CudaKernels().create_cache(cuda));
+}
+
+void CudaCacheBackend::BeginStep(ForwardStep* step) {
+  if (step->has_sinks()) Require(CacheFeature::kRenumberedSinks);
+  rotator_.FillStepTable(step->plan());
+  const RopeTable* table = rotator_.step_table();
+  kernels_->BeginStep(
+      step->plan(), step->MasksOf(StepKeys::kAll).masks, table == nullptr ? nullptr : table->row(0),
+      static_cast<int32_t*>(DataPointer(rotator_.step_positions().operator->())), stream());
+}
+
+void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
+                                       const FusedAttention& call) {
+  const int64_t num_rows = step->plan().num_query_tokens(), heads = config_.num_qo_heads;
+  const QKVRows rows = rotator_.RotateStepByLibrary(call.qkv, num_rows);
+  CudaAttention attention{};
+  attention.layer = layer;
+  attention.q = rows.q;
+  attention.k = rows.k;
+  attention.v = rows.v;
+  attention.rotates = rotator_.step_table() != nullptr;
+  attention.out = {DataPointer(call.out.operator->()),
+                   FloatDType(call.out.DataType(), "the attention output"),
+                   heads * config_.head_dim};
+  attention.sm_scale = static_cast<float>(call.sm_scale);
+  attention.soft_cap = static_cast<float>(call.options.soft_cap);
+  attention.alibi_slopes = OptionData(call.options.alibi_slopes, "alibi_slopes", {heads});
+  attention.sinks = OptionData(call.options.sinks, "sinks", {heads});
+  attention.lse = OptionData(call.options.lse, "lse", {num_rows, heads});
+  kernels_->Attend(attention, stream());
+  step->MarkWritten(layer);
+}
+
+void CudaCacheBackend::ApplyCopies(const CopyPlan& copies) {
+  if (!copies.empty()) kernels_->Move(copies, stream());
+}
+
+void CudaCacheBackend::ReadSlots(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                                 const KVRows& v) const {
+  kernels_->ReadSlots(static_cast<int32_t>(layer), slots, k, v, stream());
+}
+
+void CudaCacheBackend::WriteSlots(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
+                                  const KVRows& v, const KVRows&) {
+  kernels_->WriteSlots(static_cast<int32_t>(layer), slots, k, v, stream());
+}
+
+void CudaCacheBackend::PoisonSlots(const std::vector<int32_t>& slots) {
+  for (int32_t layer = 0; layer < static_cast<int32_t>(config_.num_layers); ++layer) {
+    kernels_->PoisonSlots(layer, slots, stream());
+  }
+}
+
+}  // namespace kvctl
