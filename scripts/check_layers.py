@@ -36,7 +36,16 @@ PYTHON = {
 # Public headers that a program without TVM includes.
 WITHOUT_TVM = {
     f"kvctl/{name}.h"
-    for name in ("api", "dtype", "error", "mask", "step_request", "token_tree", "verify")
+    for name in (
+        "api",
+        "dtype",
+        "error",
+        "mask",
+        "sampling",
+        "step_request",
+        "token_tree",
+        "verify",
+    )
 }
 # What core is kept free of; the headers above are, too.
 FOREIGN = re.compile(r"tvm|dlpack|pybind11|Python\.h|omp\.h|cuda")

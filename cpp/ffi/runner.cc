@@ -11,10 +11,12 @@
 #include <vector>
 
 #include "core/support/narrow.h"
+#include "core/tree/token_tree_codec.h"
 #include "ffi/mask_argument.h"
 #include "kvctl/function_table.h"
 #include "kvctl/model_runner.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 namespace {
@@ -151,18 +153,10 @@ Tensor Decode(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::
   return self->runner.Decode(ToVector(seq_ids), ToInt32(tokens, "token"));
 }
 
-/*! \brief Trees as flat arrays of nodes, sizes[i] of them for sequence i. */
-Tensor Verify(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& sizes,
-              const ffi::Shape& tokens, const ffi::Shape& parents, const ffi::Shape& rows) {
-  auto tree_tokens = Split(tokens, sizes, "token");
-  auto tree_parents = Split(parents, sizes, "parent");
-  auto tree_rows = Split(rows, sizes, "row");
-  std::vector<TokenTree> trees;
-  for (size_t i = 0; i < tree_tokens.size(); ++i) {
-    trees.emplace_back(std::move(tree_tokens[i]), std::move(tree_parents[i]),
-                       std::move(tree_rows[i]));
-  }
-  return self->runner.Verify(ToVector(seq_ids), trees);
+/*! \brief trees: encoded, one after another. */
+Tensor Verify(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const Tensor& trees) {
+  const auto* code = TensorData<const int32_t>(trees, "trees", {kAnyExtent});
+  return self->runner.Verify(ToVector(seq_ids), DecodeTrees(code, trees->shape[0]));
 }
 
 /*! \brief masks: one per sequence or nullopt. positions: flat, or nullopt. pending: 1, 0, or -1 for

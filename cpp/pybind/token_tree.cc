@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/tree/token_tree_codec.h"
 #include "kvctl/error.h"
 #include "pybind/register.h"
 
@@ -68,27 +69,27 @@ py::tuple Prune(const TokenTree& tree, const DoubleArray& scores, int64_t n) {
   return py::make_tuple(std::move(pruned.tree), Copy(pruned.nodes));
 }
 
-// The nodes of all trees, (4, N): token, parent, row, and a row for the caller to fill in; and
-// where nodes and rows of each tree begin, (2, B + 1).
-py::tuple Pack(const std::vector<const TokenTree*>& trees) {
+// The encoded trees, one after another, and where the nodes and rows of each begin, (2, B + 1).
+py::tuple EncodeBatch(const std::vector<const TokenTree*>& trees) {
   const auto batch = static_cast<py::ssize_t>(trees.size());
-  py::array_t<int64_t> ptrs({py::ssize_t{2}, batch + 1});
-  int64_t* node_ptr = ptrs.mutable_data();
-  int64_t* row_ptr = node_ptr + batch + 1;
-  node_ptr[0] = row_ptr[0] = 0;
+  py::array_t<int64_t> begins({py::ssize_t{2}, batch + 1});
+  int64_t* node_begin = begins.mutable_data();
+  int64_t* row_begin = node_begin + batch + 1;
+  node_begin[0] = row_begin[0] = 0;
+  size_t size = 0;
   for (py::ssize_t b = 0; b < batch; ++b) {
-    node_ptr[b + 1] = node_ptr[b] + trees[b]->size();
-    row_ptr[b + 1] = row_ptr[b] + trees[b]->num_rows();
+    node_begin[b + 1] = node_begin[b] + trees[b]->size();
+    row_begin[b + 1] = row_begin[b] + trees[b]->num_rows();
+    size += EncodedSize(*trees[b]);
   }
-  py::array_t<int32_t> nodes({py::ssize_t{4}, static_cast<py::ssize_t>(node_ptr[batch])});
-  int32_t* out = nodes.mutable_data();
-  for (const auto get : {&TokenTree::tokens, &TokenTree::parents, &TokenTree::rows}) {
-    for (const TokenTree* tree : trees) {
-      const std::vector<int32_t>& values = (tree->*get)();
-      out = std::copy(values.begin(), values.end(), out);
-    }
-  }
-  return py::make_tuple(std::move(nodes), std::move(ptrs));
+  py::array_t<int32_t> code(static_cast<py::ssize_t>(size));
+  int32_t* out = code.mutable_data();
+  for (const TokenTree* tree : trees) out = EncodeTree(*tree, out);
+  return py::make_tuple(std::move(code), std::move(begins));
+}
+
+TokenTree Decode(const py::array_t<int32_t, py::array::c_style>& code) {
+  return TokenTree::Decode(code.data(), static_cast<size_t>(code.size()));
 }
 
 }  // namespace
@@ -106,7 +107,9 @@ void RegisterTokenTree(py::module_& module) {
       .def_property_readonly("depths", &View<&TokenTree::depths>)
       .def_property_readonly("num_rows", &TokenTree::num_rows)
       .def_property_readonly("is_chain", &TokenTree::is_chain)
-      .def_static("pack", &Pack, py::arg("trees"))
+      .def_static("encode_batch", &EncodeBatch, py::arg("trees"))
+      .def_static("decode", &Decode, py::arg("code"))
+      .def("encode", [](const TokenTree& tree) { return Copy(tree.Encode()); })
       .def("row_parents", [](const TokenTree& tree) { return Copy(tree.RowParents()); })
       .def("prune", &Prune, py::arg("scores"), py::arg("n"))
       .def("__len__", &TokenTree::size)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._ffi.integers import Int32Array, one_int32, to_int64
+from ._ffi.integers import Int32Array, one_int32, to_int32, to_int64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,6 +145,15 @@ class TokenTree:
 
         return Mask.tree(self._core.row_parents())
 
+    def encode(self) -> Int32Array:
+        """Return the tree as one flat int32 buffer, which :meth:`decode` reads."""
+        return self._core.encode()
+
+    @classmethod
+    def decode(cls, code: npt.ArrayLike) -> TokenTree:
+        """Read what :meth:`encode` wrote; ``ValueError`` if the buffer does not hold one tree."""
+        return cls._wrap(_core.TokenTree.decode(to_int32(code, "code")))
+
     def __len__(self) -> int:
         return len(self._core)
 
@@ -173,11 +182,7 @@ class TokenTree:
         return f"TokenTree({self.tokens.tolist()}, {self.parents.tolist()}{rows})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.tokens.copy(), self.parents.copy(), self.rows.copy())
-
-
-def _rebuild(tokens: Int32Array, parents: Int32Array, rows: Int32Array) -> TokenTree:
-    return TokenTree(tokens, parents, rows=rows)
+        return TokenTree.decode, (self.encode(),)
 
 
 def as_trees(trees: TokenTree | Sequence[TokenTree]) -> list[TokenTree]:
@@ -193,3 +198,14 @@ def as_trees(trees: TokenTree | Sequence[TokenTree]) -> list[TokenTree]:
         if not isinstance(tree, TokenTree):
             raise TypeError(f"trees must be kvctl.TokenTree, got {type(tree).__name__}")
     return many
+
+
+def encode_trees(trees: Sequence[TokenTree]) -> tuple[Int32Array, npt.NDArray[np.int64]]:
+    """Return the encoded trees of a batch, one after another: how trees cross the FFI.
+
+    Returns
+    -------
+    tuple
+        int32, the buffer; and (2, B + 1) int64, where the nodes and the rows of each tree begin.
+    """
+    return _core.TokenTree.encode_batch([tree._core for tree in trees])

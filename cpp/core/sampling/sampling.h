@@ -22,27 +22,9 @@
 #include "core/support/exact_math.h"
 #include "core/support/rng.h"
 #include "kvctl/dtype.h"
+#include "kvctl/sampling.h"
 
 namespace kvctl {
-
-/*! \brief The sampling parameters of one request. The defaults leave the softmax as it is. */
-struct Sampling {
-  double temperature = 1;  //!< 0: the largest logit, the first of equals
-  int32_t top_k = 0;       //!< keep the k most likely tokens; 0: all
-  double top_p = 1;        //!< then the fewest whose mass reaches top_p of what is left
-  double min_p = 0;        //!< then those at least min_p times as likely as the likeliest
-  double repetition_penalty = 1;
-  double presence_penalty = 0;
-  double frequency_penalty = 0;
-  std::vector<std::pair<int32_t, float>> logit_bias;
-
-  bool truncates() const { return top_k > 0 || top_p < 1 || min_p > 0; }
-  bool penalizes() const {
-    return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
-  }
-  /*! \throws Error kValue for a parameter out of its range. */
-  void Check(int32_t vocab_size) const;
-};
 
 /*! \brief What a row's distribution depends on besides the parameters. */
 struct RowInput {

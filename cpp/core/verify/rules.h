@@ -1,6 +1,6 @@
 /*!
  * \file core/verify/rules.h
- * \brief The acceptance rules by name, and which of them is lossless for which draft.
+ * \brief Checks a rule against a drafted tree, and runs it with random numbers.
  */
 #ifndef KVCTL_CORE_VERIFY_RULES_H_
 #define KVCTL_CORE_VERIFY_RULES_H_
@@ -15,24 +15,9 @@
 #include "core/verify/rules/typical.h"
 #include "core/verify/tree_verifier.h"
 #include "kvctl/error.h"
+#include "kvctl/verify.h"
 
 namespace kvctl {
-
-enum class Rule : uint8_t {
-  kGreedy,
-  kTargetOnly,
-  kTokenWise,
-  kBlock,
-  kRecursive,
-  kTraversal,
-  kBestOfK,
-  kCoupled,
-  kTypical,
-};
-constexpr int kNumRules = 9;
-
-const char* RuleName(Rule rule);
-const char* DrawnName(Drawn drawn);
 
 /*!
  * \brief Refuses what would be biased.

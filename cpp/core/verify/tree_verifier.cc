@@ -54,8 +54,9 @@ RowSampler& TreeVerifier::Target(int32_t node) {
   state.node = -1;
   RowInput row;
   const int64_t vocab = vocab_.size();
+  const int64_t stride = input_->target_stride == 0 ? vocab : input_->target_stride;
   row.values = static_cast<const char*>(input_->target) +
-               DTypeSize(input_->target_type) * vocab * input_->rows[node];
+               DTypeSize(input_->target_type) * stride * input_->rows[node];
   row.type = input_->target_type;
   row.probabilities = input_->probabilities;
   if (input_->bitmask != nullptr) row.bitmask = input_->bitmask + (vocab + 31) / 32 * node;

@@ -13,17 +13,9 @@
 #include "core/sampling/draft_row.h"
 #include "core/sampling/sampling.h"
 #include "core/verify/residual.h"
+#include "kvctl/verify.h"
 
 namespace kvctl {
-
-/*! \brief How a drafted node was drawn; it decides which rules are lossless. */
-enum class Drawn : uint8_t {
-  kDeterministic = 0,  //!< chosen without seeing the verifier's random numbers
-  kIndependent =
-      1,  //!< siblings i.i.d. from the draft distribution, in draw order, duplicates kept
-  kWithoutReplacement = 2,  //!< siblings one after another without replacement, in draw order
-  kCoupled = 3,             //!< argmax(log q + G) with the Gumbel noise of the token's position
-};
 
 /*! \brief One sequence of a verify call. All pointers are the caller's. */
 struct SequenceInput {
@@ -33,6 +25,7 @@ struct SequenceInput {
   const int32_t* rows = nullptr;  //!< [size] row of each node in `target`
   const Drawn* drawn = nullptr;   //!< [size], the root's is not read
   const void* target = nullptr;   //!< [rows, vocab] logits or probabilities
+  int64_t target_stride = 0;      //!< elements from one row to the next; 0: vocab
   DType target_type = DType::kFloat32;
   bool probabilities = false;
   const uint32_t* bitmask = nullptr;  //!< [size, ceil(vocab / 32)] one row per node

@@ -6,8 +6,8 @@ namespace kvctl {
 namespace {
 
 bool IsStop(const VerifyItem& item, int32_t token) {
-  const int32_t* end = item.stop_tokens + item.num_stop_tokens;
-  return std::find(item.stop_tokens, end, token) != end;
+  const std::vector<int32_t>& stops = item.input.sampling->stop_tokens;
+  return std::find(stops.begin(), stops.end(), token) != stops.end();
 }
 
 void VerifyOne(Rule rule, TreeVerifier* verifier, VerifyItem* item) {
@@ -66,6 +66,9 @@ void WriteOutcome(const Outcome& outcome, VerifyItem* item) {
     item->finished = IsStop(*item, outcome.bonus);
   }
   item->bonus = item->finished ? -1 : outcome.bonus;
+  if (item->kept == nullptr) return;
+  item->kept[0] = input.rows[0];
+  for (int32_t i = 0; i < item->num_nodes; ++i) item->kept[i + 1] = input.rows[item->nodes[i]];
 }
 
 void VerifyItems(Rule rule, int32_t vocab_size, const ShareItems& share_items,

@@ -13,16 +13,15 @@
 
 namespace kvctl {
 
-/*! \brief One sequence of a batch: its tree, its random numbers, its stop tokens, its outputs. */
+/*! \brief One sequence of a batch: its tree, its random numbers, its outputs. */
 struct VerifyItem {
   SequenceInput input;
   RandomStream stream;
   uint32_t root_position;
   Noise noise;  //!< for rules that sample from the target
-  const int32_t* stop_tokens;
-  int32_t num_stop_tokens;
 
   int32_t* nodes;      //!< out [input.size] accepted nodes in path order, without the root
+  int32_t* kept;       //!< out [input.size] rows of the root and of the accepted nodes, or nullptr
   int32_t* tokens;     //!< out [input.size] emitted tokens
   double* log_probs;   //!< out [input.size] of the emitted tokens, or nullptr
   int32_t num_nodes;   //!< out

@@ -5,6 +5,7 @@
 #ifndef KVCTL_TOKEN_TREE_H_
 #define KVCTL_TOKEN_TREE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -69,6 +70,11 @@ class KVCTL_API TokenTree {
    * \param n between 1 and size().
    */
   PrunedTree Prune(const std::vector<double>& scores, int32_t n) const;
+
+  /*! \brief The tree as one flat buffer: how it crosses the FFI. */
+  std::vector<int32_t> Encode() const;
+  /*! \brief The inverse of Encode. \throws Error kValue if the buffer does not hold one tree. */
+  static TokenTree Decode(const int32_t* data, size_t size);
 
   /*! \brief A drawing in ASCII, one line per node: "index:token". */
   std::string ToString() const;

@@ -141,6 +141,119 @@ class RecurrentFacts(Object):
         ) -> None: ...
 
 
+@register_object("kvctl.SamplingParams")
+class SamplingParams(Object):
+    """The C++ object ``kvctl.SamplingParams``."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    bias_tokens: Tensor | None
+    bias_values: Tensor | None
+    stop_tokens: Tensor | None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            temperature: float,
+            top_k: int,
+            top_p: float,
+            min_p: float,
+            repetition_penalty: float,
+            presence_penalty: float,
+            frequency_penalty: float,
+            bias_tokens: Tensor | None,
+            bias_values: Tensor | None,
+            stop_tokens: Tensor | None,
+        ) -> None: ...
+
+
+@register_object("kvctl.DraftRequest")
+class DraftRequest(Object):
+    """The C++ object ``kvctl.DraftRequest``."""
+
+    how: int
+    logits: Tensor | None
+    sampling: Sequence[SamplingParams]
+    seed: int
+    request_ids: Tensor | None
+    root_positions: Tensor | None
+    first_nodes: Tensor | None
+    depths: Tensor | None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            how: int,
+            logits: Tensor | None,
+            sampling: Sequence[SamplingParams],
+            seed: int,
+            request_ids: Tensor | None,
+            root_positions: Tensor | None,
+            first_nodes: Tensor | None,
+            depths: Tensor | None,
+        ) -> None: ...
+
+
+@register_object("kvctl.VerifyRequest")
+class VerifyRequest(Object):
+    """The C++ object ``kvctl.VerifyRequest``."""
+
+    rule: int
+    trees: Tensor | None
+    drawn: int
+    drawn_per_node: Tensor | None
+    logits: Tensor | None
+    probabilities: bool
+    draft_probs: Tensor | None
+    draft_ids: Tensor | None
+    draft_per_node: bool
+    sampling: Sequence[SamplingParams]
+    seed: int
+    request_ids: Tensor | None
+    root_positions: Tensor | None
+    gumbel: bool
+    history_begins: Tensor | None
+    history: Tensor | None
+    bitmask: Tensor | None
+    epsilon: float
+    delta: float
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            rule: int,
+            trees: Tensor | None,
+            drawn: int,
+            drawn_per_node: Tensor | None,
+            logits: Tensor | None,
+            probabilities: bool,
+            draft_probs: Tensor | None,
+            draft_ids: Tensor | None,
+            draft_per_node: bool,
+            sampling: Sequence[SamplingParams],
+            seed: int,
+            request_ids: Tensor | None,
+            root_positions: Tensor | None,
+            gumbel: bool,
+            history_begins: Tensor | None,
+            history: Tensor | None,
+            bitmask: Tensor | None,
+            epsilon: float,
+            delta: float,
+        ) -> None: ...
+
+
 class build:
     """``kvctl.build.*``."""
 
@@ -363,91 +476,25 @@ class runner:
     )
     prefill_chunk_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.prefill_chunk_size")
     state: Callable[[ModelRunnerHandle], RecurrentStateHandle | None] = _get("kvctl.runner.state")
-    verify: Callable[[ModelRunnerHandle, Shape, Shape, Shape, Shape, Shape], Tensor] = _get(
-        "kvctl.runner.verify"
-    )
+    verify: Callable[[ModelRunnerHandle, Shape, Tensor], Tensor] = _get("kvctl.runner.verify")
     vocab_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.vocab_size")
 
 
 class verify:
     """``kvctl.verify.*``."""
 
-    draft: Callable[
-        [
-            int,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            int,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack,
-        ],
-        None,
-    ] = _get("kvctl.verify.draft")
-    enumerate: Callable[
-        [
-            int,
-            int,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack | None,
-            int,
-            SupportsDLPack,
-            float,
-            float,
-        ],
-        bytes,
-    ] = _get("kvctl.verify.enumerate")
-    last_accepted: Callable[
-        [
-            int,
-            int,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack | None,
-            int,
-            SupportsDLPack,
-            float,
-            float,
-            SupportsDLPack,
-        ],
-        None,
-    ] = _get("kvctl.verify.last_accepted")
+    draft: Callable[[DraftRequest, Tensor, Tensor], None] = _get("kvctl.verify.draft")
+    drawn: Callable[[], Sequence[str]] = _get("kvctl.verify.drawn")
+    enumerate: Callable[[VerifyRequest, bool], bytes] = _get("kvctl.verify.enumerate")
+    last_accepted: Callable[[VerifyRequest, bool, Tensor], None] = _get(
+        "kvctl.verify.last_accepted"
+    )
+    new_draft_request: Callable[[], DraftRequest] = _get("kvctl.verify.new_draft_request")
+    new_request: Callable[[], VerifyRequest] = _get("kvctl.verify.new_request")
+    new_sampling: Callable[[], SamplingParams] = _get("kvctl.verify.new_sampling")
     philox: Callable[[int, int, int, int, int, int], Sequence[int]] = _get("kvctl.verify.philox")
-    run: Callable[
-        [
-            int,
-            int,
-            SupportsDLPack,
-            int,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            int,
-            SupportsDLPack,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            SupportsDLPack | None,
-            float,
-            float,
-            int,
-            SupportsDLPack,
-            SupportsDLPack,
-            SupportsDLPack | None,
-        ],
-        None,
-    ] = _get("kvctl.verify.run")
+    rules: Callable[[], Sequence[str]] = _get("kvctl.verify.rules")
+    run: Callable[[VerifyRequest, Tensor, Tensor | None], None] = _get("kvctl.verify.run")
 
 
 class runtime:

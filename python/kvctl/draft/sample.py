@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .._ffi import functions as ffi
 from .._ffi.integers import one_int32
 from ..verification.flatten import DRAWN, kind, matrix_shape, one_for_each, signed, streams, tensor
-from ..verification.sampling import Sampling, per_request, sampling_table
+from ..verification.sampling import Sampling, per_request
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,22 @@ def sample(
     n = one_int32(n, "n")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    index = kind(how, DRAWN, "how")
-    table = np.empty((4, rows), np.int64)
+    request = ffi.verify.new_draft_request()
+    request.how = kind(how, DRAWN, "how")
+    request.logits = logits
+    request.sampling = [one.params() for one in per_request(sampling, Sampling())]
+    request.seed = signed(seed)
+    ids: Any
+    positions: Any
     random = how != "deterministic"
-    table[:2] = streams(rows, request_ids, root_positions, "root_positions", random=random)
-    table[2] = one_for_each(first_nodes, rows, "first_nodes")
-    table[3] = table[2] if depths is None else one_for_each(depths, rows, "depths")
-    tokens = np.empty((rows, n), np.int32)
-    probs = np.empty((rows, vocab), dtype)
-    ffi.verify.draft(
-        index,
-        logits,
-        *sampling_table(per_request(sampling, Sampling())),
-        signed(seed),
-        table,
-        tokens,
-        probs,
-    )
+    ids, positions = streams(rows, request_ids, root_positions, "root_positions", random=random)
+    request.request_ids, request.root_positions = ids, positions
+    firsts: Any = one_for_each(first_nodes, rows, "first_nodes")
+    request.first_nodes = firsts
+    if depths is not None:
+        own: Any = one_for_each(depths, rows, "depths")
+        request.depths = own
+    tokens: Any = np.empty((rows, n), np.int32)
+    probs: Any = np.empty((rows, vocab), dtype)
+    ffi.verify.draft(request, tokens, probs)
     return DraftSample(tokens, probs, how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import tvm_ffi
@@ -12,7 +12,7 @@ import tvm_ffi
 from .._ffi import functions as ffi
 from .._ffi.integers import to_int64, to_shape
 from ..cache.step_arguments import encode_masks, encode_pending
-from ..tree import TokenTree, as_trees
+from ..tree import TokenTree, as_trees, encode_trees
 from .replay import ReplayingCache
 
 if TYPE_CHECKING:
@@ -117,12 +117,9 @@ class ModelForwards:
             If the library does not export ``batch_verify``.
         """
         trees = as_trees(trees)
-        sizes, tokens = _flatten([tree.tokens for tree in trees], "tokens")
-        _, parents = _flatten([tree.parents for tree in trees], "parents")
-        _, rows = _flatten([tree.rows for tree in trees], "rows")
-        logits = ffi.runner.verify(
-            self._handle, to_shape(seq_ids, "seq_ids"), sizes, tokens, parents, rows
-        )
+        code: Any
+        code, _ = encode_trees(trees)
+        logits = ffi.runner.verify(self._handle, to_shape(seq_ids, "seq_ids"), code)
         if isinstance(self._cache, ReplayingCache):
             for seq_id, tree in zip(seq_ids, trees, strict=True):
                 by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from .._ffi import functions as ffi
 from ..tree import TokenTree, as_trees
-from .flatten import DRAWN, RULES, Drawn, flatten, kind
-from .sampling import Sampling, sampling_table
+from .flatten import RULES, Drawn, kind, names_per_node
+from .request import set_draft, set_target, set_trees
+from .sampling import Sampling
 
 Float64 = npt.NDArray[np.float64]
 
@@ -170,47 +171,44 @@ def enumerate_outcomes(
     per_node = draft_probs_per_node is not None
     given = draft_probs_per_node if per_node else draft_probs
     draft = None if given is None else np.ascontiguousarray(given, np.float64)
-    nodes, ptrs = flatten(trees, drawn)
     if callable(rule):
         if per_node:
             raise ValueError("a rule of your own takes draft_probs, not draft_probs_per_node")
-        return [
-            _branches(rule, tree, target, draft, nodes[3], ptrs[:, b : b + 2])
-            for b, tree in enumerate(trees)
-        ]
-    table = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)])
-    raw = ffi.verify.enumerate(
-        kind(rule, RULES, "rule"),
-        int(check),
-        target,
-        nodes,
-        ptrs,
-        draft,
-        int(per_node),
-        table[0],
-        epsilon,
-        delta,
-    )
+        return _outcomes_of(rule, trees, target, draft, drawn)
+    request = ffi.verify.new_request()
+    request.rule = kind(rule, RULES, "rule")
+    set_trees(request, trees, drawn)
+    greedy = rule == "greedy"
+    set_target(request, target, [Sampling(temperature=0.0 if greedy else 1.0)], probabilities=True)
+    if draft is not None:
+        set_draft(request, draft, per_node=per_node)
+    request.epsilon, request.delta = epsilon, delta
+    raw = ffi.verify.enumerate(request, check)
     outcomes: list[list[Outcome]] = [[] for _ in trees]
     for sequence, node, bonus, probability in np.frombuffer(bytes(raw), np.float64).reshape(-1, 4):
         outcomes[int(sequence)].append(Outcome(float(probability), int(node), int(bonus)))
     return outcomes
 
 
-def _branches(
+def _outcomes_of(
     rule: Rule,
-    tree: TokenTree,
+    trees: Sequence[TokenTree],
     target: Float64,
     draft: Float64 | None,
-    kinds: npt.NDArray[np.int32],
-    ptr: npt.NDArray[np.int64],
-) -> list[Outcome]:
-    rows = slice(*ptr[1])
-    drafted = DraftedTree(
-        tree,
-        target[rows],
-        None if draft is None else draft[rows],
-        tuple(DRAWN[k] for k in kinds[slice(*ptr[0])]),
-    )
+    drawn: Drawn,
+) -> list[list[Outcome]]:
+    """Return every outcome of a rule of the caller's on each tree."""
+    outcomes = []
+    row, kinds = 0, names_per_node(trees, drawn)
+    for tree, names in zip(trees, kinds, strict=True):
+        rows = slice(row, row + tree.num_rows)
+        row = rows.stop
+        part = None if draft is None else draft[rows]
+        drafted = DraftedTree(tree, target[rows], part, names)
+        outcomes.append(_branches(rule, drafted))
+    return outcomes
+
+
+def _branches(rule: Rule, drafted: DraftedTree) -> list[Outcome]:
     found = BranchingRng().branches(lambda rng: rule(drafted, rng))
     return [Outcome(p, int(node), int(bonus)) for p, (node, bonus) in found]

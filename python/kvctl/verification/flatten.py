@@ -1,4 +1,4 @@
-"""Trees, names and random streams of a batch as the flat arrays that libkvctl takes."""
+"""Trees, names and random streams of a batch as libkvctl takes them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
+from .._ffi import functions as ffi
 from .._ffi.convert import to_input
 from .._ffi.integers import to_int64
 from ..tree import TokenTree
 
-RULES = (
-    "greedy",
-    "target_only",
-    "token_wise",
-    "block",
-    "recursive",
-    "traversal",
-    "best_of_k",
-    "coupled",
-    "typical",
-)
-DRAWN = ("deterministic", "independent", "without_replacement", "coupled")
+RULES = tuple(map(str, ffi.verify.rules()))
+"""The names of the acceptance rules; libkvctl takes the index of one."""
+DRAWN = tuple(map(str, ffi.verify.drawn()))
+"""The names of the ways in which tokens are drawn; libkvctl takes the index of one."""
 
 _PLAIN = frozenset(np.dtype(name) for name in ("f2", "f4", "f8", "i4"))
 Int32 = npt.NDArray[np.int32]
@@ -79,38 +71,47 @@ def kind(name: str, names: Sequence[str], what: str) -> int:
     return names.index(name)
 
 
-def flatten(trees: Sequence[TokenTree], drawn: Drawn) -> tuple[Int32, Int64]:
-    """Return the nodes of all trees, (4, N), and where nodes and rows of each begin, (2, B + 1).
+def drawn_kinds(trees: Sequence[TokenTree], drawn: Drawn) -> int | Int32:
+    """Return the index of how all nodes were drawn, or an index for each node, (N,).
 
     Raises
     ------
     ValueError
         If `drawn` is not one name, or one for each tree, or one for each node of a tree.
+    TypeError
+        If it is neither a name nor a sequence.
     """
-    nodes, ptrs = _core.TokenTree.pack([tree._core for tree in trees])
     if isinstance(drawn, str):
-        nodes[3] = kind(drawn, DRAWN, "drawn")
-        return nodes, ptrs
+        return kind(drawn, DRAWN, "drawn")
     if not hasattr(drawn, "__len__"):
         raise TypeError(f"drawn must be a name, or one for each tree, got {drawn!r}")
     if len(drawn) != len(trees):
         raise ValueError(f"drawn needs one entry for each of {len(trees)} trees, got {len(drawn)}")
-    for tree, begin, entry in zip(trees, ptrs[0, :-1], drawn, strict=True):
-        part = nodes[3, begin : begin + len(tree)]
+    kinds: list[int] = []
+    for tree, entry in zip(trees, drawn, strict=True):
         if isinstance(entry, str):
-            part[:] = kind(entry, DRAWN, "drawn")
+            kinds += [kind(entry, DRAWN, "drawn")] * len(tree)
         elif len(entry) != len(tree):
             raise ValueError(
                 f"drawn per node needs {len(tree)} entries, the root's (not read) included, "
                 f"got {len(entry)}"
             )
         else:
-            part[:] = [kind(name, DRAWN, "drawn") for name in entry]
-    return nodes, ptrs
+            kinds += [kind(name, DRAWN, "drawn") for name in entry]
+    return np.array(kinds, np.int32)
 
 
-def one_for_each(values: Sequence[int] | int, size: int, what: str) -> Int64 | int:
-    """Return integers, of which there is one for all or one for each.
+def names_per_node(trees: Sequence[TokenTree], drawn: Drawn) -> list[tuple[str, ...]]:
+    """Return how each node of each tree was drawn; raises as `drawn_kinds`."""
+    kinds = drawn_kinds(trees, drawn)
+    if isinstance(kinds, int):
+        return [(DRAWN[kinds],) * len(tree) for tree in trees]
+    ends = np.cumsum([len(tree) for tree in trees])
+    return [tuple(DRAWN[k] for k in part) for part in np.split(kinds, ends[:-1])]
+
+
+def one_for_each(values: Sequence[int] | int, size: int, what: str) -> Int64:
+    """Return one integer for each, (size,), of which there may be one for all.
 
     Raises
     ------
@@ -118,8 +119,7 @@ def one_for_each(values: Sequence[int] | int, size: int, what: str) -> Int64 | i
         If there is another number of them, or they are no integers.
     """
     if hasattr(values, "__index__") and not getattr(values, "shape", ()):
-        values = [index(values)]
-        return int(to_int64(values, what)[0])
+        return np.full(size, to_int64([index(values)], what)[0])
     array = to_int64(values, what)
     if len(array) != size:
         raise ValueError(f"{what} needs one entry for each of {size}, got {len(array)}")
@@ -133,31 +133,29 @@ def streams(
     what: str,
     *,
     random: bool,
-) -> Int64:
-    """Return request ids and positions, (2, size): what names the random numbers.
+) -> tuple[Int64 | None, Int64 | None]:
+    """Return request ids and positions, (size,) each: they name the random numbers.
 
     Raises
     ------
     ValueError
         If random numbers are needed and something does not name them.
     """
-    table = np.zeros((2, size), np.int64)
-    if positions is not None:
-        table[1] = one_for_each(positions, size, what)
-    elif random:
+    if positions is None and random:
         raise ValueError(
             f"{what} must be given where tokens are sampled: they name the random numbers, and "
             "the same numbers in every round would bias the output"
         )
-    if request_ids is not None:
-        if len(request_ids) != size:
-            raise ValueError(
-                f"request_ids needs one entry for each of {size} sequences, got {len(request_ids)}"
-            )
-        table[0] = [signed(i) for i in request_ids]
-    elif random and size > 1:
+    where = None if positions is None else one_for_each(positions, size, what)
+    if request_ids is None and random and size > 1:
         raise ValueError(
             f"request_ids must be given where tokens of {size} sequences are sampled: they name "
             "the random numbers, which must not depend on the order of the batch"
         )
-    return table
+    if request_ids is None:
+        return None, where
+    if len(request_ids) != size:
+        raise ValueError(
+            f"request_ids needs one entry for each of {size} sequences, got {len(request_ids)}"
+        )
+    return np.array([signed(i) for i in request_ids], np.int64), where

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from ..tree import TokenTree
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+
+_NO_PARENTS: Int32 = np.empty(0, np.int32)
 
 
 class Verification:
@@ -38,20 +43,21 @@ class Verification:
 
     def __init__(
         self,
-        *,
-        nodes: Int32,
-        ptrs: Int64,
-        out_nodes: Int32,
-        out_tokens: Int32,
-        counts: Int32,
+        trees: Sequence[TokenTree],
+        begins: Int64,
+        out: Int32,
         log_probs: npt.NDArray[np.float64] | None,
+        *,
         lossless: bool,
     ) -> None:
-        self._nodes = nodes
-        self._begins = ptrs[0]
-        self._row_begins = ptrs[1]
-        self._out_nodes = out_nodes
-        self._out_tokens = out_tokens
+        """Take apart what ``kvctl.verify.run`` wrote to `out` (cpp/runtime/verify)."""
+        self._trees = trees
+        self._begins, self._row_begins = begins
+        num_nodes = int(self._begins[-1])
+        self._out_nodes = out[:num_nodes]
+        self._out_tokens = out[num_nodes : 2 * num_nodes]
+        self._out_kept = out[2 * num_nodes : 3 * num_nodes]
+        counts = out[3 * num_nodes :].reshape(4, len(trees))
         self.num_accepted: Int32 = counts[0]
         self.num_emitted: Int32 = counts[1]
         self.bonus: Int32 = counts[2]
@@ -69,6 +75,15 @@ class Verification:
 
     def __len__(self) -> int:
         return len(self.bonus)
+
+    @property
+    def next_tokens(self) -> Int32:
+        """(B,) int32, another name of `bonus`: the token that each sequence goes on from.
+
+        It exists after every round, whether all drafts were accepted or none; -1 where the
+        sequence is finished.
+        """
+        return self.bonus
 
     @cached_property
     def tokens(self) -> list[list[int]]:
@@ -89,9 +104,8 @@ class Verification:
     @cached_property
     def kept(self) -> list[list[int]]:
         """The pending rows to keep in each sequence, the root's first: what ``commit`` takes."""
-        rows = self._nodes[2]
         return [
-            [int(rows[begin]), *rows[begin + self._out_nodes[begin : begin + n]].tolist()]
+            self._out_kept[begin : begin + n + 1].tolist()
             for begin, n in zip(self._begins, self.num_accepted, strict=False)
         ]
 
@@ -117,8 +131,8 @@ class Verification:
         a drafted token to offer next; it is accepted where the path holds d tokens or more. Both
         are (D,) int64 over the batch.
         """
-        parents = self._nodes[1]
-        has_child = np.zeros(self._nodes.shape[1] + 1, bool)
+        parents = np.concatenate([tree.parents for tree in self._trees] or [_NO_PARENTS])
+        has_child = np.zeros(len(parents) + 1, bool)
         starts = np.repeat(self._begins[:-1], np.diff(self._begins))
         inner = parents >= 0
         has_child[starts[inner] + parents[inner]] = True

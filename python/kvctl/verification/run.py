@@ -1,4 +1,4 @@
-"""The call itself: trees, distributions and parameters flattened, and handed to libkvctl."""
+"""Verifying drafted trees, and sampling from logits without any."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .._ffi import functions as ffi
-from .._ffi.integers import to_int32
 from ..tree import TokenTree, as_trees
-from .flatten import RULES, Drawn, flatten, kind, matrix_shape, signed, streams, tensor
+from .flatten import RULES, Drawn, kind, matrix_shape, streams, tensor
+from .request import set_draft, set_history, set_streams, set_target, set_trees
 from .result import Verification
-from .sampling import Sampling, per_request, ragged, sampling_table
+from .sampling import Sampling, per_request
 
 Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 _GREEDY = Sampling(temperature=0.0)
 _SOFTMAX = Sampling()
@@ -111,28 +110,30 @@ def verify(
     for name, threshold in (("epsilon", epsilon), ("delta", delta)):
         if not 0 <= threshold < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, got {threshold}")
-    rule_index = kind(rule, RULES, "rule")
-    samplings = per_request(sampling, _GREEDY if rule == "greedy" else _SOFTMAX)
-    nodes, ptrs = flatten(trees, drawn)
     if draft_probs is not None and draft_probs_per_node is not None:
         raise ValueError("give either draft_probs or draft_probs_per_node")
-    random = any(s.temperature > 0 for s in samplings) or rule == "typical"
-    return run(
-        logits,
-        nodes,
-        ptrs,
-        rule_index,
-        samplings,
-        streams(len(trees), request_ids, root_positions, "root_positions", random=random),
-        draft=draft_probs if draft_probs_per_node is None else draft_probs_per_node,
-        per_node=draft_probs_per_node is not None,
-        seed=seed,
-        history=history,
-        bitmask=bitmask,
-        probabilities=probabilities,
-        log_probs=log_probs,
-        thresholds=(epsilon, delta),
-    )
+    request = ffi.verify.new_request()
+    request.rule = kind(rule, RULES, "rule")
+    if rule == "typical":
+        request.epsilon, request.delta = epsilon, delta
+    samplings = per_request(sampling, _GREEDY if rule == "greedy" else _SOFTMAX)
+    begins = set_trees(request, trees, drawn)
+    random = rule == "typical" or any(s.temperature > 0 for s in samplings)
+    size = len(trees)
+    ids, positions = streams(size, request_ids, root_positions, "root_positions", random=random)
+    set_streams(request, seed, ids, positions)
+    if draft_probs is not None:
+        set_draft(request, draft_probs, per_node=False)
+    elif draft_probs_per_node is not None:
+        set_draft(request, draft_probs_per_node, per_node=True)
+    set_history(request, history, size)
+    set_target(request, logits, samplings, bitmask=bitmask, probabilities=probabilities)
+
+    num_nodes = int(begins[0, -1])
+    out: Any = np.empty(3 * num_nodes + 4 * size, np.int32)
+    out_log_probs: Any = np.full(num_nodes, np.nan) if log_probs else None
+    ffi.verify.run(request, out, out_log_probs)
+    return Verification(trees, begins, out, out_log_probs, lossless=rule != "typical")
 
 
 def sample(
@@ -185,94 +186,15 @@ def sample(
     size, _ = matrix_shape(logits, "logits")
     samplings = per_request(sampling, _SOFTMAX)
     random = any(s.temperature > 0 for s in samplings)
-    table = streams(size, request_ids, positions, "positions", random=random)
-    table[1] -= 1  # a root that nobody has seen, just before the token
-    nodes = np.zeros((4, size), np.int32)
-    nodes[:2] = -1
-    ptrs = np.tile(np.arange(size + 1, dtype=np.int64), (2, 1))
-    return run(
-        logits,
-        nodes,
-        ptrs,
-        RULES.index("target_only"),
-        samplings,
-        table,
-        seed=seed,
-        noise=kind(noise, ("uniform", "gumbel"), "noise"),
-        history=history,
-        bitmask=bitmask,
-        probabilities=probabilities,
-    )._out_tokens
-
-
-def run(
-    logits: Any,
-    nodes: Int32,
-    ptrs: Int64,
-    rule: int,
-    samplings: Sequence[Sampling],
-    stream_table: Int64,
-    *,
-    draft: Any = None,
-    per_node: bool = False,
-    seed: int = 0,
-    noise: int = 0,
-    history: Sequence[Sequence[int]] | None = None,
-    bitmask: Any = None,
-    probabilities: bool = False,
-    log_probs: bool = False,
-    thresholds: tuple[float, float] = (0.0, 0.0),
-) -> Verification:
-    """Call libkvctl on flattened trees; see `verify`."""
-    size, num_nodes = ptrs.shape[1] - 1, nodes.shape[1]
-    if isinstance(draft, tuple) and len(draft) != 2:
-        raise ValueError(f"sparse draft_probs are a pair (ids, probs), got {len(draft)} arrays")
-    draft_ids, draft_probs = draft if isinstance(draft, tuple) else (None, draft)
-    if history is not None and len(history) != size:
-        raise ValueError(f"history needs one entry for each of {size} sequences")
-    out = np.empty(2 * num_nodes + 4 * size, np.int32)
-    out_log_probs = np.full(num_nodes, np.nan) if log_probs else None
-    table, bias_begins, bias_ids, bias_values = sampling_table(samplings)
-    stop_begins, stop_ids = ragged([s.stop_tokens for s in samplings], "stop_tokens")
-    history_begins, history_ids = ragged(history or (), "history")
-    ffi.verify.run(
-        rule,
-        noise,
-        tensor(logits, "logits"),
-        int(probabilities),
-        nodes,
-        ptrs,
-        None if draft_probs is None else tensor(draft_probs, "draft_probs"),
-        None if draft_ids is None else _ids(draft_ids),
-        int(per_node),
-        table,
-        bias_begins,
-        bias_ids,
-        bias_values,
-        stop_begins,
-        stop_ids,
-        history_begins,
-        history_ids,
-        None if bitmask is None else tensor(bitmask, "bitmask"),
-        *thresholds,
-        signed(seed),
-        stream_table,
-        out,
-        out_log_probs,
-    )
-    return Verification(
-        nodes=nodes,
-        ptrs=ptrs,
-        out_nodes=out[:num_nodes],
-        out_tokens=out[num_nodes : 2 * num_nodes],
-        counts=out[2 * num_nodes :].reshape(4, size),
-        log_probs=out_log_probs,
-        lossless=RULES[rule] != "typical",
-    )
-
-
-def _ids(ids: Any) -> Any:
-    """Return the tokens of sparse rows as libkvctl reads them."""
-    if hasattr(ids, "__dlpack__") and not isinstance(ids, np.ndarray):
-        return ids
-    return tensor(to_int32(ids, "the ids of draft_probs", ndim=2), "the ids of draft_probs")
+    ids, where = streams(size, request_ids, positions, "positions", random=random)
+    request = ffi.verify.new_request()
+    request.rule = RULES.index("target_only")
+    request.gumbel = kind(noise, ("uniform", "gumbel"), "noise") == 1
+    # Without trees, each row follows a root whose token is not known, just before the position.
+    set_streams(request, seed, ids, None if where is None else where - 1)
+    set_history(request, history, size)
+    set_target(request, logits, samplings, bitmask=bitmask, probabilities=probabilities)
+    out: Any = np.empty(7 * size, np.int32)
+    ffi.verify.run(request, out, None)
+    tokens: Int32 = out[size : 2 * size]
+    return tokens

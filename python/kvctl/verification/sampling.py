@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from numbers import Real
-from typing import TypeAlias
+from operator import index
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .._ffi import functions as ffi
 from .._ffi.integers import to_int32
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 Ragged: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]] | tuple[None, None]
-SamplingTable: TypeAlias = tuple[
-    Float64, npt.NDArray[np.int64] | None, npt.NDArray[np.int32] | None, Float32 | None
-]
 
+_INT64_MAX = 2**63 - 1
 _PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
@@ -78,19 +76,46 @@ class Sampling:
         if not isinstance(self.logit_bias, Mapping):
             raise TypeError(f"logit_bias must map tokens to numbers, got {self.logit_bias!r}")
 
+    def params(self) -> ffi.SamplingParams:
+        """Return the parameters as libkvctl takes them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If tokens of `logit_bias` or `stop_tokens` are not integers of 32 bits.
+        """
+        if not hasattr(self.stop_tokens, "__len__"):
+            raise TypeError(f"stop_tokens must be a sequence of integers, got {self.stop_tokens!r}")
+        if not self.logit_bias and not len(self.stop_tokens):
+            return self._numbers
+        params = self._new_params()
+        if self.logit_bias:
+            params.bias_tokens = _tensor(to_int32(tuple(self.logit_bias), "tokens of logit_bias"))
+            params.bias_values = _tensor(np.array(list(self.logit_bias.values()), np.float32))
+        if len(self.stop_tokens):
+            params.stop_tokens = _tensor(to_int32(self.stop_tokens, "stop_tokens"))
+        return params
+
     @cached_property
-    def _numbers(self) -> Float64:
-        """(1, 7) what libkvctl's SamplingTable takes of it."""
-        numbers = (
-            self.temperature,
-            self.top_k,
-            self.top_p,
-            self.min_p,
-            self.repetition_penalty,
-            self.presence_penalty,
-            self.frequency_penalty,
-        )
-        return np.array([numbers], np.float64)
+    def _numbers(self) -> ffi.SamplingParams:
+        """The parameters without logit_bias and stop_tokens, which the caller may change."""
+        return self._new_params()
+
+    def _new_params(self) -> ffi.SamplingParams:
+        params = ffi.verify.new_sampling()
+        for name in ("temperature", "top_p", "min_p", *_PENALTIES):
+            setattr(params, name, float(getattr(self, name)))
+        params.top_k = max(-1, min(index(self.top_k), _INT64_MAX))
+        return params
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone: objects of the FFI are made anew."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+def _tensor(array: Any) -> Any:
+    """Return an array as the type checker takes it: the FFI makes a tensor of it."""
+    return array
 
 
 def per_request(value: Sampling | Sequence[Sampling] | None, default: Sampling) -> list[Sampling]:
@@ -121,14 +146,3 @@ def ragged(lists: Sequence[Collection[int]], name: str) -> Ragged:
     begins = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(values) for values in lists], out=begins[1:])
     return begins, np.concatenate([to_int32(values, name) for values in lists])
-
-
-def sampling_table(samplings: Sequence[Sampling]) -> SamplingTable:
-    """Return sampling parameters as libkvctl takes them: the numbers, and the logit biases."""
-    one = len(samplings) == 1
-    table = samplings[0]._numbers if one else np.concatenate([s._numbers for s in samplings])
-    begins, ids = ragged([tuple(s.logit_bias) for s in samplings], "tokens of logit_bias")
-    if ids is None:
-        return table, None, None, None
-    values = np.array([v for s in samplings for v in s.logit_bias.values()], np.float32)
-    return table, begins, ids, values

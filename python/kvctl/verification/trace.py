@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from .._ffi import functions as ffi
 from .._ffi.integers import one_int32
-from ..tree import TokenTree, as_trees
-from .flatten import DRAWN, RULES, flatten, kind, tensor
-from .sampling import Sampling, sampling_table
+from ..tree import TokenTree, as_trees, encode_trees
+from .flatten import DRAWN, RULES, drawn_kinds, kind
+from .request import set_draft, set_target, set_trees
+from .sampling import Sampling
 from .trace_file import Arrays, read_trace, write_trace
 
 Float32 = npt.NDArray[np.float32]
@@ -129,7 +130,7 @@ class Trace:
         if draft.shape != target.shape:
             raise ValueError(f"draft_probs must be {target.shape}, got {draft.shape}")
         names = (drawn,) * len(tree) if isinstance(drawn, str) else tuple(drawn)
-        flatten([tree], [names])  # checks them
+        drawn_kinds([tree], [names])  # checks them
         self.trees.append(tree)
         self.drawn.append(names)
         self._target.append(target)
@@ -137,7 +138,13 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write all rounds to a NumPy archive (``.npz``)."""
-        nodes, ptrs = flatten(self.trees, self.drawn)
+        _, ptrs = encode_trees(self.trees)
+        parts = [
+            [part for tree in self.trees for part in getattr(tree, name)]
+            for name in ("tokens", "parents", "rows")
+        ]
+        kinds = [DRAWN.index(name) for names in self.drawn for name in names]
+        nodes = np.array([*parts, kinds], np.int32)
         nothing = [np.empty((0, 0), np.float32)]
         arrays: Arrays = {
             "nodes": nodes,
@@ -226,7 +233,7 @@ class Trace:
             if limit is not None and one_int32(limit, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {limit}")
         index = kind(rule, RULES, "rule")
-        table, *_ = sampling_table([Sampling(temperature=0.0 if rule == "greedy" else 1.0)])
+        samplings = [Sampling(temperature=0.0 if rule == "greedy" else 1.0)]
         emitted, counts, survival = [], [], np.zeros(1)
         for tree, names, target, draft in zip(
             self.trees, self.drawn, self._target, self._draft, strict=True
@@ -234,11 +241,14 @@ class Trace:
             kept = _within(tree, depth, width, nodes)
             small = _subtree(tree, kept)
             kinds = [drawn or names[i] for i in kept]
-            flat, ptrs = flatten([small], [kinds])
-            ptrs[1, 1] = tree.num_rows
-            last = np.empty(len(small), np.float64)
-            distributions = tensor(target, "target"), flat, ptrs, tensor(draft, "draft"), 0
-            ffi.verify.last_accepted(index, 1, *distributions, table, 0.09, 0.3, last)
+            request = ffi.verify.new_request()
+            request.rule = index
+            request.epsilon, request.delta = 0.09, 0.3
+            set_trees(request, [small], [kinds])
+            set_target(request, target[: small.num_rows], samplings, probabilities=True)
+            set_draft(request, draft[: small.num_rows], per_node=False)
+            last: Any = np.empty(len(small), np.float64)
+            ffi.verify.last_accepted(request, True, last)
             lengths = small.depths
             emitted.append(float(last @ lengths) + 1.0)
             counts.append(len(small) - 1)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from kvctl._ffi import functions as ffi
 from kvctl.draft import sample as draft_sample
 from kvctl.verification.flatten import DRAWN, RULES
-from kvctl.verification.run import run
+from kvctl.verification.request import set_draft, set_streams, set_target
 from kvctl.verification.sampling import Sampling
 
 
@@ -35,23 +36,22 @@ def verify_stars(p, q, *, rule, how, siblings, trials, seed=0, drawn=None, told=
         (draw.tokens, draw.probs) if told is None else told(draw.tokens, draw.probs)
     )
     n = tokens.shape[1]
-    nodes = np.zeros((4, trials, n + 1), np.int32)
-    nodes[0, :, 1:] = tokens
-    nodes[1, :, 0] = -1
-    nodes[3] = DRAWN.index(how)
-    ptrs = np.empty((2, trials + 1), np.int64)
-    ptrs[0] = np.arange(trials + 1) * (n + 1)
-    # All nodes share the root's row: nothing but the first token is judged, and p has no memory.
-    ptrs[1] = np.arange(trials + 1)
-    logits = np.log(np.tile(p.astype(np.float32), (trials, 1)))
-    result = run(
-        logits,
-        nodes.reshape(4, -1),
-        ptrs,
-        RULES.index(rule),
-        [Sampling()],
-        np.stack([ids, roots]),
-        draft=distribution,
-        seed=seed,
-    )
-    return result._out_tokens.reshape(trials, n + 1)[:, 0], result.num_accepted
+    size = n + 1
+    # Encoded trees. All nodes share the root's row: nothing but the first token is judged, and p
+    # has no memory.
+    code = np.zeros((trials, 2 + 3 * size), np.int32)
+    code[:, :2] = size, 1
+    code[:, 3 : 2 + size] = tokens
+    code[:, 2 + size] = -1
+    request = ffi.verify.new_request()
+    request.rule = RULES.index(rule)
+    request.trees = code.reshape(-1)
+    request.drawn = DRAWN.index(how)
+    set_target(request, np.log(np.tile(p.astype(np.float32), (trials, 1))), [Sampling()])
+    set_draft(request, distribution, per_node=False)
+    set_streams(request, seed, ids, roots)
+    out = np.empty(3 * trials * size + 4 * trials, np.int32)
+    ffi.verify.run(request, out, None)
+    emitted = out[trials * size : 2 * trials * size].reshape(trials, size)
+    num_accepted = out[3 * trials * size :][:trials]
+    return emitted[:, 0], num_accepted

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import kvctl
+from kvctl._ffi import functions as ffi
 from kvctl.draft import sample as draft_sample
 from kvctl.verification.flatten import RULES
-from kvctl.verification.run import run
+from kvctl.verification.request import set_target, set_trees
 
 VOCAB = 300
 ROOT = kvctl.TokenTree.chain([0])
@@ -251,12 +252,9 @@ def test_draft_distributions_are_the_distributions_drawn_from():
 
 
 def test_rules_by_number_match_the_names():
+    request = ffi.verify.new_request()
+    set_trees(request, [kvctl.TokenTree.chain([0])], "deterministic")
+    set_target(request, np.zeros((1, 4), np.float32), [kvctl.Sampling()])
+    request.rule = len(RULES)
     with pytest.raises(ValueError, match="rule must be in"):
-        run(
-            np.zeros((1, 4), np.float32),
-            np.array([[0], [-1], [0], [0]], np.int32),
-            np.array([[0, 1], [0, 1]]),
-            len(RULES),
-            [kvctl.Sampling()],
-            np.zeros((2, 1), np.int64),
-        )
+        ffi.verify.run(request, np.empty(7, np.int32), None)

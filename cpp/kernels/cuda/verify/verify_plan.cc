@@ -32,7 +32,7 @@ bool IsKnown(const SequenceInput& input) {
   const Sampling& sampling = *input.sampling;
   return !input.probabilities && !sampling.truncates() && !sampling.penalizes() &&
          sampling.logit_bias.empty() && input.bitmask == nullptr && input.draft.ids == nullptr &&
-         input.target_type != DType::kFloat64;
+         input.target_type != DType::kFloat64 && input.target_stride == 0;
 }
 
 /*! \brief As core/sampling/sampling.cc scales logits. */

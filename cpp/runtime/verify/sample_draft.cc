@@ -1,0 +1,79 @@
+#include "runtime/verify/sample_draft.h"
+
+#include <vector>
+
+#include "core/verify/draft.h"
+#include "kernels/sampling.h"
+#include "kvctl/error.h"
+#include "runtime/verify/verify_checks.h"
+
+namespace kvctl {
+namespace {
+
+// A node's index takes 28 bits of a random number's name.
+constexpr int64_t kMaxNode = 1 << 27;
+
+void CheckBatch(const DraftBatch& batch) {
+  InRange(static_cast<int64_t>(batch.how), 0, kNumDrawn - 1, "how");
+  InRange(batch.num_tokens, 1, kMaxNode, "the number of tokens to draw");
+  CheckRowType(batch.dtype, false, "logits");
+  if (batch.logits == nullptr && batch.num_rows > 0) {
+    Throw(ErrorKind::kValue, "logits must be given");
+  }
+  const int32_t vocab_size = CheckVocabSize(batch.vocab_size);
+  if (!batch.sampling.empty()) CheckSamplings(batch.sampling, batch.num_rows, vocab_size);
+  CheckStreams(batch.request_ids, batch.root_positions, batch.num_rows,
+               batch.how != Drawn::kDeterministic);
+  CheckOneForEach(batch.first_nodes, batch.num_rows, "first_nodes");
+  CheckOneForEach(batch.depths, batch.num_rows, "depths");
+}
+
+DraftItem MakeItem(const DraftBatch& batch, int64_t row) {
+  static const Sampling kSoftmax;
+  const auto entry = [row](const auto& values, int64_t otherwise) {
+    return values.empty() ? otherwise : static_cast<int64_t>(values[row]);
+  };
+  const int64_t stride = batch.row_stride == 0 ? batch.vocab_size : batch.row_stride;
+  DraftItem item{};
+  item.row.values = static_cast<const char*>(batch.logits) + row * stride * DTypeSize(batch.dtype);
+  item.row.type = batch.dtype;
+  item.sampling =
+      batch.sampling.empty() ? &kSoftmax : &batch.sampling[batch.sampling.size() == 1 ? 0 : row];
+  item.stream = {batch.seed, static_cast<uint64_t>(entry(batch.request_ids, 0))};
+  item.root_position = CheckRootPosition(entry(batch.root_positions, 0), row, 0);
+  const int64_t first = InRange(entry(batch.first_nodes, 1), 1, kMaxNode, "first node");
+  item.first_node = static_cast<uint32_t>(first);
+  item.depth = static_cast<uint32_t>(InRange(entry(batch.depths, first), 1, kMaxNode, "depth"));
+  return item;
+}
+
+}  // namespace
+
+void SampleDraftInto(const DraftBatch& batch, int32_t* tokens, void* probs, DType probs_dtype) {
+  CheckBatch(batch);
+  CheckStride(batch.row_stride, batch.vocab_size);
+  CheckRowType(probs_dtype, true, "probs");
+  std::vector<DraftItem> items;
+  items.reserve(batch.num_rows);
+  for (int64_t row = 0; row < batch.num_rows; ++row) {
+    DraftItem item = MakeItem(batch, row);
+    item.tokens = tokens + row * batch.num_tokens;
+    if (probs != nullptr) {
+      item.probs = static_cast<char*>(probs) + row * batch.vocab_size * DTypeSize(probs_dtype);
+    }
+    items.push_back(item);
+  }
+  DraftItems(batch.how, batch.num_tokens, probs_dtype, static_cast<int32_t>(batch.vocab_size),
+             ShareItemsAmongThreads, &items);
+}
+
+DraftSample SampleDraft(const DraftBatch& batch) {
+  CheckBatch(batch);
+  DraftSample sample;
+  sample.tokens.resize(batch.num_rows * batch.num_tokens);
+  sample.probs.resize(batch.num_rows * batch.vocab_size);
+  SampleDraftInto(batch, sample.tokens.data(), sample.probs.data(), DType::kFloat32);
+  return sample;
+}
+
+}  // namespace kvctl
