@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from operator import index
 from typing import Any
 
 
-def encode(library: Any, text: str) -> list[int]:
-    """Return the tokens of a text, without those that a post-processor adds.
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn the library's errors, and its panics, into a ``ValueError`` that begins with `what`."""
+    try:
+        yield
+    except (ValueError, TypeError, MemoryError):
+        raise
+    except BaseException as error:
+        # A panic derives from BaseException alone.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what}: {error}") from None
+
+
+def encode(library: Any, text: str, *, add_special_tokens: bool = False) -> Any:
+    """Return the library's encoding of a text.
 
     Raises
     ------
     ValueError
-        If the text holds half a surrogate pair.
+        If the text holds half a surrogate pair, or the tokenizer fails.
+    TypeError
+        If it is no str.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a str, not {type(text).__name__}")
     try:
-        ids: list[int] = library.encode(text, add_special_tokens=False).ids
-    except (TypeError, UnicodeEncodeError) as error:
-        if not isinstance(text, str):
-            raise TypeError(f"a text must be a str, not {type(text).__name__}") from None
+        text.encode()
+    except UnicodeEncodeError as error:
         raise ValueError(f"the text holds half a surrogate pair: {error}") from None
-    return ids
+    with refusing("the tokenizer cannot encode this text"):
+        return library.encode(text, add_special_tokens=add_special_tokens)
 
 
-def check_ids(tokens: Sequence[int]) -> list[int]:
+def check_ids(tokens: Iterable[int]) -> list[int]:
     """Return token ids as plain integers.
 
     Raises
@@ -49,13 +67,8 @@ def load(content: str, name: str) -> Any:
     """
     import tokenizers
 
-    try:
+    with refusing(f"{name} is no tokenizer"):
         library = tokenizers.Tokenizer.from_str(content)
         library.no_truncation()
         library.no_padding()
-    except BaseException as error:
-        # A panic of the library derives from BaseException alone.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(f"{name} is no tokenizer: {error}") from None
     return library

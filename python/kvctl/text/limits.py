@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
-MOST_STEPS = 1_000_000
+MOST_STEPS = 250_000
 """How often the loops and macros of a template may run in one rendering, all together."""
 MOST_CHARACTERS = 1 << 22
 """How long a string or a list that a template makes may be, and so what it renders."""

@@ -102,7 +102,7 @@ class MarkedTokenizer:
         return self._encode(joined.replace(_BEGIN, "").replace(_END, ""))
 
     def _encode(self, text: str) -> list[int]:
-        return [self._ids.get(id, id) for id in library.encode(self._library, text)]
+        return [self._ids.get(id, id) for id in library.encode(self._library, text).ids]
 
 
 def _check_unmarked(text: str) -> None:

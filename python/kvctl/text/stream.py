@@ -64,7 +64,7 @@ class TextStream:
         """The stop token or stop string that ended the text, or None."""
         return self._stop_token if self._stop_token is not None else self._stop_strings.found
 
-    def push(self, tokens: int | Sequence[int]) -> str:
+    def push(self, tokens: int | Iterable[int]) -> str:
         """Add tokens; return the text that is now certain.
 
         Tokens behind the end of the text are dropped.
@@ -74,7 +74,7 @@ class TextStream:
         ValueError
             If an id is negative or beyond 32 bits.
         """
-        ids = check_ids(tokens if isinstance(tokens, Sequence) else [tokens])
+        ids = check_ids(tokens if isinstance(tokens, Iterable) else [tokens])
         return "".join(self._push(id) for id in ids)
 
     def finish(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import islice
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
@@ -74,9 +75,15 @@ class Tokenizer:
     @cached_property
     def bos_tokens(self) -> list[int]:
         """The tokens that the tokenizer puts before a text: one, none, or rarely more."""
-        encoding = self._library.encode("a", add_special_tokens=True)
-        mask = encoding.special_tokens_mask
-        return encoding.ids[: mask.index(0)] if 0 in mask else []
+        for probe in ("a", *islice(self._library.get_vocab(with_added_tokens=False), 20)):
+            try:
+                encoding = library.encode(self._library, probe, add_special_tokens=True)
+            except ValueError:
+                continue  # the probe has no tokens
+            mask = encoding.special_tokens_mask
+            if 0 in mask:
+                return list(encoding.ids[: mask.index(0)])
+        return []
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token by its text, or None where there is no such token."""
@@ -121,7 +128,8 @@ class Tokenizer:
         Raises
         ------
         ValueError
-            If `special` has another value, or the text holds half a surrogate pair.
+            If `special` has another value, the text holds half a surrogate pair, or the tokenizer
+            fails.
         """
         if special == "parse":
             tokens = self._encode(text)
@@ -145,10 +153,11 @@ class Tokenizer:
         Raises
         ------
         ValueError
-            If an id is negative or beyond 32 bits.
+            If an id is negative or beyond 32 bits, or the tokenizer fails.
         """
         ids = library.check_ids(tokens)
-        text: str = self._library.decode(ids, skip_special_tokens=skip_special)
+        with library.refusing("the tokenizer cannot decode these tokens"):
+            text: str = self._library.decode(ids, skip_special_tokens=skip_special)
         return text
 
     def stream(self, *, skip_special: bool = False) -> TextStream:
@@ -169,7 +178,8 @@ class Tokenizer:
         return self._library.decoder
 
     def _encode(self, text: str) -> list[int]:
-        return library.encode(self._library, text)
+        ids: list[int] = library.encode(self._library, text).ids
+        return ids
 
     def _load(self, content: str) -> Any:
         return library.load(content, self._name)

@@ -33,7 +33,7 @@ BOMBS = [
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{% for i in range(10 ** 9) %}{% endfor %}",
     "{% for a in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
-    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(21) }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{{ 'a' * 10 ** 10 }}",
     "{{ [1] * 10 ** 9 }}",

@@ -61,8 +61,8 @@ def check_random_stream(tokenizer, rng):
     skip = rng.random() < 0.3
     try:
         expected = tokenizer.decode(tokens, skip_special=skip)
-    except BaseException as error:  # some chains that no model has panic in the library
-        assert type(error).__name__ == "PanicException"
+    except ValueError as error:  # some chains that no model has panic in the library
+        assert "cannot decode" in str(error)
         return
     assert streamed(tokenizer, tokens, rng, skip_special=skip) == expected, tokens
 
