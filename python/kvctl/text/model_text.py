@@ -12,6 +12,7 @@ from .._ffi.untrusted import read_json_object
 from .sources import fields_of_huggingface, named_templates, strings, token_ids
 from .stream import TextStream
 from .template import ChatTemplate, Message
+from .to_mlc import to_mlc
 from .tokenizer import Special, Tokenizer
 
 # Tokens that end a turn whatever the files say, where a tokenizer has them as special ones.
@@ -219,9 +220,20 @@ class ModelText:
         return ends
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the fields for an ``mlc-chat-config.json``, the stops of all places together."""
-        stops = {"stop_token_ids": sorted(self._stop_tokens), "stop_strs": list(self._stop_strings)}
-        return {**self._fields, **stops}
+        """Return the fields for an ``mlc-chat-config.json``, the stops of all places together.
+
+        MLC's engine reads ``conv_template``: it is there where it can say what the template says.
+        """
+        tokens, texts = sorted(self._stop_tokens), list(self._stop_strings)
+        fields = {**self._fields, "stop_token_ids": tokens, "stop_strs": texts}
+        if self._fields.get("chat_template") and "conv_template" not in fields:
+            try:
+                found = to_mlc(self.template, stop_tokens=tokens, stop_strings=texts)
+            except ValueError:
+                found = None  # the template is damaged
+            if found is not None:
+                fields["conv_template"] = found
+        return fields
 
     @cached_property
     def _control_tokens(self) -> frozenset[str]:

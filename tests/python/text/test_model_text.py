@@ -94,6 +94,35 @@ def test_what_compile_writes_is_what_load_reads(tmp_path):
     assert after.encode_chat("Hi") == before.encode_chat("Hi")
 
 
+DEFAULT = "{% if messages[0].role != 'system' %}<|im_start|>system\nDefault.<|im_end|>\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "system"),
+    [
+        (DEFAULT + CHATML, "Default."),
+        ("{{ bos_token }}" + DEFAULT + CHATML, "Default."),
+        (CHATML, None),  # a system block only where there is a system message
+        ("{% for m in messages %}{{ raise_exception('no') }}{% endfor %}", None),
+        ("{% if %}", None),
+        ("always the same", None),
+    ],
+)
+def test_mlcs_engine_finds_its_own_template_where_it_can_say_the_same(template, system):
+    text = make(chat_template=template, special_tokens=BOS, eos_token_id=2, stop_strs=["###"])
+    conversation = text.to_fields().get("conv_template")
+    if system is None:
+        assert conversation is None
+        return
+    assert conversation["system_message"] == system
+    assert conversation["seps"] == ["<|im_end|>\n", "<|im_end|>\n"]
+    assert conversation["stop_token_ids"] == sorted(text.stop_tokens)
+    assert conversation["stop_str"] == ["###"]
+    mlc = make(conv_template=conversation)
+    for system in (None, "", "Be kind."):
+        assert mlc.encode_chat("Hi", system=system) == text.encode_chat("Hi", system=system)
+
+
 def test_mlcs_directory_with_hugging_faces_files(tmp_path):
     """MLC writes a template that it does not know by name, and copies the tokenizer's files."""
     directory = write_model_text(tmp_path, byte_tokens(), {"conv_template": "odd"})
