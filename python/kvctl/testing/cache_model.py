@@ -1,7 +1,8 @@
 """A simple model of the KV cache, in which every sequence is a plain list of tokens.
 
 It has no pages, no sharing and no kernels: a fork copies a list, a commit appends to it, and
-attention is a softmax in float64. Tests compare a cache with it: results and errors.
+attention is a softmax in float64. Tests compare a cache with it: results and errors. The file is
+long because the oracle is to be read in one piece, every operation beside the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from .cache_tokens import Tokens as Tokens
 from .cache_tokens import Window as Window
 from .cache_tokens import descends
+from .kv_table import KVTable
 
 Array = npt.NDArray[np.floating]
 
@@ -76,9 +78,10 @@ class CacheModel:
         self.layer_windows = layer_windows
         self.sequences: dict[int, Tokens] = {}
         self._step: _Step | None = None
-        self._num_tokens = 0
         self._births = 0
-        self._kv = np.full((2, num_layers, 64, num_kv_heads, head_dim), np.nan)
+        self._table = KVTable(
+            num_layers, num_qo_heads, num_kv_heads, head_dim, rope_theta, rope_inline
+        )
 
     # Sequences
 
@@ -157,7 +160,7 @@ class CacheModel:
                 zip(tokens.committed, tokens.positions, strict=True)
             ):
                 if index != position:
-                    tokens.committed[index] = self._rotated_copy(token, index - position)
+                    tokens.committed[index] = self._table.rotated_copy(token, index - position)
             tokens.positions = list(range(len(keep)))
             tokens.next_position = len(keep)
         tokens.slide()
@@ -208,8 +211,8 @@ class CacheModel:
         given = None if positions is None else list(positions)
         plans = []
         for i, (seq_id, length) in enumerate(zip(seq_ids, append_lengths, strict=True)):
-            after, visible, stays = self._extend(
-                self.sequences[seq_id], length, None if mask is None else mask[i], pending
+            after, visible, stays = self.sequences[seq_id].extended(
+                length, None if mask is None else mask[i], pending, self._table.new_token
             )
             if given is not None:
                 after.positions[-length:], given = given[:length], given[length:]
@@ -253,25 +256,24 @@ class CacheModel:
             [self.num_qo_heads, self.num_qo_heads + self.num_kv_heads],
             axis=1,
         )
-        plain_q, q = q, self._rotate(q, step.positions)
+        plain_q, q = q, self._table.rotate(q, step.positions)
         if not self.rope_inline:
-            k = self._rotate(k, step.positions)
+            k = self._table.rotate(k, step.positions)
         out = np.zeros_like(q)
         row = 0
         for seq_id, length, visible in zip(step.seq_ids, step.lengths, step.visible, strict=True):
             tokens = self.sequences[seq_id]
             new = slice(row, row + length)
             numbers = tokens.pending[-length:]
-            self._kv[0, layer, numbers] = k[new]
-            self._kv[1, layer, numbers] = v[new]
+            self._table.write(layer, numbers, k[new], v[new])
             window = self.layer_windows[layer] if self.layer_windows else 0
             see = self.visible(seq_id, length, window)
             if visible is not None:
-                see = visible & self.in_windows(seq_id, length, window)
+                see = visible & tokens.in_windows(length, window)
             seen = q[new]
             if tokens.window is not None and tokens.window.renumber_sinks:
                 last = tokens.window.size + tokens.window.sinks - 1
-                q_at_sinks = self._rotate(plain_q[new], np.minimum(step.positions[new], last))
+                q_at_sinks = self._table.rotate(plain_q[new], np.minimum(step.positions[new], last))
                 seen = np.stack([seen, q_at_sinks])
             out[new] = self._attend(seen, layer, tokens, see, scale)
             row += length
@@ -343,7 +345,7 @@ class CacheModel:
         """Return K and V, each ``(num_layers, length, num_kv_heads, head_dim)``."""
         tokens = self._find(seq_id)
         numbers = (tokens.committed + tokens.pending)[begin:end]
-        return self._kv[0][:, numbers], self._kv[1][:, numbers]
+        return self._table.read(numbers)
 
     def visible(self, seq_id: int, length: int, layer_window: int = 0) -> npt.NDArray[np.bool_]:
         """Return which columns, committed then pending, each of the last ``length`` tokens sees."""
@@ -353,20 +355,7 @@ class CacheModel:
         for row, node in enumerate(range(len(tokens.pending) - length, len(tokens.pending))):
             see[row, past:][tokens.ancestors(node)] = True
         see[:, :past] = True
-        return see & self.in_windows(seq_id, length, layer_window)
-
-    def in_windows(self, seq_id: int, length: int, layer_window: int) -> npt.NDArray[np.bool_]:
-        """Return which columns the windows of the sequence and of a layer show."""
-        tokens = self._find(seq_id)
-        position = tokens.logical_positions()
-        own = position[-length:, None]
-        see = np.full((length, len(position)), True)
-        if tokens.window is not None:
-            near = (position > own - tokens.window.size) & (position <= own)
-            see &= near | ((position < tokens.window.sinks) & (position <= own))
-        if layer_window:
-            see &= (position > own - layer_window) & (position <= own)
-        return see
+        return see & tokens.in_windows(length, layer_window)
 
     # Internals
 
@@ -378,104 +367,11 @@ class CacheModel:
         see: npt.NDArray[np.bool_],
         scale: float,
     ) -> npt.NDArray[np.float64]:
-        near: npt.NDArray[np.bool_] = np.array(True)
-        if q.ndim == 4:  # two of them: for the window, and for the sinks behind it
-            assert tokens.window is not None
-            position = tokens.logical_positions()
-            near = position > position[-q.shape[1] :, None] - tokens.window.size
-        q, q_at_sinks = q if q.ndim == 4 else (q, q)
-        numbers = tokens.committed + tokens.pending
-        k, v = self._kv[0, layer, numbers], self._kv[1, layer, numbers]
-        if self.rope_inline:
-            k = self._rotate(k, np.array(tokens.positions))
-        # Hidden columns may hold NaN, as memory that was never written does: do not multiply them.
-        used = see.any(axis=0)
-        k, v, see = k[used], v[used], see[:, used]
-        near = near[:, used] if near.ndim else near
-        if not len(k):
-            return np.zeros_like(q)
-        # (heads, rows, dim) times (heads, dim, columns)
-        group = self.num_qo_heads // self.num_kv_heads
-        k, v = k.repeat(group, axis=1).transpose(1, 2, 0), v.repeat(group, axis=1).swapaxes(0, 1)
-        scores = np.where(near, q.swapaxes(0, 1) @ k, q_at_sinks.swapaxes(0, 1) @ k) * scale
-        scores[:, ~see] = -np.inf
-        top = scores.max(axis=-1, keepdims=True)
-        weights = np.exp(scores - np.maximum(top, -1e300))  # a row that sees nothing: exp(-inf)
-        out: npt.NDArray[np.float64] = weights @ v
-        out /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300)
-        return out.swapaxes(0, 1)
-
-    def _extend(
-        self,
-        tokens: Tokens,
-        length: int,
-        mask: Seq[int] | npt.NDArray[np.bool_] | None,
-        pending: bool | None,
-    ) -> tuple[Tokens, npt.NDArray[np.bool_] | None, bool]:
-        """Return the grown sequence, its boolean mask if any, and whether it stays pending."""
-        old = len(tokens.pending)
-        after = tokens.copy()
-        visible = None
-        is_tree = mask is not None and np.ndim(np.asarray(mask)) == 1
-        if mask is not None and not is_tree:
-            visible = np.asarray(mask, bool)
-            columns = len(tokens.committed) + old + length
-            if visible.shape != (length, columns):
-                raise ValueError(f"a mask of shape {visible.shape}, not {(length, columns)}")
-        if is_tree:
-            assert mask is not None
-            parents = [int(parent) for parent in mask]
-            if len(parents) != length:
-                raise ValueError(f"{len(parents)} parents for {length} tokens")
-            if pending is False:
-                raise ValueError("the tokens of a tree are pending")
-        else:
-            if old and not pending:
-                raise ValueError("tokens are pending: commit or abort them first")
-            if not tokens.is_chain:
-                raise ValueError("the pending tokens branch: a tree must say where to go on")
-            parents = list(range(old - 1, old + length - 1))
-        for index, parent in enumerate(parents):
-            if not -1 <= parent < old + index:
-                raise ValueError(f"node {old + index} has parent {parent}")
-            after.depths.append(0 if parent < 0 else after.depths[parent] + 1)
-            after.positions.append(after.next_position + after.depths[-1])
-            after.parents.append(parent)
-            after.pending.append(self._new_token())
-        return after, visible, is_tree or bool(pending)
+        return self._table.attend(q, layer, tokens, see, scale)
 
     def _next_birth(self) -> int:
         self._births += 1
         return self._births
-
-    def _new_token(self) -> int:
-        if self._num_tokens == self._kv.shape[2]:
-            grown = np.full(
-                (2, self.num_layers, 2 * self._num_tokens, self.num_kv_heads, self.head_dim), np.nan
-            )
-            grown[:, :, : self._num_tokens] = self._kv
-            self._kv = grown
-        self._num_tokens += 1
-        return self._num_tokens - 1
-
-    def _rotated_copy(self, token: int, by: int) -> int:
-        """Return a copy of a token with rotated keys; inline RoPE rotates when it reads."""
-        copy = self._new_token()
-        self._kv[:, :, copy] = self._kv[:, :, token]
-        if not self.rope_inline:
-            self._kv[0, :, copy] = self._rotate(self._kv[0, :, token], np.full(self.num_layers, by))
-        return copy
-
-    def _rotate(
-        self, x: npt.NDArray[np.float64], positions: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
-        if self.rope_theta is None:
-            return x
-        half = self.head_dim // 2
-        angle = positions[:, None] * self.rope_theta ** (-np.arange(half) / half)
-        cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-        low, high = x[..., :half], x[..., half:]
-        return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
     def _find(self, seq_id: int) -> Tokens:
         if seq_id not in self.sequences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -124,3 +125,54 @@ class Tokens:
         while self.parents[path[-1]] >= 0:
             path.append(self.parents[path[-1]])
         return path[::-1]
+
+    def in_windows(self, length: int, layer_window: int) -> npt.NDArray[np.bool_]:
+        """Return which columns the windows of the sequence and of a layer show."""
+        position = self.logical_positions()
+        own = position[-length:, None]
+        see = np.full((length, len(position)), True)
+        if self.window is not None:
+            near = (position > own - self.window.size) & (position <= own)
+            see &= near | ((position < self.window.sinks) & (position <= own))
+        if layer_window:
+            see &= (position > own - layer_window) & (position <= own)
+        return see
+
+    def extended(
+        self,
+        length: int,
+        mask: Seq[int] | npt.NDArray[np.bool_] | None,
+        pending: bool | None,
+        new_token: Callable[[], int],
+    ) -> tuple[Tokens, npt.NDArray[np.bool_] | None, bool]:
+        """Return the grown sequence, its boolean mask if any, and whether it stays pending."""
+        old = len(self.pending)
+        after = self.copy()
+        visible = None
+        is_tree = mask is not None and np.ndim(np.asarray(mask)) == 1
+        if mask is not None and not is_tree:
+            visible = np.asarray(mask, bool)
+            columns = len(self.committed) + old + length
+            if visible.shape != (length, columns):
+                raise ValueError(f"a mask of shape {visible.shape}, not {(length, columns)}")
+        if is_tree:
+            assert mask is not None
+            parents = [int(parent) for parent in mask]
+            if len(parents) != length:
+                raise ValueError(f"{len(parents)} parents for {length} tokens")
+            if pending is False:
+                raise ValueError("the tokens of a tree are pending")
+        else:
+            if old and not pending:
+                raise ValueError("tokens are pending: commit or abort them first")
+            if not self.is_chain:
+                raise ValueError("the pending tokens branch: a tree must say where to go on")
+            parents = list(range(old - 1, old + length - 1))
+        for index, parent in enumerate(parents):
+            if not -1 <= parent < old + index:
+                raise ValueError(f"node {old + index} has parent {parent}")
+            after.depths.append(0 if parent < 0 else after.depths[parent] + 1)
+            after.positions.append(after.next_position + after.depths[-1])
+            after.parents.append(parent)
+            after.pending.append(new_token())
+        return after, visible, is_tree or bool(pending)
