@@ -69,7 +69,7 @@ def one_int32(value: Any, name: str) -> int:
     return number
 
 
-def to_shape(values: Iterable[int], name: str) -> Any:
+def to_shape(values: Iterable[int], name: str) -> tvm_ffi.Shape:
     """Return integers as an FFI shape, which is how lists of them cross; raises as `to_int64`."""
     plain = _is_plain(values)
     try:

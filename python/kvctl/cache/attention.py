@@ -32,7 +32,7 @@ class CacheAttention(SequenceStore):
         sinks: Any = None,
         lse: Any = None,
         mass: Any = None,
-    ) -> Any:
+    ) -> tvm_ffi.Tensor:
         """Append the new tokens' K and V to a layer and attend under the step's mask.
 
         Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from .._ffi import functions as ffi
 from .._ffi.convert import to_numpy, to_tensor
 from .._ffi.integers import to_shape
 from .sequences import SequenceStore
+
+if TYPE_CHECKING:
+    from tvm_ffi import Tensor
 
 
 class CacheContents(SequenceStore):
@@ -136,7 +139,7 @@ class CacheContents(SequenceStore):
         layout: dict[str, Any] = json.loads(str(ffi.cache.kv_layout(self._handle)))
         return layout
 
-    def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Any, Any]:
+    def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Tensor, Tensor]:
         """K and V of tokens ``[begin, end)`` as the cache holds them.
 
         Returns

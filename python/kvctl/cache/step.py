@@ -11,6 +11,8 @@ from .sequences import SequenceStore, step_context
 from .step_arguments import encode_masks, encode_pending
 
 if TYPE_CHECKING:
+    from tvm_ffi import Tensor
+
     from .step_arguments import MaskLike
 
 
@@ -70,7 +72,7 @@ class CacheStep(SequenceStore):
 
     forward = step_context(begin_forward)
 
-    def query_positions(self) -> Any:
+    def query_positions(self) -> Tensor:
         """Rotary positions of the step's new tokens, int32 (total_new,).
 
         The tensor belongs to the cache: the next step overwrites it.

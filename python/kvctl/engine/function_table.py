@@ -52,7 +52,7 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
         self._handle = ffi.runner.load_library(fspath(path), tvm_ffi.device(device))
 
     @classmethod
-    def _wrap(cls, handle: Any) -> FunctionTable:
+    def _wrap(cls, handle: ffi.FunctionTableHandle) -> FunctionTable:
         table = cls.__new__(cls)
         table._handle = handle
         return table
@@ -70,8 +70,7 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
         return metadata
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        function: Callable[..., Any] = ffi.runner.get_function(self._handle, name)
-        return function
+        return ffi.runner.get_function(self._handle, name)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool(ffi.runner.has_function(self._handle, name))

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._ffi import functions as ffi
 from .._ffi.convert import to_input
 from .step import RecurrentStep
+
+if TYPE_CHECKING:
+    from tvm_ffi import Tensor
 
 
 class RecurrentState(RecurrentStep):
@@ -168,7 +171,9 @@ class RecurrentState(RecurrentStep):
         """Raise what :meth:`rollback` would raise, and do nothing."""
         ffi.recurrent.check_rollback(self._handle, seq_id, checkpoint)
 
-    def get_state(self, seq_id: int, layer: int, state_id: int = 0, *, position: int = -1) -> Any:
+    def get_state(
+        self, seq_id: int, layer: int, state_id: int = 0, *, position: int = -1
+    ) -> Tensor:
         """Copy the state after ``position`` tokens, pending ones counted; -1: all committed.
 
         Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import tvm_ffi
 
@@ -164,16 +164,18 @@ class RecurrentStep(SequenceStore):
             ffi.recurrent.drop_pending(self._handle, to_shape(seq_ids, "seq_ids"))
 
 
-def _tree_parents(mask: Any) -> Any:
+def _tree_parents(mask: Any) -> tvm_ffi.Shape | None:
     """Return the parents of the pending region under a mask, or None for a chain."""
     if mask is None:
         return None
     if isinstance(mask, TokenTree):
         return to_shape(mask._core.row_parents(), "parents")
     if hasattr(mask, "__tvm_ffi_value__"):  # a Mask
-        return ffi.recurrent.mask_parents(mask)
+        return cast("tvm_ffi.Shape | None", ffi.recurrent.mask_parents(mask))
     return to_shape(mask, "parents")
 
 
-def _kept(seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> tuple[Any, list[Any]]:
+def _kept(
+    seq_ids: Sequence[int], kept: Sequence[Iterable[int]]
+) -> tuple[tvm_ffi.Shape, list[tvm_ffi.Shape]]:
     return to_shape(seq_ids, "seq_ids"), [to_shape(path, "kept nodes") for path in kept]
