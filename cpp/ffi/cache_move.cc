@@ -30,7 +30,7 @@ void Evict(const PagedKVCache& cache, int64_t seq_id, const ffi::Shape& keep, bo
 }
 
 SavedSequenceRecord SaveSequence(const PagedKVCache& cache, int64_t seq_id) {
-  return SavedSequenceRecord(cache->SaveSequence(seq_id), cache->config());
+  return SavedSequenceRecord(cache->SaveSequence(seq_id));
 }
 
 void LoadSequence(const PagedKVCache& cache, int64_t seq_id, const SavedSequenceRecord& saved) {
@@ -39,7 +39,7 @@ void LoadSequence(const PagedKVCache& cache, int64_t seq_id, const SavedSequence
 
 /*! \brief The elements of a float32 tensor. */
 ffi::json::Array Numbers(const Tensor& tensor) {
-  const Tensor host = tensor.CopyTo({kDLCPU, 0});
+  const Tensor host = OnDevice(tensor, kHostDevice);
   const auto* data = static_cast<const float*>(DataPointer(host.operator->()));
   ffi::json::Array numbers;
   for (int64_t i = 0; i < host.numel(); ++i) numbers.push_back(double{data[i]});

@@ -29,7 +29,7 @@ Tensor FromBytes(const Tensor& bytes, const PagedKVCacheConfig& config) {
       {config.num_layers, kAnyExtent, config.num_kv_heads, config.head_dim * width});
   const ffi::Shape shape{bytes->shape[0], bytes->shape[1], bytes->shape[2], config.head_dim};
   const Tensor view = bytes.CreateView(shape, config.dtype);
-  return config.device.device_type == kDLCPU ? view : view.CopyTo(config.device);
+  return OnDevice(view, config.device);
 }
 
 }  // namespace
@@ -85,9 +85,7 @@ PagedKVCacheConfig CacheConfig::ToConfig() const {
   return config;
 }
 
-SavedSequenceRecord::SavedSequenceRecord(const SavedSequence& saved,
-                                         const PagedKVCacheConfig& config) {
-  const bool on_host = config.device.device_type == kDLCPU;
+SavedSequenceRecord::SavedSequenceRecord(const SavedSequence& saved) {
   ffi::ObjectPtr<SavedSequenceRecordObj> record = ffi::make_object<SavedSequenceRecordObj>();
   record->length = saved.length;
   record->next_position = saved.next_position;
@@ -99,8 +97,8 @@ SavedSequenceRecord::SavedSequenceRecord(const SavedSequence& saved,
   record->renumber_sinks = saved.renumber_sinks;
   record->reports_held_length = saved.reports_held_length;
   record->positions = saved.positions;
-  record->k = AsBytes(on_host ? saved.k : saved.k.CopyTo({kDLCPU, 0}));
-  record->v = AsBytes(on_host ? saved.v : saved.v.CopyTo({kDLCPU, 0}));
+  record->k = AsBytes(OnDevice(saved.k, kHostDevice));
+  record->v = AsBytes(OnDevice(saved.v, kHostDevice));
   data_ = std::move(record);
 }
 

@@ -71,7 +71,7 @@ class SavedSequenceRecordObj : public tvm::ffi::Object {
 
 class SavedSequenceRecord : public tvm::ffi::ObjectRef {
  public:
-  SavedSequenceRecord(const SavedSequence& saved, const PagedKVCacheConfig& config);
+  explicit SavedSequenceRecord(const SavedSequence& saved);
   /*! \throws Error kValue or kType if K and V are not those of a cache with this configuration. */
   SavedSequence ToSaved(const PagedKVCacheConfig& config) const;
 

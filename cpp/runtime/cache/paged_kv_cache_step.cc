@@ -1,6 +1,4 @@
 // A step of the paged cache, and K and V that leave it or come to it.
-#include <algorithm>
-
 #include "kvctl/error.h"
 #include "runtime/cache/paged_kv_cache_impl.h"
 #include "runtime/cache/transfer/transfer_metadata.h"
@@ -13,9 +11,8 @@ using tvm::runtime::Tensor;
 
 /*! \brief The path from the root of its tree to a node, in order. */
 std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
-  std::vector<int32_t> path;
-  for (; node >= 0; node = pending.parents[node]) path.push_back(node);
-  std::reverse(path.begin(), path.end());
+  std::vector<int32_t> path(node < 0 ? 0 : pending.depths[node] + 1);
+  for (auto end = path.rbegin(); node >= 0; node = pending.parents[node]) *end++ = node;
   return path;
 }
 
@@ -28,6 +25,7 @@ std::vector<std::vector<int32_t>> PathsTo(const SequenceTable& table,
           leaf_indices.size(), " leaves");
   }
   std::vector<std::vector<int32_t>> paths;
+  paths.reserve(seq_ids.size());
   for (size_t i = 0; i < seq_ids.size(); ++i) {
     const PendingRegion& pending = table.Get(seq_ids[i]).pending;
     const int64_t leaf = leaf_indices[i];

@@ -49,6 +49,11 @@ inline bool SameDevice(DLDevice a, DLDevice b) {
   return a.device_type == b.device_type && a.device_id == b.device_id;
 }
 
+/*! \brief The tensor itself if it lies on the device, else a copy there. */
+inline tvm::runtime::Tensor OnDevice(const tvm::runtime::Tensor& tensor, DLDevice device) {
+  return SameDevice(tensor->device, device) ? tensor : tensor.CopyTo(device);
+}
+
 /*! \brief The address of the first element. */
 inline void* DataPointer(const DLTensor* tensor) {
   return static_cast<char*>(tensor->data) + tensor->byte_offset;

@@ -286,6 +286,7 @@ class cache:
     begin_forward: Callable[
         [PagedKVCacheHandle, Shape, Shape, Sequence[Tensor | None] | None, Shape | None, int], None
     ] = _get("kvctl.cache.begin_forward")
+    capabilities: Callable[[], str] = _get("kvctl.cache.capabilities")
     checkpoint: Callable[[PagedKVCacheHandle, int], CacheCheckpointHandle] = _get(
         "kvctl.cache.checkpoint"
     )

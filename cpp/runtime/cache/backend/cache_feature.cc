@@ -16,7 +16,7 @@ const std::vector<CacheCapability>& CacheCapabilities() {
        "attention in parts (TVM's self, cross and merge functions)",
        "attention in parts is not implemented on CUDA devices", true, false},
       {CacheFeature::kAttentionSums, "attention_sums",
-       "sums of attention (`mass=` and `set_observer`)",
+       "sums of attention (`mass=` and `observe_attention`)",
        "what tokens get of attention is summed up on the CPU only", true, false},
       {CacheFeature::kRerotatedEviction, "rerotated_eviction", "`evict(rerotate=True)`",
        "evict with rerotate=True is not implemented on CUDA devices", true, false},

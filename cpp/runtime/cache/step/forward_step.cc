@@ -22,6 +22,7 @@ void ForwardStep::Begin(const Shape& seq_ids, const Shape& append_lengths,
       Throw(ErrorKind::kValue, "the token trees have ", opt_parents.value().size(),
             " parents and the step has ", total, " new tokens");
     }
+    parents.reserve(total);
     for (int64_t parent : opt_parents.value()) {
       parents.push_back(Narrow(parent, "token tree parent"));
     }
