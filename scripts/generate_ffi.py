@@ -83,6 +83,17 @@ if TYPE_CHECKING:
 
         def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
 '''
+# Making the class of a record takes most of a millisecond, which importing kvctl need not wait for.
+RECORDS = '''
+else:
+
+    def __getattr__(name: str) -> type[Object]:
+        """Make the class of a record when it is first asked for."""
+        if name not in NAMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        record = type(name, (Object,), {"__module__": __name__})
+        return globals().setdefault(name, register_object(f"kvctl.{name}")(record))
+'''
 
 
 class Types:
@@ -155,9 +166,10 @@ def table() -> str:
         area, _, verb = full_name.rpartition(".")
         annotation = types.function(_schema(get_global_func_metadata(full_name)))
         areas.setdefault(area, []).append(f'    {verb}: {annotation} = _get("{full_name}")')
-    lines = [HEAD, *types.handles.values()]
+    lines = [HEAD, *types.handles.values(), "if TYPE_CHECKING:\n"]
     for key, fields in types.records.items():
         lines += _record(key, fields)
+    lines += [RECORDS.replace("NAMES", repr([key.rpartition(".")[2] for key in types.records]))]
     for area, functions in areas.items():
         name = area.removeprefix("kvctl.").replace(".", "_")
         lines += [f"class {name}:", f'    """``{area}.*``."""', "", *functions]
@@ -165,11 +177,10 @@ def table() -> str:
 
 
 def _record(key: str, fields: list[tuple[str, str]]) -> Iterator[str]:
-    yield f'@register_object("{key}")\nclass {key.rpartition(".")[2]}(Object):'
-    yield f'    """The C++ object ``{key}``."""\n'
-    yield from (f"    {name}: {kind}" for name, kind in fields)
-    yield "\n    if TYPE_CHECKING:\n"
-    yield f"        def __init__(self, *, {', '.join(f'{n}: {k}' for n, k in fields)}) -> None: ..."
+    yield f'    class {key.rpartition(".")[2]}(Object):\n        """The C++ object ``{key}``."""\n'
+    yield from (f"        {name}: {kind}" for name, kind in fields)
+    arguments = ", ".join(f"{name}: {kind}" for name, kind in fields)
+    yield f"\n        def __init__(self, *, {arguments}) -> None: ..."
 
 
 def _formatted(source: str) -> str:

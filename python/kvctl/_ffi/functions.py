@@ -34,28 +34,25 @@ RecurrentStateHandle = NewType("RecurrentStateHandle", RNNStateHandle)
 RecurrentCheckpointHandle = NewType("RecurrentCheckpointHandle", Object)
 ModelRunnerHandle = NewType("ModelRunnerHandle", Object)
 FunctionTableHandle = NewType("FunctionTableHandle", Object)
+if TYPE_CHECKING:
 
+    class CacheConfig(Object):
+        """The C++ object ``kvctl.CacheConfig``."""
 
-@register_object("kvctl.CacheConfig")
-class CacheConfig(Object):
-    """The C++ object ``kvctl.CacheConfig``."""
-
-    num_layers: int
-    num_qo_heads: int
-    num_kv_heads: int
-    head_dim: int
-    max_total_tokens: int
-    page_size: int
-    max_sequences: int
-    prefill_chunk_size: int
-    dtype: str
-    device: Device
-    rope_mode: int
-    rope_scale: float
-    rope_theta: float
-    layer_windows: Shape
-
-    if TYPE_CHECKING:
+        num_layers: int
+        num_qo_heads: int
+        num_kv_heads: int
+        head_dim: int
+        max_total_tokens: int
+        page_size: int
+        max_sequences: int
+        prefill_chunk_size: int
+        dtype: str
+        device: Device
+        rope_mode: int
+        rope_scale: float
+        rope_theta: float
+        layer_windows: Shape
 
         def __init__(
             self,
@@ -76,25 +73,21 @@ class CacheConfig(Object):
             layer_windows: Shape,
         ) -> None: ...
 
+    class SavedSequenceRecord(Object):
+        """The C++ object ``kvctl.SavedSequenceRecord``."""
 
-@register_object("kvctl.SavedSequenceRecord")
-class SavedSequenceRecord(Object):
-    """The C++ object ``kvctl.SavedSequenceRecord``."""
-
-    length: int
-    next_position: int
-    window_size: int
-    sinks: int
-    horizon: int
-    evicted_begin: int
-    evicted_end: int
-    renumber_sinks: bool
-    reports_held_length: bool
-    positions: Tensor | None
-    k: Tensor
-    v: Tensor
-
-    if TYPE_CHECKING:
+        length: int
+        next_position: int
+        window_size: int
+        sinks: int
+        horizon: int
+        evicted_begin: int
+        evicted_end: int
+        renumber_sinks: bool
+        reports_held_length: bool
+        positions: Tensor | None
+        k: Tensor
+        v: Tensor
 
         def __init__(
             self,
@@ -113,20 +106,16 @@ class SavedSequenceRecord(Object):
             v: Tensor,
         ) -> None: ...
 
+    class RecurrentFacts(Object):
+        """The C++ object ``kvctl.RecurrentFacts``."""
 
-@register_object("kvctl.RecurrentFacts")
-class RecurrentFacts(Object):
-    """The C++ object ``kvctl.RecurrentFacts``."""
-
-    state_bytes: int
-    num_slots: int
-    num_free_slots: int
-    max_history: int
-    keep_steps: bool
-    num_layers: int
-    num_states: int
-
-    if TYPE_CHECKING:
+        state_bytes: int
+        num_slots: int
+        num_free_slots: int
+        max_history: int
+        keep_steps: bool
+        num_layers: int
+        num_states: int
 
         def __init__(
             self,
@@ -140,23 +129,19 @@ class RecurrentFacts(Object):
             num_states: int,
         ) -> None: ...
 
+    class SamplingParams(Object):
+        """The C++ object ``kvctl.SamplingParams``."""
 
-@register_object("kvctl.SamplingParams")
-class SamplingParams(Object):
-    """The C++ object ``kvctl.SamplingParams``."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    bias_tokens: Tensor | None
-    bias_values: Tensor | None
-    stop_tokens: Tensor | None
-
-    if TYPE_CHECKING:
+        temperature: float
+        top_k: int
+        top_p: float
+        min_p: float
+        repetition_penalty: float
+        presence_penalty: float
+        frequency_penalty: float
+        bias_tokens: Tensor | None
+        bias_values: Tensor | None
+        stop_tokens: Tensor | None
 
         def __init__(
             self,
@@ -173,21 +158,17 @@ class SamplingParams(Object):
             stop_tokens: Tensor | None,
         ) -> None: ...
 
+    class DraftRequest(Object):
+        """The C++ object ``kvctl.DraftRequest``."""
 
-@register_object("kvctl.DraftRequest")
-class DraftRequest(Object):
-    """The C++ object ``kvctl.DraftRequest``."""
-
-    how: int
-    logits: Tensor | None
-    sampling: Sequence[SamplingParams]
-    seed: int
-    request_ids: Tensor | None
-    root_positions: Tensor | None
-    first_nodes: Tensor | None
-    depths: Tensor | None
-
-    if TYPE_CHECKING:
+        how: int
+        logits: Tensor | None
+        sampling: Sequence[SamplingParams]
+        seed: int
+        request_ids: Tensor | None
+        root_positions: Tensor | None
+        first_nodes: Tensor | None
+        depths: Tensor | None
 
         def __init__(
             self,
@@ -202,32 +183,28 @@ class DraftRequest(Object):
             depths: Tensor | None,
         ) -> None: ...
 
+    class VerifyRequest(Object):
+        """The C++ object ``kvctl.VerifyRequest``."""
 
-@register_object("kvctl.VerifyRequest")
-class VerifyRequest(Object):
-    """The C++ object ``kvctl.VerifyRequest``."""
-
-    rule: int
-    trees: Tensor | None
-    drawn: int
-    drawn_per_node: Tensor | None
-    logits: Tensor | None
-    probabilities: bool
-    draft_probs: Tensor | None
-    draft_ids: Tensor | None
-    draft_per_node: bool
-    sampling: Sequence[SamplingParams]
-    seed: int
-    request_ids: Tensor | None
-    root_positions: Tensor | None
-    gumbel: bool
-    history_begins: Tensor | None
-    history: Tensor | None
-    bitmask: Tensor | None
-    epsilon: float
-    delta: float
-
-    if TYPE_CHECKING:
+        rule: int
+        trees: Tensor | None
+        drawn: int
+        drawn_per_node: Tensor | None
+        logits: Tensor | None
+        probabilities: bool
+        draft_probs: Tensor | None
+        draft_ids: Tensor | None
+        draft_per_node: bool
+        sampling: Sequence[SamplingParams]
+        seed: int
+        request_ids: Tensor | None
+        root_positions: Tensor | None
+        gumbel: bool
+        history_begins: Tensor | None
+        history: Tensor | None
+        bitmask: Tensor | None
+        epsilon: float
+        delta: float
 
         def __init__(
             self,
@@ -252,6 +229,22 @@ class VerifyRequest(Object):
             epsilon: float,
             delta: float,
         ) -> None: ...
+
+else:
+
+    def __getattr__(name: str) -> type[Object]:
+        """Make the class of a record when it is first asked for."""
+        if name not in [
+            "CacheConfig",
+            "SavedSequenceRecord",
+            "RecurrentFacts",
+            "SamplingParams",
+            "DraftRequest",
+            "VerifyRequest",
+        ]:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        record = type(name, (Object,), {"__module__": __name__})
+        return globals().setdefault(name, register_object(f"kvctl.{name}")(record))
 
 
 class build:

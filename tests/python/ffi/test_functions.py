@@ -96,3 +96,9 @@ def test_a_record_refuses_missing_and_unknown_fields() -> None:
         record(num_layers=1)
     with pytest.raises(TypeError, match="num_heads"):
         record(num_heads=1)
+
+
+def test_the_class_of_a_record_is_made_once() -> None:
+    assert ffi.CacheConfig is ffi.CacheConfig
+    with pytest.raises(AttributeError, match="NoSuchRecord"):
+        ffi.NoSuchRecord  # type: ignore[attr-defined]  # noqa: B018
