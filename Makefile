@@ -104,6 +104,7 @@ bench: $(MODEL)/lib.so
 	$(NATIVE)/benchmarks/cpp/step_cost $(RESULTS)/step_cost.json $(call quick,30)
 	$(NATIVE)/benchmarks/cpp/bookkeeping $(RESULTS)/bookkeeping.json
 	$(NATIVE)/benchmarks/cpp/mask_lowering $(RESULTS)/mask_lowering.json $(call quick,200)
+	$(NATIVE)/benchmarks/cpp/verification $(RESULTS)/verification.json $(call quick,20)
 	$(call BENCH,attention,$(call quick,--parts sdpa shared observer --rounds 1))
 	$(call BENCH,verify,$(call quick,--quick --vocab 32000 --draft 4))
 	$(call BENCH,recurrent,$(call quick,--drafts 7 --repeat 3))

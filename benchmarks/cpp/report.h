@@ -21,16 +21,18 @@ class Samples {
  public:
   void Add(double microseconds) { values_.push_back(microseconds); }
   double Median() const { return Quantile(0.5); }
+  double Least() const { return Quantile(0); }
   double Quantile(double q) const {
     std::vector<double> sorted = values_;
     std::sort(sorted.begin(), sorted.end());
     return sorted.empty() ? 0.0 : sorted[static_cast<size_t>(q * (sorted.size() - 1) + 0.5)];
   }
   std::string Json() const {
-    char text[160];
+    char text[200];
     std::snprintf(text, sizeof(text),
-                  "{\"median_us\": %.4g, \"p10_us\": %.4g, \"p90_us\": %.4g, \"samples\": %zu}",
-                  Median(), Quantile(0.1), Quantile(0.9), values_.size());
+                  "{\"median_us\": %.4g, \"least_us\": %.4g, \"p10_us\": %.4g, "
+                  "\"p90_us\": %.4g, \"samples\": %zu}",
+                  Median(), Least(), Quantile(0.1), Quantile(0.9), values_.size());
     return text;
   }
 

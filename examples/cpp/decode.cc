@@ -1,20 +1,25 @@
-// Greedy decoding of a compiled model, plain or speculative, in C++ alone.
+// Decoding of a compiled model, plain or speculative, greedy or sampled, in C++ alone.
 //
-//   decode MODEL_DIR [--draft N] [--max-tokens N] < prompt
+//   decode MODEL_DIR [--draft N] [--max-tokens N] [--temperature T] [--seed S] [--rule NAME] <
+//   prompt
 //
 // The prompt is a list of token ids on standard input; the new ids go to standard output. With
 // --draft 0 every forward yields one token. Otherwise up to N tokens are drafted by looking the
-// last two up in what has been read and written so far, verified in one forward, and those that the
-// model agrees with are kept. Both ways give the same tokens; speculation takes fewer forwards.
+// last two up in what has been read and written so far, and kvctl::Verify decides which of them
+// stay. Speculation takes fewer forwards. The text is the same in both ways at temperature 0, and
+// for rule target_only with one seed; other rules, such as block, keep its distribution.
 #include <kvctl/api.h>
 #include <kvctl/model_runner.h>
+#include <kvctl/verify.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -27,7 +32,17 @@ struct Options {
   std::string model;
   int64_t max_tokens = 64;
   int64_t draft = 7;
+  double temperature = 0;
+  uint64_t seed = 0;
+  kvctl::Rule rule = kvctl::Rule::kTargetOnly;  // which is greedy at temperature 0
 };
+
+kvctl::Rule RuleOf(const std::string& name) {
+  for (int i = 0; i < kvctl::kNumRules; ++i) {
+    if (name == kvctl::RuleName(static_cast<kvctl::Rule>(i))) return static_cast<kvctl::Rule>(i);
+  }
+  throw std::invalid_argument("there is no rule " + name);
+}
 
 Options Parse(int argc, char** argv) {
   Options options;
@@ -38,6 +53,12 @@ Options Parse(int argc, char** argv) {
       options.draft = std::atoll(argv[++i]);
     } else if (argument == "--max-tokens" && has_value) {
       options.max_tokens = std::atoll(argv[++i]);
+    } else if (argument == "--temperature" && has_value) {
+      options.temperature = std::atof(argv[++i]);
+    } else if (argument == "--seed" && has_value) {
+      options.seed = std::strtoull(argv[++i], nullptr, 10);
+    } else if (argument == "--rule" && has_value) {
+      options.rule = RuleOf(argv[++i]);
     } else if (argument.rfind("--", 0) != 0 && options.model.empty()) {
       options.model = argument;
     } else {
@@ -46,14 +67,6 @@ Options Parse(int argc, char** argv) {
   }
   if (options.model.empty()) throw std::invalid_argument("which model directory?");
   return options;
-}
-
-/*! \brief The most likely token of one row of (rows, vocabulary) logits. */
-int32_t Argmax(const Tensor& logits, int64_t row) {
-  const int64_t width = logits->shape[1];
-  const char* data = static_cast<const char*>(logits->data) + logits->byte_offset;
-  const float* begin = reinterpret_cast<const float*>(data) + row * width;
-  return static_cast<int32_t>(std::max_element(begin, begin + width) - begin);
 }
 
 /*! \brief Up to n tokens that followed the latest earlier occurrence of the last two. */
@@ -67,24 +80,37 @@ std::vector<int32_t> Lookup(const std::vector<int32_t>& tokens, int64_t n) {
 }
 
 /*!
- * \brief One round: verifies drafts behind the last token, commits what the model agrees with.
- * \return the new tokens: the accepted drafts and the one that the model says instead of the rest.
+ * \brief Verifies a chain by the logits behind it.
+ * \param chain the last token, then the drafts behind it.
+ * \param logits (chain, vocabulary) float32.
+ * \param position the absolute position of the last token.
  */
-std::vector<int32_t> Round(kvctl::ModelRunner* runner, int32_t last,
-                           const std::vector<int32_t>& drafts) {
-  std::vector<int32_t> chain = {last};
+kvctl::VerifiedSequence Verify(const Options& options, std::vector<int32_t> chain,
+                               const Tensor& logits, size_t position) {
+  kvctl::VerifyBatch batch;
+  batch.rule = options.rule;
+  batch.trees = {kvctl::TokenTree::Chain(std::move(chain))};
+  batch.drawn = {kvctl::Drawn::kDeterministic};  // looked up, whatever the random numbers are
+  batch.logits = static_cast<const char*>(logits->data) + logits->byte_offset;
+  batch.num_rows = logits->shape[0];
+  batch.vocab_size = logits->shape[1];
+  batch.sampling.resize(1);
+  batch.sampling[0].temperature = options.temperature;
+  batch.seed = options.seed;
+  batch.root_positions = {static_cast<int64_t>(position)};
+  return kvctl::Verify(batch)[0];
+}
+
+/*! \brief One round: forwards the last token with drafts behind it, and commits what is accepted.
+ *  \return the new tokens: the accepted drafts, then the bonus. */
+std::vector<int32_t> Round(const Options& options, const std::vector<int32_t>& tokens,
+                           const std::vector<int32_t>& drafts, kvctl::ModelRunner* runner) {
+  std::vector<int32_t> chain = {tokens.back()};
   chain.insert(chain.end(), drafts.begin(), drafts.end());
   const Tensor logits = runner->Verify({kSequence}, {kvctl::TokenTree::Chain(chain)});
-  std::vector<int32_t> kept;
-  std::vector<int32_t> emitted;
-  for (int32_t row = 0; row < static_cast<int32_t>(chain.size()); ++row) {
-    kept.push_back(row);
-    emitted.push_back(Argmax(logits, row));
-    const bool agreed = row < static_cast<int32_t>(drafts.size()) && drafts[row] == emitted.back();
-    if (!agreed) break;
-  }
-  runner->cache()->Commit({kSequence}, {kept});
-  return emitted;
+  const kvctl::VerifiedSequence verified = Verify(options, chain, logits, tokens.size() - 1);
+  runner->cache()->Commit({kSequence}, {verified.kept});
+  return verified.tokens;
 }
 
 void Run(const Options& options) {
@@ -95,7 +121,8 @@ void Run(const Options& options) {
   kvctl::ModelRunner runner = kvctl::ModelRunner::Load(options.model);
   runner.cache()->AddSequence(kSequence);
   const size_t prompt_length = tokens.size();
-  tokens.push_back(Argmax(runner.Prefill({kSequence}, {tokens}), 0));
+  const Tensor logits = runner.Prefill({kSequence}, {tokens});
+  tokens.push_back(Verify(options, {tokens.back()}, logits, prompt_length - 1).bonus);
 
   const auto begin = std::chrono::steady_clock::now();
   const auto wanted = prompt_length + static_cast<size_t>(std::max<int64_t>(options.max_tokens, 1));
@@ -103,7 +130,7 @@ void Run(const Options& options) {
   while (tokens.size() < wanted) {
     const int64_t room = static_cast<int64_t>(wanted - tokens.size()) - 1;
     const auto drafts = Lookup(tokens, std::min(options.draft, room));
-    const auto emitted = Round(&runner, tokens.back(), drafts);
+    const auto emitted = Round(options, tokens, drafts, &runner);
     tokens.insert(tokens.end(), emitted.begin(), emitted.end());
     ++forwards;
   }

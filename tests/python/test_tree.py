@@ -71,3 +71,18 @@ def test_text_equality_pickle():
     assert hash(pickle.loads(pickle.dumps(tree))) == hash(tree)
     assert tree != kvctl.TokenTree([9, 5, 5], [-1, 0, 0])
     assert str(kvctl.TokenTree.chain(range(100))) == "TokenTree(100 nodes, depth 99)"
+
+
+def test_trees_cross_as_one_buffer():
+    tree = kvctl.TokenTree([9, 5, 5], [-1, 0, 0], rows=[0, 1, 1])
+    code = tree.encode()
+    assert code.dtype == np.int32
+    assert code.tolist() == [3, 2, 9, 5, 5, -1, 0, 0, 0, 1, 1]
+    assert kvctl.TokenTree.decode(code) == tree
+    for wrong in ([], code[:-1], [*code, 1], [0, 1], [1, 0, 5, -1, 0], [2, 2, 1, 1, -1, 5, 0, 1]):
+        with pytest.raises(ValueError, match=r"buffer|parent"):
+            kvctl.TokenTree.decode(wrong)
+    with pytest.raises(ValueError, match="has 2 rows, not 3"):
+        kvctl.TokenTree.decode([code[0], 3, *code[2:]])
+    with pytest.raises(ValueError, match="must hold one encoded token tree, got 2"):
+        kvctl.TokenTree.decode([*code, *code])

@@ -92,17 +92,19 @@ struct VerifyBatch {
   /*! \brief [1] for all or [B]; empty: greedy for Rule::kGreedy, else the model's softmax. */
   std::vector<Sampling> sampling;
 
-  // Random numbers are named by these three: see docs/verification.md.
+  // These three name the random numbers: see docs/verification.md.
   uint64_t seed = 0;
-  std::vector<uint64_t> request_ids;  //!< [B]; may be empty for one sequence, or where none samples
-  std::vector<int64_t>
-      root_positions;  //!< [B] absolute position of node 0; empty where none samples
+  /*! \brief [B] may be empty for one sequence, or at temperature 0. */
+  std::vector<uint64_t> request_ids;
+  /*! \brief [B] absolute position of each tree's node 0; may be empty at temperature 0. */
+  std::vector<int64_t> root_positions;
 
-  std::vector<std::vector<int32_t>>
-      history;                        //!< [B] tokens before each root, for penalties; or empty
-  const uint32_t* bitmask = nullptr;  //!< [N, ceil(vocab_size / 32)] tokens allowed after each node
-  bool log_probs = false;             //!< also return the log-probability of each emitted token
-  double epsilon = 0.09;  //!< Rule::kTypical accepts p > min(epsilon, delta * exp(-entropy))
+  /*! \brief [B] tokens before each root, for penalties; or empty. */
+  std::vector<std::vector<int32_t>> history;
+  /*! \brief [N, ceil(vocab_size / 32)] bit i of word j allows token 32 j + i after a node. */
+  const uint32_t* bitmask = nullptr;
+  bool log_probs = false;  //!< also return the log-probability of each emitted token
+  double epsilon = 0.09;   //!< Rule::kTypical accepts p > min(epsilon, delta * exp(-entropy))
   double delta = 0.3;
 };
 
@@ -145,9 +147,10 @@ struct DraftBatch {
   std::vector<Sampling> sampling;  //!< [1] for all or [R]; empty: the drafter's softmax
 
   uint64_t seed = 0;
-  std::vector<uint64_t>
-      request_ids;  //!< [R] of each row; may be empty for one row, or if not random
-  std::vector<int64_t> root_positions;  //!< [R] position of the root of the drafted tree
+  /*! \brief [R] may be empty for one row, or if the drafts are deterministic. */
+  std::vector<uint64_t> request_ids;
+  /*! \brief [R] position of the root of the drafted tree; may be empty if deterministic. */
+  std::vector<int64_t> root_positions;
   std::vector<int64_t> first_nodes;  //!< [R] index in its tree of the first token drawn; empty: 1
   std::vector<int64_t> depths;       //!< [R] depth of the tokens drawn; empty: first_nodes
 };

@@ -1,5 +1,6 @@
 #include "runtime/verify/sample_draft.h"
 
+#include <limits>
 #include <vector>
 
 #include "core/verify/draft.h"
@@ -12,15 +13,18 @@ namespace {
 
 // A node's index takes 28 bits of a random number's name.
 constexpr int64_t kMaxNode = 1 << 27;
+constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();
 
 void CheckBatch(const DraftBatch& batch) {
   InRange(static_cast<int64_t>(batch.how), 0, kNumDrawn - 1, "how");
   InRange(batch.num_tokens, 1, kMaxNode, "the number of tokens to draw");
+  InRange(batch.num_rows, 0, kMaxRows, "the number of rows");
   CheckRowType(batch.dtype, false, "logits");
   if (batch.logits == nullptr && batch.num_rows > 0) {
     Throw(ErrorKind::kValue, "logits must be given");
   }
   const int32_t vocab_size = CheckVocabSize(batch.vocab_size);
+  CheckStride(batch.row_stride, vocab_size);
   if (!batch.sampling.empty()) CheckSamplings(batch.sampling, batch.num_rows, vocab_size);
   CheckStreams(batch.request_ids, batch.root_positions, batch.num_rows,
                batch.how != Drawn::kDeterministic);
@@ -51,7 +55,6 @@ DraftItem MakeItem(const DraftBatch& batch, int64_t row) {
 
 void SampleDraftInto(const DraftBatch& batch, int32_t* tokens, void* probs, DType probs_dtype) {
   CheckBatch(batch);
-  CheckStride(batch.row_stride, batch.vocab_size);
   CheckRowType(probs_dtype, true, "probs");
   std::vector<DraftItem> items;
   items.reserve(batch.num_rows);

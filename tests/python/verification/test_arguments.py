@@ -1,10 +1,14 @@
 """What a careless caller hands to kvctl.verify: refused by name, nothing cut to integers."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 import kvctl
 from kvctl import Sampling
+from kvctl._ffi import functions as ffi
+from kvctl.verification import RULES
 
 VOCAB = 8
 CHAIN = kvctl.TokenTree.chain([1, 2])
@@ -110,3 +114,44 @@ def test_root_positions_of_every_kind():
     want = call().tokens
     for positions in (5, (5,), np.array([5]), np.int32(5), np.array(5)):
         assert call(root_positions=positions).tokens == want
+
+
+def test_sampling_parameters_may_be_pickled_and_their_lists_changed():
+    bias = {}
+    sampling = Sampling(temperature=0, logit_bias=bias)
+    first = call(sampling=sampling).tokens[0][0]
+    assert pickle.loads(pickle.dumps(sampling)) == sampling
+    other = (first + 1) % VOCAB
+    bias[other] = 1e6
+    assert call(sampling=sampling).tokens[0][0] == other
+
+
+def test_requests_hold_what_they_say():
+    request = ffi.verify.new_request()
+    out = np.empty(3 * 2 + 4, np.int32)
+    with pytest.raises(TypeError, match="logits must be given"):
+        ffi.verify.run(request, out, None)
+    request.logits = LOGITS
+    request.sampling = [Sampling(temperature=0).params()]
+    request.rule = RULES.index("target_only")
+    request.trees = CHAIN.encode()
+    ffi.verify.run(request, out, None)
+    request.trees = CHAIN.encode()[:-1].copy()
+    with pytest.raises(ValueError, match="does not hold encoded token trees: tree 0"):
+        ffi.verify.run(request, out, None)
+    request.trees = np.array([2, 2, 1, 2, -1, 0, 0, 5], np.int32)
+    with pytest.raises(IndexError, match="sequence 0: node 1 is in row 5 of 2"):
+        ffi.verify.run(request, out, None)
+    request.trees = np.array([2, 2, 1, 2, -1, 1, 0, 1], np.int32)
+    with pytest.raises(ValueError, match="sequence 0: node 1 cannot have parent 1"):
+        ffi.verify.run(request, out, None)
+    request.trees = CHAIN.encode().astype(np.int64)
+    with pytest.raises(TypeError, match="trees must be int32, got int64"):
+        ffi.verify.run(request, out, None)
+    request.trees = CHAIN.encode()
+    request.drawn = 4
+    with pytest.raises(ValueError, match=r"drawn must be in \[0, 3\], got 4"):
+        ffi.verify.run(request, out, None)
+    request.drawn = 0
+    with pytest.raises(ValueError, match=r"out must have shape \(10\), got \(9\)"):
+        ffi.verify.run(request, np.empty(9, np.int32), None)

@@ -31,6 +31,7 @@ def test_greedy_on_a_chain(accepted):
     assert result.kept == [list(range(accepted + 1))]
     assert result.accepted_nodes == [list(range(1, accepted + 1))]
     assert result.bonus.tolist() == [logits[accepted].argmax()]
+    assert result.next_tokens is result.bonus
     assert result.rows.dtype == np.int32 and result.rows.tolist() == list(range(accepted + 1))
     assert result.lossless and not result.finished.any() and not result.draft_mismatch.any()
     reached, hits = result.acceptance
