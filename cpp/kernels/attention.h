@@ -14,7 +14,7 @@
 
 namespace kvctl {
 
-/*! \brief Scratch memory of AttentionCpu. Keep one per cache, and hand it to one call at a time. */
+/*! \brief Scratch memory of AttentionCpu. Keep one per cache, and use it in one call at a time. */
 class AttentionWorkspace {
  public:
   AttentionWorkspace();
@@ -30,13 +30,12 @@ class AttentionWorkspace {
   int64_t size_ = 0;
 };
 
-/*!
- * \brief What one call computes. `query` counts the new tokens of the batch, as in StepPlan; K and
- * V of the new tokens are already in their pages.
- */
+/*! \brief Arguments of one call. Query tokens are the new tokens of the batch, as in StepPlan;
+ * their K and V are already in the pages. */
 struct AttentionArgs {
-  /*! \brief [queries] x [num_qo_heads, head_dim], queries q_row_stride elements apart: q can be
-   * read in place out of a fused (queries, num_qo_heads + 2 * num_kv_heads, head_dim) tensor. */
+  /*! \brief [num_query_tokens] rows of [num_qo_heads, head_dim], q_row_stride elements apart: q can
+   * be read in place out of a fused (num_query_tokens, num_qo_heads + 2 * num_kv_heads, head_dim)
+   * tensor. */
   const void* q = nullptr;
   DType q_dtype = DType::kFloat32;
   int64_t q_row_stride = 0;
@@ -52,12 +51,12 @@ struct AttentionArgs {
 
   const SequencePlan* sequences = nullptr;  //!< [num_sequences]
   int32_t num_sequences = 0;
-  /*! \brief [num_sequences, num_kv_heads], or nullptr: pages in place of those of a sequence, for
-   * each KV head. */
+  /*! \brief [num_sequences, num_kv_heads], or nullptr: pages that replace those of a sequence, per
+   * KV head. */
   const int32_t* const* head_pages = nullptr;
   LayerMasks masks;  //!< MaskTable::layer(layer) of the same step
 
-  /*! \brief [queries] x [num_qo_heads, head_dim], queries out_row_stride elements apart. */
+  /*! \brief [num_query_tokens] rows of [num_qo_heads, head_dim], out_row_stride elements apart. */
   void* out = nullptr;
   DType out_dtype = DType::kFloat32;
   int64_t out_row_stride = 0;
@@ -66,10 +65,10 @@ struct AttentionArgs {
   float soft_cap = 0;  //!< > 0: scores become soft_cap * tanh(scores / soft_cap)
   /*! \brief [num_qo_heads] or nullptr: adds slope * (position of key - position of query). */
   const float* alibi_slopes = nullptr;
-  /*! \brief [num_qo_heads] or nullptr: one more logit in each softmax, without a value. */
+  /*! \brief [num_qo_heads] or nullptr: one extra logit in each softmax, without a value. */
   const float* sinks = nullptr;
-  /*! \brief [queries, num_qo_heads] or nullptr: receives the natural log of the sum of exponentials
-   * (-inf for a query that sees nothing). */
+  /*! \brief [num_query_tokens, num_qo_heads] or nullptr: receives the natural log of the sum of
+   * exponentials (-inf for a query that sees no key). */
   float* lse = nullptr;
 
   AttentionWorkspace* workspace = nullptr;
@@ -78,34 +77,36 @@ struct AttentionArgs {
 /*!
  * \brief out = softmax(scores over the visible keys) V, in float32, on OpenMP threads.
  *
- * A query's output is the same to the last bit whatever else is in the batch, however many threads
- * there are, and whether the token is computed alone, in a chain or on a tree path: sums run over
- * logical positions in a fixed order (mask_plan.h). Hidden keys are not read into any sum: their
- * pages may hold anything, NaN too, or not exist (-1). A query that sees nothing yields zeros.
+ * A query's output is bitwise the same in any batch, with any number of threads, and whether the
+ * token is computed alone, in a chain or on a tree path: sums run over logical positions in a fixed
+ * order (mask_plan.h). Hidden keys enter no sum: their pages may hold anything, including NaN, or
+ * not exist (-1). A query that sees no key yields zeros.
  *
  * \throws kValue for a head_dim, head count or page size that is not supported; bad_alloc.
  */
 void AttentionCpu(const AttentionArgs& args);
 
-/*! \brief What AttentionMassCpu sums up. */
+/*! \brief What AttentionMassCpu sums. */
 struct AttentionMass {
-  /*! \brief [keys of all sequences, num_heads], sequence after sequence: is added to. */
+  /*! \brief [keys of all sequences, num_heads], one sequence after another; the sums are added to
+   * it. */
   float* sums = nullptr;
-  /*! \brief num_kv_heads (the query heads of each are added up) or num_qo_heads. */
+  /*! \brief num_kv_heads (sums over the query heads of each) or num_qo_heads. */
   int32_t num_heads = 0;
-  /*! \brief Only the last so many new tokens of each sequence count; 0: all. */
+  /*! \brief Only this many last new tokens of each sequence count; 0: all. */
   int32_t last_queries = 0;
 };
 
 /*!
- * \brief Adds up what the queries of a step paid to each key: its softmax weights, over queries.
+ * \brief Sums the attention that each key got from the queries of a step: its softmax weights over
+ * all queries.
  *
- * Tokens that got little can be dropped from a cache (H2O, Zhang et al. 2023, arXiv:2306.14048,
- * sec. 4; SnapKV, Li et al. 2024, arXiv:2404.14469, sec. 4: the last queries of the prompt only).
- * It computes the scores again: with all queries it takes 0.4 to 0.85 of AttentionCpu's time. The
- * sums do not depend on the number of threads nor on the batch.
+ * Tokens with little attention can be evicted from a cache (H2O, Zhang et al. 2023,
+ * arXiv:2306.14048, sec. 4; SnapKV, Li et al. 2024, arXiv:2404.14469, sec. 4: the last queries of
+ * the prompt only). The scores are computed again: for all queries it takes 0.4 to 0.85 of
+ * AttentionCpu's time. The sums depend neither on the number of threads nor on the batch.
  *
- * \param args As of an AttentionCpu that is done, with its lse.
+ * \param args The arguments of a finished AttentionCpu, with its lse.
  * \throws kValue where lse is missing or num_heads is neither; and as AttentionCpu.
  */
 void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass);

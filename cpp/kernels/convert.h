@@ -1,7 +1,6 @@
 /*!
  * \file kernels/convert.h
- * \brief float16 and bfloat16 to float32 and back, bit by bit: for any machine, one value at a
- * time.
+ * \brief Portable scalar conversions between float16, bfloat16 and float32.
  */
 #ifndef KVCTL_KERNELS_CONVERT_H_
 #define KVCTL_KERNELS_CONVERT_H_

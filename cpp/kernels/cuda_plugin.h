@@ -1,9 +1,9 @@
 /*!
  * \file kernels/cuda_plugin.h
- * \brief What libkvctl_cuda.so offers to libkvctl.so. Free of CUDA's own headers.
+ * \brief The interface of libkvctl_cuda.so. Includes no CUDA headers.
  *
- * Data pointers are device pointers unless a comment says otherwise; `stream` is a cudaStream_t on
- * which all work of a call is queued. Nothing waits for the device but where a comment says so.
+ * Data pointers are device pointers unless a comment says otherwise. `stream` is a cudaStream_t on
+ * which all work of a call is queued. Calls do not wait for the device unless a comment says so.
  * Errors are thrown as kvctl::Error kRuntime.
  */
 #ifndef KVCTL_KERNELS_CUDA_PLUGIN_H_
@@ -23,12 +23,12 @@ namespace kvctl {
 enum class Rule : uint8_t;
 struct VerifyItem;
 
-/*! \brief What a cache's device half is created with. */
+/*! \brief Parameters of the device half of a cache. */
 struct CudaCacheConfig {
   int device;
   PageShape page;
   int32_t num_layers, num_qo_heads, num_pages, max_query_tokens;
-  int32_t rotary_dim;        //!< of the rope table that BeginStep gets, 0 without one
+  int32_t rotary_dim;        //!< of BeginStep's rope table, 0 without one
   std::vector<void*> pages;  //!< [num_layers]
 };
 
@@ -36,7 +36,7 @@ struct CudaCacheConfig {
 struct CudaAttention {
   int32_t layer;
   KVRows q, k, v;
-  bool rotates;  //!< q and k turn by the step's rope table on their way
+  bool rotates;  //!< whether q and k are rotated by the step's rope table
   KVRows out;
   float sm_scale, soft_cap;
   const float* alibi_slopes;  //!< or nullptr
@@ -49,15 +49,16 @@ class CudaCache {
  public:
   virtual ~CudaCache() = default;
   /*!
-   * \brief Sends the plan of a step, in one copy.
-   * \param rope host [rows, rotary_dim], or nullptr.
-   * \param positions [rows] receives the step's positions.
+   * \brief Uploads the plan of a step, in one copy.
+   * \param rope host [num_query_tokens, rotary_dim], or nullptr.
+   * \param positions [num_query_tokens] receives the step's positions.
    */
   virtual void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
                          int32_t* positions, void* stream) = 0;
-  /*! \brief Writes K and V of the step's rows into their slots, then attends. Captureable. */
+  /*! \brief Writes K and V of the step's new tokens into their slots, then attends. Can be
+   * captured. */
   virtual void Attend(const CudaAttention& call, void* stream) = 0;
-  /*! \brief Writes K and V of the step's rows into their slots. */
+  /*! \brief Writes K and V of the step's new tokens into their slots. */
   virtual void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) = 0;
   virtual void Move(const CopyPlan& moves, void* stream) = 0;
   /*! \param slots on the host. */
@@ -73,14 +74,14 @@ class CudaVerify {
  public:
   virtual ~CudaVerify() = default;
   /*!
-   * \brief VerifyItems, with targets and draft distributions on the device. Waits for the device,
-   * once: the host needs the tokens.
-   * \return false if the call is one for the CPU, for the rule, the parameters or what the rows
-   * hold.
+   * \brief VerifyItems, with targets and draft distributions on the device. Waits for the device
+   * once, since the host needs the tokens.
+   * \return false if the CPU must handle the call, because of the rule, the parameters or the
+   * values of the rows.
    */
   virtual bool Verify(Rule rule, int32_t vocab_size, std::vector<VerifyItem>* items,
                       void* stream) = 0;
-  /*! \brief Copies from the device to the host, and waits. */
+  /*! \brief Copies from the device to the host, and waits for the copy. */
   virtual void CopyToHost(void* to, const void* from, size_t bytes, void* stream) = 0;
 };
 

@@ -1,7 +1,7 @@
 /*!
  * \file kernels/embed.h
- * \brief Rows of a table by index: token embeddings, and the rows of a chunk whose logits are
- * wanted.
+ * \brief Gathers rows of a table by index: token embeddings, and the rows of a chunk that need
+ * logits.
  */
 #ifndef KVCTL_KERNELS_EMBED_H_
 #define KVCTL_KERNELS_EMBED_H_
@@ -13,7 +13,7 @@ namespace kvctl {
 /*!
  * \brief out[i] = table[indices[i]].
  *
- * Throws kIndex, before it writes, when an index is not a row of the table.
+ * Throws kIndex, before writing, if an index is not a row of the table.
  * \param table (rows, cols) float32.
  * \param out (count, cols) float32.
  */

@@ -1,6 +1,6 @@
 /*!
  * \file kernels/isa.h
- * \brief Which vector instructions this machine has: the widest set that the kernels may use.
+ * \brief The vector instructions of this machine: the widest set that the kernels may use.
  */
 #ifndef KVCTL_KERNELS_ISA_H_
 #define KVCTL_KERNELS_ISA_H_

@@ -1,10 +1,10 @@
 /*!
  * \file kernels/kv_copy.h
- * \brief Moving K and V in and out of pages.
+ * \brief Copies of K and V into and out of pages.
  *
  * The pages of a layer are one array (num_pages, 2, num_kv_heads, page_size, head_dim): K, then V.
- * A slot is page * page_size + offset. Pages may also hold K alone, (num_pages, 1, ...): what is
- * said of V below then does not happen.
+ * A slot is page * page_size + offset. Pages may also hold K alone, (num_pages, 1, ...); V is then
+ * ignored below.
  */
 #ifndef KVCTL_KERNELS_KV_COPY_H_
 #define KVCTL_KERNELS_KV_COPY_H_
@@ -43,12 +43,12 @@ struct KVRows {
 };
 
 /*! \brief Writes rows of K and V into their slots, converting to the pages' dtype (round to nearest
- * even). Rows without data are left out. */
+ * even). Rows without data are skipped. */
 void WriteSlotsCpu(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
                    const KVRows& k, const KVRows& v);
 
-/*! \brief Reads slots into rows of K and V, converting from the pages' dtype. Rows without
- * data are left out. */
+/*! \brief Reads slots into rows of K and V, converting from the pages' dtype. Rows without data are
+ * skipped. */
 void ReadSlotsCpu(const PageShape& shape, const void* pages, const int32_t* slots, int64_t num_rows,
                   const KVRows& k, const KVRows& v);
 

@@ -2,14 +2,14 @@
  * \file kernels/linear.h
  * \brief y = x Wᵀ (+ r) for few rows, with weights packed once for the machine they run on.
  *
- * Decoding and verifying read every weight of a model for a handful of rows, so their speed is that
- * of DRAM as long as the arithmetic keeps up. Weights are laid out in panels of a few output
- * columns, k-major within a panel: a thread walks its panels as one sequential stream.
+ * Decoding and verifying read every weight of a model for a few rows, so DRAM bandwidth bounds
+ * their speed. Weights are laid out in panels of a few output columns, k-major within a panel: a
+ * thread reads its panels as one sequential stream.
  *
  * kvctl's own kernels sum each output over k in ascending order, one fused multiply-add at a time
- * (a multiplication and an addition on machines without FMA), whatever the number of rows and
- * threads: a row's result is bitwise the same alone, among others, decoded or verified. oneDNN's
- * promises less; see LinearBackend.
+ * (a multiplication and an addition on machines without FMA), for any number of rows and threads. A
+ * row's result is bitwise the same alone or in a batch, decoded or verified. oneDNN guarantees
+ * less; see LinearBackend.
  */
 #ifndef KVCTL_KERNELS_LINEAR_H_
 #define KVCTL_KERNELS_LINEAR_H_
@@ -22,11 +22,11 @@ namespace kvctl {
 /*! \brief How weights are stored; products and sums are float32 either way. */
 enum class WeightType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
 
-/*! \brief Who multiplies. */
+/*! \brief The library that multiplies. */
 enum class LinearBackend : int32_t {
   kOwn = 0,    //!< kvctl's kernels: row results are bitwise independent of the number of rows
-  kOneDNN = 1  //!< oneDNN (float32 only): the same was measured with AVX-512 for 1..64 rows; not so
-               //!< on AVX2
+  kOneDNN = 1  //!< oneDNN (float32 only): bitwise independent for 1..64 rows with AVX-512, as
+               //!< measured; not on AVX2
 };
 
 /*!
@@ -45,13 +45,13 @@ size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend ba
 
 /*!
  * \brief Packs a row-major float32 (n, k) weight (n outputs, k inputs) for this machine.
- * \param packed PackedLinearBytes(...) bytes, aligned to 64. Never to be saved: other machines
- * differ.
+ * \param packed PackedLinearBytes(...) bytes, aligned to 64. Do not save it: the layout depends on
+ * the machine.
  */
 void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, LinearBackend backend,
                 void* packed);
 
-/*! \brief What a packed weight holds. */
+/*! \brief The contents of a packed weight. */
 struct PackedLinearInfo {
   int64_t n = 0;  //!< outputs
   int64_t k = 0;  //!< inputs
@@ -60,9 +60,9 @@ struct PackedLinearInfo {
 };
 
 /*!
- * \brief Reads the head of a packed weight.
+ * \brief Reads the header of a packed weight.
  *
- * Throws kValue when the bytes are not a whole weight packed by this library on this machine.
+ * Throws kValue if the bytes are not a complete weight packed by this library on this machine.
  */
 PackedLinearInfo InspectPackedLinear(const void* packed, size_t bytes);
 

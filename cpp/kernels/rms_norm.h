@@ -12,7 +12,7 @@ namespace kvctl {
 /*!
  * \brief out[i] = x[i] / sqrt(mean(x²) + epsilon) * weight[i] for each row.
  *
- * A row's result depends on nothing but the row.
+ * A row's result depends on that row alone.
  * \param x (rows, cols) float32; out may be x itself.
  * \param weight (cols,) float32.
  */

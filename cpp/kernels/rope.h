@@ -13,7 +13,7 @@
 
 namespace kvctl {
 
-/*! \brief How Llama 3.1 stretches low frequencies; factor 1 = not at all. */
+/*! \brief How Llama 3.1 stretches low frequencies; factor 1: not at all. */
 struct RopeLlama3Scaling {
   float factor = 1.f;
   float low_freq_factor = 1.f;
@@ -25,22 +25,21 @@ struct RopeLlama3Scaling {
 struct RopeParams {
   float theta = 10000.f;
   float scale = 1.f;       //!< positions are multiplied by it
-  int32_t rotary_dim = 0;  //!< the first rotary_dim of head_dim elements turn; even
+  int32_t rotary_dim = 0;  //!< the first rotary_dim of head_dim elements are rotated; even
   RopeLlama3Scaling llama3;
 };
 
 /*!
- * \brief cos and sin of every new token of a step: made once per step, used by every layer.
+ * \brief cos and sin of every new token of a step: computed once per step, used by all layers.
  *
- * Element d of a head and element d + rotary_dim / 2 form a pair ("half" layout), turned by
- * position * theta ** (-2 d / rotary_dim). Angles are computed in float64.
+ * Element d of a head and element d + rotary_dim / 2 form a pair ("half" layout), rotated by the
+ * angle position * theta ** (-2 d / rotary_dim). Angles are computed in float64.
  */
 class RopeTable {
  public:
   /*! \throws kValue if rotary_dim is odd or not positive. */
   explicit RopeTable(const RopeParams& params);
-  /*! \brief Fills the table for these rotary positions. Does not allocate once it has held as many.
-   */
+  /*! \brief Fills the table for these rotary positions. Allocates only if it never held as many. */
   void Fill(const int32_t* positions, int32_t num_rows);
 
   const RopeParams& params() const { return params_; }
@@ -65,11 +64,9 @@ class RopeTable {
 void RopeCpu(const RopeTable& table, DType dtype, int32_t num_heads, int32_t head_dim,
              const void* in, int64_t in_row_stride, void* out, int64_t out_row_stride);
 
-/*!
- * \brief Turns the keys of some slots of a layer's pages in place: the key in slots[i] by row i of
- * the table, which a key cached at position p and turned by q leaves as if it were cached at p + q,
- * but for one more rounding to the pages' dtype.
- */
+/*! \brief Rotates the keys of some slots of a layer's pages in place: the key in slots[i] by row i
+ * of the table. A key cached at position p and rotated by q equals one cached at p + q, except for
+ * one more rounding to the pages' dtype. */
 void RopeSlotsCpu(const RopeTable& table, const PageShape& shape, void* pages,
                   const int32_t* slots);
 

@@ -1,6 +1,6 @@
 /*!
  * \file kernels/row_copy.h
- * \brief Copies of whole rows between two arrays.
+ * \brief Copies of rows between two arrays.
  */
 #ifndef KVCTL_KERNELS_ROW_COPY_H_
 #define KVCTL_KERNELS_ROW_COPY_H_
@@ -17,8 +17,8 @@ struct RowMove {
 };
 
 /*!
- * \brief Copies rows between two arrays that do not overlap, in parallel where it pays.
- * \param moves [num_moves] no target twice.
+ * \brief Copies rows between two arrays that do not overlap; large copies run in parallel.
+ * \param moves [num_moves] with distinct targets.
  * \param row_bytes Bytes of a row in either array.
  */
 void CopyRowsCpu(const void* source, void* target, const RowMove* moves, int64_t num_moves,

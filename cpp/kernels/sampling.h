@@ -16,9 +16,9 @@ const VocabOps& CpuVocabOps();
 /*!
  * \brief ShareItems with OpenMP threads and CpuVocabOps.
  *
- * With enough items each thread takes whole items, one by one. The items that do not fill a round
- * of all threads are split: all threads work on one item, each on other blocks of the vocabulary.
- * Small batches stay on the calling thread.
+ * With enough items each thread takes complete items, one by one. The items that do not fill a
+ * round of all threads are split: all threads work on one item, each on other blocks of the
+ * vocabulary. Small batches stay on the calling thread.
  */
 void ShareItemsAmongThreads(const ItemBatch& batch, const ItemWork& work);
 

@@ -72,7 +72,7 @@ py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t kv_len,
   const MaskKind kind = mask.node().kind;
   if (kind == MaskKind::kPerLayer || kind == MaskKind::kPerHead) {
     Throw(ErrorKind::kValue,
-          "a mask per layer or head has no one picture: draw the masks that it chooses from");
+          "a mask per layer or head is not one matrix: draw the masks that it chooses from");
   }
   if (num_new < 1 || num_pending < num_new || kv_len < num_pending) {
     Throw(ErrorKind::kValue, "a picture needs 1 <= new tokens <= pending tokens <= keys, got ",
@@ -90,7 +90,7 @@ py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t kv_len,
       if (parent >= static_cast<int32_t>(depths.size())) {
         Throw(
             ErrorKind::kValue, "parent of tree node ", depths.size(), " is ", parent,
-            ": a picture needs the parents of the whole pending region, each before its children");
+            ": a picture needs the parents of the entire pending region, each before its children");
       }
       depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
     }

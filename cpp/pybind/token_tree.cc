@@ -55,7 +55,7 @@ TokenTree Make(const Int64Array& tokens, const Int64Array& parents, const py::ob
   std::vector<int32_t> row_values;
   if (!rows.is_none()) {
     row_values = ToInt32(rows.cast<Int64Array>(), "rows");
-    // An empty list of rows is a mistake; only None stands for the default.
+    // An empty list of rows is an error; only None means the default.
     if (row_values.empty()) Throw(ErrorKind::kValue, "rows must have one entry per node");
   }
   return TokenTree(ToInt32(tokens, "tokens"), ToInt32(parents, "parents"), std::move(row_values));

@@ -1,4 +1,7 @@
-"""Attention masks as values: which cache positions each new token may look at."""
+"""Attention masks as values: which keys in the cache each new token may see.
+
+Longer than 300 lines: it is one class, and most of it is docstrings.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ _PICTURE_COLUMNS = 96
 def _bool(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
     array = np.asarray(values)
     if array.ndim != 2:
-        raise ValueError(f"{what} needs two axes (new tokens, columns), got shape {array.shape}")
+        raise ValueError(f"{what} needs two axes (new tokens, keys), got shape {array.shape}")
     if array.dtype.kind not in "biu":
         raise TypeError(
-            f"{what} must be boolean (True = may look), got {array.dtype}; "
+            f"{what} must be boolean (True: visible), got {array.dtype}; "
             "for an additive float mask pass (mask == 0)"
         )
     return np.ascontiguousarray(array, dtype=np.bool_)
@@ -35,20 +38,20 @@ def _cores(masks: Sequence[Mask]) -> list[_core.Mask]:
 
 
 class Mask:
-    """Which cache columns each new token (row) of a sequence may look at.
+    """Which keys of a sequence each of its new tokens (queries) may see.
 
-    A mask replaces causality; the past stays visible unless the mask says otherwise. Masks are
-    immutable values. They know nothing of a cache and are checked when ``begin_forward`` takes
-    them, which raises ``ValueError`` where one does not fit its sequence. ``a & b``, ``a | b`` and
-    ``~a`` combine masks, the complement being taken over past and new columns. Masks are equal when
-    the same expression made them.
+    A mask replaces causality; past tokens stay visible unless the mask hides them. Masks are
+    immutable values and not bound to a cache. ``begin_forward`` checks them, and raises
+    ``ValueError`` if one does not fit its sequence. ``a & b``, ``a | b`` and ``~a`` combine masks;
+    the complement is taken over past and new keys. Masks are equal if the same expression made
+    them.
 
-    Where a *position* is meant, it is the logical one: depth in a tree of pending tokens, the
-    original position where earlier columns were evicted. A *column* counts what is in the cache.
+    A *key* is a token in the cache, past or new, counted from 0. A *position* is the logical one:
+    depth in a tree of pending tokens, the original position after eviction.
 
     Examples
     --------
-    Hide columns 10 to 19 from the second of three new tokens, and from no other:
+    Hide keys 10 to 19 from the second of three new tokens only:
 
     >>> mask = Mask.causal() & ~Mask.ranges([[], [(10, 20)], []])
     >>> cache.begin_forward([0], [3], mask=mask)  # doctest: +SKIP
@@ -68,19 +71,19 @@ class Mask:
 
     @classmethod
     def causal(cls) -> Mask:
-        """Everything up to the row itself; in a pending tree: past, ancestors, itself."""
+        """Every key up to the query itself; in a pending tree: past, ancestors, itself."""
         return cls._wrap(_core.Mask.causal())
 
     @classmethod
     def tree(cls, parents: npt.ArrayLike) -> Mask:
-        """Make a token tree: a row sees the committed past, its ancestors and itself.
+        """Make a token tree: a query sees the committed past, its ancestors and itself.
 
         Parameters
         ----------
         parents : array_like of int, shape (num_new,) or (num_pending,)
             Parent of each new token, or of each pending token, the new ones last: an earlier index
-            of the pending region, which includes tokens left pending by earlier forwards, or -1
-            for the committed past. Whether it is earlier shows when a step begins.
+            of the pending region, which includes tokens left pending by earlier forwards, or -1 for
+            the committed past. Whether it is earlier is checked when a step begins.
 
         Raises
         ------
@@ -91,12 +94,12 @@ class Mask:
 
     @classmethod
     def dense(cls, visible: npt.ArrayLike) -> Mask:
-        """Any relation among the new tokens; every column before them is visible.
+        """Any relation among the new tokens; every key before them is visible.
 
         Parameters
         ----------
         visible : array_like of bool, shape (num_new, num_new)
-            ``visible[i, j]``: new token i may look at new token j.
+            ``visible[i, j]``: new token i may see new token j.
         """
         return cls._wrap(_core.Mask.dense(_bool(visible, "a dense mask")))
 
@@ -107,7 +110,7 @@ class Mask:
         Parameters
         ----------
         visible : array_like of bool, shape (num_new, num_columns)
-            Columns count everything in the cache after the append, new tokens included.
+            ``num_columns`` counts all keys in the cache after the append, new tokens included.
         """
         return cls._wrap(_core.Mask.full(_bool(visible, "a full mask")))
 
@@ -115,8 +118,8 @@ class Mask:
     def window(cls, size: int, sinks: int = 0) -> Mask:
         """Causal within a window: the last ``size`` positions and the first ``sinks``.
 
-        The row's own position counts among the ``size``. This is
-        StreamingLLM's view (Xiao et al. 2023, arXiv:2309.17453).
+        The query's own position is one of the ``size``. This is the window of StreamingLLM (Xiao et
+        al. 2023, arXiv:2309.17453).
 
         Raises
         ------
@@ -127,31 +130,31 @@ class Mask:
 
     @classmethod
     def prefix_lm(cls, length: int) -> Mask:
-        """Causal, except that the first ``length`` positions are visible to every row."""
+        """Causal, except that the first ``length`` positions are visible to every query."""
         return cls._wrap(_core.Mask.prefix_lm(one_int32(length, "length")))
 
     @classmethod
     def documents(cls, ids: npt.ArrayLike, *, causal: bool = True) -> Mask:
-        """Packed documents: a row sees its own document.
+        """Packed documents: a query sees its own document.
 
         Parameters
         ----------
         ids : array_like of int, shape (num_columns,)
-            The document of every column, past and new.
+            The document of every key, past and new.
         causal : bool
-            Whether a row sees only what comes before it; False also shows what comes after.
+            Whether a query sees only keys up to itself; False also shows later keys.
         """
         same = cls._wrap(_core.Mask.documents(to_int32(ids, "ids")))
         return cls.causal() & same if causal else same
 
     @classmethod
     def ranges(cls, rows: Sequence[Iterable[tuple[int, int]]]) -> Mask:
-        """Exactly the listed columns, the past too.
+        """Exactly the listed keys; past keys must be listed too.
 
         Parameters
         ----------
         rows : sequence of iterables of (begin, end)
-            For each new token the half-open column ranges that it sees, in any order.
+            For each new token the half-open ranges of keys that it sees, in any order.
         """
         try:
             pairs = [[(begin, end) for begin, end in row] for row in rows]
@@ -168,12 +171,12 @@ class Mask:
 
     @classmethod
     def per_layer(cls, masks: Sequence[Mask], layers: npt.ArrayLike) -> Mask:
-        """Another mask for some layers.
+        """Choose a mask per layer.
 
         Parameters
         ----------
         masks : sequence of Mask
-            What the layers choose from.
+            The masks to choose from.
         layers : array_like of int, shape (num_layers,)
             Index into ``masks`` of each layer of the model.
         """
@@ -182,12 +185,12 @@ class Mask:
 
     @classmethod
     def per_head(cls, masks: Sequence[Mask], heads: npt.ArrayLike) -> Mask:
-        """Another mask for some KV heads; may be one of the masks of :meth:`per_layer`.
+        """Choose a mask per KV head; allowed as one of the masks of :meth:`per_layer`.
 
         Parameters
         ----------
         masks : sequence of Mask
-            What the heads choose from.
+            The masks to choose from.
         heads : array_like of int, shape (num_kv_heads,)
             Index into ``masks`` of each KV head.
         """
@@ -232,9 +235,9 @@ class Mask:
         Parameters
         ----------
         num_new : int
-            New tokens, the last columns of the sequence.
+            New tokens, the last keys of the sequence.
         num_columns : int
-            Columns in the cache after the append.
+            Keys in the cache after the append.
         num_pending : int, optional
             Pending tokens, the new ones included; by default those of the tree inside the mask, or
             the new ones.
@@ -259,10 +262,10 @@ class Mask:
         return matrix
 
     def picture(self, num_new: int, num_columns: int, *, num_pending: int | None = None) -> str:
-        """Draw the mask in characters, a row per new token: ``#`` it may look, ``.`` it may not.
+        """Draw the mask in characters, a line per new token: ``#`` visible, ``.`` hidden.
 
-        A bar separates the past from the new tokens. Raises ``ValueError`` for masks too large to
-        read (see :meth:`plot`).
+        A bar separates the past from the new tokens. Raises ``ValueError`` if the mask is too large
+        to read (see :meth:`plot`).
         """
         if num_new > _PICTURE_ROWS or num_columns > _PICTURE_COLUMNS:
             raise ValueError(
@@ -304,7 +307,7 @@ class Mask:
         matrix = self.to_numpy(num_new, num_columns, num_pending=num_pending)
         ax.imshow(matrix, aspect="auto", interpolation="nearest", cmap="Greys", vmin=0, vmax=1)
         ax.axvline(num_columns - num_new - 0.5, linewidth=1)
-        ax.set_xlabel("column")
+        ax.set_xlabel("key")
         ax.set_ylabel("new token")
         return ax
 
@@ -315,21 +318,21 @@ class Mask:
 
     @classmethod
     def decode(cls, code: npt.ArrayLike) -> Mask:
-        """Read what :meth:`encode` wrote; ``ValueError`` if the buffer does not hold a mask."""
+        """Decode the buffer of :meth:`encode`; ``ValueError`` if it does not hold a mask."""
         return cls._wrap(_core.Mask.decode(to_int32(code, "code")))
 
     def __reduce__(self) -> tuple[Any, tuple[Any]]:
         return Mask.decode, (self.encode(),)
 
     def __repr__(self) -> str:
-        """Return the expression, and below it the picture if it holds a small tree."""
+        """Return the expression, followed by a picture if it holds a small tree."""
         text = f"Mask: {self._core}"
         parents = self.tree_parents
         if parents is None or not 0 < len(parents) <= _PICTURE_ROWS:
             return text
         try:
             return f"{text}\n{self.picture(len(parents), len(parents))}"
-        except ValueError:  # the mask also speaks of columns before the tree
+        except ValueError:  # the mask also covers keys before the tree
             return text
 
     def __tvm_ffi_value__(self) -> Tensor:

@@ -23,8 +23,8 @@ class TokenTree:
     """The drafted tokens of one sequence as a tree; a chain is a tree.
 
     Node 0 is the root: the last emitted token, which is not in the cache yet, so it is forwarded
-    with the drafts and always kept. Siblings stand in the order in which they were drawn, and
-    equal siblings are legal. A tree does not change once made.
+    with the drafts and always kept. Siblings are in the order in which they were drawn, and equal
+    siblings are legal. A tree is immutable.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class TokenTree:
 
     @property
     def num_rows(self) -> int:
-        """How many rows a forward of this tree has: one more than the largest row of a node."""
+        """The number of rows in a forward of this tree: one more than the largest row of a node."""
         return self._core.num_rows
 
     @property
@@ -106,9 +106,9 @@ class TokenTree:
     def prune(self, scores: npt.ArrayLike, n: int) -> tuple[TokenTree, Int32Array]:
         """Return the best subtree of n nodes, and which nodes they were.
 
-        The root is in it; then, one after another, the best-scored node whose parent is. With
-        path scores, which never grow towards the leaves, these are the n best nodes. Ties go to
-        the lower index. Rows are numbered anew without gaps.
+        The root is kept; then, repeatedly, the best-scored node whose parent is kept. With path
+        scores, which never grow towards the leaves, these are the n best nodes. Ties go to the
+        lower index. Rows are renumbered without gaps.
 
         Siblings that were drawn at random and then pruned by value no longer follow the
         distribution they were drawn from: ``verify`` them with ``drawn="deterministic"``.
@@ -141,7 +141,7 @@ class TokenTree:
         ValueError
             If a row belongs to no node: only the caller knows what it may see.
         """
-        from .mask import Mask  # here, because masks do not know trees
+        from .mask import Mask  # here, because mask.py must not depend on trees
 
         return Mask.tree(self._core.row_parents())
 
@@ -191,7 +191,7 @@ def as_trees(trees: TokenTree | Sequence[TokenTree]) -> list[TokenTree]:
     Raises
     ------
     TypeError
-        If something is no tree.
+        If an element is not a tree.
     """
     many = [trees] if isinstance(trees, TokenTree) else list(trees)
     for tree in many:

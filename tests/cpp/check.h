@@ -1,7 +1,7 @@
 /*!
  * \file check.h
- * \brief A test framework of a page: TEST(name) { EXPECT(...) }. (No C++ framework is on PyPI, and
- * a newcomer needs nothing but Python, g++ and make.)
+ * \brief A one-page test framework: TEST(name) { EXPECT(...) }. No C++ framework is on PyPI, and
+ * contributors need only Python, g++ and make.
  */
 #ifndef KVCTL_TESTS_CHECK_H_
 #define KVCTL_TESTS_CHECK_H_

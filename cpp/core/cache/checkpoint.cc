@@ -76,7 +76,7 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
           checkpoint->table_ != this ? " of another cache" : "", ", not of sequence ", id);
   }
   const int32_t kv_len = checkpoint->kv_len();
-  // Gone is what was gone then, and what has been let go since of the shared and the saved pages.
+  // Evicted are the tokens that were evicted then, and the shared and saved pages evicted since.
   const int32_t num_shared = checkpoint->num_shared_pages_;
   EvictedRange evicted = checkpoint->evicted_;
   evicted.Join(sequence.evicted.Cut(num_shared * config_.page_size));
@@ -86,11 +86,11 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
   }
   CheckHeld(id, sequence.window,
             {evicted, kv_len, checkpoint->next_position_, checkpoint->positions_}, "rollback");
-  // Everything that may fail comes first.
+  // Reserve first so that the later steps cannot throw.
   PendingRegion pending = checkpoint->pending_;
   PositionList positions = checkpoint->positions_;
   if (positions && static_cast<int32_t>(positions->size()) > checkpoint->num_committed_) {
-    // Grown since by appends; what follows here is another continuation.
+    // Appends have extended the list since; this sequence will continue differently.
     positions = std::make_shared<std::vector<int32_t>>(
         positions->begin(), positions->begin() + checkpoint->num_committed_);
   }

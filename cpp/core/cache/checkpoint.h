@@ -16,13 +16,13 @@ namespace kvctl {
 class SequenceTable;
 
 /*!
- * \brief A checkpoint of one sequence, made by SequenceTable::MakeCheckpoint in constant time (plus
- * the size of its pending region).
+ * \brief A checkpoint of one sequence. SequenceTable::MakeCheckpoint makes it in constant time,
+ * plus the size of the pending region.
  *
- * Making one takes no page. As long as its sequence only grows, the checkpoint shares all of the
- * sequence's pages by being a prefix of it. An operation that would destroy columns below the
- * checkpoint's length first hands the pages that hold them over (SequenceTable::Preserve): only
- * then does the checkpoint hold pages, and just those.
+ * Making one takes no page: while its sequence only grows, the checkpoint is a prefix of it and
+ * shares its pages. An operation that would destroy KV below the checkpoint's length first hands
+ * over the pages that hold it (SequenceTable::Preserve). The checkpoint then holds those pages, and
+ * no others.
  */
 class Checkpoint {
  public:
@@ -39,16 +39,16 @@ class Checkpoint {
   friend class SequenceTable;
   Checkpoint() = default;
 
-  SequenceTable* table_ = nullptr;  // null once the sequence or the table is gone
+  SequenceTable* table_ = nullptr;  // null once the sequence or the table is removed
   Sequence* sequence_ = nullptr;
   int64_t sequence_id_ = 0;
   int32_t num_committed_ = 0;
   int32_t next_position_ = 0;
   PositionList positions_;
-  EvictedRange evicted_;  // when it was made; what was let go since shows in its pages
+  EvictedRange evicted_;  // when it was made; pages evicted since are -1
   PendingRegion pending_;
-  int32_t num_shared_pages_ = 0;      // the sequence's first pages are still ours as well
-  std::vector<int32_t> saved_pages_;  // the pages after those, held by us
+  int32_t num_shared_pages_ = 0;      // the first pages of the sequence, still shared with it
+  std::vector<int32_t> saved_pages_;  // the pages after those, which the checkpoint holds
 };
 
 using CheckpointPtr = std::shared_ptr<Checkpoint>;

@@ -10,7 +10,7 @@ PagePool::PagePool(int32_t num_pages) : ref_counts_(num_pages, 0) {
 }
 
 int32_t PagePool::Take() {
-  if (free_.empty()) Throw(ErrorKind::kInternal, "a page was taken that nobody had counted");
+  if (free_.empty()) Throw(ErrorKind::kInternal, "a page was taken that was not reserved");
   const int32_t page = free_.back();
   free_.pop_back();
   ref_counts_[page] = 1;
@@ -25,7 +25,7 @@ void PagePool::Clear() {
   free_.clear();
   for (int32_t page = num_pages() - 1; page >= 0; --page) {
     ref_counts_[page] = 0;
-    free_.push_back(page);  // page 0 on top: the first page taken
+    free_.push_back(page);  // page 0 on top, to be taken first
   }
 }
 

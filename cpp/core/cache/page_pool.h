@@ -1,6 +1,6 @@
 /*!
  * \file core/cache/page_pool.h
- * \brief The pages of a cache: which are free, and how many sequences hold each.
+ * \brief The pages of a cache: which are free, and how many references each has.
  */
 #ifndef KVCTL_CORE_CACHE_PAGE_POOL_H_
 #define KVCTL_CORE_CACHE_PAGE_POOL_H_
@@ -20,12 +20,11 @@ class PagePool {
   int32_t ref_count(int32_t page) const { return ref_counts_[page]; }
   bool shared(int32_t page) const { return ref_counts_[page] > 1; }
 
-  /*! \brief Takes a free page, held once. The caller has checked num_free() for all that it needs.
-   */
+  /*! \brief Takes a free page with one reference. The caller has checked num_free() before. */
   int32_t Take();
-  /*! \brief Holds a page once more. */
+  /*! \brief Adds a reference. */
   void Retain(int32_t page) { ++ref_counts_[page]; }
-  /*! \brief Lets go of a page; it is free when nobody holds it any more. */
+  /*! \brief Drops a reference; a page without references is free. */
   void Release(int32_t page);
   /*! \brief Frees every page. */
   void Clear();

@@ -1,6 +1,6 @@
 /*!
  * \file core/cache/page_reservation.h
- * \brief How many pages a batch of writes will need, before any of them is done.
+ * \brief Counts the pages that a batch of writes will need, before the first write.
  */
 #ifndef KVCTL_CORE_CACHE_PAGE_RESERVATION_H_
 #define KVCTL_CORE_CACHE_PAGE_RESERVATION_H_
@@ -15,19 +15,18 @@
 namespace kvctl {
 
 /*!
- * \brief Counts the pages that writers will take from the pool, in the order in which they will
- * write.
+ * \brief Counts the pages that writers will take from the pool, in the order of their writes.
  *
- * Of the writers that share a page, each but the last copies it: a copy lets go of the original.
+ * Of the writers that share a page, all but the last copy it. A copy releases the original.
  */
 class PageReservation {
  public:
   explicit PageReservation(const PagePool& pool) : pool_(pool) {}
 
   void NeedNew(int32_t count) { needed_ += count; }
-  /*! \brief A writer into `page`, which gets `extra_holders` more holders before it is written. */
+  /*! \brief Adds a writer to `page`, which gets `extra_holders` more holders before the write. */
   void NeedWritable(int32_t page, int32_t extra_holders) {
-    added_.insert(added_.end(), extra_holders, page);  // they stay for the writers that follow
+    added_.insert(added_.end(), extra_holders, page);  // kept for the writers that follow
     const auto added = std::count(added_.begin(), added_.end(), page);
     const auto released = std::count(released_.begin(), released_.end(), page);
     if (pool_.ref_count(page) + added - released <= 1) return;

@@ -40,24 +40,24 @@ void Sequence::PushCommitted(int32_t position) {
 }
 
 PositionList Sequence::PositionsFor(const int32_t* next, int32_t count) const {
-  bool own = false;
-  for (int32_t i = 0; i < count; ++i) own |= next[i] != num_committed + i;
-  if (!own) return nullptr;
-  auto explicit_ones = std::make_shared<std::vector<int32_t>>();
-  explicit_ones->reserve(num_committed + count);
-  explicit_ones->resize(num_committed);
-  std::iota(explicit_ones->begin(), explicit_ones->end(), 0);
-  return explicit_ones;
+  bool differs = false;
+  for (int32_t i = 0; i < count; ++i) differs |= next[i] != num_committed + i;
+  if (!differs) return nullptr;
+  auto list = std::make_shared<std::vector<int32_t>>();
+  list->reserve(num_committed + count);
+  list->resize(num_committed);
+  std::iota(list->begin(), list->end(), 0);
+  return list;
 }
 
 void Sequence::TruncateCommitted(int32_t length) {
   if (length == num_committed) return;
-  // A checkpoint may hold the same vector, and reads no further than its own length: what is
-  // pushed after a truncation must not overwrite that.
+  // A checkpoint may share the vector and reads up to its own length. Tokens pushed after a
+  // truncation must not overwrite that part.
   if (positions && positions.use_count() > 1) {
     positions = std::make_shared<std::vector<int32_t>>(*positions);
   }
-  // The first token that goes is the next to come again, whatever was evicted before it.
+  // The next token takes the position of the first token dropped, whatever was evicted before it.
   next_position = PositionOf(length);
   if (positions) positions->resize(length);
   num_committed = length;

@@ -140,7 +140,7 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
   if (parent.positions)
     child->positions = std::make_shared<std::vector<int32_t>>(*parent.positions);
   child->pending = parent.pending;
-  // TVM lets a window be forked within its sinks alone, and the child has none.
+  // TVM allows a fork within the sinks of a window, and gives that child no window.
   if (!parent.window.reports_held_length || kv_len > parent.window.sinks) {
     child->window = parent.window;
   }
@@ -198,9 +198,9 @@ void SequenceTable::CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan
   const int32_t shared = sequence->pages[page_index];
   if (!pool_.shared(shared)) return;
   MakeRoom(&moves->pages, 1);
-  const int32_t own = pool_.Take();
-  moves->pages.push_back({shared, own});
-  sequence->pages[page_index] = own;
+  const int32_t copy = pool_.Take();
+  moves->pages.push_back({shared, copy});
+  sequence->pages[page_index] = copy;
   pool_.Release(shared);
 }
 

@@ -1,6 +1,6 @@
 /*!
  * \file core/cache/sequence_table.h
- * \brief All sequences of a cache over its pages: the host's brain.
+ * \brief All sequences of a cache over its pages: the host's metadata.
  */
 #ifndef KVCTL_CORE_CACHE_SEQUENCE_TABLE_H_
 #define KVCTL_CORE_CACHE_SEQUENCE_TABLE_H_
@@ -18,7 +18,7 @@
 
 namespace kvctl {
 
-/*! \brief Copy a whole page, in every layer. */
+/*! \brief Copy a page, in every layer. */
 struct PageCopy {
   int32_t source;
   int32_t target;
@@ -30,17 +30,16 @@ struct SlotMove {
   int32_t target;
 };
 
-/*! \brief Turn one token's K from its rotary position to another, in every layer. */
+/*! \brief Rotate the K of one token from one rotary position to another, in every layer. */
 struct KeyRotation {
   int32_t slot;
   int32_t from;
   int32_t to;
 };
 
-/*!
- * \brief What an operation on the table asks of the device. The page copies come first; the moves
- * follow in order, and then the rotations. A move's target is never a later move's source.
- */
+/*! \brief The copies that an operation on the table needs on the device: first the page copies,
+ * then the slot moves in order, then the rotations. The target of a move is never the source of a
+ * later one. */
 struct CopyPlan {
   std::vector<PageCopy> pages;
   std::vector<SlotMove> slots;
@@ -53,16 +52,16 @@ struct CopyPlan {
   }
 };
 
-/*! \brief The committed part of a sequence, as it is carried to another cache. */
+/*! \brief The metadata of a sequence's committed part, to be restored in another cache. */
 struct SequenceRecord {
   int32_t num_committed = 0;
   int32_t next_position = 0;
-  PositionList positions;  //!< null: position = column
+  PositionList positions;  //!< null: position = KV index
   SlidingWindow window;
   EvictedRange evicted;
 };
 
-/*! \brief Positions are below it, so that counting on from any of them stays an int32. */
+/*! \brief Positions are below this, so that counting on from one stays within int32. */
 constexpr int32_t kPositionLimit = 1 << 30;
 
 struct TableConfig {
@@ -75,8 +74,9 @@ struct TableConfig {
 /*!
  * \brief Sequences, their pages, and the step in flight.
  *
- * Every operation either happens or throws and leaves the table as it was. Operations that need K/V
- * data moved append to a CopyPlan, which the caller carries out before anything reads the pages.
+ * Every operation either succeeds, or throws and leaves the table unchanged. Operations that need
+ * K/V data moved append to a CopyPlan, which the caller carries out before anything reads the
+ * pages.
  */
 class SequenceTable {
  public:
@@ -95,57 +95,55 @@ class SequenceTable {
   bool Contains(int64_t id) const { return sequences_.count(id) > 0; }
   /*! \throws Error kKey if there is no such sequence. */
   const Sequence& Get(int64_t id) const;
-  /*! \brief Where column `column` of a sequence lives: page * page_size + offset. */
+  /*! \brief The slot of a token of a sequence: page * page_size + offset. */
   int32_t Slot(const Sequence& sequence, int32_t kv_index) const {
     return sequence.pages[kv_index / config_.page_size] * config_.page_size +
            kv_index % config_.page_size;
   }
-  /*! \brief For each slot of the cache, whether a column of a sequence or a checkpoint lies there.
-   */
+  /*! \brief For each slot of the cache, whether it holds a token of a sequence or a checkpoint. */
   std::vector<bool> UsedSlots() const;
-  /*! \brief How often each page is held, counted anew from the sequences: for checks in tests. */
+  /*! \brief Reference counts of all pages, recounted from the sequences: for checks in tests. */
   std::vector<int32_t> CountReferences() const;
 
   // Sequences.
   void Clear();
   void Add(int64_t id);
   void Remove(int64_t id);
-  /*!
-   * \brief Makes `child` a copy of the first `position` columns of `parent` (-1: all, pending ones
-   * included). Shares every page; whoever writes into a shared page first copies it.
-   */
+  /*! \brief Makes `child` a copy of the first `position` tokens of `parent` (-1: all, pending ones
+   * included). Shares every page; shared pages are copied on write. */
   void Fork(int64_t parent, int64_t child, int64_t position);
-  /*! \brief Takes back the last n columns: pending nodes, the latest first, and then committed
-   * ones. */
+  /*! \brief Drops the last n tokens: pending nodes, the latest first, and then committed tokens. */
   void PopN(int64_t id, int64_t n);
 
   /*!
-   * \brief Gives a sequence a sliding window, or another one.
-   * \throws Error kValue for sizes that make no sense, if tokens that the new window shows were
-   * let go, or if the sequence's positions descend.
+   * \brief Sets or replaces the sliding window of a sequence.
+   * \throws Error kValue for invalid sizes, if tokens that the new window shows were evicted, or if
+   * the sequence's positions descend.
    */
   void SetWindow(int64_t id, const SlidingWindow& window);
-  /*! \brief Gives every sequence that is added from now on a window. \throws Error kValue as above.
-   */
+  /*! \brief Sets the window of sequences that are added later. \throws Error kValue as above. */
   void SetDefaultWindow(const SlidingWindow& window);
 
   /*!
-   * \brief Keeps some committed columns of a sequence without pending nodes and drops the others.
+   * \brief Keeps some committed tokens of a sequence without pending nodes and drops the others.
    *
-   * Of the pages of kept columns only those are written that nobody else holds; where one is
-   * shared, a page is taken instead. So a sequence that shares nothing needs no free page.
-   * \param keep The columns that stay, ascending.
-   * \param renumber The kept columns get the positions 0, 1, 2, ... and their keys are rotated
-   * there; otherwise each keeps its position, and the next token gets the one it would have had.
+   * Kept tokens are compacted into the sequence's own pages where no other holder exists; a new
+   * page replaces a shared one. So a sequence that shares nothing needs no free page.
+   * \param keep KV indices of the tokens to keep, ascending.
+   * \param renumber The kept tokens get the positions 0, 1, 2, ... and their keys are rotated
+   * there. Otherwise each keeps its position, and the next token gets the position it would have
+   * had.
    */
   void Evict(int64_t id, const std::vector<int32_t>& keep, bool renumber, CopyPlan* moves);
-  /*! \brief Throws what Evict would, unless it is a lack of pages. */
+  /*! \brief Throws what Evict would throw, except kOutOfPages. */
   void CheckEvict(int64_t id, const std::vector<int32_t>& keep) const;
 
-  /*! \brief The committed part of a sequence, which must have no pending nodes. */
+  /*! \brief The metadata of a sequence's committed part; it must have no pending nodes. */
   SequenceRecord Record(int64_t id, const char* operation) const;
-  /*! \brief Adds a sequence as another table recorded it; whoever calls writes its K and V.
-   * \throws Error kValue for a record that no table makes. */
+  /*!
+   * \brief Adds a sequence that another table recorded; the caller writes its K and V.
+   * \throws Error kValue for an inconsistent record.
+   */
   void Restore(int64_t id, const SequenceRecord& record);
 
   // The step in flight.
@@ -154,20 +152,20 @@ class SequenceTable {
   void RequireNoForward(const char* operation) const;
   const StepPlan& plan() const { return forward_.plan; }
   /*!
-   * \brief Reserves columns for the new tokens of every sequence, and plans the step.
+   * \brief Reserves slots for the new tokens of every sequence, and plans the step.
    * \param requests Their masks are not read: the caller replaces a tree mask by its `parents`.
    */
   void BeginForward(const std::vector<StepRequest>& requests, CopyPlan* moves);
-  /*! \brief Whether the end of the step in flight commits tokens. */
+  /*! \brief Whether EndForward will commit tokens. */
   bool StepCommits() const;
   /*!
-   * \brief The new tokens of chains are committed, those of trees stay pending.
+   * \brief Ends the step: committed appends are committed, pending ones stay pending.
    * \param all_layers_written Whether every layer has their K and V; otherwise they must all stay
    * pending, and cannot be committed.
    */
   void EndForward(bool all_layers_written = true);
   /*!
-   * \brief Takes the step in flight back.
+   * \brief Undoes the step in flight.
    * \param moves Receives what to move because the step may have written over it; nullptr if
    * neither the moves of BeginForward were carried out nor anything was written.
    */
@@ -190,7 +188,7 @@ class SequenceTable {
 
   // Checkpoints.
   CheckpointPtr MakeCheckpoint(int64_t id);
-  /*! \brief Makes the sequence what it was when the checkpoint was made; the checkpoint stays
+  /*! \brief Restores the sequence to its state when the checkpoint was made; the checkpoint stays
    * valid. */
   void Rollback(int64_t id, Checkpoint* checkpoint);
 
@@ -202,14 +200,13 @@ class SequenceTable {
     Sequence* sequence;
     int32_t append_length;
     bool pending;
-    bool explicit_positions;  // committed at positions of their own, found in the plan
+    bool explicit_positions;  // committed at the plan's positions
     int32_t query_begin;
     int32_t old_num_pages;
     int32_t old_num_pending;
-    int32_t copied_index;  // page index whose shared page was replaced by a copy, or -1
-    int32_t copied_page;   // the page that was there
-    PositionList
-        positions;  // what the sequence's become before own ones are committed, if not null
+    int32_t copied_index;    // index of the page that was copied on write, or -1
+    int32_t copied_page;     // the page it replaced
+    PositionList positions;  // to install before explicit positions are committed, unless null
   };
   struct Forward {
     bool active = false;
@@ -222,7 +219,7 @@ class SequenceTable {
   int32_t PagesFor(int32_t kv_len) const {
     return (kv_len + config_.page_size - 1) / config_.page_size;
   }
-  /*! \brief Lets go of the pages past the first `count`. */
+  /*! \brief Releases the pages past the first `count`. */
   void ShrinkPages(Sequence* sequence, int32_t count);
   void Retain(int32_t page) {
     if (page >= 0) pool_.Retain(page);
@@ -230,30 +227,30 @@ class SequenceTable {
   void Release(int32_t page) {
     if (page >= 0) pool_.Release(page);
   }
-  /*! \brief Lets go of the pages that have passed the window and its horizon. */
+  /*! \brief Evicts the pages behind the window and its rollback window. */
   void EvictBehindWindow(Sequence* sequence);
-  /*! \brief A state of a sequence whose window may show tokens that are gone. */
+  /*! \brief A state of a sequence to be checked against its window. */
   struct Held {
     EvictedRange evicted;
     int32_t kv_len;
     int32_t next_position;
     const PositionList& positions;
   };
-  /*! \throws Error kValue if the window shows a token that is gone. */
+  /*! \throws Error kValue if the window shows an evicted token. */
   void CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
                  const char* operation) const;
-  /*! \brief CheckHeld for a sequence cut to its first `columns` columns. */
+  /*! \brief CheckHeld for a sequence cut to its first `kv_len` tokens. */
   void CheckCut(const Sequence& sequence, int32_t kv_len, const char* operation) const;
-  /*! \brief Keeps the first `columns` columns, checkpoints preserved. */
+  /*! \brief Keeps the first `kv_len` tokens and preserves checkpoints. */
   void TruncateKv(Sequence* sequence, int32_t kv_len);
-  /*! \brief After it Preserve(sequence, column) does not allocate. */
+  /*! \brief Reserves capacity so that Preserve(sequence, kv_index) does not allocate. */
   void MakeRoomToPreserve(Sequence* sequence, int32_t kv_index);
-  /*! \brief Before columns from `column` on are overwritten or dropped: checkpoints that need them
-   * take hold. */
+  /*! \brief Makes checkpoints hold the pages they need from `kv_index` on. Call it before KV from
+   * there on is overwritten or dropped. */
   void Preserve(Sequence* sequence, int32_t kv_index);
-  /*! \brief How many checkpoints Preserve(sequence, column) will make holders of a page. */
+  /*! \brief How many checkpoints Preserve(sequence, kv_index) will make holders of a page. */
   int32_t NumNewHolders(const Sequence& sequence, int32_t kv_index, int32_t page_index) const;
-  /*! \brief Whether a page lies wholly in what was let go. */
+  /*! \brief Whether a page lies entirely in the evicted range. */
   bool IsEvictedPage(const EvictedRange& evicted, int32_t page_index) const {
     return page_index * config_.page_size >= evicted.begin &&
            (page_index + 1) * config_.page_size <= evicted.end;
@@ -262,15 +259,16 @@ class SequenceTable {
   void CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves);
   void Forget(Checkpoint* checkpoint);
 
-  /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_; each may be named once.
-   */
+  /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_. A batch may name each
+   * once. */
   Sequence& NameInBatch(int64_t id);
   /*! \throws Error kOutOfPages if the pool has fewer free pages than the step needs. */
   void CheckPagesForStep(const std::vector<StepRequest>& requests);
   void Reserve(const StepRequest& request, CopyPlan* moves);
   void PlanTokens(const StepRequest& request, const PlannedSequence& planned);
   void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
-  /*! \brief After it a commit cannot fail. \throws Error kOutOfPages if pages are missing. */
+  /*! \brief Reserves what a commit needs, so that it cannot fail. \throws Error kOutOfPages if
+   * pages are missing. */
   void MakeRoomToCommit(const std::vector<int64_t>& ids,
                         const std::vector<std::vector<int32_t>>& kept, CopyPlan* moves);
   void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, CopyPlan* moves);
@@ -279,7 +277,7 @@ class SequenceTable {
   SlidingWindow default_window_;
   PagePool pool_;
   std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
-  uint64_t batch_mark_ = 0;  // names the batch under validation, to see an id named twice
+  uint64_t batch_mark_ = 0;  // marks the batch under validation, to detect an id named twice
   Forward forward_;
 };
 

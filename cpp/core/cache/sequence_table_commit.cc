@@ -1,4 +1,4 @@
-// Commit: which pending nodes stay, and where their K/V goes.
+// Commit: which pending nodes are kept, and where their K and V go.
 #include <utility>
 
 #include "core/cache/page_reservation.h"
@@ -9,7 +9,7 @@
 namespace kvctl {
 namespace {
 
-/*! \brief How many kept nodes already lie where they will be committed. */
+/*! \brief How many kept nodes already lie at the KV index where they will be committed. */
 int32_t NumInPlace(const std::vector<int32_t>& kept) {
   int32_t count = 0;
   while (count < static_cast<int32_t>(kept.size()) && kept[count] == count) ++count;
@@ -32,7 +32,7 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
     if (kept[i] >= pending.num_written) {
       Throw(ErrorKind::kValue, "kept node ", kept[i], " of sequence ", sequence.id,
             " cannot be committed: node ", pending.num_written,
-            " was added by a step that left layers out, so it and what came after it can only be "
+            " was added by a step that left layers out, so it and later nodes can only be "
             "dropped");
     }
     const int32_t expected = sequence.next_position + static_cast<int32_t>(i);
@@ -96,10 +96,10 @@ void SequenceTable::Commit(const std::vector<int64_t>& ids,
   ++batch_mark_;
   for (size_t i = 0; i < ids.size(); ++i) ValidateKept(NameInBatch(ids[i]), kept[i]);
   MakeRoomToCommit(ids, kept, moves);
-  // From here on nothing fails.
+  // Nothing below can fail.
   for (size_t i = 0; i < ids.size(); ++i) CommitKept(&Find(ids[i]), kept[i], moves);
-  // Only now: a page freed earlier could become the target of another sequence's page copy, which
-  // is carried out before the tokens kept from the page are read.
+  // Free pages only now. A page freed earlier could become the target of another sequence's page
+  // copy, which runs before the tokens kept from the page are read.
   for (int64_t id : ids) {
     Sequence& sequence = Find(id);
     ShrinkPages(&sequence, PagesFor(sequence.num_committed));

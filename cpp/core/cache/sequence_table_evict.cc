@@ -1,4 +1,4 @@
-// Eviction: any of the committed tokens stay, the others go.
+// Eviction: keeps any subset of the committed tokens.
 #include <numeric>
 #include <utility>
 
@@ -10,18 +10,18 @@
 namespace kvctl {
 namespace {
 
-/*! \brief The positions that the kept columns have afterwards; null if they are 0, 1, 2, ... */
+/*! \brief The positions of the kept tokens afterwards; null if they are 0, 1, 2, ... */
 PositionList PositionsAfter(const Sequence& sequence, const std::vector<int32_t>& keep,
                             bool renumber) {
   if (renumber) return nullptr;
   auto positions = std::make_shared<std::vector<int32_t>>();
   positions->reserve(keep.size());
-  bool own = sequence.next_position != static_cast<int32_t>(keep.size());
+  bool differs = sequence.next_position != static_cast<int32_t>(keep.size());
   for (int32_t kv_index : keep) {
-    own |= sequence.PositionOf(kv_index) != static_cast<int32_t>(positions->size());
+    differs |= sequence.PositionOf(kv_index) != static_cast<int32_t>(positions->size());
     positions->push_back(sequence.PositionOf(kv_index));
   }
-  return own ? positions : nullptr;
+  return differs ? positions : nullptr;
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ void SequenceTable::CheckEvict(int64_t id, const std::vector<int32_t>& keep) con
     }
     if (sequence.evicted.begin <= keep[i] && keep[i] < sequence.evicted.end) {
       Throw(ErrorKind::kValue, "token ", keep[i], " of sequence ", sequence.id,
-            " cannot be kept: its sliding window has let go of tokens [", sequence.evicted.begin,
+            " cannot be kept: its sliding window has evicted tokens [", sequence.evicted.begin,
             ", ", sequence.evicted.end, ")");
     }
   }
@@ -56,25 +56,25 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
   Sequence& sequence = Find(id);
   const int32_t page_size = config_.page_size;
   const auto count = static_cast<int32_t>(keep.size());
-  const auto turn = [&](int32_t i) { return renumber ? i - sequence.PositionOf(keep[i]) : 0; };
-  int32_t first = 0;  // the kept columns before it stay what and where they are
-  while (first < count && keep[first] == first && turn(first) == 0) ++first;
+  const auto rotation = [&](int32_t i) { return renumber ? i - sequence.PositionOf(keep[i]) : 0; };
+  int32_t first = 0;  // kept tokens before it change neither place nor position
+  while (first < count && keep[first] == first && rotation(first) == 0) ++first;
 
-  // A page of kept columns goes where its first column was: no later column is read from there, so
-  // the page can be written in place, and nothing moves where a whole page stays together.
+  // A page of kept tokens goes where its first token was. No later token is read from there, so the
+  // page can be written in place; nothing moves where all tokens of a page stay together.
   const int32_t first_page = first / page_size, num_pages = PagesFor(count);
   std::vector<int32_t> targets;  // page ids; -1: a new one
   PageReservation reservation(pool_);
   for (int32_t t = first_page; t < num_pages; ++t) {
     const int32_t begin = t * page_size, end = std::min(begin + page_size, count);
     const int32_t source = keep[begin] / page_size;
-    bool as_it_is = true;
-    for (int32_t i = begin; i < end && as_it_is; ++i) {
-      as_it_is = keep[i] == source * page_size + i - begin && turn(i) == 0;
+    bool in_place = true;
+    for (int32_t i = begin; i < end && in_place; ++i) {
+      in_place = keep[i] == source * page_size + i - begin && rotation(i) == 0;
     }
     const int32_t page = sequence.pages[source];
     const bool alone = pool_.ref_count(page) + NumNewHolders(sequence, first, source) == 1;
-    targets.push_back(as_it_is || alone ? page : -1);
+    targets.push_back(in_place || alone ? page : -1);
     reservation.NeedNew(targets.back() < 0);
   }
   reservation.Check("evict");
@@ -82,7 +82,7 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
   MakeRoom(&moves->slots, count);
   if (renumber) MakeRoom(&moves->rotations, count);
   MakeRoomToPreserve(&sequence, first);
-  // From here on nothing fails.
+  // Nothing below can fail.
   Preserve(&sequence, first);
   for (int32_t& page : targets) {
     if (page < 0) {
@@ -95,7 +95,8 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
     const SlotMove move{Slot(sequence, keep[i]),
                         targets[i / page_size - first_page] * page_size + i % page_size};
     if (move.source != move.target) moves->slots.push_back(move);
-    if (turn(i) != 0) moves->rotations.push_back({move.target, sequence.PositionOf(keep[i]), i});
+    if (rotation(i) != 0)
+      moves->rotations.push_back({move.target, sequence.PositionOf(keep[i]), i});
   }
   ShrinkPages(&sequence, first_page);
   sequence.pages.insert(sequence.pages.end(), targets.begin(), targets.end());

@@ -36,13 +36,13 @@ void CheckRequest(const StepRequest& request, const Sequence& sequence) {
   }
   if (pending && request.parents == nullptr && !sequence.pending.chain) {
     Throw(ErrorKind::kValue, "the pending region of sequence ", id,
-          " branches: say with a tree mask where the new nodes hang");
+          " branches: give the parents of the new nodes with a tree mask");
   }
   if (request.parents != nullptr) CheckParents(request, sequence.pending);
-  // Pending tokens are committed at positions that follow one another.
-  const bool slides = sequence.window.size > 0 && !pending;
+  // Pending tokens are committed at consecutive positions.
+  const bool windowed = sequence.window.size > 0 && !pending;
   int32_t least =
-      slides && sequence.num_committed > 0 ? sequence.PositionOf(sequence.num_committed - 1) : 0;
+      windowed && sequence.num_committed > 0 ? sequence.PositionOf(sequence.num_committed - 1) : 0;
   for (int32_t i = 0; request.positions != nullptr && i < request.append_length; ++i) {
     if (request.positions[i] < 0 || request.positions[i] >= kPositionLimit) {
       Throw(ErrorKind::kValue, "positions[", i, "] of sequence ", id, " is ", request.positions[i],
@@ -52,7 +52,7 @@ void CheckRequest(const StepRequest& request, const Sequence& sequence) {
       Throw(ErrorKind::kValue, "positions[", i, "] of sequence ", id, " is ", request.positions[i],
             " after ", least, "; under a sliding window positions must not descend");
     }
-    if (slides) least = request.positions[i];
+    if (windowed) least = request.positions[i];
   }
 }
 
@@ -113,7 +113,7 @@ void SequenceTable::Reserve(const StepRequest& request, CopyPlan* moves) {
        forward_.plan.num_query_tokens(), static_cast<int32_t>(sequence.pages.size()),
        sequence.pending.size(), -1, -1, nullptr});
   PlannedSequence& planned = forward_.sequences.back();
-  // end_forward does not allocate.
+  // Reserve now: EndForward must not allocate.
   if (!pending && sequence.positions != nullptr) {
     MakeRoom(sequence.positions.get(), append_length);
   } else if (planned.explicit_positions) {
@@ -189,15 +189,15 @@ void SequenceTable::EndForward(bool all_layers_written) {
 
 void SequenceTable::AbortForward(CopyPlan* moves) {
   if (!forward_.active) return;
-  // Backwards, so that a page that two sequences copied returns to each as it was.
+  // In reverse order, so that a page copied by two sequences returns to both.
   for (auto planned = forward_.sequences.rbegin(); planned != forward_.sequences.rend();
        ++planned) {
     Sequence& sequence = *planned->sequence;
     sequence.pending.Truncate(planned->old_num_pending);
     ShrinkPages(&sequence, planned->old_num_pages);
     if (planned->copied_index >= 0) {
-      // Whoever was then alone with the page that was copied wrote into it behind its own tokens,
-      // where this sequence may have some: its copy knows them.
+      // The last holder of the copied page wrote into it behind its own tokens, where this sequence
+      // may have tokens. Restore those from this sequence's copy.
       const int32_t first = planned->copied_index * config_.page_size;
       for (int32_t i = 0; moves != nullptr && first + i < sequence.kv_len(); ++i) {
         moves->slots.push_back(

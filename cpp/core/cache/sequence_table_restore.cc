@@ -1,4 +1,4 @@
-// A sequence's books, taken to another cache.
+// The metadata of a sequence, recorded and restored in another cache.
 #include <algorithm>
 
 #include "core/cache/page_reservation.h"
@@ -10,19 +10,20 @@ namespace {
 
 void CheckRecord(const SequenceRecord& record) {
   const auto check = [](bool holds, const char* what) {
-    if (!holds) Throw(ErrorKind::kValue, "no sequence can be so: ", what);
+    if (!holds) Throw(ErrorKind::kValue, "no sequence can have this state: ", what);
   };
   const SlidingWindow& window = record.window;
   const EvictedRange& evicted = record.evicted;
   check(record.num_committed >= 0, "its length is negative");
   check(record.next_position >= 0 && record.next_position <= kPositionLimit,
         "its next position is not in [0, 2^30]");
-  check(window.size >= 0 && window.sinks >= 0 && window.horizon >= 0,
+  check(window.size >= 0 && window.sinks >= 0 && window.rollback_window >= 0,
         "a size of its window is negative");
-  check(window.size > 0 || (window.sinks == 0 && window.horizon == 0), "sinks without a window");
+  check(window.size > 0 || (window.sinks == 0 && window.rollback_window == 0),
+        "sinks without a window");
   if (record.positions != nullptr) {
     check(static_cast<int32_t>(record.positions->size()) == record.num_committed,
-          "it has not as many positions as tokens");
+          "it does not have as many positions as tokens");
     for (int32_t position : *record.positions) {
       check(position >= 0 && position < kPositionLimit, "a position is not in [0, 2^30)");
     }
@@ -31,13 +32,13 @@ void CheckRecord(const SequenceRecord& record) {
   }
   if (evicted.begin == 0 && evicted.end == 0) return;
   check(0 <= evicted.begin && evicted.begin < evicted.end && evicted.end <= record.num_committed,
-        "it has not got the tokens that it lets go");
+        "it does not have the tokens that it evicts");
   const auto position = [&](int32_t kv_index) {
     return record.positions ? (*record.positions)[kv_index] : kv_index;
   };
   check(window.size > 0 && position(evicted.end - 1) <= record.next_position - window.size &&
             position(evicted.begin) >= window.sinks,
-        "its window shows tokens that were let go");
+        "its window shows evicted tokens");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Sliding windows: which pages they let go, and how far back a windowed sequence can return.
+// Sliding windows: which pages they evict, and how far back a windowed sequence can roll back.
 #include <algorithm>
 
 #include "core/cache/sequence_table.h"
@@ -9,11 +9,11 @@ namespace kvctl {
 namespace {
 
 void CheckWindow(const SlidingWindow& window) {
-  if (window.size < 1 || window.sinks < 0 || window.horizon < 0) {
+  if (window.size < 1 || window.sinks < 0 || window.rollback_window < 0) {
     Throw(ErrorKind::kValue,
           "a sliding window needs a size of at least 1 and sinks and a horizon of at "
           "least 0, got ",
-          window.size, ", ", window.sinks, " and ", window.horizon);
+          window.size, ", ", window.sinks, " and ", window.rollback_window);
   }
 }
 
@@ -36,7 +36,7 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
           " was given descend");
   }
   if (!sequence.evicted.empty() && window.sinks > sequence.window.sinks) {
-    Throw(ErrorKind::kValue, "sequence ", id, " has let go of tokens that would become sinks");
+    Throw(ErrorKind::kValue, "sequence ", id, " has evicted tokens that would become sinks");
   }
   CheckHeld(id, window,
             {sequence.evicted, sequence.kv_len(), sequence.next_position, sequence.positions},
@@ -48,13 +48,14 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
 void SequenceTable::EvictBehindWindow(Sequence* sequence) {
   const SlidingWindow& window = sequence->window;
   if (window.size == 0) return;
-  // A row at position p sees positions above p - size; the earliest row that may still come, after
-  // a return over the whole horizon, is at next_position - horizon.
-  const int64_t last_gone = int64_t{sequence->next_position} - window.horizon - window.size;
+  // A query at position p sees positions above p - size. The earliest query that may still come,
+  // after a rollback over the rollback window, is at next_position - rollback_window.
+  const int64_t last_evicted =
+      int64_t{sequence->next_position} - window.rollback_window - window.size;
   int32_t page =
       std::max(sequence->evicted.end / config_.page_size, PagesFor(sequence->num_sinks()));
   for (; (page + 1) * config_.page_size <= sequence->num_committed; ++page) {
-    if (sequence->PositionOf((page + 1) * config_.page_size - 1) > last_gone) break;
+    if (sequence->PositionOf((page + 1) * config_.page_size - 1) > last_evicted) break;
     Release(sequence->pages[page]);
     sequence->pages[page] = -1;
     sequence->evicted.Join({page * config_.page_size, (page + 1) * config_.page_size});
@@ -73,8 +74,8 @@ void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Hel
     return;
   }
   Throw(ErrorKind::kValue, operation, " would show tokens of sequence ", id,
-        " that its sliding window of ", window.size, " has let go; the rollback horizon is ",
-        window.horizon, " tokens");
+        " that its sliding window of ", window.size, " has evicted; the rollback horizon is ",
+        window.rollback_window, " tokens");
 }
 
 void SequenceTable::CheckCut(const Sequence& sequence, int32_t kv_len,

@@ -12,7 +12,7 @@ class Finder {
          int32_t chunk_keys)
       : sequences_(sequences), limits_(limits), page_size_(page_size), chunk_keys_(chunk_keys) {}
 
-  /*! \brief Adds the runs of some sequences from a chunk on, which share all chunks before it. */
+  /*! \brief Adds the runs from `chunk` on of sequences that share all chunks before it. */
   void Find(std::vector<int32_t> members, int32_t chunk, std::vector<SharedRun>* runs) const {
     while (members.size() > 1) {
       const int32_t leader = members.front();

@@ -1,6 +1,6 @@
 /*!
  * \file core/cache/shared_runs.h
- * \brief Which sequences of a step lie on the same pages, so that attention can read those once.
+ * \brief Finds sequences of a step that share pages, so that attention can read those once.
  */
 #ifndef KVCTL_CORE_CACHE_SHARED_RUNS_H_
 #define KVCTL_CORE_CACHE_SHARED_RUNS_H_
@@ -12,21 +12,21 @@
 
 namespace kvctl {
 
-/*! \brief Chunks [begin, end) of columns that lie on the same pages in several sequences. */
+/*! \brief Chunks [begin, end) of keys that lie on the same pages in several sequences. */
 struct SharedRun {
   int32_t begin, end;
   std::vector<int32_t> sequences;  //!< at least two indices into the step's sequences, ascending
 };
 
 /*!
- * \brief Finds what sequences share from their beginning on.
+ * \brief Finds the prefixes that sequences share.
  *
- * Forks of forks share in steps: a run of all of them, then runs of those that go on together. The
- * runs of a sequence follow one another without a gap from chunk 0.
+ * Forks of forks yield several runs: one of all sequences, then one of each group that continues to
+ * share. The runs of a sequence follow one another without a gap from chunk 0.
  *
  * \param sequences [limits.size()]
- * \param limits Per sequence, how many of its first chunks may be shared at all.
- * \param chunk_columns Columns in a chunk.
+ * \param limits Per sequence, how many of its first chunks may be shared.
+ * \param chunk_keys Keys in a chunk.
  */
 std::vector<SharedRun> FindSharedRuns(const SequencePlan* sequences,
                                       const std::vector<int32_t>& limits, int32_t page_size,

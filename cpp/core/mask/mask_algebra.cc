@@ -1,4 +1,4 @@
-// Set operations on lowered masks: a merge of two lists of spans, as long as the lists.
+// Set operations on lowered masks: merges of two span lists, linear in their length.
 #include "core/mask/mask_builder.h"
 
 namespace kvctl {
@@ -31,7 +31,7 @@ class RunCursor {
   int32_t end_ = 0;
 };
 
-/*! \brief Combines two plans; `absorbs` says of an input run that it alone decides the result. */
+/*! \brief The union or intersection of two plans. */
 template <bool kUnite>
 void Combine(const MaskPlan& a, const MaskPlan& b, MaskPlan* out) {
   MaskBuilder builder(out, a.num_query_tokens, a.kv_len);

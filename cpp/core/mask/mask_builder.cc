@@ -29,13 +29,14 @@ uint64_t RangeBits(const KeyRange& range, int32_t tile) {
 void PlanFromRanges(const int32_t* offsets, const KeyRange* ranges, int32_t num_query_tokens,
                     int32_t kv_len, MaskPlan* plan) {
   MaskBuilder builder(plan, num_query_tokens, kv_len);
-  std::vector<int32_t> cuts;    // between two of them a query's tiles are alike, or the tile is one
+  std::vector<int32_t>
+      cuts;  // between two cuts lies one tile, or tiles that are equal for each query
   std::vector<int32_t> cursor;  // first range of each query that does not end before the tile
   for (int32_t begin = 0; begin < num_query_tokens; begin += kBlockQueries) {
     const int32_t queries = std::min(kBlockQueries, num_query_tokens - begin);
     cuts.clear();
     for (int32_t i = offsets[begin]; i < offsets[begin + queries]; ++i) {
-      // A range that ends with the keys fills the last tile: nothing lies behind it.
+      // A range that ends at the last key fills the last tile.
       const int32_t end = ranges[i].end == kv_len ? NumTiles(kv_len) * kTileKeys : ranges[i].end;
       for (int32_t cut : {ranges[i].begin / kTileKeys, NumTiles(ranges[i].begin), end / kTileKeys,
                           NumTiles(end)}) {

@@ -1,6 +1,6 @@
 /*!
  * \file core/mask/mask_builder.h
- * \brief Writes a MaskPlan tile by tile, keeping it small: empty tiles vanish, full ones merge.
+ * \brief Writes a MaskPlan tile by tile. Empty tiles are dropped and full ones merged.
  */
 #ifndef KVCTL_CORE_MASK_MASK_BUILDER_H_
 #define KVCTL_CORE_MASK_MASK_BUILDER_H_
@@ -43,14 +43,14 @@ class MaskBuilder {
     }
   }
 
-  /*! \brief Room for one word per query; valid until the next call. Follow with CommitWords. */
+  /*! \brief Storage for one word per query, valid until the next call. Follow with CommitWords. */
   uint64_t* NewWords(int32_t queries) {
     plan_->words.resize(plan_->words.size() + queries);
     return plan_->words.data() + plan_->words.size() - queries;
   }
 
-  /*! \brief The last `queries` words are those of tiles [begin, end). Bits beyond the last key are
-   * ignored where the span ends in the last tile, and must not matter where it does not. */
+  /*! \brief Makes the last `queries` words those of tiles [begin, end). Bits beyond the last key
+   * are ignored if the span ends in the last tile; otherwise all bits must be valid. */
   void CommitWords(int32_t begin, int32_t end, int32_t queries) {
     const int32_t offset = static_cast<int32_t>(plan_->words.size()) - queries;
     const uint64_t* words = plan_->words.data() + offset;

@@ -20,7 +20,7 @@ void PutWords(const std::vector<uint64_t>& words, std::vector<int32_t>* out) {
   out->push_back(static_cast<int32_t>(words.size()));
   const size_t begin = out->size();
   out->resize(begin + 2 * words.size());
-  if (words.empty()) return;  // memcpy takes no null pointer, of no bytes either
+  if (words.empty()) return;  // memcpy takes no null pointer, even for 0 bytes
   std::memcpy(out->data() + begin, words.data(), 8 * words.size());
 }
 
@@ -43,13 +43,13 @@ void PutNode(const MaskNode& node, std::vector<int32_t>* out) {
   for (const Mask& child : node.children) PutNode(child.node(), out);
 }
 
-/*! \brief Reads what PutNode wrote, believing nothing. */
+/*! \brief Reads what PutNode wrote, and validates everything. */
 class Reader {
  public:
   Reader(const int32_t* data, size_t size) : data_(data), end_(data + size) {}
 
   Mask ReadNode(int32_t depth) {
-    Check(depth <= kMaxMaskDepth + 2);  // choices by layer and head stand above
+    Check(depth <= kMaxMaskDepth + 2);  // plus the choices by layer and by head
     MaskNode node;
     const int32_t kind = Next();
     node.kind = static_cast<MaskKind>(kind);
@@ -127,8 +127,8 @@ class Reader {
     Check(plan.blocks.back() == num_spans);
   }
 
-  /*! \brief Through the public constructors, which check; only packed bits are taken as they are.
-   */
+  /*! \brief Builds through the public constructors, which validate; only packed bits are taken
+   * unchanged. */
   static Mask Build(MaskNode node, std::vector<Mask> children) {
     const size_t operands = node.kind == MaskKind::kNot                                 ? 1
                             : node.kind == MaskKind::kAnd || node.kind == MaskKind::kOr ? 2

@@ -9,7 +9,7 @@
 namespace kvctl {
 namespace {
 
-/*! \brief Query r sees the keys up to its own. */
+/*! \brief Each query sees the keys up to its own. */
 void PlanCausalChain(const SequencePlan& sequence, MaskPlan* plan) {
   const int32_t kv_len = sequence.kv_len();
   MaskBuilder builder(plan, sequence.num_query_tokens, kv_len);
@@ -30,7 +30,7 @@ void PlanCausalChain(const SequencePlan& sequence, MaskPlan* plan) {
   }
 }
 
-/*! \brief Query r sees the committed keys, its ancestors and itself. */
+/*! \brief Each query sees the committed keys, its ancestors and itself. */
 void PlanAncestors(const SequencePlan& sequence, const int32_t* parents, MaskPlan* plan) {
   const int32_t kv_len = sequence.kv_len();
   const int32_t first_tile = sequence.num_committed / kTileKeys;
@@ -172,7 +172,7 @@ void PlanRanges(const MaskNode& node, const SequencePlan& sequence, MaskPlan* pl
 
 void PlanNode(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan);
 
-/*! \brief Ancestors, and (window) or or (prefix) what the positions allow. */
+/*! \brief Ancestors, intersected with a window or united with a prefix of positions. */
 void PlanPositional(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan) {
   const LogicalPositions positions(sequence);
   RangeLists lists;
@@ -243,10 +243,9 @@ void PlanNode(const MaskNode& node, const SequencePlan& sequence, MaskPlan* plan
 }
 
 /*!
- * \brief Splits what lies in the pending region of a tree by the chunk of its logical indices.
+ * \brief Splits the spans in the pending region of a tree by the chunk of their logical indices.
  *
- * Siblings share a logical index, so that a token's sums run as if its path were the whole
- * sequence.
+ * Siblings share a logical index, so that a token's sums run as if its path were the sequence.
  */
 void AssignChunks(const SequencePlan& sequence, MaskPlan* plan) {
   const int32_t committed = sequence.num_committed;

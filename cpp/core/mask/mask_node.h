@@ -1,6 +1,6 @@
 /*!
  * \file core/mask/mask_node.h
- * \brief What a Mask holds: one node of an immutable expression.
+ * \brief One node of a mask's immutable expression.
  */
 #ifndef KVCTL_CORE_MASK_MASK_NODE_H_
 #define KVCTL_CORE_MASK_MASK_NODE_H_
@@ -14,7 +14,7 @@
 
 namespace kvctl {
 
-/*! \brief The constructors of Mask; the numbers are those of Encode. */
+/*! \brief The constructors of Mask, numbered as in Encode. */
 enum class MaskKind : int32_t {
   kCausal = 0,
   kTree = 1,       // ints: parents
@@ -44,7 +44,7 @@ struct MaskNode {
   std::vector<uint64_t> words;
   MaskPlan plan;
   std::vector<Mask> children;
-  int32_t depth = 0;  // of the expression; bounded, because masks are walked recursively
+  int32_t depth = 0;  // depth of the expression; bounded, since masks are walked recursively
   const MaskNode* tree = nullptr;  // the Tree inside, this node included; kept alive by children
 
   static Mask Make(MaskNode node) {

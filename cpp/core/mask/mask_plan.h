@@ -1,11 +1,11 @@
 /*!
  * \file core/mask/mask_plan.h
- * \brief A mask as attention reads it: for blocks of queries, the spans of keys that some query may
- * see.
+ * \brief A mask as attention reads it: for each block of queries, the spans of keys that some query
+ * may see.
  *
- * Keys come in tiles of 64, one 64-bit word per query; queries in blocks of 64. The keys that
- * every query of a block sees, and those that none sees, cost nothing however many they are: the
- * size of a plan follows the mask's structure.
+ * Keys are grouped in tiles of 64, with one 64-bit word per query; queries in blocks of 64. Keys
+ * that all queries of a block see, or that none sees, take no words: the size of a plan depends on
+ * the mask's structure, not on its length.
  */
 #ifndef KVCTL_CORE_MASK_MASK_PLAN_H_
 #define KVCTL_CORE_MASK_MASK_PLAN_H_
@@ -34,8 +34,8 @@ struct MaskSpan {
    * word says whether the query sees key 64 * t + b, the same for each tile t that the span
    * touches. */
   int32_t words;
-  /*! \brief kByKey: logical index = key. Else the span is a part of one tile with pending
-   * tokens of a tree, and the logical indices of all its visible keys lie in this chunk. */
+  /*! \brief kByKey: logical index = key. Otherwise the span is part of one tile with pending tokens
+   * of a tree, and the logical indices of its visible keys lie in this chunk. */
   int32_t chunk;
 };
 
@@ -46,10 +46,10 @@ struct MaskPlan {
   std::vector<int32_t> blocks;  //!< [num_blocks + 1] spans of block b: [blocks[b], blocks[b + 1])
   std::vector<MaskSpan> spans;
   std::vector<uint64_t> words;
-  std::vector<uint64_t> scratch;  //!< of LowerMask, kept to be used again
+  std::vector<uint64_t> scratch;  //!< of LowerMask, kept for reuse
 
   int32_t num_blocks() const { return static_cast<int32_t>(blocks.size()) - 1; }
-  /*! \brief Whether query may see key. For tests and pictures: it searches. */
+  /*! \brief Whether a query may see a key. A linear search, for tests and pictures. */
   bool Visible(int32_t query, int32_t key) const;
 };
 
@@ -75,10 +75,8 @@ struct LayerMasks {
   }
 };
 
-/*!
- * \brief The lowered masks of a step, by sequence, layer and KV head; keeps its storage from step
- * to step.
- */
+/*! \brief The lowered masks of a step, by sequence, layer and KV head. Storage is reused from step
+ * to step. */
 class MaskTable {
  public:
   /*!

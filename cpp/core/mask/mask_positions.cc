@@ -15,12 +15,12 @@ LogicalPositions::LogicalPositions(const SequencePlan& sequence) : sequence_(seq
     if (begin == end || end[-1] <= sequence.next_position) return;
     Throw(ErrorKind::kValue,
           "windows and prefix_lm measure positions, which must not descend: the ",
-          "next token would stand at ", sequence.next_position, " and the last one stands at ",
+          "next token would have position ", sequence.next_position, " and the last one has ",
           end[-1]);
   }
   Throw(ErrorKind::kValue,
         "windows and prefix_lm measure positions, which must not descend: token ", found - begin,
-        " stands at ", *found, " and the one before it at ", found[-1]);
+        " has position ", *found, " and the one before it ", found[-1]);
 }
 
 int32_t LogicalPositions::CountBelow(int64_t bound) const {

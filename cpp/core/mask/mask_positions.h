@@ -1,6 +1,6 @@
 /*!
  * \file core/mask/mask_positions.h
- * \brief Masks that speak of logical positions, as ranges of keys.
+ * \brief Masks defined by logical positions, as ranges of keys.
  */
 #ifndef KVCTL_CORE_MASK_MASK_POSITIONS_H_
 #define KVCTL_CORE_MASK_MASK_POSITIONS_H_
@@ -16,9 +16,7 @@ namespace kvctl {
 /*! \brief Ranges of keys, query after query. */
 class RangeLists {
  public:
-  /*! \brief Adds a range behind the query's others; an empty one is dropped, an adjacent one
-   * joined.
-   */
+  /*! \brief Appends a range to the query's list. Empty ranges are dropped, adjacent ones joined. */
   void Add(KeyRange range) {
     if (range.begin >= range.end) return;
     if (static_cast<int32_t>(ranges_.size()) > offsets_.back() &&
@@ -39,13 +37,14 @@ class RangeLists {
   std::vector<KeyRange> ranges_;
 };
 
-/*! \brief Positions of a sequence's keys. Those of committed keys ascend. */
+/*! \brief Logical positions of a sequence's keys. Those of committed keys do not descend. */
 class LogicalPositions {
  public:
   /*! \throws Error kValue if committed positions, which may be given, descend. */
   explicit LogicalPositions(const SequencePlan& sequence);
 
-  /*! \brief What a window lets query see: in a chain causally, in a tree its siblings too. */
+  /*! \brief The keys that a window shows to a query: in a chain the causal ones, in a tree siblings
+   * too. */
   void AddWindow(int32_t query, int32_t size, int32_t sinks, RangeLists* lists) const;
   /*! \brief The keys before `length`; in a chain also those up to the query's own. */
   void AddPrefix(int32_t query, int32_t length, RangeLists* lists) const;

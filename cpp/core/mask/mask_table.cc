@@ -1,4 +1,4 @@
-// The masks of a step by layer and KV head: what differs is lowered once for each difference.
+// The masks of a step by layer and KV head. Each distinct mask is lowered once.
 #include <string>
 
 #include "core/mask/mask_node.h"

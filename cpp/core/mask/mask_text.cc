@@ -1,4 +1,4 @@
-// A mask as text: the expression that makes it, long lists abbreviated.
+// A mask as text: the expression that makes it. Long lists are abbreviated.
 #include <string>
 
 #include "core/mask/mask_node.h"
@@ -21,7 +21,7 @@ std::string Size(int32_t queries, int32_t keys) {
   return std::to_string(queries) + " x " + std::to_string(keys);
 }
 
-/*! \brief An operand, in brackets where the operator around it binds more tightly. */
+/*! \brief An operand, in parentheses where the surrounding operator binds more tightly. */
 std::string Operand(const Mask& mask, MaskKind around) {
   const MaskKind kind = mask.node().kind;
   const bool operation = kind == MaskKind::kAnd || kind == MaskKind::kOr;

@@ -36,8 +36,7 @@ constexpr double kLog2E = 1.4426950408889634;
  * A token whose probability is less than 2^-45 of the largest has weight 0.
  */
 constexpr int kExpBits = 44;
-/*! \brief Exponents below this weigh nothing at kExpBits; clamping here keeps them out of
- * denormals. */
+/*! \brief Exponents below this have weight 0 at kExpBits; clamping keeps them out of denormals. */
 constexpr float kMinExponent = -64.0f;
 
 /*! \brief Probabilities as integers, at 2^50: their sums stay below 2^53, so doubles hold them
@@ -58,30 +57,24 @@ KVCTL_HD_TABLE float kExp2Poly[7] = {0x1.41d334p-13f,
                                      0x1.62e430p-1f,
                                      1.0f};
 
-/*!
- * \brief What turns logits into powers of two: 2^(logit * scale - exponent + kExpBits), for a whole
- * exponent of kMaxExponent at most, so that it is exact in `offset`.
- */
+/*! \brief Parameters that turn logits into powers of two: 2^(logit * scale - exponent + kExpBits).
+ * The exponent is an integer of at most kMaxExponent, so that it is exact in `offset`. */
 struct ExpGrid {
   float scale;
   float offset;  //!< kRoundFloat - exponent
-  float least;   //!< what smaller logits count as: it weighs nothing
+  float least;   //!< smaller logits are raised to it; its weight is 0
 };
 
-/*!
- * \brief Exponents of two beyond this mean nothing: neighbouring floats are almost whole powers of
- * two apart.
- */
+/*! \brief Exponents of two beyond this are meaningless: neighbouring floats are almost a power of
+ * two apart. */
 constexpr float kMaxExponent = 4194240.0f;
 
 static KVCTL_HD inline ExpGrid MakeExpGrid(float scale, float exponent) {
   return {scale, kRoundFloat - exponent, (exponent + kMinExponent) / scale};
 }
 
-/*!
- * \brief The power of two of a logit, as a float; below 1/2 where it is NaN or its exponent is less
- * than kMinExponent. The exponent is never rounded as a whole, so large logits lose nothing.
- */
+/*! \brief The power of two of a logit, as a float; below 1/2 where it is NaN or its exponent is
+ * less than kMinExponent. The exponent is split exactly, so large logits keep their precision. */
 static KVCTL_HD inline float Exp2Scaled(float logit, const ExpGrid& grid) {
   const float x = logit > grid.least ? logit : grid.least;  // NaN too
   const float shifted = FMA(x, grid.scale, grid.offset);
@@ -112,29 +105,27 @@ static KVCTL_HD inline double ToGrid(double probability) {
 /*! \brief Grid weights from those at 2^kExpBits. */
 constexpr double kGridOfFixed = kProbScale / (uint64_t{1} << kExpBits);
 
-/*!
- * \brief What relu(a * p - b * q) needs where p is an exponential and q a float: its weight, at
- * 2^kExpBits, is that of relu(exp * 2^-kRestShift * p_factor + q * q_factor) * 2^kRestShift.
- */
+/*! \brief Factors for relu(a * p - b * q) where p is an exponential and q a float: its weight, at
+ * 2^kExpBits, is that of relu(exp * 2^-kRestShift * p_factor + q * q_factor) * 2^kRestShift. */
 struct RestFactors {
   float p_factor;
   float q_factor;  //!< negative
 };
-/*! \brief So much smaller are floats while they are subtracted, as sums of them need it. */
+/*! \brief Floats are scaled down by this many bits while they are subtracted: the vector sums need
+ * it. */
 constexpr int kRestShift = 22;
 
 /*!
  * \brief The factors for grid weights.
- * \param a what the grid weight of an exponential is multiplied by, and with it the exponential
- * \param b what the grid weight of q is multiplied by
+ * \param a factor of the grid weight of the exponential
+ * \param b factor of the grid weight of q
  */
 static KVCTL_HD inline RestFactors MakeRestFactors(double a, double b) {
   constexpr double kOfQ = kProbScale / kGridOfFixed / (1 << kRestShift);
   return {static_cast<float>(a / kGridOfFixed), -static_cast<float>(b * kOfQ)};
 }
 
-/*! \brief Floats throughout: either distribution is known to their precision only. 0 where it is
- * NaN. */
+/*! \brief Computed in float: neither distribution is known more precisely. 0 for NaN. */
 static KVCTL_HD inline uint64_t FixedRest(float exp, float q, const RestFactors& factors) {
   const float p = exp * (1.0f / (1 << kRestShift));
   const float rest = FMA(p, factors.p_factor, q * factors.q_factor);
@@ -147,7 +138,7 @@ KVCTL_HD_TABLE double kLogPoly[11] = {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.
 /*! \brief ln 2 in two parts: the first has 20 trailing zero bits, so exponent * kLn2Hi is exact. */
 constexpr double kLn2Hi = 0x1.62e42fee00000p-1;
 constexpr double kLn2Lo = 0x1.a39ef35793c76p-33;
-/*! \brief Mantissas from this one (sqrt 2) on count as halves of the next power of two. */
+/*! \brief Mantissas of at least sqrt 2 are halved, and the exponent raised by one. */
 constexpr double kSqrt2 = 0x1.6a09e667f3bcdp+0;
 
 /*! \brief Natural logarithm of a positive normal double, within a few ulp. */

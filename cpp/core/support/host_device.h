@@ -1,6 +1,6 @@
 /*!
  * \file core/support/host_device.h
- * \brief Marks what a CUDA device may call, so that host and device share one source.
+ * \brief Marks functions that CUDA devices may call, so that host and device share one source.
  */
 #ifndef KVCTL_CORE_SUPPORT_HOST_DEVICE_H_
 #define KVCTL_CORE_SUPPORT_HOST_DEVICE_H_

@@ -1,6 +1,6 @@
 /*!
  * \file core/support/make_room.h
- * \brief What may fail, out of host memory, comes before what changes something.
+ * \brief Reserves capacity, so that later steps cannot throw.
  */
 #ifndef KVCTL_CORE_SUPPORT_MAKE_ROOM_H_
 #define KVCTL_CORE_SUPPORT_MAKE_ROOM_H_
@@ -10,8 +10,8 @@
 
 namespace kvctl {
 
-/*! \brief Makes room for `extra` elements more, so that adding them does not allocate; in steps
- * that double, as adding them would. */
+/*! \brief Reserves capacity for `extra` more elements, so that adding them does not allocate.
+ * Capacity at least doubles, as it would when adding them. */
 template <typename T>
 void MakeRoom(std::vector<T>* vector, size_t extra) {
   const size_t size = vector->size() + extra;

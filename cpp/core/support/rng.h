@@ -1,9 +1,9 @@
 /*!
  * \file core/support/rng.h
- * \brief Random numbers named by what they decide, never by when or where they are drawn.
+ * \brief Random numbers keyed by what they decide, never by when or where they are drawn.
  *
- * Every number is a pure function of (seed, request, position, purpose, index). Nothing depends on
- * the order of a batch, on its size, on threads or on the device.
+ * Every number is a pure function of (seed, request, position, purpose, index). It does not depend
+ * on the order or size of a batch, on threads or on the device.
  */
 #ifndef KVCTL_CORE_SUPPORT_RNG_H_
 #define KVCTL_CORE_SUPPORT_RNG_H_
@@ -14,10 +14,9 @@
 
 namespace kvctl {
 
-/*!
- * \brief What a number decides. Two purposes never share a number: one uniform for both acceptance
- * and the residual draw is biased, and so is one noise for both the draft and the residual draw.
- */
+/*! \brief The purpose of a number. Two purposes never share a number: one uniform for both
+ * acceptance and the residual draw is biased, and so is one noise for both the draft and the
+ * residual draw. */
 enum class Purpose : uint32_t {
   kAccept = 0,    //!< whether a drafted token is accepted; index: its node
   kResidual = 1,  //!< the bonus of a rejection rule; index: the node it follows

@@ -7,9 +7,8 @@
 namespace kvctl {
 namespace {
 
-constexpr int32_t kRoot = 0;  // the trie's empty n-gram
-constexpr size_t kCandidates =
-    16;  // occurrences looked at; more cost time and hardly ever match longer
+constexpr int32_t kRoot = 0;        // the trie's empty n-gram
+constexpr size_t kCandidates = 16;  // occurrences examined; more cost time and rarely match longer
 
 void CheckLimit(const char* name, int64_t value) {
   if (value < 0) Throw(ErrorKind::kValue, name, " must not be negative, got ", value);
@@ -23,7 +22,7 @@ int32_t NgramIndex::Child(int32_t node, int32_t token) {
   const uint64_t key = static_cast<uint64_t>(node) << 32 | static_cast<uint32_t>(token);
   const auto found = children_.find(key);
   if (found != children_.end()) return found->second;
-  // latest_ first: if the table cannot grow, a node without a name harms nobody.
+  // latest_ first: if the table cannot grow, a node without an entry does no harm.
   latest_.push_back(-1);
   const int32_t child = static_cast<int32_t>(latest_.size()) - 1;
   children_.emplace(key, child);
@@ -66,7 +65,8 @@ void NgramIndex::Truncate(int64_t new_size) {
   }
 }
 
-// How long the texts that end at `position` and at the last position agree; `known` tokens do.
+// The length of the match between the texts that end at `position` and at the last position, of
+// which `known` tokens are known to match.
 int32_t NgramIndex::MatchLength(int32_t position, int32_t known) const {
   const int32_t last = size() - 1;
   const int32_t limit = std::min(kMaxMatch, position + 1);
@@ -81,10 +81,10 @@ std::vector<NgramIndex::Match> NgramIndex::Matches(size_t limit) const {
   if (entries_.empty()) return matches;
   const Entry& last = entries_.back();
   for (int32_t n = kMaxOrder; n >= 1 && matches.size() < limit; --n) {
-    size_t looked_at = 0;
-    for (int32_t at = last.previous[n - 1]; at >= 0 && looked_at < kCandidates;
-         at = entries_[at].previous[n - 1], ++looked_at) {
-      // Seen already, in the chain of the next longer n-gram.
+    size_t examined = 0;
+    for (int32_t at = last.previous[n - 1]; at >= 0 && examined < kCandidates;
+         at = entries_[at].previous[n - 1], ++examined) {
+      // Already found with the next longer n-gram.
       if (n < kMaxOrder && last.nodes[n] >= 0 && entries_[at].nodes[n] == last.nodes[n]) continue;
       matches.push_back({n < kMaxOrder ? n : MatchLength(at, n), at + 1});
     }

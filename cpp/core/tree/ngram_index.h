@@ -1,6 +1,6 @@
 /*!
  * \file core/tree/ngram_index.h
- * \brief Prompt lookup: what followed the last time the text ended like this?
+ * \brief Prompt lookup: finds what followed earlier occurrences of the text's last tokens.
  */
 #ifndef KVCTL_CORE_TREE_NGRAM_INDEX_H_
 #define KVCTL_CORE_TREE_NGRAM_INDEX_H_
@@ -44,10 +44,10 @@ class NgramIndex {
   static constexpr int32_t kMaxOrder = 4;
   static constexpr int32_t kMaxMatch = 64;  //!< longer matches are reported as this long
 
-  /*! \brief A place where the text's last tokens occurred before. */
+  /*! \brief An earlier occurrence of the text's last tokens. */
   struct Match {
-    int32_t length = 0;  //!< how many of the last tokens; 0: none of them
-    int32_t end = 0;  //!< position after the earlier occurrence: that of the token that followed it
+    int32_t length = 0;  //!< number of last tokens that match; 0: none
+    int32_t end = 0;     //!< position of the token after the earlier occurrence
   };
 
   NgramIndex();
@@ -61,7 +61,7 @@ class NgramIndex {
    */
   void Append(const int32_t* tokens, size_t count);
   /*!
-   * \brief Takes the text back to its first `size` tokens.
+   * \brief Truncates the text to its first `size` tokens.
    * \throws Error kValue unless 0 <= size <= size().
    */
   void Truncate(int64_t size);
@@ -78,7 +78,7 @@ class NgramIndex {
    * \brief A tree that merges the continuations of several occurrences, the longest match first.
    * \param max_nodes At most this many drafted nodes (node 0 not counted).
    * \param max_depth At most this many drafted tokens on a path. A continuation that reaches the
-   * end of the text goes on with its own tokens: repeated text repeats.
+   * end of the text continues with its own tokens, so repeated text repeats.
    * \return Node 0 alone where nothing matches.
    * \throws Error kValue if the text is empty or a limit is negative.
    */

@@ -11,7 +11,7 @@
 namespace kvctl {
 namespace {
 
-// A row holds one token behind one path, so nodes that share it must agree in both.
+// A row holds one token behind one path, so nodes that share a row must agree in both.
 void CheckRows(const std::vector<int32_t>& tokens, const std::vector<int32_t>& parents,
                const std::vector<int32_t>& rows) {
   constexpr int32_t kMaxRow = 1 << 24;
@@ -93,16 +93,16 @@ bool TokenTree::is_chain() const {
 }
 
 std::vector<int32_t> TokenTree::RowParents() const {
-  constexpr int32_t kNobody = -2;
-  std::vector<int32_t> row_parents(num_rows_, kNobody);
+  constexpr int32_t kNoNode = -2;
+  std::vector<int32_t> row_parents(num_rows_, kNoNode);
   for (int32_t i = 0; i < size(); ++i) {
     row_parents[rows_[i]] = i == 0 ? -1 : rows_[parents_[i]];
   }
   for (int32_t row = 0; row < num_rows_; ++row) {
-    if (row_parents[row] == kNobody) {
+    if (row_parents[row] == kNoNode) {
       Throw(ErrorKind::kValue, "row ", row,
             " belongs to no node of the tree, so the tree does not ",
-            "say what it may see: give a mask for all ", num_rows_, " rows");
+            "define what it may see: give a mask for all ", num_rows_, " rows");
     }
   }
   return row_parents;
@@ -156,7 +156,8 @@ std::string TokenTree::ToString() const {
   std::vector<std::vector<int32_t>> children(size());
   for (int32_t i = 1; i < size(); ++i) children[parents_[i]].push_back(i);
   std::string text = "0:" + std::to_string(tokens_[0]);
-  // (node, the indentation of its line); a stack, for a long chain must not exhaust the real one.
+  // (node, the indentation of its line); an explicit stack, since a long chain would overflow the
+  // call stack.
   std::vector<std::pair<int32_t, std::string>> todo;
   const auto push_children = [&](int32_t node, const std::string& indent) {
     for (size_t c = children[node].size(); c-- > 0;) todo.emplace_back(children[node][c], indent);

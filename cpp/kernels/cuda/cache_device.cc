@@ -17,13 +17,13 @@ HeadRows ToHeads(const KVRows& rows) { return {rows.data, rows.dtype, rows.row_s
 
 bool IsCapturing(void* stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  Check(cudaStreamIsCapturing(Stream(stream), &status), "asking about a capture");
+  Check(cudaStreamIsCapturing(Stream(stream), &status), "querying the capture status");
   return status != cudaStreamCaptureStatusNone;
 }
 
 int32_t Attribute(cudaDeviceAttr attribute, int device) {
   int value = 0;
-  Check(cudaDeviceGetAttribute(&value, attribute, device), "asking about the device");
+  Check(cudaDeviceGetAttribute(&value, attribute, device), "querying the device");
   return value;
 }
 
@@ -39,7 +39,7 @@ class Cache final : public CudaCache {
     const PlanShape& shape = plan_.shape();
     partial_sums_.Reserve(sizeof(float) * shape.max_partial_queries * config.page.head_dim);
     partial_scale_.Reserve(2 * sizeof(float) * shape.max_partial_queries);
-    // Enough for most steps, so that graphs recorded early keep their addresses.
+    // Large enough for most steps, so that graphs recorded early keep valid addresses.
     arena_.Reserve((1 << 18) + 4 * size_t(config.num_pages) +
                    size_t(config.max_query_tokens) * (16 + 4 * config.rotary_dim));
   }
@@ -93,7 +93,7 @@ class Cache final : public CudaCache {
     params.lse = call.lse;
     params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
     AttentionLaunch launch{plan_.few_queries(), plan_.num_blocks(), 0};
-    // A recorded launch must serve later steps too, whose sequences are longer.
+    // A recorded launch must also fit later steps, whose sequences are longer.
     if (plan_.num_merges() > 0 || IsCapturing(stream)) launch.merge_blocks = launch.num_blocks;
     Check(Attention(params, launch, Stream(stream)), "attention");
   }

@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cuda/cache_device.h
- * \brief The device half of a paged cache: plans sent, kernels launched.
+ * \brief The device half of a paged cache: uploads plans and launches kernels.
  */
 #ifndef KVCTL_KERNELS_CUDA_CACHE_DEVICE_H_
 #define KVCTL_KERNELS_CUDA_CACHE_DEVICE_H_

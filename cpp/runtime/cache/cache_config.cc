@@ -81,7 +81,7 @@ SlidingWindow MakeWindow(const PagedKVCacheConfig& config, int64_t size, int64_t
   SlidingWindow window;
   window.size = static_cast<int32_t>(std::clamp<int64_t>(size, -1, kMaxInt));
   window.sinks = static_cast<int32_t>(std::clamp<int64_t>(sinks, -1, kMaxInt));
-  window.horizon = static_cast<int32_t>(std::clamp<int64_t>(horizon, -1, kMaxInt));
+  window.rollback_window = static_cast<int32_t>(std::clamp<int64_t>(horizon, -1, kMaxInt));
   window.renumber_sinks = renumber_sinks;
   return window;
 }

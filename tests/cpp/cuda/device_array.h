@@ -1,6 +1,6 @@
 /*!
  * \file device_array.h
- * \brief An array on the device: a GPU's memory, or the host's where the kernels are emulated.
+ * \brief An array on the device: GPU memory, or host memory if the kernels are emulated.
  */
 #ifndef KVCTL_TESTS_CUDA_DEVICE_ARRAY_H_
 #define KVCTL_TESTS_CUDA_DEVICE_ARRAY_H_
@@ -55,7 +55,7 @@ class DeviceArray {
   size_t size_;
 };
 
-/*! \brief Runs a test's body under each order of threads; once on a real device. */
+/*! \brief Runs a test's body under each order of threads, or once on a real device. */
 template <typename F>
 void InEveryOrder(F&& body) {
 #ifdef KVCTL_CUDA_EMULATED

@@ -1,4 +1,4 @@
-// Linked into the tests that need a GPU: without one they end as skipped, not as failed.
+// Linked into the tests that need a GPU: without one they are skipped instead of failing.
 #include <cuda_runtime.h>
 
 #include <cstdio>

@@ -32,7 +32,7 @@ float At(const std::vector<uint8_t>& bytes, DType dtype, int64_t i) {
   return reinterpret_cast<const float*>(bytes.data())[i];
 }
 
-/*! \brief Where two arrays hold numbers they are equal within an ulp of the type; NaN stays NaN. */
+/*! \brief Whether two arrays are equal within an ulp of the type, with NaN at the same places. */
 bool Close(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b, DType dtype) {
   const float ulp = dtype == DType::kFloat32 ? 1e-6f : dtype == DType::kFloat16 ? 1e-3f : 8e-3f;
   for (size_t i = 0; i < a.size() / DTypeSize(dtype); ++i) {
@@ -58,7 +58,7 @@ void CheckAppend(DType input, DType cache, int32_t rotary_dim, bool keep_q, std:
   RopeTable table(params);
   table.Fill(step.positions.data(), rows);
 
-  // On the CPU, in float32 up to where it is stored.
+  // On the CPU, in float32 until it is stored.
   std::vector<float> rotated(values);
   for (size_t i = 0; i < values.size(); ++i) rotated[i] = At(fused, input, i);
   if (rotary_dim > 0) {

@@ -8,10 +8,10 @@
 namespace kvctl {
 namespace {
 
-/*! \brief What a test may vary besides shapes and masks. */
+/*! \brief The options of a test beside shapes and masks. */
 struct Options {
   AttentionArgs args;      //!< scale, soft cap; slopes and sinks on the host
-  int32_t num_blocks = 3;  //!< few: long loops over items; many: cut along the keys
+  int32_t num_blocks = 3;  //!< few: long loops over items; many: split along the keys
   DType out = DType::kFloat32;
 };
 
@@ -19,7 +19,7 @@ struct Output {
   std::vector<float> out, lse;
 };
 
-/*! \brief q rounded to the layer's type: what both sides start from. */
+/*! \brief q rounded to the layer's type, for the kernel and the reference alike. */
 std::vector<float> Rounded(const PagedLayer& layer, std::vector<float> q) {
   for (float& x : q) {
     if (layer.dtype == DType::kFloat16) {
@@ -109,8 +109,8 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
 
 double Bound(DType dtype) { return dtype == DType::kFloat16 ? 2e-3 : 1e-2; }
 
-/*! \brief Kernel against float64 for one sequence, relative to the type's bound: below 1 is right.
- */
+/*! \brief The error of the kernel against float64 for one sequence, relative to the type's bound:
+ * below 1 passes. */
 double ErrorOf(PagedLayer* layer, const TestSequence& sequence, const Mask* mask,
                const Options& options = {}) {
   const std::vector<float> q =
@@ -200,7 +200,7 @@ TEST(CudaAttentionOfABatchWithOptionsAgreesWithFloat64) {
   }
 }
 
-TEST(CudaAttentionOfSequencesSideBySideIsThatOfEachAlone) {
+TEST(CudaAttentionOfABatchIsThatOfEachSequenceAlone) {
   PagedLayer layer(Shape{4, 2, 64, 16}, DType::kFloat16, 300, 9);
   std::vector<TestSequence> batch;
   batch.emplace_back(&layer, 100, RandomTree(&layer.rng, 12), 12, 7);

@@ -34,14 +34,14 @@ struct Step {
 
 }  // namespace
 
-TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
+TEST(DevicePlanSplitsEveryBlockIntoItemsThatCoverIt) {
   PagedLayer layer(Shape{8, 2, 8, 16}, DType::kFloat16, 600, 1);
   Step step(&layer, {{0, 130}, {2000, 3}, {700, 65}, {5, 1}});
   MaskTable masks;
   masks.Lower(nullptr, step.plan, 3, 2);
   for (const int32_t blocks : {1, 8, 50, 400}) {
-    for (const int32_t room : {0, 700, 1 << 20}) {
-      DevicePlanBuilder builder({3, 2, 4, 16, blocks, blocks, room, 0});
+    for (const int32_t capacity : {0, 700, 1 << 20}) {
+      DevicePlanBuilder builder({3, 2, 4, 16, blocks, blocks, capacity, 0});
       builder.Build(step.plan, masks, nullptr);
       const PlanHeader& header = builder.header();
       EXPECT_EQ(header.num_query_tokens, 199);
@@ -49,7 +49,7 @@ TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
         EXPECT_EQ(Part<int32_t>(builder, header.slots)[i], step.plan.slots[i]);
         EXPECT_EQ(Part<int32_t>(builder, header.positions)[i], step.plan.positions[i]);
       }
-      EXPECT_EQ(builder.layer_class(2), 0);  // the layers' masks are one
+      EXPECT_EQ(builder.layer_class(2), 0);  // the layers have the same mask
       const PlanClass work = *Part<PlanClass>(builder, header.classes);
       EXPECT_EQ(work.num_merges, builder.num_merges());
       std::map<std::tuple<int32_t, int32_t, int32_t>, int32_t> ends;  // by first token: tiles seen
@@ -69,8 +69,8 @@ TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
         }
       }
       EXPECT_EQ(tokens, 2 * 199);
-      EXPECT(partial_queries <= room);
-      // Causal: a block sees the tiles up to that of its last token, and nothing behind.
+      EXPECT(partial_queries <= capacity);
+      // Causal: a block sees the tiles up to that of its last token.
       for (const auto& [key, end] : ends) {
         const SequencePlan& sequence = step.plan.sequences[std::get<0>(key)];
         const int32_t block_end = std::min(sequence.num_query_tokens,
@@ -88,7 +88,7 @@ TEST(DevicePlanCutsEveryBlockIntoItemsThatTogetherSeeAllOfIt) {
   }
 }
 
-TEST(DevicePlanKeepsLayersApartWhoseMasksDiffer) {
+TEST(DevicePlanSeparatesLayersWithDifferentMasks) {
   PagedLayer layer(Shape{4, 2, 8, 16}, DType::kFloat16, 100, 1);
   Step step(&layer, {{200, 2}});
   const Mask mask = Mask::PerLayer({Mask::Window(10), Mask::Causal()}, {0, 1, 0});

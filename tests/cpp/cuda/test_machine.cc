@@ -1,4 +1,4 @@
-// The emulation itself: what it is there to see, it sees.
+// Tests of the emulation itself: it detects the bugs that it is meant to detect.
 #include <cuda_runtime.h>
 
 #ifdef KVCTL_CUDA_EMULATED
@@ -15,7 +15,7 @@
 namespace kvctl {
 namespace {
 
-// Sums neighbours through shared memory; without the barrier a thread may come too early.
+// Sums neighbours through shared memory. Without the barrier a thread may read too early.
 void AddNeighbours(int* out, bool with_barrier) {
   KVCTL_DYNAMIC_SHARED(shared);
   int* values = reinterpret_cast<int*>(shared);
@@ -56,7 +56,7 @@ void LanesDisagree(int) {
   }
 }
 
-/*! \brief Whether a launch ends the process, as a kernel that cannot go on must. */
+/*! \brief Whether a launch ends the process, as a kernel that deadlocks must. */
 bool Dies(void (*kernel)(int)) {
   const pid_t child = fork();
   if (child == 0) {
@@ -78,7 +78,7 @@ TEST(EmulationShowsAMissingBarrier) {
   EXPECT(Neighbours(Order::kForward, false) != Neighbours(Order::kBackward, false));
 }
 
-TEST(EmulationShowsACopyThatNobodyWaitedFor) {
+TEST(EmulationShowsACopyWithoutAWait) {
   const std::vector<uint32_t> in = {1, 2, 3, 4, 5, 6, 7, 8};
   std::vector<uint32_t> aligned(in.size() + 8), out(32);
   auto* data =
@@ -90,7 +90,7 @@ TEST(EmulationShowsACopyThatNobodyWaitedFor) {
   EXPECT_EQ(out[31], 0xFFFFFFFFu);
 }
 
-TEST(EmulationEndsKernelsThatCannotGoOn) {
+TEST(EmulationEndsKernelsThatDeadlock) {
   EXPECT(Dies(PartOfABlockSkipsABarrier));
   EXPECT(Dies(LanesDisagree));
 }

@@ -18,7 +18,7 @@ std::vector<uint8_t> RandomBytes(std::mt19937* rng, int64_t size) {
   return bytes;
 }
 
-/*! \brief Slots as sequences hold them: a permutation of some pages' slots. */
+/*! \brief Slots of a sequence: those of some pages in random order. */
 std::vector<int32_t> SomeSlots(std::mt19937* rng, int32_t first_page, int32_t pages,
                                int32_t page_size) {
   std::vector<int32_t> order;
@@ -33,7 +33,7 @@ std::vector<int32_t> SomeSlots(std::mt19937* rng, int32_t first_page, int32_t pa
 
 }  // namespace
 
-TEST(CudaMovesOfACommitAreCarriedOutInOrder) {
+TEST(CudaAppliesTheMovesOfACommitInOrder) {
   std::mt19937 rng(3);
   InEveryOrder([&] {
     for (const PageShape shape :
@@ -49,7 +49,7 @@ TEST(CudaMovesOfACommitAreCarriedOutInOrder) {
         device.push_back(std::make_unique<DeviceArray<uint8_t>>(layers.back()));
         pointers.push_back(device.back()->data());
       }
-      // A page copied for writing, then moves down two sequences, one of which uses that page.
+      // A page copied on write, then moves within two sequences, one of which uses that page.
       std::vector<cuda::SlotPair> pairs;
       for (int32_t i = 0; i < shape.page_size; ++i) {
         pairs.push_back({7 * shape.page_size + i, 40 * shape.page_size + i});

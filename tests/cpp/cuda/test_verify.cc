@@ -1,4 +1,4 @@
-// Decisions of the kernels and of the CPU on equal inputs: equal, bit for bit.
+// The kernels and the CPU make bitwise the same decisions on the same inputs.
 #include <algorithm>
 #include <cstdlib>
 #include <random>
@@ -30,14 +30,14 @@ class Batch {
     for (Tree& tree : trees_) Draw(&tree);
   }
 
-  /*! \brief What the CPU decides: nodes, tokens and log-probabilities of each sequence. */
+  /*! \brief The CPU's decisions: nodes, tokens and log-probabilities of each sequence. */
   std::vector<VerifyItem> OnCpu() {
     std::vector<VerifyItem> items = Items(logits_.data(), distributions_.data());
     VerifyItems(rule_, vocab_, ShareItemsAmongThreads, &items);
     return items;
   }
 
-  /*! \brief The same on the device; empty if the call is left to the CPU. */
+  /*! \brief The device's decisions; empty if the call is left to the CPU. */
   std::vector<cuda::VerifyOutcome> OnDevice(int32_t threads, std::vector<double>* log_probs) {
     const DeviceArray<uint8_t> logits(logits_), distributions(distributions_);
     const std::vector<VerifyItem> items = Items(logits.data(), distributions.data());
@@ -120,7 +120,7 @@ class Batch {
     }
   }
 
-  /*! \brief A distribution like the target's, another, or a sparse one. */
+  /*! \brief A distribution equal to the target's, a different one, or a sparse one. */
   void AddDistribution(const std::vector<float>& logits) {
     std::vector<double> distribution(vocab_);
     const int32_t kind = Random(3);
@@ -147,8 +147,8 @@ class Batch {
     distribution_.push_back(std::move(distribution));
   }
 
-  /*! \brief Draws tokens as the tree says they were drawn; where that is impossible the node
-   * becomes deterministic. */
+  /*! \brief Draws tokens as the tree's `drawn` says. Where that is impossible, the node becomes
+   * deterministic. */
   void Draw(Tree* tree) {
     for (size_t i = 1; i < tree->tokens.size(); ++i) {
       if (tree->drawn[i] == Drawn::kDeterministic) continue;
@@ -213,19 +213,19 @@ class Batch {
   std::vector<std::vector<double>> distribution_;
 };
 
-/*! \brief Rounds of small batches; KVCTL_CUDA_ROUNDS asks for more than the suite has time for. */
+/*! \brief Rounds of small batches. KVCTL_CUDA_ROUNDS sets more than the suite has time for. */
 int32_t Rounds() {
   const char* rounds = std::getenv("KVCTL_CUDA_ROUNDS");
   return rounds == nullptr ? 6 : std::atoi(rounds);
 }
 
-/*! \brief How many accepted drafts the batches had: a test in which none is accepted says little.
+/*! \brief Checks a batch. Returns the number of accepted drafts: a test without any shows little.
  */
 int64_t CheckBatch(std::mt19937* rng, int32_t vocab, Rule rule, bool chains, int32_t threads) {
   Batch batch(rng, vocab, 4, rule, chains);
   std::vector<double> log_probs;
   const std::vector<cuda::VerifyOutcome> device = batch.OnDevice(threads, &log_probs);
-  const std::vector<VerifyItem> cpu = batch.OnCpu();  // last: its outputs lie in the batch
+  const std::vector<VerifyItem> cpu = batch.OnCpu();  // last: its outputs are stored in the batch
   EXPECT_EQ(device.size(), cpu.size());
   int64_t accepted = 0, at = 0;
   for (size_t s = 0; s < device.size(); ++s) {

@@ -116,13 +116,13 @@ def test_positions_that_descend_do_not_meet_windows() -> None:
     step(cache, 0, [1, 2], positions=[8, 8])
     step(cache, 1, [1, 2], positions=[6, 2])
     before = state_of_windowed(cache)
-    with pytest.raises(ValueError, match="token 7 stands at 2 and the one before it at 6"):
+    with pytest.raises(ValueError, match="token 7 has position 2 and the one before it 6"):
         cache.begin_forward([1], [1])
     with pytest.raises(ValueError, match="those that sequence 1 was given descend"):
         cache.enable_sliding_window(1, 4)
     assert state_of_windowed(cache) == before
     cache.popn(1, 1)  # the next one comes where that one stood, before the last
-    with pytest.raises(ValueError, match="would stand at 2 and the last one stands at 6"):
+    with pytest.raises(ValueError, match="would have position 2 and the last one has 6"):
         cache.begin_forward([1], [1])
     with pytest.raises(ValueError, match="those that sequence 1 was given descend"):
         cache.enable_sliding_window(1, 4)
@@ -133,7 +133,7 @@ def test_positions_that_descend_do_not_meet_windows() -> None:
     step(plain, 0, range(3), positions=[9, 4, 0])
     got = step(plain, 0, [5])
     np.testing.assert_allclose(got, attention([0, 1, 2, 5], [9, 4, 0, 1], 1, Rope()), atol=3e-6)
-    with pytest.raises(ValueError, match="must not descend: token 1 stands at 4"):
+    with pytest.raises(ValueError, match="must not descend: token 1 has position 4"):
         plain.begin_forward([0], [1], mask=Mask.window(3))
 
 

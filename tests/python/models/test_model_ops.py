@@ -108,7 +108,7 @@ OUT = np.zeros((2, 4), np.float32)
         ("linear", (random(2, 5), PACKED, OUT), ValueError, "x must be 2 rows of 6, not 2 of 5"),
         ("linear", (random(3, 6), PACKED, OUT), ValueError, "out must be 3 rows of 4, not 2 of 4"),
         ("linear", (random(2, 6), random(4, 6), OUT), TypeError, "must be uint8, not float32"),
-        ("linear", (random(2, 6), BYTES, OUT), ValueError, "no weight packed on this machine"),
+        ("linear", (random(2, 6), BYTES, OUT), ValueError, "not a weight packed on this machine"),
         ("linear", (np.zeros((2, 6)), PACKED, OUT), TypeError, "x must be float32, not float64"),
         ("linear_add", (random(2, 6), PACKED, IDS, OUT), TypeError, "residual must be float32"),
         ("linear_add", (random(2, 6), PACKED, random(2, 3), OUT), ValueError, "2 rows of 4"),

@@ -1,4 +1,4 @@
-// Checks and threads.
+// Argument checks and threading of attention.
 #include "kernels/attention.h"
 
 #include <omp.h>
@@ -15,7 +15,7 @@
 namespace kvctl {
 namespace {
 
-constexpr int64_t kSmallWork = 1 << 18;  // products below which one thread is faster
+constexpr int64_t kSmallWork = 1 << 18;  // below this many products one thread is faster
 
 void CheckArgs(const AttentionArgs& args) {
   if (args.head_dim < 8 || args.head_dim > 256 || args.head_dim % 8 != 0) {
@@ -67,8 +67,8 @@ void AttentionCpu(const AttentionArgs& args) {
 
   const AttentionShape& shape = schedule.shape();
   const int64_t scratch_floats = (kernels.scratch(args, shape) + 15) / 16 * 16;
-  AttentionWorkspace own;
-  AttentionWorkspace* workspace = args.workspace != nullptr ? args.workspace : &own;
+  AttentionWorkspace local;
+  AttentionWorkspace* workspace = args.workspace != nullptr ? args.workspace : &local;
   float* memory = workspace->Reserve(scratch_floats * num_threads + schedule.partial_floats());
   schedule.Place(memory + scratch_floats * num_threads);
 
@@ -122,8 +122,8 @@ void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass) {
     num_keys += sequence.kv_len();
   }
   const int64_t scratch_floats = (kernels.scratch(args, shape) + 15) / 16 * 16;
-  AttentionWorkspace own;
-  AttentionWorkspace* workspace = args.workspace != nullptr ? args.workspace : &own;
+  AttentionWorkspace local;
+  AttentionWorkspace* workspace = args.workspace != nullptr ? args.workspace : &local;
   float* memory = workspace->Reserve(scratch_floats * num_threads);
   const auto num_units = static_cast<int32_t>(units.size());
 #pragma omp parallel for schedule(dynamic, 1) \

@@ -14,16 +14,16 @@
 namespace kvctl {
 namespace {
 
-/*! \brief A batch is what attention works on, of one KV head, while it fetches another: at most so
- * many keys. */
+/*! \brief Attention works on a batch of keys of one KV head while it prefetches another batch. The
+ * most keys in a batch. */
 constexpr int32_t kBatchKeys = 32;
-/*! \brief Batches of several heads are not larger than this, unless they lie in one piece: there is
- * room for three in the first-level cache, the one at work and those that are fetched. */
+/*! \brief The most bytes in a batch when several heads alternate, unless its keys are contiguous:
+ * three fit the first-level cache, the current batch and those being fetched. */
 constexpr int64_t kBatchBytes = 1 << 13;
 
-/*! \brief Finds what attention will come to soon, as it lies in memory: the next batch, or where
- * heads take turns the one after it. That is long enough before for the memory's delay, and not so
- * long that it is driven out of the cache again. T: element type of the pages. */
+/*! \brief Finds the addresses that attention will read soon: the next batch, or the one after it
+ * where heads alternate. That is early enough to hide the memory latency, and late enough that the
+ * data stays in the cache. T: element type of the pages. */
 template <typename T>
 class ReadAhead {
  public:
@@ -42,9 +42,9 @@ class ReadAhead {
   int32_t batch() const { return batch_; }
 
   /*!
-   * \brief First come the keys of a chunk, batch by batch and in each batch head by head, then its
-   * values, then the keys of the next chunk.
-   * \param key, head Of the batch at work, `values` or keys.
+   * \brief The order is the keys of a chunk, batch by batch and head by head within a batch, then
+   * its values, then the keys of the next chunk.
+   * \param key, head Of the current batch. \param values Whether it is of values, not of keys.
    * \param runs [kBatchKeys + 1] for the fetcher.
    */
   Fetcher Find(const ChunkKeys& chunk, int32_t key, int32_t head, bool values,
@@ -69,7 +69,7 @@ class ReadAhead {
  private:
   const int32_t num_heads_;
   int32_t batch_ = kBatchKeys;
-  int32_t run_;  // so many keys from each multiple of it on are neighbours in a page
+  int32_t run_;  // this many keys from each multiple of it on are contiguous in a page
   const int64_t key_bytes_;
   const int64_t value_bytes_;  // from a key to its value
   int64_t head_bytes_ = 0;     // from a key to that of the next head

@@ -25,7 +25,7 @@ inline void PackQuery(const From* from, int32_t size, float scale, float* to) {
   for (int32_t i = 0; i < size; i += kLanes) Store(to + i, Mul(Load(from + i), Set(scale)));
 }
 
-/*! \brief The queries of a unit in float32, one after another. */
+/*! \brief Copies the queries of a unit, in float32, one after another. */
 inline void PackQueries(const AttentionArgs& args, const AttentionShape& shape,
                         const AttentionUnit& unit, float* to) {
   const int64_t query_begin = args.sequences[unit.sequence].query_begin;
@@ -62,7 +62,7 @@ inline void Merge(const float* m, const float* l, const float* acc, int32_t quer
     float* total = s.total + int64_t(first + query) * head_dim;
     const float* add = acc + int64_t(query) * head_dim;
     if (query % kLanes == 0) {
-      // May read behind the last query, where it finds room, and uses nothing of it.
+      // May read past the last query, into padding, and uses none of it.
       const Vec largest = Max(Load(m + query), Load(total_m));
       Store(before, Exp2(Sub(Load(total_m), largest)));
       Store(now, Exp2(Sub(Load(m + query), largest)));
@@ -129,7 +129,7 @@ inline void WriteOutputs(const AttentionArgs& args, const AttentionShape& shape,
   }
 }
 
-/*! \brief Partial results of one chunk, as a unit with `partials` keeps them. */
+/*! \brief Partial results of one chunk, as stored in a unit's `partials`. */
 struct Partials {
   float *m, *l, *acc;
 
@@ -138,7 +138,7 @@ struct Partials {
         l(m + queries + kPartialPadding),
         acc(l + queries) {}
 
-  /*! \brief Keeps the results of a tile from its query `from` on, as those of queries from `to` on.
+  /*! \brief Stores the results of a tile's queries from `from` on as those of queries from `to` on.
    */
   void Keep(const Scratch& s, int32_t from, int32_t to, int32_t queries, int32_t head_dim) const {
     std::copy_n(s.m + from, queries, m + to);
@@ -189,9 +189,9 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
       const int32_t queries = (end - token) * per_token;
       if (unit.shared != nullptr) {
         for (int32_t i = token; i < end; ++i) {
-          const SharedToken& own = unit.shared[i];
-          Partials(own.partials, own.unit_queries, head_dim, ordinal)
-              .Keep(s, (i - token) * per_token, own.first_query, per_token, head_dim);
+          const SharedToken& sharer = unit.shared[i];
+          Partials(sharer.partials, sharer.unit_queries, head_dim, ordinal)
+              .Keep(s, (i - token) * per_token, sharer.first_query, per_token, head_dim);
         }
       } else if (unit.partials != nullptr) {
         Partials(unit.partials, unit_queries, head_dim, ordinal)

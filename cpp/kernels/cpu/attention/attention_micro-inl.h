@@ -34,17 +34,14 @@ struct MaxOp {
   }
 };
 
-/*!
- * \brief Fetches runs of memory while others are worked on: line after line, which the memory
- * delivers faster than a jump from query to query.
- */
+/*! \brief Prefetches runs of memory line by line, which is faster than jumping from key to key. */
 class Fetcher {
  public:
   Fetcher() = default;
   Fetcher(const uintptr_t* runs, int64_t run_bytes)
       : runs_(runs), run_bytes_(run_bytes), line_(*runs), end_(*runs + run_bytes) {}
 
-  /*! \brief Fetches that much more. */
+  /*! \brief Prefetches the next kBytes. */
   template <int kBytes>
   void Fetch() {
     for (int byte = kLineBytes; byte <= kBytes; byte += kLineBytes) FetchLine();
@@ -66,7 +63,7 @@ class Fetcher {
     end_ = line_ + run_bytes_;
   }
 
-  const uintptr_t* runs_ = nullptr;  // addresses, one more than there are runs
+  const uintptr_t* runs_ = nullptr;  // addresses, one more than the number of runs
   int64_t run_bytes_ = 0;
   uintptr_t line_ = 0, end_ = 0;
   int32_t owed_ = 0;  // bytes, less than a line
@@ -74,7 +71,7 @@ class Fetcher {
 
 /*!
  * \brief Scores of MR queries with four keys: scores[r * stride + i] = q_r . k_i.
- * \tparam kShare Fetches one part in so many of as much as the keys; 0: nothing.
+ * \tparam kShare Prefetches 1/kShare as many bytes as the keys have; 0: nothing.
  */
 template <int MR, int kShare, typename T>
 inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, Fetcher* fetcher,
@@ -100,7 +97,7 @@ inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, Fe
   }
 }
 
-/*! \brief Calls f with an integral constant equal to queries, in [1, kScoreQueries]. */
+/*! \brief Calls f with `queries`, in [1, kScoreQueries], as an integral constant. */
 template <typename F, int kQueries = kScoreQueries>
 inline void WithQueries(int32_t queries, F&& f) {
   if constexpr (kQueries > 1) {
@@ -109,15 +106,15 @@ inline void WithQueries(int32_t queries, F&& f) {
   f(std::integral_constant<int, kQueries>());
 }
 
-/*! \brief How many of the queries that are left to work on next: a single one would keep the
- * processor waiting for its sums, so that none is left over. */
+/*! \brief How many of the remaining queries to process next. A single query would stall on its own
+ * sums, so none is left over. */
 inline int32_t NextQueries(int32_t left) {
   if (left <= kScoreQueries) return left;
   return left == kScoreQueries + 1 ? (left + 1) / 2 : kScoreQueries;
 }
 
-/*! \brief ScoreQuad for any number of queries. The first few fetch meanwhile, at an even pace:
- * memory takes only so many requests at once, and makes the processor wait for room. */
+/*! \brief ScoreQuad for any number of queries. The first ones prefetch at an even pace, since
+ * memory takes a limited number of requests at once. */
 template <typename T>
 inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, const T* const* keys,
                          Fetcher* fetcher, float* scores, int64_t stride) {
@@ -138,7 +135,8 @@ inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, cons
   }
 }
 
-/*! \brief Moves the weights of listed keys, in ascending order, to the front of each query. */
+/*! \brief Moves the weights of the listed keys, in ascending order, to the front of each query's
+ * weights. */
 inline void MoveTogether(float* weights, int64_t stride, int32_t queries, const int32_t* keys,
                          int32_t count) {
   for (int32_t r = 0; r < queries; ++r, weights += stride) {
@@ -146,7 +144,7 @@ inline void MoveTogether(float* weights, int64_t stride, int32_t queries, const 
   }
 }
 
-/*! \brief Some keys, and how much they weigh for queries. */
+/*! \brief The values of some keys, and their weights for each query. */
 template <typename T>
 struct WeightedValues {
   const T* const* keys;  // [count]
@@ -154,7 +152,7 @@ struct WeightedValues {
   int32_t count;
   const float* weights;  // of query r: weights + r * stride, [count]
   int64_t stride;
-  Fetcher* fetcher;  // what to fetch meanwhile, as much as the values; nullptr: nothing
+  Fetcher* fetcher;  // prefetches as many bytes as the values have, unless nullptr
 };
 
 /*! \brief Adds weighted values to MR queries of ND vectors: out_r += sum_j w_rj v_j. */
@@ -175,7 +173,7 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
   for (const T* const* end = keys + from.count; keys < end; ++keys, ++weights) {
     const T* value = *keys + offset;
     if (kAhead) fetch.Fetch<ND * kLanes * sizeof(T)>();
-    // The smaller side is held in registers: together with the sums there is just room for it.
+    // The smaller side is held in registers: it just fits beside the sums.
     if constexpr (MR < ND) {
       Vec w[MR];
       for (int r = 0; r < MR; ++r) w[r] = Set(weights[r * stride]);
@@ -198,8 +196,8 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
   }
 }
 
-/*! \brief AddValuesBlock for queries [begin, end), MR at a time, and the vectors [d, head_dim): ND
- * at a time, then what is left. */
+/*! \brief AddValuesBlock for queries [begin, end), MR at a time, and the vectors [d, head_dim), ND
+ * at a time and then the rest. */
 template <int MR, int ND, typename T>
 inline void AddValuesDims(const WeightedValues<T>& from, int32_t begin, int32_t end, int32_t d,
                           float* out, int32_t head_dim) {

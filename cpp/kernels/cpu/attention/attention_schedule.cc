@@ -9,9 +9,9 @@ namespace kvctl {
 namespace {
 
 constexpr int32_t kTileQueries = 32;    // queries that share each load of a key or value
-constexpr int32_t kUnitsPerThread = 4;  // so that threads finish together
-constexpr int32_t kFewQueries = 8;      // queries with which reading takes the time, not arithmetic
-constexpr int64_t kRunBytes = 1 << 16;  // neighbouring bytes that memory delivers at full speed
+constexpr int32_t kUnitsPerThread = 4;  // balances the threads
+constexpr int32_t kFewQueries = 8;      // with so few queries reading dominates, not arithmetic
+constexpr int64_t kRunBytes = 1 << 16;  // contiguous bytes that reach full memory bandwidth
 
 /*! \brief Chunks that a block of a plan sees. */
 int32_t CountChunks(const MaskPlan& plan, int32_t block) {
@@ -20,7 +20,7 @@ int32_t CountChunks(const MaskPlan& plan, int32_t block) {
   return count;
 }
 
-/*! \brief How many whole chunks from key 0 on all queries of the first block see. */
+/*! \brief How many complete chunks from key 0 on all queries of the first block see. */
 int32_t CountFullChunks(const MaskPlan& plan) {
   int32_t end = 0;
   for (int32_t i = plan.blocks[0]; i < plan.blocks[1]; ++i) {
@@ -34,7 +34,7 @@ int32_t CountFullChunks(const MaskPlan& plan) {
   return end / kChunkKeys;
 }
 
-/*! \brief How many KV heads to work on together for a single token. */
+/*! \brief How many KV heads one unit covers for a single token. */
 int32_t HeadsOfOneToken(const AttentionArgs& args, const AttentionShape& shape) {
   if (args.head_pages != nullptr || args.masks.head_classes != nullptr) return 1;
   if (shape.group > kFewQueries) return 1;
@@ -46,7 +46,7 @@ int32_t HeadsOfOneToken(const AttentionArgs& args, const AttentionShape& shape) 
   return (args.num_kv_heads + units - 1) / units;
 }
 
-/*! \brief Until there is memory, a place in it: nullptr is none. */
+/*! \brief An offset, kept in a pointer until there is memory; nullptr is none. */
 float* Offset(int64_t floats) { return reinterpret_cast<float*>(floats * sizeof(float) + 1); }
 
 }  // namespace
@@ -54,7 +54,7 @@ float* Offset(int64_t floats) { return reinterpret_cast<float*>(floats * sizeof(
 AttentionShape ShapeOf(const AttentionArgs& args) {
   AttentionShape shape{};
   shape.group = args.num_qo_heads / args.num_kv_heads;
-  shape.tile_tokens = 1;  // a power of two, so that blocks of the mask are whole numbers of tiles
+  shape.tile_tokens = 1;  // a power of two, so that it divides the blocks of the mask
   while (2 * shape.tile_tokens * shape.group <= kTileQueries &&
          2 * shape.tile_tokens <= kBlockQueries) {
     shape.tile_tokens *= 2;
@@ -85,7 +85,7 @@ AttentionSchedule::AttentionSchedule(const AttentionArgs& args, int32_t num_thre
   }
   if (num_threads > 1 && whole > 0) {
     pieces_ = std::max(1, (kUnitsPerThread * num_threads + whole - 1) / whole);
-    // As many units for each thread, where that is near.
+    // Round up to the same number of units for each thread.
     if (whole % num_threads != 0 && pieces_ > 1) {
       pieces_ = (pieces_ + num_threads - 1) / num_threads * num_threads;
     }
@@ -101,10 +101,10 @@ AttentionSchedule::AttentionSchedule(const AttentionArgs& args, int32_t num_thre
 void AttentionSchedule::FindShared(int32_t head) {
   shared_chunks_.resize(args_.num_sequences);
   if (args_.num_sequences < 2 || args_.head_pages != nullptr) return;
-  if (args_.alibi_slopes != nullptr) return;  // scores depend on the token's own position
+  if (args_.alibi_slopes != nullptr) return;  // scores depend on the query's position
   std::vector<int32_t> limits(args_.num_sequences, 0);
   for (int32_t s = 0; s < args_.num_sequences; ++s) {
-    // With many queries it is arithmetic that takes the time, not reading.
+    // With many queries arithmetic dominates, not reading.
     if (args_.sequences[s].num_query_tokens > shape_.tile_tokens) continue;
     limits[s] = CountFullChunks(args_.masks.plan(s, head));
   }

@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cpu/attention/attention_schedule.h
- * \brief The work of one attention call, cut into pieces.
+ * \brief Splits the work of one attention call into units.
  */
 #ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCHEDULE_H_
 #define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_SCHEDULE_H_
@@ -14,18 +14,16 @@
 
 namespace kvctl {
 
-/*! \brief Sizes of a call, but for those that depend on how its queries are cut. */
+/*! \brief Sizes of a call, except those that depend on how its queries are split. */
 AttentionShape ShapeOf(const AttentionArgs& args);
 
-/*!
- * \brief Cuts every sequence by KV head, queries and chunks. Where several sequences share pages,
- * one unit has the queries of all of them for those chunks.
- */
+/*! \brief Splits every sequence by KV head, queries and chunks. Where several sequences share
+ * pages, one unit has the queries of all of them for those chunks. */
 class AttentionSchedule {
  public:
   AttentionSchedule(const AttentionArgs& args, int32_t num_threads);
 
-  /*! \brief A sequence's queries of which the chunks went to several units. */
+  /*! \brief Queries of a sequence whose chunks are split over several units. */
   struct Merge {
     AttentionUnit unit;
     int32_t num_chunks;
@@ -37,18 +35,19 @@ class AttentionSchedule {
   /*! \brief Floats that Place needs. */
   int64_t partial_floats() const { return partial_floats_; }
   int64_t work() const { return work_; }  //!< products
-  /*! \brief Gives the units room for their partial results. */
+  /*! \brief Assigns memory to the partial results of the units. */
   void Place(float* partials);
 
  private:
-  /*! \brief Finds what sequences share for a KV head, unless it is what they share for the last. */
+  /*! \brief Finds the runs that sequences share for a KV head, unless they are those of the
+   * previous head. */
   void FindShared(int32_t head);
-  /*! \brief Cuts a sequence for a KV head, or for several from it on: the others then do nothing.
-   */
+  /*! \brief Splits a sequence for a KV head, or for several heads from it on; the others then add
+   * nothing. */
   void CutSequence(int32_t s, int32_t head, int32_t shared_chunks);
-  /*! \brief Cuts the chunks from `first` on of a unit's queries. */
+  /*! \brief Splits the chunks from `first` on of a unit's queries. */
   void CutChunks(AttentionUnit unit, int32_t first, int32_t chunks, int32_t pieces);
-  /*! \brief One unit, or a few, for a run's chunks and the queries of all its sequences. */
+  /*! \brief Makes one or a few units for a run's chunks and the queries of all its sequences. */
   void CutShared(const SharedRun& run, int32_t head);
 
   const AttentionArgs& args_;
@@ -58,9 +57,9 @@ class AttentionSchedule {
   std::vector<AttentionUnit> units_;
   std::vector<Merge> merges_;
   std::vector<int32_t> limits_;         // [sequences]: first chunks that may be shared
-  std::vector<SharedRun> runs_;         // of the KV head at work
+  std::vector<SharedRun> runs_;         // of the current KV head
   std::vector<int32_t> shared_chunks_;  // [sequences]: first chunks that lie in runs_
-  std::vector<int32_t> merge_of_;       // [sequences] of the KV head at work; -1: none
+  std::vector<int32_t> merge_of_;       // [sequences] of the current KV head; -1: none
   std::vector<SharedToken> shared_;     // of all shared units, one after another
   int64_t partial_floats_ = 0;
   int64_t work_ = 0;

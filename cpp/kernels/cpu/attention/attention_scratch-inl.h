@@ -15,20 +15,20 @@
 namespace kvctl {
 namespace {
 
-/*! \brief Chunks of at most so many blocks may be packed. */
+/*! \brief The most key blocks in a chunk that is packed. */
 constexpr int32_t kPackedBlocks = 2 * kChunkKeys / kTileKeys;
-/*! \brief Floats between the queries of scores, and of packed keys: a whole number of lines, odd so
- * that they spread over a cache. */
+/*! \brief Floats between the score rows of queries, and between packed keys: an odd number of cache
+ * lines, so that they spread over the sets of a cache. */
 constexpr int32_t kPadding = 16;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-/*! \brief Up to 64 neighbouring keys of a chunk. */
+/*! \brief Up to 64 contiguous keys of a chunk: those of one tile. */
 struct KeyBlock {
   int32_t first_key;  // multiple of 64
   int32_t words;      // as in MaskSpan
-  uint64_t present;   // those that the span covers and that have a page
+  uint64_t present;   // keys that the span covers and that have a page
   bool by_key;        // logical index = key
 };
 
@@ -40,10 +40,10 @@ struct ChunkKeys {
   float* positions;   // [max_key_blocks * 64], where ALiBi needs them
 };
 
-/*! \brief Where the parts of a thread's scratch memory begin. Queries are queries. */
+/*! \brief Where the parts of a thread's scratch memory begin. */
 struct Scratch {
-  float* q;        // [unit queries, head_dim], scaled where scores need nothing but the scale
-  float* total;    // [unit queries, head_dim]: acc of what was merged so far
+  float* q;        // [unit queries, head_dim], scaled if scores are plain scaled dot products
+  float* total;    // [unit queries, head_dim]: acc of the chunks merged so far
   float* total_m;  // [unit queries]
   float* total_l;  // [unit queries]
   // Of one tile of queries and one chunk:
@@ -53,18 +53,15 @@ struct Scratch {
   float* lanes;   // [tile queries, kLanes]: maxima, then sums of p by logical index modulo kLanes
   float* scores;  // [tile queries, max_key_blocks * 64 + kPadding]
   uint64_t* visible;         // [max_key_blocks, tile_tokens]
-  ChunkKeys chunks[2];       // the one at work and the one after it
-  const void** packed_keys;  // [kPackedBlocks * 64]: where keys are, as in ChunkKeys...
+  ChunkKeys chunks[2];       // the current one and the next
+  const void** packed_keys;  // [kPackedBlocks * 64]: addresses of keys, as in ChunkKeys...
   float* packed;             // ... [2, kPackedBlocks * 64, head_dim + kPadding]: K and V in float32
   int64_t size;              // floats in all
 };
 
-/*!
- * \brief Whether a unit copies the keys and values of a chunk before it works on them: where many
- * queries share them. Pages of 16-bit numbers are converted once, and the copies lie close
- * together, while the queries of one head are so far apart that they compete for the same places in
- * a cache.
- */
+/*! \brief Whether a unit copies the keys and values of a chunk first, because many queries share
+ * them. 16-bit elements are then converted once. The copies are contiguous, while the keys of one
+ * head in pages are far apart and compete for the same cache sets. */
 inline bool PacksChunks(const AttentionArgs& args, int32_t queries) {
   return queries > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
 }
@@ -76,7 +73,7 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
   int64_t at = 0;
   const auto take = [&](int64_t floats) {
     float* part = base + at;
-    at += (floats + 31) / 16 * 16;  // room to read and write whole vectors at the end
+    at += (floats + 31) / 16 * 16;  // padding to read and write full vectors at the end
     return part;
   };
   Scratch s;
@@ -194,7 +191,8 @@ class KeyFinder {
   const int64_t page_elements_;
 };
 
-/*! \brief Copies the keys and values of a chunk to `scratch` in float32; returns where they are. */
+/*! \brief Copies the keys and values of a chunk to `scratch` in float32. Returns a chunk with their
+ * addresses. */
 template <typename T>
 inline ChunkKeys PackChunk(const ChunkKeys& chunk, int64_t value_offset, int32_t head_dim,
                            int64_t packed_offset, const Scratch& scratch) {

@@ -17,11 +17,10 @@ namespace kvctl {
 namespace {
 
 /*!
- * \brief The partial result of each query: m, the largest score (times log2 e); l, the sum of
- * p = 2^(score - m); acc, the sum of p * v. T: element type of the pages.
+ * \brief Computes the partial result of each query: m, the largest score (times log2 e); l, the sum
+ * of p = 2^(score - m); acc, the sum of p * v. T: element type of the pages.
  *
- * Scores, p and what follows depend on nothing but the query and the keys that it sees in this
- * chunk.
+ * All of these depend only on the query and the keys that it sees in this chunk.
  */
 template <typename T>
 class TilePass {
@@ -45,7 +44,7 @@ class TilePass {
 
   /*!
    * \brief Fills scratch m, l and acc for the queries of tokens [token_begin, token_end).
-   * \param next The chunk to fetch meanwhile, or nullptr to fetch nothing ahead.
+   * \param next The chunk to prefetch, or nullptr for none.
    */
   void Run(int32_t token_begin, int32_t token_end, const ChunkKeys& chunk, const ChunkKeys* next) {
     Score(token_begin, token_end, chunk, next);
@@ -57,8 +56,8 @@ class TilePass {
     for (int32_t block = 0; block < chunk.num_blocks; ++block) WeighBlock(block, next);
   }
 
-  /*! \brief The first half of Run: scores, times log2 e, of what Visible says; -inf in those tiles
-   * of a token that it sees in part. */
+  /*! \brief The first half of Run: scores, times log2 e, of the keys that Visible shows; -inf for
+   * hidden keys of a block that a token sees in part. */
   void Score(int32_t token_begin, int32_t token_end, const ChunkKeys& chunk,
              const ChunkKeys* next) {
     chunk_ = &chunk;
@@ -70,7 +69,7 @@ class TilePass {
     for (int32_t block = 0; block < chunk.num_blocks; ++block) ScoreBlock(block, next);
   }
 
-  /*! \brief [tokens of the tile] what each sees of a block. */
+  /*! \brief [tokens of the tile] the keys of a block that each token sees. */
   uint64_t* Visible(int32_t block) const {
     return s_.visible + int64_t(block) * shape_.tile_tokens;
   }
@@ -93,7 +92,7 @@ class TilePass {
     }
   }
 
-  /*! \brief Which keys each token sees, the scores, and their maxima. */
+  /*! \brief Finds the keys that each token sees, their scores, and the maxima. */
   void ScoreBlock(int32_t index, const ChunkKeys* next) {
     const KeyBlock& block = chunk_->blocks[index];
     uint64_t* visible = Visible(index);
@@ -124,7 +123,7 @@ class TilePass {
           if (bits == 0) continue;
           const T* quad[4];
           for (int i = 0; i < 4; ++i) {
-            // Hidden keys have no key to follow: score a visible one in their place.
+            // A hidden key may have no page: score a visible key in its place.
             const int seen = bits == 15 || bits >> i & 1 ? i : __builtin_ctz(bits);
             quad[i] = keys[c + seen] + head * head_offset_;
           }
@@ -187,14 +186,15 @@ class TilePass {
     return Mul(score, Set(kLog2E));
   }
 
-  /*! \brief Scores of one query to weights p; their sums by logical index modulo kLanes. */
+  /*! \brief Turns the scores of one query into weights p, and sums them by logical index modulo
+   * kLanes. */
   void Exponentiate(int32_t query) {
     const int32_t token = query / per_token_;
     float* lanes = s_.lanes + int64_t(query) * kLanes;
     for (int32_t index = 0; index < chunk_->num_blocks; ++index) {
       const uint64_t visible = Visible(index)[token];
       if (visible == 0) continue;
-      // Finite even where all scores are NaN or -inf, to tell it from a query that sees nothing.
+      // Finite even if all scores are NaN or -inf, to distinguish it from a query that sees no key.
       s_.m[query] = std::max(s_.m[query], std::numeric_limits<float>::lowest());
       const Vec largest = Set(s_.m[query]);
       const KeyBlock& block = chunk_->blocks[index];
@@ -248,10 +248,10 @@ class TilePass {
         ++count;
       }
       keys = chosen;
-      // Nobody reads the weights after this.
+      // The weights are not read after this.
       if (visible >> count != 0) MoveTogether(weights, stride_, queries, list, count);
     }
-    // Not more at once than what is fetched ahead, or it would come too late.
+    // At most the batch that is prefetched, or the prefetch would come too late.
     const int32_t step = next != nullptr ? ahead_.batch() : kTileKeys;
     queries /= unit_.num_heads;
     uintptr_t runs[kBatchKeys + 1];

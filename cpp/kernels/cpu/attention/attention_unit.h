@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cpu/attention/attention_unit.h
- * \brief What attention's scheduler hands to the kernels of an instruction set.
+ * \brief Units of work that attention's scheduler passes to the kernels of an instruction set.
  */
 #ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_UNIT_H_
 #define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_UNIT_H_
@@ -12,21 +12,21 @@
 
 namespace kvctl {
 
-/*! \brief A token of a unit that has the queries of several sequences. */
+/*! \brief A token of a unit with queries of several sequences. */
 struct SharedToken {
   int64_t query;         //!< among the new tokens of the batch
-  float* partials;       //!< of the unit that merges what its sequence saw
+  float* partials;       //!< of the unit that merges the results of its sequence
   int32_t unit_queries;  //!< queries of that unit
   int32_t first_query;   //!< the token's first among them
 };
 
-/*! \brief At most so many KV heads in a unit. */
+/*! \brief The most KV heads in a unit. */
 constexpr int32_t kUnitHeads = 8;
 
 /*!
- * \brief One piece of work: some tokens of one sequence, the query heads of one KV head, some
- * chunks. Or one token and the query heads of several KV heads, which lie side by side in a page:
- * memory delivers long runs faster than short ones.
+ * \brief One unit of work: some tokens of one sequence, the query heads of one KV head, some
+ * chunks. Or one token and the query heads of several KV heads, which are adjacent in a page: long
+ * runs are read faster than short ones.
  *
  * A *query* is a (token, query head) pair: query t * QueriesPerToken + i of the unit is token
  * token_begin + t, head kv_head * group + i.
@@ -38,20 +38,20 @@ struct AttentionUnit {
   int32_t token_begin,
       token_end;  //!< within the sequence's new tokens, all in one block of the mask
   int32_t chunk_begin, chunk_end;  //!< ordinals among the chunks that the block sees
-  /*! \brief nullptr: the unit has all chunks and writes the output. Else room for PartialFloats of
+  /*! \brief nullptr: the unit has all chunks and writes the output. Otherwise PartialFloats for
    * each chunk of the block: receives a partial result per chunk. */
   float* partials;
-  /*! \brief nullptr, or [token_end] tokens of several sequences that share these chunks and see
-   * all of them; `sequence` is one of theirs. */
+  /*! \brief nullptr, or [token_end] tokens of several sequences that share these chunks and see all
+   * of them; `sequence` is one of these. */
   const SharedToken* shared;
 };
 
 /*! \brief Sizes that follow from the arguments, the same for all units. */
 struct AttentionShape {
   int32_t group;           //!< query heads per KV head
-  int32_t tile_tokens;     //!< tokens whose queries are worked on together
-  int32_t unit_tokens;     //!< at most so many tokens in a unit, or KV heads
-  int32_t max_key_blocks;  //!< at most so many tiles of keys in a chunk
+  int32_t tile_tokens;     //!< tokens whose queries are computed together
+  int32_t unit_tokens;     //!< the most tokens, or KV heads, in a unit
+  int32_t max_key_blocks;  //!< the most key blocks in a chunk
   int64_t scratch_floats;  //!< of each thread
 };
 
@@ -60,7 +60,7 @@ struct AttentionKernels {
   int32_t lanes;  //!< head_dim must be a multiple of it
   /*! \brief Floats of scratch that a thread needs. */
   int64_t (*scratch)(const AttentionArgs& args, const AttentionShape& shape);
-  /*! \brief Works a unit off: writes its queries' output, or its partial results. */
+  /*! \brief Computes a unit: writes the output of its queries, or its partial results. */
   void (*attend)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
                  float* scratch);
   /*! \brief Merges the partial results of all `num_chunks` chunks of a unit's queries, and writes
@@ -68,8 +68,8 @@ struct AttentionKernels {
   void (*finish)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
                  int32_t num_chunks, float* scratch);
   /*!
-   * \brief Adds what the unit's tokens gave to its keys, of which the chunks are numbers here,
-   * not ordinals, and the tokens may lie in several blocks.
+   * \brief Adds the attention of the unit's tokens to its keys. Its chunks are numbers here, not
+   * ordinals, and its tokens may lie in several blocks.
    * \param key_sums Of the unit's sequence: [kv_len, mass.num_heads].
    */
   void (*observe)(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
@@ -93,7 +93,7 @@ inline int32_t QueriesPerToken(const AttentionShape& shape, const AttentionUnit&
   return shape.group * unit.num_heads;
 }
 
-/*! \brief Whole vectors are read from partial maxima: so many floats may lie behind them. */
+/*! \brief Full vectors are read from partial maxima: padding behind them, in floats. */
 constexpr int32_t kPartialPadding = 16;
 
 /*! \brief Floats of a chunk's partial results for some queries: m and l of each, then acc. */
@@ -107,7 +107,7 @@ class ChunkWalker {
   ChunkWalker(const MaskPlan& plan, int32_t block)
       : spans_(plan.spans.data()), at_(plan.blocks[block]), last_(plan.blocks[block + 1]) {}
 
-  /*! \brief Moves to the next chunk; false at the end. */
+  /*! \brief Moves to the next chunk. Returns false at the end. */
   bool Next() {
     const int32_t next = chunk_ + 1;
     while (at_ < last_ && LastChunk(spans_[at_]) < next) ++at_;
@@ -117,7 +117,8 @@ class ChunkWalker {
   }
 
   int32_t chunk() const { return chunk_; }
-  /*! \brief Spans [first(), last()) hold those of the chunk; stop at one that begins behind it. */
+  /*! \brief Spans [first(), last()) include those of the chunk; stop at one that begins behind it.
+   */
   int32_t first() const { return at_; }
   int32_t last() const { return last_; }
 

@@ -8,17 +8,17 @@
 namespace kvctl {
 namespace {
 
-// Below so many elements a second thread costs more than it saves.
+// Below this many elements a second thread costs more than it saves.
 constexpr int64_t kParallelElements = 1 << 15;
 
-/*! \brief What one query and head of each part counts in the sum of both. */
+/*! \brief The weights of both parts for one query and head. */
 struct Weights {
   float part;
   float other;
 
   Weights(float lse, float other_lse, LseBase base, float* merged) {
     const float largest = std::max(lse, other_lse);
-    if (largest == -INFINITY) {  // neither saw anything
+    if (largest == -INFINITY) {  // neither part saw a key
       part = 1.f;
       other = 0.f;
       return;

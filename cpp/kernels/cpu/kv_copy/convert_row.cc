@@ -18,7 +18,7 @@ float FromBFloat16(uint16_t bits) {
 uint16_t ToBFloat16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x40);  // stay a NaN
+  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x40);  // keep NaN
   return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 

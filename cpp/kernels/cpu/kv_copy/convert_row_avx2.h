@@ -12,7 +12,7 @@
 namespace kvctl {
 
 /*!
- * \brief Converts between float32 and float16 as many elements as fill whole vectors.
+ * \brief Converts as many elements between float32 and float16 as fill complete vectors.
  * \return How many; 0 for other pairs of dtypes.
  */
 int64_t ConvertBlocksAvx2(const void* source, DType source_dtype, void* target, DType target_dtype,

@@ -7,7 +7,7 @@ namespace kvctl {
 namespace {
 
 constexpr size_t kBlockBytes = 64 << 10;
-/*! \brief Below this a second core costs more than it brings. */
+/*! \brief Below this a second core costs more than it saves. */
 constexpr size_t kParallelBytes = 1 << 20;
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint32_t kMagic = 0x4c43564b;  // "KVCL"
 
-/*! \brief The first 64 bytes of a packed weight; panels (or oneDNN's bytes) follow. */
+/*! \brief The header of a packed weight, 64 bytes; panels (or oneDNN's bytes) follow. */
 struct alignas(64) Head {
   uint32_t magic;
   LinearBackend backend;
@@ -23,7 +23,7 @@ struct alignas(64) Head {
   Isa isa;
   int64_t n;
   int64_t k;
-  int64_t bytes;  // with this head
+  int64_t bytes;  // including this header
 };
 static_assert(sizeof(Head) == 64, "panels are aligned behind it");
 
@@ -104,10 +104,10 @@ PackedLinearInfo InspectPackedLinear(const void* packed, size_t bytes) {
   Head head{};
   if (bytes >= sizeof(head)) std::memcpy(&head, packed, sizeof(head));
   if (head.magic != kMagic || head.isa != CpuIsa() || static_cast<size_t>(head.bytes) != bytes) {
-    Throw(
-        ErrorKind::kValue, "these ", bytes,
-        " bytes are no weight packed on this machine: pass the tensor that kvctl.model.pack_linear "
-        "returned");
+    Throw(ErrorKind::kValue, "these ", bytes,
+          " bytes are not a weight packed on this machine: pass the tensor that "
+          "kvctl.model.pack_linear "
+          "returned");
   }
   return {head.n, head.k, head.type, head.backend};
 }

@@ -1,4 +1,4 @@
-// The oneDNN plugin: a library of its own, so that libkvctl.so needs no oneDNN to load.
+// The oneDNN plugin: a separate library, so that libkvctl.so loads without oneDNN.
 #include "kernels/cpu/linear/linear_onednn.h"
 
 #include <cstring>
@@ -16,7 +16,7 @@ namespace {
 using dnnl::matmul;
 using dnnl::memory;
 
-/*! \brief Runs f, whose dnnl::error becomes an Error with oneDNN's own words. */
+/*! \brief Runs f and translates dnnl::error to Error, keeping oneDNN's message. */
 template <typename F>
 auto Translate(F&& f) -> decltype(f()) {
   try {
@@ -31,8 +31,7 @@ memory::desc RowMajor(int64_t rows, int64_t cols) {
   return memory::desc({rows, cols}, memory::data_type::f32, memory::format_tag::ab);
 }
 
-/*! \brief Products by shape. Making one costs up to a millisecond; there are few shapes of few
- * rows. */
+/*! \brief Products by shape. Creating one takes up to a millisecond; few shapes have few rows. */
 class Products {
  public:
   /*! \brief The layout that oneDNN wants for a (k, n) weight; it is the same for 1..512 rows. */
@@ -41,7 +40,7 @@ class Products {
     return WeightsLocked(n, k);
   }
 
-  /*! \brief A product that is ready to run, and what it needs while it does. */
+  /*! \brief A product that is ready to run, and the memory it needs. */
   struct Product {
     matmul run;
     memory::desc weights;
@@ -56,7 +55,7 @@ class Products {
     const memory::desc weights = WeightsLocked(n, k);
     const matmul::primitive_desc description = Describe(m, n, k, accumulate, weights);
     Product product{matmul(description), weights, description.scratchpad_desc()};
-    // Prefill chunks come in all lengths: those are left to oneDNN's own, bounded cache.
+    // Prefill chunks come in all lengths: leave those to oneDNN's own, bounded cache.
     if (m <= kCachedRows) products_.emplace(key, product);
     return product;
   }
@@ -79,7 +78,7 @@ class Products {
   matmul::primitive_desc Describe(int64_t m, int64_t n, int64_t k, bool accumulate,
                                   const memory::desc& weights) const {
     dnnl::primitive_attr attributes;
-    // The library's own scratchpad belongs to the thread that made the primitive; ours to the call.
+    // oneDNN's scratchpad belongs to the thread that created the primitive; ours to the call.
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (accumulate) {
       dnnl::post_ops sum;
@@ -115,7 +114,7 @@ void Pack(const float* weight, int64_t n, int64_t k, void* packed) {
     dnnl::stream stream(products.engine());
     dnnl::reorder(from, to).execute(stream, from, to);
     stream.wait();
-    // Now rather than in the middle of decoding, which measures what its first steps cost.
+    // Create the products now, not in the first decode steps, whose cost is measured.
     for (int64_t m = 1; m <= kWarmRows; ++m) {
       for (bool accumulate : {false, true}) products.Get(m, n, k, accumulate);
     }

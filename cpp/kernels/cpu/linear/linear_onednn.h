@@ -1,7 +1,6 @@
 /*!
  * \file kernels/cpu/linear/linear_onednn.h
- * \brief The optional oneDNN plugin (libkvctl_onednn.so), opened the first time that it is asked
- * for.
+ * \brief The optional oneDNN plugin (libkvctl_onednn.so), opened on first use.
  */
 #ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_ONEDNN_H_
 #define KVCTL_KERNELS_CPU_LINEAR_LINEAR_ONEDNN_H_
@@ -11,7 +10,7 @@
 
 namespace kvctl {
 
-/*! \brief What the plugin offers. Its functions throw std::bad_alloc or kvctl::Error (kRuntime). */
+/*! \brief The functions of the plugin. They throw std::bad_alloc or kvctl::Error (kRuntime). */
 struct OneDNNPlugin {
   int32_t version;  //!< kOneDNNPluginVersion of the library that was opened
   size_t (*packed_bytes)(int64_t n, int64_t k);
@@ -24,7 +23,7 @@ struct OneDNNPlugin {
 constexpr int32_t kOneDNNPluginVersion = 1;
 constexpr char kOneDNNPluginSymbol[] = "kvctl_onednn_plugin";
 
-/*! \brief The plugin beside libkvctl.so, or nullptr where it or oneDNN is not installed. */
+/*! \brief The plugin beside libkvctl.so, or nullptr if it or oneDNN is not installed. */
 const OneDNNPlugin* OneDNN();
 
 }  // namespace kvctl

@@ -3,10 +3,10 @@
  * \brief The few-row matrix product of kernels/linear.h, for the instruction set of the including
  * file.
  *
- * A panel is two vectors of output columns wide. Its k inputs are taken in chunks that stay in the
- * first cache level while blocks of rows pass over them, so weights come from DRAM once; each pass
- * also prefetches its share of the chunk to come, so that loading and multiplying overlap. Between
- * chunks the sums rest in float32 memory, which changes no bit of them.
+ * A panel is two vectors of output columns wide. Its k inputs are processed in chunks that stay in
+ * the first-level cache while blocks of rows pass over them, so weights are read from DRAM once.
+ * Each pass also prefetches its share of the next chunk, so that loading and multiplying overlap.
+ * Between chunks the sums are stored in float32, which changes no bit of them.
  */
 #ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_INL_H_
 #define KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILE_INL_H_
@@ -20,7 +20,7 @@ namespace {
 constexpr int kPanelWidth = 2 * Vec::kLanes;
 // Rows whose sums fit the registers beside two vectors of weights and one of x.
 constexpr int kTileRows = (Vec::kRegisters - 3) / 2 < 12 ? (Vec::kRegisters - 3) / 2 : 12;
-constexpr int kChunk = 128;  // inputs of a panel that are taken together
+constexpr int kChunk = 128;  // inputs of a panel that are processed together
 constexpr int kGroup = 48;   // rows that pass over a chunk before the next one
 constexpr int kCacheLine = 64;
 
@@ -74,8 +74,8 @@ TileFunction<Weight> TileOf(int rows) {
   return kTiles[rows];
 }
 
-/*! \brief All inputs of one panel for a group of rows; sums are (rows, kPanelWidth), zero at first.
- */
+/*! \brief Multiplies all inputs of one panel by a group of rows; sums are (rows, kPanelWidth),
+ * initially zero. */
 template <typename Weight>
 void GroupOfRows(const PanelProduct& product, const float* x, int rows, const Weight* panel,
                  float* sums) {
@@ -84,8 +84,8 @@ void GroupOfRows(const PanelProduct& product, const float* x, int rows, const We
     const int64_t count = product.k - begin < kChunk ? product.k - begin : kChunk;
     const Weight* w = panel + begin * kPanelWidth;
     const int64_t bytes = count * kPanelWidth * static_cast<int64_t>(sizeof(Weight));
-    // The stream goes on behind this chunk; the last prefetches of a weight fall behind its end,
-    // harmlessly.
+    // The stream continues behind this chunk. The last prefetches of a weight lie past its end,
+    // which is harmless.
     const char* ahead = reinterpret_cast<const char*>(w) + kChunk * kPanelWidth * sizeof(Weight);
     for (int block = 0, row = 0; block < blocks; ++block) {
       const int block_rows = (rows - row) / (blocks - block);

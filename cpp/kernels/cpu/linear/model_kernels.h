@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cpu/linear/model_kernels.h
- * \brief What each instruction set offers for the layers of a model, and the choice among them.
+ * \brief The kernels of a model's layers, per instruction set.
  */
 #ifndef KVCTL_KERNELS_CPU_LINEAR_MODEL_KERNELS_H_
 #define KVCTL_KERNELS_CPU_LINEAR_MODEL_KERNELS_H_
@@ -39,7 +39,7 @@ extern const ModelKernels kModelKernelsBaseline;
 extern const ModelKernels kModelKernelsAvx2;
 extern const ModelKernels kModelKernelsAvx512;
 
-/*! \brief The kernels of an instruction set, which this machine must have. */
+/*! \brief The kernels of an instruction set, which this machine must support. */
 const ModelKernels& ModelKernelsFor(Isa isa);
 
 }  // namespace kvctl

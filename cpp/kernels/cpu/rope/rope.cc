@@ -9,14 +9,14 @@ namespace kvctl {
 namespace {
 
 constexpr double kPi = 3.14159265358979323846;
-// Rows are cheap to turn: below so many elements a second thread costs more than it saves.
+// Rotation is cheap: below this many elements a second thread costs more than it saves.
 constexpr int64_t kParallelElements = 1 << 15;
 
 double Stretch(double frequency, const RopeLlama3Scaling& scaling) {
-  const double turns = scaling.original_max_position * frequency / (2 * kPi);
-  if (turns >= scaling.high_freq_factor) return frequency;
-  if (turns <= scaling.low_freq_factor) return frequency / scaling.factor;
-  const double keep = (turns - scaling.low_freq_factor) /
+  const double rotations = scaling.original_max_position * frequency / (2 * kPi);
+  if (rotations >= scaling.high_freq_factor) return frequency;
+  if (rotations <= scaling.low_freq_factor) return frequency / scaling.factor;
+  const double keep = (rotations - scaling.low_freq_factor) /
                       (double{scaling.high_freq_factor} - scaling.low_freq_factor);
   return frequency * ((1 - keep) / scaling.factor + keep);
 }

@@ -1,5 +1,5 @@
-// Gumbel-max sampling for AVX2 and FMA: the random bits of every token, but the logarithm of only
-// those that may win.
+// Gumbel-max sampling for AVX2 and FMA: draws the random bits of every token, but takes the
+// logarithm only of those that may win.
 #include <immintrin.h>
 
 #include "core/support/exact_math.h"
@@ -9,7 +9,7 @@
 namespace kvctl {
 namespace {
 
-// Philox4x32-10 in 64-bit lanes whose upper halves hold anything: four blocks a vector.
+// Philox4x32-10 in 64-bit lanes whose upper halves are ignored: four blocks per vector.
 struct Blocks {
   __m256i c0, c1, c2, c3;
 };
@@ -32,10 +32,11 @@ inline void Round(__m256i k0, __m256i k1, Blocks* b) {
 }
 
 /*!
- * \brief Which of 8 tokens may score `best` or less, from the upper words of their random bits.
+ * \brief Finds which of 8 tokens may score `best` or less, from the upper words of their random
+ * bits.
  *
- * Noise is -log(u) >= 1 - u, and 1 - u is at least 2^-31 times the upper 31 bits of ~bits. What
- * floats round off is far below the factor in `limit`.
+ * Noise is -log(u) >= 1 - u, and 1 - u is at least 2^-31 times the upper 31 bits of ~bits. The
+ * rounding error of floats is far below the factor in `limit`.
  *
  * \param limit 2^31 best (1 + 2^-20)
  */
@@ -52,7 +53,7 @@ inline uint32_t Promising(const Blocks& b, __m256 exps, __m256 limit) {
 
 int32_t GumbelAvx2(const float* exps, int32_t first_token, int32_t n, const NoiseKey& key,
                    double* best) {
-  constexpr int kVectors = 2;  // side by side, so that none waits for its own products
+  constexpr int kVectors = 2;  // interleaved to hide the latency of the products
   constexpr int32_t kTokens = 8 * kVectors;
   __m256i keys[10][2];
   for (uint32_t r = 0; r < 10; ++r) {
@@ -69,7 +70,7 @@ int32_t GumbelAvx2(const float* exps, int32_t first_token, int32_t n, const Nois
       winner = token;
     }
   };
-  // A block of random words serves two tokens, an even one and the next.
+  // A block of random words is for two tokens, an even one and the next.
   int32_t i = 0;
   for (; i < n && (first_token + i) % 2 != 0; ++i) consider(first_token + i);
   const __m256 half = _mm256_set1_ps(0.5f);
@@ -80,7 +81,7 @@ int32_t GumbelAvx2(const float* exps, int32_t first_token, int32_t n, const Nois
       most = _mm256_max_ps(most, e[j]);
     }
     if (_mm256_movemask_ps(_mm256_cmp_ps(most, half, _CMP_GT_OQ)) == 0) {
-      continue;  // nothing here weighs anything: common after top-k
+      continue;  // all weights are 0: common after top-k
     }
     const int32_t token = first_token + i;
     Blocks b[kVectors];

@@ -81,7 +81,7 @@ void ShareItemsAmongThreads(const ItemBatch& batch, const ItemWork& work) {
   const bool parallel = threads > 1 && batch.nanoseconds >= kMinNanoseconds;
   const bool wide = parallel && serial.num_blocks() >= kMinBlocks &&
                     batch.nanoseconds >= kMinItemNanoseconds * static_cast<double>(count);
-  // Each thread takes whole items. The items of an incomplete last round are split by blocks.
+  // Each thread takes complete items. The items of an incomplete last round are split by blocks.
   const int64_t whole = wide ? count / threads * threads : count;
 
   Queue items(0, whole, batch.name);

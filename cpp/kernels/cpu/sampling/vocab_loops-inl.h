@@ -22,7 +22,7 @@ float MaxLoop(const float* logits, int32_t n) {
   const Vec lowest = Set(-kInfinity);
   Vec max[4] = {lowest, lowest, lowest, lowest};
   int32_t i = 0;
-  // The second operand is what a NaN in either gives.
+  // If either operand is NaN, Max returns the second.
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
     for (int j = 0; j < 4; ++j) max[j] = Max(Load(logits + i + kLanes * j), max[j]);
   }
@@ -48,7 +48,7 @@ int32_t FindLoop(const float* logits, int32_t n, float value) {
 }
 
 void MaskLoop(const uint32_t* bits, int32_t first, int32_t n, float* logits) {
-  const auto word = [&](int32_t token) -> uint64_t {  // the bits from a token's on; one at least
+  const auto word = [&](int32_t token) -> uint64_t {  // the bits from a token on, at least one
     return bits[token / 32] >> (token % 32);
   };
   ForRuns<kLanes>(n, [&](int32_t i, int32_t count) {
@@ -85,7 +85,7 @@ uint64_t ExpSumLoop(const float* logits, int32_t n, const ExpGrid& grid, float* 
  */
 class GridSum {
  public:
-  // A vector's worth of them, stored without the 2^52 unless out is null.
+  // Adds the integers of one vector, and stores them without the 2^52 unless out is null.
   void Take(const Doubles (&w)[2], int32_t count, double* out) {
     sum_[0] = Add64(sum_[0], AsInts(w[0]));
     sum_[1] = Add64(sum_[1], AsInts(w[1]));
@@ -194,7 +194,7 @@ double WeightsFromF32Loop(const float* probs, int32_t n, double* out) {
     sum[0] = Add(sum[0], w[0]);
     sum[1] = Add(sum[1], w[1]);
   });
-  // As integers, the bits of floats in [0, 1.001] are those up to a bound; only -0 is missed.
+  // The bits of floats in [0, 1.001], as integers, have an upper bound; only -0 exceeds it.
   uint32_t lanes[kLanes], most = 0;
   StoreInts(lanes, largest);
   for (uint32_t lane : lanes) most = lane > most ? lane : most;

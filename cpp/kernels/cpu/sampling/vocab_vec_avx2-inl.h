@@ -1,6 +1,7 @@
 /*!
  * \file kernels/cpu/sampling/vocab_vec_avx2-inl.h
- * \brief What the loops over the vocabulary need beyond vec_avx2-inl.h.
+ * \brief Integer and double vectors for the loops over the vocabulary, beside those of
+ * vec_avx2-inl.h.
  */
 #ifndef KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX2_INL_H_
 #define KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX2_INL_H_

@@ -1,7 +1,7 @@
 /*!
  * \file kernels/cpu/sampling/vocab_vec_avx512-inl.h
- * \brief What the loops over the vocabulary need beyond vec_avx512-inl.h; vocab_vec_avx2-inl.h says
- * what each function does.
+ * \brief Integer and double vectors for the loops over the vocabulary, beside those of
+ * vec_avx512-inl.h; vocab_vec_avx2-inl.h says what each function does.
  */
 #ifndef KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX512_INL_H_
 #define KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VEC_AVX512_INL_H_

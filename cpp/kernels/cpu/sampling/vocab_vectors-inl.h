@@ -1,7 +1,7 @@
 /*!
  * \file kernels/cpu/sampling/vocab_vectors-inl.h
- * \brief What the loops over the vocabulary are made of: vectors with a rest, exponentials side by
- * side, exact sums.
+ * \brief The building blocks of the loops over the vocabulary: partial vectors, interleaved
+ * exponentials, exact sums.
  */
 #ifndef KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VECTORS_INL_H_
 #define KVCTL_KERNELS_CPU_SAMPLING_VOCAB_VECTORS_INL_H_
@@ -29,8 +29,8 @@ inline Doubles RoundDoubles(Doubles x) {
   return Sub(Add(x, round), round);
 }
 
-// Calls f(i, count) for runs of a whole vector, then for the rest. Written twice, so that the first
-// may be compiled for a constant count.
+// Calls f(i, count) for runs of kCount, then for the rest. There are two calls so that the first
+// can be compiled for a constant count.
 template <int32_t kCount, typename F>
 inline void ForRuns(int32_t n, F f) {
   int32_t i = 0;
@@ -38,7 +38,7 @@ inline void ForRuns(int32_t n, F f) {
   if (i < n) f(i, n - i);
 }
 
-// A vector's worth from p, the lanes from `count` on filled.
+// Loads `count` elements from p; the other lanes are `fill`.
 template <typename T>
 inline Vec LoadSome(const T* p, int32_t count, float fill) {
   if (count == kLanes) return Load(p);
@@ -78,9 +78,9 @@ inline double SumOf(Doubles x) {
   return sum;
 }
 
-// Turns logits into the exponentials of Exp2Scaled times 2^kShift, several vectors side by side so
-// that none waits for its own last result. The shift is added to the rounding constant: were it
-// odd, ties would round the other way.
+// Turns logits into the exponentials of Exp2Scaled times 2^kShift. Several vectors are interleaved
+// to hide latency. The shift is added to the rounding constant; an odd shift would round ties the
+// other way.
 template <int kShift, int kCount>
 inline void TakeExps(const ExpGrid& grid, Vec (&x)[kCount]) {
   constexpr int kExponent = kExpBits + kShift;
@@ -101,7 +101,7 @@ inline void TakeExps(const ExpGrid& grid, Vec (&x)[kCount]) {
   for (int j = 0; j < kCount; ++j) x[j] = AsVec(Add32(AsInts(p[j]), exponent[j]));
 }
 
-// Fetches what comes a block later from memory, where that is; behind a row nothing is read.
+// Prefetches the data one block ahead. A prefetch past the end of a row reads nothing.
 inline void FetchNextBlock(const float* p) {
   Prefetch(reinterpret_cast<uintptr_t>(p) + kVocabBlock * sizeof(float));
 }
@@ -119,7 +119,7 @@ inline void ForExps(const float* logits, int32_t n, const ExpGrid& grid, F take)
     for (int j = 0; j < kCount; ++j) take(x[j], i + j * kLanes, kLanes);
   }
   ForRuns<kLanes>(n - i, [&](int32_t at, int32_t count) {
-    Vec x[1] = {LoadSome(logits + i + at, count, -kInfinity)};  // the fill weighs 0
+    Vec x[1] = {LoadSome(logits + i + at, count, -kInfinity)};  // the fill has weight 0
     TakeExps<kShift>(grid, x);
     take(x[0], i + at, count);
   });
@@ -128,19 +128,21 @@ inline void ForExps(const float* logits, int32_t n, const ExpGrid& grid, F take)
 /*!
  * \brief Exact sums of ToFixed, from exponentials times 2^-22.
  *
- * Adding 2^23 rounds such a number to an integer, which counts 2^22; what is left, in [-1/2, 1/2],
- * is rounded to a multiple of 2^-22 by adding 3. Both are left in the low bits of floats, and add
- * up as integers, the constants to be taken off in the end.
+ * Adding 2^23 rounds such a number to an integer, in units of 2^22. Adding 3 rounds the remainder,
+ * in [-1/2, 1/2], to a multiple of 2^-22. Both end up in the low bits of floats and are summed as
+ * integers; the constants are subtracted at the end.
  */
 class FixedSum {
  public:
-  // Lanes of 32 bits hold this many: a whole part may reach 2^23, a fraction 2^21 up or down.
+  // 32-bit lanes hold this many terms: an integer part is at most 2^23, a fraction at most 2^21 in
+  // magnitude.
   static constexpr int32_t kMost = 508 * kLanes;
   static constexpr int kShift = -22;
 
   void Take(Vec scaled) {
     const Vec whole = Add(scaled, Set(0x1p23f));
-    const Vec fraction = Add(scaled, Sub(Set(0x1p23f + 3), whole));  // 3 - the whole part is exact
+    const Vec fraction =
+        Add(scaled, Sub(Set(0x1p23f + 3), whole));  // 3 - the integer part is exact
     whole_ = Add32(whole_, AsInts(whole));
     fraction_ = Add32(fraction_, AsInts(fraction));
     ++count_;

@@ -2,8 +2,8 @@
  * \file kernels/cpu/simd/simd-inl.h
  * \brief One vector type for the instruction set that the including file is compiled for.
  *
- * Everything is in an unnamed namespace on purpose: each file that includes this gets functions of
- * its own, so that the linker cannot keep an AVX copy for the baseline.
+ * Everything is in an unnamed namespace on purpose: each including file gets its own functions, so
+ * that the linker cannot keep an AVX copy for the baseline.
  */
 #ifndef KVCTL_KERNELS_CPU_SIMD_SIMD_INL_H_
 #define KVCTL_KERNELS_CPU_SIMD_SIMD_INL_H_

@@ -3,8 +3,8 @@
  * \brief Vec, a vector of kLanes floats, and its operations, for the instruction set that the
  * including file is compiled for.
  *
- * Like every -inl.h, it defines everything in an unnamed namespace: each file that includes it gets
- * functions of its own, so that the linker cannot keep an AVX copy for the baseline.
+ * Like every -inl.h, it defines everything in an unnamed namespace: each including file gets its
+ * own functions, so that the linker cannot keep an AVX copy for the baseline.
  */
 #ifndef KVCTL_KERNELS_CPU_SIMD_VEC_INL_H_
 #define KVCTL_KERNELS_CPU_SIMD_VEC_INL_H_

@@ -18,7 +18,7 @@ namespace {
 constexpr int kLanes = 8;
 constexpr int32_t kScoreQueries = 3;  // of scores: times four accumulators fit the registers
 constexpr int32_t kValueQueries = 4;  // of sums of values...
-constexpr int32_t kValueVectors = 2;  // ... times so many accumulators
+constexpr int32_t kValueVectors = 2;  // ... times this many accumulators
 
 using Vec = __m256;
 

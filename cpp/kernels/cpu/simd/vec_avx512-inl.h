@@ -18,7 +18,7 @@ namespace {
 constexpr int kLanes = 16;
 constexpr int32_t kScoreQueries = 6;  // of scores: times four accumulators fit the registers
 constexpr int32_t kValueQueries = 6;  // of sums of values...
-constexpr int32_t kValueVectors = 4;  // ... times so many accumulators
+constexpr int32_t kValueVectors = 4;  // ... times this many accumulators
 
 using Vec = __m512;
 

@@ -17,7 +17,7 @@ namespace {
 constexpr int kLanes = 4;
 constexpr int32_t kScoreQueries = 3;  // of scores: times four accumulators fit the registers
 constexpr int32_t kValueQueries = 4;  // of sums of values...
-constexpr int32_t kValueVectors = 3;  // ... times so many accumulators
+constexpr int32_t kValueVectors = 3;  // ... times this many accumulators
 
 using Vec = __m128;
 
@@ -48,12 +48,12 @@ inline Vec Select(uint64_t bits, Vec x, Vec y) {
   return _mm_or_ps(_mm_and_ps(mask, x), _mm_andnot_ps(mask, y));
 }
 
-/*! \brief x where x >= bound or x is NaN, else 0: what an exponential below the bound becomes. */
+/*! \brief value where x >= bound or x is NaN, else 0. */
 inline Vec ZeroBelow(Vec x, Vec bound, Vec value) {
   return _mm_andnot_ps(_mm_cmplt_ps(x, bound), value);
 }
 
-/*! \brief 2^n for the integer part of x, times value. */
+/*! \brief magnitude with the sign of `sign`. */
 inline Vec CopySign(Vec magnitude, Vec sign) {
   const Vec bit = _mm_set1_ps(-0.f);
   return _mm_or_ps(_mm_andnot_ps(bit, magnitude), _mm_and_ps(bit, sign));
@@ -73,12 +73,12 @@ inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
   const Vec high = _mm_castpd_ps(_mm_unpackhi_pd(_mm_castps_pd(ab), _mm_castps_pd(cd)));
   _mm_storeu_ps(out, op(low, high));
 }
-/*! \brief x, loaded once: GCC would load an operand of several sums again for each. */
+/*! \brief x, loaded once: GCC would reload an operand of several sums for each. */
 inline Vec InRegister(Vec x) {
   __asm__("" : "+x"(x));
   return x;
 }
-/*! \brief Fetches towards the caches. */
+/*! \brief Prefetches into all cache levels. */
 inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace

@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cpu/simd/with_type.h
- * \brief From a type known when the program runs to one known when it is compiled.
+ * \brief Dispatches a run-time dtype to a compile-time type.
  */
 #ifndef KVCTL_KERNELS_CPU_SIMD_WITH_TYPE_H_
 #define KVCTL_KERNELS_CPU_SIMD_WITH_TYPE_H_

@@ -16,7 +16,7 @@ int32_t SharedBytes(int32_t head_dim) {
 }  // namespace
 
 int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_queries, int32_t shared_bytes) {
-  constexpr int32_t kMost = 4, kReserved = 1024;  // bytes of each block that CUDA keeps
+  constexpr int32_t kMost = 4, kReserved = 1024;  // bytes of each block that CUDA reserves
   const int32_t bytes = few_queries ? SharedBytes<1>(head_dim) : SharedBytes<4>(head_dim);
   // Registers: up to 232 of kThreads threads each, of 65536.
   const int32_t by_registers = few_queries ? kMost : 2;

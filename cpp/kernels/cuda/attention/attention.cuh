@@ -18,14 +18,13 @@
 
 namespace kvctl::cuda {
 
-/*! \brief Results of work items that see a part of their keys; shared by all layers. */
+/*! \brief Results of work items that cover a part of their keys; shared by all layers. */
 struct Partials {
   float* sums;    //!< [max_partial_queries, head_dim]: sum of p v
   float2* scale;  //!< [max_partial_queries]: largest score times log2 e, sum of p
 };
 
-/*! \brief AttentionArgs as kernels read them. q, K and V have the pages' type, float16 or bfloat16.
- */
+/*! \brief AttentionArgs for the kernels. q, K and V have the pages' type, float16 or bfloat16. */
 struct AttentionParams {
   const PlanHeader* plan;
   int32_t layer_class;
@@ -43,14 +42,14 @@ struct AttentionParams {
   Partials partials;
 };
 
-/*! \brief What is launched: the grids do not depend on the step. */
+/*! \brief The launch parameters: the grids do not depend on the step. */
 struct AttentionLaunch {
   bool few_queries;      //!< DevicePlanBuilder::few_queries
-  int32_t num_blocks;    //!< of the attention kernel; each takes items until none is left
+  int32_t num_blocks;    //!< of the attention kernel; each processes items until none is left
   int32_t merge_blocks;  //!< 0: no item has partial results
 };
 
-/*! \brief Blocks of the attention kernel that fit a multiprocessor of `shared_bytes` at once. */
+/*! \brief How many blocks of the attention kernel fit a multiprocessor of `shared_bytes`. */
 int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_queries, int32_t shared_bytes);
 
 /*! \brief cudaErrorInvalidValue for a head_dim other than 64, 128 and 256, or a float32 cache. */

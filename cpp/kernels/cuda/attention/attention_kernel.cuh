@@ -2,11 +2,11 @@
  * \file kernels/cuda/attention/attention_kernel.cuh
  * \brief The attention kernel of one head_dim.
  *
- * A block works items off: up to 64 queries (new tokens x the query heads of a KV head) against
- * the tiles of keys that the mask shows them. K and V come from their pages through asynchronous
- * copies, one step ahead of the tensor cores; the softmax runs along (Milakov & Gimelshein 2018,
- * arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Where there are few items, each is
- * cut along the keys into several that leave partial results.
+ * A block processes work items: up to 64 queries (new tokens x the query heads of a KV head)
+ * against the tiles of keys that the mask shows. Asynchronous copies load K and V from their pages,
+ * one step ahead of the tensor cores. The softmax is computed online (Milakov & Gimelshein 2018,
+ * arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Few items are split along the keys
+ * into several that leave partial results.
  */
 #ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_
 #define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_
@@ -37,7 +37,7 @@ class AttentionBlock {
   __device__ void Run(const WorkItem& item) {
     Begin(item);
     TileCursor<S::kKeys> current(params_.plan, item), ahead(params_.plan, item);
-    bool more = ahead.Next();  // whether the step that `ahead` stands at exists
+    bool more = ahead.Next();  // whether the step of `ahead` exists
     if (more) Locate(ahead, 0);
     __syncthreads();
     if (more) Fetch(0);
@@ -49,7 +49,7 @@ class AttentionBlock {
       if (more) Fetch(stage ^ 1);
       CommitCopies();
       WaitCopies<1>();
-      __syncthreads();  // everybody's copies of this step are there, its offsets free
+      __syncthreads();  // all copies of this step are done, its offsets free
       if (params_.alibi_slopes != nullptr) KeepPositions(stage);
       more = more && ahead.Next();
       if (more) {
@@ -57,7 +57,7 @@ class AttentionBlock {
         Locate(ahead, stage);
       }
       Compute(current, stage);
-      __syncthreads();  // its stage is free, the offsets of the one after the next are there
+      __syncthreads();  // its stage is free, the offsets of the step after the next are ready
     }
     WaitCopies<0>();
     Finish();
@@ -95,8 +95,8 @@ class AttentionBlock {
     for (auto& tile : sums_) tile[0] = tile[1] = tile[2] = tile[3] = 0;
   }
 
-  /*! \brief Finds the keys of a step's keys: elements into the pages, -1 where there is nothing
-   * to read. */
+  /*! \brief Finds the addresses of a step's keys: element offsets into the pages, -1 where there is
+   * nothing to read. */
   __device__ void Locate(const TileCursor<S::kKeys>& cursor, int32_t stage) {
     const int32_t c = threadIdx.x;
     if (c >= S::kKeys) return;
@@ -135,8 +135,7 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Takes the positions of this thread's keys before those of a later step replace them.
-   */
+  /*! \brief Saves the positions of this thread's keys before those of a later step replace them. */
   __device__ void KeepPositions(int32_t stage) {
 #pragma unroll
     for (int n = 0; n < S::kWarpKeys / 8; ++n) {
@@ -183,7 +182,7 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Scores to weights p; m, l and the sums so far follow the new maximum. */
+  /*! \brief Turns scores into weights p, and rescales m, l and the sums to the new maximum. */
   __device__ void Soften(const uint64_t (&visible)[2], float (&scores)[S::kWarpKeys / 8][4]) {
     float largest[2] = {m_[0], m_[1]};
     const bool plain = params_.soft_cap <= 0 && params_.alibi_slopes == nullptr;
@@ -229,7 +228,7 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief sums += p v: the scores' registers are laid out as those of a left factor. */
+  /*! \brief sums += p v. The registers of the scores have the layout of a left factor. */
   __device__ void Weigh(int32_t stage, const float (&p)[S::kWarpKeys / 8][4]) {
     const T* v = Values(stage) + key_warp_ * S::kWarpKeys * S::kStride;
     const int32_t tile = lane_ / 8, within = lane_ % 8;
@@ -248,7 +247,7 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Puts the warps' results together in shared memory, and writes the queries. */
+  /*! \brief Combines the warps' results in shared memory, and writes the outputs of the queries. */
   __device__ void Finish() {
     __syncthreads();
     auto* sums = reinterpret_cast<float*>(stages_);     // [key warps, queries, head_dim]
@@ -269,10 +268,10 @@ class AttentionBlock {
     __syncthreads();
     for (int32_t query = warp_; query < num_queries_; query += kWarps)
       WriteQuery(query, sums, scale);
-    __syncthreads();  // before the next item's queries come
+    __syncthreads();  // before the next item's queries are loaded
   }
 
-  /*! \brief One warp: a query's total over the key warps, to the output or to the partials. */
+  /*! \brief One warp sums a query's results over the key warps, into the output or the partials. */
   __device__ void WriteQuery(int32_t query, const float* sums, const float2* scale) {
     float m = -INFINITY, l = 0;
     for (int w = 0; w < S::kKeyWarps; ++w) m = fmaxf(m, scale[w * S::kQueries + query].x);
@@ -307,7 +306,7 @@ class AttentionBlock {
 
   __device__ T* Keys(int32_t stage) { return stages_ + stage * 2 * S::kKeys * S::kStride; }
   __device__ T* Values(int32_t stage) { return Keys(stage) + S::kKeys * S::kStride; }
-  /*! \brief The first of this thread's two neighbouring keys in tile n of its warp. */
+  /*! \brief The first of this thread's two adjacent keys in tile n of its warp. */
   __device__ int32_t WarpKey(int n) const {
     return key_warp_ * S::kWarpKeys + n * 8 + lane_ % 4 * 2;
   }

@@ -15,7 +15,7 @@ constexpr int kThreads = kWarps * 32;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 
-/*! \brief How a block works on a tile of keys: kQueryWarps x kKeyWarps warps. */
+/*! \brief How a block covers a tile of keys: kQueryWarps x kKeyWarps warps. */
 template <int kHeadDim, int kQueryWarps>
 struct TileShape {
   static constexpr int kKeyWarps = kWarps / kQueryWarps;
@@ -24,9 +24,8 @@ struct TileShape {
   static constexpr int kKeys = kHeadDim > 128 && kQueryWarps > 1 ? 32 : 64;
   static constexpr int kSteps = kTileKeys / kKeys;
   static constexpr int kWarpKeys = kKeys / kKeyWarps;
-  /*! \brief Elements from query to query: 16 bytes of padding spread the queries of a tile over the
-   * banks.
-   */
+  /*! \brief Elements from one row to the next: 16 bytes of padding spread the rows of a tile over
+   * the banks. */
   static constexpr int kStride = kHeadDim + 8;
   static constexpr int kQueryBytes = kQueries * kStride * 2;
   static constexpr int kStageBytes = 2 * kKeys * kStride * 2;  // K and V
@@ -56,15 +55,15 @@ template <int kKeys>
 struct TileCursor {
   int32_t first_key;  // of the step
   int32_t words;      // first word of the block's queries, or MaskSpan::kAllQueries
-  uint64_t keys;      // of the step, from bit 0: those that the span covers
-  uint64_t any;       // those that some query of the block sees
+  uint64_t keys;      // keys of the step that the span covers, from bit 0
+  uint64_t any;       // keys that some query of the block sees
 
   __device__ TileCursor(const PlanHeader* plan, const WorkItem& item)
       : span_(PlanPart<PlanSpan>(plan, plan->spans) + item.span_begin),
         tile_(item.tile_begin),
         tile_end_(item.tile_end) {}
 
-  /*! \brief Moves to the first step, then to the next; false behind the last. */
+  /*! \brief Moves to the first step, then to the next. Returns false after the last. */
   __device__ bool Next() {
     step_ = step_ < 0 || step_ == kTileKeys / kKeys - 1 ? 0 : step_ + 1;
     if (step_ == 0 && started_) ++tile_;

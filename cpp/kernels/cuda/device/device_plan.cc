@@ -56,7 +56,7 @@ int32_t DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block, Block* 
 
 void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
   const int32_t item_queries = few_queries_ ? kFewQueries : kMaxItemQueries;
-  int32_t tile_tokens = 1;  // a power of two, so that blocks of the mask are whole numbers of items
+  int32_t tile_tokens = 1;  // a power of two, so that it divides the blocks of the mask
   while (2 * tile_tokens * shape_.group <= item_queries && 2 * tile_tokens <= kBlockQueries) {
     tile_tokens *= 2;
   }

@@ -1,9 +1,9 @@
 /*!
  * \file kernels/cuda/device/device_plan.h
- * \brief A step as CUDA kernels read it: one arena that goes to the device in one copy.
+ * \brief A step as CUDA kernels read it: one arena, uploaded in one copy.
  *
- * Kernels get the arena's address alone and find everything through its header, so that a launch
- * recorded in a CUDA graph runs on whatever step lies in the arena when the graph is replayed.
+ * Kernels get only the arena's address and find everything through its header, so that a launch
+ * recorded in a CUDA graph runs on the step that is in the arena when the graph is replayed.
  */
 #ifndef KVCTL_KERNELS_CUDA_DEVICE_DEVICE_PLAN_H_
 #define KVCTL_KERNELS_CUDA_DEVICE_DEVICE_PLAN_H_
@@ -16,12 +16,13 @@
 
 namespace kvctl::cuda {
 
-/*! \brief Query queries of a work item at most: (token, query head of the KV head) pairs. */
+/*! \brief The most queries of a work item: (token, query head of the KV head) pairs. */
 constexpr int32_t kMaxItemQueries = 64;
-/*! \brief Where all sequences have so few queries, warps share keys instead of queries. */
+/*! \brief If no sequence has more queries than this, warps split the keys instead of the queries.
+ */
 constexpr int32_t kFewQueries = 16;
 
-/*! \brief The arena's first bytes: counts, and where the parts begin, in bytes from the header. */
+/*! \brief The start of the arena: counts, and the offsets of the parts in bytes from the header. */
 struct PlanHeader {
   int32_t num_query_tokens;
   int32_t slots;        //!< [num_query_tokens] int32
@@ -37,7 +38,7 @@ struct PlanHeader {
   int32_t unused;
 };
 
-/*! \brief SequencePlan; arrays as bytes from the header, -1 where there is none. */
+/*! \brief SequencePlan; arrays as byte offsets from the header, -1 for none. */
 struct PlanSequence {
   int32_t query_begin, num_query_tokens, num_committed, kv_len, next_position;
   int32_t pages, depths, committed_positions;
@@ -51,45 +52,45 @@ struct PlanSpan {
   uint64_t any;          //!< keys of a tile that some query of the block sees
 };
 
-/*! \brief Tiles [tile_begin, tile_end) of the spans that one group of queries sees. */
+/*! \brief Tiles [tile_begin, tile_end) of the spans of one group of queries. */
 struct WorkItem {
   int32_t sequence, kv_head;
   int32_t token_begin, token_end;  //!< within the sequence's new tokens, in one block of the mask
   int32_t span_begin, span_end;    //!< of the block
   int32_t tile_begin, tile_end;    //!< counted over the block's spans
-  int32_t partial;                 //!< first query of partial results, or -1: writes the output
+  int32_t partial;                 //!< its first partial result, or -1: writes the output
 };
 
-/*! \brief Partial results to merge: num_partials runs of the item's queries from query `partial`
- * on. */
+/*! \brief Partial results to merge: num_partials runs, one result per query of the item, from
+ * `partial` on. */
 struct MergeItem {
   int32_t sequence, kv_head;
   int32_t token_begin, token_end;
   int32_t partial, num_partials;
 };
 
-/*! \brief What the layers of one class of masks do. */
+/*! \brief The items and merges of the layers of one class of masks. */
 struct PlanClass {
   int32_t first_item, num_items, first_merge, num_merges;
 };
 
-/*! \brief Sizes that a plan depends on besides the step. */
+/*! \brief Sizes that a plan depends on, beside the step. */
 struct PlanShape {
   int32_t num_layers, num_kv_heads, group, page_size;
-  /*! \brief Blocks that run at once, for items of kMaxItemQueries and of kFewQueries: work is cut
+  /*! \brief Blocks that run at once, for items of kMaxItemQueries and of kFewQueries; work is split
    * until all have some. */
   int32_t num_blocks, few_blocks;
-  int32_t max_partial_queries;  //!< room for partial results
+  int32_t max_partial_queries;  //!< capacity for partial results
   int32_t rotary_dim;           //!< of the rope table, 0 without one
 };
 
-/*! \brief Builds arenas; keeps its storage from step to step. */
+/*! \brief Builds arenas. Storage is reused from step to step. */
 class DevicePlanBuilder {
  public:
   explicit DevicePlanBuilder(const PlanShape& shape) : shape_(shape) {}
 
   /*!
-   * \brief Lays a step out.
+   * \brief Lays out a step.
    * \param rope [num_query_tokens, rotary_dim], or nullptr.
    * \throws kValue if the plan is larger than 2 GiB.
    */

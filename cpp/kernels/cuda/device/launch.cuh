@@ -1,7 +1,7 @@
 /*!
  * \file kernels/cuda/device/launch.cuh
- * \brief Launching a kernel, and the memory its blocks share: the two things that nvcc writes in a
- * syntax of its own. Tests compile the kernels with g++ to run on the CPU (tests/cpp/cuda/emulate).
+ * \brief Kernel launches and dynamic shared memory: the two things for which nvcc has its own
+ * syntax. Tests compile the kernels with g++ to run on the CPU (tests/cpp/cuda/emulate).
  */
 #ifndef KVCTL_KERNELS_CUDA_DEVICE_LAUNCH_CUH_
 #define KVCTL_KERNELS_CUDA_DEVICE_LAUNCH_CUH_
@@ -21,10 +21,10 @@
 
 namespace kvctl::cuda {
 
-/*! \brief What a block gets without asking. */
+/*! \brief Dynamic shared memory that a block gets by default. */
 constexpr size_t kDefaultSharedBytes = 48 * 1024;
 
-/*! \brief Launches a kernel; the launch's own error. */
+/*! \brief Launches a kernel. Returns the error of the launch. */
 template <typename... Parameters, typename... Arguments>
 cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                    cudaStream_t stream, const Arguments&... arguments) {

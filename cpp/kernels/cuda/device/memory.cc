@@ -9,12 +9,12 @@ namespace kvctl::cuda {
 
 void Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // errors that a call leaves behind are not the next call's
+  cudaGetLastError();  // clear the error so that the next call does not report it
   Throw(ErrorKind::kRuntime, "CUDA: ", what, ": ", cudaGetErrorString(error));
 }
 
 DeviceScope::DeviceScope(int device) {
-  Check(cudaGetDevice(&before_), "asking for the current device");
+  Check(cudaGetDevice(&before_), "querying the current device");
   if (before_ == device) return;
   Check(cudaSetDevice(device), "choosing a device");
   changed_ = true;

@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cuda/device/memory.h
- * \brief Memory of a device, and what goes there from the host without waiting.
+ * \brief Device memory, and asynchronous uploads to it.
  */
 #ifndef KVCTL_KERNELS_CUDA_DEVICE_MEMORY_H_
 #define KVCTL_KERNELS_CUDA_DEVICE_MEMORY_H_
@@ -12,10 +12,10 @@
 
 namespace kvctl::cuda {
 
-/*! \throws Error kRuntime that names what failed. */
+/*! \throws Error kRuntime that names the operation that failed. */
 void Check(cudaError_t error, const char* what);
 
-/*! \brief Makes a device current as long as it lives. */
+/*! \brief Makes a device current during its lifetime. */
 class DeviceScope {
  public:
   explicit DeviceScope(int device);
@@ -28,7 +28,7 @@ class DeviceScope {
   bool changed_ = false;
 };
 
-/*! \brief Memory on the current device; grows, and then its contents are lost. */
+/*! \brief Memory on the current device. Growing it discards its contents. */
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
@@ -36,7 +36,7 @@ class DeviceBuffer {
   DeviceBuffer(const DeviceBuffer&) = delete;
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
 
-  /*! \brief At least `bytes`, aligned to 256. Waits for the device where it grows. */
+  /*! \brief Reserves at least `bytes`, aligned to 256. Waits for the device if it grows. */
   void* Reserve(size_t bytes);
   template <typename T>
   T* As() const {
@@ -48,7 +48,7 @@ class DeviceBuffer {
   size_t size_ = 0;
 };
 
-/*! \brief Memory of the host that a device copies from and to by itself. */
+/*! \brief Pinned host memory, for asynchronous copies. */
 class PinnedBuffer {
  public:
   PinnedBuffer() = default;
@@ -62,10 +62,8 @@ class PinnedBuffer {
   size_t size_ = 0;
 };
 
-/*!
- * \brief A place on the device that the host fills again and again: each time in one asynchronous
- * copy out of pinned memory, which it may use again once the device has read it.
- */
+/*! \brief A device buffer that the host refills repeatedly: each time in one asynchronous copy out
+ * of pinned memory, which is reused once the device has read it. */
 class Upload {
  public:
   Upload() = default;
@@ -73,10 +71,9 @@ class Upload {
   Upload(const Upload&) = delete;
   Upload& operator=(const Upload&) = delete;
 
-  /*! \brief Makes room on the device, so that later copies land at the same address. */
+  /*! \brief Reserves device memory, so that later copies keep the same address. */
   void Reserve(size_t bytes) { target_.Reserve(bytes); }
-  /*! \brief Starts the copy; what earlier work on the stream reads there is still what was there.
-   */
+  /*! \brief Starts the copy. Earlier work on the stream still reads the previous contents. */
   void Copy(const void* data, size_t bytes, cudaStream_t stream);
   template <typename T>
   T* As() const {
@@ -87,7 +84,7 @@ class Upload {
   static constexpr int kNumStagings = 4;
   struct Staging {
     PinnedBuffer memory;
-    cudaEvent_t read = nullptr;  // recorded behind the copy
+    cudaEvent_t read = nullptr;  // recorded after the copy
   };
   Staging stagings_[kNumStagings];
   int next_ = 0;

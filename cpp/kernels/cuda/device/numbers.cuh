@@ -51,7 +51,7 @@ inline void FromFloat(float value, Bfloat* out) {
 }
 #endif
 
-/*! \brief Two neighbouring elements in one register, the first in the low half. */
+/*! \brief Two adjacent elements in one register, the first in the low half. */
 template <typename T>
 __device__ uint32_t Pack(float first, float second) {
   T low, high;

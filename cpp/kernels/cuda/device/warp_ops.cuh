@@ -1,7 +1,7 @@
 /*!
  * \file kernels/cuda/device/warp_ops.cuh
- * \brief The instructions that C++ has no words for: asynchronous copies, and tiles of matrices in
- * the registers of a warp. sm_80 and later.
+ * \brief Instructions without a C++ equivalent: asynchronous copies, and tiles of matrices in the
+ * registers of a warp. sm_80 and later.
  *
  * A tile of 8 x 8 16-bit elements lies in one register of each lane: lane l holds row l / 4,
  * columns 2 (l % 4) and 2 (l % 4) + 1. (PTX ISA, "Matrix fragments for mma.m16n8k16".)
@@ -37,8 +37,8 @@ __device__ inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/*! \brief Starts copying source_bytes (0 to 16) to shared memory and zeros behind them, 16 in all;
- * both aligned to 16. */
+/*! \brief Starts copying source_bytes (0 to 16) to shared memory, padded with zeros to 16 bytes;
+ * both addresses aligned to 16. */
 __device__ inline void CopyAsync(void* target, const void* source, int source_bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(SharedAddress(target)),
                "l"(source), "r"(source_bytes)
@@ -46,8 +46,8 @@ __device__ inline void CopyAsync(void* target, const void* source, int source_by
 }
 /*! \brief Closes a group of this thread's copies. */
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-/*! \brief Waits for all groups of this thread but the last kPending; a barrier shows the copies to
- * others. */
+/*! \brief Waits for all groups of this thread but the last kPending. A barrier makes the copies
+ * visible to other threads. */
 template <int kPending>
 __device__ inline void WaitCopies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");

@@ -25,18 +25,18 @@ struct HeadRows {
 };
 
 /*!
- * \brief Writes q, k and v of every row of a plan to where attention reads them.
+ * \brief Writes q, k and v of every new token of a plan to where attention reads them.
  *
- * The first rotary_dim elements of each head of q and k turn by the plan's rope table, element d
- * with d + rotary_dim / 2, in float32; rotary_dim 0: none do. Elements are converted to the pages'
- * type.
+ * The first rotary_dim elements of each head of q and k are rotated by the plan's rope table in
+ * float32, element d with element d + rotary_dim / 2; rotary_dim 0: none. Elements are converted to
+ * the pages' type.
  */
 struct AppendArgs {
   const PlanHeader* plan;
   int32_t num_query_tokens;  //!< of the plan, for the size of the grid
   HeadRows q, k, v;
   int32_t num_qo_heads;
-  HeadRows q_out;  //!< data nullptr: q is read where it is
+  HeadRows q_out;  //!< data nullptr: q is read in place
   PageShape page;
   void* pages;  //!< of the layer
   int32_t rotary_dim;

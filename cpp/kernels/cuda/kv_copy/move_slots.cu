@@ -8,16 +8,14 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnroll = 4;
 
-/*!
- * \brief A block per (layer, K or V, head), whose slots it moves in order, a batch at a time: all
- * sources of a batch are read before its targets are written.
- */
+/*! \brief A block per (layer, K or V, head) moves its slots in order, one batch at a time: all
+ * sources of a batch are read before its targets are written. */
 __global__ void MoveSlotsKernel(PageShape shape, void* const* layers, const SlotPair* pairs,
                                 int32_t num_copies, int32_t num_pairs) {
   const int32_t vectors = static_cast<int32_t>(
       shape.head_dim * (shape.dtype == DType::kFloat32 ? 4 : 2) / sizeof(uint4));
   const int32_t lane = threadIdx.x % vectors, way = threadIdx.x / vectors;
-  const int32_t ways = blockDim.x / vectors;  // pairs that are moved side by side
+  const int32_t ways = blockDim.x / vectors;  // pairs that are moved in parallel
   const int32_t head = blockIdx.x % shape.num_kv_heads;
   const int32_t part = blockIdx.x / shape.num_kv_heads % 2;
   auto* pages = static_cast<uint4*>(layers[blockIdx.x / (2 * shape.num_kv_heads)]);

@@ -21,10 +21,10 @@ struct SlotPair {
 };
 
 /*!
- * \brief Carries moves out in every layer: the compaction of a commit, in one launch.
+ * \brief Moves slots in every layer, in one launch: the compaction of a commit.
  *
- * As if the first num_copies were carried out before the others. Within each part no target is the
- * source of a later pair (it may be that of an earlier one), and no two targets are the same.
+ * The first num_copies pairs take effect before the others. Within each part no target is the
+ * source of a later pair (it may be that of an earlier one), and targets are distinct.
  *
  * \param layers [num_layers] the pages of each layer.
  */
@@ -32,7 +32,8 @@ cudaError_t MoveSlots(const PageShape& shape, void* const* layers, int32_t num_l
                       const SlotPair* pairs, int32_t num_copies, int32_t num_pairs,
                       cudaStream_t stream);
 
-/*! \brief Between slots of one layer and rows of K and V, converting; as WriteSlotsCpu. */
+/*! \brief Copies between slots of one layer and rows of K and V, with conversion, as WriteSlotsCpu
+ * does. */
 cudaError_t WriteSlots(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
                        const KVRows& k, const KVRows& v, cudaStream_t stream);
 cudaError_t ReadSlots(const PageShape& shape, const void* pages, const int32_t* slots,

@@ -2,8 +2,8 @@
  * \file kernels/cuda/verify/verify.cuh
  * \brief Acceptance rules on a device: the decisions of core/rules, bit for bit.
  *
- * Two kernels: one reads every row once, the vocabulary split over blocks; one walks each
- * sequence's tree with a block of threads, reading again only the rows whose residuals it needs.
+ * Two kernels: one reads every row once, with the vocabulary split over blocks; one walks each
+ * sequence's tree with a block of threads, and rereads only the rows whose residuals it needs.
  * Pointers are device pointers.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_CUH_
@@ -17,7 +17,7 @@
 
 namespace kvctl::cuda {
 
-/*! \brief Threads of a walk at most: their registers fill a multiprocessor. */
+/*! \brief The most threads of a walk: their registers fill a multiprocessor. */
 constexpr int32_t kMaxWalkThreads = 512;
 
 struct VerifyParams {
@@ -28,7 +28,7 @@ struct VerifyParams {
   DistributionStep* steps;  //!< [nodes]
   LevelState* levels;       //!< [nodes]
   VerifyOutcome* outcomes;  //!< [num_sequences]
-  double* log_probs;        //!< [nodes] of the tokens emitted, before stop tokens cut; or nullptr
+  double* log_probs;  //!< [nodes] of the emitted tokens, before stop tokens cut them; or nullptr
 };
 
 /*! \brief Fills params.sums. */

@@ -71,7 +71,7 @@ class Verifier final : public CudaVerify {
   }
 
  private:
-  /*! \brief A warp for each block of a row, in so far as they fit. */
+  /*! \brief One warp per block of a row, as far as they fit. */
   static int32_t NumThreads(int32_t vocab_size) {
     int32_t threads = 64;
     while (threads < kMaxWalkThreads && threads / 32 * kVocabBlock < vocab_size) threads *= 2;

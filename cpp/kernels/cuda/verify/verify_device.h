@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cuda/verify/verify_device.h
- * \brief Verify calls on a device: plans sent, kernels launched, outcomes fetched.
+ * \brief Verify calls on a device: uploads plans, launches kernels, fetches outcomes.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DEVICE_H_
 #define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DEVICE_H_

@@ -1,10 +1,10 @@
 /*!
  * \file kernels/cuda/verify/verify_distribution.cuh
- * \brief The distributions that one sequence's nodes were drawn from, and what they leave of its
+ * \brief The distributions that one sequence's nodes were drawn from, and the residuals of its
  * target's: TreeVerifier and Residual of core.
  *
- * The weights of a distribution are computed from the logits whenever they are needed: exponentials
- * on the row's grid, then the subtractions that rejected siblings have left.
+ * The weights of a distribution are recomputed from the logits when needed: exponentials on the
+ * row's grid, then the subtractions of rejected siblings.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
 #define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
@@ -43,7 +43,7 @@ class SequenceDistributions : public SequenceTarget {
     ChildDistribution distribution{false, node.token, DraftWeight(row, node.token), total};
     if (Excludes(child)) {
       for (int32_t s = nodes_[node.parent].first_child; s != child; s = nodes_[s].next_sibling) {
-        if (Excluded(s, nodes_[s].token)) continue;  // an earlier sibling took it away
+        if (Excluded(s, nodes_[s].token)) continue;  // removed by an earlier sibling
         distribution.total -= DraftWeight(row, nodes_[s].token);
       }
       if (Excluded(child, node.token)) irregular_ = true;
@@ -53,8 +53,8 @@ class SequenceDistributions : public SequenceTarget {
   }
 
   /*! \brief Residual::prob. */
-  __device__ KVCTL_NOINLINE double LeftProb(const LevelState& level, const TargetRow& target,
-                                            int32_t token) const {
+  __device__ KVCTL_NOINLINE double ResidualProb(const LevelState& level, const TargetRow& target,
+                                                int32_t token) const {
     return Weight(level, target, token) / level.total;
   }
 
@@ -67,7 +67,7 @@ class SequenceDistributions : public SequenceTarget {
     out.total = distribution.one_hot ? before - Weight(*level, target, distribution.token) : 0;
     PutStep(&out, StepOf(a, distribution, child, *level));
     if (!(out.total >= kSureMass)) {
-      out.total = static_cast<double>(SumLeft(out, target));
+      out.total = static_cast<double>(SumResidual(out, target));
       if (!(out.total > 0)) return 0;
     }
     *level = out;
@@ -77,7 +77,7 @@ class SequenceDistributions : public SequenceTarget {
   /*! \brief Residual::SampleToken. */
   __device__ KVCTL_NOINLINE int32_t SampleResidual(const LevelState& level, const TargetRow& target,
                                                    uint64_t bits) {
-    uint64_t rest = Below(SumLeft(level, target), bits);
+    uint64_t rest = Below(SumResidual(level, target), bits);
     for (int32_t b = 0; b < num_blocks_; ++b) {
       const uint64_t mass = shared_->block_sums[b];
       if (rest < mass) {
@@ -112,7 +112,7 @@ class SequenceDistributions : public SequenceTarget {
   __device__ bool Excludes(int32_t child) const {
     return nodes_[child].drawn == kDrawnWithoutReplacement && sequence_.draft_per_node == 0;
   }
-  /*! \brief Whether a child's distribution is that of a whole row of floats. */
+  /*! \brief Whether a child's distribution is a complete row of floats. */
   __device__ bool InFloats(int32_t child) const {
     return nodes_[child].drawn != kDrawnDeterministic && sequence_.draft_f64 == 0 &&
            !(Excludes(child) && nodes_[nodes_[child].parent].first_child != child);
@@ -126,8 +126,8 @@ class SequenceDistributions : public SequenceTarget {
     return false;
   }
 
-  /*! \brief The grid weight of a token, in a block of these terms, in what the level's steps have
-   * left of the row's distribution. */
+  /*! \brief The grid weight of a token, in a block of these terms, in the residual after the
+   * level's steps. */
   __device__ double Weight(const LevelState& level, const TargetRow& target, const ExpTerms& terms,
                            int32_t x) const {
     const DistributionStep* steps = steps_ + nodes_[level.node].first_step;
@@ -172,8 +172,7 @@ class SequenceDistributions : public SequenceTarget {
             0};
   }
 
-  /*! \brief Adds a step behind those of a level; the level of another walk step may overwrite it.
-   */
+  /*! \brief Appends a step to those of a level. Another level of the walk may overwrite it. */
   __device__ void PutStep(LevelState* level, const DistributionStep& step) {
     __syncthreads();
     if (threadIdx.x == 0) steps_[nodes_[level->node].first_step + level->num_steps] = step;
@@ -181,9 +180,9 @@ class SequenceDistributions : public SequenceTarget {
     ++level->num_steps;
   }
 
-  /*! \brief The sum of what is left over the vocabulary, and in shared memory that of each block.
-   */
-  __device__ uint64_t SumLeft(const LevelState& level, const TargetRow& target) {
+  /*! \brief The sum of the residual over the vocabulary; shared memory receives the sum of each
+   * block. */
+  __device__ uint64_t SumResidual(const LevelState& level, const TargetRow& target) {
     const int32_t lane = threadIdx.x % 32, warps = blockDim.x / 32;
     __syncthreads();
     for (int32_t b = threadIdx.x / 32; b < num_blocks_; b += warps) {

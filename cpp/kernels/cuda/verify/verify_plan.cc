@@ -109,7 +109,7 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
     bool drawn = false;
     for (int32_t i = 1; i < input.size; ++i) drawn |= input.drawn[i] != Drawn::kDeterministic;
     if (walk_ != Walk::kFollowTarget && drawn) {
-      if (input.draft.probs == nullptr) return false;  // an error, which the CPU words
+      if (input.draft.probs == nullptr) return false;  // an error that the CPU reports
       sequence.draft = input.draft.probs;
       sequence.draft_rows = static_cast<int32_t>(jobs.size());
       const int32_t distributions = input.draft.per_node ? input.size : rows;

@@ -1,9 +1,9 @@
 /*!
  * \file kernels/cuda/verify/verify_plan.h
- * \brief A verify call as CUDA kernels read it, and what comes back.
+ * \brief A verify call as CUDA kernels read it, and its results.
  *
- * What follows from trees and parameters goes to the device as one arena; the logits and draft
- * distributions lie there already.
+ * Trees and parameters are uploaded as one arena. The logits and draft distributions are on the
+ * device already.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_PLAN_H_
 #define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_PLAN_H_
@@ -16,10 +16,10 @@
 
 namespace kvctl::cuda {
 
-/*! \brief What a rule does with a tree, as far as kernels tell rules apart. */
+/*! \brief How a rule walks a tree: the distinction that kernels make between rules. */
 enum class Walk : int32_t { kFollowTarget, kTokenWise, kBlock, kRecursive, kTraversal };
 
-/*! \brief The arena's first bytes; parts as bytes from the header. */
+/*! \brief The start of the arena; parts as byte offsets from the header. */
 struct VerifyHeader {
   int32_t num_sequences, num_jobs;
   int32_t sequences;  //!< [num_sequences] VerifySequence
@@ -27,7 +27,7 @@ struct VerifyHeader {
   int32_t jobs;       //!< [num_jobs] RowJob
 };
 
-/*! \brief SequenceInput and what names its random numbers. */
+/*! \brief SequenceInput and the keys of its random numbers. */
 struct VerifySequence {
   const void* target;  //!< [rows, vocab] of logits
   const void* draft;   //!< [rows, vocab] of distributions, or nullptr
@@ -57,7 +57,7 @@ struct RowJob {
   int32_t distribution, distribution_f64;
 };
 
-/*! \brief What one pass over kVocabBlock tokens of a row finds. */
+/*! \brief The result of one pass over kVocabBlock tokens of a row. */
 struct BlockSum {
   float max;      //!< of logits, NaN ignored
   int32_t first;  //!< the first token that has it
@@ -65,46 +65,46 @@ struct BlockSum {
       exponent;  //!< SoftmaxRow::exponents; kEmptyBlock, or INT32_MAX for one that is not regular
   int32_t unused;
   uint64_t exp_sum;         //!< SoftmaxRow::block_sums
-  double distribution_sum;  //!< of a draft distribution: sum of grid weights, NaN if one is no
+  double distribution_sum;  //!< of a draft distribution: sum of grid weights, NaN if one is not a
                             //!< probability
 };
 
-/*! \brief One subtraction of a child's distribution from what is left of its parent's. */
+/*! \brief One subtraction of a child's distribution from its parent's residual. */
 struct DistributionStep {
   double a, r_total;
-  double r_factor, d_factor;  //!< what weights of either distribution are multiplied by
+  double r_factor, d_factor;  //!< factors of the weights of either distribution
   int32_t child;
   int32_t unused;
 };
 
-/*! \brief A node whose children a walk is looking at. */
+/*! \brief A node whose children a walk examines. */
 struct LevelState {
   int32_t node, child;
   double a;
   int32_t num_steps, unused;
-  double total;  //!< of the distribution that is left
+  double total;  //!< of the residual
 };
 
-/*! \brief What comes back of a sequence. */
+/*! \brief The result of a sequence. */
 struct VerifyOutcome {
   int32_t node, bonus;
-  /*! \brief Not 0: something the kernels leave to the CPU (a row without tokens, infinite logits, a
-   * distribution that is none): the call is to be repeated there. */
+  /*! \brief Not 0: input that the kernels leave to the CPU (a row without tokens, infinite logits,
+   * an invalid distribution). The call must be repeated there. */
   int32_t irregular;
   int32_t unused;
 };
 
-/*! \brief Lays calls out; keeps its storage. */
+/*! \brief Lays out calls. Storage is reused. */
 class VerifyPlanBuilder {
  public:
   /*!
-   * \brief Lays a call out.
+   * \brief Lays out a call.
    *
    * The targets and draft distributions of the items are device pointers.
    *
-   * \return false for a call that the kernels do not know: other rules, truncated or otherwise
+   * \return false for a call that the kernels do not support: other rules, truncated or otherwise
    * processed distributions, probabilities instead of logits, sparse draft distributions.
-   * \throws what CheckRule throws.
+   * \throws Whatever CheckRule throws.
    */
   bool Build(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items);
 

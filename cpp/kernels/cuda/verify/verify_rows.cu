@@ -86,7 +86,7 @@ __device__ void SumDistribution(const RowJob& job, int32_t begin, int32_t size, 
   for (int i = 0; i < kThreads / 32; ++i) sum->distribution_sum += warp_sums[i];
 }
 
-/*! \brief A block per (row, kVocabBlock of its tokens), each read once. */
+/*! \brief A block per (row, kVocabBlock of its tokens). Each token is read once. */
 __global__ void __launch_bounds__(kThreads) SumRowsKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
   const RowJob job = reinterpret_cast<const RowJob*>(reinterpret_cast<const char*>(params.plan) +

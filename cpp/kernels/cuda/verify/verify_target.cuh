@@ -1,7 +1,7 @@
 /*!
  * \file kernels/cuda/verify/verify_target.cuh
- * \brief What a block of threads knows of one sequence's target rows: RowSampler and SoftmaxRow of
- * core, with the vocabulary spread over threads and nothing of its size stored.
+ * \brief One sequence's target rows for a block of threads: RowSampler and SoftmaxRow of core, with
+ * the vocabulary spread over threads and no storage of its size.
  *
  * Control flow is the same in all threads of a block, and so are the results of every function.
  */
@@ -119,7 +119,7 @@ class SequenceTarget {
     return 0;
   }
 
-  /*! \brief RowSampler::Sample: by the noise of its own position. */
+  /*! \brief RowSampler::Sample, with the noise of the token's position. */
   __device__ int32_t Sample(const TargetRow& target, uint32_t position) {
     if (sequence_.gumbel == 0)
       return SampleToken(target, Stream().Bits(Purpose::kToken, position, 0));
@@ -163,9 +163,9 @@ class SequenceTarget {
     for (int32_t w = 0; w < warp; ++w) before += shared_->warp_sums[w];
     before -= sum;
     if (rest >= before && rest < before + sum) {
-      uint64_t left = rest - before;
+      uint64_t remaining = rest - before;
       int32_t x = begin;
-      for (uint64_t w = weight(x); left >= w; w = weight(++x)) left -= w;
+      for (uint64_t w = weight(x); remaining >= w; w = weight(++x)) remaining -= w;
       shared_->found = x;
     }
     __syncthreads();

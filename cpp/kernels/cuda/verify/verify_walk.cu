@@ -1,5 +1,5 @@
-// The rules of core/rules, with the threads of a block in step. Each says only what its counterpart
-// there says.
+// The rules of core/verify/rules, run by all threads of a block in lockstep. Each has the logic of
+// its counterpart there.
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/verify/verify_distribution.cuh"
 
@@ -20,7 +20,7 @@ __device__ double AcceptRatio(double s, double a) {
 
 __device__ double AtMostOne(double p) { return p < 1.0 ? p : 1.0; }
 
-/*! \brief A node whose distribution is still whole. */
+/*! \brief A node from whose distribution nothing is subtracted yet. */
 __device__ LevelState StartAt(int32_t node, int32_t child, double a) {
   return {node, child, a, 0, 0, kProbScale};
 }
@@ -52,7 +52,7 @@ __device__ Decision Recursive(SequenceDistributions* distributions) {
       const ChildDistribution d = distributions->Draft(child);
       if (distributions->irregular()) return {v, 0};
       const double p = child == first ? distributions->Prob(target, d.token)
-                                      : distributions->LeftProb(level, target, d.token);
+                                      : distributions->ResidualProb(level, target, d.token);
       if (distributions->Accept(AtMostOne(p / d.prob()), child)) break;
       distributions->Subtract(1.0, d, child, &level, target);
     }
@@ -104,7 +104,7 @@ __device__ Decision Block(SequenceDistributions* distributions, LevelState* leve
   }
 }
 
-/*! \brief core/verify/rules/traversal.h, with its recursion's levels in memory. */
+/*! \brief core/verify/rules/traversal.h, with the levels of its recursion in memory. */
 __device__ Decision Traversal(SequenceDistributions* distributions, LevelState* levels) {
   int32_t depth = 0;
   LevelState level = StartAt(0, distributions->node(0).first_child, 1.0);
@@ -117,7 +117,7 @@ __device__ Decision Traversal(SequenceDistributions* distributions, LevelState* 
       const ChildDistribution d = distributions->Draft(level.child);
       if (distributions->irregular()) return {v, 0};
       const double p = level.child == first ? distributions->Prob(target, d.token)
-                                            : distributions->LeftProb(level, target, d.token);
+                                            : distributions->ResidualProb(level, target, d.token);
       const double reach = AtMostOne(level.a * (p / d.prob()));
       if (reach > 0) {
         __syncthreads();
@@ -136,8 +136,8 @@ __device__ Decision Traversal(SequenceDistributions* distributions, LevelState* 
       --depth;
       level = levels[depth];
     }
-    // The child of `level` was rejected, with all below it; and with the last child perhaps its
-    // parent.
+    // The child of `level` was rejected with its subtree. After the last child its parent may be
+    // rejected too.
     while (level.node > 0 && distributions->node(level.child).next_sibling < 0 &&
            !distributions->Accept(level.a, level.node)) {
       --depth;

@@ -38,7 +38,7 @@ SavedSequence FromRecord(const SequenceRecord& record) {
   saved.next_position = record.next_position;
   saved.window_size = record.window.size;
   saved.sinks = record.window.sinks;
-  saved.horizon = record.window.horizon;
+  saved.horizon = record.window.rollback_window;
   saved.renumber_sinks = record.window.renumber_sinks;
   saved.reports_held_length = record.window.reports_held_length;
   saved.evicted_begin = record.evicted.begin;

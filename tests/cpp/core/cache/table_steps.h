@@ -1,4 +1,4 @@
-// A table, and whole steps on it.
+// A table, and complete steps on it.
 #ifndef KVCTL_TESTS_CORE_TABLE_STEPS_H_
 #define KVCTL_TESTS_CORE_TABLE_STEPS_H_
 

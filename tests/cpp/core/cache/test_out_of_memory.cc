@@ -1,5 +1,5 @@
-// Whichever of an operation's allocations fails: the table is as it was, and the operation, called
-// again, does what it would have done.
+// Fails each allocation of an operation in turn: the table is unchanged, and the operation, called
+// again, succeeds.
 #include <cstdlib>
 #include <functional>
 #include <new>
@@ -37,10 +37,8 @@ void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace {
 
-/*!
- * \brief Sequence 0 is forked by 1 in the middle of a page and has a tree pending, 2 has a window
- * that has let pages go, 3 has positions of its own; 0, 2 and 3 have checkpoints.
- */
+/*! \brief Sequence 0 is forked by 1 in the middle of a page and has a pending tree, 2 has a window
+ * that has evicted pages, 3 has explicit positions; 0, 2 and 3 have checkpoints. */
 struct World : kvctl::TableSteps {
   std::vector<CheckpointPtr> checkpoints;
 
@@ -59,7 +57,7 @@ struct World : kvctl::TableSteps {
     Chain(3, 2);
   }
 
-  /*! \brief Everything that the table knows. */
+  /*! \brief The complete state of the table. */
   std::string State() const {
     std::ostringstream text;
     const auto list = [&](const std::vector<int32_t>& numbers) {

@@ -3,7 +3,7 @@
 
 using kvctl::PagePool;
 
-TEST(PagePoolFreesAPageWhenItsLastHolderLetsGo) {
+TEST(PagePoolFreesAPageWithItsLastReference) {
   PagePool pool(2);
   const int32_t page = pool.Take();
   pool.Retain(page);

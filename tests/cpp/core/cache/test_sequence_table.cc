@@ -39,7 +39,7 @@ TEST(TableForkCopiesASharedPageOnWrite) {
   EXPECT_EQ(f.moves.pages.size(), 1u);
   EXPECT_EQ(f.moves.pages[0].source, f.table.Get(0).pages[1]);
   EXPECT_EQ(f.moves.pages[0].target, f.table.Get(1).pages[1]);
-  f.Chain(0, 1);  // alone with its page again
+  f.Chain(0, 1);  // the only holder of its page again
   EXPECT(f.moves.empty());
 }
 
@@ -85,7 +85,7 @@ TEST(TableCommitReadsAPageBeforeAnotherSequenceGetsIt) {
   table.BeginForward({{2, 6, true, roots.data()}}, &moves);
   table.EndForward();
   moves.clear();
-  table.Commit({2, 0}, {{2}, {1}}, &moves);  // 2 keeps a node whose page it then gives up
+  table.Commit({2, 0}, {{2}, {1}}, &moves);  // 2 keeps a node whose page it then frees
   EXPECT_EQ(moves.pages.size(), 1u);
   for (const kvctl::SlotMove& move : moves.slots) {
     EXPECT(moves.pages[0].target != move.source / 4);
@@ -103,7 +103,7 @@ TEST(TableCommitCountsThePagesThatCheckpointsKeepFromOthers) {
   table.EndForward();
   table.Fork(0, 1, -1);
   auto checkpoint = table.MakeCheckpoint(0);
-  // The checkpoint takes hold of the page that both write into, so both need a copy of it.
+  // The checkpoint holds the page that both write into, so both need a copy of it.
   EXPECT_ERROR(table.Commit({0, 1}, {{1}, {1}}, &moves), kOutOfPages, "needs 2 pages and 1");
   EXPECT_EQ(table.Get(0).pending.size(), 2);
   EXPECT_EQ(table.pool().num_free(), 1);
@@ -157,7 +157,7 @@ TEST(TableAbortForwardBringsBackWhatAnotherOverwrote) {
   f.table.Fork(0, 1, 6);
   const int32_t page = f.table.Get(0).pages[1];
   f.moves.clear();
-  // 0 copies the page; then 1 is alone with it and writes where 0 has its token 6.
+  // 0 copies the page; then 1 is its only holder and writes where 0 has its token 6.
   f.table.BeginForward({{0, 1}, {1, 1}}, &f.moves);
   EXPECT_EQ(f.table.plan().slots[1], page * 4 + 2);
   const int32_t copy = f.table.Get(0).pages[1];
@@ -178,9 +178,9 @@ TEST(CheckpointHoldsNothingUntilItMust) {
   f.Chain(0, 6);
   auto checkpoint = f.table.MakeCheckpoint(0);
   f.Chain(0, 5);
-  EXPECT(f.moves.empty());  // growing is no reason to copy
+  EXPECT(f.moves.empty());  // growing copies nothing
   EXPECT_EQ(f.table.pool().num_free(), 5);
-  f.table.PopN(0, 7);  // below the checkpoint: it takes hold of the second page
+  f.table.PopN(0, 7);  // below the checkpoint: it now holds the second page
   EXPECT_EQ(f.table.Get(0).kv_len(), 4);
   EXPECT_EQ(f.table.pool().num_free(), 6);
   f.Chain(0, 1);

@@ -13,8 +13,8 @@ using kvctl::SlotMove;
 
 namespace {
 
-// Pages of 4 tokens, and the device as one number per slot: which token lies there, and how far its
-// key was turned.
+// Pages of 4 tokens, and the device as one number per slot: the token that lies there, and how far
+// its key was rotated.
 struct Cache {
   explicit Cache(int32_t num_pages) : table({num_pages, 4, 64, 0}), slots(num_pages * 4, -1) {}
 
@@ -23,8 +23,8 @@ struct Cache {
       for (int32_t i = 0; i < 4; ++i) slots[copy.target * 4 + i] = slots[copy.source * 4 + i];
     }
     for (const SlotMove& move : moves.slots) slots[move.target] = slots[move.source];
-    for (const KeyRotation& turn : moves.rotations)
-      slots[turn.slot] += 1000 * (turn.to - turn.from);
+    for (const KeyRotation& rotation : moves.rotations)
+      slots[rotation.slot] += 1000 * (rotation.to - rotation.from);
   }
   /*! \brief Appends tokens with these numbers. */
   void Append(int64_t id, const std::vector<int32_t>& tokens) {
@@ -47,7 +47,7 @@ struct Cache {
     }
     return tokens;
   }
-  bool BooksAgree() const {
+  bool CountsAgree() const {
     const std::vector<int32_t> held = table.CountReferences();
     for (int32_t page = 0; page < table.pool().num_pages(); ++page) {
       if (held[page] != table.pool().ref_count(page)) return false;
@@ -82,9 +82,9 @@ TEST(EvictKeepsTokensAndTheirPositions) {
   cache.Append(0, {14, 15});
   EXPECT(cache.Tokens(0) == (Tokens{0, 1, 5, 9, 10, 12, 14, 15}));
   EXPECT_EQ(cache.table.Get(0).PositionOf(7), 15);
-  cache.table.PopN(0, 4);  // takes back what was kept, too
+  cache.table.PopN(0, 4);  // drops kept tokens, too
   EXPECT_EQ(cache.table.Get(0).next_position, 10);
-  EXPECT(cache.BooksAgree());
+  EXPECT(cache.CountsAgree());
 }
 
 TEST(EvictRenumbersOnRequest) {
@@ -113,7 +113,7 @@ TEST(EvictOfWholePagesMovesNothing) {
   EXPECT(cache.Tokens(0) == keep);
   EXPECT(cache.Tokens(1) == Count(0, 26));
   EXPECT_EQ(cache.table.pool().num_free(), 1);
-  EXPECT(cache.BooksAgree());
+  EXPECT(cache.CountsAgree());
 }
 
 TEST(EvictNeedsNoPageWhereNothingIsShared) {
@@ -137,7 +137,7 @@ TEST(EvictLeavesForksAlone) {
   EXPECT(cache.Tokens(0) == (Tokens{0, 1, 2, 3, 5, 7, 8}));
   EXPECT(cache.Tokens(1) == Count(0, 10));
   EXPECT_EQ(cache.table.pool().num_free(), 4);  // the first page is still one
-  EXPECT(cache.BooksAgree());
+  EXPECT(cache.CountsAgree());
 }
 
 TEST(EvictOutOfPagesChangesNothing) {
@@ -149,7 +149,7 @@ TEST(EvictOutOfPagesChangesNothing) {
                "evict needs 2 pages and 0 of 4 are free");
   EXPECT(cache.Tokens(0) == Count(0, 14));
   EXPECT(cache.moves.empty());
-  EXPECT(cache.BooksAgree());
+  EXPECT(cache.CountsAgree());
 }
 
 TEST(EvictIsUndoneByARollback) {
@@ -161,7 +161,7 @@ TEST(EvictIsUndoneByARollback) {
   auto late = cache.table.MakeCheckpoint(0);
   cache.Evict(0, {0, 1, 2, 3, 6, 8, 9, 15}, true);
   EXPECT(cache.Tokens(0) == (Tokens{0, 1, 2, 3, 6 - 2000, 8 - 3000, 9 - 3000, 15 - 8000}));
-  EXPECT_EQ(cache.table.pool().num_free(), 3);  // four pages of before, of which one is shared
+  EXPECT_EQ(cache.table.pool().num_free(), 3);  // four earlier pages, one of them shared
   cache.Append(0, Count(100, 106));
   cache.table.Rollback(0, late.get());
   EXPECT(cache.Tokens(0) == Count(0, 16));
@@ -173,7 +173,7 @@ TEST(EvictIsUndoneByARollback) {
   early.reset();
   late.reset();
   EXPECT_EQ(cache.table.pool().num_free(), 4);
-  EXPECT(cache.BooksAgree());
+  EXPECT(cache.CountsAgree());
 }
 
 TEST(EvictPinsOnlyThePagesThatChange) {
@@ -181,7 +181,7 @@ TEST(EvictPinsOnlyThePagesThatChange) {
   cache.table.Add(0);
   cache.Append(0, Count(0, 16));
   auto checkpoint = cache.table.MakeCheckpoint(0);
-  cache.Evict(0, Count(0, 9));  // a cut: the checkpoint takes hold of two pages, one of them shared
+  cache.Evict(0, Count(0, 9));  // a cut: the checkpoint holds two pages, one of them shared
   EXPECT(cache.moves.empty());
   EXPECT_EQ(cache.table.pool().num_free(), 4);
   cache.table.Remove(0);
@@ -196,27 +196,27 @@ TEST(EvictClosesTheGapThatAWindowLeft) {
   EXPECT_EQ(cache.table.Get(0).evicted.begin, 4);
   EXPECT_EQ(cache.table.Get(0).evicted.end, 24);
   EXPECT_ERROR(cache.table.Evict(0, {0, 23, 25}, false, &cache.moves), kValue,
-               "token 23 of sequence 0 cannot be kept: its sliding window has let go of tokens "
+               "token 23 of sequence 0 cannot be kept: its sliding window has evicted tokens "
                "[4, 24)");
   cache.Evict(0, {0, 1, 25, 26, 27, 28, 29}, true);
   EXPECT(cache.Tokens(0) ==
          (Tokens{0, 1, 25 - 23000, 26 - 23000, 27 - 23000, 28 - 23000, 29 - 23000}));
   EXPECT(cache.table.Get(0).evicted.empty());
-  cache.Append(0, Count(7, 20));  // it slides on, by the new positions
+  cache.Append(0, Count(7, 20));  // it slides further by the new positions
   EXPECT_EQ(cache.table.Get(0).evicted.begin, 4);
   EXPECT_EQ(cache.table.Get(0).evicted.end, 12);
-  EXPECT(cache.BooksAgree());
+  EXPECT(cache.CountsAgree());
 }
 
-TEST(RollbackAcrossAnEvictionKnowsThatASinkIsGone) {
+TEST(RollbackAcrossAnEvictionKnowsThatASinkIsEvicted) {
   Cache cache(16);
   cache.table.Add(0);
   cache.table.SetWindow(0, {4, 0, 0});
   cache.Append(0, Count(0, 20));
   auto checkpoint = cache.table.MakeCheckpoint(0);
   cache.Evict(0, {18, 19});
-  cache.table.SetWindow(0, {4, 1, 0});  // nothing is gone, so the window may have sinks now
-  EXPECT_ERROR(cache.table.Rollback(0, checkpoint.get()), kValue, "has let go");
+  cache.table.SetWindow(0, {4, 1, 0});  // nothing is evicted, so the window may have sinks now
+  EXPECT_ERROR(cache.table.Rollback(0, checkpoint.get()), kValue, "has evicted");
   cache.table.SetWindow(0, {4, 0, 0});
   cache.table.Rollback(0, checkpoint.get());
   EXPECT_EQ(cache.table.Get(0).evicted.end, 16);

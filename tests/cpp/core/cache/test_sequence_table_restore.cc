@@ -21,7 +21,7 @@ SequenceRecord Windowed() {
   table.Add(0);
   table.SetWindow(0, {6, 2, 3});
   Grow(&table, 0, 29);
-  return table.Record(0, "save");  // tokens 4 to 19 are gone
+  return table.Record(0, "save");  // tokens 4 to 19 are evicted
 }
 
 }  // namespace
@@ -38,9 +38,9 @@ TEST(RestoreTakesAsManyPagesAsAreHeld) {
       held += page * page_size < 4 || (page + 1) * page_size > 20;
     }
     EXPECT_EQ(40 - table.pool().num_free(), held);
-    // The row that comes next sees positions above 29 - 6. Three tokens back it still may.
+    // The next query sees positions above 29 - 6. It may still after a rollback of three tokens.
     table.PopN(5, 3);
-    EXPECT_ERROR(table.PopN(5, 8), kValue, "has let go");
+    EXPECT_ERROR(table.PopN(5, 8), kValue, "has evicted");
     Grow(&table, 5, 30);
     EXPECT(table.CountReferences()[0] == table.pool().ref_count(0));
     EXPECT(table.Get(5).evicted.end >= 29 + 27 - 6 - 3 - 2 * page_size);
@@ -49,18 +49,18 @@ TEST(RestoreTakesAsManyPagesAsAreHeld) {
   }
 }
 
-TEST(RestoredWindowsRememberWhatIsGoneAcrossCheckpoints) {
+TEST(RestoredWindowsRememberEvictedTokensAcrossCheckpoints) {
   SequenceTable table({40, 16, 64, 0});
-  table.Restore(0, Windowed());  // page 0 holds columns 0 to 3; 4 to 15 of it are gone
+  table.Restore(0, Windowed());  // page 0 holds tokens 0 to 3; 4 to 15 are evicted
   auto checkpoint = table.MakeCheckpoint(0);
   Grow(&table, 0, 2);
   table.PopN(0, 3);
   table.Rollback(0, checkpoint.get());
   EXPECT_EQ(table.Get(0).evicted.begin, 4);
   EXPECT_EQ(table.Get(0).evicted.end, 20);
-  EXPECT_ERROR(table.PopN(0, 10), kValue, "has let go");
+  EXPECT_ERROR(table.PopN(0, 10), kValue, "has evicted");
   table.Fork(0, 1, 27);
-  EXPECT_ERROR(table.Fork(0, 2, 21), kValue, "has let go");
+  EXPECT_ERROR(table.Fork(0, 2, 21), kValue, "has evicted");
   EXPECT_EQ(table.Get(1).evicted.end, 20);
 }
 
@@ -80,11 +80,11 @@ TEST(RestoreRefusesRecordsThatNoTableMakes) {
           "load_sequence needs 246 pages and 8 of 8");
   refused([](auto* r) { r->next_position = 30; }, ErrorKind::kValue, "next position");
   refused([](auto* r) { r->window.sinks = -1; }, ErrorKind::kValue, "window is negative");
-  refused([](auto* r) { r->window = {}; }, ErrorKind::kValue, "window shows");
-  refused([](auto* r) { r->window.size = 11; }, ErrorKind::kValue, "window shows");
-  refused([](auto* r) { r->window.sinks = 5; }, ErrorKind::kValue, "window shows");
-  refused([](auto* r) { r->evicted = {20, 4}; }, ErrorKind::kValue, "lets go");
-  refused([](auto* r) { r->evicted = {4, 30}; }, ErrorKind::kValue, "lets go");
+  refused([](auto* r) { r->window = {}; }, ErrorKind::kValue, "window shows evicted");
+  refused([](auto* r) { r->window.size = 11; }, ErrorKind::kValue, "window shows evicted");
+  refused([](auto* r) { r->window.sinks = 5; }, ErrorKind::kValue, "window shows evicted");
+  refused([](auto* r) { r->evicted = {20, 4}; }, ErrorKind::kValue, "that it evicts");
+  refused([](auto* r) { r->evicted = {4, 30}; }, ErrorKind::kValue, "that it evicts");
   refused([](auto* r) { r->positions = std::make_shared<std::vector<int32_t>>(3); },
           ErrorKind::kValue, "as many positions");
   refused([](auto* r) { r->positions = std::make_shared<std::vector<int32_t>>(29, -1); },

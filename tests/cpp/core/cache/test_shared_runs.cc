@@ -32,7 +32,7 @@ TEST(ForksOfForksShareInSteps) {
 
 TEST(OnlyWholeChunksWithinTheLimitsAreShared) {
   EXPECT(Find({{1, 2}, {1, 3}}, {1, 1}).empty());    // half a chunk
-  EXPECT(Find({{1, -1}, {1, -1}}, {1, 1}).empty());  // a page that was let go
+  EXPECT(Find({{1, -1}, {1, -1}}, {1, 1}).empty());  // an evicted page
   EXPECT(Find({{1, 2}, {3, 4}}, {1, 1}).empty());    // nothing
   EXPECT(Find({{1, 2}, {1, 2}}, {0, 1}).empty());    // one sees less than a chunk
   EXPECT(Find({{1, 2}}, {1}).empty());

@@ -1,4 +1,4 @@
-// Lowered masks against a predicate per constructor that is written down from its definition.
+// Compares lowered masks with one predicate per constructor, written from its definition.
 #include <algorithm>
 #include <functional>
 #include <random>
@@ -63,7 +63,7 @@ class Generator {
       c.plan.depths = c.depths.data();
     }
     c.plan.next_position = c.plan.num_committed;
-    if (Int(0, 3) == 0) {  // some of the past was evicted
+    if (Int(0, 3) == 0) {  // some past tokens are evicted
       int32_t position = 0;
       for (int32_t i = 0; i < c.plan.num_committed; ++i) {
         position += Int(0, 10) == 0 ? Int(1, 30) : 1;
@@ -83,7 +83,7 @@ class Generator {
       case 1: {
         std::vector<int32_t> parents = c.parents;
         for (int32_t i = static_cast<int32_t>(parents.size()); i < c.plan.num_pending; ++i) {
-          parents.push_back(i - 1);  // a chain, said with a tree
+          parents.push_back(i - 1);  // a chain, given as a tree
         }
         return {Mask::Tree(parents), [&c](int32_t r, int32_t k) { return c.causal(r, k); }};
       }
@@ -208,7 +208,7 @@ SequencePlan Chain(int32_t committed, int32_t queries) {
 }  // namespace
 
 TEST(LoweredMasksAreTheirDefinitions) {
-  MaskPlan plan;  // one for all: what an earlier mask left must not show
+  MaskPlan plan;  // reused: nothing of an earlier mask may remain
   for (uint32_t seed = 0; seed < 1500; ++seed) {
     Generator random(seed);
     const Context context = random.Sequence();

@@ -28,7 +28,7 @@ TEST(ExpIsAccurateAndScaled) {
   EXPECT_EQ(fixed(kvctl::kMaxExponent, kvctl::kMaxExponent), uint64_t{1} << kvctl::kExpBits);
 }
 
-// A float that holds the whole exponent, logit * scale - exponent, would be off by 1.3e-6 here.
+// A float that holds the full exponent, logit * scale - exponent, would be off by 1.3e-6 here.
 TEST(ExpOfLargeLogitsIsAsAccurate) {
   std::mt19937 random(5);
   for (int i = 0; i < 200000; ++i) {

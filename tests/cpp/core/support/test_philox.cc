@@ -13,7 +13,7 @@ TEST(PhiloxMatchesThePublishedVectors) {
                             0x299f31d0) == Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
-TEST(EveryPartOfTheNameChangesTheNumber) {
+TEST(EveryPartOfTheKeyChangesTheNumber) {
   using kvctl::Purpose;
   using kvctl::RandomStream;
   const uint64_t base = RandomStream{1, 2}.Bits(Purpose::kAccept, 3, 4);

@@ -16,7 +16,7 @@ NgramIndex Index(const Text& text) {
   return index;
 }
 
-// What the index promises, said in the dullest way.
+// The contract of the index, as a plain scan.
 NgramIndex::Match LongestByScan(const Text& text) {
   NgramIndex::Match best;
   const int32_t size = static_cast<int32_t>(text.size());
@@ -54,12 +54,12 @@ TEST(NgramAgreesWithAScanOnRandomTexts) {
   for (int32_t vocabulary : {1, 2, 3, 10}) {
     Text text;
     NgramIndex index;
-    for (int32_t i = 0; i < 60; ++i) {  // few enough that every occurrence is looked at, or nearly
+    for (int32_t i = 0; i < 60; ++i) {  // few enough that nearly every occurrence is examined
       text.push_back(static_cast<int32_t>(random() % vocabulary));
       index.Append(&text.back(), 1);
       const NgramIndex::Match expected = LongestByScan(text);
       const NgramIndex::Match found = index.Longest();
-      // The index looks at the latest 16 occurrences of the last four tokens and may miss an older
+      // The index examines the latest 16 occurrences of the last four tokens and may miss an older
       // one.
       if (expected.length <= NgramIndex::kMaxOrder || vocabulary >= 3) {
         EXPECT_EQ(found.length, expected.length);
@@ -73,14 +73,14 @@ TEST(NgramAgreesWithAScanOnRandomTexts) {
 
 TEST(NgramChainCopiesAndRunsOnIntoItself) {
   ExpectSame(Index({1, 2, 3, 4, 1, 2}).Chain(2), {2, 3, 4}, {-1, 0, 1});
-  // "3 4 1 2" reaches the end of the text and goes on with what it drafted.
+  // "3 4 1 2" reaches the end of the text and continues with the drafted tokens.
   ExpectSame(Index({1, 2, 3, 4, 1, 2}).Chain(6), {2, 3, 4, 1, 2, 3, 4}, {-1, 0, 1, 2, 3, 4, 5});
   ExpectSame(Index({5, 5}).Chain(3), {5, 5, 5, 5}, {-1, 0, 1, 2});
   ExpectSame(Index({1, 2, 3}).Chain(4), {3}, {-1});
   ExpectSame(Index({1, 1}).Chain(0), {1}, {-1});
 }
 
-TEST(NgramChainSaysHowMuchAgrees) {
+TEST(NgramChainReportsMatchLengths) {
   EXPECT((Index({1, 2, 3, 4, 1, 2}).Chain(3).match_lengths == Text{0, 2, 3, 4}));
   const Text same(200, 7);
   const NgramDraft draft = Index(same).Chain(3);
@@ -119,7 +119,7 @@ TEST(NgramTreeOfOneBranchIsTheChain) {
   }
 }
 
-TEST(NgramTruncateForgetsWhatCameAfter) {
+TEST(NgramTruncateForgetsLaterTokens) {
   std::mt19937 random(3);
   Text text;
   for (int32_t i = 0; i < 400; ++i) text.push_back(static_cast<int32_t>(random() % 3));
@@ -138,7 +138,7 @@ TEST(NgramTruncateForgetsWhatCameAfter) {
   EXPECT_EQ(index.size(), 400);
 }
 
-TEST(NgramRefusesWhatMakesNoSense) {
+TEST(NgramRefusesInvalidArguments) {
   EXPECT_ERROR(Index({}).Chain(3), kValue, "empty text");
   EXPECT_ERROR(Index({}).Tree(3, 3), kValue, "empty text");
   EXPECT_ERROR(Index({1}).Chain(-1), kValue, "max_length must not be negative, got -1");

@@ -1,9 +1,9 @@
 /*!
  * \file cuda_runtime.h
- * \brief Stands in for CUDA's header when g++ compiles the kernels to run on the CPU.
+ * \brief Replaces CUDA's header when g++ compiles the kernels to run on the CPU.
  *
- * Only what cpp/kernels/cuda uses. A launch runs the grid's blocks one after another, and the
- * threads of a block as fibers of one CPU thread (machine.h); "device" memory is the host's.
+ * It has only what cpp/kernels/cuda uses. A launch runs the grid's blocks one after another, and
+ * the threads of a block as fibers of one CPU thread (machine.h). Device memory is host memory.
  */
 #ifndef KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
 #define KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
@@ -56,7 +56,7 @@ T __shfl_sync(uint32_t, T value, int source) {
   return emulate::Shuffle(value, [=](int) { return source; });
 }
 
-// The host's side.
+// The host API.
 using cudaError_t = int;
 using cudaStream_t = void*;
 using cudaEvent_t = void*;
@@ -80,7 +80,7 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-/*! \brief Two multiprocessors: fewer than most grids have blocks. */
+/*! \brief Two multiprocessors: fewer than the blocks of most grids. */
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : 228 * 1024;
   return cudaSuccess;
@@ -89,7 +89,7 @@ template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
   return cudaSuccess;
 }
-/*! \brief Fresh memory holds NaN patterns: nothing may rely on zeros. */
+/*! \brief New memory holds NaN patterns: no code may rely on zeros. */
 template <typename T>
 cudaError_t cudaMalloc(T** pointer, size_t size) {
   *pointer = static_cast<T*>(std::aligned_alloc(256, (size + 256) / 256 * 256));

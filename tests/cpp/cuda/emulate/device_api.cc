@@ -1,5 +1,5 @@
-// TVM's view of the emulated device: host memory behind device type CUDA, so that TVM's tensors,
-// and with them the whole cache, can be "on CUDA" on a machine without one.
+// TVM's device API of the emulated device: host memory with device type CUDA, so that TVM's tensors
+// and the cache can be "on CUDA" on a machine without a GPU.
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/runtime/device_api.h>
 

@@ -21,7 +21,7 @@ namespace {
 
 constexpr size_t kStackBytes = 128 * 1024;
 
-/*! \brief Saves the registers a call must keep on the present stack, and goes on with another. */
+/*! \brief Saves the callee-saved registers on the current stack, and switches to another stack. */
 extern "C" void kvctl_emulate_switch(void** save, void* load);
 asm(R"(
 .text
@@ -92,7 +92,7 @@ void Yield(State state) {
   kvctl_emulate_switch(&self->top, machine.scheduler);
 }
 
-void Carry(Fiber* fiber, int upto_group) {
+void FinishCopies(Fiber* fiber, int upto_group) {
   auto& copies = fiber->copies;
   size_t kept = 0;
   for (const Copy& copy : copies) {
@@ -116,12 +116,12 @@ void Enter() {
 void Prepare(Fiber* fiber) {
   if (fiber->stack == nullptr) fiber->stack = std::make_unique<char[]>(kStackBytes);
 #ifdef __SANITIZE_ADDRESS__
-  // A fiber that has ended never left its frames.
+  // A finished fiber never returned from its frames.
   __asan_unpoison_memory_region(fiber->stack.get(), kStackBytes);
 #endif
   auto end = reinterpret_cast<uintptr_t>(fiber->stack.get() + kStackBytes) / 64 * 64;
   auto** top = reinterpret_cast<void**>(end);
-  *--top = nullptr;  // where Enter would return to, and what aligns its stack
+  *--top = nullptr;  // Enter's return address, which also aligns its stack
   *--top = reinterpret_cast<void*>(&Enter);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   fiber->top = top;
@@ -130,7 +130,7 @@ void Prepare(Fiber* fiber) {
   fiber->group = 0;
 }
 
-/*! \brief Lets a warp go on if all its lanes wait for the same operation; whether it can. */
+/*! \brief Resumes a warp if all its lanes wait for the same operation. Returns whether it did. */
 bool TryCollective(size_t first) {
   void* lanes[kWarpSize];
   bool waits = false;
@@ -155,7 +155,7 @@ bool TryCollective(size_t first) {
   return true;
 }
 
-/*! \brief Gives each lane of a warp that can go on a turn. */
+/*! \brief Runs each ready lane of a warp until it waits. */
 void RunLanes(size_t first, const std::vector<size_t>& lanes) {
   for (size_t lane : lanes) {
     Fiber& fiber = machine.fibers[first + lane];
@@ -166,8 +166,7 @@ void RunLanes(size_t first, const std::vector<size_t>& lanes) {
   }
 }
 
-/*! \brief Lets threads wait no longer at a barrier to which all have come; whether any thread is
- * left. */
+/*! \brief Releases a barrier that all threads have reached. Returns whether any thread is left. */
 bool PassBarrier() {
   size_t waiting = 0, done = 0;
   for (size_t i = 0; i < machine.size; ++i) {
@@ -182,10 +181,8 @@ bool PassBarrier() {
   return true;
 }
 
-/*!
- * \brief Runs a block. Shuffled: warps in step, from one shared operation to the next. Otherwise
- * each warp runs ahead, to the next barrier, before the following one moves.
- */
+/*! \brief Runs a block. Shuffled: warps advance together, from one collective operation to the
+ * next. Otherwise each warp runs to the next barrier before the following warp starts. */
 void RunBlock() {
   std::vector<size_t> warps(machine.size / kWarpSize), lanes(kWarpSize);
   std::iota(warps.begin(), warps.end(), 0);
@@ -217,7 +214,7 @@ unsigned char* DynamicShared() { return reinterpret_cast<unsigned char*>(machine
 
 void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
   if (block.y != 1 || block.z != 1 || block.x % kWarpSize != 0 || block.x > 1024) {
-    Die("blocks here are whole warps in one dimension");
+    Die("blocks must be full warps in one dimension");
   }
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
     Die("a grid has no blocks, or too many");
@@ -264,7 +261,7 @@ void CommitCopies() { ++machine.current->group; }
 
 void WaitCopies(int pending) {
   Fiber* self = machine.current;
-  Carry(self, self->group - 1 - pending);
+  FinishCopies(self, self->group - 1 - pending);
 }
 
 }  // namespace emulate

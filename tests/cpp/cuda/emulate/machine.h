@@ -1,13 +1,13 @@
 /*!
  * \file machine.h
- * \brief CUDA's execution model on one CPU thread: grids, blocks, warps in lockstep where they
- * talk.
+ * \brief CUDA's execution model on one CPU thread: grids, blocks, and warps that synchronise at
+ * collective operations.
  *
- * Each CUDA thread is a fiber with a stack of its own. A fiber runs until it waits: for its block
+ * Each CUDA thread is a fiber with its own stack. A fiber runs until it waits for its block
  * (__syncthreads) or for its warp (shuffles, ldmatrix, mma). Between such points threads run one
- * after another in an order that a test chooses, so that a missing barrier changes results from one
- * order to another. A kernel that cannot go on (a barrier that part of a block skips, a warp whose
- * lanes wait for different operations) ends the program with a message.
+ * after another in an order that a test chooses, so that a missing barrier changes results between
+ * orders. A kernel that deadlocks (a barrier that part of a block skips, a warp whose lanes wait
+ * for different operations) ends the program with a message.
  */
 #ifndef KVCTL_TESTS_CUDA_EMULATE_MACHINE_H_
 #define KVCTL_TESTS_CUDA_EMULATE_MACHINE_H_
@@ -25,19 +25,17 @@ struct dim3 {
       : x(x), y(y), z(z) {}
 };
 
-// Of the fiber that runs.
+// Of the current fiber.
 extern thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
-/*!
- * \brief The order in which the threads of a block take their turns: each warp from the first (the
- * last) on runs as far as it can before the next; or all in step, shuffled.
- */
+/*! \brief The order in which the threads of a block run: each warp from the first (or the last) on
+ * runs as far as it can before the next; or all advance together, shuffled. */
 enum class Order { kForward, kBackward, kShuffled };
-/*! \brief For the launches that follow. */
+/*! \brief Applies to later launches. */
 void SetOrder(Order order);
 
 constexpr int kWarpSize = 32;
-/*! \brief What a block of an H100 may ask for. */
+/*! \brief The most that a block of an H100 may request. */
 constexpr size_t kMaxSharedMemory = 227 * 1024;
 
 /*! \brief Runs body in every thread of the grid. Shared memory starts as NaN patterns. */
@@ -47,16 +45,14 @@ unsigned char* DynamicShared();
 
 void SyncThreads();
 void SyncWarp();
-/*!
- * \brief An operation of a whole warp: waits for all lanes, then the last one to come carries it
- * out, on the arguments of lanes 0 to 31.
- */
+/*! \brief A collective operation of a warp. Waits for all lanes; the last one carries it out on the
+ * arguments of lanes 0 to 31. */
 void Collective(void (*operation)(void* const* lanes), void* mine);
 
 /*!
- * \brief cp.async: the copy happens when the thread waits for it, not before; until then the target
- * holds NaN patterns.
- * \param source_bytes Of 16; the rest is zeros.
+ * \brief cp.async. The copy happens only when the thread waits for it; until then the target holds
+ * NaN patterns.
+ * \param source_bytes Of 16; the rest is filled with zeros.
  */
 void CopyAsync(void* target, const void* source, int source_bytes);
 void CommitCopies();

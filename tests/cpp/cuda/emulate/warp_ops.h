@@ -1,7 +1,7 @@
 /*!
  * \file warp_ops.h
- * \brief What kernels/cuda/device/warp_ops.cuh says in PTX, lane by lane as the PTX ISA lays it
- * out.
+ * \brief The PTX instructions of kernels/cuda/device/warp_ops.cuh, lane by lane in the layout of
+ * the PTX ISA.
  */
 #ifndef KVCTL_TESTS_CUDA_EMULATE_WARP_OPS_H_
 #define KVCTL_TESTS_CUDA_EMULATE_WARP_OPS_H_
@@ -19,8 +19,8 @@ struct LoadLane {
   uint32_t tiles[4];
 };
 
-/*! \brief Register t of lane l: elements (l / 4, 2 (l % 4)) and the one behind it of tile t, whose
- * row r lies where lane 8 t + r points; or the same of the transpose. */
+/*! \brief Register t of lane l gets element (l / 4, 2 (l % 4)) of tile t and the next one, or those
+ * of its transpose. Lane 8 t + r points to row r of tile t. */
 template <bool kTransposed>
 void LoadTilesOfWarp(void* const* lanes) {
   const auto element = [&](int tile, int row, int column) {

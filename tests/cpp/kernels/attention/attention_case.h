@@ -24,7 +24,7 @@ struct Shape {
   int32_t qo_heads = 6, kv_heads = 2, head_dim = 64, page_size = 16;
 };
 
-/*! \brief One layer of a cache; pages are handed out in a scrambled order, unused ones hold NaN. */
+/*! \brief One layer of a cache. Pages are handed out in random order; unused pages hold NaN. */
 class PagedLayer {
  public:
   PagedLayer(Shape shape, DType dtype, int32_t num_pages, uint32_t seed)
@@ -59,7 +59,7 @@ class PagedLayer {
     }
   }
 
-  /*! \brief Copies K and V of a key, all heads, from one place to another. */
+  /*! \brief Copies K and V of a key, all heads, from one slot to another. */
   void Copy(int32_t from_page, int32_t from_offset, int32_t to_page, int32_t to_offset) {
     const int64_t bytes = int64_t(shape.head_dim) * DTypeSize(dtype);
     for (int32_t i = 0; i < 2 * shape.kv_heads; ++i) {
@@ -104,7 +104,8 @@ class PagedLayer {
   std::vector<int32_t> free;
 };
 
-/*! \brief Parents of a token tree in which each node hangs on any earlier one, or on the past. */
+/*! \brief Parents of a random token tree: each node is a child of any earlier node, or of the past.
+ */
 inline std::vector<int32_t> RandomTree(std::mt19937* rng, int32_t size) {
   std::vector<int32_t> parents;
   for (int32_t i = 0; i < size; ++i) {
@@ -113,7 +114,7 @@ inline std::vector<int32_t> RandomTree(std::mt19937* rng, int32_t size) {
   return parents;
 }
 
-/*! \brief One sequence of a step, with its own storage for what SequencePlan points to. */
+/*! \brief One sequence of a step, with storage for the arrays of its SequencePlan. */
 struct TestSequence {
   SequencePlan plan{};
   std::vector<int32_t> pages, parents, depths, positions;
@@ -173,7 +174,7 @@ struct TestSequence {
   }
 };
 
-/*! \brief Runs the kernel, and where mass is given sums up the weights. Sets query_begin of each
+/*! \brief Runs the kernel, and sums the weights if mass is given. Sets query_begin of each
  * sequence. q: [queries, qo_heads, head_dim]. */
 inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequence>& sequences,
                                  const std::vector<const Mask*>& masks, const std::vector<float>& q,
@@ -211,7 +212,7 @@ inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequen
   return out;
 }
 
-/*! \brief The same in float64, from the plan's own view of what is visible. */
+/*! \brief The same in float64, with visibility taken from the plan. */
 inline std::vector<double> Reference(const PagedLayer& layer, const TestSequence& sequence,
                                      const MaskPlan& plan, const float* q,
                                      const AttentionArgs& options = {}) {
@@ -265,9 +266,9 @@ inline std::vector<double> Reference(const PagedLayer& layer, const TestSequence
   return out;
 }
 
-/*! \brief A sequence of random length, with a tree every other time, and masks that suit it. */
+/*! \brief A sequence of random length, with a tree in half of the cases, and masks that fit it. */
 struct RandomCase {
-  /*! \param max_past The past is shorter. */
+  /*! \param max_past The past is shorter than this. */
   RandomCase(PagedLayer* layer, int32_t max_past) {
     const auto random = [&](int32_t n) { return static_cast<int32_t>(layer->rng() % n); };
     const int32_t past = random(max_past), queries = 1 + random(40), keys = past + queries;

@@ -109,7 +109,7 @@ TEST(LseIsTheLogOfTheSumOfExponentials) {
   EXPECT_EQ(lse[1], -INFINITY);
 }
 
-// The guarantee of attention.h: a token's output is the same to the last bit ...
+// The guarantee of attention.h: a token's output is bitwise the same ...
 
 TEST(TokensOfATreeComeOutAsTheyWouldAlone) {
   for (const Shape shape : {Shape{6, 2, 64, 16}, Shape{4, 4, 32, 3}, Shape{8, 1, 80, 32}}) {
@@ -141,7 +141,7 @@ TEST(TokensOfATreeComeOutAsTheyWouldAlone) {
 }
 
 TEST(TokensOfAChainComeOutAsTheyWouldAlone) {
-  // A token alone is worked on with several KV heads at once, eleven of them as six and five.
+  // A unit of a single token has several KV heads: eleven are split into six and five.
   for (const Shape shape :
        {Shape{9, 3, 64, 16}, Shape{22, 11, 32, 8}, Shape{6, 3, 80, 5}, Shape{24, 2, 64, 16}}) {
     for (const DType dtype : {DType::kFloat32, DType::kFloat16}) {
@@ -207,8 +207,8 @@ TEST(NeitherTheBatchNorTheThreadsChangeABit) {
 }
 
 TEST(SharedPagesChangeNoBit) {
-  // Forks of forks on the same pages, with own tokens behind them, beside a stranger; each beside
-  // what it yields alone.
+  // Forks of forks on the same pages, each followed by its own tokens, and an unrelated sequence.
+  // Each is compared with its output alone.
   const Shape shape{6, 2, 64, 16};
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     PagedLayer layer(shape, dtype, 1000, 37);
@@ -225,7 +225,7 @@ TEST(SharedPagesChangeNoBit) {
     std::vector<TestSequence> batch{fork(800, 850, 1, false), fork(800, 1100, 5, true),
                                     fork(0, 300, 3, false),   fork(300, 330, 1, false),
                                     fork(520, 600, 4, false), fork(800, 850, 40, true)};
-    const Mask window = Mask::Window(200, 270);  // of the first chunk all, of the next ones a part
+    const Mask window = Mask::Window(200, 270);  // all of the first chunk, a part of the next ones
     std::vector<const Mask*> masks(batch.size(), nullptr);
     int64_t queries = 0;
     for (const TestSequence& sequence : batch) queries += sequence.plan.num_query_tokens;
@@ -298,7 +298,7 @@ TEST(SumsOfWeightsAgreeWithFloat64) {
         std::vector<float> first;
         for (const int threads : {1, 3}) {
           omp_set_num_threads(threads);
-          std::vector<float> sums(want.size(), 1.f);  // is added to
+          std::vector<float> sums(want.size(), 1.f);  // the sums are added to it
           const AttentionMass mass{sums.data(), heads, last_queries};
           AttentionArgs options;
           options.sinks = sinks.data();
@@ -315,9 +315,8 @@ TEST(SumsOfWeightsAgreeWithFloat64) {
 }
 
 TEST(WhatIsHiddenMayBeAnything) {
-  // Each query sees every third key; key c holds NaN or infinity, in K and V, for all c of
-  // another third, and half the pages of the last third do not exist. Then every third query sees
-  // poison.
+  // Each query sees every third key. K and V of another third hold NaN or infinity, and the pages
+  // of the last third do not exist. Every third query then sees the poison.
   const Shape shape{4, 2, 64, 1};
   PagedLayer layer(shape, DType::kFloat32, 1000, 29);
   const int32_t past = 330, queries = 12, keys = past + queries;
@@ -344,7 +343,7 @@ TEST(WhatIsHiddenMayBeAnything) {
     for (int64_t i = r * width; i < (r + 1) * width; ++i) {
       if (r % 3 == 0) EXPECT(poisoned[i] == clean[i]);
       if (r % 3 == 1) EXPECT(std::isnan(poisoned[i]));
-      if (r % 3 == 2) EXPECT(poisoned[i] == 0.f);  // all that it may see is gone
+      if (r % 3 == 2) EXPECT(poisoned[i] == 0.f);  // no visible key has a page
     }
   }
 }

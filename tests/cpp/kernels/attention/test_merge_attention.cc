@@ -29,7 +29,7 @@ Part Attend(const std::vector<double>& scores, const std::vector<double>& values
 
 }  // namespace
 
-TEST(MergedPartsAreTheWhole) {
+TEST(MergedPartsEqualAttentionOverBoth) {
   for (LseBase base : {LseBase::kE, LseBase::kTwo}) {
     Part part = Attend({0.5, 2}, {3, -1}, base), other = Attend({-1, 1, 4}, {2, 5, 0.25}, base);
     const Part whole = Attend({0.5, 2, -1, 1, 4}, {3, -1, 2, 5, 0.25}, base);
@@ -39,7 +39,7 @@ TEST(MergedPartsAreTheWhole) {
   }
 }
 
-TEST(APartThatSawNothingChangesNoBit) {
+TEST(APartWithoutKeysChangesNoBit) {
   Part part = Attend({0.3, 0.1}, {1. / 3, 1. / 7}, LseBase::kE),
        nothing = Attend({}, {}, LseBase::kE);
   nothing.out = {NAN, NAN};

@@ -93,7 +93,7 @@ TEST(BFloat16WeightsAreRoundedToNearest) {
   }
 }
 
-TEST(BFloat16KeepsWhatItCanSay) {
+TEST(BFloat16KeepsRepresentableValues) {
   // Values of eight significant bits survive; 1 + 2^-8 lies half-way and goes to the even
   // neighbour.
   const float plain[] = {1.0f, -2.5f, 0.0f, 1.0f + 0.00390625f, 1.0f + 3 * 0.00390625f, 1e30f};
@@ -119,7 +119,7 @@ TEST(ARowIsTheSameAmongAnyNumberOfRows) {
       const std::vector<float> all = Run(weight, x, 100);
       for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 31, 48, 49, 64}) {
         EXPECT(SameBits(Run(weight, x, m).data(), all.data(), m * n));
-        // ... and wherever it stands among them.
+        // ... and at any position among them.
         const std::vector<float> tail(x.end() - m * k, x.end());
         EXPECT(SameBits(Run(weight, tail, m).data(), all.data() + (100 - m) * n, m * n));
       }
@@ -174,10 +174,10 @@ TEST(InspectTellsPackedWeightsFromOtherBytes) {
   EXPECT_EQ(info.n, 5);
   EXPECT_EQ(info.k, 6);
   EXPECT(info.type == WeightType::kBFloat16);
-  EXPECT_ERROR(InspectPackedLinear(weight.packed, weight.bytes - 1), kValue, "no weight packed");
+  EXPECT_ERROR(InspectPackedLinear(weight.packed, weight.bytes - 1), kValue, "not a weight packed");
   EXPECT_ERROR(InspectPackedLinear(weight.packed, 3), kValue, "these 3 bytes");
   const std::vector<float> other(64, 1.0f);
-  EXPECT_ERROR(InspectPackedLinear(other.data(), 256), kValue, "no weight packed");
+  EXPECT_ERROR(InspectPackedLinear(other.data(), 256), kValue, "not a weight packed");
 }
 
 TEST(SizesAreCheckedBeforeAnythingIsAllocated) {

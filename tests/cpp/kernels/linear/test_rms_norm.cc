@@ -35,7 +35,7 @@ TEST(RmsNormAgreesWithDoubles) {
 }
 
 TEST(RmsNormOfARowIsTheSameAmongOthersAndInPlace) {
-  constexpr int64_t kRows = 40, kCols = 576;  // enough that it is threaded
+  constexpr int64_t kRows = 40, kCols = 576;  // large enough to be threaded
   const std::vector<float> x = Random(kRows * kCols), weight = Random(kCols);
   std::vector<float> all = x, alone(kCols);
   kvctl::RmsNorm(all.data(), weight.data(), kRows, kCols, 1e-5f, all.data());

@@ -16,7 +16,7 @@ float SiluMulOf(float gate, float up) {
 }  // namespace
 
 TEST(SiluMulAgreesWithDoubles) {
-  constexpr int64_t kCols = 4001;  // no multiple of a vector: the tail is taken too
+  constexpr int64_t kCols = 4001;  // not a multiple of a vector: covers the tail
   std::vector<float> gate_up(2 * kCols);
   for (int64_t i = 0; i < kCols; ++i) {
     gate_up[i] = static_cast<float>(i - 2000) * 0.04f;  // -80 .. 80
@@ -31,7 +31,7 @@ TEST(SiluMulAgreesWithDoubles) {
   }
 }
 
-TEST(SiluMulIsSaneAtTheEnds) {
+TEST(SiluMulHandlesExtremeValues) {
   EXPECT_EQ(SiluMulOf(0.0f, 5.0f), 0.0f);
   EXPECT_EQ(SiluMulOf(1e30f, 2.0f), 2e30f);
   EXPECT(std::abs(SiluMulOf(-1e3f, 2.0f)) < 1e-30f);
@@ -40,7 +40,7 @@ TEST(SiluMulIsSaneAtTheEnds) {
 }
 
 TEST(SiluMulOfARowIsTheSameAmongOthers) {
-  constexpr int64_t kRows = 9, kCols = 1537;  // enough that it is threaded
+  constexpr int64_t kRows = 9, kCols = 1537;  // large enough to be threaded
   std::vector<float> gate_up(kRows * 2 * kCols);
   for (size_t i = 0; i < gate_up.size(); ++i) gate_up[i] = std::sin(static_cast<float>(i)) * 9;
   std::vector<float> all(kRows * kCols), alone(kCols);

@@ -15,7 +15,7 @@ RopeParams Params(int32_t rotary_dim) {
 
 }  // namespace
 
-TEST(RopeTurnsPairsOfHalves) {
+TEST(RopeRotatesPairsOfHalves) {
   RopeParams params = Params(4);
   params.theta = 100.f;
   params.scale = 0.5f;
@@ -62,8 +62,8 @@ TEST(RopeStretchesLowFrequenciesOnly) {
   const int32_t position = 100;
   plain.Fill(&position, 1);
   stretched.Fill(&position, 1);
-  EXPECT_EQ(plain.row(0)[0], stretched.row(0)[0]);  // a turn of 6 positions: untouched
-  // The slowest pair turns less than once in 8192 positions: an eighth of the angle.
+  EXPECT_EQ(plain.row(0)[0], stretched.row(0)[0]);  // a rotation in 6 positions: unchanged
+  // The slowest pair rotates less than once in 8192 positions: an eighth of the angle.
   EXPECT(std::abs(plain.row(0)[63] - 8 * stretched.row(0)[63]) < 1e-5 * plain.row(0)[63] + 1e-6);
 }
 
@@ -78,20 +78,20 @@ TEST(RopeRejectsOddDimensions) {
 TEST(HalfPrecisionConversionsRoundToNearestEven) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const Float16 half{static_cast<uint16_t>(bits)};
-    const BFloat16 brain{static_cast<uint16_t>(bits)};
+    const BFloat16 bfloat{static_cast<uint16_t>(bits)};
     Float16 half_back;
-    BFloat16 brain_back;
+    BFloat16 bfloat_back;
     FromFloat(ToFloat(half), &half_back);
-    FromFloat(ToFloat(brain), &brain_back);
+    FromFloat(ToFloat(bfloat), &bfloat_back);
     if (std::isnan(ToFloat(half))) {
       EXPECT(std::isnan(ToFloat(half_back)));
     } else {
       EXPECT_EQ(half_back.bits, half.bits);
     }
-    if (std::isnan(ToFloat(brain))) {
-      EXPECT(std::isnan(ToFloat(brain_back)));
+    if (std::isnan(ToFloat(bfloat))) {
+      EXPECT(std::isnan(ToFloat(bfloat_back)));
     } else {
-      EXPECT_EQ(brain_back.bits, brain.bits);
+      EXPECT_EQ(bfloat_back.bits, bfloat.bits);
     }
   }
   const auto half = [](float value) {
@@ -107,7 +107,7 @@ TEST(HalfPrecisionConversionsRoundToNearestEven) {
   EXPECT_EQ(half(-0x1p-25f), 0.f);
 }
 
-TEST(RopeTurnsCachedKeysToOtherPositions) {
+TEST(RopeRotatesCachedKeysToOtherPositions) {
   RopeTable table(Params(4));
   const PageShape shape{2, 3, 8, DType::kFloat32};
   const std::vector<int32_t> slots{4, 1, 2}, from{90, 7, 5}, to{11, 7, 100};

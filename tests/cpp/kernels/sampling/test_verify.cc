@@ -15,7 +15,7 @@ using kvctl::Drawn;
 using kvctl::Noise;
 using kvctl::Rule;
 
-/*! \brief A drafted tree with random logits and draft distributions, and room for what is decided.
+/*! \brief A drafted tree with random logits and draft distributions, and buffers for the outcome.
  */
 struct Sequence {
   std::vector<int32_t> tokens, parents, rows;

@@ -1,4 +1,4 @@
-// The vector loops return the bits of the scalar ones, whatever the input.
+// The vector loops return the bits of the scalar ones for any input.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -84,9 +84,10 @@ TEST(VectorLoopsMatchScalarLoopsBitForBit) {
     EXPECT(SameBits(s1, s2));
 
     const kvctl::RestTerms rest = {grid, kvctl::MakeRestFactors(a * factor, b)};
-    const double left = scalar.rest_from_logits(logits.data(), probs.data(), n, rest, s1.data());
-    EXPECT_EQ(left, fast.rest_from_logits(logits.data(), probs.data(), n, rest, s2.data()));
-    EXPECT_EQ(left, fast.rest_from_logits(logits.data(), probs.data(), n, rest, nullptr));
+    const double residual =
+        scalar.rest_from_logits(logits.data(), probs.data(), n, rest, s1.data());
+    EXPECT_EQ(residual, fast.rest_from_logits(logits.data(), probs.data(), n, rest, s2.data()));
+    EXPECT_EQ(residual, fast.rest_from_logits(logits.data(), probs.data(), n, rest, nullptr));
     EXPECT(SameBits(s1, s2));
 
     std::vector<float> masked1 = logits, masked2 = logits;
@@ -107,7 +108,7 @@ TEST(VectorLoopsMatchScalarLoopsBitForBit) {
 }
 
 TEST(LongRowsAtTheLargestExponentialSumExactly) {
-  // Every exponential as large as the contract allows: what vector lanes can hold at most.
+  // Every exponential is as large as the contract allows: the most that vector lanes can hold.
   const int n = 3 * kvctl::kVocabBlock + 5;
   const std::vector<float> logits(n, 0.5f);
   EXPECT_EQ(kvctl::CpuVocabOps().exp_sum(logits.data(), n, kvctl::MakeExpGrid(1, 0), nullptr),
@@ -121,7 +122,7 @@ TEST(ProbabilitiesMayBeMinusZero) {
   }
 }
 
-TEST(VectorLoopsRefuseWhatIsNoProbability) {
+TEST(VectorLoopsRefuseInvalidProbabilities) {
   for (const kvctl::VocabOps* ops : {&kvctl::ScalarVocabOps(), &kvctl::CpuVocabOps()}) {
     for (float bad : {-0.1f, 1.5f, std::nanf(""), kInfinity}) {
       for (int at : {0, 3, 8}) {
