@@ -106,6 +106,13 @@ void IntersectPlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out);
 void UnitePlans(const MaskPlan& a, const MaskPlan& b, MaskPlan* out);
 void ComplementPlan(const MaskPlan& a, MaskPlan* out);
 
+/*!
+ * \brief Splits the spans in the pending region of a tree by the chunk of their logical indices.
+ *
+ * Siblings share a logical index, so that a token's sums run as if its path were the sequence.
+ */
+void AssignChunks(const SequencePlan& sequence, MaskPlan* plan);
+
 }  // namespace kvctl
 
 #endif  // KVCTL_CORE_MASK_MASK_BUILDER_H_

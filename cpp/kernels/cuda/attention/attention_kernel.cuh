@@ -7,6 +7,8 @@
  * one step ahead of the tensor cores. The softmax is computed online (Milakov & Gimelshein 2018,
  * arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Few items are split along the keys
  * into several that leave partial results.
+ *
+ * Longer than 300 lines: it is one class, whose steps share registers.
  */
 #ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_
 #define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_

@@ -16,93 +16,9 @@
 
 #include "core/mask/mask_plan.h"
 #include "kernels/attention.h"
-#include "kernels/convert.h"
+#include "paged_layer.h"
 
 namespace kvctl {
-
-struct Shape {
-  int32_t qo_heads = 6, kv_heads = 2, head_dim = 64, page_size = 16;
-};
-
-/*! \brief One layer of a cache. Pages are handed out in random order; unused pages hold NaN. */
-class PagedLayer {
- public:
-  PagedLayer(Shape shape, DType dtype, int32_t num_pages, uint32_t seed)
-      : shape(shape), dtype(dtype), rng(seed) {
-    data.assign(int64_t(num_pages) * 2 * shape.kv_heads * shape.page_size * shape.head_dim *
-                    DTypeSize(dtype),
-                0xff);  // NaN in every dtype
-    for (int32_t page = 0; page < num_pages; ++page) free.push_back(page);
-    std::shuffle(free.begin(), free.end(), rng);
-  }
-
-  /*! \brief Writes K or V of one key and head. */
-  void Set(int32_t page, int32_t kv, int32_t head, int32_t offset, const float* values) {
-    const int64_t at =
-        (((int64_t(page) * 2 + kv) * shape.kv_heads + head) * shape.page_size + offset) *
-        shape.head_dim;
-    for (int32_t d = 0; d < shape.head_dim; ++d) Put(at + d, values[d]);
-  }
-
-  double Get(int32_t page, int32_t kv, int32_t head, int32_t offset, int32_t d) const {
-    const int64_t at =
-        (((int64_t(page) * 2 + kv) * shape.kv_heads + head) * shape.page_size + offset) *
-            shape.head_dim +
-        d;
-    switch (dtype) {
-      case DType::kFloat16:
-        return ToFloat(reinterpret_cast<const Float16*>(data.data())[at]);
-      case DType::kBFloat16:
-        return ToFloat(reinterpret_cast<const BFloat16*>(data.data())[at]);
-      default:
-        return reinterpret_cast<const float*>(data.data())[at];
-    }
-  }
-
-  /*! \brief Copies K and V of a key, all heads, from one slot to another. */
-  void Copy(int32_t from_page, int32_t from_offset, int32_t to_page, int32_t to_offset) {
-    const int64_t bytes = int64_t(shape.head_dim) * DTypeSize(dtype);
-    for (int32_t i = 0; i < 2 * shape.kv_heads; ++i) {
-      const uint8_t* from =
-          data.data() +
-          ((int64_t(from_page) * 2 * shape.kv_heads + i) * shape.page_size + from_offset) * bytes;
-      std::copy_n(
-          from, bytes,
-          data.data() +
-              ((int64_t(to_page) * 2 * shape.kv_heads + i) * shape.page_size + to_offset) * bytes);
-    }
-  }
-
-  int32_t TakePage() {
-    const int32_t page = free.back();
-    free.pop_back();
-    return page;
-  }
-
-  void Put(int64_t at, float value) {
-    switch (dtype) {
-      case DType::kFloat16:
-        return FromFloat(value, reinterpret_cast<Float16*>(data.data()) + at);
-      case DType::kBFloat16:
-        return FromFloat(value, reinterpret_cast<BFloat16*>(data.data()) + at);
-      default:
-        reinterpret_cast<float*>(data.data())[at] = value;
-    }
-  }
-
-  std::vector<float> Random(int64_t size, float scale = 1.f) {
-    std::normal_distribution<float> normal(0.f, scale);
-    std::vector<float> values(size);
-    for (float& value : values) value = normal(rng);
-    return values;
-  }
-
-  Shape shape;
-  DType dtype;
-  std::mt19937 rng;
-  std::vector<uint8_t> data;
-  std::vector<int32_t> free;
-};
 
 /*! \brief Parents of a random token tree: each node is a child of any earlier node, or of the past.
  */
