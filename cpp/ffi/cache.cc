@@ -26,7 +26,7 @@ using tvm::runtime::Tensor;
 PagedKVCache Create(const CacheConfig& config) { return PagedKVCache::Create(config.ToConfig()); }
 CacheConfig ConfigOf(const PagedKVCache& cache) { return CacheConfig(cache->config()); }
 
-/*! \brief What kvctl's own compiled models call: sizes as TVM's create function takes them. */
+/*! \brief Creates the cache of a model that kvctl compiled. Sizes are those of TVM's create. */
 PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t num_qo_heads,
                             int64_t num_kv_heads, int64_t head_dim, int64_t rope_mode,
                             double rope_scale, double rope_theta, const Tensor& init) {
@@ -51,8 +51,10 @@ PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t
   return PagedKVCache::Create(config);
 }
 
-/*! \brief pending: 1 yes, 0 no, -1 exactly when the mask is a tree. positions: of all rows, or
- * nullopt. */
+/*!
+ * \param positions [rows of all sequences], or nullopt.
+ * \param pending 1: yes, 0: no, -1: exactly where the mask is a tree.
+ */
 void BeginForward(const PagedKVCache& cache, const ffi::Shape& seq_ids,
                   const ffi::Shape& append_lengths,
                   const ffi::Optional<ffi::Array<ffi::Optional<Tensor>>>& masks,
@@ -158,7 +160,7 @@ Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
   if (!std::isfinite(static_cast<float>(soft_cap)) || soft_cap < 0) {
     Throw(ErrorKind::kValue, "soft_cap must be positive, or 0 for none, got ", soft_cap);
   }
-  // A compiled model may pad its rows; here nobody would know what the others are.
+  // A compiled model may pad its rows. A caller of this function has no reason to.
   if (cache->InForward()) {
     const int64_t rows = cache->GetQueryPositions()->shape[0];
     if (qkv->shape[0] != rows) {

@@ -46,7 +46,7 @@ ffi::json::Array Numbers(const Tensor& tensor) {
   return numbers;
 }
 
-/*! \brief What two caches must have in common for K and V of one to mean the same in the other. */
+/*! \brief What two caches must agree on to exchange K and V. */
 ffi::String KVLayout(const PagedKVCache& cache) {
   const PagedKVCacheConfig& config = cache->config();
   ffi::json::Object layout;

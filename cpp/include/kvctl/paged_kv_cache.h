@@ -3,8 +3,8 @@
  * \brief The paged KV cache for C++ programs.
  *
  * A PagedKVCache is a TVM AttentionKVCache: every vm.builtin.kv_state_* and
- * vm.builtin.attention_kv_cache_* function takes it, and any compiled model runs on it. What it can
- * do beyond TVM's interface is declared here.
+ * vm.builtin.attention_kv_cache_* function takes it, and any compiled model runs on it. This header
+ * declares what it does beyond TVM's interface.
  */
 #ifndef KVCTL_PAGED_KV_CACHE_H_
 #define KVCTL_PAGED_KV_CACHE_H_
@@ -14,6 +14,7 @@
 #include <tvm/ffi/optional.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kvctl/api.h"
@@ -21,11 +22,11 @@
 
 namespace kvctl {
 
-/*! \brief Where rotary position embedding happens; the numbers are TVM's. */
+/*! \brief Where rotary position embedding happens, with TVM's numbers. */
 enum class RopeMode : int {
   kNone = 0,    //!< the model does it, or has none
   kNormal = 1,  //!< the cache rotates q and k before k is cached
-  kInline = 2,  //!< k is cached as it comes, and rotated when it is attended to
+  kInline = 2,  //!< k is given and read unrotated, and attention rotates it
 };
 
 /*! \brief What a cache is created with. */
@@ -48,13 +49,14 @@ struct PagedKVCacheConfig {
   /*! \brief The model's own rotation (TVM's f_split_rotary), or nullopt for kvctl's. */
   tvm::ffi::Optional<tvm::ffi::Function> split_rotary;
   tvm::ffi::Optional<tvm::runtime::Tensor> rope_ext_factors;
-  /*! \brief TVM's promise that sequences may get windows; without it they may get them as well. */
+  /*! \brief Whether TVM was told that sequences may have windows. They may have them in any case.
+   */
   bool sliding_windows = false;
-  /*! \brief Per layer the size of its own sliding window, 0 for none; empty: no layer has one. */
+  /*! \brief [num_layers] the size of each layer's own sliding window, 0 for none; or empty. */
   std::vector<int32_t> layer_windows;
 };
 
-/*! \brief The rollback horizon of windows that are set through TVM's interface, which names none.
+/*! \brief The rollback horizon of windows set through TVM's interface, which has no such argument.
  */
 constexpr int64_t kDefaultHorizon = 64;
 
@@ -72,30 +74,30 @@ class CacheCheckpoint : public tvm::ffi::ObjectRef {
                                              CacheCheckpointObj);
 };
 
-/*! \brief What one attention call may want besides the softmax of scaled products. */
+/*! \brief Options of one attention call. */
 struct AttentionOptions {
   double soft_cap = 0;  //!< > 0: scores become soft_cap * tanh(scores / soft_cap)
-  /*! \brief float32 (num_qo_heads,): adds slope * (position of column - position of row). */
+  /*! \brief float32 (num_qo_heads,): adds slope * (position of key - position of query). */
   tvm::ffi::Optional<tvm::runtime::Tensor> alibi_slopes;
   /*! \brief float32 (num_qo_heads,): one more logit in each softmax, without a value. */
   tvm::ffi::Optional<tvm::runtime::Tensor> sinks;
   /*! \brief float32 (rows, num_qo_heads): receives the log of the sum of exponentials. */
   tvm::ffi::Optional<tvm::runtime::Tensor> lse;
-  /*! \brief float32 (columns of all sequences, num_kv_heads or num_qo_heads), sequence after
-   * sequence: the weights that the rows gave to each column are added to it. */
+  /*! \brief float32 (keys of all sequences, num_kv_heads or num_qo_heads), sequence after
+   * sequence. The attention weights of each key, summed over queries, are added to it. */
   tvm::ffi::Optional<tvm::runtime::Tensor> mass;
 };
 
-/*! \brief What an observer of attention wants to see. */
+/*! \brief What an observer of attention receives. */
 struct ObserverOptions {
   bool per_query_head = false;  //!< sums for each query head, not for each KV head
-  int64_t last_rows = 0;        //!< > 0: of the last so many new tokens of each sequence only
+  int64_t last_rows = 0;        //!< > 0: only the last so many new tokens of each sequence count
 };
 
 /*!
- * \brief The committed tokens of one sequence apart from any cache, as they are saved.
+ * \brief The committed tokens of one sequence, outside of any cache.
  *
- * `length` tokens, of which those in [evicted_begin, evicted_end) were let go by a sliding window.
+ * It has `length` tokens, of which a sliding window has evicted [evicted_begin, evicted_end).
  */
 struct SavedSequence {
   int64_t length = 0;
@@ -107,10 +109,10 @@ struct SavedSequence {
   int64_t evicted_end = 0;
   bool renumber_sinks = false;  //!< see PagedKVCacheObj::SetSlidingWindow
   bool reports_held_length =
-      false;  //!< the window was set through TVM's interface, and counts as there
+      false;  //!< the window was set through TVM's interface, which counts tokens otherwise
   /*! \brief int32 (length,) on the host, or nullopt where a token's position is its index. */
   tvm::ffi::Optional<tvm::runtime::Tensor> positions;
-  /*! \brief (num_layers, length - gone, num_kv_heads, head_dim), of the cache's type. */
+  /*! \brief (num_layers, length - evicted, num_kv_heads, head_dim), of the cache's type. */
   tvm::runtime::Tensor k;
   tvm::runtime::Tensor v;
 };
@@ -124,29 +126,29 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   /*! \brief Begins a step in which every sequence may have a mask and positions of its own. */
   virtual void BeginForward(const std::vector<StepRequest>& requests) = 0;
   using AttentionKVCacheObj::BeginForward;
-  /*! \brief Takes the step in flight back. */
+  /*! \brief Undoes the step in flight. */
   virtual void AbortForward() = 0;
   /*! \brief AttentionWithFusedQKV with options. */
   virtual void Attention(int64_t layer, const tvm::runtime::Tensor& qkv,
                          const tvm::runtime::Tensor& out, double sm_scale,
                          const AttentionOptions& options) = 0;
   /*!
-   * \brief From now on asks `select` at each attention call which pages of the past to look at.
+   * \brief Sets a function that selects the pages of each attention call; nullopt removes it.
    *
-   * select(layer, q) gets the rotated q of the step's rows, (rows, num_qo_heads, head_dim), which
-   * is good until it returns, and returns for each sequence of the step the indices of its pages
-   * (an ffi::Shape), or None for all, or an array of one of either for each KV head: page i holds
-   * columns [i * page_size, (i + 1) * page_size). Pages with new tokens are always looked at; the
-   * step's mask applies as well. It must not use the cache. nullopt: all pages again.
+   * select(layer, q) receives the rotated q of the step's queries, (queries, num_qo_heads,
+   * head_dim), which is valid until it returns. It returns for each sequence of the step the
+   * indices of its pages (an ffi::Shape), or None for all, or an array of one of either for each KV
+   * head. Page i holds keys [i * page_size, (i + 1) * page_size). Pages with new tokens are always
+   * read, and the step's mask applies as well. The function must not use the cache.
    */
   virtual void SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) = 0;
   /*!
-   * \brief From now on tells `observer` after each attention call of AttentionWithFusedQKV what the
-   * rows gave to each column: their softmax weights, summed over rows (what H2O and SnapKV rank
-   * tokens by). The scores are computed a second time for it.
+   * \brief Sets a function that receives the attention weights of each key, summed over queries,
+   * after each call of AttentionWithFusedQKV; nullopt removes it.
    *
-   * observer(layer, seq_ids, sums) gets the step's sequences and one new float32 tensor for each,
-   * (num_columns, num_kv_heads or num_qo_heads). It must not use the cache. nullopt: nobody looks.
+   * H2O and SnapKV rank tokens by these sums. Attention computes the scores a second time for them.
+   * observer(layer, seq_ids, sums) receives the step's sequences and one new float32 tensor for
+   * each, (kv_len, num_kv_heads or num_qo_heads). The function must not use the cache.
    */
   virtual void SetObserver(tvm::ffi::Optional<tvm::ffi::Function> observer,
                            const ObserverOptions& options) = 0;
@@ -167,10 +169,10 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   /*!
    * \brief Gives a sequence a sliding window: a token sees the last `size` positions, its own
    * included, and the first `sinks`.
-   * \param horizon How many tokens the sequence can be popped or rolled back: pages are let go once
-   * they are that far behind the window.
-   * \param renumber_sinks Whether RoPE keeps the sinks just before the window, wherever that is, as
-   * TVM's windows and StreamingLLM do; else they stay where they are. A cache that does not rotate
+   * \param horizon How many tokens the sequence can be popped or rolled back. Pages are evicted
+   * once they are that far behind the window.
+   * \param renumber_sinks Whether RoPE keeps the sinks just before the window as it moves, as TVM's
+   * windows and StreamingLLM do; otherwise they keep their positions. A cache that does not rotate
    * refuses it.
    */
   virtual void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon,
@@ -181,9 +183,9 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   /*!
    * \brief Keeps some committed tokens of a sequence, which must have no pending nodes.
    * \param keep The tokens that stay, ascending.
-   * \param rerotate The kept tokens get the positions 0, 1, 2, ..., and their keys are turned
-   * there: by the cache's rotation, or by the model library's, if that turns keys from any of their
-   * positions to the new one by the difference (kNotImplemented otherwise).
+   * \param rerotate The kept tokens get the positions 0, 1, 2, ..., and their keys are rotated to
+   * them: by the cache's rotation, or by the model library's if that rotates keys from each of
+   * their positions to the new one by the difference (kNotImplemented otherwise).
    */
   virtual void Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) = 0;
   /*! \brief A copy of the committed tokens of a sequence, which must have no pending nodes. */
@@ -201,8 +203,8 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   virtual std::vector<int64_t> SequenceIds() const = 0;
   virtual int64_t PendingLength(int64_t seq_id) const = 0;
   /*!
-   * \brief For tests: checks the books, and fills every slot that no sequence and no checkpoint
-   * uses with NaN.
+   * \brief For tests: checks the pages' reference counts, and fills every slot that no sequence and
+   * no checkpoint uses with NaN.
    */
   virtual void PoisonUnused() = 0;
 

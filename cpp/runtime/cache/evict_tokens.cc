@@ -22,7 +22,7 @@ std::vector<int32_t> KvIndices(const Sequence& sequence, const std::vector<int32
 }
 
 /*!
- * \brief Of each layer the kept keys that change positions, rotated.
+ * \brief The rotated kept keys that change positions, one tensor for each layer.
  * \throws Error kNotImplemented if the model library's function does not rotate them there.
  */
 std::vector<Tensor> RotatedKeptKeys(const EvictionParts& parts, int64_t seq_id,

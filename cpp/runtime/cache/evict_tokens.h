@@ -1,6 +1,6 @@
 /*!
  * \file runtime/cache/evict_tokens.h
- * \brief Eviction of tokens, and what becomes of the keys of those that stay.
+ * \brief Evicts tokens, and rotates the keys of those that stay.
  */
 #ifndef KVCTL_RUNTIME_CACHE_EVICT_TOKENS_H_
 #define KVCTL_RUNTIME_CACHE_EVICT_TOKENS_H_

@@ -18,7 +18,7 @@ namespace ffi = tvm::ffi;
 
 constexpr const char* kCreateName = "vm.builtin.paged_attention_kv_cache_create";
 
-/*! \brief What was registered before kvctl; the registry is the process's, so this is too. */
+/*! \brief The function that was registered before kvctl's, in the registry of the process. */
 struct Installation {
   std::mutex mutex;
   ffi::Optional<ffi::Function> original;
@@ -29,7 +29,7 @@ Installation& TheInstallation() {
   return *installation;
 }
 
-/*! \brief The windows of the layers, by TVM's kinds of attention; empty if no layer slides. */
+/*! \brief The windows of the layers, by TVM's kinds of attention; empty if no layer has one. */
 std::vector<int32_t> LayerWindows(const ffi::Shape& kinds, int64_t begin, int64_t end,
                                   int64_t window) {
   constexpr int64_t kMHA = 0, kMLA = 1, kMHASliding = 3;
@@ -99,7 +99,7 @@ PagedKVCacheConfig ConfigFromModel(const ffi::PackedArgs& args) {
   config.num_kv_heads = args[3].cast<int64_t>();
   config.head_dim = args[4].cast<int64_t>();
   config.rope_mode = RopeModeOf(args[8].cast<int64_t>());
-  // TVM's windows move the keys that they hold, so that it must not cache them rotated.
+  // TVM's windows move the keys that they hold, so they must be cached unrotated.
   if (sizes[4] != 0 && config.rope_mode != RopeMode::kNone) config.rope_mode = RopeMode::kInline;
   config.rope_scale = args[9].cast<double>();
   config.rope_theta = args[10].cast<double>();

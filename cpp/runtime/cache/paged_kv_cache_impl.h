@@ -142,7 +142,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Calls change(CopyPlan*), and then copies the K and V that it asks for. */
   template <typename F>
   void Change(F&& change);
-  /*! \brief Change for begin(CopyPlan*), which begins step_; the backend prepares it. */
+  /*! \brief Calls begin(CopyPlan*), which begins step_, and prepares the backend. */
   template <typename F>
   void BeginStep(F&& begin);
 

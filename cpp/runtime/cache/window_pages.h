@@ -1,6 +1,6 @@
 /*!
  * \file runtime/cache/window_pages.h
- * \brief What windows need of a cache beyond the tokens that they show.
+ * \brief Pages that sliding windows need in addition to the tokens that they show.
  */
 #ifndef KVCTL_RUNTIME_CACHE_WINDOW_PAGES_H_
 #define KVCTL_RUNTIME_CACHE_WINDOW_PAGES_H_
@@ -12,8 +12,10 @@
 namespace kvctl {
 
 /*!
- * \brief Pages that a model's cache gets in addition where its sequences have windows: each keeps
- * its horizon and two pages that are partly behind it, and slides when a step has ended.
+ * \brief Pages that a model's cache needs in addition if its sequences have windows.
+ *
+ * Each sequence keeps its rollback window and two pages that are partly behind it, and evicts when
+ * a step has ended.
  */
 inline int64_t PagesForWindows(const PagedKVCacheConfig& config, int64_t max_sequences) {
   if (config.page_size < 1) return 0;

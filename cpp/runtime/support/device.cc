@@ -81,11 +81,6 @@ void RequireMemory(DLDevice device, double bytes, const char* what) {
   }
 }
 
-void RequireCpu(DLDevice device, const char* what) {
-  if (IsCpu(device)) return;
-  Throw(ErrorKind::kNotImplemented, what, " is not implemented on CUDA devices");
-}
-
 CudaVerify& VerifierOf(DLDevice device) {
   // One for each device and thread: a verifier's scratch memory is in use during a call.
   static thread_local std::map<int, std::unique_ptr<CudaVerify>> verifiers;

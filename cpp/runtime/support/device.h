@@ -26,9 +26,6 @@ const CudaPlugin& CudaKernels();
 /*! \brief The stream on which TVM queues work of a device: a cudaStream_t. */
 void* CurrentStream(DLDevice device);
 
-/*! \brief \throws Error kNotImplemented unless the device is the CPU. */
-void RequireCpu(DLDevice device, const char* what);
-
 /*!
  * \brief Refuses what a device's memory cannot hold: one slip in a size would otherwise fill the
  * machine's until the process is killed.

@@ -375,7 +375,7 @@ def test_sliding_window_with_sinks_slides_and_comes_back(size, sinks, horizon):
         cache.rollback(0, point)
     with pytest.raises(ValueError, match="rollback horizon is"):
         cache.popn(0, horizon + size + 8)
-    with pytest.raises(IndexError, match="let go by its sliding window"):
+    with pytest.raises(IndexError, match="evicted by its sliding window"):
         cache.get_kv(0)
 
 

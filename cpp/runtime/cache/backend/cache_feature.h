@@ -1,6 +1,6 @@
 /*!
  * \file runtime/cache/backend/cache_feature.h
- * \brief The one table of what the cache does on which device, and of what it says where it cannot.
+ * \brief The one table of what the cache does on which device, with its refusals.
  */
 #ifndef KVCTL_RUNTIME_CACHE_BACKEND_CACHE_FEATURE_H_
 #define KVCTL_RUNTIME_CACHE_BACKEND_CACHE_FEATURE_H_
@@ -12,7 +12,7 @@ namespace kvctl {
 /*! \brief The devices for which there is a CacheBackend. */
 enum class CacheDevice { kCpu, kCuda };
 
-/*! \brief What not every backend supports. */
+/*! \brief Features that some backend does not support. */
 enum class CacheFeature {
   kInlineRope,
   kPageSelector,

@@ -1,6 +1,6 @@
 /*!
  * \file runtime/cache/step/forward_step.h
- * \brief The step in flight: its requests, the masks that its tokens really see, its layers.
+ * \brief The step in flight: its requests, its effective masks, and its layers.
  */
 #ifndef KVCTL_RUNTIME_CACHE_STEP_FORWARD_STEP_H_
 #define KVCTL_RUNTIME_CACHE_STEP_FORWARD_STEP_H_
@@ -15,13 +15,13 @@
 
 namespace kvctl {
 
-/*! \brief Which keys of its sequence a new token looks at. */
+/*! \brief Which keys of its sequence a query looks at. */
 enum class StepKeys { kAll, kPast, kNew };
 
 /*! \brief The masks of a step, restricted to some of the keys. */
 struct StepMasks {
   MaskTable masks;
-  MaskTable sinks;       //!< what rows see of renumbered sinks; only if the step has any
+  MaskTable sinks;       //!< what queries see of renumbered sinks; only if the step has any
   bool lowered = false;  //!< for the step in flight
 };
 
@@ -52,7 +52,7 @@ class ForwardStep {
 
   const StepPlan& plan() const { return table_.plan(); }
   int64_t sequence_id(size_t index) const { return requests_[index].seq_id; }
-  /*! \brief The number of keys of all sequences together. */
+  /*! \brief The sum of the sequences' numbers of keys. */
   int64_t num_keys() const;
   /*!
    * \brief A layer of an attention call, counted from the cache's first.
@@ -62,9 +62,9 @@ class ForwardStep {
 
   /*! \brief The step's masks, restricted to some of the keys. */
   StepMasks& MasksOf(StepKeys keys);
-  /*! \brief Whether some rows see sinks that their window renumbers. */
+  /*! \brief Whether some queries see sinks that their window renumbers. */
   bool has_sinks() const { return !sink_masks_.empty(); }
-  /*! \brief [rows] positions from which rows look at renumbered sinks; only if has_sinks(). */
+  /*! \brief [queries] positions from which they look at renumbered sinks; only if has_sinks(). */
   const std::vector<int32_t>& sink_positions() const { return sink_positions_; }
 
   /*! \brief K and V of the new tokens are in the layer's pages. */

@@ -73,7 +73,7 @@ std::vector<int32_t> SequenceTransfer::Slots(int64_t seq_id, int64_t begin, int6
     const int32_t kv_index = sequence.KvIndexOf(static_cast<int32_t>(i));
     if (sequence.evicted.begin <= kv_index && kv_index < sequence.evicted.end) {
       Throw(ErrorKind::kIndex, "token ", kv_index, " of sequence ", seq_id,
-            " has been let go by its sliding window");
+            " was evicted by its sliding window");
     }
     slots.push_back(table_.Slot(sequence, kv_index));
   }

@@ -1,6 +1,6 @@
 /*!
  * \file runtime/cache/transfer/sequence_transfer.h
- * \brief The K and V of sequences that leave a cache and come to another.
+ * \brief Moves the K and V of sequences out of a cache and into another.
  */
 #ifndef KVCTL_RUNTIME_CACHE_TRANSFER_SEQUENCE_TRANSFER_H_
 #define KVCTL_RUNTIME_CACHE_TRANSFER_SEQUENCE_TRANSFER_H_
@@ -37,7 +37,7 @@ class SequenceTransfer {
   /*! \brief Reads the tokens [begin, end) as (num_layers, end - begin, num_kv_heads, head_dim). */
   void ReadTokens(int64_t seq_id, int64_t begin, int64_t end, const Tensor& k,
                   const Tensor& v) const;
-  /*! \brief Writes tokens from `begin` on, whose pages nobody else may hold. */
+  /*! \brief Writes tokens from `begin` on. Their pages must not be shared. */
   void WriteTokens(int64_t seq_id, int64_t begin, const Tensor& k, const Tensor& v);
 
   std::string Metadata(int64_t seq_id) const;
@@ -46,12 +46,12 @@ class SequenceTransfer {
   /*! \brief Removes all sequences, as TVM's cache does, and waits for a sequence's page groups. */
   void PrepareImport(int64_t seq_id, const std::string& metadata);
   void ImportPageGroup(int64_t seq_id, int64_t group_id, const Tensor& source);
-  /*! \brief Adds the sequence whose page groups have all come. */
+  /*! \brief Adds the sequence once all of its page groups were imported. */
   void FinishImport(int64_t seq_id);
   void CancelImport() { import_.reset(); }
 
  private:
-  /*! \brief A sequence that comes layer by layer. */
+  /*! \brief A sequence that is imported layer by layer. */
   struct Import {
     int64_t seq_id;
     int64_t length;
