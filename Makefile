@@ -4,6 +4,7 @@
 # make ffi        write the table of packed functions, after a change of one's name, arguments or result
 # make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
+# make fuzz       damaged files of every kind that is read: no crash, no hang, a sentence for each
 # make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo test lint ffi docs bench sanitize clean
+.PHONY: build demo test lint ffi docs bench fuzz sanitize clean
 
 build: $(VENV)/built
 
@@ -72,6 +73,10 @@ docs: $(VENV)/built $(VENV)/docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
 	@if command -v doxygen > /dev/null; then doxygen docs/Doxyfile; \
 	else echo "docs: doxygen is not installed, so the comments of the C++ headers were not checked"; fi
+
+FUZZED_FILES ?= 2000
+fuzz: $(VENV)/built $(VENV)/dev
+	$(BIN)/python tests/fuzz/fuzz_files.py --inputs $(FUZZED_FILES)
 
 SANITIZE := build/sanitize
 SANITIZED_OPERATIONS ?= 20000

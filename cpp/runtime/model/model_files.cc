@@ -64,7 +64,8 @@ std::string ReadText(const fs::path& path) {
 }
 
 fs::path RequireFile(const fs::path& path, const char* what) {
-  if (!fs::is_regular_file(path)) {
+  std::error_code unreadable;  // as for a name that is too long
+  if (!fs::is_regular_file(path, unreadable)) {
     Throw(ErrorKind::kFileNotFound, "the model directory ", path.parent_path().string(), " has no ",
           path.filename().string(), " (", what, ")");
   }

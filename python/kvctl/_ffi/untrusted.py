@@ -50,8 +50,8 @@ def check_file(path: Path) -> int:
 
     Raises
     ------
-    FileNotFoundError
-        If there is nothing.
+    FileNotFoundError, IsADirectoryError
+        If there is nothing, or a directory.
     ValueError
         If it is something else than a regular file, or a pointer of git-lfs.
     """
@@ -59,6 +59,8 @@ def check_file(path: Path) -> int:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no file {path}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{path} is a directory, not a file")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is not a regular file")
     if status.st_size < _MAX_POINTER_BYTES:

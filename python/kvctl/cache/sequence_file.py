@@ -23,6 +23,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .._ffi.untrusted import check_file
+
 FORMAT = "kvctl.sequence"
 VERSION = "1"
 DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
@@ -115,10 +117,11 @@ def read_sequence_file(
     ------
     ValueError
         If the file is no saved sequence, is damaged, comes from a cache of another layout, or holds
-        more than ``max_tokens``.
+        more than ``max_tokens``; if it is not a regular file.
     OSError
         If it cannot be read.
     """
+    check_file(Path(path))
     with Path(path).open("rb"):
         pass  # an OSError that says what is wrong
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._ffi.untrusted import reading
+from .._ffi.untrusted import check_file, reading
 
 # Of each array the kind of its type, and how many dimensions it has.
 _ARRAYS = {"nodes": ("i", 2), "ptrs": ("i", 2), "drawn_names": ("U", 1), "target": ("f", 2)}
@@ -35,10 +35,12 @@ def read_trace(path: str | Path, max_bytes: int) -> Arrays:
     Raises
     ------
     ValueError
-        If the file is no trace, or a damaged one, or its arrays take more than `max_bytes`.
+        If the file is no trace, or a damaged one, or its arrays take more than `max_bytes`; if it
+        is not a regular file.
     OSError
         If it cannot be read.
     """
+    check_file(Path(path))
     with Path(path).open("rb") as file, reading(f"{path}"):
         try:
             with zipfile.ZipFile(file) as archive:
@@ -76,9 +78,14 @@ def read_trace(path: str | Path, max_bytes: int) -> Arrays:
 def _array(archive: zipfile.ZipFile, name: str, path: str | Path) -> npt.NDArray[Any]:
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
+        try:
+            version = np.lib.format.read_magic(file)
+            if version == (1, 0):
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {name} is no array: {error}") from None
+        if version != (1, 0):
             raise ValueError(f"{path} is damaged: {name} is of an unknown format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         size = dtype.itemsize
         for extent in shape:
             size *= extent

@@ -86,6 +86,12 @@ def test_checksums_that_are_none(directory, value):
         kvctl.ModelRunner.load(directory)
 
 
+def test_a_shard_whose_name_is_too_long(directory):
+    edit(directory / "tensor-cache.json", lambda i: i["records"][0].update(dataPath="a" * 3000))
+    with pytest.raises(FileNotFoundError, match="model has no aaa"):
+        kvctl.ModelRunner.load(directory)
+
+
 NAMES = ["tensor-cache.json", "mlc-chat-config.json", "params_shard_0.bin", "lib.so"]
 
 
@@ -170,6 +176,7 @@ norm = record_of("model.norm.weight")  # 64 numbers, float32
         (lambda i: i["records"][0].update(records=[7]), "a record is not an object"),
         (lambda i: i["records"][0].update(dataPath="../p.bin"), r"'\.\./p\.bin' is not the name"),
         (lambda i: i["records"][0].update(dataPath="/etc/passwd"), "is not the name of a file"),
+        (lambda i: i["records"][0].update(dataPath=""), "'' is not the name of a file"),
         (lambda i: i["records"][0].update(nbytes="7"), "'nbytes' is missing or has the wrong type"),
         (lambda i: norm(i).update(shape=[64, 2]), "takes 512 bytes, the index says 256"),
         (lambda i: norm(i).update(shape=[-64]), "no tensor has the shape"),

@@ -1,6 +1,7 @@
 """A trace's file: whatever it holds, it is read right or refused with a ValueError."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -95,3 +96,22 @@ def test_a_file_that_would_take_too_much_memory_is_not_unpacked(path):
     with pytest.raises(ValueError, match=rf"takes {size} bytes .* max_bytes, which is {size - 1};"):
         Trace.load(path, max_bytes=size - 1)
     assert len(Trace.load(path, max_bytes=size)) > 0
+
+
+def test_regular_files_only(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        with pytest.raises(ValueError, match=f"{name} is not a regular file"):
+            Trace.load(tmp_path / name)
+
+
+def test_a_member_that_is_empty(path):
+    arrays = dict(np.load(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            data = io.BytesIO()
+            np.lib.format.write_array(data, array)
+            archive.writestr(f"{name}.npy", b"" if name == "target" else data.getvalue())
+    with pytest.raises(ValueError, match=rf"{path} is damaged: target is no array"):
+        Trace.load(path)

@@ -92,8 +92,10 @@ class GGUFCheckpoint:
         """
         beside = self._path.with_name("tokenizer.json")
         if not beside.exists():
-            kind = self._file.metadata.get("tokenizer.ggml.model")
-            return None if kind is None else tokenizer_from_gguf(self._file.metadata)
+            metadata = self._file.metadata
+            if metadata.get("tokenizer.ggml.model") is None:
+                return None
+            return tokenizer_from_gguf(metadata, str(self._path))
         text = read_text(beside)
         with reading(str(self._path)):
             check_same_vocabulary(text, str(beside), self._file.metadata, str(self._path))

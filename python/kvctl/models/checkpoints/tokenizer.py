@@ -22,39 +22,46 @@ _DEFAULT = (
 _CONTROL, _USER_DEFINED = 3, 4
 
 
-@reading("the GGUF file's tokenizer")
-def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> str:
+def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file") -> str:
     """Return the ``tokenizer.json`` of a byte-level BPE.
 
     Parameters
     ----------
     metadata : mapping
         Of a GGUF file, with the keys ``tokenizer.ggml.*``.
+    where : str
+        What messages call the file.
 
     Raises
     ------
     ValueError
         If the tokenizer is of another kind, or incomplete.
     """
+    with reading(f"{where}'s tokenizer"):
+        return _rebuild(metadata, where)
+
+
+def _rebuild(metadata: Mapping[str, Any], where: str) -> str:
     from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or (pre != "default" and pre not in _BYTE_LEVEL):
         raise ValueError(
-            f"kvctl rebuilds byte-level BPE tokenizers (default, {', '.join(_BYTE_LEVEL)}), not "
-            f"'{kind}' with '{pre}': put the model's tokenizer.json beside the GGUF file"
+            f"{where}: kvctl rebuilds byte-level BPE tokenizers (default, "
+            f"{', '.join(_BYTE_LEVEL)}), not '{kind!s:.60}' with '{pre!s:.60}': put "
+            "the model's tokenizer.json beside the GGUF file"
         )
     tokens, merges = (metadata.get(f"tokenizer.ggml.{part}") for part in ("tokens", "merges"))
     if not tokens or not isinstance(merges, list):
-        raise ValueError("the GGUF file holds no whole tokenizer: tokens or merges are missing")
+        raise ValueError(f"{where} holds no whole tokenizer: tokens or merges are missing")
     pairs = [tuple(merge.split(" ")) for merge in merges]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("the GGUF file's tokenizer has a merge that is not a pair")
+        raise ValueError(f"{where}'s tokenizer has a merge that is not a pair")
     known = set(tokens)
     for left, right in pairs:
         if not {left, right, left + right} <= known:
             raise ValueError(
-                f"the GGUF file's tokenizer merges {left!r} and {right!r}, and one of the two or "
+                f"{where}'s tokenizer merges {left!r} and {right!r}, and one of the two or "
                 "the result is none of its tokens"
             )
     types = metadata.get("tokenizer.ggml.token_type", [])

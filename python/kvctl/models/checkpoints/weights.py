@@ -169,8 +169,9 @@ def check_parameter(checkpoint: Checkpoint, name: str) -> None:
     for part in _parts(checkpoint, name):
         found, wanted = checkpoint.shape(part), weight_shape(checkpoint.config, part)
         if found != wanted:
+            where = "" if checkpoint.source is None else f"{checkpoint.source}: "
             raise ValueError(
-                f"weight '{part}' is {found}, where the model's shape asks for {wanted}"
+                f"{where}weight '{part}' is {found}, where the model's shape asks for {wanted}"
             )
 
 
