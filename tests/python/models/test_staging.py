@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -77,6 +78,18 @@ def test_a_process_that_lives_keeps_its_own(tmp_path):
         assert first.exists()
     assert (tmp_path / "m" / "file").read_text() == "1"
     assert entries(tmp_path) == ["m"]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def flock(directory, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(staging.fcntl, "flock", flock)
+    scratch = abandon(tmp_path / "m")
+    with staged(tmp_path / "m") as new:
+        (new / "file").write_text("1")
+    assert (tmp_path / "m" / "file").read_text() == "1"
+    assert scratch.exists()  # whether its process lives cannot be told
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

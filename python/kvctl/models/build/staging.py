@@ -85,14 +85,20 @@ _LIBRARY_BYTES = 16 << 20
 
 
 def _locked_directory(output: Path) -> tuple[Path, int]:
-    """Make a scratch directory and lock it, before another process removes it as abandoned."""
+    """Make a scratch directory and lock it, before anybody takes it for an abandoned one."""
     while True:
         scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-        with suppress(OSError):
+        try:
             lock = os.open(scratch, os.O_RDONLY)
-            if _try_lock(lock) and scratch.exists():
-                return scratch, lock
-            os.close(lock)
+        except FileNotFoundError:  # taken for an abandoned one
+            continue
+        try:
+            locked = _try_lock(lock)
+        except OSError:  # a file system without locks: then nobody can lock it, nor remove it
+            locked = True
+        if locked and scratch.exists():
+            return scratch, lock
+        os.close(lock)
 
 
 def _remove_abandoned(output: Path) -> None:
