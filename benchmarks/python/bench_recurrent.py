@@ -71,7 +71,7 @@ def one_round(runner: kvctl.ModelRunner, chain: list[int], kept: int) -> dict[st
     begin = perf_counter()
     runner.verify([0], [tree])
     verified = perf_counter()
-    held = cache.state.num_slots - cache.state.num_free_slots
+    held = cache.state.max_states - cache.state.num_free_states
     cache.commit([0], [range(kept)])
     end = perf_counter()
     cache.rollback(0, point)

@@ -21,9 +21,9 @@ using tvm::runtime::Tensor;
 /*! \brief Sizes and bounds of a recurrent state. */
 class RecurrentFactsObj : public ffi::Object {
  public:
-  int64_t state_bytes = 0;     //!< of one kept state, all layers together
-  int64_t num_slots = 0;       //!< states that fit
-  int64_t num_free_slots = 0;  //!< states that fit beside those kept now
+  int64_t state_bytes = 0;      //!< of one kept state, all layers together
+  int64_t max_states = 0;       //!< states that fit
+  int64_t num_free_states = 0;  //!< states that fit beside those kept now
   int64_t max_history = 0;
   bool keep_steps = false;
   int64_t num_layers = 0;
@@ -38,8 +38,8 @@ class RecurrentFacts : public ffi::ObjectRef {
     const RecurrentStateConfig& config = state->config();
     ffi::ObjectPtr<RecurrentFactsObj> facts = ffi::make_object<RecurrentFactsObj>();
     facts->state_bytes = state->StateBytes();
-    facts->num_slots = state->NumSlots();
-    facts->num_free_slots = state->NumFreeSlots();
+    facts->max_states = state->MaxStates();
+    facts->num_free_states = state->NumFreeStates();
     facts->max_history = config.max_history;
     facts->keep_steps = config.keep_steps;
     facts->num_layers = config.num_layers;
@@ -201,8 +201,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   refl::ObjectDef<RecurrentFactsObj>()
       .def_ro("state_bytes", &RecurrentFactsObj::state_bytes)
-      .def_ro("num_slots", &RecurrentFactsObj::num_slots)
-      .def_ro("num_free_slots", &RecurrentFactsObj::num_free_slots)
+      .def_ro("max_states", &RecurrentFactsObj::max_states)
+      .def_ro("num_free_states", &RecurrentFactsObj::num_free_states)
       .def_ro("max_history", &RecurrentFactsObj::max_history)
       .def_ro("keep_steps", &RecurrentFactsObj::keep_steps)
       .def_ro("num_layers", &RecurrentFactsObj::num_layers)

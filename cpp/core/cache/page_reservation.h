@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/cache/page_pool.h"
+#include "core/support/ref_counted_pool.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -21,7 +21,7 @@ namespace kvctl {
  */
 class PageReservation {
  public:
-  explicit PageReservation(const PagePool& pool) : pool_(pool) {}
+  explicit PageReservation(const RefCountedPool& pool) : pool_(pool) {}
 
   void NeedNew(int32_t count) { needed_ += count; }
   /*! \brief Adds a writer to `page`, which gets `extra_holders` more holders before the write. */
@@ -37,11 +37,11 @@ class PageReservation {
   void Check(const char* operation) const {
     if (needed_ <= pool_.num_free()) return;
     Throw(ErrorKind::kOutOfPages, operation, " needs ", needed_, " pages and ", pool_.num_free(),
-          " of ", pool_.num_pages(), " are free");
+          " of ", pool_.size(), " are free");
   }
 
  private:
-  const PagePool& pool_;
+  const RefCountedPool& pool_;
   int64_t needed_ = 0;
   std::vector<int32_t> added_;
   std::vector<int32_t> released_;

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "core/cache/checkpoint.h"
-#include "core/cache/page_pool.h"
 #include "core/cache/sequence.h"
 #include "core/cache/step_plan.h"
+#include "core/support/ref_counted_pool.h"
 #include "kvctl/step_request.h"
 
 namespace kvctl {
@@ -87,7 +87,7 @@ class SequenceTable {
 
   // Queries.
   const TableConfig& config() const { return config_; }
-  const PagePool& pool() const { return pool_; }
+  const RefCountedPool& pool() const { return pool_; }
   size_t num_sequences() const { return sequences_.size(); }
   int64_t total_reported_length() const;
   /*! \brief The ids of all sequences, ascending. */
@@ -275,7 +275,7 @@ class SequenceTable {
 
   TableConfig config_;
   SlidingWindow default_window_;
-  PagePool pool_;
+  RefCountedPool pool_;
   std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
   uint64_t batch_mark_ = 0;  // marks the batch under validation, to detect an id named twice
   Forward forward_;

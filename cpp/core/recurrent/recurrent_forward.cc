@@ -56,14 +56,14 @@ void RecurrentTable::PlanRows(const StepRequest& request, const RecurrentSequenc
     }
     int32_t& root = root_of[parent + 1];
     if (root < 0) {
-      const int32_t slot = sequence.SlotOf(parent);
-      if (slot < 0) {
+      const int32_t state_index = sequence.StateIndexOf(parent);
+      if (state_index < 0) {
         Throw(ErrorKind::kValue, "begin_forward: no state is kept after pending node ", parent,
               " of sequence ", request.seq_id, ", so node ", old + row,
               " cannot hang on it; commit a path and run it again first");
       }
       root = step->num_roots();
-      step->root_slots.push_back(slot);
+      step->root_state_indices.push_back(state_index);
     }
     step->row_sources.push_back(-1 - root);
     step->row_roots.push_back(root);
@@ -77,7 +77,8 @@ void RecurrentTable::PlanRows(const StepRequest& request, const RecurrentSequenc
               : static_cast<int32_t>(std::min<int64_t>(num_rows, int64_t{config_.max_history} + 1));
   if (!config_.keep_steps) kept = chain ? 1 : 0;
   for (int32_t row = 0; row < num_rows; ++row) {
-    step->row_slots.push_back(row < num_rows - kept ? -1 : 0);  // 0 until slots are taken
+    step->row_state_indices.push_back(row < num_rows - kept ? -1
+                                                            : 0);  // 0 until BeginForward takes one
   }
 }
 
@@ -104,7 +105,7 @@ void RecurrentTable::BeginForward(const std::vector<StepRequest>& requests) {
     PlanRows(request, Get(request.seq_id), &step);
   }
   int32_t needed = 0;
-  for (int32_t slot : step.row_slots) needed += slot == 0;
+  for (int32_t state_index : step.row_state_indices) needed += state_index == 0;
   // What end_forward will append is reserved here, so that it cannot fail.
   for (const StepRequest& request : requests) {
     RecurrentSequence& sequence = Find(request.seq_id);
@@ -115,8 +116,8 @@ void RecurrentTable::BeginForward(const std::vector<StepRequest>& requests) {
     }
   }
   MakeRoom(needed);
-  for (int32_t& slot : step.row_slots) {
-    if (slot == 0) slot = pool_.Take();
+  for (int32_t& state_index : step.row_state_indices) {
+    if (state_index == 0) state_index = pool_.Take();
   }
   step_ = std::move(step);
   active_ = true;
@@ -124,25 +125,25 @@ void RecurrentTable::BeginForward(const std::vector<StepRequest>& requests) {
 
 void RecurrentTable::MakeRoom(int32_t count) {
   if (pool_.num_free() >= count) return;
-  std::vector<bool> needed(pool_.num_pages(), false);
-  auto need = [&needed](int32_t slot) {
-    if (slot >= 0) needed[slot] = true;
+  std::vector<bool> needed(pool_.size(), false);
+  auto need = [&needed](int32_t state_index) {
+    if (state_index >= 0) needed[state_index] = true;
   };
   need(0);
   for (const auto& item : sequences_) {
-    need(item.second.history.back().slot);
-    for (const PendingState& node : item.second.pending) need(node.slot);
+    need(item.second.history.back().state_index);
+    for (const PendingState& node : item.second.pending) need(node.state_index);
   }
   for (const auto& item : checkpoints_) {
-    need(item.second.present.slot);
-    for (const PendingState& node : item.second.pending) need(node.slot);
+    need(item.second.present.state_index);
+    for (const PendingState& node : item.second.pending) need(node.state_index);
   }
   const int32_t available =
-      pool_.num_pages() - static_cast<int32_t>(std::count(needed.begin(), needed.end(), true));
+      pool_.size() - static_cast<int32_t>(std::count(needed.begin(), needed.end(), true));
   if (available < count) {
     Throw(
         ErrorKind::kOutOfPages, "begin_forward: the step keeps ", count, " states, and only ",
-        available, " of the ", config_.num_slots,
+        available, " of the ", config_.max_states,
         " that fit can be freed; append fewer tokens, drop pending ones or checkpoints, or create "
         "the recurrent state with more bytes");
   }
@@ -155,7 +156,7 @@ void RecurrentTable::MakeRoom(int32_t count) {
         oldest = &sequence;
       }
     }
-    Drop(oldest->history[0].slot);
+    Drop(oldest->history[0].state_index);
     oldest->history.erase(oldest->history.begin());
   }
 }
@@ -175,20 +176,20 @@ void RecurrentTable::FinishSequence(const RecurrentStep::PlannedSequence& planne
   RecurrentSequence& sequence = Find(planned.sequence_id);
   const int64_t length = sequence.length();
   for (int32_t row = 0; row < planned.num_rows; ++row) {
-    int32_t& slot = step_.row_slots[planned.row_begin + row];
+    int32_t& state_index = step_.row_state_indices[planned.row_begin + row];
     const bool last = row + 1 == planned.num_rows;
     if (outcome == StepOutcome::kNothing || (outcome == StepOutcome::kFinal && !last)) {
-      Drop(slot);
-      slot = -1;
+      Drop(state_index);
+      state_index = -1;
     }
     if (outcome == StepOutcome::kNothing && (planned.pending || last)) {
-      slot = step_.root_slots[step_.row_roots[planned.row_begin + row]];
-      Hold(slot);
+      state_index = step_.root_state_indices[step_.row_roots[planned.row_begin + row]];
+      Hold(state_index);
     }
     if (planned.pending) {
-      sequence.pending.push_back({step_.node_parents[planned.row_begin + row], slot});
-    } else if (slot >= 0) {
-      sequence.history.push_back({length + row + 1, slot, next_stamp_++});
+      sequence.pending.push_back({step_.node_parents[planned.row_begin + row], state_index});
+    } else if (state_index >= 0) {
+      sequence.history.push_back({length + row + 1, state_index, next_stamp_++});
     }
   }
   if (!planned.pending) TrimHistory(&sequence);
@@ -196,7 +197,7 @@ void RecurrentTable::FinishSequence(const RecurrentStep::PlannedSequence& planne
 
 void RecurrentTable::AbortForward() {
   if (!active_) return;
-  for (int32_t slot : step_.row_slots) Drop(slot);
+  for (int32_t state_index : step_.row_state_indices) Drop(state_index);
   active_ = false;
 }
 
@@ -227,7 +228,7 @@ std::vector<int32_t> RecurrentTable::PlanCommit(
               "; a recurrent state keeps a path from the committed state downwards");
       }
       above = node;
-      after_last_state = sequence.pending[node].slot >= 0 ? 0 : after_last_state + 1;
+      after_last_state = sequence.pending[node].state_index >= 0 ? 0 : after_last_state + 1;
     }
     replay.push_back(after_last_state);
   }
@@ -248,10 +249,10 @@ std::vector<int32_t> RecurrentTable::Commit(const std::vector<int64_t>& ids,
 void RecurrentTable::CommitPath(RecurrentSequence* sequence, const std::vector<int32_t>& kept) {
   const int64_t length = sequence->length();
   for (size_t i = 0; i < kept.size(); ++i) {
-    const int32_t slot = sequence->pending[kept[i]].slot;
-    if (slot < 0) continue;
-    Hold(slot);
-    sequence->history.push_back({length + static_cast<int64_t>(i) + 1, slot, next_stamp_++});
+    const int32_t state_index = sequence->pending[kept[i]].state_index;
+    if (state_index < 0) continue;
+    Hold(state_index);
+    sequence->history.push_back({length + static_cast<int64_t>(i) + 1, state_index, next_stamp_++});
   }
   TruncatePending(sequence, 0);
   TrimHistory(sequence);

@@ -1,7 +1,6 @@
 /*!
  * \file core/recurrent/recurrent_sequence.h
- * \brief What the host knows of one sequence of a recurrent state: which states are kept, and
- * where.
+ * \brief One sequence of a recurrent state: which states are kept, and where.
  */
 #ifndef KVCTL_CORE_RECURRENT_RECURRENT_SEQUENCE_H_
 #define KVCTL_CORE_RECURRENT_RECURRENT_SEQUENCE_H_
@@ -14,23 +13,24 @@ namespace kvctl {
 /*! \brief A kept state: what the model's layers hold after the first `position` tokens. */
 struct Snapshot {
   int64_t position;
-  int32_t slot;  //!< where the state lies; slots are immutable once written, so they can be shared
+  /*! \brief Where the state lies. A state never changes once it is written, so it can be shared. */
+  int32_t state_index;
   uint64_t stamp;  //!< when it was made: larger is later, and a state made anew is never the same
 };
 
-/*! \brief A pending node of a recurrent state: a drafted token nobody has accepted yet. */
+/*! \brief A pending node of a recurrent state: a drafted token that is not accepted yet. */
 struct PendingState {
-  int32_t parent;  //!< index into the pending region, or -1 for the committed state
-  int32_t slot;    //!< the state after this node, or -1 where none is kept
+  int32_t parent;       //!< index into the pending region, or -1 for the committed state
+  int32_t state_index;  //!< the state after this node, or -1 where none is kept
 };
 
 /*!
  * \brief One sequence of a recurrent state.
  *
- * The history is a ring of states of the past, oldest first; its last is the state at the
- * sequence's committed length. Where every position is there, rolling back lands exactly; where
- * only the starts of chunks are, it lands before the target and the tokens in between have to run
- * again.
+ * The history lists kept states, oldest first. The last one is the state at the committed length.
+ * If the history has every position, a rollback reaches its target exactly. If it has only the
+ * starts of chunks, a rollback stops at the kept state before the target, and the tokens in between
+ * have to run again.
  */
 struct RecurrentSequence {
   std::vector<Snapshot> history;  //!< positions strictly ascending, never empty
@@ -44,9 +44,11 @@ struct RecurrentSequence {
     while (index >= 0 && history[index].position > position) --index;
     return index;
   }
-  /*! \brief Slot of the state after a pending node, the committed state for -1; -1 where none is
-   * kept. */
-  int32_t SlotOf(int32_t node) const { return node < 0 ? history.back().slot : pending[node].slot; }
+  /*! \brief Index of the state after a pending node, or of the committed state for node -1; -1
+   * where none is kept. */
+  int32_t StateIndexOf(int32_t node) const {
+    return node < 0 ? history.back().state_index : pending[node].state_index;
+  }
 };
 
 }  // namespace kvctl

@@ -8,12 +8,12 @@
 namespace kvctl {
 
 namespace {
-constexpr int32_t kInitialSlot = 0;
+constexpr int32_t kInitialState = 0;
 }
 
 RecurrentTable::RecurrentTable(const RecurrentConfig& config)
-    : config_(config), pool_(config.num_slots + 1) {
-  pool_.Take();  // slot 0, the initial state, is held by the table for ever
+    : config_(config), pool_(config.max_states + 1) {
+  pool_.Take();  // the initial state, which the table holds for good
 }
 
 const RecurrentSequence& RecurrentTable::Get(int64_t id) const {
@@ -34,21 +34,21 @@ int64_t RecurrentTable::EarliestPosition(int64_t id) const {
 }
 
 std::vector<int32_t> RecurrentTable::CountReferences() const {
-  std::vector<int32_t> counts(pool_.num_pages(), 0);
-  auto count = [&counts](int32_t slot) {
-    if (slot >= 0) ++counts[slot];
+  std::vector<int32_t> counts(pool_.size(), 0);
+  auto count = [&counts](int32_t state_index) {
+    if (state_index >= 0) ++counts[state_index];
   };
-  count(kInitialSlot);
+  count(kInitialState);
   for (const auto& item : sequences_) {
-    for (const Snapshot& snapshot : item.second.history) count(snapshot.slot);
-    for (const PendingState& node : item.second.pending) count(node.slot);
+    for (const Snapshot& snapshot : item.second.history) count(snapshot.state_index);
+    for (const PendingState& node : item.second.pending) count(node.state_index);
   }
   for (const auto& item : checkpoints_) {
-    count(item.second.present.slot);
-    for (const PendingState& node : item.second.pending) count(node.slot);
+    count(item.second.present.state_index);
+    for (const PendingState& node : item.second.pending) count(node.state_index);
   }
   if (active_) {
-    for (int32_t slot : step_.row_slots) count(slot);
+    for (int32_t state_index : step_.row_state_indices) count(state_index);
   }
   return counts;
 }
@@ -83,10 +83,10 @@ void RecurrentTable::Add(int64_t id) {
   RequireNoForward("add_sequence");
   CheckNewId(id);
   RecurrentSequence sequence;
-  sequence.history.push_back({0, kInitialSlot, next_stamp_});
+  sequence.history.push_back({0, kInitialState, next_stamp_});
   sequences_.emplace(id, std::move(sequence));
   ++next_stamp_;
-  Hold(kInitialSlot);
+  Hold(kInitialState);
 }
 
 void RecurrentTable::Remove(int64_t id) {
@@ -105,14 +105,14 @@ void RecurrentTable::Remove(int64_t id) {
 
 void RecurrentTable::TruncateHistory(RecurrentSequence* sequence, size_t count) {
   while (sequence->history.size() > count) {
-    Drop(sequence->history.back().slot);
+    Drop(sequence->history.back().state_index);
     sequence->history.pop_back();
   }
 }
 
 void RecurrentTable::TruncatePending(RecurrentSequence* sequence, int32_t count) {
   while (sequence->num_pending() > count) {
-    Drop(sequence->pending.back().slot);
+    Drop(sequence->pending.back().state_index);
     sequence->pending.pop_back();
   }
 }
@@ -124,7 +124,7 @@ void RecurrentTable::TrimHistory(RecurrentSequence* sequence) {
   size_t count = 0;
   while (count + 1 < sequence->history.size() &&
          sequence->history[count + 1].position <= farthest) {
-    Drop(sequence->history[count].slot);
+    Drop(sequence->history[count].state_index);
     ++count;
   }
   sequence->history.erase(sequence->history.begin(), sequence->history.begin() + count);
@@ -165,8 +165,8 @@ int64_t RecurrentTable::Fork(int64_t parent_id, int64_t child_id, int64_t positi
   child.history.assign(parent.history.begin(), parent.history.begin() + last + 1);
   child.pending.assign(parent.pending.begin(), parent.pending.begin() + target_state.num_pending);
   RecurrentSequence& placed = sequences_.emplace(child_id, std::move(child)).first->second;
-  for (const Snapshot& snapshot : placed.history) Hold(snapshot.slot);
-  for (const PendingState& node : placed.pending) Hold(node.slot);
+  for (const Snapshot& snapshot : placed.history) Hold(snapshot.state_index);
+  for (const PendingState& node : placed.pending) Hold(node.state_index);
   return target_state.replay;
 }
 
@@ -205,8 +205,8 @@ int64_t RecurrentTable::MakeCheckpoint(int64_t id) {
                                                             sequence.pending, next_stamp_})
                       .first;
   ++next_checkpoint_;
-  Hold(it->second.present.slot);
-  for (const PendingState& node : it->second.pending) Hold(node.slot);
+  Hold(it->second.present.state_index);
+  for (const PendingState& node : it->second.pending) Hold(node.state_index);
   return it->first;
 }
 
@@ -237,19 +237,19 @@ void RecurrentTable::Rollback(int64_t id, int64_t checkpoint) {
   }
   std::vector<PendingState> pending = saved.pending;
   sequence.history.reserve(shared + 1);
-  Hold(saved.present.slot);
-  for (const PendingState& node : pending) Hold(node.slot);
+  Hold(saved.present.state_index);
+  for (const PendingState& node : pending) Hold(node.state_index);
   TruncatePending(&sequence, 0);
   TruncateHistory(&sequence, shared);
-  sequence.history.push_back({saved.present.position, saved.present.slot, next_stamp_++});
+  sequence.history.push_back({saved.present.position, saved.present.state_index, next_stamp_++});
   sequence.pending = std::move(pending);
 }
 
 void RecurrentTable::ReleaseCheckpoint(int64_t checkpoint) {
   auto it = checkpoints_.find(checkpoint);
   if (it == checkpoints_.end()) return;
-  Drop(it->second.present.slot);
-  for (const PendingState& node : it->second.pending) Drop(node.slot);
+  Drop(it->second.present.state_index);
+  for (const PendingState& node : it->second.pending) Drop(node.state_index);
   checkpoints_.erase(it);
 }
 

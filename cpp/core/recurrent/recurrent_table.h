@@ -1,6 +1,6 @@
 /*!
  * \file core/recurrent/recurrent_table.h
- * \brief All sequences of a recurrent state over its slots: the host's brain.
+ * \brief The sequences of a recurrent state and the states that they keep.
  */
 #ifndef KVCTL_CORE_RECURRENT_RECURRENT_TABLE_H_
 #define KVCTL_CORE_RECURRENT_RECURRENT_TABLE_H_
@@ -11,21 +11,21 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/cache/page_pool.h"
 #include "core/recurrent/recurrent_sequence.h"
 #include "core/recurrent/recurrent_step.h"
+#include "core/support/ref_counted_pool.h"
 #include "kvctl/step_request.h"
 
 namespace kvctl {
 
 struct RecurrentConfig {
-  int32_t num_slots;       //!< states that fit, the initial one not counted
+  int32_t max_states;      //!< states that fit, without the initial one
   int32_t max_sequences;   //!< the most sequences at a time
   int32_t max_history;     //!< tokens by which a sequence can be rolled back
   bool keep_steps = true;  //!< keep the state after every token where the model gives it
 };
 
-/*! \brief Where rolling back lands. */
+/*! \brief The point that a rollback reaches. */
 struct RollbackTarget {
   int64_t position;     //!< committed length afterwards
   int32_t num_pending;  //!< pending nodes left
@@ -35,13 +35,13 @@ struct RollbackTarget {
 /*!
  * \brief Sequences, their kept states, and the step in flight.
  *
- * States live in slots, whose contents are the caller's business. A slot is written once, in the
- * step that took it, and shared from then on: forking, rolling back and committing move no data.
- * Every operation either happens or throws and leaves the table as it was. Slot 0 holds the initial
- * state.
+ * A state is named by its index; the caller holds the memory behind it. The step that takes an
+ * index writes its state, and after that the state is only shared: forks, rollbacks and commits
+ * move no data. Index 0 is the initial state. Every operation either happens or throws and leaves
+ * the table as it was.
  *
- * The history is what gives way when slots run short: a step that needs them lets go of the oldest
- * kept states (never of a sequence's present state, of pending ones or of checkpoints).
+ * If a step needs more states than are free, the oldest kept states are dropped, but never the
+ * present state of a sequence, a pending one or one of a checkpoint.
  */
 class RecurrentTable {
  public:
@@ -49,14 +49,14 @@ class RecurrentTable {
 
   // Queries.
   const RecurrentConfig& config() const { return config_; }
-  const PagePool& pool() const { return pool_; }
+  const RefCountedPool& pool() const { return pool_; }
   size_t num_sequences() const { return sequences_.size(); }
   bool Contains(int64_t id) const { return sequences_.count(id) > 0; }
   /*! \throws Error kKey if there is no such sequence. */
   const RecurrentSequence& Get(int64_t id) const;
   /*! \brief The earliest committed length that the sequence can be rolled back to. */
   int64_t EarliestPosition(int64_t id) const;
-  /*! \brief How often each slot is held, counted anew from the sequences: for checks in tests. */
+  /*! \brief For tests: the references to each state, counted from the sequences and checkpoints. */
   std::vector<int32_t> CountReferences() const;
 
   // Sequences.
@@ -69,7 +69,7 @@ class RecurrentTable {
    * \return tokens of the parent that the child has to run again to get to `position`.
    */
   int64_t Fork(int64_t parent, int64_t child, int64_t position);
-  /*! \brief Where PopN would land; throws where PopN would. */
+  /*! \brief The point that PopN would reach; throws what PopN would. */
   RollbackTarget PlanPopN(int64_t id, int64_t n) const;
   /*! \brief Takes back the last n tokens: pending nodes, the latest first, and then committed ones.
    */
@@ -79,7 +79,7 @@ class RecurrentTable {
   bool in_forward() const { return active_; }
   const RecurrentStep& step() const { return step_; }
   /*!
-   * \brief Reserves a slot for every state that the step may keep, and plans it.
+   * \brief Reserves memory for every state that the step may keep, and plans the step.
    * \param requests Their positions and masks are not read: the caller replaces a tree mask by its
    * `parents`.
    */
@@ -129,11 +129,11 @@ class RecurrentTable {
   void CheckNewId(int64_t id) const;
   RollbackTarget PlanRollback(int64_t id, int64_t target, const char* operation) const;
 
-  void Hold(int32_t slot) {
-    if (slot >= 0) pool_.Retain(slot);
+  void Hold(int32_t state_index) {
+    if (state_index >= 0) pool_.Retain(state_index);
   }
-  void Drop(int32_t slot) {
-    if (slot >= 0) pool_.Release(slot);
+  void Drop(int32_t state_index) {
+    if (state_index >= 0) pool_.Release(state_index);
   }
   void TruncateHistory(RecurrentSequence* sequence, size_t count);
   void TruncatePending(RecurrentSequence* sequence, int32_t count);
@@ -145,13 +145,15 @@ class RecurrentTable {
   void ValidateRequest(const StepRequest& request, const RecurrentSequence& sequence) const;
   void PlanRows(const StepRequest& request, const RecurrentSequence& sequence,
                 RecurrentStep* step) const;
-  /*! \brief Frees `count` slots, dropping the oldest history; throws before dropping any if it
-   * cannot. */
+  /*!
+   * \brief Frees `count` states by dropping the oldest history.
+   * \throws Error kOutOfPages before it drops any, if it cannot free that many.
+   */
   void MakeRoom(int32_t count);
   void FinishSequence(const RecurrentStep::PlannedSequence& planned, StepOutcome outcome);
 
   RecurrentConfig config_;
-  PagePool pool_;
+  RefCountedPool pool_;
   std::unordered_map<int64_t, RecurrentSequence> sequences_;
   std::map<int64_t, Checkpoint> checkpoints_;
   int64_t next_checkpoint_ = 1;

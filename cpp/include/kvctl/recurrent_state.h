@@ -4,8 +4,8 @@
  * sequence.
  *
  * A RecurrentState is a TVM RNNState: every vm.builtin.kv_state_* and vm.builtin.rnn_state_*
- * function takes it. Beyond that it can be rolled back into the middle of a chunk, in one of two
- * ways that are one mechanism, a history of kept states:
+ * function takes it. It can also be rolled back into the middle of a chunk. It keeps a history of
+ * states for that, in one of two ways:
  *
  * - a model that computes the state after every token hands them over (SetSteps); rolling back,
  * committing a tree path and forking then land exactly on any of them;
@@ -42,7 +42,7 @@ struct RecurrentStateConfig {
   tvm::ffi::Array<tvm::runtime::Tensor> init_values;
 };
 
-/*! \brief Where a rollback would land. */
+/*! \brief The point that a rollback would reach. */
 struct RecurrentRollbackTarget {
   int64_t length = 0;   //!< committed length afterwards
   int64_t pending = 0;  //!< pending tokens left
@@ -130,14 +130,12 @@ class RecurrentStateObj : public tvm::runtime::vm::RNNStateObj {
   /*! \brief Tokens of a sequence, pending ones counted. */
   virtual int64_t SequenceLength(int64_t seq_id) const = 0;
   virtual int64_t PendingLength(int64_t seq_id) const = 0;
-  /*! \brief Parent of each pending node, an index into the pending region or -1. */
-  virtual std::vector<int32_t> PendingParents(int64_t seq_id) const = 0;
   /*! \brief The earliest length that the sequence can be rolled back to. */
   virtual int64_t EarliestPosition(int64_t seq_id) const = 0;
   /*! \brief Bytes of one kept state: all layers together. */
   virtual int64_t StateBytes() const = 0;
-  virtual int64_t NumSlots() const = 0;      //!< states that fit
-  virtual int64_t NumFreeSlots() const = 0;  //!< of those, not held by anything
+  virtual int64_t MaxStates() const = 0;      //!< states that fit, without the initial one
+  virtual int64_t NumFreeStates() const = 0;  //!< those that nothing uses
   /*! \brief A copy of the state after `position` tokens (-1: the present one), pending ones
    * counted. */
   virtual Tensor GetState(int64_t seq_id, int64_t position, int64_t layer_id,

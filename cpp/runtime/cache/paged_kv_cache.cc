@@ -148,7 +148,7 @@ bool PagedKVCacheImpl::InForward() const {
 void PagedKVCacheImpl::PoisonUnused() {
   WithLock([&] {
     const std::vector<int32_t> held = table_.CountReferences();
-    for (int32_t page = 0; page < table_.pool().num_pages(); ++page) {
+    for (int32_t page = 0; page < table_.pool().size(); ++page) {
       if (table_.pool().ref_count(page) == held[page]) continue;
       Throw(ErrorKind::kInternal, "page ", page, " is held ", held[page], " times and counted ",
             table_.pool().ref_count(page), " times");

@@ -28,8 +28,8 @@ Replaced& TheReplaced() {
 
 /*!
  * \brief TVM's arguments. Its max_history counts the present state, so that max_history - 1 tokens
- * can be rolled back; its getters and setters index TVM's layout of slots, and kvctl copies rows by
- * itself.
+ * can be rolled back; its getters and setters index TVM's layout of histories, and kvctl copies
+ * rows by itself.
  */
 RecurrentState CreateForModel(int64_t num_layers, int64_t max_sequences, int64_t max_history,
                               const ffi::Array<ffi::Function>& getters,

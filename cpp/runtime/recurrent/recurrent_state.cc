@@ -58,21 +58,21 @@ RecurrentConfig TableConfigOf(const RecurrentStateConfig& config) {
   }
   // Every sequence can keep its whole history while a step computes as many states again: then no
   // abort has anything to bring back.
-  double slots = 2.0 * static_cast<double>(config.max_sequences) *
-                 (static_cast<double>(config.max_history) + 1);
-  if (config.max_bytes > 0) slots = static_cast<double>(config.max_bytes) / state_bytes;
-  if (slots < 2) {
+  double num_states = 2.0 * static_cast<double>(config.max_sequences) *
+                      (static_cast<double>(config.max_history) + 1);
+  if (config.max_bytes > 0) num_states = static_cast<double>(config.max_bytes) / state_bytes;
+  if (num_states < 2) {
     Throw(ErrorKind::kValue, "max_bytes must hold at least 2 states of ", state_bytes,
           " bytes, got ", config.max_bytes);
   }
   constexpr double kMost = std::numeric_limits<int32_t>::max() - 1;
-  if (slots > kMost || config.max_sequences > kMost || config.max_history > kMost) {
+  if (num_states > kMost || config.max_sequences > kMost || config.max_history > kMost) {
     Throw(ErrorKind::kValue, "max_sequences = ", config.max_sequences,
           ", max_history = ", config.max_history, " and max_bytes = ", config.max_bytes,
           " ask for more than ", kMost, " states");
   }
-  RequireMemory(config.init_values[0]->device, slots * state_bytes, "the recurrent state");
-  return {static_cast<int32_t>(slots), static_cast<int32_t>(config.max_sequences),
+  RequireMemory(config.init_values[0]->device, num_states * state_bytes, "the recurrent state");
+  return {static_cast<int32_t>(num_states), static_cast<int32_t>(config.max_sequences),
           static_cast<int32_t>(config.max_history), config.keep_steps};
 }
 
@@ -81,10 +81,10 @@ RecurrentConfig TableConfigOf(const RecurrentStateConfig& config) {
 RecurrentStateImpl::RecurrentStateImpl(const RecurrentStateConfig& config)
     : config_(Checked(config)), table_(TableConfigOf(config_)) {
   for (const Tensor& init : config_.init_values) row_bytes_.push_back(TensorBytes(init));
-  const int64_t slots = table_.pool().num_pages();
+  const int64_t num_states = table_.pool().size();
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     for (const Tensor& init : config_.init_values) {
-      std::vector<int64_t> shape = {slots};
+      std::vector<int64_t> shape = {num_states};
       shape.insert(shape.end(), init.Shape().begin(), init.Shape().end());
       storage_.push_back(Tensor::Empty(shape, init->dtype, init->device));
       CopyRows(init, storage_.back(), TensorBytes(init), {{0, 0}});
@@ -196,18 +196,11 @@ int64_t RecurrentStateImpl::SequenceLength(int64_t seq_id) const {
 int64_t RecurrentStateImpl::PendingLength(int64_t seq_id) const {
   return WithLock([&] { return static_cast<int64_t>(table_.Get(seq_id).num_pending()); });
 }
-std::vector<int32_t> RecurrentStateImpl::PendingParents(int64_t seq_id) const {
-  return WithLock([&] {
-    std::vector<int32_t> parents;
-    for (const PendingState& node : table_.Get(seq_id).pending) parents.push_back(node.parent);
-    return parents;
-  });
-}
 int64_t RecurrentStateImpl::EarliestPosition(int64_t seq_id) const {
   return WithLock([&] { return table_.EarliestPosition(seq_id); });
 }
 
-int64_t RecurrentStateImpl::NumFreeSlots() const {
+int64_t RecurrentStateImpl::NumFreeStates() const {
   return WithLock([&] { return int64_t{table_.pool().num_free()}; });
 }
 
@@ -227,80 +220,25 @@ Tensor RecurrentStateImpl::GetState(int64_t seq_id, int64_t position, int64_t la
     const Tensor& storage = Storage(layer_id, state_id);
     const RecurrentSequence& sequence = table_.Get(seq_id);
     const int64_t total = sequence.length() + sequence.num_pending();
-    int32_t slot = -1;
+    int32_t state_index = -1;
     if (position == -1) position = sequence.length();
     if (position > sequence.length() && position <= total) {
-      slot = sequence.pending[position - sequence.length() - 1].slot;
+      state_index = sequence.pending[position - sequence.length() - 1].state_index;
     } else if (position <= sequence.length()) {
       const int32_t index = sequence.FindAtOrBefore(position);
       if (index >= 0 && sequence.history[index].position == position) {
-        slot = sequence.history[index].slot;
+        state_index = sequence.history[index].state_index;
       }
     }
-    if (slot < 0) {
+    if (state_index < 0) {
       Throw(ErrorKind::kIndex, "no state is kept at position ", position, " of sequence ", seq_id,
             " of length ", sequence.length(), " with ", sequence.num_pending(), " pending tokens");
     }
     const Tensor& init = config_.init_values[state_id];
     Tensor result = Tensor::Empty(init.Shape(), init->dtype, init->device);
-    CopyRows(storage, result, row_bytes_[state_id], {{slot, 0}});
+    CopyRows(storage, result, row_bytes_[state_id], {{state_index, 0}});
     return result;
   });
-}
-
-// Checkpoints -------------------------------------------------------------------------------------
-
-class RecurrentCheckpointImpl final : public RecurrentCheckpointObj {
- public:
-  RecurrentCheckpointImpl(RecurrentState state, int64_t id) : state_(std::move(state)), id_(id) {}
-  ~RecurrentCheckpointImpl() { state()->Discard(id_); }
-
-  const RecurrentStateImpl* state() const {
-    return static_cast<const RecurrentStateImpl*>(state_.get());
-  }
-  int64_t id() const { return id_; }
-
-  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.RecurrentCheckpointImpl", RecurrentCheckpointImpl,
-                                    RecurrentCheckpointObj);
-
- private:
-  RecurrentState state_;  // which a checkpoint keeps alive
-  int64_t id_;
-};
-
-void RecurrentStateImpl::Discard(int64_t checkpoint) const noexcept {
-  std::lock_guard<std::mutex> lock(discarded_mutex_);
-  discarded_.push_back(checkpoint);
-}
-
-void RecurrentStateImpl::ForgetDiscarded() const {
-  std::lock_guard<std::mutex> lock(discarded_mutex_);
-  for (int64_t checkpoint : discarded_) table_.ReleaseCheckpoint(checkpoint);
-  discarded_.clear();
-}
-
-RecurrentCheckpoint RecurrentStateImpl::MakeCheckpoint(int64_t seq_id) {
-  return WithLock([&] {
-    const int64_t id = table_.MakeCheckpoint(seq_id);
-    return RecurrentCheckpoint(
-        tvm::ffi::make_object<RecurrentCheckpointImpl>(tvm::ffi::GetRef<RecurrentState>(this), id));
-  });
-}
-
-int64_t RecurrentStateImpl::CheckpointId(const RecurrentCheckpoint& checkpoint) const {
-  const auto* made = checkpoint.as<RecurrentCheckpointImpl>();
-  if (made == nullptr || made->state() != this) {
-    Throw(ErrorKind::kValue, "rollback: the checkpoint was made by another recurrent state");
-  }
-  return made->id();
-}
-
-void RecurrentStateImpl::CheckRollback(int64_t seq_id,
-                                       const RecurrentCheckpoint& checkpoint) const {
-  WithLock([&] { table_.CheckCheckpoint(seq_id, CheckpointId(checkpoint)); });
-}
-void RecurrentStateImpl::Rollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) {
-  WithLock([&] { table_.Rollback(seq_id, CheckpointId(checkpoint)); });
 }
 
 RecurrentState RecurrentState::Create(const RecurrentStateConfig& config) {

@@ -1,6 +1,6 @@
 /*!
  * \file runtime/recurrent/recurrent_state.h
- * \brief RecurrentStateObj: core's table of kept states over slots that lie in TVM tensors.
+ * \brief RecurrentStateObj: core's table of kept states, whose memory is TVM tensors.
  */
 #ifndef KVCTL_RUNTIME_RECURRENT_RECURRENT_STATE_H_
 #define KVCTL_RUNTIME_RECURRENT_RECURRENT_STATE_H_
@@ -64,11 +64,10 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   bool HasSequence(int64_t seq_id) const final { return table_.Contains(seq_id); }
   int64_t SequenceLength(int64_t seq_id) const final;
   int64_t PendingLength(int64_t seq_id) const final;
-  std::vector<int32_t> PendingParents(int64_t seq_id) const final;
   int64_t EarliestPosition(int64_t seq_id) const final;
   int64_t StateBytes() const final;
-  int64_t NumSlots() const final { return table_.config().num_slots; }
-  int64_t NumFreeSlots() const final;
+  int64_t MaxStates() const final { return table_.config().max_states; }
+  int64_t NumFreeStates() const final;
   Tensor GetState(int64_t seq_id, int64_t position, int64_t layer_id, int64_t state_id) const final;
 
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.RecurrentStateImpl", RecurrentStateImpl,
@@ -91,7 +90,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
       return std::forward<F>(f)();
     });
   }
-  /*! \brief Releases the checkpoints that were destroyed since the last turn. */
+  /*! \brief Releases the checkpoints that were destroyed since the last call. */
   void ForgetDiscarded() const;
   /*! \brief Called by a checkpoint's destructor, on any thread. */
   void Discard(int64_t checkpoint) const noexcept;
@@ -101,14 +100,16 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   void CheckRows(const Tensor& tensor, const char* what, int64_t rows, int64_t state_id) const;
   StepOutcome Outcome() const;
   void Begin(const std::vector<StepRequest>& requests);
+  void CopyRoots(const RecurrentStep& step, int64_t layer_id, int64_t state_id,
+                 const Tensor& out) const;
   void CopyRows(const Tensor& source, const Tensor& target, size_t row_bytes,
                 const std::vector<RowMove>& moves) const;
   int64_t CheckpointId(const RecurrentCheckpoint& checkpoint) const;
 
   RecurrentStateConfig config_;
   std::vector<size_t> row_bytes_;  // [states of a layer] bytes of one state of one layer
-  mutable RecurrentTable table_;   // mutable: a const turn may release discarded checkpoints
-  std::vector<Tensor> storage_;    // [layers * states of a layer] (slots, ...state shape)
+  mutable RecurrentTable table_;   // mutable: const calls release discarded checkpoints too
+  std::vector<Tensor> storage_;    // [layers * states of a layer] (max_states + 1, ...state shape)
   std::vector<Written> written_;   // [layers * states of a layer]
   mutable std::atomic<bool> busy_{false};
   mutable std::mutex discarded_mutex_;

@@ -133,22 +133,27 @@ void RecurrentStateImpl::CheckRows(const Tensor& tensor, const char* what, int64
   CheckDType(tensor.operator->(), name.c_str(), init->dtype);
 }
 
+void RecurrentStateImpl::CopyRoots(const RecurrentStep& step, int64_t layer_id, int64_t state_id,
+                                   const Tensor& out) const {
+  const Tensor& storage = Storage(layer_id, state_id);
+  CheckRows(out, "the output", step.num_roots(), state_id);
+  std::vector<RowMove> moves;
+  for (int32_t root = 0; root < step.num_roots(); ++root) {
+    moves.push_back({step.root_state_indices[root], root});
+  }
+  CopyRows(storage, out, row_bytes_[state_id], moves);
+}
+
 void RecurrentStateImpl::Get(int64_t layer_id, int64_t state_id, Tensor out) {
   WithLock([&] {
     const RecurrentStep& step = Step("get");
-    const Tensor& storage = Storage(layer_id, state_id);
-    if (step.root_slots.size() != step.sequences.size()) {
+    if (step.root_state_indices.size() != step.sequences.size()) {
       Throw(ErrorKind::kValue,
             "get: the step grows a tree from several pending nodes, so a "
             "sequence has several states to start from; the model must use "
             "kvctl.recurrent.get_roots");
     }
-    CheckRows(out, "the output", step.num_roots(), state_id);
-    std::vector<RowMove> moves;
-    for (int32_t root = 0; root < step.num_roots(); ++root) {
-      moves.push_back({step.root_slots[root], root});
-    }
-    CopyRows(storage, out, row_bytes_[state_id], moves);
+    CopyRoots(step, layer_id, state_id, out);
   });
 }
 
@@ -157,16 +162,7 @@ int64_t RecurrentStateImpl::NumRoots() const {
 }
 
 void RecurrentStateImpl::GetRoots(int64_t layer_id, int64_t state_id, Tensor out) {
-  WithLock([&] {
-    const RecurrentStep& step = Step("get_roots");
-    const Tensor& storage = Storage(layer_id, state_id);
-    CheckRows(out, "the output", step.num_roots(), state_id);
-    std::vector<RowMove> moves;
-    for (int32_t root = 0; root < step.num_roots(); ++root) {
-      moves.push_back({step.root_slots[root], root});
-    }
-    CopyRows(storage, out, row_bytes_[state_id], moves);
-  });
+  WithLock([&] { CopyRoots(Step("get_roots"), layer_id, state_id, out); });
 }
 
 void RecurrentStateImpl::GetRows(bool steps, Tensor out) {
@@ -208,8 +204,9 @@ void RecurrentStateImpl::Set(int64_t layer_id, int64_t state_id, Tensor data) {
     std::vector<RowMove> moves;
     for (size_t i = 0; i < step.sequences.size(); ++i) {
       const RecurrentStep::PlannedSequence& sequence = step.sequences[i];
-      const int32_t slot = step.row_slots[sequence.row_begin + sequence.num_rows - 1];
-      moves.push_back({static_cast<int32_t>(i), slot});
+      const int32_t state_index =
+          step.row_state_indices[sequence.row_begin + sequence.num_rows - 1];
+      moves.push_back({static_cast<int32_t>(i), state_index});
     }
     CopyRows(data, storage, row_bytes_[state_id], moves);
     written_[layer_id * config_.init_values.size() + state_id] = Written::kFinal;
@@ -223,7 +220,7 @@ void RecurrentStateImpl::SetSteps(int64_t layer_id, int64_t state_id, Tensor dat
     CheckRows(data, "the data", step.num_rows(), state_id);
     std::vector<RowMove> moves;
     for (int32_t row = 0; row < step.num_rows(); ++row) {
-      if (step.row_slots[row] >= 0) moves.push_back({row, step.row_slots[row]});
+      if (step.row_state_indices[row] >= 0) moves.push_back({row, step.row_state_indices[row]});
     }
     CopyRows(data, storage, row_bytes_[state_id], moves);
     written_[layer_id * config_.init_values.size() + state_id] = Written::kSteps;

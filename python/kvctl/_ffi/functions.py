@@ -110,8 +110,8 @@ if TYPE_CHECKING:
         """The C++ object ``kvctl.RecurrentFacts``."""
 
         state_bytes: int
-        num_slots: int
-        num_free_slots: int
+        max_states: int
+        num_free_states: int
         max_history: int
         keep_steps: bool
         num_layers: int
@@ -121,8 +121,8 @@ if TYPE_CHECKING:
             self,
             *,
             state_bytes: int,
-            num_slots: int,
-            num_free_slots: int,
+            max_states: int,
+            num_free_states: int,
             max_history: int,
             keep_steps: bool,
             num_layers: int,

@@ -148,7 +148,7 @@ class HybridCache:
         Raises
         ------
         kvctl.OutOfPagesError
-            If pages or slots for states are too few.
+            If pages or states are too few.
         RuntimeError
             If cache and state hold different lengths.
         """

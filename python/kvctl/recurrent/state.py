@@ -42,7 +42,7 @@ class RecurrentState(RecurrentStep):
         facts = ffi.recurrent.facts(handle)
         self.state_bytes: int = facts.state_bytes
         """Bytes of one kept state, all layers together."""
-        self.num_slots: int = facts.num_slots
+        self.max_states: int = facts.max_states
         """States that fit."""
         self.max_history: int = facts.max_history
         self.keep_steps: bool = facts.keep_steps
@@ -100,8 +100,8 @@ class RecurrentState(RecurrentStep):
     def __repr__(self) -> str:
         return (
             f"RecurrentState(num_layers={self.num_layers}, num_states={self.num_states}, "
-            f"max_history={self.max_history}, free slots={self.num_free_slots} of "
-            f"{self.num_slots} x {self.state_bytes} bytes)"
+            f"max_history={self.max_history}, free states={self.num_free_states} of "
+            f"{self.max_states} x {self.state_bytes} bytes)"
         )
 
     def fork_sequence(self, parent: int, child: int, position: int = -1) -> int:
@@ -136,9 +136,9 @@ class RecurrentState(RecurrentStep):
         return ffi.recurrent.earliest_position(self._handle, seq_id)
 
     @property
-    def num_free_slots(self) -> int:
+    def num_free_states(self) -> int:
         """States that fit beside those kept now."""
-        return ffi.recurrent.facts(self._handle).num_free_slots
+        return ffi.recurrent.facts(self._handle).num_free_states
 
     @property
     def num_available_tokens(self) -> int:

@@ -164,9 +164,9 @@ def test_memory_is_bounded_and_says_so():
     assert one == LAYERS * sum(value.nbytes for value in INIT)
     with pytest.raises(ValueError, match="at least 2 states"):
         create(max_bytes=2 * one - 1)
-    assert create(max_bytes=1000 * one, max_history=0).num_slots == 1000  # for large trees
+    assert create(max_bytes=1000 * one, max_history=0).max_states == 1000  # for large trees
     state = create(max_bytes=6 * one, max_history=4)
-    assert state.num_slots == 6
+    assert state.max_states == 6
     for seq_id in (0, 1):
         state.add_sequence(seq_id)
         run(state, seq_id, [1, 2, 3, 4])
@@ -182,11 +182,11 @@ def test_a_checkpoint_outlives_the_history_and_lets_go():
     state = create(max_history=2, max_sequences=2)
     state.add_sequence(0)
     run(state, 0, [1, 2, 3])
-    free = state.num_free_slots
+    free = state.num_free_states
     point = state.checkpoint(0)
     for token in range(20):
         run(state, 0, [token])
-    assert state.num_free_slots == free - 1
+    assert state.num_free_states == free - 1
     state.rollback(0, point)
     assert_state(state, 0, [1, 2, 3])
     other = create()
@@ -199,7 +199,7 @@ def test_a_checkpoint_outlives_the_history_and_lets_go():
         state.rollback(0, point)
     del point
     gc.collect()
-    assert state.num_free_slots == state.num_slots
+    assert state.num_free_states == state.max_states
 
 
 def test_a_checkpoint_keeps_its_state_alive():

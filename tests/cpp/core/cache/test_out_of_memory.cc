@@ -78,7 +78,7 @@ struct World : kvctl::TableSteps {
       text << '\n';
     }
     const std::vector<int32_t> held = table.CountReferences();
-    for (int32_t page = 0; page < table.pool().num_pages(); ++page) {
+    for (int32_t page = 0; page < table.pool().size(); ++page) {
       text << held[page] << (held[page] == table.pool().ref_count(page) ? " " : "! ");
     }
     text << table.pool().num_free() << ' ' << table.in_forward() << '\n';

@@ -49,7 +49,7 @@ struct Cache {
   }
   bool CountsAgree() const {
     const std::vector<int32_t> held = table.CountReferences();
-    for (int32_t page = 0; page < table.pool().num_pages(); ++page) {
+    for (int32_t page = 0; page < table.pool().size(); ++page) {
       if (held[page] != table.pool().ref_count(page)) return false;
     }
     return true;

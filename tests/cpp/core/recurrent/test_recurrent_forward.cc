@@ -54,13 +54,13 @@ struct Model {
 
 class Machine {
  public:
-  Machine(uint32_t seed, int32_t num_slots, int32_t max_history, bool keep_steps)
+  Machine(uint32_t seed, int32_t max_states, int32_t max_history, bool keep_steps)
       : random_(seed),
         max_history_(max_history),
         keep_steps_(keep_steps),
-        scarce_(num_slots < 1000),
-        table_({num_slots, 6, max_history, keep_steps}),
-        contents_(num_slots + 1) {}
+        scarce_(max_states < 1000),
+        table_({max_states, 6, max_history, keep_steps}),
+        contents_(max_states + 1) {}
 
   void Run(int32_t steps) {
     for (int32_t i = 0; i < steps; ++i) {
@@ -68,7 +68,7 @@ class Machine {
       Check();
     }
   }
-  int64_t out_of_slots() const { return out_of_slots_; }
+  int64_t out_of_states() const { return out_of_states_; }
   int64_t landed_inside() const { return landed_inside_; }
   int64_t replays() const { return replays_; }
 
@@ -259,7 +259,7 @@ class Machine {
       table_.BeginForward(requests);
     } catch (const kvctl::Error& error) {
       EXPECT(error.kind() == ErrorKind::kOutOfPages && scarce_);
-      ++out_of_slots_;
+      ++out_of_states_;
       return;
     }
     Compute(requests);
@@ -272,7 +272,7 @@ class Machine {
     Follow(requests, final_only);
   }
 
-  /*! \brief What a model's forward does: every row from its source, into its slot. */
+  /*! \brief What a model's forward does: every row from its source, into its own state. */
   void Compute(const std::vector<StepRequest>& requests) {
     const kvctl::RecurrentStep& step = table_.step();
     results_.clear();
@@ -281,11 +281,12 @@ class Machine {
     EXPECT_EQ(static_cast<size_t>(step.num_rows()), expected_rows);
     for (int32_t row = 0; row < step.num_rows(); ++row) {
       const int32_t source = step.row_sources[row];
-      const State& from = source >= 0 ? results_[source] : contents_[step.root_slots[-1 - source]];
+      const State& from =
+          source >= 0 ? results_[source] : contents_[step.root_state_indices[-1 - source]];
       results_.push_back(from + static_cast<char>('a' + Below(26)));
     }
     for (int32_t row = 0; row < step.num_rows(); ++row) {
-      if (step.row_slots[row] >= 0) contents_[step.row_slots[row]] = results_[row];
+      if (step.row_state_indices[row] >= 0) contents_[step.row_state_indices[row]] = results_[row];
     }
   }
 
@@ -324,7 +325,7 @@ class Machine {
       EXPECT_EQ(sequence.pending.size(), model.pending.size());
       size_t kept = 0;
       for (const kvctl::Snapshot& snapshot : sequence.history) {
-        EXPECT_EQ(contents_[snapshot.slot], model.states[snapshot.position]);
+        EXPECT_EQ(contents_[snapshot.state_index], model.states[snapshot.position]);
         EXPECT(model.kept[snapshot.position]);
         ++kept;
       }
@@ -333,30 +334,30 @@ class Machine {
         EXPECT_EQ(kept, size_t{0});
       }
       for (size_t node = 0; node < model.pending.size(); ++node) {
-        const int32_t slot = sequence.pending[node].slot;
+        const int32_t state_index = sequence.pending[node].state_index;
         EXPECT_EQ(sequence.pending[node].parent, model.pending[node].parent);
-        EXPECT_EQ(slot >= 0, model.pending[node].kept);
-        if (slot >= 0) EXPECT_EQ(contents_[slot], model.pending[node].state);
+        EXPECT_EQ(state_index >= 0, model.pending[node].kept);
+        if (state_index >= 0) EXPECT_EQ(contents_[state_index], model.pending[node].state);
       }
     }
     const std::vector<int32_t> counts = table_.CountReferences();
-    for (size_t slot = 0; slot < counts.size(); ++slot) {
-      EXPECT_EQ(counts[slot], table_.pool().ref_count(static_cast<int32_t>(slot)));
-      if (counts[slot] == 0) contents_[slot] = "poison";
+    for (size_t state_index = 0; state_index < counts.size(); ++state_index) {
+      EXPECT_EQ(counts[state_index], table_.pool().ref_count(static_cast<int32_t>(state_index)));
+      if (counts[state_index] == 0) contents_[state_index] = "poison";
     }
   }
 
   std::mt19937 random_;
   int64_t max_history_;
   bool keep_steps_;
-  bool scarce_;  // slots may run short, so that history goes earlier than its bound
+  bool scarce_;  // states may run short, so that history is dropped before its bound
   RecurrentTable table_;
   std::vector<State> contents_;
   std::vector<State> results_;
   std::map<int64_t, Model> models_;
   std::map<int64_t, Saved> saved_;
   int64_t next_id_ = 100;
-  int64_t out_of_slots_ = 0;
+  int64_t out_of_states_ = 0;
   int64_t landed_inside_ = 0;
   int64_t replays_ = 0;
 };
@@ -383,12 +384,12 @@ TEST(recurrent_machine_without_steps) {
   EXPECT(replays > 300);
 }
 
-TEST(recurrent_machine_short_of_slots) {
+TEST(recurrent_machine_short_of_states) {
   int64_t refusals = 0;
   for (uint32_t seed = 0; seed < 60; ++seed) {
     Machine machine(seed, 14 + seed % 16, 3 + seed % 6, seed % 3 > 0);
     machine.Run(300);
-    refusals += machine.out_of_slots();
+    refusals += machine.out_of_states();
   }
   EXPECT(refusals > 100);
 }

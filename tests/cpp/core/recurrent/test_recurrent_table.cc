@@ -24,9 +24,10 @@ void Forward(RecurrentTable* table, int64_t id, int32_t n, StepOutcome outcome,
 bool Consistent(const RecurrentTable& table) {
   const std::vector<int32_t> counts = table.CountReferences();
   int32_t free = 0;
-  for (size_t slot = 0; slot < counts.size(); ++slot) {
-    if (counts[slot] != table.pool().ref_count(static_cast<int32_t>(slot))) return false;
-    free += counts[slot] == 0;
+  for (size_t state_index = 0; state_index < counts.size(); ++state_index) {
+    if (counts[state_index] != table.pool().ref_count(static_cast<int32_t>(state_index)))
+      return false;
+    free += counts[state_index] == 0;
   }
   return free == table.pool().num_free();
 }
@@ -37,12 +38,12 @@ TEST(recurrent_popn_lands_in_the_middle_of_a_chunk) {
   RecurrentTable table({40, 2, 8});
   table.Add(7);
   Forward(&table, 7, 5, StepOutcome::kSteps);
-  const std::vector<int32_t> slots = table.step().row_slots;
+  const std::vector<int32_t> state_indices = table.step().row_state_indices;
   EXPECT_EQ(table.PopN(7, 2), 0);
   EXPECT_EQ(table.Get(7).length(), 3);
-  EXPECT_EQ(table.Get(7).history.back().slot, slots[2]);
+  EXPECT_EQ(table.Get(7).history.back().state_index, state_indices[2]);
   EXPECT_EQ(table.PopN(7, 3), 0);
-  EXPECT_EQ(table.Get(7).history.back().slot, 0);  // the initial state
+  EXPECT_EQ(table.Get(7).history.back().state_index, 0);  // the initial state
   EXPECT(Consistent(table));
 }
 
@@ -50,11 +51,11 @@ TEST(recurrent_without_steps_it_lands_before_the_chunk) {
   RecurrentTable table({40, 2, 8});
   table.Add(7);
   Forward(&table, 7, 2, StepOutcome::kFinal);
-  const int32_t before = table.step().row_slots[1];
+  const int32_t before = table.step().row_state_indices[1];
   Forward(&table, 7, 5, StepOutcome::kFinal);
   EXPECT_EQ(table.PopN(7, 2), 3);
   EXPECT_EQ(table.Get(7).length(), 2);
-  EXPECT_EQ(table.Get(7).history.back().slot, before);
+  EXPECT_EQ(table.Get(7).history.back().state_index, before);
   EXPECT_EQ(table.PopN(7, 1), 1);
   EXPECT_EQ(table.Get(7).length(), 0);
   EXPECT(Consistent(table));
@@ -80,23 +81,24 @@ TEST(recurrent_a_long_chunk_keeps_only_what_a_rollback_needs) {
   table.Add(0);
   Forward(&table, 0, 100, StepOutcome::kSteps);
   EXPECT_EQ(table.Get(0).history.size(), size_t{4});
-  EXPECT_EQ(table.step().row_slots[95], -1);
-  EXPECT(table.step().row_slots[96] > 0);
+  EXPECT_EQ(table.step().row_state_indices[95], -1);
+  EXPECT(table.step().row_state_indices[96] > 0);
   EXPECT_EQ(table.PopN(0, 3), 0);
   EXPECT_EQ(table.Get(0).length(), 97);
 }
 
-TEST(recurrent_short_slots_let_go_of_the_oldest_history_first) {
+TEST(recurrent_short_states_drop_the_oldest_history_first) {
   RecurrentTable table({5, 2, 8});
   table.Add(0);
   table.Add(1);
   Forward(&table, 0, 3, StepOutcome::kSteps);
-  Forward(&table, 1, 3, StepOutcome::kSteps);  // 1 slot too few: the oldest states go, of either
+  Forward(&table, 1, 3,
+          StepOutcome::kSteps);  // 1 state too few: the oldest ones are dropped, of either
   EXPECT_EQ(table.EarliestPosition(0), 2);
   EXPECT_EQ(table.Get(1).length(), 3);
   EXPECT_ERROR(table.PopN(0, 2), kValue, "reach back to position 2");
   EXPECT(Consistent(table));
-  // The present states of both cannot go: 3 of 5 slots are the most.
+  // The present states of both cannot go: 3 of 5 states are the most.
   EXPECT_ERROR(Forward(&table, 0, 4, StepOutcome::kSteps), kOutOfPages,
                "keeps 4 states, and only 3 of the 5");
   EXPECT_EQ(table.EarliestPosition(0), 2);  // nothing was let go of in vain
@@ -112,11 +114,11 @@ TEST(recurrent_tree_grown_in_two_steps_commits_any_path) {
   RecurrentTable table({40, 2, 8});
   table.Add(3);
   Forward(&table, 3, 2, StepOutcome::kSteps);
-  const int32_t committed = table.Get(3).history.back().slot;
+  const int32_t committed = table.Get(3).history.back().state_index;
   const std::vector<int32_t> first = {-1, 0, 0};
   table.BeginForward({{3, 3, true, first.data()}});
   EXPECT(table.step().row_sources == (std::vector<int32_t>{-1, 0, 0}));
-  EXPECT(table.step().root_slots == (std::vector<int32_t>{committed}));
+  EXPECT(table.step().root_state_indices == (std::vector<int32_t>{committed}));
   EXPECT(!table.step().all_chains());
   EXPECT_ERROR(table.EndForward(StepOutcome::kFinal), kInternal, "no final state");
   table.EndForward(StepOutcome::kSteps);
@@ -124,15 +126,15 @@ TEST(recurrent_tree_grown_in_two_steps_commits_any_path) {
   table.BeginForward({{3, 3, true, second.data()}});
   EXPECT(table.step().row_sources == (std::vector<int32_t>{-1, -2, -2}));
   EXPECT(table.step().row_roots == (std::vector<int32_t>{0, 1, 1}));
-  EXPECT_EQ(table.step().root_slots[1], table.Get(3).pending[2].slot);
-  const std::vector<int32_t> slots = table.step().row_slots;
+  EXPECT_EQ(table.step().root_state_indices[1], table.Get(3).pending[2].state_index);
+  const std::vector<int32_t> state_indices = table.step().row_state_indices;
   table.EndForward(StepOutcome::kSteps);
   EXPECT_ERROR(table.Commit({3}, {{0, 1, 4}}), kValue, "node 4 of sequence 3 hangs on 2, not on 1");
   EXPECT_ERROR(table.Commit({3}, {{0, 6}}), kIndex, "6 pending tokens, there is no node 6");
   EXPECT_EQ(table.Get(3).num_pending(), 6);
   EXPECT_EQ(table.Commit({3}, {{0, 2, 5}})[0], 0);
   EXPECT_EQ(table.Get(3).length(), 5);
-  EXPECT_EQ(table.Get(3).history.back().slot, slots[2]);
+  EXPECT_EQ(table.Get(3).history.back().state_index, state_indices[2]);
   EXPECT_EQ(table.PopN(3, 2), 0);  // and back into the path
   EXPECT_EQ(table.Get(3).length(), 3);
   EXPECT(Consistent(table));
@@ -164,10 +166,10 @@ TEST(recurrent_pending_chunk_without_steps_is_run_again) {
   EXPECT_EQ(table.Commit({0}, {{0, 1, 2}})[0], 3);
   EXPECT_EQ(table.Get(0).length(), 2);
   Forward(&table, 0, 4, StepOutcome::kFinal, true);
-  const int32_t last = table.step().row_slots[3];
+  const int32_t last = table.step().row_state_indices[3];
   EXPECT_EQ(table.Commit({0}, {{0, 1, 2, 3}})[0], 0);
   EXPECT_EQ(table.Get(0).length(), 6);
-  EXPECT_EQ(table.Get(0).history.back().slot, last);
+  EXPECT_EQ(table.Get(0).history.back().state_index, last);
   const int32_t parents[] = {1};
   Forward(&table, 0, 3, StepOutcome::kFinal, true);
   EXPECT_ERROR(Forward(&table, 0, 1, StepOutcome::kFinal, true, parents), kValue,
@@ -179,11 +181,11 @@ TEST(recurrent_fork_at_any_kept_position) {
   RecurrentTable table({40, 4, 4});
   table.Add(0);
   Forward(&table, 0, 6, StepOutcome::kSteps);
-  const std::vector<int32_t> slots = table.step().row_slots;
+  const std::vector<int32_t> state_indices = table.step().row_state_indices;
   const int32_t free = table.pool().num_free();
   EXPECT_EQ(table.Fork(0, 1, 4), 0);
   EXPECT_EQ(table.Get(1).length(), 4);
-  EXPECT_EQ(table.Get(1).history.back().slot, slots[3]);
+  EXPECT_EQ(table.Get(1).history.back().state_index, state_indices[3]);
   EXPECT_EQ(table.Fork(0, 2, -1), 0);
   EXPECT_EQ(table.Fork(0, 3, 0), 0);
   EXPECT_EQ(table.Get(3).length(), 0);
@@ -202,7 +204,7 @@ TEST(recurrent_abort_and_carry) {
   RecurrentTable table({40, 2, 4});
   table.Add(0);
   Forward(&table, 0, 2, StepOutcome::kSteps);
-  const int32_t slot = table.Get(0).history.back().slot;
+  const int32_t state_index = table.Get(0).history.back().state_index;
   table.BeginForward({{0, 3}});
   EXPECT_ERROR(table.PopN(0, 1), kRuntime, "between begin_forward and end_forward");
   EXPECT_ERROR(table.BeginForward({{0, 1}}), kRuntime, "between begin_forward and end_forward");
@@ -211,10 +213,10 @@ TEST(recurrent_abort_and_carry) {
   EXPECT_ERROR(table.EndForward(StepOutcome::kSteps), kRuntime, "no forward is in flight");
   Forward(&table, 0, 2, StepOutcome::kNothing);  // the model set nothing: the state stays
   EXPECT_EQ(table.Get(0).length(), 4);
-  EXPECT_EQ(table.Get(0).history.back().slot, slot);
+  EXPECT_EQ(table.Get(0).history.back().state_index, state_index);
   Forward(&table, 0, 2, StepOutcome::kNothing, true);
   EXPECT_EQ(table.Commit({0}, {{0}})[0], 0);
-  EXPECT_EQ(table.Get(0).history.back().slot, slot);
+  EXPECT_EQ(table.Get(0).history.back().state_index, state_index);
   EXPECT(Consistent(table));
 }
 
@@ -223,7 +225,7 @@ TEST(recurrent_checkpoint_outlives_the_history) {
   table.Add(0);
   table.Add(1);
   Forward(&table, 0, 3, StepOutcome::kSteps);
-  const int32_t slot = table.Get(0).history.back().slot;
+  const int32_t state_index = table.Get(0).history.back().state_index;
   const int64_t early = table.MakeCheckpoint(0);
   for (int32_t i = 0; i < 10; ++i) Forward(&table, 0, 1, StepOutcome::kSteps);
   Forward(&table, 0, 3, StepOutcome::kSteps, true);
@@ -232,7 +234,7 @@ TEST(recurrent_checkpoint_outlives_the_history) {
   table.Rollback(0, early);
   EXPECT_EQ(table.Get(0).length(), 3);
   EXPECT_EQ(table.Get(0).num_pending(), 0);
-  EXPECT_EQ(table.Get(0).history.back().slot, slot);
+  EXPECT_EQ(table.Get(0).history.back().state_index, state_index);
   table.Rollback(0, late);
   EXPECT_EQ(table.Get(0).length(), 13);
   EXPECT_EQ(table.Get(0).num_pending(), 3);
