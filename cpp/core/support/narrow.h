@@ -15,11 +15,12 @@ namespace kvctl {
 /*!
  * \brief The value as an int32.
  * \param what The value's name in the message.
- * \throws Error `kind` if the value does not fit.
+ * \param site The kind of the error, kValue unless it is given.
+ * \throws Error of that kind if the value does not fit.
  */
-inline int32_t Narrow(int64_t value, const char* what, ErrorKind kind = ErrorKind::kValue) {
+inline int32_t Narrow(int64_t value, const char* what, const ErrorSite& site = ErrorKind::kValue) {
   if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-    Throw(kind, what, " must fit 32 bits, got ", value);
+    Throw(site, what, " must fit 32 bits, got ", value);
   }
   return static_cast<int32_t>(value);
 }

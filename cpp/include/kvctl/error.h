@@ -1,6 +1,7 @@
 /*!
  * \file kvctl/error.h
- * \brief How kvctl says no: one exception type that carries the Python exception it becomes.
+ * \brief The exception that kvctl throws, with the Python exception that it becomes and the place
+ * in the source that threw it.
  */
 #ifndef KVCTL_ERROR_H_
 #define KVCTL_ERROR_H_
@@ -52,15 +53,43 @@ inline const char* ErrorKindName(ErrorKind kind) {
   return "InternalError";
 }
 
+/*! \brief A place in a program's source. */
+struct SourceLocation {
+  const char* file;  //!< as the compiler was called with it
+  int line;
+  const char* function;  //!< without its scope and its arguments
+
+  /*! \brief The file as a path below cpp/, such as "core/cache/sequence_table_commit.cc". */
+  KVCTL_API std::string ShortFile() const;
+};
+
+/*!
+ * \brief An ErrorKind and the place in the source that named it.
+ *
+ * A function that takes an ErrorSite is called with an ErrorKind; the compiler adds the place of
+ * the call.
+ */
+struct ErrorSite {
+  constexpr ErrorSite(ErrorKind kind, const char* file = __builtin_FILE(),  // NOLINT: implicit
+                      int line = __builtin_LINE(), const char* function = __builtin_FUNCTION())
+      : kind(kind), where{file, line, function} {}
+  constexpr ErrorSite(ErrorKind kind, const SourceLocation& where) : kind(kind), where(where) {}
+
+  ErrorKind kind;
+  SourceLocation where;
+};
+
 /*! \brief The one exception that kvctl's C++ code throws. */
 class KVCTL_API Error : public std::exception {
  public:
-  Error(ErrorKind kind, std::string message) : kind_(kind), message_(std::move(message)) {}
-  ErrorKind kind() const { return kind_; }
+  Error(const ErrorSite& site, std::string message) : site_(site), message_(std::move(message)) {}
+  ErrorKind kind() const { return site_.kind; }
+  /*! \brief The place that threw it. */
+  const SourceLocation& where() const { return site_.where; }
   const char* what() const noexcept override { return message_.c_str(); }
 
  private:
-  ErrorKind kind_;
+  ErrorSite site_;
   std::string message_;
 };
 
@@ -70,10 +99,10 @@ class KVCTL_API Error : public std::exception {
  * Messages speak to the user: what was wrong, the offending value, what is allowed.
  */
 template <typename... Parts>
-[[noreturn]] void Throw(ErrorKind kind, const Parts&... parts) {
+[[noreturn]] void Throw(const ErrorSite& site, const Parts&... parts) {
   std::ostringstream message;
   (message << ... << parts);
-  throw Error(kind, message.str());
+  throw Error(site, message.str());
 }
 
 }  // namespace kvctl

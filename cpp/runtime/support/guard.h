@@ -1,6 +1,6 @@
 /*!
  * \file runtime/support/guard.h
- * \brief The one place where kvctl's errors become TVM FFI errors.
+ * \brief Translates kvctl's errors to TVM FFI errors.
  */
 #ifndef KVCTL_RUNTIME_SUPPORT_GUARD_H_
 #define KVCTL_RUNTIME_SUPPORT_GUARD_H_
@@ -18,9 +18,17 @@
 
 namespace kvctl {
 
-/*! \brief The FFI error that an Error becomes, without a backtrace: it is the user's, not ours. */
-inline tvm::ffi::Error ToFFIError(ErrorKind kind, const std::string& message) {
-  return tvm::ffi::Error(ErrorKindName(kind), message, "");
+/*!
+ * \brief The FFI error that an Error becomes.
+ *
+ * Its backtrace is the one line of C++ that threw. Python shows it as the last frame of the
+ * traceback.
+ */
+inline tvm::ffi::Error ToFFIError(const Error& error) {
+  const SourceLocation& where = error.where();
+  return tvm::ffi::Error(ErrorKindName(error.kind()), error.what(),
+                         "  File \"" + where.ShortFile() + "\", line " +
+                             std::to_string(where.line) + ", in " + where.function + "\n");
 }
 
 /*!
@@ -34,7 +42,7 @@ auto Guard(F&& f) -> decltype(f()) {
   try {
     return std::forward<F>(f)();
   } catch (const Error& error) {
-    throw ToFFIError(error.kind(), error.what());
+    throw ToFFIError(error);
   } catch (const std::bad_alloc&) {
     throw tvm::ffi::Error("MemoryError", "kvctl could not allocate host memory", "");
   }
@@ -50,8 +58,8 @@ void RequireGiven(const T& argument, size_t index) {
   namespace ffi = tvm::ffi;
   if constexpr (std::is_base_of_v<ffi::ObjectRef, T>) {
     if (!argument.defined()) {
-      throw ToFFIError(ErrorKind::kType,
-                       "argument " + std::to_string(index) + " is None where an object is needed");
+      throw ToFFIError(Error(ErrorKind::kType, "argument " + std::to_string(index) +
+                                                   " is None where an object is needed"));
     }
   }
 }

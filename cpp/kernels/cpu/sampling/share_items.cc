@@ -40,7 +40,8 @@ class Queue {
       } catch (const Error& error) {
         std::ostringstream message;
         message << name_ << " " << current << ": " << error.what();
-        Remember(current, std::make_exception_ptr(Error(error.kind(), message.str())));
+        Remember(current,
+                 std::make_exception_ptr(Error({error.kind(), error.where()}, message.str())));
       } catch (...) {
         Remember(current, std::current_exception());
       }
