@@ -78,7 +78,7 @@ class KVCTL_API FunctionTable {
    * \param device where the model runs; its TVM runtime must be loaded (kvctl::Init).
    * \throws kvctl::Error kFileNotFound if there is no such file; kValue if it is no Relax library
    * or carries metadata that is not a JSON object; kRuntime if its virtual machine does not start,
-   * for example because it calls a global function that nobody has registered.
+   * for example because it calls a global function that is not registered.
    */
   static FunctionTable Load(const std::string& library, DLDevice device = {kDLCPU, 0});
 

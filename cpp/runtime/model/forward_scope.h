@@ -1,6 +1,7 @@
 /*!
  * \file runtime/model/forward_scope.h
- * \brief What stands around a model's forward: the cache's step, the way back, the thread policy.
+ * \brief The scopes of a model's forward: the step of its cache, rollback on errors, and TVM's
+ * threads.
  */
 #ifndef KVCTL_RUNTIME_MODEL_FORWARD_SCOPE_H_
 #define KVCTL_RUNTIME_MODEL_FORWARD_SCOPE_H_
@@ -16,8 +17,9 @@
 namespace kvctl {
 
 /*!
- * \brief A step of a model's cache and of its recurrent state, either of which may be null, from
- * BeginForward to End; one that never ends is taken back.
+ * \brief A step of a model's cache and of its recurrent state, from construction to End.
+ *
+ * Either may be null. The destructor aborts a step that did not end.
  */
 class StepScope {
  public:
@@ -43,7 +45,7 @@ class StepScope {
     try {
       if (state_.defined()) state_->AbortForward();
       if (cache_.defined()) cache_->AbortForward();
-    } catch (...) {  // another thread has the cache; the error on its way says what came first
+    } catch (...) {  // another thread uses the cache; the first error is on its way already
     }
   }
   StepScope(const StepScope&) = delete;
@@ -55,33 +57,33 @@ class StepScope {
   bool ended_ = false;
 };
 
-/*! \brief Runs steps that belong together: if one throws, every sequence returns to where it was.
+/*! \brief Runs several steps; if one throws, every sequence is rolled back to its start.
  */
 template <typename F>
 auto AllOrNothing(const PagedKVCache& cache, const RecurrentState& state,
                   const std::vector<int64_t>& seq_ids, F&& steps) -> decltype(steps()) {
   std::vector<CacheCheckpoint> cached;
-  std::vector<RecurrentCheckpoint> remembered;
+  std::vector<RecurrentCheckpoint> states;
   for (int64_t id : seq_ids) {
     if (cache.defined()) cached.push_back(cache->MakeCheckpoint(id));
-    if (state.defined()) remembered.push_back(state->MakeCheckpoint(id));
+    if (state.defined()) states.push_back(state->MakeCheckpoint(id));
   }
   try {
     return steps();
   } catch (...) {
     for (size_t i = 0; i < seq_ids.size(); ++i) {
       if (cache.defined()) cache->Rollback(seq_ids[i], cached[i]);
-      if (state.defined()) state->Rollback(seq_ids[i], remembered[i]);
+      if (state.defined()) state->Rollback(seq_ids[i], states[i]);
     }
     throw;
   }
 }
 
 /*!
- * \brief Keeps TVM's thread pool out of the way while one of kvctl's own models runs.
+ * \brief Makes TVM run its loops in the calling thread while one of kvctl's own models runs.
  *
- * Those models run on OpenMP. TVM's pool would compete with it, and at one worker TVM runs its
- * loops in the calling thread without touching the pool. The setting belongs to the thread.
+ * Those models run on OpenMP, and TVM's thread pool would compete with it. The setting is the
+ * thread's.
  */
 class OneTVMThread {
  public:

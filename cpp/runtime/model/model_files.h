@@ -1,6 +1,6 @@
 /*!
  * \file runtime/model/model_files.h
- * \brief A model directory: which files it holds, and whether they are whole.
+ * \brief The files of a model directory, with checks of their sizes and layout.
  */
 #ifndef KVCTL_RUNTIME_MODEL_MODEL_FILES_H_
 #define KVCTL_RUNTIME_MODEL_MODEL_FILES_H_
@@ -15,7 +15,7 @@
 
 namespace kvctl {
 
-/*! \brief Where one parameter lies in its shard. */
+/*! \brief One parameter and its place in a shard. */
 struct ParamRecord {
   std::string name;
   std::vector<int64_t> shape;
@@ -43,7 +43,7 @@ struct ModelFiles {
 };
 
 /*!
- * \brief Looks at every file of a model directory without reading the parameters.
+ * \brief Finds and checks the files of a model directory without reading the parameters.
  * \throws Error kFileNotFound for a file that is missing; kValue for one whose size, layout or
  * content contradicts the index, with both sizes, and for a directory with more than one library.
  */

@@ -1,10 +1,9 @@
 #include "kvctl/model_runner.h"
 
-#include <algorithm>
-#include <cstring>
-#include <unordered_set>
+#include <utility>
 
 #include "kvctl/error.h"
+#include "runtime/model/batch.h"
 #include "runtime/model/forward_scope.h"
 
 namespace kvctl {
@@ -12,13 +11,6 @@ namespace {
 
 namespace ffi = tvm::ffi;
 using tvm::runtime::Tensor;
-
-/*! \brief Tokens [begin, end) of one sequence's request. */
-struct Piece {
-  size_t request;
-  int64_t begin;
-  int64_t end;
-};
 
 Tensor ToDevice(const std::vector<int32_t>& values, DLDevice device) {
   Tensor tensor =
@@ -43,68 +35,6 @@ void CopyRows(const Tensor& source, int64_t begin, int64_t end, const Tensor& ta
 Tensor LogitsOf(const ffi::Any& result) {
   if (auto several = result.as<ffi::Array<ffi::Any>>()) return (*several)[0].cast<Tensor>();
   return result.cast<Tensor>();
-}
-
-void CheckBatch(const std::vector<int64_t>& seq_ids, size_t count, const char* what) {
-  if (seq_ids.size() != count) {
-    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", count, " ", what,
-          " given");
-  }
-  if (seq_ids.empty()) Throw(ErrorKind::kValue, "no sequences were named");
-  std::unordered_set<int64_t> seen;
-  for (int64_t id : seq_ids) {
-    if (!seen.insert(id).second) {
-      Throw(ErrorKind::kValue, "sequence ", id, " is named twice in one batch");
-    }
-  }
-}
-
-/*! \brief Cuts a ragged batch into steps of at most chunk tokens, in order. */
-std::vector<std::vector<Piece>> CutIntoSteps(const std::vector<std::vector<int32_t>>& tokens,
-                                             int64_t chunk, bool one_sequence_per_step) {
-  std::vector<std::vector<Piece>> steps;
-  int64_t room = 0;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const auto length = static_cast<int64_t>(tokens[i].size());
-    if (one_sequence_per_step) room = 0;
-    for (int64_t begin = 0; begin < length;) {
-      if (room == 0) {
-        steps.emplace_back();
-        room = chunk;
-      }
-      const int64_t end = std::min(length, begin + room);
-      steps.back().push_back({i, begin, end});
-      room -= end - begin;
-      begin = end;
-    }
-  }
-  return steps;
-}
-
-/*!
- * \brief Refuses what the cache's free pages cannot hold before the first step is run.
- *
- * A page that has to be copied because another sequence shares it is not counted here; a step that
- * lacks one throws, and AllOrNothing takes the others back.
- */
-void CheckRoom(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
-               const std::vector<int64_t>& lengths) {
-  if (!cache.defined()) return;  // states do not grow with their sequences
-  const int64_t page_size = cache->config().page_size;
-  int64_t needed = 0;
-  int64_t tokens = 0;
-  for (size_t i = 0; i < seq_ids.size(); ++i) {
-    if (cache->HasWindow(seq_ids[i])) continue;  // it lets go of pages as it goes on
-    const int64_t present = cache->GetSequenceLength(seq_ids[i]);
-    needed +=
-        (present + lengths[i] + page_size - 1) / page_size - (present + page_size - 1) / page_size;
-    tokens += lengths[i];
-  }
-  const int64_t available = cache->GetNumAvailablePages();
-  if (needed > available) {
-    Throw(ErrorKind::kOutOfPages, tokens, " new tokens need ", needed, " more pages of ", page_size,
-          " tokens, and ", available, " of the cache's ", cache->config().num_pages, " are free");
-  }
 }
 
 }  // namespace
@@ -180,32 +110,32 @@ Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
   }
   const bool one_sequence_per_step = !functions_.batch_prefill;
   const auto steps = CutIntoSteps(tokens, prefill_chunk_size_, one_sequence_per_step);
-  auto run = [&](const std::vector<Piece>& pieces) {
+  auto run = [&](const std::vector<PromptPiece>& pieces) {
     std::vector<StepRequest> requests;
     std::vector<int32_t> flat;
     std::vector<int32_t> last_rows;
-    for (const Piece& piece : pieces) {
-      const std::vector<int32_t>& prompt = tokens[piece.request];
+    for (const PromptPiece& piece : pieces) {
+      const std::vector<int32_t>& prompt = tokens[piece.prompt];
       StepRequest& request = requests.emplace_back();
-      request.seq_id = seq_ids[piece.request];
+      request.seq_id = seq_ids[piece.prompt];
       request.append_length = piece.end - piece.begin;
       flat.insert(flat.end(), prompt.begin() + piece.begin, prompt.begin() + piece.end);
-      const bool ends_prompt = piece.end == lengths[piece.request];
+      const bool ends_prompt = piece.end == lengths[piece.prompt];
       if (ends_prompt) last_rows.push_back(static_cast<int32_t>(flat.size()) - 1);
     }
-    const bool nothing_ends = last_rows.empty();  // the model wants a row all the same
+    const bool nothing_ends = last_rows.empty();  // the model computes at least one row
     if (nothing_ends) last_rows.push_back(static_cast<int32_t>(flat.size()) - 1);
     Tensor logits = RunPrefill(requests, flat, last_rows);
     return std::make_pair(logits, nothing_ends ? int64_t{0} : logits->shape[0]);
   };
   if (steps.size() == 1) return run(steps[0]).first;
 
-  CheckRoom(cache_, seq_ids, lengths);
+  CheckFreePages(cache_, seq_ids, lengths);
   return AllOrNothing(cache_, state_, seq_ids, [&] {
     Tensor all = Tensor::Empty({static_cast<int64_t>(seq_ids.size()), vocab_size_},
                                DLDataType{kDLFloat, 32, 1}, functions_.device());
     int64_t at = 0;
-    for (const std::vector<Piece>& pieces : steps) {
+    for (const std::vector<PromptPiece>& pieces : steps) {
       auto [logits, count] = run(pieces);
       if (count > 0) CopyRows(logits, 0, count, all, at);
       at += count;
@@ -282,7 +212,7 @@ Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
   CheckBatch(seq_ids, requests.size(), "requests");
   if (total <= prefill_chunk_size_) return RunAllRows(requests, tokens);
 
-  CheckRoom(cache_, seq_ids, lengths);
+  CheckFreePages(cache_, seq_ids, lengths);
   return AllOrNothing(cache_, state_, seq_ids, [&] {
     Tensor all =
         Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());

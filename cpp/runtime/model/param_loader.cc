@@ -59,7 +59,7 @@ std::unordered_map<std::string, Wanted> CheckSpecs(const ModelFiles& files,
       auto pack = ffi::Function::GetGlobal(spec.pack);
       if (!pack.has_value()) {
         Throw(ErrorKind::kRuntime, files.library, " wants parameter ", spec.name, " packed by '",
-              spec.pack, "', which nobody has registered");
+              spec.pack, "', which is not registered");
       }
       entry.pack = *pack;
     }

@@ -1,6 +1,6 @@
 /*!
  * \file runtime/model/param_loader.h
- * \brief From parameter shards to the array that a model library's functions take.
+ * \brief Loads parameter shards as the array that a model library's functions take.
  */
 #ifndef KVCTL_RUNTIME_MODEL_PARAM_LOADER_H_
 #define KVCTL_RUNTIME_MODEL_PARAM_LOADER_H_
@@ -35,8 +35,8 @@ std::vector<ParamSpec> ReadParamSpecs(const JsonObject& metadata, const std::str
 /*!
  * \brief Reads and, where the library wants it, packs every parameter.
  *
- * One plain tensor at a time exists beside what is kept: each is packed and let go before the next
- * one is read.
+ * Each plain tensor is packed and freed before the next one is read, so that only one exists at a
+ * time.
  *
  * \param progress called with the bytes read and their total; may be empty.
  * \throws Error kValue, before anything is read, if the files lack a parameter or hold another

@@ -17,8 +17,8 @@ namespace kvctl {
 /*!
  * \brief Reads every shard that has a checksum, in threads of its own.
  *
- * A flipped bit in a weight loads as well as any other, and the text is wrong without a word. The
- * threads read what the loader reads, so that the disk is asked once.
+ * Without it, a model with a flipped bit loads and generates wrong text. The threads read the same
+ * bytes as the loader, so that the disk reads them once.
  */
 class ShardCheck {
  public:

@@ -1,4 +1,6 @@
 // Points that a sequence of a RecurrentState can return to.
+#include <tvm/ffi/cast.h>
+
 #include <utility>
 
 #include "runtime/recurrent/recurrent_state.h"

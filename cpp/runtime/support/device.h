@@ -1,6 +1,6 @@
 /*!
  * \file runtime/support/device.h
- * \brief CPU or CUDA: the one place that decides.
+ * \brief Chooses between the CPU and CUDA.
  *
  * The CUDA kernels live in libkvctl_cuda.so, which is opened when a CUDA device is first asked for,
  * so that libkvctl.so itself needs nothing of CUDA.
@@ -27,8 +27,9 @@ const CudaPlugin& CudaKernels();
 void* CurrentStream(DLDevice device);
 
 /*!
- * \brief Refuses what a device's memory cannot hold: one slip in a size would otherwise fill the
- * machine's until the process is killed.
+ * \brief Refuses an allocation that the device's memory cannot hold.
+ *
+ * Without it, a mistake in a size would fill the memory until the process is killed.
  * \throws Error kValue with both sizes.
  */
 void RequireMemory(DLDevice device, double bytes, const char* what);

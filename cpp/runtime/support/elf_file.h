@@ -1,6 +1,6 @@
 /*!
  * \file runtime/support/elf_file.h
- * \brief Whether a shared library's file is whole.
+ * \brief Checks that the file of a shared library is complete.
  */
 #ifndef KVCTL_RUNTIME_SUPPORT_ELF_FILE_H_
 #define KVCTL_RUNTIME_SUPPORT_ELF_FILE_H_

@@ -1,7 +1,6 @@
 /*!
  * \file runtime/support/json.h
- * \brief Reading JSON whose author is somebody else: every complaint names the document and the
- * key.
+ * \brief Reads JSON files that users bring. Errors name the document and the key.
  */
 #ifndef KVCTL_RUNTIME_SUPPORT_JSON_H_
 #define KVCTL_RUNTIME_SUPPORT_JSON_H_

@@ -317,7 +317,7 @@ def test_a_packing_function_that_nobody_registered(directory):
     pack = tvm_ffi.get_global_func(name)
     tvm_ffi.remove_global_func(name)
     try:
-        with pytest.raises(RuntimeError, match=f"packed by '{name}', which nobody has registered"):
+        with pytest.raises(RuntimeError, match=f"packed by '{name}', which is not registered"):
             kvctl.ModelRunner.load(directory)
     finally:
         tvm_ffi.register_global_func(name, pack)

@@ -1,0 +1,65 @@
+#include "runtime/model/batch.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "kvctl/error.h"
+
+namespace kvctl {
+
+void CheckBatch(const std::vector<int64_t>& seq_ids, size_t count, const char* what) {
+  if (seq_ids.size() != count) {
+    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", count, " ", what,
+          " given");
+  }
+  if (seq_ids.empty()) Throw(ErrorKind::kValue, "no sequences were named");
+  std::unordered_set<int64_t> seen;
+  for (int64_t id : seq_ids) {
+    if (!seen.insert(id).second) {
+      Throw(ErrorKind::kValue, "sequence ", id, " is named twice in one batch");
+    }
+  }
+}
+
+std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<std::vector<int32_t>>& prompts,
+                                                   int64_t chunk, bool one_sequence_per_step) {
+  std::vector<std::vector<PromptPiece>> steps;
+  int64_t room = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto length = static_cast<int64_t>(prompts[i].size());
+    if (one_sequence_per_step) room = 0;
+    for (int64_t begin = 0; begin < length;) {
+      if (room == 0) {
+        steps.emplace_back();
+        room = chunk;
+      }
+      const int64_t end = std::min(length, begin + room);
+      steps.back().push_back({i, begin, end});
+      room -= end - begin;
+      begin = end;
+    }
+  }
+  return steps;
+}
+
+void CheckFreePages(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
+                    const std::vector<int64_t>& lengths) {
+  if (!cache.defined()) return;
+  const int64_t page_size = cache->config().page_size;
+  const auto pages_for = [&](int64_t length) { return (length + page_size - 1) / page_size; };
+  int64_t needed = 0;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < seq_ids.size(); ++i) {
+    if (cache->HasWindow(seq_ids[i])) continue;  // a window frees pages as the sequence grows
+    const int64_t present = cache->GetSequenceLength(seq_ids[i]);
+    needed += pages_for(present + lengths[i]) - pages_for(present);
+    tokens += lengths[i];
+  }
+  const int64_t available = cache->GetNumAvailablePages();
+  if (needed > available) {
+    Throw(ErrorKind::kOutOfPages, tokens, " new tokens need ", needed, " more pages of ", page_size,
+          " tokens, and ", available, " of the cache's ", cache->config().num_pages, " are free");
+  }
+}
+
+}  // namespace kvctl
