@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .._ffi.untrusted import read_json_object
-from .sources import fields_of_huggingface, named_templates, strings, token_ids
+from .sources import fields_of_huggingface, named_templates
 from .stream import TextStream
 from .template import ChatTemplate, Message
 from .to_mlc import to_mlc
 from .tokenizer import Special, Tokenizer
-
-# Tokens that end a turn whatever the files say, where a tokenizer has them as special ones.
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>")
-# The same as characters, for a tokenizer that has no such token.
-_WRITTEN_TURN_END = re.compile(r"<\|[a-z_]+\|>")
-_PROBE = "kvctl0probe"
+from .turn_end import find_stops, written_turn_end
 
 
 class ModelText:
@@ -42,7 +36,8 @@ class ModelText:
     def __init__(self, tokenizer: Tokenizer, fields: Mapping[str, Any] | None = None) -> None:
         self._tokenizer = tokenizer
         self._fields = dict(fields or {})
-        self._find_stops()
+        written = self._written_turn_end()
+        self._stop_tokens, self._stop_strings = find_stops(tokenizer, self._fields, written)
 
     @classmethod
     def load(cls, model_dir: str | Path) -> ModelText:
@@ -251,54 +246,9 @@ class ModelText:
             if id in self._stop_tokens or (token.strip() and token in sources)
         )
 
-    def _find_stops(self) -> None:
-        fields, tokenizer = self._fields, self._tokenizer
-        ids = token_ids(fields.get("eos_token_id"), "eos_token_id")
-        ids += token_ids(fields.get("stop_token_ids"), "stop_token_ids")
-        texts = strings(fields.get("stop_strs"), "stop_strs")
-        conversation = fields.get("conv_template")
-        if isinstance(conversation, dict):
-            ids += token_ids(conversation.get("stop_token_ids"), "stop_token_ids")
-            texts += strings(conversation.get("stop_str"), "stop_str")
-        special = fields.get("special_tokens")
-        eos = special.get("eos_token") if isinstance(special, dict) else None
-        if isinstance(eos, str) and eos:
-            id = tokenizer.token_id(eos)
-            if id is None:
-                texts.append(eos)
-            else:
-                ids.append(id)
-        ids += [id for text, id in tokenizer.special_tokens.items() if text in _TURN_ENDS]
-        written = self._written_turn_end()
-        if written is not None:
-            id = tokenizer.added_tokens.get(written)
-            if id is None:
-                texts.append(written)
-            else:
-                ids.append(id)
-        # A stop string that is a token: the token ends the text before anything of it is decoded.
-        ids += [tokenizer.added_tokens[text] for text in texts if text in tokenizer.added_tokens]
-        self._stop_tokens = frozenset(ids)
-        self._stop_strings = tuple(dict.fromkeys(texts))
-
     def _written_turn_end(self) -> str | None:
-        """Return what the template writes right behind the model's turn, if it is a control token.
-
-        ChatML writes ``<|im_end|>`` there, whatever the model calls its end of a text.
-        """
-        if not self.has_template:
-            return None
-        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+        """Return the control token that the template writes behind the model's turn, if it does."""
         try:
-            text = self.template.render(turns, add_generation_prompt=False)
+            return written_turn_end(self.template, self._tokenizer) if self.has_template else None
         except ValueError:
             return None  # whoever wants to chat will be told
-        _, found, behind = text.rpartition(_PROBE)
-        if not found:
-            return None
-        behind = behind.lstrip()
-        tokens = [t for t in self._tokenizer.added_tokens if t.strip() and behind.startswith(t)]
-        if tokens:
-            return max(tokens, key=len)
-        written = _WRITTEN_TURN_END.match(behind)
-        return written[0] if written is not None else None
