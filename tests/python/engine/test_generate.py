@@ -134,6 +134,22 @@ def test_a_stop_token_ends_the_text_and_is_its_last(speculative):
     assert generation.statistics.new_tokens == len(expected)
 
 
+@pytest.mark.parametrize("speculative", [False, True])
+def test_stop_when_sees_each_token_once_and_ends_the_text(speculative):
+    runner = FakeRunner()
+    whole = plain_tokens(runner)
+    seen = []
+
+    def twenty(token):
+        seen.append(token)
+        return len(seen) == 20
+
+    drafter = Oracle(whole, 7) if speculative else None
+    generation = generate(runner, PROMPT, max_new_tokens=60, stop_when=twenty, drafter=drafter)
+    assert generation.tokens == whole[:20] == seen and generation.stopped
+    assert generation.statistics.new_tokens == 20
+
+
 def test_max_new_tokens_is_exact():
     runner = FakeRunner()
     expected = plain_tokens(runner)
