@@ -1,7 +1,7 @@
 /*!
  * \file core/sampling/distribution.h
- * \brief Probability distributions over the vocabulary as integer weights, and what is done to a
- * whole row.
+ * \brief Probability distributions over the vocabulary as integer weights, and operations on whole
+ * rows.
  */
 #ifndef KVCTL_CORE_SAMPLING_DISTRIBUTION_H_
 #define KVCTL_CORE_SAMPLING_DISTRIBUTION_H_
@@ -15,15 +15,15 @@
 
 namespace kvctl {
 
-/*! \brief What is worked out and not kept is so in pieces of a block that stay in the first-level
- * cache. */
+/*! \brief The size of the pieces of a block that temporary values are computed in: a piece stays in
+ * the first-level cache. */
 constexpr int32_t kVocabPiece = 512;
 /*! \brief The largest vocabulary whose exponential weights sum below 2^64. */
 constexpr int32_t kMaxVocab = 1 << 19;
 
 /*!
- * \brief A sum of grid weights that may be off by the rounding of each says for sure that any mass
- * is there from here on: a billionth.
+ * \brief A rounded sum of grid weights from here on is certainly above 0: each weight is off by a
+ * half at most. It is a billionth of the whole.
  */
 constexpr double kSureMass = 0x1p20;
 static_assert(kSureMass > kMaxVocab, "each weight is off by half at most");
@@ -40,16 +40,14 @@ struct Distribution {
   double total = 0;
 
   double prob(int32_t token) const { return weights[token] / total; }
-  /*! \brief Takes a token's weight away. */
+  /*! \brief Sets the weight of a token to 0. */
   void Remove(int32_t token);
 };
 
-/*! \brief How the blocks of a row are shared out; serial unless a kernel library provides threads.
- */
+/*! \brief Runs body for each block, perhaps in several threads; a kernel library provides them. */
 using ForBlocks = std::function<void(int32_t num_blocks, const std::function<void(int32_t)>& body)>;
 
-/*! \brief Work on whole rows of one vocabulary size: the blocks, the table of loops, the threads.
- */
+/*! \brief The vocabulary's size and blocks, the table of loops, and the threads. */
 class VocabContext {
  public:
   VocabContext(int32_t size, const VocabOps& ops = ScalarVocabOps(),

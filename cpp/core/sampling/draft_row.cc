@@ -9,7 +9,7 @@
 
 namespace kvctl {
 
-// total_ becomes NaN where the entries are no distribution.
+// total_ becomes NaN if the entries are no distribution.
 template <typename T>
 void DraftRow::LoadEntries(const T* probs, const int32_t* ids, int32_t width, int32_t vocab) {
   auto entries = std::make_shared<Entries>();

@@ -27,20 +27,19 @@ struct DraftInput {
       false;  //!< a distribution of its own for each node, and not for its parent's children
 };
 
-/*! \brief A draft distribution whose weights are worked out where they are wanted. Cheap to copy.
- */
+/*! \brief A draft distribution whose weights are computed for each use. Cheap to copy. */
 class DraftRow {
  public:
   DraftRow() = default;
-  /*! \brief A row of the caller's; it must stay. \throws Error kValue if it is no distribution. */
+  /*! \brief A row that belongs to the caller. \throws Error kValue if it is no distribution. */
   DraftRow(const VocabContext& vocab, const DraftInput& draft, int64_t row);
-  /*! \brief A distribution made on the way. */
+  /*! \brief A distribution that a rule computed. */
   explicit DraftRow(Distribution distribution);
 
   /*! \brief The sum of all grid weights. */
   double total() const { return total_; }
   double weight(int32_t token) const;
-  /*! \brief [vocab] the row, where it is dense and float32; else nullptr. */
+  /*! \brief [vocab] the row if it is dense and float32, else nullptr. */
   const float* f32() const { return f32_; }
   /*! \brief Grid weights of tokens [at, at + n). */
   void Weights(const VocabOps& ops, int32_t at, int32_t n, double* out) const;

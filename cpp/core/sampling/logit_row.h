@@ -1,6 +1,6 @@
 /*!
  * \file core/sampling/logit_row.h
- * \brief A row of logits as the sampling parameters leave it, worked out a piece at a time.
+ * \brief A row of logits after bias, penalties and bitmask, computed one piece at a time.
  */
 #ifndef KVCTL_CORE_SAMPLING_LOGIT_ROW_H_
 #define KVCTL_CORE_SAMPLING_LOGIT_ROW_H_
@@ -19,8 +19,8 @@ struct RowInput;
 /*!
  * \brief Logits after conversion, logit bias, penalties and bitmask.
  *
- * Nothing of a row's size is stored: a row of a large vocabulary is hundreds of memory pages, and
- * to touch them for the first time takes longer than to work the row out again.
+ * No array of a row's size is stored. A row of a large vocabulary takes hundreds of memory pages,
+ * and touching them for the first time takes longer than computing the row again.
  */
 class LogitRow {
  public:
@@ -33,7 +33,7 @@ class LogitRow {
   void Load(const RowInput& row, const Sampling& sampling);
 
   /*!
-   * \brief Logits [at, at + n): the caller's own memory where nothing changes them, else buffer[n].
+   * \brief Logits [at, at + n): the caller's memory if nothing changes them, else buffer[n].
    */
   const float* Piece(int32_t at, int32_t n, float* buffer) const;
   float operator[](int32_t token) const {

@@ -91,7 +91,7 @@ void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
   kind_ = Kind::kOneHot;
 }
 
-// What single probabilities and samples need: one pass. False if that does not say enough.
+// Computes in one pass what samples and single probabilities need. False if one pass cannot.
 bool RowSampler::NeedSums() {
   if (summed_) return fused_;
   summed_ = true;

@@ -1,7 +1,6 @@
 /*!
  * \file core/sampling/sampling.h
- * \brief From a row of logits to the distribution that tokens are sampled from. The one place that
- * does it.
+ * \brief Turns a row of logits into the distribution that tokens are sampled from.
  *
  * In this order: logit bias; repetition, presence and frequency penalties; bitmask; temperature;
  * top-k; top-p; min-p. NaN counts as -inf; where a logit is +inf, or so large that its exponent
@@ -26,11 +25,11 @@
 
 namespace kvctl {
 
-/*! \brief What a row's distribution depends on besides the parameters. */
+/*! \brief One row to sample from, besides the parameters. */
 struct RowInput {
   const void* values;                 //!< [vocab] logits, or probabilities
   DType type = DType::kFloat32;       //!< kFloat64 for probabilities only
-  bool probabilities = false;         //!< the row is a distribution already and is used as it is
+  bool probabilities = false;         //!< the values are a distribution, used as it is
   const uint32_t* bitmask = nullptr;  //!< [ceil(vocab / 32)] bit i of word j allows token 32 j + i
   /*! \brief (token, times seen) over history and path, for penalties. */
   const std::vector<std::pair<int32_t, int32_t>>* counts = nullptr;
@@ -39,14 +38,13 @@ struct RowInput {
 /*! \brief How a token is chosen from its distribution. */
 enum class Noise {
   kUniform,  //!< inverse CDF, one number per token
-  kGumbel,   //!< argmax(log p + G), a number for every token of the vocabulary: what `coupled`
-             //!< shares
+  kGumbel,   //!< argmax(log p + G), one number for every token; coupled drafts use it too
 };
 
-/*! \brief Where top-k, top-p and min-p cut a row off. */
+/*! \brief Which tokens top-k, top-p and min-p keep. */
 struct Cut {
   float exp = 0;      //!< the least exponential kept
-  int32_t token = 0;  //!< and, among tokens that have just that, the last id
+  int32_t token = 0;  //!< the last id kept among tokens with that exponential
   double least = 0;   //!< the least integer weight kept (min-p)
 
   bool keeps(float e, int32_t id) const;
@@ -56,15 +54,15 @@ struct Cut {
 using ExpPieces = std::function<void(int32_t at, int32_t n, float* out)>;
 
 /*!
- * \brief What top-k, top-p and min-p cut off. They keep a prefix of the tokens ordered by weight,
- * equal ones by id.
+ * \brief Finds which tokens top-k, top-p and min-p keep: a prefix of the tokens in order of weight,
+ * equal weights in order of id.
  * \param total the sum of the integer weights of all [size] exponentials.
  */
 Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPieces& exps);
 
 /*!
- * \brief One row: its samples, its distribution, single probabilities, each at the cost of what was
- * asked for. Stores sums of blocks and no rows: weights are worked out where they are wanted.
+ * \brief Samples, probabilities and the distribution of one row. Each call computes only what it
+ * needs. The sums of blocks are stored; weights are computed again for each use.
  */
 class RowSampler {
  public:
@@ -72,18 +70,18 @@ class RowSampler {
 
   /*!
    * \brief Takes a row; it and the parameters must stay until the next Load.
-   * \throws Error kValue, here or when first asked for something, if no token is left or
-   *   probabilities are not probabilities.
+   * \throws Error kValue, here or in a later call, if no token has a weight or the given
+   *   probabilities are no distribution.
    */
   void Load(const RowInput& row, const Sampling& sampling);
 
   /*! \brief The token that 64 random bits draw. Reads the row once if nothing truncates it. */
   int32_t SampleToken(uint64_t bits);
-  /*! \brief A token of the row, by the noise of its own position. */
+  /*! \brief Samples a token with the noise of its position. */
   int32_t Sample(const RandomStream& stream, uint32_t position, Noise noise);
   /*!
-   * \brief The n first tokens in the order of Gumbel noise (how coupled siblings are drafted), -1
-   * where the support is exhausted.
+   * \brief The first n tokens in order of log p + G, as coupled siblings are drafted; -1 after the
+   * end of the support.
    */
   void SampleGumbel(const NoiseKey& key, int32_t n, int32_t* tokens);
   /*! \brief The probability of a token. Reads the row once if nothing truncates it. */
@@ -91,9 +89,9 @@ class RowSampler {
   /*! \brief ln of a token's probability; at temperature 0, of its softmax at temperature 1. */
   double LogProb(int32_t token);
 
-  /*! \brief Makes Weights available. */
+  /*! \brief Computes what Weights and total need. */
   void NeedWeights();
-  /*! \brief What all grid weights sum to, but for the rounding of each. Once they are available. */
+  /*! \brief The sum of all grid weights, up to the rounding of each; after NeedWeights. */
   double total() const { return kind_ == Kind::kDistribution ? distribution_.total : kProbScale; }
   /*!
    * \brief Grid weights of tokens [at, at + n), a piece of a block; returns their sum. May be
@@ -102,7 +100,7 @@ class RowSampler {
    */
   double Weights(int32_t at, int32_t n, double* out) const;
   /*!
-   * \brief The same for relu(a * r - b * q).
+   * \brief Weights, for relu(a * r - b * q).
    * \param probs [vocab] the distribution q.
    * \param out [n] or nullptr
    */
@@ -128,21 +126,21 @@ class RowSampler {
   LogitRow logits_;
   Distribution distribution_;  // kDistribution
 
-  bool summed_ = false;  // whether row_ was tried
-  bool fused_ = false;   // whether it is what samples and single probabilities go by
+  bool summed_ = false;  // whether row_ was computed
+  bool fused_ = false;   // whether samples and single probabilities use row_
   SoftmaxRow row_;
 
-  bool has_exps_ = false;  // whether what follows is known: what ExpPiece gives
-  ExpGrid grid_ = {};      // of every exponential,
-  float shared_max_ = 0;   // unless exponents mean nothing: then tokens with this logit share
+  bool has_exps_ = false;  // whether the members below are known
+  ExpGrid grid_ = {};      // the grid of every exponential
+  float shared_max_ = 0;   // if shared_: the tokens with this logit share the row
   bool shared_ = false;
   bool cut_off_ = false;
   Cut cut_;
-  uint64_t exp_total_ = 0;          // their sum, where row_ does not say enough
+  uint64_t exp_total_ = 0;          // sum of the exponentials, if row_ does not have it
   std::vector<uint64_t> exp_sums_;  // [blocks]
 };
 
-/*! \brief The noise of the token at a position, for VocabContext::Gumbel. */
+/*! \brief The key of the Gumbel noise of the token at a position. */
 NoiseKey GumbelKey(const RandomStream& stream, uint32_t position);
 
 }  // namespace kvctl

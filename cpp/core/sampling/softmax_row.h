@@ -15,10 +15,9 @@
 
 namespace kvctl {
 
-/*! \brief The largest logit, NaN ignored; -inf where there is none. */
+/*! \brief The largest logit; NaN is ignored, and -inf returned if no other is left. */
 float MaxLogit(const VocabContext& vocab, const LogitRow& logits);
-/*! \brief The first token with the largest logit, NaN ignored; -1 where every logit is -inf or NaN.
- */
+/*! \brief The first token with the largest logit; -1 if every logit is -inf or NaN. */
 int32_t ArgMaxLogit(const VocabContext& vocab, const LogitRow& logits);
 
 /*! \brief The sums of the exponentials of a row. */
@@ -28,8 +27,7 @@ class SoftmaxRow {
    * \brief Sums 2^(logits * scale) reading each logit once: every block at the power of two of its
    * own maximum, then the blocks at that of the largest.
    * \param scale log2(e) / temperature
-   * \return false if scaled logits are infinite or beyond 2^22, where exponents mean nothing any
-   * more.
+   * \return false if scaled logits are infinite or beyond 2^22, where exponents lose their meaning.
    */
   bool Sum(const VocabContext& vocab, const LogitRow& logits, float scale);
 
@@ -37,10 +35,10 @@ class SoftmaxRow {
   int32_t SampleToken(const VocabContext& vocab, const LogitRow& logits, uint64_t bits) const;
   /*! \brief The probability of a token. */
   double Prob(const LogitRow& logits, int32_t token) const;
-  /*! \brief Of the row's largest block. */
+  /*! \brief The exponent of the row's largest block. */
   int32_t exponent() const { return exponent_; }
-  /*! \brief How the logits of a block become grid weights, which sum to kProbScale over the row
-   * but for their rounding. */
+  /*! \brief How the logits of a block become grid weights; up to their rounding these sum to
+   * kProbScale over the row. */
   ExpTerms terms(int32_t block) const;
 
  private:

@@ -1,4 +1,4 @@
-// top-k, top-p and min-p, exactly: sums of integers, ties to the lower id.
+// top-k, top-p and min-p by exact sums of integers; ties go to the lower id.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -10,8 +10,8 @@
 namespace kvctl {
 namespace {
 
-// Exponentials are positive, so their bits order them: a bucket is the exponent and three more
-// bits.
+// Exponentials are positive, so their order is that of their bits. A bucket holds one exponent and
+// three bits more.
 constexpr int kBucketShift = 20;
 constexpr int kNumBuckets = 1 << (31 - kBucketShift);
 
@@ -29,11 +29,11 @@ struct BucketSum {
 /*! \brief A prefix of the order (weight descending, id ascending). */
 struct PrefixEnd {
   float exp = 0;      // the last weight kept
-  int32_t token = 0;  // and, among tokens of that weight, the last id
+  int32_t token = 0;  // the last id kept among tokens of that weight
   uint64_t mass = 0;
 };
 
-/*! \brief Calls f(token, exp) for every token that weighs anything. */
+/*! \brief Calls f(token, exp) for every token with a weight above 0. */
 template <typename F>
 void ForWeights(int32_t size, const ExpPieces& exps, F f) {
   ForPieces(0, size, [&](int32_t at, int32_t n) {

@@ -2,8 +2,8 @@
  * \file core/sampling/vocab_ops.h
  * \brief The loops over a piece of the vocabulary, behind one table per instruction set.
  *
- * Whatever adds up here adds integers, so a sum does not depend on how a row is split. Entries of
- * the same name in different tables return the same bits for the same input.
+ * All sums are sums of integers, so they do not depend on how a row is split. Entries of the same
+ * name in different tables return the same bits for the same input.
  */
 #ifndef KVCTL_CORE_SAMPLING_VOCAB_OPS_H_
 #define KVCTL_CORE_SAMPLING_VOCAB_OPS_H_
@@ -14,13 +14,12 @@
 
 namespace kvctl {
 
-/*! \brief Rows are worked on in blocks of this many tokens; part of the definition of a row's sums.
- */
+/*! \brief The number of tokens in a block of a row. The sums of a row depend on it. */
 constexpr int32_t kVocabBlock = 4096;
 /*! \brief The exponent of a block without a finite logit: far below any other. */
 constexpr int32_t kEmptyBlock = INT32_MIN / 2;
 
-/*! \brief Exponential noise keyed by token id: what Gumbel-max sampling needs of a RandomStream. */
+/*! \brief The key of a position's exponential noise, from which each token id takes its own. */
 struct NoiseKey {
   uint32_t key[2];      //!< Philox key
   uint32_t counter[3];  //!< Philox counter words 1..3; word 0 is counter0 + token / 2
@@ -33,18 +32,18 @@ struct ExpTerms {
   double factor;
 };
 
-/*! \brief How logits and another distribution become what is left of the logits' distribution. */
+/*! \brief How logits and a distribution to subtract become grid weights of the residual. */
 struct RestTerms {
   ExpGrid grid;
   RestFactors factors;
 };
 
 struct VocabOps {
-  /*! \brief Largest of n logits, NaN ignored; -inf where there is none. */
+  /*! \brief Largest of n logits; NaN is ignored, and -inf returned if no other is left. */
   float (*max)(const float* logits, int32_t n);
   /*! \brief Index of the first of n logits that equals value, or -1. */
   int32_t (*find)(const float* logits, int32_t n, float value);
-  /*! \brief Token `first + i` becomes -inf where its bit of the mask is 0, for i in [0, n). */
+  /*! \brief Sets logits[i] to -inf if the bit of token `first + i` is 0, for i in [0, n). */
   void (*mask)(const uint32_t* bits, int32_t first, int32_t n, float* logits);
   /*!
    * \brief Sum of ToFixed(Exp2Scaled(logits[i], grid)); the floats go to exps unless that is null.

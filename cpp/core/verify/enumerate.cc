@@ -7,7 +7,8 @@
 namespace kvctl {
 namespace {
 
-// Branches take the target's samples as independent of the tree, which coupled drafts are not.
+// A branch assumes that the target's samples do not depend on the tree. With coupled drafts they
+// do.
 void CheckInput(Rule rule, const SequenceInput& input, bool check) {
   if (check) CheckRule(rule, input);
   for (int32_t i = 1; i < input.size; ++i) {
@@ -71,8 +72,7 @@ int32_t ReplayRng::Token(TreeVerifier& verifier, int32_t node) {
     if (weight == 0) continue;
     options.emplace_back(verifier.token(c), weight / distribution.total);
     rest -= weight;
-    distribution.weights[verifier.token(c)] =
-        0;  // a sibling that holds the same token adds nothing
+    distribution.weights[verifier.token(c)] = 0;  // count a token that siblings share once
   }
   if (rest > 0) options.emplace_back(-1, rest / distribution.total);
   return Choose(std::move(options));

@@ -11,7 +11,7 @@
 
 namespace kvctl {
 
-/*! \brief An Rng that takes every branch: run the rule until Next() says there is none left. */
+/*! \brief An Rng that takes every branch of a rule, one per run, until Next() returns false. */
 class ReplayRng {
  public:
   bool Accept(double probability, int32_t node);
@@ -22,14 +22,14 @@ class ReplayRng {
 
   /*! \brief The probability of the branches taken since the last Next(). */
   double probability() const;
-  /*! \brief Moves on to the next run. */
+  /*! \brief Prepares the next run. \return false if every branch was taken. */
   bool Next();
 
  private:
   friend std::vector<double> LastAccepted(Rule, const VocabContext&, const SequenceInput&, bool);
 
   struct Choice {
-    std::vector<std::pair<int32_t, double>> options;  // those with a probability above 0
+    std::vector<std::pair<int32_t, double>> options;  // all with a probability above 0
     size_t current = 0;
   };
   int32_t Choose(std::vector<std::pair<int32_t, double>> options);
@@ -37,7 +37,7 @@ class ReplayRng {
 
   std::vector<Choice> choices_;
   size_t at_ = 0;
-  bool nodes_only_ = false;  // tokens that no child holds are all one, and a bonus is none
+  bool nodes_only_ = false;  // merge all tokens that no child holds, and draw no bonus
 };
 
 struct WeightedOutcome {
@@ -46,16 +46,16 @@ struct WeightedOutcome {
 };
 
 /*!
- * \brief All outcomes of the shipped rule, in the order found; equal ones may appear several times.
+ * \brief All outcomes of a rule, in the order found; equal outcomes may appear several times.
  * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.
  */
 std::vector<WeightedOutcome> Enumerate(Rule rule, const VocabContext& vocab,
                                        const SequenceInput& input, bool check = true);
 
 /*!
- * \brief The probability of each node of a drafted tree to be the last accepted one, exactly.
+ * \brief The exact probability that each node of a drafted tree is the last accepted one.
  *
- * Looks at acceptance alone and not at the bonus, so a large vocabulary costs no branches.
+ * It ignores the bonus, so a large vocabulary adds no branches.
  *
  * \return [input.size]; the root's entry is the probability that no drafted token is accepted.
  * \throws Error kValue as CheckRule does, if check is set, and for nodes drawn coupled.

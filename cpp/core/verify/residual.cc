@@ -8,7 +8,7 @@
 namespace kvctl {
 namespace {
 
-// With more dense steps a recipe costs more to follow again than a row costs to write down.
+// With more dense steps, computing weights again costs more than storing the distribution.
 constexpr int kMaxDenseSteps = 4;
 
 }  // namespace
@@ -24,10 +24,10 @@ void Residual::Start(RowSampler* target) {
   total_ = target->total();
 }
 
-// Turns weights r[n] of tokens [at, at + n) into what the step leaves; returns their sum.
+// Applies a step to the weights r[n] of tokens [at, at + n); returns their sum.
 double Residual::Apply(const Step& step, int32_t at, int32_t n, double* r) const {
   const DraftDistribution& d = step.d;
-  if (d.one_hot) {  // nothing but the drafted token changes, and that one loses everything
+  if (d.one_hot) {  // only the drafted token changes: its weight becomes 0
     if (d.token >= at && d.token < at + n) r[d.token - at] = 0;
     double sum = 0;
     for (int32_t i = 0; i < n; ++i) sum += r[i];
@@ -49,7 +49,7 @@ double Residual::Apply(const Step& step, int32_t at, int32_t n, double* r) const
   return sum;
 }
 
-// Grid weights of a piece, in out unless it is null; returns their sum.
+// Writes the grid weights of a piece to out, unless it is null; returns their sum.
 double Residual::Weights(int32_t at, int32_t n, double* out) const {
   size_t next = 0;
   double sum = 0;

@@ -1,6 +1,6 @@
 /*!
  * \file core/verify/residual.h
- * \brief What is left of a target's distribution once drafted tokens were rejected.
+ * \brief The residual of a target's distribution after drafted tokens were rejected.
  */
 #ifndef KVCTL_CORE_VERIFY_RESIDUAL_H_
 #define KVCTL_CORE_VERIFY_RESIDUAL_H_
@@ -13,33 +13,33 @@
 
 namespace kvctl {
 
-/*! \brief The distribution one child was drawn from, given its earlier siblings. */
+/*! \brief The distribution that a child was drawn from, given its earlier siblings. */
 struct DraftDistribution {
   bool one_hot;
   int32_t token;                  //!< the child's
-  double weight;                  //!< of that token
-  double total;                   //!< of all tokens but the excluded
+  double weight;                  //!< of the child's token
+  double total;                   //!< sum over all tokens except the excluded
   std::vector<int32_t> excluded;  //!< tokens zeroed in the row
-  DraftRow row;                   //!< not where one_hot
+  DraftRow row;                   //!< unless one_hot
 
-  /*! \brief Its probability of the child's token. */
+  /*! \brief The probability of the child's token. */
   double prob() const { return weight / total; }
 };
 
 /*!
- * \brief r, and what becomes of it by r <- relu(a * r - d), normalised.
+ * \brief The residual r of a target's distribution: r <- relu(a * r - d), normalised, repeatedly.
  *
- * Kept as the recipe: weights are integers, so a token's is the same whenever it is worked out. The
- * vocabulary is gone through where a mass is asked for that is not known already, and what is drawn
- * then needs a single block. A long recipe is written down as a distribution, once.
+ * It stores the steps and computes weights when they are needed. Weights are integers, so a token
+ * has the same weight each time. Only an unknown mass needs a pass over the vocabulary; drawing a
+ * token then needs one block. After many steps the residual is stored as a distribution.
  */
 class Residual {
  public:
   explicit Residual(const VocabContext& vocab) : vocab_(vocab) {}
 
-  /*! \brief r is the target's distribution. The target must stay loaded while this is used. */
+  /*! \brief Sets r to the target's distribution. The target must stay loaded afterwards. */
   void Start(RowSampler* target);
-  /*! \brief r <- relu(a * r - d), unless that has no mass at all; returns the mass. */
+  /*! \brief r <- relu(a * r - d), unless that has no mass. \return the mass. */
   double Subtract(double a, const DraftDistribution& d);
 
   double prob(int32_t token) const;
@@ -52,7 +52,7 @@ class Residual {
   struct Step {
     DraftDistribution d;
     double a;
-    double r_total;  // of what is subtracted from
+    double r_total;  // of r before the step
 
     // relu(r_factor * r - d_factor * d) on the grid is relu(a * r - d) of the two distributions.
     double r_factor() const;
@@ -67,10 +67,10 @@ class Residual {
   const VocabContext& vocab_;
   RowSampler* target_ = nullptr;
   bool written_ = false;
-  Distribution distribution_;  // where written_: what the steps start from
-  std::vector<Step> steps_;    // the recipe
-  double total_ = 0;           // of all weights, but for their rounding until a pass was needed
-  bool summed_ = false;        // whether what follows is known
+  Distribution distribution_;  // if written_: r before the first of the steps
+  std::vector<Step> steps_;
+  double total_ = 0;     // sum of all weights, up to rounding unless summed_
+  bool summed_ = false;  // whether sum_ and block_sums_ are known
   double sum_ = 0;
   std::vector<double> block_sums_;
 };

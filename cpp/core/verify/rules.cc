@@ -17,7 +17,7 @@ int32_t FirstBranch(const SequenceInput& input) {
   return -1;
 }
 
-// Whether the tree is paths of one length from the root.
+// Whether the tree is made of paths of one length that branch at the root.
 bool IsPaths(const SequenceInput& input) {
   std::vector<int32_t> depth(input.size, 0), children(input.size, 0);
   int32_t longest = 0;

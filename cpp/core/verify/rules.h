@@ -20,7 +20,7 @@
 namespace kvctl {
 
 /*!
- * \brief Refuses what would be biased.
+ * \brief Refuses a rule that would be biased for how the tree was drawn.
  * \throws Error kValue that names a rule which would be lossless.
  */
 void CheckRule(Rule rule, const SequenceInput& input);
@@ -58,14 +58,14 @@ class RoundRandom {
 
   /*! \brief Whether a node is accepted. */
   bool Accept(double probability, int32_t node) const;
-  /*! \brief False only if Accept is, for any probability up to this one. */
+  /*! \brief False only if Accept is false for every probability up to `at_most`. */
   bool MayAccept(double at_most, int32_t node) const { return Accept(at_most, node); }
-  /*! \brief The bonus of a rejection rule after a node, from the target's whole distribution. */
+  /*! \brief Draws the bonus of a rejection rule after a node, from the target's distribution. */
   int32_t Bonus(RowSampler& target, int32_t node) const;
-  /*! \brief The same from what is left of a distribution. */
+  /*! \brief Draws the bonus of a rejection rule after a node, from a residual. */
   int32_t SampleResidual(Residual& residual, int32_t node) const;
-  /*! \brief The target's own sample after a node: the noise of its position, as in plain sampling.
-   */
+  /*! \brief Samples the target after a node, with the noise of the token's position, as plain
+   * sampling does. */
   int32_t Token(TreeVerifier& verifier, int32_t node) const;
 
  private:

@@ -1,7 +1,7 @@
 /*!
  * \file core/verify/tree_verifier.h
- * \brief What an acceptance rule sees of one sequence: its drafted tree, and the distributions it
- * needs, when it needs them.
+ * \brief A drafted tree as an acceptance rule sees it, with distributions that are computed on
+ * demand.
  */
 #ifndef KVCTL_CORE_VERIFY_TREE_VERIFIER_H_
 #define KVCTL_CORE_VERIFY_TREE_VERIFIER_H_
@@ -17,7 +17,7 @@
 
 namespace kvctl {
 
-/*! \brief One sequence of a verify call. All pointers are the caller's. */
+/*! \brief One sequence of a verify call. All arrays belong to the caller. */
 struct SequenceInput {
   int32_t size = 0;  //!< nodes, the root included
   const int32_t* tokens = nullptr;
@@ -37,24 +37,24 @@ struct SequenceInput {
   double delta = 0;    //!< typical acceptance: threshold relative to exp(-entropy)
 };
 
-/*! \brief What a rule decided: the last accepted node (0: none was) and the token after it. */
+/*! \brief A rule's decision: the last accepted node (0: no draft) and the token after it. */
 struct Outcome {
   int32_t node;
   int32_t bonus;
 };
 
-/*! \brief The distributions after the node that a walk is at, or was last at, at one depth. */
+/*! \brief The distributions after the node that a rule visited last at one depth. */
 struct DepthState {
   explicit DepthState(const VocabContext& vocab) : target(vocab), residual(vocab) {}
 
-  int32_t node = -1;  //!< whose row the target holds
+  int32_t node = -1;  //!< the node whose row the target holds
   RowSampler target;  //!< the target's distribution
-  Residual residual;  //!< and what is left of it
+  Residual residual;  //!< the residual of the target's distribution
   int64_t draft_row = -1;
-  DraftRow draft;  //!< the distribution that the last child looked at was drawn from
+  DraftRow draft;  //!< the distribution that the child visited last was drawn from
 };
 
-/*! \brief One sequence while a rule works on it. Reusable: Start again with the next one. */
+/*! \brief The state of one sequence while a rule runs. Start reuses it for the next sequence. */
 class TreeVerifier {
  public:
   explicit TreeVerifier(const VocabContext& vocab) : vocab_(vocab) {}
@@ -72,14 +72,14 @@ class TreeVerifier {
 
   DepthState& state_at(int32_t depth);
   /*!
-   * \brief The target's row after a node; valid until another node of its depth is asked for.
+   * \brief The target's row after a node; valid until a call for another node of its depth.
    * \throws Error as RowSampler::Load
    */
   RowSampler& Target(int32_t node);
-  /*! \brief What is left of the target's distribution after a node, once it was started. */
+  /*! \brief The residual of the target's distribution after a node; the rule starts it. */
   Residual& ResidualAt(int32_t node) { return state_at(depth(node)).residual; }
   /*!
-   * \brief The distribution a node was drawn from.
+   * \brief The distribution that a node was drawn from.
    * \throws Error kValue if the node's token has no probability under it.
    */
   DraftDistribution Draft(int32_t node);

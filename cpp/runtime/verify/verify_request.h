@@ -56,7 +56,7 @@ class VerifyRequestObj : public tvm::ffi::Object {
   bool probabilities = false;   //!< `logits` are distributions
   MaybeTensor draft_probs;      //!< (R or N, width), on any device
   MaybeTensor draft_ids;        //!< (R or N, width) int32: the tokens of sparse rows
-  bool draft_per_node = false;  //!< draft_probs has a row for each node, not for its children
+  bool draft_per_node = false;  //!< draft_probs has a row for each node instead of each parent
   tvm::ffi::Array<SamplingParams> sampling;  //!< 1 or B
   int64_t seed = 0;
   MaybeTensor request_ids;     //!< (B) int64; None: all 0

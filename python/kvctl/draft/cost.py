@@ -32,7 +32,7 @@ class RoundCost:
     Parameters
     ----------
     max_rows
-        The largest round that will be asked for.
+        The largest round to predict.
     """
 
     def __init__(self, *, max_rows: int = 33) -> None:
@@ -89,7 +89,7 @@ class RoundCost:
         for _ in range(_CALIBRATION_ROUNDS):
             for rows in sizes:
                 times[rows].append(measure(rows))
-        # The least of a few: whatever disturbs a timing makes it longer.
+        # The least of a few: a disturbance only makes a timing longer.
         step = min(times.pop(1))
         self._recent.append(step)
         for rows, seconds in times.items():

@@ -1,4 +1,4 @@
-"""What a drafter is to the decoding loop."""
+"""The protocol between a drafter and the decoding loop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Drafter(Protocol):
         ...
 
     def observe(self, emitted: Sequence[int], seconds: float) -> None:
-        """Learn what the round came to.
+        """Learn from the outcome of the round.
 
         Parameters
         ----------

@@ -65,7 +65,7 @@ class LookupDrafter:
     def propose(self, limit: int) -> TokenTree:
         """Draft up to ``limit`` nodes behind the last token of the text."""
         depth = min(limit, self.adaptive.max_nodes if self.length is None else self.length)
-        # At least one, though it may not be verified: whether it was right is learnt all the same.
+        # At least one, even if it is not verified: acceptance is learnt from it too.
         depth = max(depth, 1)
         found = self._index.tree(2 * depth, depth) if self._branches else self._index.chain(depth)
         self._draft = draft = _Draft(*(values.tolist() for values in found))
@@ -90,7 +90,7 @@ class LookupDrafter:
 
 
 class _Draft:
-    """All that was found, of which perhaps a part is verified."""
+    """All tokens found; the round verifies all or a part of them."""
 
     def __init__(self, tokens: list[int], parents: list[int], match_lengths: list[int]) -> None:
         self.tokens = tokens

@@ -1,7 +1,7 @@
 /*!
  * \file core/verify/rules/best_of_k.h
- * \brief K i.i.d. paths: select the best by an order that the joint distribution of the selection
- * knows, then verify it as a block.
+ * \brief K independent paths: selects one whose joint distribution is known, then verifies it as a
+ * block.
  *
  * After multi-path block verification, arXiv 2602.16961. At each prefix tokens are ordered by p /
  * q, and the lexicographically largest path is selected. A maximum of K draws has a distribution in
@@ -22,7 +22,7 @@
 
 namespace kvctl::rules {
 
-/*! \brief The paths that still share the selected prefix, and the mass below and at that prefix. */
+/*! \brief The paths that share the selected prefix, and the mass below and at that prefix. */
 class PathSelection {
  public:
   PathSelection(TreeVerifier& verifier, std::vector<int32_t>* path)

@@ -17,8 +17,8 @@
 namespace kvctl::rules {
 
 /*!
- * \brief With what probability to stop at a node that is reached with probability a and keeps the
- * mass s of its distribution: s / (s + 1 - a), at most a, and 1 where that is 0 / 0.
+ * \brief The probability of stopping at a node that is reached with probability a and whose
+ * residual has mass s: s / (s + 1 - a), at most a, and 1 for 0 / 0.
  */
 inline double AcceptRatio(double s, double a) {
   const double denominator = s + (1.0 - a);
@@ -38,7 +38,7 @@ Outcome BlockAlong(TreeVerifier& verifier, Rng& rng, const std::vector<int32_t>&
                    int32_t length, DraftOf draft) {
   const auto node = [&](int32_t i) { return i == 0 ? 0 : path[i - 1]; };
   std::vector<double> a(length + 1, 1.0);
-  int32_t last = 0;  // behind a token that the target rules out there is nothing to accept
+  int32_t last = 0;  // nothing after a token of probability 0 can be accepted
   for (; last < length; ++last) {
     const DraftDistribution d = draft(last);
     const double p = verifier.Target(node(last)).Prob(d.token);
@@ -49,7 +49,7 @@ Outcome BlockAlong(TreeVerifier& verifier, Rng& rng, const std::vector<int32_t>&
     return {node(length), rng.Bonus(verifier.Target(node(length)), node(length))};
   }
   for (int32_t i = std::min(last, length - 1);; --i) {
-    // s is at most a, and so is what it is accepted with: often that settles it.
+    // The acceptance probability is at most a. This often decides without computing s.
     if (i > 0 && !rng.MayAccept(a[i], node(i))) continue;
     Residual& residual = verifier.ResidualAt(node(i));
     residual.Start(&verifier.Target(node(i)));

@@ -1,7 +1,7 @@
 /*!
  * \file core/verify/rules/recursive.h
- * \brief Rejection sampling over siblings, from the root down: each rejected sibling leaves its
- * residual to the next.
+ * \brief Rejection sampling over siblings, from the root down: after a rejection the residual is
+ * tried on the next sibling.
  *
  * Independent siblings: Miao et al., "SpecInfer", ASPLOS 2024, Algorithm 2 (multi-step speculative
  * sampling). Siblings without replacement: Chen et al., "Sequoia", NeurIPS 2024, Algorithm 2.

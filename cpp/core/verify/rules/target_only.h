@@ -2,9 +2,9 @@
  * \file core/verify/rules/target_only.h
  * \brief Samples from the target and follows the tree as long as it holds what was sampled.
  *
- * Lossless however the tree was drafted, because the draft decides only how far one forward
- * reaches. At temperature 0 this is greedy verification. With the Gumbel noise that also drew the
- * draft it is coupled verification (Daliri, Musco, Suresh, "Coupling without communication and
+ * It is lossless for any draft, because the draft decides only how many tokens one forward emits.
+ * At temperature 0 this is greedy verification. With the Gumbel noise that also drew the draft it
+ * is coupled verification (Daliri, Musco, Suresh, "Coupling without communication and
  * drafter-invariant speculative decoding", arXiv 2408.07978).
  */
 #ifndef KVCTL_CORE_VERIFY_RULES_TARGET_ONLY_H_

@@ -19,14 +19,14 @@ namespace kvctl::rules {
 
 template <typename Rng>
 Outcome Traversal(TreeVerifier& verifier, Rng& rng) {
-  // A node whose children are being gone through: `child` is the next, reached with probability a.
+  // A node whose children are being visited: `child` is the next, reached with probability a.
   struct Visit {
     int32_t node;
     double a;
     int32_t child;
   };
   std::vector<Visit> path = {{0, 1.0, verifier.first_child(0)}};
-  bool below_rejected = false;  // whether nothing below the child was accepted, nor it itself
+  bool below_rejected = false;  // whether the child and its subtree were rejected
   for (;;) {
     Visit& visit = path.back();
     const int32_t v = visit.node, child = visit.child;
@@ -51,7 +51,7 @@ Outcome Traversal(TreeVerifier& verifier, Rng& rng) {
     }
     below_rejected = false;
     visit.child = verifier.next_sibling(child);
-    // Subtracting lessens a: often it need not be known by how much.
+    // Subtract lowers a, so a node that a cannot accept needs no subtraction.
     if (v > 0 && visit.child < 0 && !rng.MayAccept(visit.a, v)) {
       path.pop_back();
       below_rejected = true;
