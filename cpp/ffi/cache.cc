@@ -110,7 +110,7 @@ void DropPending(const PagedKVCache& cache, const ffi::Optional<ffi::Shape>& seq
 }
 
 void Commit(const PagedKVCache& cache, const ffi::Shape& seq_ids,
-            const ffi::Array<ffi::Shape>& kept) {
+            const ffi::Array<ffi::Shape>& kept, bool any_nodes) {
   std::vector<std::vector<int32_t>> nodes;
   for (const ffi::Shape& one : kept) {
     std::vector<int32_t>& indices = nodes.emplace_back();
@@ -121,7 +121,12 @@ void Commit(const PagedKVCache& cache, const ffi::Shape& seq_ids,
       indices.push_back(static_cast<int32_t>(node));
     }
   }
-  cache->Commit(std::vector<int64_t>(seq_ids.begin(), seq_ids.end()), nodes);
+  const std::vector<int64_t> ids(seq_ids.begin(), seq_ids.end());
+  if (any_nodes) {
+    cache->CommitAnyNodes(ids, nodes);
+  } else {
+    cache->Commit(ids, nodes);
+  }
 }
 
 void PopN(const PagedKVCache& cache, int64_t seq_id, int64_t n) { cache->Pop(seq_id, n); }

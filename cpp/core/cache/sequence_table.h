@@ -64,6 +64,12 @@ struct SequenceRecord {
 /*! \brief Positions are below this, so that counting on from one stays within int32. */
 constexpr int32_t kPositionLimit = 1 << 30;
 
+/*! \brief Which pending nodes a commit may keep. */
+enum class KeptNodes {
+  kPath,  //!< a path from the committed context; nodes under a mask that is no tree, after any
+  kAny,   //!< any, also nodes whose K and V were computed behind nodes that are dropped
+};
+
 struct TableConfig {
   int32_t num_pages;
   int32_t page_size;
@@ -153,7 +159,8 @@ class SequenceTable {
   const StepPlan& plan() const { return forward_.plan; }
   /*!
    * \brief Reserves slots for the new tokens of every sequence, and plans the step.
-   * \param requests Their masks are not read: the caller replaces a tree mask by its `parents`.
+   * \param requests The caller replaces a tree mask by its `parents`, and leaves a causal one out.
+   * Other masks are not read: they say that pending nodes are no tree.
    */
   void BeginForward(const std::vector<StepRequest>& requests, CopyPlan* moves);
   /*! \brief Whether EndForward will commit tokens. */
@@ -177,10 +184,10 @@ class SequenceTable {
    * others.
    * \param ids [n] the sequences, each at most once, in any order.
    * \param kept [n] indices into each pending region, ascending; their positions must continue the
-   * sequence.
+   * sequence, and they must be what `which` says.
    */
   void Commit(const std::vector<int64_t>& ids, const std::vector<std::vector<int32_t>>& kept,
-              CopyPlan* moves);
+              CopyPlan* moves, KeptNodes which = KeptNodes::kPath);
   /*! \brief Drops the pending nodes of a sequence. */
   void DropPending(int64_t id);
   /*! \brief Drops the pending nodes of several sequences. */
@@ -266,7 +273,8 @@ class SequenceTable {
   void CheckPagesForStep(const std::vector<StepRequest>& requests);
   void Reserve(const StepRequest& request, CopyPlan* moves);
   void PlanTokens(const StepRequest& request, const PlannedSequence& planned);
-  void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const;
+  void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept,
+                    KeptNodes which) const;
   /*! \brief Reserves what a commit needs, so that it cannot fail. \throws Error kOutOfPages if
    * pages are missing. */
   void MakeRoomToCommit(const std::vector<int64_t>& ids,

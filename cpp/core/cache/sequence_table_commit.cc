@@ -1,4 +1,5 @@
 // Commit: which pending nodes are kept, and where their K and V go.
+#include <string>
 #include <utility>
 
 #include "core/cache/page_reservation.h"
@@ -16,9 +17,35 @@ int32_t NumInPlace(const std::vector<int32_t>& kept) {
   return count;
 }
 
+/*! \brief The name of a node, or of the committed context for -1. */
+std::string NameOf(int32_t node) {
+  return node < 0 ? "the committed context" : "node " + std::to_string(node);
+}
+
+/*! \brief Checks that the nodes kept before kept[i] are those that it was computed behind. */
+void CheckOnPath(const Sequence& sequence, const std::vector<int32_t>& kept, size_t i) {
+  const PendingRegion& pending = sequence.pending;
+  const int32_t node = kept[i], before = i == 0 ? -1 : kept[i - 1];
+  if (pending.masked[node]) return;
+  const int32_t parent = pending.parents[node];
+  if (parent != before) {
+    Throw(ErrorKind::kValue, "kept node ", node, " of sequence ", sequence.id, " hangs on ",
+          NameOf(parent), ", and the one kept before it is ", NameOf(before),
+          "; keep a path from the committed context, or ask for any nodes by name");
+  }
+  // Only where nodes under a mask lie above: the parent is kept, and what it was computed behind is
+  // not.
+  if (pending.depths[node] != static_cast<int32_t>(i)) {
+    Throw(ErrorKind::kValue, "kept node ", node, " of sequence ", sequence.id,
+          " hangs on a path of ", pending.depths[node], " nodes, of which ", i,
+          " are kept; keep the path from the committed context, or ask for any nodes by name");
+  }
+}
+
 }  // namespace
 
-void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept) const {
+void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept,
+                                 KeptNodes which) const {
   const PendingRegion& pending = sequence.pending;
   for (size_t i = 0; i < kept.size(); ++i) {
     if (kept[i] < 0 || kept[i] >= pending.size()) {
@@ -42,6 +69,7 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
             " and would be committed at position ", expected,
             "; keep nodes whose positions follow one another (a path of the tree)");
     }
+    if (which == KeptNodes::kPath) CheckOnPath(sequence, kept, i);
   }
 }
 
@@ -87,14 +115,15 @@ void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& k
 }
 
 void SequenceTable::Commit(const std::vector<int64_t>& ids,
-                           const std::vector<std::vector<int32_t>>& kept, CopyPlan* moves) {
+                           const std::vector<std::vector<int32_t>>& kept, CopyPlan* moves,
+                           KeptNodes which) {
   RequireNoForward("commit");
   if (ids.size() != kept.size()) {
     Throw(ErrorKind::kValue, "commit names ", ids.size(), " sequences and gives the kept nodes of ",
           kept.size());
   }
   ++batch_mark_;
-  for (size_t i = 0; i < ids.size(); ++i) ValidateKept(NameInBatch(ids[i]), kept[i]);
+  for (size_t i = 0; i < ids.size(); ++i) ValidateKept(NameInBatch(ids[i]), kept[i], which);
   MakeRoomToCommit(ids, kept, moves);
   // Nothing below can fail.
   for (size_t i = 0; i < ids.size(); ++i) CommitKept(&Find(ids[i]), kept[i], moves);

@@ -137,11 +137,12 @@ void SequenceTable::PlanTokens(const StepRequest& request, const PlannedSequence
   Sequence& sequence = *planned.sequence;
   StepPlan& plan = forward_.plan;
   const int32_t first_index = sequence.kv_len();
+  const bool is_masked = request.parents == nullptr && request.mask.has_value();
   for (int32_t i = 0; i < planned.append_length; ++i) {
     int32_t depth = i;
     if (planned.pending) {
       const int32_t parent = request.parents ? request.parents[i] : sequence.pending.size() - 1;
-      sequence.pending.Push(parent, 0);
+      sequence.pending.Push(parent, 0, is_masked);
       depth = sequence.pending.depths.back();
     }
     const int32_t position =

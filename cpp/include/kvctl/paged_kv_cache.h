@@ -160,10 +160,17 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   virtual bool InForward() const = 0;
   /*!
    * \brief Commits the kept nodes of each sequence's pending region and drops the others.
-   * \param kept per sequence, ascending indices into its pending region.
+   * \param kept per sequence, ascending indices into its pending region: a path from the committed
+   * context. Nodes that came under a mask that is neither causal nor a tree may follow any others.
    */
   virtual void Commit(const std::vector<int64_t>& seq_ids,
                       const std::vector<std::vector<int32_t>>& kept) = 0;
+  /*!
+   * \brief Commit for any nodes whose positions continue the sequence. The K and V of a node whose
+   * path is not kept were computed behind tokens that are dropped.
+   */
+  virtual void CommitAnyNodes(const std::vector<int64_t>& seq_ids,
+                              const std::vector<std::vector<int32_t>>& kept) = 0;
   /*! \brief PopN over the full range of lengths (TVM's takes an int32). */
   virtual void Pop(int64_t seq_id, int64_t n) = 0;
   /*!

@@ -63,7 +63,9 @@ void PagedKVCacheImpl::Pop(int64_t seq_id, int64_t n) {
 
 void PagedKVCacheImpl::EnableSlidingWindowForSeq(int64_t seq_id, int32_t window_size,
                                                  int32_t sinks) {
-  WithLock([&] { table_.SetWindow(seq_id, MakeTvmWindow(config_, window_size, sinks)); });
+  // -1 is what model libraries say for no sinks; TVM's callers replace it by 0 before they call.
+  const int32_t count = sinks == -1 ? 0 : sinks;
+  WithLock([&] { table_.SetWindow(seq_id, MakeTvmWindow(config_, window_size, count)); });
 }
 
 void PagedKVCacheImpl::SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks,

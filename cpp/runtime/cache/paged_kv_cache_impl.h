@@ -102,6 +102,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   bool InForward() const final;
   void Commit(const std::vector<int64_t>& seq_ids,
               const std::vector<std::vector<int32_t>>& kept) final;
+  void CommitAnyNodes(const std::vector<int64_t>& seq_ids,
+                      const std::vector<std::vector<int32_t>>& kept) final;
   void Pop(int64_t seq_id, int64_t n) final;
   void SetSlidingWindow(int64_t seq_id, int64_t size, int64_t sinks, int64_t horizon,
                         bool renumber_sinks) final;

@@ -84,6 +84,13 @@ void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,
   WithLock([&] { Change([&](CopyPlan* copies) { table_.Commit(seq_ids, kept, copies); }); });
 }
 
+void PagedKVCacheImpl::CommitAnyNodes(const std::vector<int64_t>& seq_ids,
+                                      const std::vector<std::vector<int32_t>>& kept) {
+  WithLock([&] {
+    Change([&](CopyPlan* copies) { table_.Commit(seq_ids, kept, copies, KeptNodes::kAny); });
+  });
+}
+
 void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
                                                     const Shape& leaf_indices) {
   WithLock([&] {

@@ -283,7 +283,7 @@ class cache:
     checkpoint: Callable[[PagedKVCacheHandle, int], CacheCheckpointHandle] = _get(
         "kvctl.cache.checkpoint"
     )
-    commit: Callable[[PagedKVCacheHandle, Shape, Sequence[Shape]], None] = _get(
+    commit: Callable[[PagedKVCacheHandle, Shape, Sequence[Shape], bool], None] = _get(
         "kvctl.cache.commit"
     )
     config: Callable[[PagedKVCacheHandle], CacheConfig] = _get("kvctl.cache.config")

@@ -79,7 +79,13 @@ class CacheStep(SequenceStore):
         """
         return ffi.vm_builtin.attention_kv_cache_get_query_positions(self._handle)
 
-    def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> None:
+    def commit(
+        self,
+        seq_ids: Sequence[int],
+        kept: Sequence[Iterable[int]],
+        *,
+        any_nodes: bool = False,
+    ) -> None:
         """Commit the kept pending nodes of each sequence and drop its others.
 
         Parameters
@@ -88,12 +94,16 @@ class CacheStep(SequenceStore):
             Any sequences, in any order.
         kept : sequence of sequences of int
             Indices into each pending region, ascending, whose positions continue the sequence:
-            a path from the committed context, or nothing.
+            a path from the committed context, or nothing. Nodes that came under a mask that is
+            neither causal nor a tree have no path: they may follow any others.
+        any_nodes : bool, optional
+            Keep nodes of a tree that are no path, too. Their K and V were computed behind tokens
+            that are dropped, so that later logits are not those of the tokens that are left.
 
         Raises
         ------
         KeyError, IndexError, ValueError
-            If a sequence or a node does not exist, or nodes are no continuation.
+            If a sequence or a node does not exist, or nodes are no continuation or no path.
         kvctl.OutOfPagesError
             If pages shared with a fork would have to be copied and none is free.
         """
@@ -101,6 +111,7 @@ class CacheStep(SequenceStore):
             self._handle,
             to_shape(seq_ids, "seq_ids"),
             [to_shape(nodes, "kept nodes") for nodes in kept],
+            bool(any_nodes),
         )
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:

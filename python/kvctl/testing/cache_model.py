@@ -289,7 +289,7 @@ class CacheModel:
             self.sequences[seq_id].slide()
         self._step = None
 
-    def commit(self, seq_ids: Seq[int], kept: Seq[Seq[int]]) -> None:
+    def commit(self, seq_ids: Seq[int], kept: Seq[Seq[int]], *, any_nodes: bool = False) -> None:
         """Append the kept pending tokens to the committed ones, and drop the others."""
         self._require_no_step("commit")
         if len(seq_ids) != len(kept):
@@ -306,6 +306,8 @@ class CacheModel:
                 position = tokens.positions[len(tokens.committed) + node]
                 if position != tokens.next_position + index:
                     raise ValueError(f"node {node} has position {position}: no continuation")
+            if not any_nodes and not tokens.follow_their_paths(nodes):
+                raise ValueError(f"nodes {list(nodes)} are no path")
         for seq_id, nodes in zip(seq_ids, kept, strict=True):
             self.sequences[seq_id].commit(nodes)
             self.sequences[seq_id].slide()

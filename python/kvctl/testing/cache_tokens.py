@@ -37,6 +37,8 @@ class Tokens:
     parents: list[int] = field(default_factory=list)
     """Parent of each pending token as an index into ``pending``; -1 is the committed context."""
     depths: list[int] = field(default_factory=list)
+    masked: list[bool] = field(default_factory=list)
+    """Which pending tokens came under a mask that is no tree, so that they have no path."""
     positions: list[int] = field(default_factory=list)
     """Of all tokens, pending ones after the committed."""
     next_position: int = 0
@@ -54,6 +56,7 @@ class Tokens:
             list(self.pending),
             list(self.parents),
             list(self.depths),
+            list(self.masked),
             list(self.positions),
             self.next_position,
             self.window,
@@ -70,7 +73,7 @@ class Tokens:
             self.next_position = self.positions[length]
         nodes = max(length - len(self.committed), 0)
         del self.committed[length:]
-        del self.pending[nodes:], self.parents[nodes:], self.depths[nodes:]
+        del self.pending[nodes:], self.parents[nodes:], self.depths[nodes:], self.masked[nodes:]
         del self.positions[length:]
 
     def commit(self, kept: Seq[int]) -> None:
@@ -126,6 +129,13 @@ class Tokens:
             path.append(self.parents[path[-1]])
         return path[::-1]
 
+    def follow_their_paths(self, kept: Seq[int]) -> bool:
+        """Whether each kept node of a tree has exactly its ancestors kept before it."""
+        return all(
+            self.masked[node] or self.ancestors(node) == list(kept[: index + 1])
+            for index, node in enumerate(kept)
+        )
+
     def in_windows(self, length: int, layer_window: int) -> npt.NDArray[np.bool_]:
         """Return which columns the windows of the sequence and of a layer show."""
         position = self.logical_positions()
@@ -174,5 +184,6 @@ class Tokens:
             after.depths.append(0 if parent < 0 else after.depths[parent] + 1)
             after.positions.append(after.next_position + after.depths[-1])
             after.parents.append(parent)
+            after.masked.append(visible is not None)
             after.pending.append(new_token())
         return after, visible, is_tree or bool(pending)

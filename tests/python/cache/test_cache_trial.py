@@ -32,13 +32,13 @@ class PlainCache(CacheModel):
 
 
 class CommitsForgetToCompact(PlainCache):
-    def commit(self, seq_ids: Any, kept: Any) -> None:
-        super().commit(seq_ids, [list(range(len(nodes))) if nodes else [] for nodes in kept])
+    def commit(self, seq_ids: Any, kept: Any, **kw: Any) -> None:
+        super().commit(seq_ids, [list(range(len(nodes))) if nodes else [] for nodes in kept], **kw)
 
 
 class CommitsByPlaceInTheBatch(PlainCache):
-    def commit(self, seq_ids: Any, kept: Any) -> None:
-        super().commit(sorted(seq_ids), kept)
+    def commit(self, seq_ids: Any, kept: Any, **kw: Any) -> None:
+        super().commit(sorted(seq_ids), kept, **kw)
 
 
 class ForksShareTheirLastPage(PlainCache):

@@ -66,8 +66,9 @@ class Trial:
     mask is ``("full", length, seed)``, any relation over past and new, where data says
     which random numbers are appended, finish is "end", "abort" (at once) or "late" (after a layer)
     and shift, unless 0, moves the positions of the new tokens,
-    ``("commit", ((s, kept), ...))``, ``("abort", None | (s, ...))``, ``("checkpoint", s, name)``,
-    ``("rollback", s, name)``, ``("window", s, size, sinks, horizon, renumber)``, ``("check", s)``,
+    ``("commit", ((s, kept), ...), any nodes)``, ``("abort", None | (s, ...))``,
+    ``("checkpoint", s, name)``, ``("rollback", s, name)``,
+    ``("window", s, size, sinks, horizon, renumber)``, ``("check", s)``,
     ``("evict", s, kept, rerotate)``, ``("save", s, name)``, ``("load", s, name)``,
     ``("move", page_size)``: every sequence goes through a file to a new cache.
     """
@@ -289,8 +290,15 @@ class Trial:
             positions += range(start, start + _length(spec))
         return positions
 
-    def _commit(self, parts: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
-        self._both("commit", ([seq_id for seq_id, _ in parts], [list(kept) for _, kept in parts]))
+    def _commit(
+        self, parts: tuple[tuple[int, tuple[int, ...]], ...], any_nodes: bool = False
+    ) -> None:
+        self._both(
+            "commit",
+            ([seq_id for seq_id, _ in parts], [list(kept) for _, kept in parts]),
+            cache_kw={"any_nodes": any_nodes},
+            model_kw={"any_nodes": any_nodes},
+        )
 
     def _abort(self, seq_ids: tuple[int, ...] | None) -> None:
         self._both("abort", (None if seq_ids is None else list(seq_ids),))

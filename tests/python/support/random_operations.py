@@ -77,6 +77,7 @@ def _operation(
         return (
             "commit",
             tuple((seq_id, _kept(model.sequences[seq_id], rng)) for seq_id in chosen),
+            rng.random() < 0.4,
         )
     if kind < 0.63:
         return ("check", someone)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/mask/mask_node.h"
 #include "core/support/narrow.h"
 #include "kvctl/error.h"
 #include "runtime/support/new_parents.h"
@@ -40,7 +41,7 @@ void ForwardStep::Begin(const Shape& seq_ids, const Shape& append_lengths,
     }
     row += std::max<int64_t>(append_lengths[i], 0);
   }
-  Begin(copies);
+  Begin(copies, true);
 }
 
 void ForwardStep::Begin(const std::vector<StepRequest>& requests, CopyPlan* copies) {
@@ -50,15 +51,16 @@ void ForwardStep::Begin(const std::vector<StepRequest>& requests, CopyPlan* copi
     const std::vector<int32_t>& pending = table_.Get(request.seq_id).pending.parents;
     ResolveTree(&request, static_cast<int32_t>(pending.size()),
                 [&](int32_t node) { return pending[node]; });
+    if (request.mask && request.mask->node().kind == MaskKind::kCausal) request.mask.reset();
     if (request.parents != nullptr && !request.AppendsPending()) {
       Throw(ErrorKind::kValue, "the tree of sequence ", request.seq_id,
             " makes its new tokens pending; pending=False is for masks without a tree");
     }
   }
-  Begin(copies);
+  Begin(copies, false);
 }
 
-void ForwardStep::Begin(CopyPlan* copies) {
+void ForwardStep::Begin(CopyPlan* copies, bool by_tvm) {
   table_.BeginForward(requests_, copies);
   try {
     SetMasks();
@@ -66,6 +68,7 @@ void ForwardStep::Begin(CopyPlan* copies) {
     MasksOf(StepKeys::kAll);
     written_.assign(config_.num_layers, false);
     in_parts_ = false;
+    by_tvm_ = by_tvm;
   } catch (...) {
     table_.AbortForward(nullptr);
     throw;
@@ -84,8 +87,9 @@ void ForwardStep::End() {
 
 int64_t ForwardStep::FirstUnwrittenLayer() const {
   // A model that attends in parts need not write every layer: some share the K and V of another.
+  // TVM's callers may leave layers out, and know which layers they attend to later.
   const auto missing = std::find(written_.begin(), written_.end(), false);
-  if (in_parts_ || missing == written_.end()) return -1;
+  if (by_tvm_ || in_parts_ || missing == written_.end()) return -1;
   // A step without any attention changes only the sequence table.
   const bool none = std::find(written_.begin(), written_.end(), true) == written_.end();
   return none ? -1 : missing - written_.begin();

@@ -46,7 +46,8 @@ class ForwardStep {
   void Begin(const std::vector<StepRequest>& requests, CopyPlan* copies);
   /*!
    * \brief Ends the step.
-   * \throws Error kRuntime if it would commit tokens that lack K and V in some layer.
+   * \throws Error kRuntime if it would commit tokens that lack K and V in some layer, unless the
+   * step began through TVM's interface, where steps may leave layers out.
    */
   void End();
 
@@ -79,13 +80,14 @@ class ForwardStep {
 
  private:
   /*! \brief Begins the step that requests_ describes. */
-  void Begin(CopyPlan* copies);
+  void Begin(CopyPlan* copies, bool by_tvm);
   /*! \brief Combines the requests' masks with the windows of sequences and layers. */
   void SetMasks();
   /*! \brief Moves what one sequence's mask shows of renumbered sinks to sink_masks_. */
   void SplitOffSinks(size_t index, Mask* mask);
   void SetSinkPositions();
-  /*! \brief The first layer without K and V of the new tokens where others have them, or -1. */
+  /*! \brief The first layer without K and V of the new tokens where others have them and the step
+   * must write all, or -1. */
   int64_t FirstUnwrittenLayer() const;
 
   const PagedKVCacheConfig& config_;
@@ -98,6 +100,7 @@ class ForwardStep {
   std::vector<const Mask*> mask_pointers_;
   std::vector<bool> written_;  // [num_layers]
   bool in_parts_ = false;
+  bool by_tvm_ = false;  // began through TVM's interface
 };
 
 }  // namespace kvctl

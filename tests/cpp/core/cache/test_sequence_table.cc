@@ -63,10 +63,31 @@ TEST(TableCommitRefusesWhatIsNotAPath) {
   f.Tree(0, {-1, 0, 0, 2});
   EXPECT_ERROR(f.table.Commit({0}, {{0, 3}}, &f.moves), kValue,
                "position 2 and would be committed");
+  EXPECT_ERROR(f.table.Commit({0}, {{0, 1, 3}}, &f.moves), kValue,
+               "kept node 3 of sequence 0 hangs on node 2, and the one kept before it is node 1");
   EXPECT_ERROR(f.table.Commit({0}, {{2, 0}}, &f.moves), kValue, "position");
   EXPECT_ERROR(f.table.Commit({0}, {{0, 4}}, &f.moves), kIndex, "has 4 nodes");
   EXPECT_ERROR(f.table.Commit({0, 0}, {{0}, {0}}, &f.moves), kValue, "named twice");
   EXPECT_EQ(f.table.Get(0).pending.size(), 4);
+}
+
+TEST(TableCommitKeepsAnyNodesIfAsked) {
+  Fixture f;
+  f.table.Add(0);
+  f.Tree(0, {-1, 0, 0, 2});
+  f.table.Commit({0}, {{0, 1, 3}}, &f.moves, kvctl::KeptNodes::kAny);
+  EXPECT_EQ(f.table.Get(0).num_committed, 3);
+}
+
+TEST(TableCommitChecksPathsAcrossTheStepsOfATree) {
+  Fixture f;
+  f.table.Add(0);
+  f.Tree(0, {-1, -1});
+  f.Tree(0, {1, 2});
+  EXPECT_ERROR(f.table.Commit({0}, {{0, 2}}, &f.moves), kValue, "kept node 2 of sequence 0 hangs");
+  EXPECT_EQ(f.table.Get(0).pending.size(), 4);
+  f.table.Commit({0}, {{1, 2, 3}}, &f.moves);
+  EXPECT_EQ(f.table.Get(0).num_committed, 3);
 }
 
 TEST(TableCommitReadsAPageBeforeAnotherSequenceGetsIt) {
