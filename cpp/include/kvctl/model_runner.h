@@ -73,7 +73,8 @@ class KVCTL_API ModelRunner {
    * \brief Appends prompts of any lengths, in chunks.
    * \return (batch, vocabulary) float32: what follows the last token of each prompt.
    * \throws Error kValue for an empty prompt, a token outside the vocabulary, a sequence named
-   * twice; kOutOfPages if the prompts do not fit the cache.
+   * twice or with pending nodes, a prompt beyond the model's context window; kOutOfPages if the
+   * prompts do not fit the cache.
    */
   tvm::runtime::Tensor Prefill(const std::vector<int64_t>& seq_ids,
                                const std::vector<std::vector<int32_t>>& tokens);
@@ -86,16 +87,17 @@ class KVCTL_API ModelRunner {
    * \return (rows of all trees, vocabulary) float32, tree after tree, row i saying what follows the
    * node in row i.
    * \throws Error kValue if a row of a tree belongs to no node (Forward takes such rows, with their
-   * tokens and their mask) or a tree is larger than the prefill chunk.
+   * tokens and their mask), a tree is larger than the prefill chunk, or a sequence has pending
+   * nodes already: a tree's parents count from its own root. Forward grows a tree.
    */
   tvm::runtime::Tensor Verify(const std::vector<int64_t>& seq_ids,
                               const std::vector<TokenTree>& trees);
   /*!
-   * \brief Forwards any new tokens under any masks.
+   * \brief Forwards any new tokens under any masks, those without one in chunks.
    * \param tokens The new tokens of all requests, request after request.
    * \return (all new tokens, vocabulary) float32, request after request.
-   * \throws Error kValue if the requests' lengths do not add up to the tokens, or a request has
-   * more of them than the prefill chunk.
+   * \throws Error kValue if the requests' lengths do not add up to the tokens, or a request with
+   * a mask has more of them than the prefill chunk.
    */
   tvm::runtime::Tensor Forward(const std::vector<StepRequest>& requests,
                                const std::vector<int32_t>& tokens);
@@ -135,7 +137,8 @@ class KVCTL_API ModelRunner {
   tvm::ffi::json::Object config_;
   int64_t vocab_size_ = 0;
   int64_t prefill_chunk_size_ = 0;
-  bool limit_threads_ = false;  // our own models run on OpenMP; TVM's pool would only disturb it
+  int64_t context_window_ = -1;  // tokens of a sequence; below 1: no limit
+  bool limit_threads_ = false;   // our own models run on OpenMP; TVM's pool would only disturb it
 };
 
 }  // namespace kvctl

@@ -42,6 +42,31 @@ std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<std::vector
   return steps;
 }
 
+bool CanCut(const StepRequest& request) { return !request.mask && request.parents == nullptr; }
+
+std::vector<std::vector<StepRequest>> CutIntoSteps(const std::vector<StepRequest>& requests,
+                                                   int64_t chunk) {
+  std::vector<std::vector<StepRequest>> steps;
+  int64_t room = 0;
+  for (const StepRequest& request : requests) {
+    const int64_t length = request.append_length;
+    const int64_t piece = CanCut(request) ? std::min(length, chunk) : length;
+    for (int64_t begin = 0; begin < length; begin += piece) {
+      const int64_t count = std::min(piece, length - begin);
+      if (count > room) {
+        steps.emplace_back();
+        room = chunk;
+      }
+      room -= count;
+      steps.back().push_back(request);
+      StepRequest& part = steps.back().back();
+      part.append_length = count;
+      if (part.positions != nullptr) part.positions += begin;
+    }
+  }
+  return steps;
+}
+
 void CheckFreePages(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
                     const std::vector<int64_t>& lengths) {
   if (!cache.defined()) return;
@@ -60,6 +85,26 @@ void CheckFreePages(const PagedKVCache& cache, const std::vector<int64_t>& seq_i
     Throw(ErrorKind::kOutOfPages, tokens, " new tokens need ", needed, " more pages of ", page_size,
           " tokens, and ", available, " of the cache's ", cache->config().num_pages, " are free");
   }
+}
+
+void CheckNothingPending(const PagedKVCache& cache, const RecurrentState& state, int64_t seq_id) {
+  const int64_t pending =
+      cache.defined() ? cache->PendingLength(seq_id) : state->PendingLength(seq_id);
+  if (pending == 0) return;
+  Throw(ErrorKind::kValue, "sequence ", seq_id, " has ", pending,
+        " pending nodes; commit or abort them before another tree, or grow their tree with forward "
+        "and a tree mask, whose parents are pending nodes");
+}
+
+void CheckContext(const PagedKVCache& cache, const RecurrentState& state, int64_t context,
+                  int64_t seq_id, int64_t length) {
+  if (context < 1) return;
+  if (cache.defined() && cache->HasWindow(seq_id)) return;
+  const int64_t present =
+      cache.defined() ? cache->GetSequenceLength(seq_id) : state->SequenceLength(seq_id);
+  if (length <= context - present) return;
+  Throw(ErrorKind::kValue, length, " new tokens for sequence ", seq_id, ", which holds ", present,
+        ", go beyond the model's context window of ", context, " tokens");
 }
 
 }  // namespace kvctl

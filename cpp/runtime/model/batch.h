@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "kvctl/paged_kv_cache.h"
+#include "kvctl/recurrent_state.h"
+#include "kvctl/step_request.h"
 
 namespace kvctl {
 
@@ -31,6 +33,14 @@ void CheckBatch(const std::vector<int64_t>& seq_ids, size_t count, const char* w
 std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<std::vector<int32_t>>& prompts,
                                                    int64_t chunk, bool one_sequence_per_step);
 
+/*! \brief Whether a request's tokens may run in several steps: its later ones see the earlier. */
+bool CanCut(const StepRequest& request);
+
+/*! \brief Spreads requests over steps of at most `chunk` tokens, in order; cuts those that may be.
+ */
+std::vector<std::vector<StepRequest>> CutIntoSteps(const std::vector<StepRequest>& requests,
+                                                   int64_t chunk);
+
 /*!
  * \brief Checks, before the first of several steps, that the cache has pages for all of them.
  *
@@ -43,6 +53,25 @@ std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<std::vector
  */
 void CheckFreePages(const PagedKVCache& cache, const std::vector<int64_t>& seq_ids,
                     const std::vector<int64_t>& lengths);
+
+/*!
+ * \brief Refuses a sequence with pending nodes: a new tree's parents count from its own root.
+ * \param cache, state The model's; either may be null.
+ * \throws Error kValue, kKey if there is no such sequence.
+ */
+void CheckNothingPending(const PagedKVCache& cache, const RecurrentState& state, int64_t seq_id);
+
+/*!
+ * \brief Refuses new tokens at positions beyond the model's context window.
+ *
+ * A sequence with a sliding window has no maximal length.
+ * \param cache, state The model's; either may be null.
+ * \param context The model's context window in tokens; below 1: it has none.
+ * \param length By how many tokens the sequence grows.
+ * \throws Error kValue, kKey if there is no such sequence.
+ */
+void CheckContext(const PagedKVCache& cache, const RecurrentState& state, int64_t context,
+                  int64_t seq_id, int64_t length);
 
 }  // namespace kvctl
 

@@ -1,5 +1,6 @@
 #include "kvctl/model_runner.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kvctl/error.h"
@@ -107,6 +108,7 @@ Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
   for (size_t i = 0; i < tokens.size(); ++i) {
     lengths.push_back(static_cast<int64_t>(tokens[i].size()));
     CheckTokens(seq_ids[i], tokens[i].data(), lengths[i]);
+    CheckContext(cache_, state_, context_window_, seq_ids[i], lengths[i]);
   }
   const bool one_sequence_per_step = !functions_.batch_prefill;
   const auto steps = CutIntoSteps(tokens, prefill_chunk_size_, one_sequence_per_step);
@@ -157,6 +159,7 @@ Tensor ModelRunner::Decode(const std::vector<int64_t>& seq_ids,
   std::vector<StepRequest> requests(seq_ids.size());
   for (size_t i = 0; i < seq_ids.size(); ++i) {
     CheckTokens(seq_ids[i], &tokens[i], 1);
+    CheckContext(cache_, state_, context_window_, seq_ids[i], 1);
     requests[i].seq_id = seq_ids[i];
     requests[i].append_length = 1;
   }
@@ -172,6 +175,9 @@ Tensor ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
   std::vector<int32_t> tokens;
   for (size_t i = 0; i < trees.size(); ++i) {
     const TokenTree& tree = trees[i];
+    CheckNothingPending(cache_, state_, seq_ids[i]);
+    const int32_t depth = *std::max_element(tree.depths().begin(), tree.depths().end());
+    CheckContext(cache_, state_, context_window_, seq_ids[i], depth + 1);
     requests[i].seq_id = seq_ids[i];
     requests[i].append_length = tree.num_rows();
     requests[i].mask = Mask::Tree(tree.RowParents());
@@ -196,9 +202,9 @@ Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
       Throw(ErrorKind::kValue, "the requests have more new tokens than the ", total, " given");
     }
     CheckTokens(request.seq_id, tokens.data() + at, length);
-    if (length > prefill_chunk_size_) {
+    if (length > prefill_chunk_size_ && !CanCut(request)) {
       Throw(ErrorKind::kValue, "sequence ", request.seq_id, " has ", length,
-            " new tokens, and one forward takes at most the prefill chunk of ",
+            " new tokens, and one forward under a mask takes at most the prefill chunk of ",
             prefill_chunk_size_);
     }
     seq_ids.push_back(request.seq_id);
@@ -217,13 +223,10 @@ Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
     Tensor all =
         Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
     int64_t row = 0;
-    for (size_t begin = 0, end = 0; begin < requests.size(); begin = end) {
+    for (const std::vector<StepRequest>& step : CutIntoSteps(requests, prefill_chunk_size_)) {
       int64_t rows = 0;
-      while (end < requests.size() && rows + lengths[end] <= prefill_chunk_size_) {
-        rows += lengths[end++];
-      }
-      const Tensor logits = RunAllRows({requests.begin() + begin, requests.begin() + end},
-                                       {tokens.begin() + row, tokens.begin() + row + rows});
+      for (const StepRequest& request : step) rows += request.append_length;
+      const Tensor logits = RunAllRows(step, {tokens.begin() + row, tokens.begin() + row + rows});
       CopyRows(logits, 0, rows, all, row);
       row += rows;
     }

@@ -201,13 +201,14 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
   const int64_t chunk_limit = IntegerOr(metadata, "prefill_chunk_size", 2048);
   runner.prefill_chunk_size_ =
       WithinLimit(options.prefill_chunk_size, chunk_limit, "prefill_chunk_size", functions.path());
+  runner.context_window_ = IntegerOr(metadata, "context_window_size", -1);
   const int64_t max_sequences =
       WithinLimit(options.max_sequences, IntegerOr(metadata, "max_batch_size", INT32_MAX),
                   "max_sequences", functions.path());
   constexpr int64_t kDefaultTokens = 8192;
   int64_t max_total_tokens = options.max_total_tokens;
   if (max_total_tokens == 0) {
-    const int64_t window = IntegerOr(metadata, "context_window_size", -1);
+    const int64_t window = runner.context_window_;
     max_total_tokens = window < 1 || window > kDefaultTokens / max_sequences
                            ? kDefaultTokens
                            : window * max_sequences;

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
@@ -46,8 +48,9 @@ class ModelForwards:
         KeyError
             If there is no such sequence.
         ValueError
-            If a prompt is empty, a token is outside the vocabulary, or a sequence has pending
-            nodes.
+            If a prompt is empty or goes beyond the model's context window, a token is outside the
+            vocabulary, or a sequence has pending nodes. A sequence with a sliding window has no
+            maximal length.
         kvctl.OutOfPagesError
             If the prompts do not fit into the cache's free pages.
         """
@@ -89,7 +92,8 @@ class ModelForwards:
         """Forward one tree of drafts per sequence and leave its rows pending.
 
         Commit what was accepted with ``runner.cache.commit(seq_ids, kept)``, or drop everything
-        with ``runner.cache.abort(seq_ids)``.
+        with ``runner.cache.abort(seq_ids)``, before the next tree. To grow a pending tree instead,
+        use :meth:`forward` with ``Mask.tree(parents)``: there a parent is a pending node.
 
         Parameters
         ----------
@@ -109,8 +113,9 @@ class ModelForwards:
         KeyError
             If there is no such sequence.
         ValueError
-            If a tree is larger than the prefill chunk, a token is outside the vocabulary, or a row
-            belongs to no node (:meth:`forward` takes such rows).
+            If a tree is larger than the prefill chunk or goes beyond the model's context window, a
+            token is outside the vocabulary, a sequence has pending nodes already, or a row belongs
+            to no node (:meth:`forward` takes such rows).
         kvctl.OutOfPagesError
             If the trees do not fit into the cache's free pages.
         NotImplementedError
@@ -137,6 +142,8 @@ class ModelForwards:
     ) -> tvm_ffi.Tensor:
         """Forward any new tokens under any masks.
 
+        Without a mask, more tokens than the prefill chunk run in chunks; with one they must fit it.
+
         Parameters
         ----------
         seq_ids : sequence of int
@@ -145,6 +152,8 @@ class ModelForwards:
             (B,) new tokens of each, each (n_i,) with n_i at least 1.
         mask : Mask or sequence of Mask, optional
             As for ``PagedKVCache.begin_forward``: one mask for a batch of one, or one per sequence.
+            A :class:`kvctl.TokenTree` counts its parents from its own root, so no nodes may be
+            pending; a ``Mask.tree`` grows what is pending.
         positions : sequence of array-like of int, optional
             (B,) rotary positions of the new tokens, each (n_i,); by default they follow the mask.
         pending : bool, optional
@@ -161,6 +170,7 @@ class ModelForwards:
             As :meth:`verify`, and what ``begin_forward`` raises.
         """
         lengths, flat = _flatten(tokens, "tokens")
+        self._check_trees(seq_ids, mask)
         logits = ffi.runner.forward(
             self._handle,
             to_shape(seq_ids, "seq_ids"),
@@ -172,6 +182,18 @@ class ModelForwards:
         )
         self._record(seq_ids, lengths, flat)
         return logits
+
+    def _check_trees(
+        self, seq_ids: Sequence[int], mask: MaskLike | Sequence[MaskLike | None] | None
+    ) -> None:
+        """Refuse a tree of drafts for a sequence that has pending nodes."""
+        masks = mask if isinstance(mask, Sequence) else [mask]
+        for seq_id, one in zip(seq_ids, masks, strict=False):  # lengths are checked in C++
+            if isinstance(one, TokenTree) and (n := self._cache.pending_length(seq_id)) > 0:
+                raise ValueError(
+                    f"sequence {seq_id} has {n} pending nodes; commit or abort them before another "
+                    "tree, or grow their tree with Mask.tree, whose parents are pending nodes"
+                )
 
     def _run_again(self, seq_ids: list[int], tokens: list[list[int]]) -> None:
         """Run tokens again without returning their logits."""
@@ -187,6 +209,9 @@ class ModelForwards:
 
 
 def _flatten(lists: Sequence[npt.ArrayLike], name: str) -> tuple[tvm_ffi.Shape, tvm_ffi.Shape]:
-    """Return lists of integers as their lengths and all their values."""
+    """Return lists of integers, one per sequence, as their lengths and all their values."""
+    if any(isinstance(one, Integral) for one in lists):
+        flat = [one.item() if isinstance(one, np.integer) else one for one in lists]
+        raise ValueError(f"{name} must be a list for each sequence: [{flat}], say, and not {flat}")
     parts = [to_int64(one, name).tolist() for one in lists]
     return tvm_ffi.Shape(tuple(map(len, parts))), tvm_ffi.Shape(tuple(chain.from_iterable(parts)))
