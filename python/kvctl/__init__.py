@@ -13,7 +13,8 @@ from .cache.observe import AttentionMass
 from .cache.paged_kv_cache import PagedKVCache
 from .cache.rope import Rope
 from .engine.function_table import FunctionTable
-from .engine.generate import Generation, generate
+from .engine.generate import generate
+from .engine.generation import Generation
 from .engine.runner import ModelRunner
 from .mask import Mask
 from .recurrent.hybrid_cache import HybridCache

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from .measure import Speedup
 
 # One prompt whose answer copies, and one whose answer does not.
 _PROMPTS = {
@@ -86,15 +90,7 @@ def bench_command(
     for column in ("prompt", "tokens", "plain", "speculative", "ratio", "accepted", "same"):
         table.add_column(column, justify="right")
     for one in speedups:
-        rates = ((one.new_tokens - 1) / t.median for t in (one.plain, one.speculative))
-        table.add_row(
-            one.name,
-            str(one.new_tokens),
-            *(f"{rate:.1f}" for rate in rates),
-            f"{one.ratio:.2f}x",
-            f"{one.mean_accepted_length:.1f}",
-            "yes" if one.same else "NO",
-        )
+        table.add_row(*speedup_cells(one))
     console.print(table)
 
     if json_file is not None:
@@ -104,6 +100,17 @@ def bench_command(
             typer.echo(content)
         else:
             json_file.write_text(content + "\n")
+
+
+def speedup_cells(one: Speedup) -> list[str]:
+    """Return the cells of a prompt's row; a dash where a text of one token has no rate."""
+    cells = ["-", "-"]
+    if one.new_tokens > 1:
+        cells = [f"{(one.new_tokens - 1) / t.median:.1f}" for t in (one.plain, one.speculative)]
+    cells.append("-" if isnan(one.ratio) else f"{one.ratio:.2f}x")
+    length = one.mean_acceptance_length
+    cells.append("-" if isnan(length) else f"{length:.1f}")
+    return [one.name, str(one.new_tokens), *cells, "yes" if one.same else "NO"]
 
 
 def _parse_rows(text: str) -> Sequence[int]:

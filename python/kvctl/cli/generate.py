@@ -13,7 +13,7 @@ from .report import print_comparison, print_statistics
 
 if TYPE_CHECKING:
     from ..draft import Drafter
-    from ..engine.generate import Generation
+    from ..engine.generation import Generation
     from ..engine.runner import ModelRunner
     from ..text import ModelText
     from ..verification import Sampling
@@ -173,6 +173,7 @@ class _Session:
             drafter=drafter,
             sampling=self._sampling,
             seed=self._seed,
+            stop=self._text.stop_tokens,
             stop_when=show,
         )
         self._write(stream.finish() + "\n")

@@ -18,7 +18,7 @@ from .machine import cpu_model
 
 if TYPE_CHECKING:
     from ..draft import Drafter
-    from ..engine.generate import Generation
+    from ..engine.generation import Generation
     from ..engine.runner import ModelRunner
 
 _SEQUENCE = 0
@@ -58,12 +58,14 @@ class Speedup:
     same: bool
     plain: Timing
     speculative: Timing
-    mean_accepted_length: float
+    mean_acceptance_length: float
     tokens_per_round: float
 
     @property
     def ratio(self) -> float:
-        """How much faster the speculative generation was."""
+        """How much faster the speculative generation was; NaN where neither had a round."""
+        if self.new_tokens < 2:
+            return float("nan")
         return self.plain.median / self.speculative.median
 
 
@@ -127,6 +129,8 @@ def measure_speedup(
 ) -> Speedup:
     """Generate greedily, plainly and speculatively in turns; time everything behind the prefill.
 
+    The first speculative generation starts the drafter; its start counts.
+
     `stop_check` makes what tells whether a token ends the text, new for each generation.
     """
     from .. import generate
@@ -139,7 +143,7 @@ def measure_speedup(
     for _ in range(repeat):
         one, two = run(None), run(drafter)
         plain.append(one.statistics.decode_seconds)
-        fast.append(two.statistics.decode_seconds)
+        fast.append(two.statistics.start_seconds + two.statistics.decode_seconds)
     stats = two.statistics
     return Speedup(
         name,
@@ -148,7 +152,7 @@ def measure_speedup(
         one.tokens == two.tokens,
         Timing.of(plain),
         Timing.of(fast),
-        stats.mean_accepted_length,
+        stats.mean_acceptance_length,
         stats.tokens_per_round,
     )
 
@@ -174,8 +178,12 @@ def describe_machine() -> dict[str, Any]:
 
 
 def to_json(steps: Steps, speedups: Sequence[Speedup]) -> dict[str, Any]:
-    """Return measurements as JSON values, seconds throughout."""
+    """Return measurements as JSON values, seconds throughout; null where there is no number."""
+    generation = [{**asdict(one), "ratio": one.ratio} for one in speedups]
     return {
         "steps": asdict(steps),
-        "generation": [{**asdict(one), "ratio": one.ratio} for one in speedups],
+        "generation": [
+            {key: None if value != value else value for key, value in one.items()}
+            for one in generation
+        ],
     }

@@ -9,7 +9,7 @@ from rich.console import Console
 from .compare import first_difference
 
 if TYPE_CHECKING:
-    from ..engine.generate import Generation
+    from ..engine.generation import Generation
     from ..engine.runner import ModelRunner
     from ..engine.stats import Statistics
 
@@ -22,10 +22,12 @@ def print_statistics(console: Console, stats: Statistics) -> None:
         f"prompt of {stats.prompt_tokens} in {stats.prefill_seconds:.2f} s"
     )
     if stats.speculative_rounds:
-        shares = " ".join(f"{share:.0%}" for share in stats.acceptance_by_position)
+        # NaN: a position that was drafted and never reached.
+        rates = [rate for rate in stats.acceptance_by_position if rate == rate]
+        shares = " ".join(f"{rate:.0%}" for rate in rates)
         console.print(
-            f"mean accepted length {stats.mean_accepted_length:.2f} in "
-            f"{stats.speculative_rounds} speculative rounds; by position: {shares}"
+            f"acceptance length {stats.mean_acceptance_length:.2f} in "
+            f"{stats.speculative_rounds} speculative rounds; by position, if reached: {shares}"
         )
     times = [("draft", stats.draft_seconds), ("forward", stats.forward_seconds)]
     times += [("verify", stats.verify_seconds), ("rollback", stats.rollback_seconds)]

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from operator import index
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .._ffi.integers import to_int64
 from ..tree import TokenTree
-from ..verification import Sampling, verify
+from ..verification import Sampling, Verification, verify
+from .generation import FinishReason, Generation
+from .loop_checks import check_draft, room_for, slides
 from .stats import Statistics
 
 if TYPE_CHECKING:
     from ..draft import Drafter
     from .runner import ModelRunner
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What was generated.
-
-    Attributes
-    ----------
-    tokens
-        The new tokens; the one that ended the text, where one did, is the last of them.
-    stopped
-        Whether a stop token or `stop_when` ended the text, and not a limit.
-    statistics
-        Counts and times.
-    """
-
-    tokens: list[int]
-    stopped: bool
-    statistics: Statistics
 
 
 def generate(
@@ -65,7 +48,8 @@ def generate(
     prompt_tokens
         (n,) at least one token.
     max_new_tokens
-        Stop after this many, or when the cache is full.
+        Stop after this many, or when the model's context window or the cache is full. A model
+        with a sliding window goes on: it lets go of old tokens.
     drafter
         Where drafts come from; None decodes plainly.
     sampling
@@ -73,26 +57,31 @@ def generate(
     seed, request_id
         Name the random numbers.
     stop
-        Tokens that end the text.
+        Tokens that end the text. What was drafted behind one is neither counted nor learnt from.
     seq_id
         An id that the cache does not have; removed again when this returns or raises.
     stop_when
         Called with each new token in order, a stop token too; true ends the text with that token.
         It must not depend on the round that a token came in. A stop string is found so: see
-        `kvctl.text.ModelText.stop_check`.
+        `kvctl.text.ModelText.stop_check`. Where it ends the text at a token that is not one of
+        `stop`, the finish reason is "stop_string".
     on_tokens
         Called with the new tokens of each round as they come.
 
     Returns
     -------
     Generation
-        The tokens and what it took to make them.
+        The tokens, why the text ended, and what it took to make them.
 
     Raises
     ------
     ValueError
-        If the prompt is empty, has a token outside the vocabulary or does not fit the cache, or
-        the id is taken.
+        If the prompt is empty, has a token outside the vocabulary or does not fit the model's
+        context window or the cache; if the id is taken; if a tree of the drafter has another root
+        than the last token of the text, more nodes than its limit, or tokens outside the
+        vocabulary. The sequence is removed in every case.
+    TypeError
+        If the drafter proposes something else than a TokenTree.
     """
     loop = _Loop(runner, seq_id, sampling, seed, request_id, stop, stop_when)
     return loop.run(prompt_tokens, max_new_tokens, drafter, on_tokens)
@@ -121,10 +110,19 @@ class _Loop:
         self._stop = frozenset(to_int64(stop, "stop").tolist())
         self._stop_when = stop_when
         self._penalized = False
-        if sampling is not None:
+        self._rule = "greedy"
+        if sampling is None:
+            sampling = Sampling(temperature=0.0)
+        else:
+            self._rule = "target_only"
             self._stop |= frozenset(to_int64(sampling.stop_tokens, "stop_tokens").tolist())
             penalties = (sampling.presence_penalty, sampling.frequency_penalty)
             self._penalized = sampling.repetition_penalty != 1.0 or any(penalties)
+        # Ids outside the vocabulary are never emitted.
+        stops = sorted(token for token in self._stop if 0 <= token < runner.vocab_size)
+        self._sampling = replace(sampling, stop_tokens=stops)
+        self._finished: FinishReason | None = None
+        self._slides = slides(runner)
         self._text: list[int] = []
         self._stats = Statistics()
 
@@ -137,89 +135,89 @@ class _Loop:
     ) -> Generation:
         """Prefill, then run rounds until a stop token or a limit ends the text."""
         prompt = to_int64(prompt, "prompt_tokens").tolist()
-        room = self._check(prompt, index(max_new_tokens))
+        room, limit = room_for(self._runner, prompt, index(max_new_tokens))
         cache, stats = self._runner.cache, self._stats
         cache.add_sequence(self._seq_id)
         try:
             self._text = list(prompt)
             stats.prompt_tokens = len(prompt)
             emitted = self._prefill()
-            if drafter is not None and room > 1:
-                begin = perf_counter()
-                drafter.start([*self._text, *emitted], self._measure)
-                stats.start_seconds = perf_counter() - begin
+            if drafter is not None and room > 1 and self._finished is None:
+                self._start(drafter, emitted)
             while True:
-                emitted, stopped = self._cut(emitted)
                 self._text += emitted
                 stats.new_tokens += len(emitted)
                 room -= len(emitted)
                 if on_tokens is not None:
                     on_tokens(emitted)
-                if stopped or room == 0:
-                    tokens = self._text[len(prompt) :]
-                    return Generation(tokens, stopped, stats)
+                if self._finished is None and room == 0:
+                    self._finished = limit
+                if self._finished is not None:
+                    return Generation(self._text[len(prompt) :], self._finished, stats)
                 emitted = self._round(drafter, room - 1)
         finally:
             cache.remove_sequence(self._seq_id)
 
-    def _check(self, prompt: Sequence[int], max_new_tokens: int) -> int:
-        """Return how many tokens may be generated."""
-        runner = self._runner
-        if len(prompt) == 0:
-            raise ValueError("the prompt must have at least one token")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        lowest, highest = min(prompt), max(prompt)
-        if lowest < 0 or highest >= runner.vocab_size:
-            token = lowest if lowest < 0 else highest
-            raise ValueError(
-                f"the prompt has token {token}; the vocabulary is 0 to {runner.vocab_size - 1}"
-            )
-        capacity = runner.cache.num_available_tokens
-        context = int(runner.metadata.get("context_window_size", -1))
-        if context > 0:
-            capacity = min(capacity, context)
-        if len(prompt) > capacity:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens; there is room for {capacity} in the cache"
-            )
-        # The last token of the text is never forwarded, so it needs no room.
-        return min(max_new_tokens, capacity - len(prompt) + 1)
-
     def _prefill(self) -> list[int]:
         begin = perf_counter()
         logits = self._runner.prefill([self._seq_id], [self._text])
-        emitted, _ = self._decide(logits, TokenTree.chain(self._text[-1:]))
+        result = self._decide(logits, TokenTree.chain(self._text[-1:]))
         self._stats.prefill_seconds = perf_counter() - begin
-        return emitted
+        return self._cut(result.tokens[0])
+
+    def _start(self, drafter: Drafter, emitted: list[int]) -> None:
+        begin = perf_counter()
+        observe_prefill = getattr(drafter, "observe_prefill", None)
+        if observe_prefill is not None:
+            length = len(self._text)
+            rows = min(length, self._runner.prefill_chunk_size)
+            observe_prefill(rows, self._stats.prefill_seconds * rows / length)
+        drafter.start([*self._text, *emitted], self._measure)
+        self._stats.start_seconds = perf_counter() - begin
 
     def _round(self, drafter: Drafter | None, limit: int) -> list[int]:
         """Draft at most `limit` nodes, forward, decide, keep what was accepted."""
-        stats = self._stats
+        stats, root = self._stats, self._text[-1]
         begin = perf_counter()
         if drafter is None:
-            tree = TokenTree.chain(self._text[-1:])
+            tree = TokenTree.chain([root])
         else:
-            tree = drafter.propose(min(limit, self._runner.prefill_chunk_size - 1))
+            limit = self._limit(limit)
+            tree = check_draft(
+                drafter, drafter.propose(limit), root, limit, self._runner.vocab_size
+            )
         drafted = perf_counter()
         logits = self._forward(tree)
         forwarded = perf_counter()
-        emitted, kept = self._decide(logits, tree)
+        result = self._decide(logits, tree)
         verified = perf_counter()
+        emitted = self._cut(result.tokens[0])
+        cut = perf_counter()
+        nodes = result.accepted_nodes[0][: len(emitted)]
         if len(tree) > 1:
-            self._runner.cache.commit([self._seq_id], [kept])
+            self._runner.cache.commit([self._seq_id], [result.kept[0][: 1 + len(nodes)]])
         done = perf_counter()
         stats.rounds += 1
         stats.draft_seconds += drafted - begin
         stats.forward_seconds += forwarded - drafted
         stats.verify_seconds += verified - forwarded
-        stats.rollback_seconds += done - verified
+        stats.rollback_seconds += done - cut
         if len(tree) > 1:
-            stats.count_draft(int(tree.depths.max()), len(kept) - 1)
+            offered = len(emitted) > len(nodes) and ([0, *nodes][-1] in tree.parents)
+            depth = int(tree.depths.max())
+            stats.count_draft(depth, len(nodes) + offered, len(nodes), len(emitted))
         if drafter is not None:
-            drafter.observe(emitted, done - drafted)
+            drafter.observe(emitted, verified - drafted + done - cut)
             stats.draft_seconds += perf_counter() - done
         return emitted
+
+    def _limit(self, limit: int) -> int:
+        """Return how many nodes a drafter may propose."""
+        limit = min(limit, self._runner.prefill_chunk_size - 1)
+        if self._slides:
+            # Pending rows let go of no page; a plain step does, and the next round has room again.
+            limit = min(limit, self._runner.cache.num_available_tokens - 1)
+        return max(limit, 0)
 
     def _forward(self, tree: TokenTree) -> Any:
         """Return a row of logits per row of the tree; drafts leave its rows pending."""
@@ -227,12 +225,12 @@ class _Loop:
             return self._runner.decode([self._seq_id], tree.tokens)
         return self._runner.verify([self._seq_id], [tree])
 
-    def _decide(self, logits: Any, tree: TokenTree) -> tuple[list[int], list[int]]:
-        """Return the tokens that follow the root, and the pending rows to keep."""
-        result = verify(
+    def _decide(self, logits: Any, tree: TokenTree) -> Verification:
+        """Decide which tokens follow the root, none of them behind a stop token."""
+        return verify(
             logits,
             [tree],
-            rule="greedy" if self._sampling is None else "target_only",
+            rule=self._rule,
             drawn="deterministic",
             sampling=self._sampling,
             seed=self._seed,
@@ -240,15 +238,15 @@ class _Loop:
             root_positions=[len(self._text) - 1],
             history=[self._text[:-1]] if self._penalized else None,
         )
-        return result.tokens[0], result.kept[0]
 
-    def _cut(self, emitted: list[int]) -> tuple[list[int], bool]:
-        """Return the tokens up to the first one that ends the text, and whether there was one."""
+    def _cut(self, emitted: list[int]) -> list[int]:
+        """Return the tokens up to the first one that ends the text; remember why it does."""
         for i, token in enumerate(emitted):
             asked = self._stop_when is not None and self._stop_when(token)
             if asked or token in self._stop:
-                return emitted[: i + 1], True
-        return emitted, False
+                self._finished = "stop_token" if token in self._stop else "stop_string"
+                return emitted[: i + 1]
+        return emitted
 
     def _measure(self, rows: int) -> float:
         """Time a round of that many rows behind the present context, and undo it."""

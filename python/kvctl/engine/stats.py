@@ -18,8 +18,10 @@ class Statistics:
     new_tokens: int = 0
     rounds: int = 0
     speculative_rounds: int = 0
+    #: Tokens that the speculative rounds emitted.
+    speculative_tokens: int = 0
     prefill_seconds: float = 0.0
-    #: Drafter's start: indexing the prompt and, at the first generation, measuring costs.
+    #: Drafter's start: indexing the prompt, and whatever else a drafter does before it drafts.
     start_seconds: float = 0.0
     draft_seconds: float = 0.0
     forward_seconds: float = 0.0
@@ -27,6 +29,9 @@ class Statistics:
     rollback_seconds: float = 0.0
     #: ``drafted[d]``: rounds that drafted at least one token at depth d + 1 of their tree.
     drafted: list[int] = field(default_factory=list)
+    #: ``reached[d]``: rounds where a draft at depth d + 1 was up for acceptance: all before it on
+    #: its path were accepted.
+    reached: list[int] = field(default_factory=list)
     #: ``accepted[d]``: rounds whose accepted path reached depth d + 1.
     accepted: list[int] = field(default_factory=list)
 
@@ -39,7 +44,7 @@ class Statistics:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens emitted by the rounds per second of theirs; the prompt's first is not among them.
+        """Tokens behind the prompt's first one, per second of the rounds.
 
         NaN where there were no rounds.
         """
@@ -48,11 +53,27 @@ class Statistics:
         return (self.new_tokens - 1) / self.decode_seconds
 
     @property
-    def mean_accepted_length(self) -> float:
+    def mean_acceptance_length(self) -> float:
+        """Mean tokens that a speculative round emits, the one behind the accepted drafts included.
+
+        This is the acceptance length that papers report, and what `AcceptanceStats.mean_emitted`
+        is for speculative rounds. NaN where there were none.
+        """
+        if self.speculative_rounds == 0:
+            return float("nan")
+        return self.speculative_tokens / self.speculative_rounds
+
+    @property
+    def mean_accepted_drafts(self) -> float:
         """Mean number of accepted drafts in a speculative round; 0 where there were none."""
         if self.speculative_rounds == 0:
             return 0.0
         return sum(self.accepted) / self.speculative_rounds
+
+    @property
+    def mean_accepted_length(self) -> float:
+        """Another name of `mean_accepted_drafts`; not the acceptance length of papers."""
+        return self.mean_accepted_drafts
 
     @property
     def tokens_per_round(self) -> float:
@@ -61,15 +82,27 @@ class Statistics:
 
     @property
     def acceptance_by_position(self) -> list[float]:
-        """Of the rounds that drafted to depth d + 1, the share that accepted so far."""
+        """Of the rounds that reached depth d + 1, the share that accepted a draft there.
+
+        Conditional on being reached, as `AcceptanceStats.rates` is; NaN where none was.
+        """
+        pairs = zip(self.accepted, self.reached, strict=True)
+        return [a / n if n else float("nan") for a, n in pairs]
+
+    @property
+    def cumulative_acceptance(self) -> list[float]:
+        """Of the rounds that drafted to depth d + 1, the share that accepted that far."""
         return [a / d for a, d in zip(self.accepted, self.drafted, strict=True)]
 
-    def count_draft(self, drafted_depth: int, accepted_depth: int) -> None:
-        """Add a speculative round."""
+    def count_draft(self, drafted: int, reached: int, accepted: int, emitted: int) -> None:
+        """Add a speculative round: three depths, and how many tokens it emitted."""
         self.speculative_rounds += 1
-        while len(self.drafted) < drafted_depth:
+        self.speculative_tokens += emitted
+        while len(self.drafted) < drafted:
             self.drafted.append(0)
+            self.reached.append(0)
             self.accepted.append(0)
-        for depth in range(drafted_depth):
+        for depth in range(drafted):
             self.drafted[depth] += 1
-            self.accepted[depth] += depth < accepted_depth
+            self.reached[depth] += depth < reached
+            self.accepted[depth] += depth < accepted

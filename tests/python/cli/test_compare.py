@@ -40,7 +40,7 @@ def comparison(runner, change, *, greedy=True):
     tokens = list(plain.tokens)
     change(tokens)
     console = Console(record=True, width=200, file=io.StringIO())
-    other = Generation(tokens, False, plain.statistics)
+    other = Generation(tokens, "length", plain.statistics)
     same = print_comparison(console, runner, PROMPT, plain, other, greedy=greedy)
     return same, console.export_text()
 

@@ -1,0 +1,36 @@
+"""What a generation is: its tokens, why it ended, and what it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .stats import Statistics
+
+FinishReason = Literal["stop_token", "stop_string", "length", "context", "cache"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated.
+
+    Attributes
+    ----------
+    tokens
+        The new tokens; the one that ended the text, where one did, is the last of them.
+    finish_reason
+        Why the text ended: ``"stop_token"``; ``"stop_string"``, which is whatever `stop_when`
+        found; ``"length"``, as many tokens as were asked for; ``"context"``, the model's context
+        window is full; ``"cache"``, the cache is.
+    statistics
+        Counts and times.
+    """
+
+    tokens: list[int]
+    finish_reason: FinishReason
+    statistics: Statistics
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop token or `stop_when` ended the text, and not a limit."""
+        return self.finish_reason in ("stop_token", "stop_string")

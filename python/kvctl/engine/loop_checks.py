@@ -1,0 +1,89 @@
+"""What the decoding loop refuses: prompts that have no room, and drafts that break the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..tree import TokenTree
+from .generation import FinishReason
+
+if TYPE_CHECKING:
+    from .runner import ModelRunner
+
+
+def slides(runner: ModelRunner) -> bool:
+    """Return whether the model's sequences let go of old tokens, so that they have no end."""
+    return int(runner.metadata.get("sliding_window_size") or -1) > 0
+
+
+def room_for(
+    runner: ModelRunner, prompt: Sequence[int], max_new_tokens: int
+) -> tuple[int, FinishReason]:
+    """Return how many tokens may be generated, and which limit that is.
+
+    Raises
+    ------
+    ValueError
+        If the prompt is empty, has a token outside the vocabulary or does not fit.
+    """
+    if len(prompt) == 0:
+        raise ValueError("the prompt must have at least one token")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    lowest, highest = min(prompt), max(prompt)
+    if lowest < 0 or highest >= runner.vocab_size:
+        token = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"the prompt has token {token}; the vocabulary is 0 to {runner.vocab_size - 1}"
+        )
+    limits: list[tuple[int, FinishReason]] = [(max_new_tokens, "length")]
+    if not slides(runner):
+        context = int(runner.metadata.get("context_window_size") or -1)
+        sizes = {"context": context} if context > 0 else {}
+        sizes["cache"] = runner.cache.num_available_tokens
+        places = {"context": "the model's context window", "cache": "the cache"}
+        for reason in ("context", "cache"):
+            if reason not in sizes:
+                continue
+            if len(prompt) > sizes[reason]:
+                raise ValueError(
+                    f"the prompt has {len(prompt)} tokens; there is room for {sizes[reason]} in "
+                    f"{places[reason]}"
+                )
+            # The last token of the text is never forwarded, so it needs no room.
+            limits.append((sizes[reason] - len(prompt) + 1, reason))
+    return min(limits, key=lambda limit: limit[0])
+
+
+def check_draft(drafter: Any, tree: object, root: int, limit: int, vocab_size: int) -> TokenTree:
+    """Return the tree that a drafter proposed, if it is one that the loop may verify.
+
+    Raises
+    ------
+    TypeError
+        If it is no TokenTree.
+    ValueError
+        If its root is not the last token of the text, it has more nodes than allowed, a token
+        outside the vocabulary, or rows without a node. The message names the drafter's class.
+    """
+    name = f"{type(drafter).__name__}.propose"
+    if not isinstance(tree, TokenTree):
+        raise TypeError(f"{name} must return a kvctl.TokenTree, got {type(tree).__name__}")
+    tokens = tree.tokens.tolist()
+    if tokens[0] != root:
+        raise ValueError(
+            f"{name} returned a tree with root {tokens[0]}; the root is the last token of the "
+            f"text, {root}"
+        )
+    if len(tokens) - 1 > limit:
+        raise ValueError(
+            f"{name} returned {len(tokens) - 1} nodes behind the root; its limit was {limit}"
+        )
+    lowest, highest = min(tokens), max(tokens)
+    if lowest < 0 or highest >= vocab_size:
+        token = lowest if lowest < 0 else highest
+        raise ValueError(f"{name} drafted token {token}; the vocabulary is 0 to {vocab_size - 1}")
+    if tree.num_rows > len(set(tree.rows.tolist())):
+        raise ValueError(f"{name} returned a tree with {tree.num_rows} rows, some without a node")
+    return tree
