@@ -1,0 +1,1 @@
+"""From a graph and a checkpoint to a compiled model directory."""
