@@ -15,6 +15,7 @@ void TreeVerifier::Start(const SequenceInput& input) {
   next_sibling_.assign(input.size, -1);
   depths_.assign(input.size, 0);
   for (int32_t i = input.size - 1; i > 0; --i) {  // backward, so that each list is in node order
+    if (ends_at(input.parents[i])) continue;
     next_sibling_[i] = first_child_[input.parents[i]];
     first_child_[input.parents[i]] = i;
   }

@@ -6,6 +6,7 @@
 #ifndef KVCTL_CORE_VERIFY_TREE_VERIFIER_H_
 #define KVCTL_CORE_VERIFY_TREE_VERIFIER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -35,9 +36,15 @@ struct SequenceInput {
   int64_t history_size = 0;
   double epsilon = 0;  //!< typical acceptance: threshold of a probability
   double delta = 0;    //!< typical acceptance: threshold relative to exp(-entropy)
+
+  bool IsStop(int32_t token) const {
+    const std::vector<int32_t>& stops = sampling->stop_tokens;
+    return std::find(stops.begin(), stops.end(), token) != stops.end();
+  }
 };
 
-/*! \brief A rule's decision: the last accepted node (0: no draft) and the token after it. */
+/*! \brief A rule's decision: the last accepted node (0: no draft) and the token after it, or -1 if
+ * that node holds a stop token. */
 struct Outcome {
   int32_t node;
   int32_t bonus;
@@ -65,8 +72,15 @@ class TreeVerifier {
   const VocabContext& vocab() const { return vocab_; }
   int32_t token(int32_t node) const { return input_->tokens[node]; }
   int32_t depth(int32_t node) const { return depths_[node]; }
-  int32_t first_child(int32_t node) const { return first_child_[node]; }    //!< -1: a leaf
+  /*! \brief -1: a leaf, or a drafted stop token, whatever was drafted below it. */
+  int32_t first_child(int32_t node) const { return first_child_[node]; }
   int32_t next_sibling(int32_t node) const { return next_sibling_[node]; }  //!< -1: the last
+  /*!
+   * \brief Whether the text ends with a drafted node: a stop token.
+   *
+   * What follows it is dropped. So its row is never read, nor are the nodes below it reached.
+   */
+  bool ends_at(int32_t node) const { return node > 0 && input_->IsStop(token(node)); }
   /*! \brief The nodes from below the root to a node. */
   std::vector<int32_t> Path(int32_t node) const;
 

@@ -5,11 +5,6 @@
 namespace kvctl {
 namespace {
 
-bool IsStop(const VerifyItem& item, int32_t token) {
-  const std::vector<int32_t>& stops = item.input.sampling->stop_tokens;
-  return std::find(stops.begin(), stops.end(), token) != stops.end();
-}
-
 void VerifyOne(Rule rule, TreeVerifier* verifier, VerifyItem* item) {
   CheckRule(rule, item->input);
   verifier->Start(item->input);
@@ -59,11 +54,11 @@ void WriteOutcome(const Outcome& outcome, VerifyItem* item) {
   while (item->num_nodes < length && !item->finished) {
     const int32_t token = input.tokens[item->nodes[item->num_nodes++]];
     item->tokens[item->num_tokens++] = token;
-    item->finished = IsStop(*item, token);
+    item->finished = input.IsStop(token);
   }
   if (!item->finished) {
     item->tokens[item->num_tokens++] = outcome.bonus;
-    item->finished = IsStop(*item, outcome.bonus);
+    item->finished = input.IsStop(outcome.bonus);
   }
   item->bonus = item->finished ? -1 : outcome.bonus;
   if (item->kept == nullptr) return;

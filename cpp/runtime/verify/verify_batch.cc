@@ -36,11 +36,11 @@ void ExpandDrawn(int64_t num_nodes, std::vector<Drawn>* drawn) {
   drawn->assign(num_nodes, drawn->front());
 }
 
-void CheckHistory(const IntList& history, int32_t vocab_size) {
+void CheckHistory(const IntList& history, int64_t sequence, int32_t vocab_size) {
   for (int64_t i = 0; i < history.size; ++i) {
     if (history.data[i] >= 0 && history.data[i] < vocab_size) continue;
-    Throw(ErrorKind::kValue, "history holds token ", history.data[i], ", but the vocabulary has ",
-          vocab_size);
+    Throw(ErrorKind::kValue, "sequence ", sequence, ": history holds token ", history.data[i],
+          ", but the vocabulary has ", vocab_size);
   }
 }
 
@@ -119,8 +119,8 @@ std::vector<VerifyItem> MakeItems(BatchArrays* arrays) {
     }
     input.sampling = &arrays->sampling[arrays->sampling.size() == 1 ? 0 : b];
     if (arrays->bitmask != nullptr) input.bitmask = arrays->bitmask + node * bitmask_words;
-    if (!arrays->history.empty()) {
-      CheckHistory(arrays->history[b], vocab_size);
+    if (!arrays->history.empty() && input.sampling->penalizes()) {  // otherwise it is not read
+      CheckHistory(arrays->history[b], b, vocab_size);
       input.history = arrays->history[b].data;
       input.history_size = arrays->history[b].size;
     }
@@ -139,6 +139,23 @@ std::vector<VerifyItem> MakeItems(BatchArrays* arrays) {
     row += tree.num_rows;
   }
   return items;
+}
+
+void SetBitmask(const uint32_t* rows, int64_t num_nodes, int64_t width, BatchArrays* arrays) {
+  const int64_t words = (arrays->vocab_size + 31) / 32;
+  arrays->bitmask = rows;
+  if (width == words) return;
+  arrays->fitted_bitmask.assign(num_nodes * words, 0);
+  for (int64_t node = 0; node < num_nodes; ++node) {
+    const uint32_t* row = rows + node * width;
+    for (int64_t word = words; word < width; ++word) {
+      if (row[word] == 0) continue;
+      Throw(ErrorKind::kValue, "bitmask row ", node, " allows tokens in word ", word, ", but the ",
+            arrays->vocab_size, " logits of a row take ", words, " words");
+    }
+    std::copy(row, row + std::min(width, words), arrays->fitted_bitmask.data() + node * words);
+  }
+  arrays->bitmask = arrays->fitted_bitmask.data();
 }
 
 void SetOutputs(const OutputArrays& outputs, std::vector<VerifyItem>* items) {

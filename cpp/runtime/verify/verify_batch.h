@@ -48,6 +48,7 @@ struct BatchArrays {
   int64_t least_root_position = 0;          //!< -1 for roots that only stand before a first token
   std::vector<IntList> history;             //!< [B] or empty
   const uint32_t* bitmask = nullptr;        //!< [N, ceil(vocab_size / 32)]
+  std::vector<uint32_t> fitted_bitmask;     //!< where `bitmask` points if the caller's is narrower
   double epsilon = 0;
   double delta = 0;
 };
@@ -66,6 +67,16 @@ int64_t NumNodes(const std::vector<TreeView>& trees);
  * \throws Error kValue, kIndex or kType that names the sequence and what is wrong.
  */
 std::vector<VerifyItem> MakeItems(BatchArrays* arrays);
+
+/*!
+ * \brief Sets the bitmask of a batch, which may be as wide as the tokenizer's vocabulary.
+ *
+ * The tokens that a narrower one does not reach are forbidden.
+ *
+ * \param rows [num_nodes, width] the caller's, which must stay as they are.
+ * \throws Error kValue if a word behind the vocabulary of the logits has a bit set.
+ */
+void SetBitmask(const uint32_t* rows, int64_t num_nodes, int64_t width, BatchArrays* arrays);
 
 /*! \brief The outputs of a call; each is [N], a sequence's part begins where its nodes do. */
 struct OutputArrays {

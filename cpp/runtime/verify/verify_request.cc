@@ -162,9 +162,10 @@ BatchArrays ArraysOf(const VerifyRequestObj& request, const RowTensors& tensors)
   arrays.root_positions = DataOrNull<int64_t>(request.root_positions, "root_positions", size);
   SetHistory(request, &arrays);
   if (tensors.bitmask.has_value()) {
-    const int64_t words = (arrays.vocab_size + 31) / 32;
-    arrays.bitmask = reinterpret_cast<const uint32_t*>(
-        TensorData<const int32_t>(*tensors.bitmask, "bitmask", {num_nodes, words}));
+    const auto* rows =
+        TensorData<const int32_t>(*tensors.bitmask, "bitmask", {num_nodes, kAnyExtent});
+    SetBitmask(reinterpret_cast<const uint32_t*>(rows), num_nodes, (*tensors.bitmask)->shape[1],
+               &arrays);
   }
   arrays.epsilon = request.epsilon;
   arrays.delta = request.delta;

@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     node: int
     """The last accepted node; 0 where none was."""
     bonus: int
-    """The token that follows it."""
+    """The token that follows it; -1 where it is a stop token."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def enumerate_outcomes(
     check: bool = True,
     epsilon: float = 0.09,
     delta: float = 0.3,
+    stop_tokens: Sequence[int] = (),
 ) -> list[list[Outcome]]:
     """Return every outcome of a rule on each tree, with its exact probability.
 
@@ -160,6 +161,8 @@ def enumerate_outcomes(
         Whether to refuse combinations that would be biased. Without it one can see how biased.
     epsilon, delta
         As in ``kvctl.verify``.
+    stop_tokens
+        As in `Sampling`, for a rule's name. Where the last accepted node holds one the bonus is -1.
 
     Returns
     -------
@@ -179,7 +182,8 @@ def enumerate_outcomes(
     request.rule = kind(rule, RULES, "rule")
     set_trees(request, trees, drawn)
     greedy = rule == "greedy"
-    set_target(request, target, [Sampling(temperature=0.0 if greedy else 1.0)], probabilities=True)
+    sampling = Sampling(temperature=0.0 if greedy else 1.0, stop_tokens=stop_tokens)
+    set_target(request, target, [sampling], probabilities=True)
     if draft is not None:
         set_draft(request, draft, per_node=per_node)
     request.epsilon, request.delta = epsilon, delta

@@ -26,13 +26,15 @@ Drawn: TypeAlias = str | Sequence[str | Sequence[str]]
 
 
 def tensor(array: Any, name: str) -> Any:
-    """Return something libkvctl can read: DLPack objects in place, all else as an array."""
+    """Return something libkvctl can read: contiguous DLPack objects in place, all else copied."""
     if type(array) is np.ndarray and array.dtype in _PLAIN and array.flags.carray:
         return array  # most calls: the FFI takes it as it is
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
         array = np.ascontiguousarray(array)
         if array.dtype.kind in "OUSc":
             raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+    elif hasattr(array, "is_contiguous") and callable(getattr(array, "contiguous", None)):
+        array = array.contiguous()  # PyTorch: a slice of columns is copied, on its own device
     return to_input(array, name)
 
 

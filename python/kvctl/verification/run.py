@@ -69,17 +69,21 @@ def verify(
         from given its earlier siblings, for trees of several drafters.
     sampling
         One for all or one for each sequence. By default greedy for rule ``greedy``, else the
-        model's softmax.
+        model's softmax. What follows a stop token is dropped, so the row of a drafted stop token
+        is never read, and what was drafted below it is never reached.
     seed, request_ids, root_positions
         Name the random numbers: request_ids (B,) integers that identify each request for as long
         as it lives, and root_positions (B,) the absolute position of each tree's node 0. Both are
         needed where tokens are sampled (request_ids for more than one sequence). Sequences of one
         id and position draw the same numbers: forks of a request need ids of their own.
     history
-        The tokens of each sequence before its root, for penalties.
+        The tokens of each sequence before its root, for penalties; where `sampling` sets none it
+        is not read.
     bitmask
-        (N, ceil(V / 32)) int32, one row for each node of the batch: bit i of word j allows token
-        32 j + i after it.
+        (N, W) int32, one row for each node of the batch: bit i of word j allows token 32 j + i
+        after it. W is usually ceil(V / 32). A tokenizer may have fewer tokens than there are
+        logits: a narrower mask forbids the tokens that it does not reach. Words beyond the logits
+        must be 0.
     probabilities
         The rows of `logits` are distributions already, float32 or float64; they are used as they
         are.
@@ -96,8 +100,9 @@ def verify(
     ------
     ValueError
         If the combination of rule and drawn would be biased (the message names a rule that is not),
-        shapes do not fit, a token could not have been drawn from its distribution, or a row leaves
-        no token to choose.
+        shapes do not fit, a drafted token is outside the vocabulary (the drafter's is larger: drop
+        such drafts), a token could not have been drawn from its distribution, or a row leaves no
+        token to choose.
 
     Examples
     --------
@@ -165,7 +170,7 @@ def sample(
     history
         All tokens of each sequence before the sampled one, for penalties.
     bitmask
-        (B, ceil(V / 32)) int32.
+        (B, W) int32, as in ``kvctl.verify``.
     noise
         ``uniform``: one random number per token. ``gumbel``: one per entry of the vocabulary, the
         noise that coupled drafting shares.

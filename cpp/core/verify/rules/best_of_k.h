@@ -110,9 +110,7 @@ template <typename Rng>
 Outcome BestOfK(TreeVerifier& verifier, Rng& rng) {
   std::vector<int32_t> path;
   PathSelection selection(verifier, &path);
-  int32_t length = 0;
-  for (int32_t v = verifier.first_child(0); v >= 0; v = verifier.first_child(v)) ++length;
-  return BlockAlong(verifier, rng, path, length, [&](int32_t i) {
+  return BlockAlong(verifier, rng, path, [&](int32_t i) {
     return i == static_cast<int32_t>(path.size()) ? selection.Next() : selection.Selected(i);
   });
 }

@@ -26,8 +26,11 @@ inline double AcceptRatio(double s, double a) {
 }
 
 /*!
- * \brief Block verification along a path of `length` nodes below the root, each the child of the
- * one before.
+ * \brief Block verification along a path of nodes below the root, each the child of the one before.
+ *
+ * The path ends at a leaf or at a stop token. Ending there changes no distribution: behind a stop
+ * both target and draft could be said to hold an end token with probability 1, and with such
+ * tokens appended the same prefixes are accepted.
  *
  * \param path the nodes; path[i] is read after draft(i) was first called, which may fill it in.
  * \param draft (i) -> the distribution that path[i] was drawn from. Called for i = 0, 1, ... in
@@ -35,20 +38,23 @@ inline double AcceptRatio(double s, double a) {
  */
 template <typename Rng, typename DraftOf>
 Outcome BlockAlong(TreeVerifier& verifier, Rng& rng, const std::vector<int32_t>& path,
-                   int32_t length, DraftOf draft) {
+                   DraftOf draft) {
   const auto node = [&](int32_t i) { return i == 0 ? 0 : path[i - 1]; };
-  std::vector<double> a(length + 1, 1.0);
+  const auto more = [&](int32_t i) { return verifier.first_child(node(i)) >= 0; };
+  std::vector<double> a = {1.0};
   int32_t last = 0;  // nothing after a token of probability 0 can be accepted
-  for (; last < length; ++last) {
+  for (; more(last); ++last) {
     const DraftDistribution d = draft(last);
     const double p = verifier.Target(node(last)).Prob(d.token);
-    a[last + 1] = std::min(1.0, a[last] * (p / d.prob()));
-    if (!(a[last + 1] > 0)) break;
+    a.push_back(std::min(1.0, a[last] * (p / d.prob())));
+    if (!(a.back() > 0)) break;
   }
-  if (last == length && rng.Accept(a[length], node(length))) {
-    return {node(length), rng.Bonus(verifier.Target(node(length)), node(length))};
+  const bool whole = !more(last);
+  if (whole && rng.Accept(a[last], node(last))) {
+    if (verifier.ends_at(node(last))) return {node(last), -1};
+    return {node(last), rng.Bonus(verifier.Target(node(last)), node(last))};
   }
-  for (int32_t i = std::min(last, length - 1);; --i) {
+  for (int32_t i = whole ? last - 1 : last;; --i) {
     // The acceptance probability is at most a. This often decides without computing s.
     if (i > 0 && !rng.MayAccept(a[i], node(i))) continue;
     Residual& residual = verifier.ResidualAt(node(i));
@@ -64,8 +70,7 @@ template <typename Rng>
 Outcome Block(TreeVerifier& verifier, Rng& rng) {
   std::vector<int32_t> path;
   for (int32_t v = verifier.first_child(0); v >= 0; v = verifier.first_child(v)) path.push_back(v);
-  return BlockAlong(verifier, rng, path, static_cast<int32_t>(path.size()),
-                    [&](int32_t i) { return verifier.Draft(path[i]); });
+  return BlockAlong(verifier, rng, path, [&](int32_t i) { return verifier.Draft(path[i]); });
 }
 
 }  // namespace kvctl::rules

@@ -18,6 +18,7 @@ namespace kvctl::rules {
 template <typename Rng>
 Outcome Recursive(TreeVerifier& verifier, Rng& rng) {
   for (int32_t v = 0;;) {
+    if (verifier.ends_at(v)) return {v, -1};
     RowSampler& target = verifier.Target(v);
     Residual& residual = verifier.ResidualAt(v);
     const int32_t first = verifier.first_child(v);

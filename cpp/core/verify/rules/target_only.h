@@ -18,6 +18,7 @@ template <typename Rng>
 Outcome TargetOnly(TreeVerifier& verifier, Rng& rng) {
   int32_t v = 0;
   for (;;) {
+    if (verifier.ends_at(v)) return {v, -1};
     const int32_t y = rng.Token(verifier, v);
     int32_t child = verifier.first_child(v);
     while (child >= 0 && verifier.token(child) != y) child = verifier.next_sibling(child);

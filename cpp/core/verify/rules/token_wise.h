@@ -18,6 +18,7 @@ namespace kvctl::rules {
 template <typename Rng>
 Outcome TokenWise(TreeVerifier& verifier, Rng& rng) {
   for (int32_t v = 0;;) {
+    if (verifier.ends_at(v)) return {v, -1};
     RowSampler& target = verifier.Target(v);
     const int32_t child = verifier.first_child(v);
     if (child < 0) return {v, rng.Bonus(target, v)};

@@ -34,6 +34,7 @@ Outcome Traversal(TreeVerifier& verifier, Rng& rng) {
     Residual& residual = verifier.ResidualAt(v);
     if (child < 0) {
       if (v == 0 || rng.Accept(visit.a, v)) {
+        if (verifier.ends_at(v)) return {v, -1};
         return {v, first ? rng.Bonus(verifier.Target(v), v) : rng.SampleResidual(residual, v)};
       }
       path.pop_back();

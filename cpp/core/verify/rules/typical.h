@@ -56,6 +56,7 @@ Outcome Typical(TreeVerifier& verifier, Rng& rng) {
       if (prob > epsilon || log_prob > least) todo.push_back({c, v.log_prob + log_prob});
     }
   }
+  if (verifier.ends_at(best.node)) return {best.node, -1};
   return {best.node, rng.Bonus(verifier.Target(best.node), best.node)};
 }
 

@@ -49,6 +49,9 @@ void AddNodes(const SequenceInput& input, std::vector<VerifyNode>* nodes) {
   }
   VerifyNode* node = nodes->data() + at;
   for (int32_t i = input.size - 1; i > 0; --i) {
+    // Nothing below a drafted stop token is reached, as in core/verify/tree_verifier.cc. Its own
+    // row is read here, but what follows it is dropped.
+    if (input.parents[i] > 0 && input.IsStop(input.tokens[input.parents[i]])) continue;
     VerifyNode& parent = node[input.parents[i]];
     node[i].next_sibling = parent.first_child;
     parent.first_child = i;
