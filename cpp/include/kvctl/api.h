@@ -15,7 +15,10 @@ namespace kvctl {
  *
  * Checks that the TVM libraries in this process are the builds that kvctl was compiled against,
  * tells TVM's thread pool neither to pin threads nor to spin (TVM_BIND_THREADS and
- * TVM_THREAD_POOL_SPIN_COUNT, unless they are set), and for "cuda" loads TVM's CUDA runtime. A
+ * TVM_THREAD_POOL_SPIN_COUNT, unless they are set), and for "cuda" loads TVM's CUDA runtime.
+ * OpenMP's threads wait with a short spin, unless the environment says otherwise: libkvctl.so sees
+ * to that when it is loaded. Where OpenMP was loaded before it, that is too late, and Init warns
+ * once on stderr. A
  * program that reaches kvctl through FFI functions alone must call it too, or the linker drops the
  * library (--as-needed).
  *

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/team.h"
 #include "kvctl/error.h"
 #include "runtime/model/batch.h"
 #include "runtime/model/forward_scope.h"
@@ -66,6 +67,7 @@ ffi::Any ModelRunner::Call(const ModelFunction& function, const Tensor& embedded
 Tensor ModelRunner::RunStep(const std::vector<StepRequest>& requests,
                             const std::vector<int32_t>& tokens, bool one_row_each,
                             int64_t num_logits, const ModelCall& model) {
+  UseTeam(true);  // before the model does: TVM's threads would hang, too
   OneTVMThread policy(limit_threads_);
   StepScope step(cache_, state_, requests);
   const auto rows = static_cast<int64_t>(tokens.size());

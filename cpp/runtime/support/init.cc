@@ -10,6 +10,7 @@
 #include "build_info.h"
 #include "kvctl/api.h"
 #include "kvctl/error.h"
+#include "openmp/openmp_wait.h"
 #include "runtime/support/device.h"
 
 namespace kvctl {
@@ -80,6 +81,20 @@ void CheckBuild(const char* name, const char* expected_id) {
   }
 }
 
+void WarnOfSpinningThreads() {
+  static const bool warned = [] {
+    if (OpenMPWaitSetting() != OpenMPWait::kTooLate) return false;
+    std::fputs(
+        "kvctl: warning: OpenMP was loaded before kvctl, so its threads spin for milliseconds "
+        "while they wait. On a machine that has other work, decoding is then several times "
+        "slower. Set OMP_WAIT_POLICY=passive or GOMP_SPINCOUNT=10000 before the program starts, "
+        "or link it with kvctl::kvctl.\n",
+        stderr);
+    return true;
+  }();
+  static_cast<void>(warned);
+}
+
 }  // namespace
 
 void Init(const char* device) {
@@ -93,6 +108,7 @@ void Init(const char* device) {
   // Read when TVM's pool starts. Pinning the calling thread would pin OpenMP's team with it.
   setenv("TVM_BIND_THREADS", "0", 0);
   setenv("TVM_THREAD_POOL_SPIN_COUNT", "0", 0);
+  WarnOfSpinningThreads();
   if (cuda) CudaKernels();
 }
 

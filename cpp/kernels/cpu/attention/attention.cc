@@ -10,6 +10,7 @@
 #include "core/mask/mask_plan.h"
 #include "kernels/cpu/attention/attention_schedule.h"
 #include "kernels/isa.h"
+#include "kernels/team.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -74,7 +75,8 @@ void AttentionCpu(const AttentionArgs& args) {
 
   const auto num_units = static_cast<int32_t>(schedule.units().size());
   const auto num_merges = static_cast<int32_t>(schedule.merges().size());
-#pragma omp parallel num_threads(num_threads) if (num_units > 1 && schedule.work() > kSmallWork)
+#pragma omp parallel num_threads( \
+        num_threads) if (UseTeam(num_units > 1 && schedule.work() > kSmallWork))
   {
     float* scratch = memory + scratch_floats * omp_get_thread_num();
 #pragma omp for schedule(dynamic, 1)
@@ -127,7 +129,7 @@ void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass) {
   float* memory = workspace->Reserve(scratch_floats * num_threads);
   const auto num_units = static_cast<int32_t>(units.size());
 #pragma omp parallel for schedule(dynamic, 1) \
-    num_threads(num_threads) if (num_units > 1 && work > kSmallWork)
+    num_threads(num_threads) if (UseTeam(num_units > 1 && work > kSmallWork))
   for (int32_t i = 0; i < num_units; ++i) {
     kernels.observe(args, shape, units[i], mass, mass.sums + first_keys[i] * mass.num_heads,
                     memory + scratch_floats * omp_get_thread_num());

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/cpu/simd/with_type.h"
+#include "kernels/team.h"
 
 namespace kvctl {
 namespace {
@@ -38,7 +39,7 @@ template <typename T, typename U>
 void Merge(int64_t num_query_tokens, int64_t num_heads, int64_t head_dim, LseBase base,
            const AttentionPart& part, const AttentionPart& other) {
   const int64_t count = num_query_tokens * num_heads;
-#pragma omp parallel for if (count * head_dim > kParallelElements)
+#pragma omp parallel for if (UseTeam(count * head_dim > kParallelElements))
   for (int64_t i = 0; i < count; ++i) {
     const Weights weights(part.lse[i], other.lse[i], base, part.lse + i);
     if (weights.other == 0.f) continue;

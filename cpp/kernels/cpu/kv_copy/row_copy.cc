@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/team.h"
+
 namespace kvctl {
 namespace {
 
@@ -17,7 +19,7 @@ void CopyRowsCpu(const void* source, void* target, const RowMove* moves, int64_t
   const char* from = static_cast<const char*>(source);
   char* to = static_cast<char*>(target);
   const int64_t blocks = static_cast<int64_t>((row_bytes + kBlockBytes - 1) / kBlockBytes);
-  const bool parallel = row_bytes * static_cast<size_t>(num_moves) >= kParallelBytes;
+  const bool parallel = UseTeam(row_bytes * static_cast<size_t>(num_moves) >= kParallelBytes);
 #pragma omp parallel for collapse(2) schedule(static) if (parallel)
   for (int64_t i = 0; i < num_moves; ++i) {
     for (int64_t block = 0; block < blocks; ++block) {

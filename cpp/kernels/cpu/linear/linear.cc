@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/linear/linear_onednn.h"
 #include "kernels/cpu/linear/model_kernels.h"
+#include "kernels/team.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -43,7 +44,7 @@ uint16_t ToBFloat16(float value) {
 /*! \brief Panel-major, k-major within a panel; columns behind the last one are zero. */
 void PackPanels(const float* weight, int64_t n, int64_t k, WeightType type, int width, void* out) {
   const int64_t panels = (n + width - 1) / width;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (UseTeam(true))
   for (int64_t p = 0; p < panels; ++p) {
     for (int64_t i = 0; i < k; ++i) {
       for (int c = 0; c < width; ++c) {
@@ -94,6 +95,7 @@ void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, Line
   Head head{kMagic, backend, type, CpuIsa(), n, k, static_cast<int64_t>(bytes)};
   std::memcpy(packed, &head, sizeof(head));
   if (backend == LinearBackend::kOneDNN) {
+    UseTeam(true);
     OneDNN()->pack(weight, n, k, Body(packed));
   } else {
     PackPanels(weight, n, k, type, ModelKernelsFor(head.isa).panel_width, Body(packed));
@@ -117,6 +119,7 @@ void Linear(const float* x, int64_t m, const void* packed, const float* addend, 
   Head head;
   std::memcpy(&head, packed, sizeof(head));
   if (head.backend == LinearBackend::kOneDNN) {
+    UseTeam(true);
     OneDNN()->linear(x, m, Body(packed), head.n, head.k, addend, out);
     return;
   }
@@ -125,7 +128,7 @@ void Linear(const float* x, int64_t m, const void* packed, const float* addend, 
   const int64_t panels = (head.n + kernels.panel_width - 1) / kernels.panel_width;
   auto run = head.type == WeightType::kFloat32 ? kernels.linear_f32 : kernels.linear_bf16;
   // Below this many products waking the threads costs more than the work.
-#pragma omp parallel if (m * head.n * head.k > (1 << 16))
+#pragma omp parallel if (UseTeam(m * head.n * head.k > (1 << 16)))
   {
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
     run(product, panels * thread / threads, panels * (thread + 1) / threads);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cpu/simd/with_type.h"
+#include "kernels/team.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -35,7 +36,7 @@ void RotateHead(const float* cosines, int32_t rotary_dim, const T* x, T* y) {
 template <typename T>
 void RotateSlots(const RopeTable& table, const PageShape& shape, T* pages, const int32_t* slots) {
   const int64_t elements = int64_t{table.num_rows()} * shape.num_kv_heads * shape.head_dim;
-#pragma omp parallel for if (elements > kParallelElements)
+#pragma omp parallel for if (UseTeam(elements > kParallelElements))
   for (int32_t row = 0; row < table.num_rows(); ++row) {
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       T* key = pages + shape.Offset(slots[row], 0, head);
@@ -49,7 +50,7 @@ void Rotate(const RopeTable& table, int32_t num_heads, int32_t head_dim, const T
             int64_t in_row_stride, T* out, int64_t out_row_stride) {
   const int32_t rotary_dim = table.params().rotary_dim;
   const int64_t elements = int64_t(table.num_rows()) * num_heads * head_dim;
-#pragma omp parallel for if (elements > kParallelElements)
+#pragma omp parallel for if (UseTeam(elements > kParallelElements))
   for (int32_t row = 0; row < table.num_rows(); ++row) {
     for (int32_t head = 0; head < num_heads; ++head) {
       const T* x = in + row * in_row_stride + int64_t(head) * head_dim;

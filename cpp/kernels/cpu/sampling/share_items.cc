@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "kernels/sampling.h"
+#include "kernels/team.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
@@ -69,7 +70,7 @@ class Queue {
 };
 
 void ShareBlocks(int32_t num_blocks, const std::function<void(int32_t)>& body) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (UseTeam(num_blocks > 1))
   for (int32_t b = 0; b < num_blocks; ++b) body(b);
 }
 
@@ -79,7 +80,7 @@ void ShareItemsAmongThreads(const ItemBatch& batch, const ItemWork& work) {
   const VocabContext serial(batch.vocab_size, CpuVocabOps());
   const int64_t count = batch.count;
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-  const bool parallel = threads > 1 && batch.nanoseconds >= kMinNanoseconds;
+  const bool parallel = UseTeam(threads > 1 && batch.nanoseconds >= kMinNanoseconds);
   const bool wide = parallel && serial.num_blocks() >= kMinBlocks &&
                     batch.nanoseconds >= kMinItemNanoseconds * static_cast<double>(count);
   // Each thread takes complete items. The items of an incomplete last round are split by blocks.
