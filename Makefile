@@ -15,21 +15,29 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo test lint ffi docs bench fuzz sanitize clean
+.PHONY: build demo test lint ffi docs bench fuzz sanitize clean same-python
 
 build: $(VENV)/built
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/requirements: third_party/requirements/build.txt | $(BIN)/python
+# A PYTHON that was asked for must be the one that .venv was made with.
+version = $$($(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+same-python: $(BIN)/python
+ifneq ($(origin PYTHON),file)
+	@have=$(call version,$(BIN)/python); want=$(call version,$(PYTHON)); test "$$have" = "$$want" || \
+	  { echo "$(VENV) has Python $$have, and PYTHON=$(PYTHON) is Python $$want: run 'make clean' first" >&2; exit 1; }
+endif
+
+$(VENV)/requirements: third_party/requirements/build.txt | $(BIN)/python same-python
 	$(PIP) install -r $<
 	touch $@
 
 SOURCES := $(shell find cpp cmake third_party tests/cpp benchmarks/cpp examples/cpp -type f 2>/dev/null) CMakeLists.txt pyproject.toml
 $(VENV)/built: $(VENV)/requirements $(SOURCES)
 	$(PIP) install --no-build-isolation -e . --config-settings=cmake.define.KVCTL_BUILD_TESTS=ON \
-	  --config-settings=cmake.define.KVCTL_BUILD_BENCHMARKS=ON
+	  --config-settings=cmake.define.KVCTL_BUILD_BENCHMARKS=ON --config-settings=cmake.define.KVCTL_WERROR=ON
 	touch $@
 
 $(VENV)/dev: third_party/requirements/dev.txt $(VENV)/requirements

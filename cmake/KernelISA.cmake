@@ -6,7 +6,8 @@
 set(kvctl_isa_baseline "")
 set(kvctl_isa_avx2 -mavx2 -mfma -mf16c)
 # GCC 12's own AVX-512 intrinsics pass an undefined operand on purpose and warn about it (GCC bug 105593).
-set(kvctl_isa_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq ${kvctl_isa_avx2} -Wno-maybe-uninitialized)
+set(kvctl_isa_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq ${kvctl_isa_avx2}
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 
 function(kvctl_kernels_for room name)
   cmake_parse_arguments(kernels "EXACT" "ISA" "OPTIONS;SOURCES" ${ARGN})

@@ -12,7 +12,7 @@ from cmake_project import build_project
 
 SOURCE = Path(__file__).parents[1] / "cpp" / "runtime" / "extension_of_2024.cc"
 PROJECT = f"""
-cmake_minimum_required(VERSION 3.26)
+cmake_minimum_required(VERSION 3.25)
 project(extension LANGUAGES CXX)
 find_package(kvctl CONFIG REQUIRED)
 add_library(extension MODULE "{SOURCE}")
