@@ -1,5 +1,5 @@
 # Finds TVM and tvm-ffi through Python: the PyPI wheel (apache-tvm) and MLC's (mlc-ai-nightly-*) have one layout.
-# Defines tvm::runtime, TVM_VERSION, and TVM_RUNTIME_BUILD_ID / TVM_FFI_BUILD_ID (GNU build-ids, hex).
+# Defines tvm::runtime, TVM_VERSION, TVM_FFI_VERSION, and TVM_RUNTIME_BUILD_ID / TVM_FFI_BUILD_ID (GNU build-ids, hex).
 
 if(NOT DEFINED KVCTL_TVM_SHIM)
   set(KVCTL_TVM_SHIM "${CMAKE_CURRENT_LIST_DIR}/../third_party/tvm_shim")
@@ -16,6 +16,14 @@ list(GET tvm_facts 1 TVM_VERSION)
 list(GET tvm_facts 2 TVM_RUNTIME_BUILD_ID)
 list(GET tvm_facts 3 TVM_FFI_BUILD_ID)
 list(GET tvm_facts 4 TVM_FFI_ROOT)
+list(GET tvm_facts 5 TVM_FFI_VERSION)
+# The cache interface that libkvctl.so implements. Another release has other virtual methods, which the compiler reports
+# as errors in kvctl's headers.
+if(NOT TVM_VERSION MATCHES "^0\\.27\\.")
+  message(FATAL_ERROR
+    "kvctl is written for TVM 0.27, and ${Python_EXECUTABLE} has TVM ${TVM_VERSION} at ${TVM_ROOT}, whose cache "
+    "interface is another: pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1")
+endif()
 if(NOT EXISTS "${TVM_ROOT}/src/runtime/vm/kv_state.h")
   message(FATAL_ERROR
     "TVM ${TVM_VERSION} at ${TVM_ROOT} does not ship src/runtime/vm/kv_state.h, which declares the cache interface "

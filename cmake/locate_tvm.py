@@ -17,13 +17,19 @@ def package_dir(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+def version_of(package: Path) -> str:
+    """Return the version that a package was built with."""
+    version: str = runpy.run_path(str(package / "_version.py"))["version"]
+    return version
+
+
 tvm, ffi = package_dir("tvm"), package_dir("tvm_ffi")
-version = runpy.run_path(str(tvm / "_version.py"))["version"]
 facts = (
     tvm,
-    version,
+    version_of(tvm),
     gnu_build_id(tvm / "lib" / "libtvm_runtime.so"),
     gnu_build_id(ffi / "lib" / "libtvm_ffi.so"),
     ffi,
+    version_of(ffi),
 )
 print(";".join(map(str, facts)))

@@ -10,10 +10,13 @@ import ctypes
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 from .build_id import gnu_build_id
+
+FFI_PACKAGE = "apache-tvm-ffi"
 
 # One thread pool: kvctl's kernels and oneDNN run on OpenMP. TVM's own pool would pin the calling
 # thread, whose mask OpenMP's team inherits, and its idle workers would spin. Both are read when
@@ -41,6 +44,14 @@ def package_dir(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+def installed_version(library: Path) -> str:
+    """Return the version of the package that a library of TVM's lies in, without importing it."""
+    file = library.parent.parent / "_version.py"
+    text = file.read_text() if file.exists() else ""
+    found = re.search(r"""^__version__\s*=.*?['"]([^'"]+)""", text, re.MULTILINE)
+    return found[1] if found else "of unknown version"
+
+
 def library_dir() -> Path:
     """Return the folder of libkvctl.so, which lies beside the extension module."""
     spec = importlib.util.find_spec("kvctl._core")
@@ -60,10 +71,21 @@ def build_info() -> dict[str, str]:
     return info
 
 
-def check_build(library: Path, expected: str, info: dict[str, str]) -> None:
-    """Refuse a TVM other than the one that libkvctl.so was compiled against.
+def check_build(library: Path, package: str, expected: str, info: dict[str, str]) -> None:
+    """Refuse a TVM or tvm-ffi other than the one that libkvctl.so was compiled against.
 
     Virtual tables differ between releases, and no other check would notice.
+
+    Parameters
+    ----------
+    library : pathlib.Path
+        The library that would be loaded.
+    package : str
+        ``"tvm"`` or ``"tvm_ffi"``: the package that it belongs to.
+    expected : str
+        The build-id of the library that libkvctl.so was compiled against.
+    info : dict[str, str]
+        What :func:`build_info` returns.
 
     Raises
     ------
@@ -74,11 +96,12 @@ def check_build(library: Path, expected: str, info: dict[str, str]) -> None:
         raise ImportError(f"kvctl needs {library}, which does not exist: is TVM complete?")
     found = gnu_build_id(library)
     if found != expected:
+        name, distribution = ("TVM", "apache-tvm") if package == "tvm" else ("tvm-ffi", FFI_PACKAGE)
         raise ImportError(
-            f"kvctl {info['kvctl']} was compiled against TVM {info['tvm']} (build-id {expected}), "
-            f"but {library} has build-id {found or 'none'}. Install apache-tvm=={info['tvm']}, or "
-            "rebuild kvctl against this TVM: "
-            "pip install --no-build-isolation --force-reinstall --no-deps ."
+            f"kvctl {info['kvctl']} was compiled against {name} {info[package]} (build-id "
+            f"{expected}), but {library} is {name} {installed_version(library)} (build-id "
+            f"{found or 'none'}). Install {distribution}=={info[package]}, or rebuild kvctl "
+            "against this one: pip install --no-build-isolation --force-reinstall --no-deps ."
         )
 
 
@@ -86,8 +109,9 @@ def load() -> None:
     """Check the TVM build, then load its runtime, oneDNN where present, and libkvctl.so."""
     libraries, info = library_dir(), build_info()
     runtime = package_dir("tvm") / "lib" / "libtvm_runtime.so"
-    check_build(runtime, info["tvm_runtime_build_id"], info)
-    check_build(package_dir("tvm_ffi") / "lib" / "libtvm_ffi.so", info["tvm_ffi_build_id"], info)
+    check_build(runtime, "tvm", info["tvm_runtime_build_id"], info)
+    ffi = package_dir("tvm_ffi") / "lib" / "libtvm_ffi.so"
+    check_build(ffi, "tvm_ffi", info["tvm_ffi_build_id"], info)
 
     import tvm_ffi  # noqa: F401  (loads libtvm_ffi.so, globally)
 

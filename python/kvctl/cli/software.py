@@ -59,13 +59,19 @@ def software_checks(probed: dict[str, Any]) -> Iterator[Check]:
     if info is None:
         yield fail("kvctl library", "not built", "in a checkout: make; otherwise: pip install .")
     else:
-        yield _build_id("TVM build", tvm, "libtvm_runtime.so", info["tvm_runtime_build_id"], info)
+        yield _build_id(
+            "TVM build",
+            tvm,
+            "libtvm_runtime.so",
+            info["tvm_runtime_build_id"],
+            f"apache-tvm=={info['tvm']}",
+        )
         yield _build_id(
             "tvm-ffi build",
             _package_dir("tvm_ffi"),
             "libtvm_ffi.so",
             info["tvm_ffi_build_id"],
-            info,
+            f"apache-tvm-ffi=={info['tvm_ffi']}",
         )
     if "error" in probed:
         yield fail("import kvctl", probed["error"], "see the lines above; then reinstall kvctl")
@@ -107,10 +113,7 @@ def _tvm(directory: Path | None) -> Check:
         return fail("TVM", "not installed", advice)
     if not (directory / "lib" / "libtvm_runtime.so").exists():
         return fail("TVM", f"{directory} lacks lib/libtvm_runtime.so", advice)
-    version_file = directory / "_version.py"
-    text = version_file.read_text() if version_file.exists() else ""
-    version = re.search(r"""^__version__\s*=.*?['"]([^'"]+)""", text, re.MULTILINE)
-    found = f"{version.group(1) if version else 'unknown version'} at {directory}"
+    found = f"{_version(directory)} at {directory}"
     if len(providers) > 1:
         return warn(
             "TVM",
@@ -118,6 +121,13 @@ def _tvm(directory: Path | None) -> Check:
             "uninstall all of them, then install the one that you want",
         )
     return ok("TVM", f"{found} ({providers[0] if providers else 'no package metadata'})")
+
+
+def _version(package: Path | None) -> str:
+    version_file = None if package is None else package / "_version.py"
+    text = version_file.read_text() if version_file and version_file.exists() else ""
+    version = re.search(r"""^__version__\s*=.*?['"]([^'"]+)""", text, re.MULTILINE)
+    return version.group(1) if version else "unknown version"
 
 
 def _build_info() -> dict[str, str] | None:
@@ -131,20 +141,18 @@ def _build_info() -> dict[str, str] | None:
     return info
 
 
-def _build_id(
-    name: str, directory: Path | None, library: str, expected: str, info: dict[str, str]
-) -> Check:
+def _build_id(name: str, directory: Path | None, library: str, expected: str, wanted: str) -> Check:
     path = None if directory is None else directory / "lib" / library
     if path is None or not path.exists():
-        return fail(name, f"{library} not found", f"pip install apache-tvm=={info['tvm']}")
+        return fail(name, f"{library} not found", f"pip install {wanted}")
     found = gnu_build_id(path)
     if found == expected:
-        return ok(name, f"the one kvctl was compiled against (TVM {info['tvm']}, {found[:12]})")
+        return ok(name, f"the one kvctl was compiled against ({wanted}, {found[:12]})")
     return fail(
         name,
-        f"{found[:12] or 'no id'}, but kvctl was compiled against {expected[:12]}, "
-        f"TVM {info['tvm']}",
-        f"pip install apache-tvm=={info['tvm']}, or rebuild kvctl against this TVM: "
+        f"{_version(directory)} ({found[:12] or 'no id'}), but kvctl was compiled against "
+        f"{wanted} ({expected[:12]})",
+        f"pip install {wanted}, or rebuild kvctl against this one: "
         "pip install --no-build-isolation --force-reinstall --no-deps .",
     )
 
@@ -168,7 +176,8 @@ def _onednn(probed: dict[str, Any]) -> Check:
             "pip install onednn-devel-cpu-gomp==2023.2.0, then rebuild kvctl",
         )
     # See kernels/cpu/linear/linear.cc: without AVX-512, oneDNN's packed matmul is the slower one.
-    unused = "; not used here, where there is no AVX-512" if probed.get("isa") != "avx512" else ""
+    isa = probed.get("isa")  # unknown where kvctl cannot be imported
+    unused = "; not used here, where there is no AVX-512" if isa not in (None, "avx512") else ""
     return ok("oneDNN", f"{library}, with kvctl's plugin{unused}")
 
 
