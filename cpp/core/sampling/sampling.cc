@@ -29,7 +29,7 @@ float Scale(double temperature) { return static_cast<float>(std::min(kLog2E / te
 }  // namespace
 
 void Sampling::Check(int32_t vocab_size) const {
-  CheckRange("temperature", temperature, 0, 1e30, "at least 0");
+  CheckRange("temperature", temperature, 0, 1e30, "from 0 to 1e30");
   CheckRange("top_k", top_k, 0, std::numeric_limits<int32_t>::max(), "at least 0 (0: all tokens)");
   CheckRange("top_p", top_p, std::numeric_limits<double>::min(), 1, "in (0, 1]");
   CheckRange("min_p", min_p, 0, 1, "in [0, 1]");

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from .demo import DEMO_NAME, find_demo_gguf
+from .report import make_console
 
 _STAGES = {"compile": "compiling the graph", "weights": "writing the weights"}
 
@@ -49,7 +49,7 @@ def compile_command(
     ] = False,
 ) -> None:
     """Compile a model: a library, its parameters, its tokenizer."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console()
     path = _resolve(source)
     if not path.exists():
         raise FileNotFoundError(f"there is no model at {path}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import typer
-from rich.console import Console
-from rich.markup import escape
+from typing import TYPE_CHECKING
 
 from .check import Check, Status
 from .machine import machine_checks
 from .software import probe, software_checks
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _STYLE = {
     Status.OK: "green",
@@ -29,13 +30,30 @@ def doctor() -> None:
     places = None if spec is None else spec.submodule_search_locations
     tvm = Path(next(iter(places))) if places else None
     checks = [*software_checks(probed), *machine_checks(probed, tvm)]
-    report(checks, Console(soft_wrap=True, highlight=False))
+    try:
+        from rich.console import Console
+    except ImportError:
+        report_plainly(checks)
+    else:
+        report(checks, Console(soft_wrap=not sys.stdout.isatty(), highlight=False))
     if any(check.status is Status.FAIL for check in checks):
-        raise typer.Exit(1)
+        sys.exit(1)
+
+
+def report_plainly(checks: Sequence[Check]) -> None:
+    """Print what :func:`report` prints, where the package `rich` is missing."""
+    for check in checks:
+        print(f"{check.status.value:4}  {check.name:14}  {check.found}")
+        if check.advice:
+            print(f"{'':22}-> {check.advice}")
+    failures = sum(check.status is Status.FAIL for check in checks)
+    print(f"\n{failures} of {len(checks)} checks failed." if failures else "\nkvctl works here.")
 
 
 def report(checks: Sequence[Check], console: Console) -> None:
     """Print a line for each check, with what to do about it below."""
+    from rich.markup import escape
+
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
         style = _STYLE[check.status]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from .report import print_comparison, print_statistics
+from .report import make_console, print_comparison, print_statistics
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..draft import Drafter
     from ..engine.generation import Generation
     from ..engine.runner import ModelRunner
@@ -83,7 +84,7 @@ def generate_command(
         Sampling(temperature=temperature, top_p=top_p, top_k=top_k) if temperature > 0 else None
     )
     drafter = LookupDrafter(length=draft_length, branches=branches)
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console()
     runner = ModelRunner.load(model)
     session = _Session(runner, text, tokens, max_new_tokens, sampling, seed, console)
     if not (is_chat or raw):
@@ -117,13 +118,17 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
         if prompt_file is not None and str(prompt_file) != "-":
             prompt = prompt_file.read_text(encoding="utf-8")
         elif prompt is None:
-            if prompt_file is None and sys.stdin.isatty():
+            if sys.stdin is None or (prompt_file is None and sys.stdin.isatty()):
                 raise ValueError(
                     "give a prompt: as an argument, with --prompt-file, or through stdin"
                 )
             prompt = sys.stdin.read()
     except UnicodeDecodeError as error:
         raise ValueError(f"{prompt_file or 'stdin'} is no text in UTF-8: {error}") from error
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the prompt on the command line is no text in UTF-8") from None
     if not prompt.strip():
         raise ValueError("the prompt is empty")
     return prompt.removesuffix("\n")

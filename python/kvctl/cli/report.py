@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from ..engine.generation import Generation
     from ..engine.runner import ModelRunner
     from ..engine.stats import Statistics
+
+
+def make_console() -> Console:
+    """Return a console whose lines break between words on a terminal, and nowhere in a file."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(soft_wrap=not is_terminal, highlight=False)
 
 
 def print_statistics(console: Console, stats: Statistics) -> None:

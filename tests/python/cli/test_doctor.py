@@ -48,17 +48,34 @@ def test_explains_why_kvctl_cannot_be_imported(other_tvm_ffi):
     assert done.returncode == 1
     assert line_of(done.stdout, "TVM build").startswith("ok")
     assert line_of(done.stdout, "tvm-ffi build").startswith("fail")
-    assert "pip install apache-tvm==" in done.stdout
+    assert "pip install apache-tvm-ffi==" in done.stdout
+    assert "pip install apache-tvm==" not in done.stdout
     assert line_of(done.stdout, "import kvctl").startswith("fail")
-    assert "was compiled against TVM" in done.stdout
+    assert "was compiled against tvm-ffi" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_other_commands_point_to_the_doctor(other_tvm_ffi):
     done = run("bench", PYTHONPATH=other_tvm_ffi)
     assert done.returncode == 1
-    assert "kvctl doctor" in done.stderr and "was compiled against TVM" in done.stderr
+    assert "kvctl doctor" in done.stderr and "was compiled against tvm-ffi" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_runs_where_its_packages_are_missing(tmp_path):
+    for name in ("typer", "rich"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('no {name}')")
+    done = run("doctor", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kvctl works here" in done.stdout
+    done = run("generate", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1 and "no typer" in done.stderr and "kvctl doctor" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_says_nothing_of_instructions_that_it_could_not_ask_for(monkeypatch):
+    monkeypatch.setattr(software.Path, "exists", lambda path: True)
+    assert "AVX-512" not in software._onednn({"error": "no import"}).found
 
 
 def test_missing_tvm_says_what_to_install():
