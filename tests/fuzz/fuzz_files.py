@@ -23,7 +23,8 @@ from random import Random
 from typing import IO
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "python" / "support")]
+SUPPORT = HERE.parent / "python" / "support"
+sys.path[:0] = [str(HERE), str(SUPPORT), str(SUPPORT / "checkpoints")]
 
 SECONDS = 60  # for one input; the slowest takes less than two
 # What a refusal may be.

@@ -1,7 +1,7 @@
 """Control tokens told apart: those that a template writes, and the same characters in a message.
 
 A chat template writes its control tokens, ``<|im_end|>`` say, into the same string as what people
-said. Once they are one string nobody can tell them apart, so what people say is marked before the
+said. In one string the two look alike, so what people say is marked before the
 template sees it, and after it only the template's own are control tokens.
 """
 

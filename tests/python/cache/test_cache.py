@@ -1,4 +1,7 @@
-"""The paged cache from Python: each operation, each error, state unchanged after errors."""
+"""The paged cache from Python: each operation, each error, state unchanged after errors.
+
+One file, since every operation of the cache is checked by the same helpers.
+"""
 
 import gc
 

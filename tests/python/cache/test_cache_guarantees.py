@@ -160,7 +160,7 @@ REFUSALS: list[tuple[str, Callable[[Any], Any], type[Exception], str]] = [
     ("end outside a step", lambda c: c.end_forward(), RuntimeError, "begin_forward"),
     ("look too far", lambda c: c.get_kv(1, 0, 4), IndexError, "3"),
     ("look backwards", lambda c: c.get_kv(1, 2, 1), IndexError, "1"),
-    ("length of nobody", lambda c: c.sequence_length(5), KeyError, "5"),
+    ("length of an unknown id", lambda c: c.sequence_length(5), KeyError, "5"),
     (
         "roll back another",
         lambda c: c.rollback(1, c.checkpoint(0)),

@@ -1,4 +1,7 @@
-"""What is asked of the cache beyond what its operations do one by one, sentence by sentence."""
+"""What is asked of the cache beyond what its operations do one by one, sentence by sentence.
+
+One file, since it follows one list of promises.
+"""
 
 from __future__ import annotations
 
@@ -245,7 +248,7 @@ def test_trees_popn_forks_and_rollback_under_a_window(sinks: int) -> None:
         cache.popn(0, 1)
         np.testing.assert_array_equal(step(cache, 1, [99]), probe)  # the fork saw nothing of it
         cache.remove_sequence(1)
-        assert cache.num_available_pages >= free  # the window may have let go of some
+        assert cache.num_available_pages >= free  # the window may have freed some
     for token in range(horizon + 12):
         step(cache, 0, [token])
     with pytest.raises(ValueError, match="the rollback horizon is 16"):
@@ -301,7 +304,7 @@ def test_four_threads_that_do_anything_at_all_are_refused_or_served() -> None:
     assert not errors
     assert served[0] > 500
     cache.abort()
-    cache.debug_poison()  # the books are right
+    cache.debug_poison()  # the page counts are right
     checkpoints.clear()
     for seq_id in cache.sequence_ids:
         cache.remove_sequence(seq_id)

@@ -162,14 +162,14 @@ def test_a_broken_cache_is_caught(kind: type[PlainCache]) -> None:
 
 
 def test_tokens_that_share_a_position_are_sinks_together() -> None:
-    # Found by the fuzzer: the window let go of the second one, as if sinks were counted in tokens.
+    # Found by the fuzzer: the window evicted the second one, as if sinks were counted in tokens.
     trial = Trial(Setup(page_size=1, rope=True))
     for operation in [
         ("add", 1),
         ("step", ((1, 1),), None, 1, "end", 0),
         ("step", ((1, 2),), None, 2, "end", -2),  # at positions 0 and 1
         ("window", 1, 6, 1, 0, False),
-        ("step", ((1, 1),), None, 3, "end", 7),  # at position 9: position 1 is let go
+        ("step", ((1, 1),), None, 3, "end", 7),  # at position 9: position 1 is evicted
         ("step", ((1, 2),), None, 4, "end", 0),
     ]:
         assert trial.apply(operation) == "done"

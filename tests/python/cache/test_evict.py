@@ -1,4 +1,7 @@
-"""Eviction: what stays, where it stands, what attention then sees, and the way back."""
+"""Eviction: what stays, where it stands, what attention then sees, and the way back.
+
+One file, since all tests evict from the same small cache.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Eviction where a function of the model library rotates: keys turn by it, or not at all.
 
 The compiled functions are those that MLC-LLM compiles into its libraries.
+
+One file, since all tests share the compiled rotations.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Three:
         self.all("debug_poison")
         for seq_id in self.plain.sequence_ids:
             length = self.plain.sequence_length(seq_id)
-            first = max(0, length - 8)  # what no window has let go
+            first = max(0, length - 8)  # what no window has evicted
             plain, normal, inline = self.all("get_kv", seq_id, first, length)
             for got, expected in zip(inline, plain, strict=True):
                 np.testing.assert_array_equal(np.from_dlpack(got), np.from_dlpack(expected))

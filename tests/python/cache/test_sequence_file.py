@@ -1,4 +1,7 @@
-"""Sequences that are saved and loaded: the same attention bit for bit, or a clear ValueError."""
+"""Sequences that are saved and loaded: the same attention bit for bit, or a clear ValueError.
+
+One file, since each lie is told in the same saved file.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 CUDA cases need a GPU (``pytest -m cuda``); test_cuda_emulated.py runs them with the kernels on the
 CPU.
+
+One file, since each test is one body for all devices.
 """
 
 from __future__ import annotations

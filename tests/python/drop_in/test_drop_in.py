@@ -1,4 +1,4 @@
-"""Behind ``kvctl.install()`` nobody can tell the caches apart: the same calls, the same answers.
+"""Behind ``kvctl.install()`` both caches give the same answers to the same calls.
 
 Every test drives TVM's cache and kvctl's through TVM's functions with the same data and compares
 what comes back. What TVM gets wrong is left to test_tvm_defects.

@@ -31,7 +31,7 @@ def split(config: Config, qkv: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("rope", ["normal", "inline"])
 @pytest.mark.parametrize("form", FORMS)
 def test_parts_of_a_chunk_are_tvms(form: Config, rope: str) -> None:
-    """In normal mode nobody rotates what is passed apart; in inline mode the attention does."""
+    """In normal mode separate q and k stay as they are; in inline mode attention rotates them."""
     pair = with_a_past(replace(form, rope=rope))
     pair.both("begin", [1, 0], [3, 5])
     for layer in range(form.num_layers):

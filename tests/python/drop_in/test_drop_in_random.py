@@ -13,7 +13,7 @@ therefore answers otherwise:
 - inline RoPE: trees; and layers with windows, whose past TVM rotates with a base of 10000 whatever
   the model's is;
 - layers with windows: self and cross attention, which TVM takes for MLA; chunks beyond the window;
-  chunks after the first, where its CPU kernel reads a maximum that nobody has written; forks on a
+  chunks after the first, where its CPU kernel reads a maximum that was never written; forks on a
   page boundary, after which a step fails; K and V are not shown;
 - prefixes forked more than five deep, and out-of-page errors, which leave TVM's lengths raised;
 - attention in parts: what no sequence has a past for is left as it was allocated; a decode step

@@ -116,7 +116,7 @@ def test_a_window_is_saved_with_its_ways(tmp_path: Path) -> None:
     caches[0].add(0)
     caches[0].enable_window(0, 20, 4)
     rng = np.random.default_rng(0)
-    for _ in range(120):  # far enough for pages to be let go
+    for _ in range(120):  # far enough for pages to be evicted
         caches[0].forward([0], [rng.standard_normal((2, 1, 8, 64), dtype=np.float32)])
     handles[0].save_sequence(0, tmp_path / "sequence")
     handles[1].load_sequence(0, tmp_path / "sequence")

@@ -1,4 +1,7 @@
-"""Model directories that are whole, and ones that are not: nothing is loaded from those."""
+"""Model directories that are whole, and ones that are not: nothing is loaded from those.
+
+One file, since every damage starts from the same sound directory.
+"""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_speculative_is_plain(model):
 
 
 def test_a_stream_longer_than_the_cache(model):
-    """A window lets go of its pages: so a sequence may go on for ever. Layers' windows do not."""
+    """A sequence with a window frees pages and has no end; one with layer windows does not."""
     directory, reference = model
     runner = load(directory, 0, max_total_tokens=64, max_sequences=1, prefill_chunk_size=16)
     if not _windowed(runner):

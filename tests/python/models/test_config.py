@@ -51,7 +51,7 @@ def test_models_that_kvctl_cannot_build(change, message):
 
 @pytest.mark.parametrize("value", [None, True, 0, -1, 1.5, float("inf"), "x", [1], {"a": 1}])
 def test_values_of_any_type(value):
-    """From a file that nobody vouches for: a model, or an error that says so."""
+    """A damaged file gives a model, or an error that names the fault."""
     for key in (*HF, "head_dim", "rope_scaling", "rope_parameters", "attention_bias"):
         with suppress(ValueError):
             LlamaConfig.from_huggingface({**HF, key: value})

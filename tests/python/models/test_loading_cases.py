@@ -1,4 +1,7 @@
-"""Checkpoints from public reports that were loaded wrongly, by their numbers; what is right now."""
+"""Checkpoints from public reports that were loaded wrongly, by their numbers; what is right now.
+
+One file, since the cases are one numbered list.
+"""
 
 from __future__ import annotations
 

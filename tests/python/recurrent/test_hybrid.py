@@ -1,4 +1,7 @@
-"""kvctl.HybridCache: whatever fails, both parts change or neither does."""
+"""kvctl.HybridCache: whatever fails, both parts change or neither does.
+
+One file, since all tests share one pair of caches and its oracle.
+"""
 
 from __future__ import annotations
 

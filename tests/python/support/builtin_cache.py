@@ -3,6 +3,8 @@
 TVM's cache needs its kernels: its CPU ones are compiled here, once per configuration. TVM hands
 its two tree kernels for the CPU to the cache in swapped order; they are put right here, so that
 what the tests show are the defects of the cache and not of that call.
+
+One file, since each function of TVM is one method of the driver.
 """
 
 from __future__ import annotations

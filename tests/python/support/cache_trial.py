@@ -3,6 +3,8 @@
 An operation is a plain tuple, so that a log of them can be replayed, cut down and printed. Every
 operation may be applied in every state: where it makes no sense, both must refuse it alike and stay
 as they were, which keeps any part of a log meaningful.
+
+One file, since each operation is one method of the trial.
 """
 
 from __future__ import annotations
@@ -358,7 +360,7 @@ class Trial:
         return None
 
     def _shows_evicted(self, method: str, args: tuple[Any, ...], kw: dict[str, Any]) -> bool:
-        """Whether an operation would show tokens that the window may have let go of."""
+        """Whether an operation would show tokens that the window may have evicted."""
         tokens = self.model.sequences.get(args[0]) if isinstance(args[0], int) else None
         if tokens is None or tokens.window is None:
             return False

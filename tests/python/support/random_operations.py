@@ -136,7 +136,7 @@ def _kept(tokens: Tokens, rng: Random) -> tuple[int, ...]:
 
 
 def _kept_tokens(tokens: Tokens, rng: Random) -> tuple[int, ...]:
-    """A random subset, a run that is cut out, or a mistake; seldom what a window has let go."""
+    """A random subset, a run that is cut out, or a mistake; seldom what a window has evicted."""
     length = len(tokens.committed)
     held = [i for i in range(length) if tokens.committed[i] not in tokens.evicted]
     kind = rng.random()

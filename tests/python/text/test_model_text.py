@@ -1,4 +1,7 @@
-"""The text side of a model: from its files to tokens, and where its turn ends."""
+"""The text side of a model: from its files to tokens, and where its turn ends.
+
+One file, since all tests share the models that it makes.
+"""
 
 import json
 import random

@@ -1,4 +1,7 @@
-"""Exact distributions through the public tools, and every known bias of the field, by name."""
+"""Exact distributions through the public tools, and every known bias of the field, by name.
+
+One file, since right rules and biased controls share their models.
+"""
 
 import numpy as np
 import pytest

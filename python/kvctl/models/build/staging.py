@@ -94,7 +94,7 @@ def _locked_directory(output: Path) -> tuple[Path, int]:
             continue
         try:
             locked = _try_lock(lock)
-        except OSError:  # a file system without locks: then nobody can lock it, nor remove it
+        except OSError:  # a file system without locks: then it is neither locked nor removed
             locked = True
         if locked and scratch.exists():
             return scratch, lock

@@ -1,5 +1,5 @@
 // Random operations on the table of a recurrent state, beside a model that keeps every state for
-// ever.
+// ever. One file, since the model and the operations belong together.
 #include <map>
 #include <random>
 #include <string>
@@ -216,7 +216,7 @@ class Machine {
     if (saved_.count(id) == 0) return;
     table_.Rollback(id, saved_[id].handle);
     const Model& then = saved_[id].model;
-    Model now = then;  // what it knew then, less what was let go of since
+    Model now = then;  // what it knew then, less what was freed since
     const auto& history = table_.Get(id).history;
     for (int64_t p = 0; p < now.length(); ++p) {
       bool known = false;

@@ -101,7 +101,7 @@ TEST(recurrent_short_states_drop_the_oldest_history_first) {
   // The present states of both cannot go: 3 of 5 states are the most.
   EXPECT_ERROR(Forward(&table, 0, 4, StepOutcome::kSteps), kOutOfPages,
                "keeps 4 states, and only 3 of the 5");
-  EXPECT_EQ(table.EarliestPosition(0), 2);  // nothing was let go of in vain
+  EXPECT_EQ(table.EarliestPosition(0), 2);  // nothing was freed in vain
   EXPECT(!table.in_forward());
   Forward(&table, 0, 3, StepOutcome::kSteps);
   EXPECT_EQ(table.Get(0).length(), 6);
