@@ -145,6 +145,7 @@ int64_t Fork(const RecurrentState& state, int64_t parent, int64_t child, int64_t
 int64_t PopN(const RecurrentState& state, int64_t seq_id, int64_t n) {
   return state->Pop(seq_id, n);
 }
+void Restart(const RecurrentState& state, int64_t seq_id) { state->Restart(seq_id); }
 ffi::Shape PlanPopN(const RecurrentState& state, int64_t seq_id, int64_t n) {
   const RecurrentRollbackTarget target_state = state->PlanPop(seq_id, n);
   return ffi::Shape({target_state.length, target_state.pending, target_state.replay});
@@ -228,6 +229,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Hand over the state after every new token (for models)")
       .def("kvctl.recurrent.fork_sequence", Guarded(Fork), "Fork; returns tokens to run again")
       .def("kvctl.recurrent.popn", Guarded(PopN), "Take tokens back; returns tokens to run again")
+      .def("kvctl.recurrent.restart", Guarded(Restart), "Take every token back")
       .def("kvctl.recurrent.plan_popn", Guarded(PlanPopN),
            "Where popn would land: length, pending, tokens to run again")
       .def("kvctl.recurrent.commit", Guarded(Commit),

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 
+from mlc_recurrent import mlc_recurrent as mlc_recurrent
 from recurrent_models import recurrent_models as recurrent_models
 from tiny_model import compile_tiny_model
 

@@ -38,6 +38,8 @@ struct RecurrentSequence {
 
   int64_t length() const { return history.back().position; }
   int32_t num_pending() const { return static_cast<int32_t>(pending.size()); }
+  /*! \brief Tokens, pending ones counted. */
+  int64_t total() const { return length() + num_pending(); }
   /*! \brief Index of the last kept state at or before a position, or -1 where there is none. */
   int32_t FindAtOrBefore(int64_t position) const {
     int32_t index = static_cast<int32_t>(history.size()) - 1;

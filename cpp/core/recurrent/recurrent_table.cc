@@ -192,6 +192,15 @@ int64_t RecurrentTable::PopN(int64_t id, int64_t n) {
   return target_state.replay;
 }
 
+void RecurrentTable::Restart(int64_t id) {
+  RequireNoForward("restart");
+  RecurrentSequence& sequence = Find(id);
+  TruncatePending(&sequence, 0);
+  Hold(kInitialState);
+  TruncateHistory(&sequence, 0);
+  sequence.history.push_back({0, kInitialState, next_stamp_++});
+}
+
 void RecurrentTable::DropPending(int64_t id) {
   RequireNoForward("abort");
   TruncatePending(&Find(id), 0);

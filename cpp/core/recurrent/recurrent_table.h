@@ -74,6 +74,8 @@ class RecurrentTable {
   /*! \brief Takes back the last n tokens: pending nodes, the latest first, and then committed ones.
    */
   int64_t PopN(int64_t id, int64_t n);
+  /*! \brief Takes back every token, however far the kept states reach; checkpoints stay valid. */
+  void Restart(int64_t id);
 
   // The step in flight.
   bool in_forward() const { return active_; }

@@ -138,7 +138,9 @@ class KVCTL_API ModelRunner {
   int64_t vocab_size_ = 0;
   int64_t prefill_chunk_size_ = 0;
   int64_t context_window_ = -1;  // tokens of a sequence; below 1: no limit
-  bool limit_threads_ = false;   // our own models run on OpenMP; TVM's pool would only disturb it
+  // MLC-LLM's recurrent layers run the rows of a prefill or a verification as one sequence.
+  bool one_sequence_per_step_ = false;
+  bool limit_threads_ = false;  // our own models run on OpenMP; TVM's pool would only disturb it
 };
 
 }  // namespace kvctl

@@ -38,6 +38,11 @@ struct RecurrentStateConfig {
   int64_t max_bytes = 0;
   /*! \brief Keep the state after every token where the model gives it; false: only after chunks. */
   bool keep_steps = true;
+  /*!
+   * \brief Whether the model computes the state after every token, which token trees need. If not,
+   * begin_forward refuses trees until the model calls SetSteps all the same.
+   */
+  bool gives_steps = true;
   /*! \brief Initial value of each state of a layer, all on one device; layers are alike. */
   tvm::ffi::Array<tvm::runtime::Tensor> init_values;
 };
@@ -105,6 +110,8 @@ class RecurrentStateObj : public tvm::runtime::vm::RNNStateObj {
   virtual int64_t Fork(int64_t parent_seq_id, int64_t child_seq_id, int64_t position) = 0;
   /*! \brief PopN that may land before the target; TVM's throws where it would. */
   virtual int64_t Pop(int64_t seq_id, int64_t n) = 0;
+  /*! \brief Takes back every token, however far the kept states reach; checkpoints stay valid. */
+  virtual void Restart(int64_t seq_id) = 0;
   /*! \brief Where Pop would land; throws where it would. */
   virtual RecurrentRollbackTarget PlanPop(int64_t seq_id, int64_t n) const = 0;
   /*!

@@ -39,6 +39,7 @@ void PagedKVCacheImpl::DestroyDiscarded() const {
 void PagedKVCacheImpl::Clear() {
   WithLock([&] {
     table_.Clear();
+    partner_.End();
     transfer_.CancelImport();
   });
 }

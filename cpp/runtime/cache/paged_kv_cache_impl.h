@@ -23,6 +23,7 @@
 #include "runtime/cache/transfer/sequence_transfer.h"
 #include "runtime/support/exclusive_scope.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/step_partner.h"
 
 namespace kvctl {
 
@@ -147,6 +148,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Calls begin(CopyPlan*), which begins step_, and prepares the backend. */
   template <typename F>
   void BeginStep(F&& begin);
+  /*! \brief What a step for sequences will append, -1 tokens for one that does not exist. */
+  StepLengths LengthsOf(std::vector<int64_t> seq_ids, std::vector<int64_t> appended) const;
 
   const PagedKVCacheConfig config_;
   SequenceTable table_;
@@ -155,6 +158,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   ForwardStep step_;
   const std::unique_ptr<CacheBackend> backend_;
   SequenceTransfer transfer_;
+  StepPartner partner_{StepPartner::Kind::kCache};
   CopyPlan copies_;  // of the operation in progress, kept for its memory
   mutable std::atomic<bool> busy_{false};
   mutable std::mutex discarded_mutex_;

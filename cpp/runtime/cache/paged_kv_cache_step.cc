@@ -60,23 +60,53 @@ void PagedKVCacheImpl::BeginStep(F&& begin) {
   });
 }
 
+StepLengths PagedKVCacheImpl::LengthsOf(std::vector<int64_t> seq_ids,
+                                        std::vector<int64_t> appended) const {
+  StepLengths lengths{std::move(seq_ids), std::move(appended), {}};
+  for (int64_t id : lengths.seq_ids) {
+    lengths.before.push_back(table_.Contains(id) ? table_.Get(id).kv_len() : -1);
+  }
+  return lengths;
+}
+
 void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
                                     const tvm::ffi::Optional<Shape>& parents) {
   WithLock([&] {
+    StepLengths lengths =
+        LengthsOf({seq_ids.begin(), seq_ids.end()}, {append_lengths.begin(), append_lengths.end()});
+    if (!table_.in_forward()) partner_.Check(lengths);
     BeginStep([&](CopyPlan* copies) { step_.Begin(seq_ids, append_lengths, parents, copies); });
+    partner_.Begin(std::move(lengths));
   });
 }
 
 void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
-  WithLock([&] { BeginStep([&](CopyPlan* copies) { step_.Begin(requests, copies); }); });
+  WithLock([&] {
+    std::vector<int64_t> ids;
+    std::vector<int64_t> appended;
+    for (const StepRequest& request : requests) {
+      ids.push_back(request.seq_id);
+      appended.push_back(request.append_length);
+    }
+    StepLengths lengths = LengthsOf(std::move(ids), std::move(appended));
+    if (!table_.in_forward()) partner_.Check(lengths);
+    BeginStep([&](CopyPlan* copies) { step_.Begin(requests, copies); });
+    partner_.Begin(std::move(lengths));
+  });
 }
 
 void PagedKVCacheImpl::EndForward() {
-  WithLock([&] { step_.End(); });
+  WithLock([&] {
+    step_.End();
+    partner_.End();
+  });
 }
 
 void PagedKVCacheImpl::AbortForward() {
-  WithLock([&] { Change([&](CopyPlan* copies) { table_.AbortForward(copies); }); });
+  WithLock([&] {
+    Change([&](CopyPlan* copies) { table_.AbortForward(copies); });
+    partner_.End();
+  });
 }
 
 void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,

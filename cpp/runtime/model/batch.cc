@@ -45,11 +45,12 @@ std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<std::vector
 bool CanCut(const StepRequest& request) { return !request.mask && request.parents == nullptr; }
 
 std::vector<std::vector<StepRequest>> CutIntoSteps(const std::vector<StepRequest>& requests,
-                                                   int64_t chunk) {
+                                                   int64_t chunk, bool one_sequence_per_step) {
   std::vector<std::vector<StepRequest>> steps;
   int64_t room = 0;
   for (const StepRequest& request : requests) {
     const int64_t length = request.append_length;
+    if (one_sequence_per_step) room = 0;
     const int64_t piece = CanCut(request) ? std::min(length, chunk) : length;
     for (int64_t begin = 0; begin < length; begin += piece) {
       const int64_t count = std::min(piece, length - begin);

@@ -39,7 +39,7 @@ bool CanCut(const StepRequest& request);
 /*! \brief Spreads requests over steps of at most `chunk` tokens, in order; cuts those that may be.
  */
 std::vector<std::vector<StepRequest>> CutIntoSteps(const std::vector<StepRequest>& requests,
-                                                   int64_t chunk);
+                                                   int64_t chunk, bool one_sequence_per_step);
 
 /*!
  * \brief Checks, before the first of several steps, that the cache has pages for all of them.

@@ -112,7 +112,7 @@ Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
     CheckTokens(seq_ids[i], tokens[i].data(), lengths[i]);
     CheckContext(cache_, state_, context_window_, seq_ids[i], lengths[i]);
   }
-  const bool one_sequence_per_step = !functions_.batch_prefill;
+  const bool one_sequence_per_step = one_sequence_per_step_ || !functions_.batch_prefill;
   const auto steps = CutIntoSteps(tokens, prefill_chunk_size_, one_sequence_per_step);
   auto run = [&](const std::vector<PromptPiece>& pieces) {
     std::vector<StepRequest> requests;
@@ -218,14 +218,16 @@ Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
           " tokens were given");
   }
   CheckBatch(seq_ids, requests.size(), "requests");
-  if (total <= prefill_chunk_size_) return RunAllRows(requests, tokens);
+  const bool one_step = !one_sequence_per_step_ || requests.size() == 1;
+  if (total <= prefill_chunk_size_ && one_step) return RunAllRows(requests, tokens);
 
   CheckFreePages(cache_, seq_ids, lengths);
   return AllOrNothing(cache_, state_, seq_ids, [&] {
     Tensor all =
         Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
     int64_t row = 0;
-    for (const std::vector<StepRequest>& step : CutIntoSteps(requests, prefill_chunk_size_)) {
+    for (const std::vector<StepRequest>& step :
+         CutIntoSteps(requests, prefill_chunk_size_, one_sequence_per_step_)) {
       int64_t rows = 0;
       for (const StepRequest& request : step) rows += request.append_length;
       const Tensor logits = RunAllRows(step, {tokens.begin() + row, tokens.begin() + row + rows});

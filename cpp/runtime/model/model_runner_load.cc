@@ -134,11 +134,17 @@ PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
   return *cache;
 }
 
+/*! \brief What a kvctl library says of its recurrent state; nullopt: another's, for instance MLC's.
+ */
+std::optional<JsonObject> DescribedState(const FunctionTable& functions) {
+  auto ours = FindMember<JsonObject>(functions.metadata(), "kvctl");
+  return ours ? FindMember<JsonObject>(*ours, "recurrent") : std::nullopt;
+}
+
 /*! \brief The recurrent state that a kvctl library describes, or that another one creates. */
 RecurrentState CreateState(const FunctionTable& functions, int64_t max_sequences,
                            const RunnerOptions& options) {
-  auto ours = FindMember<JsonObject>(functions.metadata(), "kvctl");
-  auto described = ours ? FindMember<JsonObject>(*ours, "recurrent") : std::nullopt;
+  const auto described = DescribedState(functions);
   if (described) {
     RecurrentStateConfig config;
     config.num_layers = GetMember<int64_t>(*described, "num_layers", functions.path());
@@ -146,6 +152,7 @@ RecurrentState CreateState(const FunctionTable& functions, int64_t max_sequences
     config.max_history = options.max_history;
     config.max_bytes = options.max_state_bytes;
     config.keep_steps = options.keep_steps;
+    config.gives_steps = FindMember<bool>(*described, "emits_steps").value_or(true);
     for (const ffi::Any& state :
          GetMember<ffi::json::Array>(*described, "states", functions.path())) {
       const auto spec = state.cast<JsonObject>();
@@ -223,7 +230,10 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
         CreateCache(functions, max_sequences, max_total_tokens, runner.prefill_chunk_size_,
                     options.page_size, WindowOf(functions, files.config));
   }
-  if (kind != "kv_cache") runner.state_ = CreateState(functions, max_sequences, options);
+  if (kind != "kv_cache") {
+    runner.state_ = CreateState(functions, max_sequences, options);
+    runner.one_sequence_per_step_ = !DescribedState(functions);
+  }
   runner.params_ = LoadParams(files, ReadParamSpecs(metadata, functions.path()), functions.device(),
                               options.progress);
   return runner;

@@ -47,6 +47,7 @@ RecurrentState CreateForModel(int64_t num_layers, int64_t max_sequences, int64_t
   config.num_layers = num_layers;
   config.max_sequences = max_sequences;
   config.max_history = max_history - 1;
+  config.gives_steps = false;  // TVM's setters take the last state alone
   config.init_values = init_values;
   return RecurrentState::Create(config);
 }

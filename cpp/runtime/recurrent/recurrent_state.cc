@@ -79,7 +79,7 @@ RecurrentConfig TableConfigOf(const RecurrentStateConfig& config) {
 }  // namespace
 
 RecurrentStateImpl::RecurrentStateImpl(const RecurrentStateConfig& config)
-    : config_(Checked(config)), table_(TableConfigOf(config_)) {
+    : config_(Checked(config)), table_(TableConfigOf(config_)), gives_steps_(config_.gives_steps) {
   for (const Tensor& init : config_.init_values) row_bytes_.push_back(TensorBytes(init));
   const int64_t num_states = table_.pool().size();
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
@@ -124,6 +124,7 @@ void RecurrentStateImpl::CopyRows(const Tensor& source, const Tensor& target, si
 void RecurrentStateImpl::Clear() {
   WithLock([&] {
     table_.AbortForward();
+    partner_.End();
     table_.Clear();
   });
 }
@@ -150,6 +151,10 @@ void RecurrentStateImpl::ForkSequence(int64_t parent, int64_t child, int64_t pos
 
 int64_t RecurrentStateImpl::Pop(int64_t seq_id, int64_t n) {
   return WithLock([&] { return table_.PopN(seq_id, n); });
+}
+
+void RecurrentStateImpl::Restart(int64_t seq_id) {
+  WithLock([&] { table_.Restart(seq_id); });
 }
 
 void RecurrentStateImpl::PopN(int64_t seq_id, int32_t n) {
@@ -190,7 +195,7 @@ void RecurrentStateImpl::DropPending(int64_t seq_id) {
 int64_t RecurrentStateImpl::SequenceLength(int64_t seq_id) const {
   return WithLock([&] {
     const RecurrentSequence& sequence = table_.Get(seq_id);
-    return sequence.length() + sequence.num_pending();
+    return sequence.total();
   });
 }
 int64_t RecurrentStateImpl::PendingLength(int64_t seq_id) const {

@@ -16,6 +16,7 @@
 #include "kvctl/recurrent_state.h"
 #include "runtime/support/exclusive_scope.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/step_partner.h"
 
 namespace kvctl {
 
@@ -51,6 +52,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   void SetSteps(int64_t layer_id, int64_t state_id, Tensor data) final;
   int64_t Fork(int64_t parent, int64_t child, int64_t position) final;
   int64_t Pop(int64_t seq_id, int64_t n) final;
+  void Restart(int64_t seq_id) final;
   RecurrentRollbackTarget PlanPop(int64_t seq_id, int64_t n) const final;
   std::vector<int32_t> Commit(const std::vector<int64_t>& seq_ids,
                               const std::vector<std::vector<int32_t>>& kept) final;
@@ -102,6 +104,8 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   void Begin(const std::vector<StepRequest>& requests);
   void CopyRoots(const RecurrentStep& step, int64_t layer_id, int64_t state_id,
                  const Tensor& out) const;
+  /*! \brief Refuses a tree where the model gives no state per token. */
+  void CheckTrees(const std::vector<StepRequest>& requests) const;
   void CopyRows(const Tensor& source, const Tensor& target, size_t row_bytes,
                 const std::vector<RowMove>& moves) const;
   int64_t CheckpointId(const RecurrentCheckpoint& checkpoint) const;
@@ -111,6 +115,8 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   mutable RecurrentTable table_;   // mutable: const calls release discarded checkpoints too
   std::vector<Tensor> storage_;    // [layers * states of a layer] (max_states + 1, ...state shape)
   std::vector<Written> written_;   // [layers * states of a layer]
+  bool gives_steps_;               // whether the model computes a state per token
+  StepPartner partner_{StepPartner::Kind::kState};
   mutable std::atomic<bool> busy_{false};
   mutable std::mutex discarded_mutex_;
   mutable std::vector<int64_t> discarded_;

@@ -1,5 +1,6 @@
 // The step in flight of a RecurrentState: what the model reads and what it leaves.
 #include <algorithm>
+#include <utility>
 
 #include "core/support/narrow.h"
 #include "runtime/recurrent/recurrent_state.h"
@@ -8,8 +9,33 @@
 
 namespace kvctl {
 
+void RecurrentStateImpl::CheckTrees(const std::vector<StepRequest>& requests) const {
+  if (gives_steps_) return;
+  for (const StepRequest& request : requests) {
+    if (request.parents == nullptr || !table_.Contains(request.seq_id)) continue;
+    const int32_t old = table_.Get(request.seq_id).num_pending();
+    for (int32_t row = 1; row < request.append_length; ++row) {
+      if (request.parents[row] == old + row - 1) continue;
+      Throw(ErrorKind::kValue, "begin_forward: the new tokens of sequence ", request.seq_id,
+            " form a tree (node ", old + row, " hangs on ", request.parents[row],
+            "), and the model's recurrent layers give only the state after the last token of a ",
+            "chain; forward a chain, or compile a model that computes a state per token");
+    }
+  }
+}
+
 void RecurrentStateImpl::Begin(const std::vector<StepRequest>& requests) {
+  CheckTrees(requests);
+  StepLengths lengths;
+  for (const StepRequest& request : requests) {
+    const bool there = table_.Contains(request.seq_id);
+    lengths.seq_ids.push_back(request.seq_id);
+    lengths.appended.push_back(request.append_length);
+    lengths.before.push_back(there ? table_.Get(request.seq_id).total() : -1);
+  }
+  if (!table_.in_forward()) partner_.Check(lengths);
   table_.BeginForward(requests);
+  partner_.Begin(std::move(lengths));
   written_.assign(storage_.size(), Written::kNot);
 }
 
@@ -96,11 +122,15 @@ void RecurrentStateImpl::EndForward() {
   WithLock([&] {
     Step("end_forward");
     table_.EndForward(Outcome());
+    partner_.End();
   });
 }
 
 void RecurrentStateImpl::AbortForward() {
-  WithLock([&] { table_.AbortForward(); });
+  WithLock([&] {
+    table_.AbortForward();
+    partner_.End();
+  });
 }
 
 const RecurrentStep& RecurrentStateImpl::Step(const char* operation) const {
@@ -224,6 +254,7 @@ void RecurrentStateImpl::SetSteps(int64_t layer_id, int64_t state_id, Tensor dat
     }
     CopyRows(data, storage, row_bytes_[state_id], moves);
     written_[layer_id * config_.init_values.size() + state_id] = Written::kSteps;
+    gives_steps_ = true;
   });
 }
 

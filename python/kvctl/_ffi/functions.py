@@ -412,6 +412,7 @@ class recurrent:
         "kvctl.recurrent.plan_popn"
     )
     popn: Callable[[RecurrentStateHandle, int, int], int] = _get("kvctl.recurrent.popn")
+    restart: Callable[[RecurrentStateHandle, int], None] = _get("kvctl.recurrent.restart")
     rollback: Callable[[RecurrentStateHandle, int, RecurrentCheckpointHandle], None] = _get(
         "kvctl.recurrent.rollback"
     )

@@ -51,9 +51,12 @@ class RecurrentStep(SequenceStore):
         Raises
         ------
         KeyError, ValueError, IndexError
-            If a sequence does not exist, or lengths or parents do not fit.
+            If a sequence does not exist, lengths or parents do not fit, or there is a tree and the
+            model gives the state after the last token alone.
         kvctl.OutOfPagesError
             If the states that the step keeps do not fit.
+        RuntimeError
+            If the KV cache that is forwarded with this state holds other lengths.
         """
         ids, lengths = list(seq_ids), list(append_lengths)
         many = list(mask) if isinstance(mask, list | tuple) else [mask]
