@@ -14,6 +14,7 @@ import tvm_ffi
 from .._ffi import functions as ffi
 from .._ffi.integers import to_int64, to_shape
 from ..cache.step_arguments import encode_masks, encode_pending
+from ..mask import Mask
 from ..tree import TokenTree, as_trees, encode_trees
 from .replay import ReplayingCache
 
@@ -114,8 +115,9 @@ class ModelForwards:
             If there is no such sequence.
         ValueError
             If a tree is larger than the prefill chunk or goes beyond the model's context window, a
-            token is outside the vocabulary, a sequence has pending nodes already, or a row belongs
-            to no node (:meth:`forward` takes such rows).
+            token is outside the vocabulary, a sequence has pending nodes already, a row belongs to
+            no node (:meth:`forward` takes such rows), or a tree that is no chain meets recurrent
+            layers that give the state after the last token alone.
         kvctl.OutOfPagesError
             If the trees do not fit into the cache's free pages.
         NotImplementedError
@@ -180,7 +182,9 @@ class ModelForwards:
             None if positions is None else _flatten(positions, "positions")[1],
             encode_pending(pending),
         )
-        self._record(seq_ids, lengths, flat)
+        masks: list[Any] = list(mask) if isinstance(mask, list | tuple) else [mask] * len(lengths)
+        special = [positions is not None or not _runs_again(one) for one in masks]
+        self._record(seq_ids, lengths, flat, special)
         return logits
 
     def _check_trees(
@@ -200,12 +204,26 @@ class ModelForwards:
         lengths, flat = _flatten(tokens, "tokens")
         ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
 
-    def _record(self, seq_ids: Sequence[int], lengths: Iterable[int], flat: Iterable[int]) -> None:
+    def _record(
+        self,
+        seq_ids: Sequence[int],
+        lengths: Sequence[int],
+        flat: Iterable[int],
+        special: Sequence[bool] | None = None,
+    ) -> None:
         """Keep the tokens that ran in a cache that may have to run some of them again."""
         if isinstance(self._cache, ReplayingCache):
             rest = iter(flat)
-            for seq_id, length in zip(seq_ids, lengths, strict=True):
-                self._cache.record(seq_id, [next(rest) for _ in range(length)])
+            flags = [False] * len(lengths) if special is None else special
+            for seq_id, length, flag in zip(seq_ids, lengths, flags, strict=True):
+                self._cache.record(seq_id, [next(rest) for _ in range(length)], special=flag)
+
+
+def _runs_again(mask: MaskLike | None) -> bool:
+    """Return whether tokens under a mask, or those of them that stay, are the same as a prompt."""
+    if mask is None or isinstance(mask, TokenTree):
+        return True
+    return mask.tree_parents is not None or mask == Mask.causal()
 
 
 def _flatten(lists: Sequence[npt.ArrayLike], name: str) -> tuple[tvm_ffi.Shape, tvm_ffi.Shape]:

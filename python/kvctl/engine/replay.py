@@ -15,13 +15,33 @@ Append = Callable[[list[int], list[list[int]]], None]
 
 @dataclass
 class _Tokens:
-    """The tokens of one sequence, some of which may have to run again."""
+    """The tokens of one sequence, some of which may have to run again.
+
+    `special` counts the committed tokens up to the last one that ran under a mask or at positions
+    of its own: what has to run again must lie behind it.
+    """
 
     committed: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
+    special: int = 0
+    pending_special: bool = False
 
     def copy(self) -> _Tokens:
-        return _Tokens(list(self.committed), list(self.pending))
+        return _Tokens(list(self.committed), list(self.pending), self.special, self.pending_special)
+
+    def first(self, count: int) -> _Tokens:
+        """Return the first `count` tokens, pending ones counted."""
+        inside = max(count - len(self.committed), 0)
+        tokens = _Tokens(self.committed[:count], self.pending[:inside])
+        tokens.special = min(self.special, len(tokens.committed))
+        tokens.pending_special = self.pending_special and inside > 0
+        return tokens
+
+    def kept(self, path: list[int]) -> _Tokens:
+        """Return the tokens after a commit of `path`."""
+        tokens = _Tokens(self.committed + [self.pending[node] for node in path])
+        tokens.special = len(tokens.committed) if self.pending_special and path else self.special
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -36,9 +56,11 @@ class ReplayingCache:
     """The cache of a :class:`kvctl.ModelRunner` whose model has recurrent layers.
 
     It has the operations of :class:`kvctl.PagedKVCache` on sequences, with the same meaning. If no
-    state is kept at the target of a rollback, it goes back to the last position that has one and
-    runs the tokens in between again, which the runner has recorded. An operation either happens,
-    with its tokens run again, or raises and changes nothing. Only the runner begins forwards.
+    state is kept at the target of a rollback, it goes back to the last position that has one, or to
+    the start if the kept states do not reach so far, and runs the tokens in between again, which
+    the runner has recorded. Tokens that ran under a mask or at positions of their own do not run
+    again. An operation either happens, with its tokens run again, or raises and changes nothing;
+    until it has happened, the pages of both are held. Only the runner begins forwards.
 
     Attributes
     ----------
@@ -84,13 +106,18 @@ class ReplayingCache:
         Raises
         ------
         KeyError, IndexError, ValueError
-            If there is no parent, it is shorter, the child exists, or the history is too short.
+            If there is no parent, it is shorter, the child exists, or tokens cannot run again.
+        kvctl.OutOfPagesError
+            If what has to run again does not fit into the free pages.
         """
-        replay = self.parts.fork_sequence(parent, child, position)
+        if 0 < position < self.state.earliest_position(parent):
+            replay = position
+            self.parts.add_sequence(child)
+        else:
+            replay = self.parts.fork_sequence(parent, child, position)
         tokens = self._tokens[parent].copy()
         if position >= 0:
-            inside = max(position - len(tokens.committed), 0)
-            tokens = _Tokens(tokens.committed[:position], tokens.pending[:inside])
+            tokens = tokens.first(position)
         try:
             self._run_again({child: (tokens, replay)})
         except BaseException:
@@ -120,11 +147,19 @@ class ReplayingCache:
 
     # What was forwarded.
 
-    def record(self, seq_id: int, tokens: Sequence[int]) -> None:
-        """Remember the tokens of a forward that has just ended; the runner calls this."""
+    def record(self, seq_id: int, tokens: Sequence[int], *, special: bool = False) -> None:
+        """Remember the tokens of a forward that has just ended; the runner calls this.
+
+        `special` says that they ran under a mask that is no tree or at positions of their own.
+        """
         known = self._tokens[seq_id]
-        pending = self.parts.pending_length(seq_id) > len(known.pending)
-        (known.pending if pending else known.committed).extend(tokens)
+        if self.parts.pending_length(seq_id) > len(known.pending):
+            known.pending.extend(tokens)
+            known.pending_special |= special
+            return
+        known.committed.extend(tokens)
+        if special:
+            known.special = len(known.committed)
 
     def commit(self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]]) -> None:
         """Commit a path of each sequence's pending region and drop its other nodes.
@@ -140,9 +175,7 @@ class ReplayingCache:
         replay = self.parts.commit(ids, paths)
         targets = {}
         for seq_id, path, again in zip(ids, paths, replay, strict=True):
-            known = self._tokens[seq_id]
-            tokens = known.committed + [known.pending[node] for node in path]
-            targets[seq_id] = (_Tokens(tokens), again)
+            targets[seq_id] = (self._tokens[seq_id].kept(path), again)
         self._run_again_or_return(targets, dict(zip(ids, points, strict=True)))
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
@@ -156,7 +189,8 @@ class ReplayingCache:
         ids = list(self._tokens if seq_ids is None else seq_ids)
         self.parts.abort(ids)
         for seq_id in ids:
-            self._tokens[seq_id].pending.clear()
+            known = self._tokens[seq_id]
+            self._tokens[seq_id] = known.first(len(known.committed))
 
     # Rolling back.
 
@@ -166,16 +200,18 @@ class ReplayingCache:
         Raises
         ------
         KeyError, ValueError
-            If there is no such sequence, it has fewer tokens, or the history is too short.
+            If there is no such sequence, it has fewer tokens, or tokens cannot run again.
+        kvctl.OutOfPagesError
+            If what has to run again does not fit into the free pages.
         """
         point = self.checkpoint(seq_id)
-        again = self.parts.popn(seq_id, n)
-        known = self._tokens[seq_id]
-        kept = len(known.pending) - n
-        if kept >= 0:
-            del known.pending[kept:]
-            return
-        targets = {seq_id: (_Tokens(known.committed[:kept]), again)}
+        kept = self.sequence_length(seq_id) - n
+        if 0 <= kept < self.state.earliest_position(seq_id):
+            again = kept
+            self.parts.restart(seq_id)
+        else:
+            again = self.parts.popn(seq_id, n)
+        targets = {seq_id: (self._tokens[seq_id].first(kept), again)}
         self._run_again_or_return(targets, {seq_id: point})
 
     def checkpoint(self, seq_id: int) -> ReplayCheckpoint:
@@ -207,6 +243,14 @@ class ReplayingCache:
     def _run_again(self, targets: dict[int, tuple[_Tokens, int]]) -> None:
         """Run the last tokens of sequences again, as many as each entry says."""
         again = {seq_id: n for seq_id, (_, n) in targets.items() if n > 0}
+        for seq_id, n in again.items():
+            tokens = targets[seq_id][0]
+            if len(tokens.committed) - n < tokens.special:
+                raise ValueError(
+                    f"the last {n} of the {len(tokens.committed)} tokens to keep in sequence "
+                    f"{seq_id} would have to run again, and the first {tokens.special} cannot: "
+                    "some ran under a mask or at positions of their own; go back to a checkpoint"
+                )
         if again:
             ids = list(again)
             self._append(ids, [targets[seq_id][0].committed[-again[seq_id] :] for seq_id in ids])

@@ -236,6 +236,19 @@ class HybridCache:
         self.cache.popn(seq_id, n + replay)
         return self.state.popn(seq_id, n)
 
+    def restart(self, seq_id: int) -> None:
+        """Take back every token, however far the kept states reach; checkpoints stay valid.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If there is no such sequence, or its window let go of too many tokens.
+        """
+        self._check_pair([seq_id])
+        self._check_no_step("restart")
+        self.cache.popn(seq_id, self.cache.sequence_length(seq_id))
+        self.state.restart(seq_id)
+
     def checkpoint(self, seq_id: int) -> HybridCheckpoint:
         """Return a point that :meth:`rollback` can return to exactly."""
         self._check_pair([seq_id])

@@ -162,6 +162,16 @@ class RecurrentState(RecurrentStep):
         """
         return ffi.recurrent.popn(self._handle, seq_id, n)
 
+    def restart(self, seq_id: int) -> None:
+        """Take back every token, however far the kept states reach; checkpoints stay valid.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        """
+        ffi.recurrent.restart(self._handle, seq_id)
+
     def plan_popn(self, seq_id: int, n: int) -> tuple[int, int, int]:
         """Return the target of :meth:`popn`: length, pending tokens, tokens to run again."""
         length, pending, replay = ffi.recurrent.plan_popn(self._handle, seq_id, n)

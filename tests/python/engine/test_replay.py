@@ -168,8 +168,14 @@ def test_fork_popn_and_rollback_anywhere_near(recurrent_models, kind, mode):
     cache.add_sequence(9)
     runner.prefill([9], [PROMPT[:14]])
     assert states(runner, 0) == states(runner, 9)
-    with pytest.raises(ValueError, match="cannot go back"):
-        cache.popn(0, 9)
+    cache.remove_sequence(9)
+    with pytest.raises(ValueError, match="popn: n must be within"):
+        cache.popn(0, 15)
+    assert cache.sequence_length(0) == 14
+    cache.popn(0, 9)  # further back than the kept states
+    cache.add_sequence(9)
+    runner.prefill([9], [PROMPT[:5]])
+    assert states(runner, 0) == states(runner, 9)
     with pytest.raises(KeyError):
         cache.commit([5], [[]])
     cache.abort([0])
