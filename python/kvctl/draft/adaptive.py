@@ -6,6 +6,11 @@ from collections.abc import Callable, Sequence
 
 from .cost import RoundCost
 
+# Where nothing promises a gain because no round was timed yet, so many rounds try a single node
+# that is as likely right as this.
+_TRIALS = 2
+_TRIAL_RATE = 0.5
+
 
 class AdaptiveLength:
     """Chooses each round how many drafted nodes to verify; none means a plain step.
@@ -17,7 +22,8 @@ class AdaptiveLength:
     Estimates can be wrong, so a bet must also be affordable: what a round would lose if all its
     drafts were rejected may not exceed what earlier rounds gained, plus a small credit that grows
     with each round. However misleading the text, generation therefore never takes longer than
-    plain decoding by more than that credit.
+    plain decoding by more than that credit. Only before anything of more than one row was timed,
+    and where the prefill promised nothing, up to two rounds try one likely node beyond it.
 
     Parameters
     ----------
@@ -53,16 +59,18 @@ class AdaptiveLength:
         """What may be lost at present, in plain steps."""
         return self._purse
 
-    def start(self, measure: Callable[[int], float]) -> None:
-        """Begin a text: an empty purse, and at the first one ever, a calibration of the cost.
+    def start(self, measure: Callable[[int], float] | None = None) -> None:
+        """Begin a text: an empty purse.
 
         Parameters
         ----------
         measure
-            See `RoundCost.calibrate`.
+            Measures costs before the first text ever, in throwaway rounds: see
+            `RoundCost.calibrate`. Without it costs are learnt from the rounds of the text, and
+            from its prefill if `RoundCost.observe_prefill` was told of it.
         """
         self._purse = self._credit
-        if self.max_nodes > 0 and not self.cost.calibrated:
+        if measure is not None and self.max_nodes > 0 and not self.cost.calibrated:
             self.cost.calibrate(measure)
 
     def choose(self, path_rates: Sequence[float], limit: int) -> int:
@@ -84,7 +92,15 @@ class AdaptiveLength:
                 break  # and so would more
             if emitted / cost > best_gain:
                 best, best_gain = count, emitted / cost
+        if best == 0 and self._tries(ordered[:limit] if limit > 0 else []):
+            return 1
         return best
+
+    def _tries(self, ordered: Sequence[float]) -> bool:
+        """Return whether to verify one node only to learn what that costs."""
+        if not self.cost.calibrated or self.cost.timed_rounds >= _TRIALS or self.max_nodes == 0:
+            return False
+        return bool(ordered) and ordered[0] >= _TRIAL_RATE
 
     def observe(self, rows: int, emitted: int, seconds: float) -> None:
         """Learn from a round of ``rows`` rows that emitted tokens and took seconds."""

@@ -18,6 +18,14 @@ _CALIBRATION_WEIGHT = 3  # timings that a calibrated value counts as
 _SCALE_WINDOW = 5
 _SHAPE_WINDOW = 15
 
+# A prefill computes no logits but the last, so a round of as many rows is dearer than it.
+_PREFILL_PESSIMISM = 1.5
+# How much dearer a row is taken to be beyond the measured ones, and what one costs at least.
+_DEARER_BEYOND = 2.0
+_LEAST_SLOPE = 0.03
+# The first timing of a row count has what is made once for it; it raises the estimate no further.
+_FIRST_RISE = 1.25
+
 
 class RoundCost:
     """The cost of a round that forwards a number of rows, in units of a plain step (one row).
@@ -26,8 +34,11 @@ class RoundCost:
     context that grows, moves the scale and leaves the decision alone, which depends on the shape
     only. Both are running medians: a timing that was disturbed says nothing.
 
-    Between measured row counts the shape is interpolated, and it never falls with more rows.
-    Beyond them it is proportional to the rows: nothing promises a gain before it was measured.
+    Between measured row counts the shape is interpolated, and it never falls with more rows. The
+    prefill is such a measurement, of many rows, which every text makes anyway: with the first
+    plain steps it says whether rows are cheap here. Beyond what was measured a row is
+    taken to cost twice as much as the measured ones, or in proportion if that is less; before
+    anything was, in proportion: nothing promises a gain then.
 
     Parameters
     ----------
@@ -40,6 +51,10 @@ class RoundCost:
             raise ValueError(f"max_rows must be positive, got {max_rows}")
         self._samples: dict[int, deque[float]] = {}
         self._recent: deque[float] = deque(maxlen=_SCALE_WINDOW)
+        self._first: set[int] = set()  # row counts timed once
+        self._prefill: tuple[int, float] | None = None  # rows, seconds
+        self._prefill_cost = 0.0
+        self._steps_since_prefill = 0
         self._max_rows = max_rows
         self._shape: list[float] = []
         self._fit()
@@ -48,6 +63,11 @@ class RoundCost:
     def calibrated(self) -> bool:
         """Whether any round was timed yet."""
         return bool(self._recent)
+
+    @property
+    def timed_rounds(self) -> int:
+        """How many timings of more than one row are known; the prefill is not among them."""
+        return sum(map(len, self._samples.values()))
 
     @property
     def seconds_per_step(self) -> float:
@@ -65,14 +85,34 @@ class RoundCost:
             return self._shape[rows]
         return self._shape[-1] * rows / self._max_rows
 
+    def observe_prefill(self, rows: int, seconds: float) -> None:
+        """Learn from a forward of ``rows`` prompt tokens, which only the last had logits of."""
+        if rows > 1:
+            self._prefill = (rows, seconds)
+            self._steps_since_prefill = 0
+
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from a round of ``rows`` rows that took ``seconds``."""
-        self._recent.append(seconds / self(rows))
-        if rows == 1 or rows > self._max_rows:
-            return
+        known = self(rows)
+        self._recent.append(seconds / known)
+        self._steps_since_prefill += 1
+        timed = 1 < rows <= self._max_rows
+        if timed:
+            self._add(rows, seconds / median(self._recent), known)
+        # What the prefill cost in steps is settled by the first few steps behind it.
+        if timed or (self._prefill and self._steps_since_prefill <= _SCALE_WINDOW):
+            self._fit()
+
+    def _add(self, rows: int, cost: float, known: float) -> None:
+        """Add a timing of a row count, in plain steps, to the samples."""
         samples = self._samples.setdefault(rows, deque(maxlen=_SHAPE_WINDOW))
-        samples.append(seconds / median(self._recent))
-        self._fit()
+        if not samples:
+            self._first.add(rows)
+            cost = min(cost, _FIRST_RISE * known)
+        elif rows in self._first:
+            self._first.remove(rows)
+            samples.clear()
+        samples.append(cost)
 
     def calibrate(self, measure: Callable[[int], float]) -> None:
         """Seed the model with a few throwaway rounds of growing size, interleaved.
@@ -105,10 +145,22 @@ class RoundCost:
             [len(self._samples[rows]) for rows in sizes],
         )
         rows, costs = [1, *sizes], [1.0, *(max(value, 1.0) for value in values)]
+        if self._prefill is not None and self._recent:
+            many, seconds = self._prefill
+            if self._steps_since_prefill <= _SCALE_WINDOW:
+                steps = seconds / median(self._recent)
+                self._prefill_cost = min(1.0 + _PREFILL_PESSIMISM * (steps - 1.0), many)
+            if many > rows[-1]:
+                rows.append(many)
+                costs.append(max(self._prefill_cost, costs[-1]))
         counts = np.arange(self._max_rows + 1)
         shape = np.interp(counts, rows, costs)
         beyond = counts > rows[-1]
         shape[beyond] = costs[-1] * counts[beyond] / rows[-1]
+        if len(rows) > 1:
+            slope = max((costs[-1] - 1.0) / (rows[-1] - 1), _LEAST_SLOPE)
+            dearer = costs[-1] + _DEARER_BEYOND * slope * (counts[beyond] - rows[-1])
+            shape[beyond] = np.minimum(shape[beyond], dearer)
         shape[0] = 0.0
         self._shape = shape.tolist()
 

@@ -11,7 +11,9 @@ from ..tree import TokenTree
 class Drafter(Protocol):
     """Guesses how one text goes on; `kvctl.generate` verifies its guesses.
 
-    The calls come in this order: `start` once per text, then `propose` and `observe` in turns.
+    The calls come in this order: `start` once per text, then `propose` and `observe` in turns. A
+    drafter that also has ``observe_prefill(rows: int, seconds: float)`` gets it called before
+    `start`: how long the prompt's forward took, and of how many rows it was.
     """
 
     @property
@@ -28,7 +30,7 @@ class Drafter(Protocol):
             The prompt and the first emitted token.
         measure
             Runs a throwaway round of that many rows (1: a plain step) behind the present context
-            and returns its seconds; for drafters that care about costs.
+            and returns its seconds; for drafters that care about costs. The time counts.
         """
         ...
 
@@ -43,7 +45,9 @@ class Drafter(Protocol):
         Returns
         -------
         TokenTree
-            Its root is the last token of the text. The root alone asks for a plain step.
+            Its root is the last token of the text. The root alone asks for a plain step. A tree
+            with another root, more nodes than the limit or tokens outside the vocabulary is
+            refused, and the generation raises.
         """
         ...
 

@@ -56,11 +56,16 @@ class LookupDrafter:
         return "deterministic"
 
     def start(self, tokens: Sequence[int], measure: Callable[[int], float]) -> None:
-        """Index the prompt; the first text of an adaptive drafter also measures costs."""
+        """Index the prompt. Costs are learnt from the text's own rounds: nothing is measured."""
         self._index = NgramIndex()
         self._index.append(np.asarray(tokens, dtype=np.int32))
         if self.length is None:
-            self.adaptive.start(measure)
+            self.adaptive.start()
+
+    def observe_prefill(self, rows: int, seconds: float) -> None:
+        """Learn from the prefill what many rows cost here."""
+        if self.length is None:
+            self.adaptive.cost.observe_prefill(rows, seconds)
 
     def propose(self, limit: int) -> TokenTree:
         """Draft up to ``limit`` nodes behind the last token of the text."""

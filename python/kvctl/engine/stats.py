@@ -44,13 +44,13 @@ class Statistics:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens behind the prompt's first one, per second of the rounds.
+        """Tokens behind the prompt's first one, per second of the rounds and the drafter's start.
 
         NaN where there were no rounds.
         """
         if self.rounds == 0:
             return float("nan")
-        return (self.new_tokens - 1) / self.decode_seconds
+        return (self.new_tokens - 1) / (self.start_seconds + self.decode_seconds)
 
     @property
     def mean_acceptance_length(self) -> float:

@@ -71,3 +71,34 @@ def test_never_falls_with_more_rows_and_never_below_a_step():
 def test_refuses_nonsense():
     with pytest.raises(ValueError, match="must be positive, got 0"):
         RoundCost(max_rows=0)
+
+
+def test_the_prefill_and_the_first_steps_say_what_rows_cost():
+    cost = RoundCost(max_rows=17)
+    cost.observe_prefill(101, 0.06)
+    assert cost(17) == 17.0  # nothing is known of a step yet
+    for seconds in (0.05, 0.02, 0.02, 0.02, 0.02):  # the first one made what is made once
+        cost.observe(1, seconds)
+    assert cost(17) == pytest.approx(1 + 1.5 * 2.0 * 16 / 100)
+    settled = cost.shape
+    for _ in range(20):
+        cost.observe(1, 0.04)  # a machine that slows down, long after the prefill
+    assert cost.shape == settled
+
+
+def test_a_prefill_that_cost_as_much_as_its_tokens_promises_nothing():
+    cost = RoundCost(max_rows=17)
+    cost.observe_prefill(50, 50 * 0.2)
+    cost.observe(1, 0.2)
+    assert [cost(n) for n in (2, 9, 17)] == pytest.approx([2.0, 9.0, 17.0])
+
+
+def test_the_first_timing_of_a_row_count_is_not_believed_alone():
+    cost = RoundCost(max_rows=17)
+    cost.observe_prefill(101, 0.06)
+    cost.observe(1, 0.02)
+    before = cost(9)
+    cost.observe(9, 0.5)  # something was made once
+    assert cost(9) <= 1.25 * before + 1e-9
+    cost.observe(9, 0.03)
+    assert cost(9) == pytest.approx(1.5, rel=0.2)

@@ -174,3 +174,33 @@ def test_index_takes_integers_of_one_dimension():
     assert index.longest() == (1, 1)
     index.truncate(2)
     assert len(index) == 2 and index.longest() == (0, 0)
+
+
+@pytest.mark.parametrize("prompt", [4, 80])
+def test_the_start_measures_nothing_and_a_slow_library_loses_two_steps_at_most(prompt):
+    """Where rows cost as much as steps, nothing is to be gained, and next to nothing is lost."""
+
+    def slow(rows):
+        return 0.2 * rows
+
+    text = [token for i in range(80) for token in (1, 2, 3, 4, 100 + i % 7)]
+    drafter = LookupDrafter()
+    drafter.observe_prefill(prompt, slow(prompt))
+    start = drafter.start
+    drafter.start = lambda tokens, _: start(tokens, lambda rows: pytest.fail("measured"))
+    steps = len(text) - prompt - 1
+    assert steps / follow(drafter, text[:prompt], text[prompt:], slow) <= steps + 2.5
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("machine", [avx512, eight_cost_one_and_a_half])
+def test_a_first_text_that_copies_is_fast_from_the_start(machine, told):
+    gains = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        text = markov(160, rng)
+        drafter = LookupDrafter()
+        if told:
+            drafter.observe_prefill(len(text), machine(16) * len(text) / 16)
+        gains.append(follow(drafter, text, edited(text, rng, 25), machine))
+    assert min(gains) >= 2.5

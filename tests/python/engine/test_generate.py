@@ -248,3 +248,32 @@ def test_models_with_recurrent_layers(recurrent_models, kind):
     generation = generate(runner, prompt, max_new_tokens=40, drafter=drafter)
     assert generation.tokens == expected.tokens
     assert sum(generation.statistics.accepted) > 0
+
+
+def test_the_first_text_starts_without_a_throwaway_round():
+    runner = FakeRunner(tokens_after=lambda context: (context[-1] + 1) % 17)
+    plain = generate(runner, PROMPT, max_new_tokens=100)
+    runner.forwards.clear()
+    drafter, emitted = LookupDrafter(), []
+    fast = generate(
+        runner,
+        PROMPT,
+        max_new_tokens=100,
+        drafter=drafter,
+        on_tokens=lambda tokens: emitted.append(len(runner.forwards)),
+    )
+    assert fast.tokens == plain.tokens
+    assert emitted == [*range(1, len(emitted) + 1)]  # every forward emitted
+    assert len(runner.forwards) == 1 + fast.statistics.rounds
+
+
+def test_a_drafter_hears_of_the_prefill_if_it_listens():
+    heard = []
+
+    class Listens(Oracle):
+        def observe_prefill(self, rows, seconds):
+            heard.append((rows, seconds > 0))
+
+    runner = FakeRunner(chunk=4)
+    generate(runner, PROMPT, max_new_tokens=5, drafter=Listens(plain_tokens(FakeRunner())))
+    assert heard == [(4, True)]
