@@ -42,14 +42,14 @@ def room_for(
         context = int(runner.metadata.get("context_window_size") or -1)
         sizes = {"context": context} if context > 0 else {}
         sizes["cache"] = runner.cache.num_available_tokens
-        places = {"context": "the model's context window", "cache": "the cache"}
         for reason in ("context", "cache"):
             if reason not in sizes:
                 continue
             if len(prompt) > sizes[reason]:
+                why = f": the model's context window is {context}" if reason == "context" else ""
                 raise ValueError(
                     f"the prompt has {len(prompt)} tokens; there is room for {sizes[reason]} in "
-                    f"{places[reason]}"
+                    f"the cache{why}"
                 )
             # The last token of the text is never forwarded, so it needs no room.
             limits.append((sizes[reason] - len(prompt) + 1, reason))
