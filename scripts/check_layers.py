@@ -20,6 +20,7 @@ from pathlib import Path
 PYTHON = {
     "_core": "",
     "_ffi": "",
+    "checking": "_ffi",
     "mask": "_core _ffi",
     "tree": "_core _ffi mask",
     "cache": "_ffi mask tree",
@@ -38,6 +39,7 @@ WITHOUT_TVM = {
     f"kvctl/{name}.h"
     for name in (
         "api",
+        "checking",
         "dtype",
         "error",
         "mask",

@@ -12,6 +12,7 @@ from .cache.install import install, installed, uninstall
 from .cache.observe import AttentionMass
 from .cache.paged_kv_cache import PagedKVCache
 from .cache.rope import Rope
+from .checking import checking
 from .engine.function_table import FunctionTable
 from .engine.generate import generate
 from .engine.generation import Generation
@@ -39,6 +40,7 @@ __all__ = [
     "TokenTree",
     "Verification",
     "__version__",
+    "checking",
     "cmake_dir",
     "draft",
     "generate",

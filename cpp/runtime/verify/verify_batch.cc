@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "kvctl/checking.h"
 #include "kvctl/error.h"
+#include "runtime/verify/logits_check.h"
 #include "runtime/verify/verify_checks.h"
 
 namespace kvctl {
@@ -138,6 +140,7 @@ std::vector<VerifyItem> MakeItems(BatchArrays* arrays) {
     node += tree.size;
     row += tree.num_rows;
   }
+  if (Checking()) CheckLogits(*arrays, items);
   return items;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/verify/enumerate.h"
 #include "kernels/sampling.h"
+#include "kvctl/checking.h"
 #include "kvctl/error.h"
 #include "runtime/support/device.h"
 #include "runtime/support/tensor_view.h"
@@ -194,7 +195,8 @@ bool Decide(const VerifyRequestObj& request, const RowTensors& tensors, CudaVeri
             const Tensor& out, const MaybeTensor& out_log_probs) {
   const bool plain =
       !request.probabilities && !tensors.draft_ids.has_value() && !tensors.bitmask.has_value();
-  if (cuda != nullptr && !plain) return false;
+  // Logits are checked on the host.
+  if (cuda != nullptr && (!plain || Checking())) return false;
   BatchArrays arrays = ArraysOf(request, tensors);
   std::vector<VerifyItem> items = MakeItems(&arrays);
   const auto size = static_cast<int64_t>(items.size());

@@ -329,6 +329,13 @@ class cache:
     uninstall: Callable[[], None] = _get("kvctl.cache.uninstall")
 
 
+class checking:
+    """``kvctl.checking.*``."""
+
+    get: Callable[[], bool] = _get("kvctl.checking.get")
+    set: Callable[[bool], bool] = _get("kvctl.checking.set")
+
+
 class model:
     """``kvctl.model.*``."""
 

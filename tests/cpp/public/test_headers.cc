@@ -1,6 +1,7 @@
 // The headers that a program without TVM includes compile without TVM's include path.
 #include "check.h"
 #include "kvctl/api.h"
+#include "kvctl/checking.h"
 #include "kvctl/dtype.h"
 #include "kvctl/error.h"
 #include "kvctl/mask.h"
@@ -18,4 +19,6 @@ TEST(HeadersNeedNoTvm) {
   EXPECT_EQ(std::string(kvctl::RuleName(kvctl::Rule::kBestOfK)), "best_of_k");
   EXPECT_EQ(std::string(kvctl::DrawnName(kvctl::Drawn::kCoupled)), "coupled");
   EXPECT(kvctl::Mask::Causal().tree_parents() == nullptr);
+  EXPECT(!kvctl::SetChecking(true));
+  EXPECT(kvctl::Checking() && kvctl::SetChecking(false));
 }

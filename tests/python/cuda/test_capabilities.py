@@ -102,6 +102,11 @@ def page_group_import(device):
     builtin(cache, "prepare_import", 0, builtin(cache, "get_checkpoint_metadata", 0))
 
 
+def written_check(device):
+    with kvctl.checking():
+        filled(device)
+
+
 USES = [
     inline_rope,
     page_selector,
@@ -111,6 +116,7 @@ USES = [
     rerotated_eviction,
     page_group_export,
     page_group_import,
+    written_check,
 ]
 
 

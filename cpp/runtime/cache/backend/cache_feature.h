@@ -22,6 +22,7 @@ enum class CacheFeature {
   kRerotatedEviction,
   kPageGroupExport,
   kPageGroupImport,
+  kWrittenCheck,
   kMLA,
   kLinearAttention,
   kDisaggregatedPrefill,

@@ -45,6 +45,8 @@ class CpuCacheBackend final : public CacheBackend {
     for (const Tensor& keys : plain_keys_) f(plain_key_shape_, DataPointer(keys.operator->()));
   }
   void Append(ForwardStep* step, int32_t layer, const QKVRows& rows);
+  /*! \brief Checks what Append wrote; see kvctl/checking.h. */
+  void CheckAppended(const ForwardStep& step, int32_t layer, const QKVRows& rows) const;
   /*! \brief Adds the runs over keys in the layer's pages: one, and one for renumbered sinks. */
   void AddPages(ForwardStep* step, int32_t layer, const QKVRows& rows, StepKeys keys);
   /*! \brief Adds the runs over the new keys, whose K and V are in `rows`. */

@@ -3,7 +3,9 @@
 
 #include "kernels/convert_row.h"
 #include "kernels/merge_attention.h"
+#include "kvctl/checking.h"
 #include "runtime/cache/backend/cpu_cache_backend.h"
+#include "runtime/cache/backend/written_check.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
@@ -33,7 +35,19 @@ void CpuCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
 void CpuCacheBackend::Append(ForwardStep* step, int32_t layer, const QKVRows& rows) {
   const StepPlan& plan = step->plan();
   WriteSlots(layer, plan.slots, rows.k, rows.v, plain_keys_.empty() ? KVRows{} : rows.plain_k);
+  if (Checking()) CheckAppended(*step, layer, rows);
   step->MarkWritten(layer);
+}
+
+void CpuCacheBackend::CheckAppended(const ForwardStep& step, int32_t layer,
+                                    const QKVRows& rows) const {
+  const int64_t layer_id = config_.first_layer + layer;
+  const std::vector<int32_t>& slots = step.plan().slots;
+  CheckWritten(step, {layer_id, page_shape_, DataPointer(pages_[layer].operator->()), slots, rows.k,
+                      rows.v});
+  if (plain_keys_.empty()) return;
+  CheckWritten(step, {layer_id, plain_key_shape_, DataPointer(plain_keys_[layer].operator->()),
+                      slots, rows.plain_k, KVRows{}});
 }
 
 void CpuCacheBackend::AddPages(ForwardStep* step, int32_t layer, const QKVRows& rows,

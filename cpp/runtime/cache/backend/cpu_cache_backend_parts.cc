@@ -4,7 +4,9 @@
 #include <numeric>
 
 #include "kernels/merge_attention.h"
+#include "kvctl/checking.h"
 #include "runtime/cache/backend/cpu_cache_backend.h"
+#include "runtime/cache/backend/written_check.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
@@ -81,6 +83,10 @@ void CpuCacheBackend::AddNewRows(ForwardStep* step, int32_t layer, const QKVRows
   std::iota(slots.begin(), slots.end(), 0);
   WriteSlotsCpu(shape, DataPointer(new_kv_.operator->()), slots.data(), plan.num_query_tokens(),
                 rows.k, rows.v);
+  if (Checking()) {
+    CheckWritten(*step, {config_.first_layer + layer, shape, DataPointer(new_kv_.operator->()),
+                         slots, rows.k, rows.v});
+  }
   const size_t first = runs_.size();
   AddPages(step, layer, rows, StepKeys::kNew);
   for (size_t run = first; run < runs_.size(); ++run) {

@@ -1,5 +1,6 @@
 #include "runtime/cache/backend/cuda_cache_backend.h"
 
+#include "kvctl/checking.h"
 #include "kvctl/error.h"
 #include "runtime/support/tensor_view.h"
 
@@ -30,6 +31,7 @@ CudaCacheBackend::CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator*
 
 void CudaCacheBackend::BeginStep(ForwardStep* step) {
   if (step->has_sinks()) Require(CacheFeature::kRenumberedSinks);
+  if (Checking()) Require(CacheFeature::kWrittenCheck);
   rotator_.FillStepTable(step->plan());
   const RopeTable* table = rotator_.step_table();
   kernels_->BeginStep(
