@@ -106,7 +106,7 @@ class AttentionBlock {
     const int32_t key = cursor.first_key + c;
     if (cursor.any >> c & 1) {
       const int32_t page =
-          PlanPart<int32_t>(params_.plan, sequence_.pages)[key / params_.page.page_size];
+          PlanPart<int32_t>(params_.plan, sequence_.page_table)[key / params_.page.page_size];
       if (page >= 0) {
         const int32_t slot = page * params_.page.page_size + key % params_.page.page_size;
         offset = SlotOffset(params_.page, slot, 0, item_.kv_head);

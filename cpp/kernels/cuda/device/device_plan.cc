@@ -176,7 +176,7 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
                     -1,
                     -1};
     const int32_t pages = (from.kv_len() + shape_.page_size - 1) / shape_.page_size;
-    to.pages = Append(from.pages, pages);
+    to.page_table = Append(from.pages, pages);
     if (from.depths != nullptr) to.depths = Append(from.depths, from.num_pending);
     if (from.committed_positions != nullptr) {
       to.committed_positions = Append(from.committed_positions, from.num_committed);

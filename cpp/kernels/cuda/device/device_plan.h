@@ -41,7 +41,7 @@ struct PlanHeader {
 /*! \brief SequencePlan; arrays as byte offsets from the header, -1 for none. */
 struct PlanSequence {
   int32_t query_begin, num_query_tokens, num_committed, kv_len, next_position;
-  int32_t pages, depths, committed_positions;
+  int32_t page_table, depths, committed_positions;
 };
 
 /*! \brief MaskSpan. */
