@@ -80,7 +80,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def_rw("request_ids", &DraftRequestObj::request_ids)
       .def_rw("root_positions", &DraftRequestObj::root_positions)
       .def_rw("first_nodes", &DraftRequestObj::first_nodes)
-      .def_rw("depths", &DraftRequestObj::depths);
+      .def_rw("depths", &DraftRequestObj::depths)
+      .def_rw("bitmask", &DraftRequestObj::bitmask);
   refl::GlobalDef()
       .def("kvctl.verify.new_sampling", Guarded(NewSampling), "Sampling parameters, by default")
       .def("kvctl.verify.new_request", Guarded(NewRequest), "An empty request for run")
@@ -89,6 +90,10 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.verify.drawn", Guarded(DrawnNames),
            "The names of the ways in which tokens are drawn, by index")
       .def("kvctl.verify.run", Guarded(RunVerify), "Accept or reject the drafted trees of a batch")
+      .def("kvctl.verify.run_each", Guarded(RunVerifyEach),
+           "The same; returns why a sequence could not be decided, and decides the others")
+      .def("kvctl.verify.target_probs", Guarded(TargetProbsBatch),
+           "The target's distribution after each node")
       .def("kvctl.verify.draft", Guarded(RunDraft),
            "Draw tokens, with the distribution they were drawn from")
       .def("kvctl.verify.enumerate", Guarded(EnumerateBatch),

@@ -21,7 +21,7 @@ from .mask import Mask
 from .recurrent.hybrid_cache import HybridCache
 from .recurrent.state import RecurrentState
 from .tree import TokenTree
-from .verification import Sampling, Verification, sample, verify
+from .verification import Sampling, Verification, sample, target_probs, verify
 
 __version__ = libraries.build_info()["kvctl"]
 
@@ -47,6 +47,7 @@ __all__ = [
     "install",
     "installed",
     "sample",
+    "target_probs",
     "text",
     "uninstall",
     "verify",

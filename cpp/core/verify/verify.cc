@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kvctl/error.h"
+
 namespace kvctl {
 namespace {
 
@@ -42,6 +44,22 @@ double Cost(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items)
   return nanoseconds;
 }
 
+// Decides a sequence. One that cannot be decided emits nothing and keeps its root, where the caller
+// wants to know of it and not to stop.
+void VerifyOrReport(Rule rule, TreeVerifier* verifier, VerifyItem* item) {
+  if (item->error == nullptr) return VerifyOne(rule, verifier, item);
+  item->error->clear();
+  try {
+    VerifyOne(rule, verifier, item);
+  } catch (const Error& error) {
+    *item->error = error.what();
+    item->num_nodes = item->num_tokens = 0;
+    item->bonus = -1;
+    item->finished = false;
+    if (item->kept != nullptr) item->kept[0] = item->input.rows[0];
+  }
+}
+
 }  // namespace
 
 void WriteOutcome(const Outcome& outcome, VerifyItem* item) {
@@ -72,7 +90,7 @@ void VerifyItems(Rule rule, int32_t vocab_size, const ShareItems& share_items,
                         Cost(rule, vocab_size, *items), "sequence"};
   share_items(batch, [&](const VocabContext& vocab, const std::function<int64_t()>& next) {
     TreeVerifier verifier(vocab);
-    for (int64_t i = next(); i >= 0; i = next()) VerifyOne(rule, &verifier, &(*items)[i]);
+    for (int64_t i = next(); i >= 0; i = next()) VerifyOrReport(rule, &verifier, &(*items)[i]);
   });
 }
 

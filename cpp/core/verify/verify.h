@@ -6,6 +6,7 @@
 #define KVCTL_CORE_VERIFY_VERIFY_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/verify/rules.h"
@@ -27,7 +28,8 @@ struct VerifyItem {
   int32_t num_nodes;   //!< out
   int32_t num_tokens;  //!< out
   int32_t bonus;       //!< out: the last emitted token, or -1 if the sequence is finished
-  bool finished;       //!< out: a stop token was emitted, and the tokens after it were dropped
+  std::string* error = nullptr;  //!< out: why it could not be decided, else empty; nullptr: thrown
+  bool finished;  //!< out: a stop token was emitted, and the tokens after it were dropped
 };
 
 /*! \brief Writes a rule's decision to the outputs of an item, except log_probs. The path and the

@@ -153,6 +153,8 @@ struct DraftBatch {
   std::vector<int64_t> root_positions;
   std::vector<int64_t> first_nodes;  //!< [R] index in its tree of the first token drawn; empty: 1
   std::vector<int64_t> depths;       //!< [R] depth of the tokens drawn; empty: first_nodes
+  /*! \brief [R, ceil(vocab_size / 32)] bit i of word j allows token 32 j + i; or nullptr. */
+  const uint32_t* bitmask = nullptr;
 };
 
 /*! \brief Drawn siblings, and the distributions that they were drawn from. */

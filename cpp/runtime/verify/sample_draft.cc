@@ -41,6 +41,8 @@ DraftItem MakeItem(const DraftBatch& batch, int64_t row) {
   DraftItem item{};
   item.row.values = static_cast<const char*>(batch.logits) + row * stride * DTypeSize(batch.dtype);
   item.row.type = batch.dtype;
+  if (batch.bitmask != nullptr)
+    item.row.bitmask = batch.bitmask + row * ((batch.vocab_size + 31) / 32);
   item.sampling =
       batch.sampling.empty() ? &kSoftmax : &batch.sampling[batch.sampling.size() == 1 ? 0 : row];
   item.stream = {batch.seed, static_cast<uint64_t>(entry(batch.request_ids, 0))};

@@ -144,21 +144,21 @@ std::vector<VerifyItem> MakeItems(BatchArrays* arrays) {
   return items;
 }
 
-void SetBitmask(const uint32_t* rows, int64_t num_nodes, int64_t width, BatchArrays* arrays) {
-  const int64_t words = (arrays->vocab_size + 31) / 32;
-  arrays->bitmask = rows;
-  if (width == words) return;
-  arrays->fitted_bitmask.assign(num_nodes * words, 0);
-  for (int64_t node = 0; node < num_nodes; ++node) {
-    const uint32_t* row = rows + node * width;
+const uint32_t* FitBitmask(const uint32_t* rows, int64_t num_rows, int64_t width,
+                           int64_t vocab_size, std::vector<uint32_t>* fitted) {
+  const int64_t words = (vocab_size + 31) / 32;
+  if (width == words) return rows;
+  fitted->assign(num_rows * words, 0);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const uint32_t* row = rows + i * width;
     for (int64_t word = words; word < width; ++word) {
       if (row[word] == 0) continue;
-      Throw(ErrorKind::kValue, "bitmask row ", node, " allows tokens in word ", word, ", but the ",
-            arrays->vocab_size, " logits of a row take ", words, " words");
+      Throw(ErrorKind::kValue, "bitmask row ", i, " allows tokens in word ", word, ", but the ",
+            vocab_size, " logits of a row take ", words, " words");
     }
-    std::copy(row, row + std::min(width, words), arrays->fitted_bitmask.data() + node * words);
+    std::copy(row, row + std::min(width, words), fitted->data() + i * words);
   }
-  arrays->bitmask = arrays->fitted_bitmask.data();
+  return fitted->data();
 }
 
 void SetOutputs(const OutputArrays& outputs, std::vector<VerifyItem>* items) {

@@ -69,14 +69,17 @@ int64_t NumNodes(const std::vector<TreeView>& trees);
 std::vector<VerifyItem> MakeItems(BatchArrays* arrays);
 
 /*!
- * \brief Sets the bitmask of a batch, which may be as wide as the tokenizer's vocabulary.
+ * \brief A bitmask as wide as the logits, of one that may be as wide as the tokenizer's vocabulary.
  *
  * The tokens that a narrower one does not reach are forbidden.
  *
- * \param rows [num_nodes, width] the caller's, which must stay as they are.
+ * \param rows [num_rows, width] the caller's.
+ * \param fitted storage for the result where it is not `rows`.
+ * \return [num_rows, ceil(vocab_size / 32)]
  * \throws Error kValue if a word behind the vocabulary of the logits has a bit set.
  */
-void SetBitmask(const uint32_t* rows, int64_t num_nodes, int64_t width, BatchArrays* arrays);
+const uint32_t* FitBitmask(const uint32_t* rows, int64_t num_rows, int64_t width,
+                           int64_t vocab_size, std::vector<uint32_t>* fitted);
 
 /*! \brief The outputs of a call; each is [N], a sequence's part begins where its nodes do. */
 struct OutputArrays {

@@ -5,12 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "core/verify/enumerate.h"
 #include "kernels/sampling.h"
 #include "kvctl/checking.h"
 #include "kvctl/error.h"
 #include "runtime/support/device.h"
 #include "runtime/support/tensor_view.h"
+#include "runtime/verify/request_arrays.h"
 #include "runtime/verify/sample_draft.h"
 #include "runtime/verify/verify_batch.h"
 #include "runtime/verify/verify_checks.h"
@@ -20,12 +20,6 @@ namespace {
 
 namespace ffi = tvm::ffi;
 using tvm::runtime::Tensor;
-
-/*! \brief The tensors of a request that may lie on the device of the logits. */
-struct RowTensors {
-  Tensor logits;
-  MaybeTensor draft_probs, draft_ids, bitmask;
-};
 
 Tensor Given(const MaybeTensor& tensor, const char* what) {
   if (!tensor.has_value()) Throw(ErrorKind::kType, what, " must be given");
@@ -134,6 +128,27 @@ void SetHistory(const VerifyRequestObj& request, BatchArrays* arrays) {
   }
 }
 
+/*! \brief A contiguous copy of a tensor on the host; the tensor itself if it lies there. */
+Tensor OnHost(const Tensor& tensor, CudaVerify* cuda) {
+  if (!IsCuda(tensor->device)) return tensor;
+  if (!tensor.IsContiguous()) {
+    Throw(ErrorKind::kValue, "logits and draft_probs must be contiguous");
+  }
+  const Tensor copy = Tensor::Empty(ffi::Shape(tensor.shape()), tensor->dtype, kHostDevice);
+  cuda->CopyToHost(copy->data, DataPointer(tensor.operator->()),
+                   ffi::GetDataSize(*copy.operator->()), CurrentStream(tensor->device));
+  return copy;
+}
+
+const uint32_t* FittedBitmask(const Tensor& bitmask, int64_t n, int64_t vocab_size,
+                              std::vector<uint32_t>* fitted) {
+  const auto* rows = TensorData<const int32_t>(bitmask, "bitmask", {n, kAnyExtent});
+  return FitBitmask(reinterpret_cast<const uint32_t*>(rows), n, bitmask->shape[1], vocab_size,
+                    fitted);
+}
+
+}  // namespace
+
 BatchArrays ArraysOf(const VerifyRequestObj& request, const RowTensors& tensors) {
   BatchArrays arrays;
   arrays.rule = static_cast<Rule>(InRange(request.rule, 0, kNumRules - 1, "rule"));
@@ -163,10 +178,8 @@ BatchArrays ArraysOf(const VerifyRequestObj& request, const RowTensors& tensors)
   arrays.root_positions = DataOrNull<int64_t>(request.root_positions, "root_positions", size);
   SetHistory(request, &arrays);
   if (tensors.bitmask.has_value()) {
-    const auto* rows =
-        TensorData<const int32_t>(*tensors.bitmask, "bitmask", {num_nodes, kAnyExtent});
-    SetBitmask(reinterpret_cast<const uint32_t*>(rows), num_nodes, (*tensors.bitmask)->shape[1],
-               &arrays);
+    arrays.bitmask =
+        FittedBitmask(*tensors.bitmask, num_nodes, arrays.vocab_size, &arrays.fitted_bitmask);
   }
   arrays.epsilon = request.epsilon;
   arrays.delta = request.delta;
@@ -177,22 +190,23 @@ RowTensors RowTensorsOf(const VerifyRequestObj& request) {
   return {Given(request.logits, "logits"), request.draft_probs, request.draft_ids, request.bitmask};
 }
 
-/*! \brief A contiguous copy of a tensor on the host; the tensor itself if it lies there. */
-Tensor OnHost(const Tensor& tensor, CudaVerify* cuda) {
-  if (!IsCuda(tensor->device)) return tensor;
-  if (!tensor.IsContiguous()) {
-    Throw(ErrorKind::kValue, "logits and draft_probs must be contiguous");
+void MoveToHost(RowTensors* tensors) {
+  if (IsCpu(tensors->logits->device)) return;
+  CudaVerify* cuda = &VerifierOf(tensors->logits->device);
+  tensors->logits = OnHost(tensors->logits, cuda);
+  for (MaybeTensor* tensor : {&tensors->draft_probs, &tensors->draft_ids, &tensors->bitmask}) {
+    if (tensor->has_value()) *tensor = OnHost(**tensor, cuda);
   }
-  const Tensor copy = Tensor::Empty(ffi::Shape(tensor.shape()), tensor->dtype, kHostDevice);
-  cuda->CopyToHost(copy->data, DataPointer(tensor.operator->()),
-                   ffi::GetDataSize(*copy.operator->()), CurrentStream(tensor->device));
-  return copy;
 }
 
-/*! \brief Decides on the CPU, or with `cuda` on the device of the logits.
- *  \return false if the device's kernels do not know the call. */
-bool Decide(const VerifyRequestObj& request, const RowTensors& tensors, CudaVerify* cuda,
-            const Tensor& out, const MaybeTensor& out_log_probs) {
+/*!
+ * \brief Decides on the CPU, or with `cuda` on the device of the logits.
+ * \param errors out, one for each sequence; nullptr: thrown.
+ * \return false if the device's kernels do not know the call.
+ */
+static bool Decide(const VerifyRequestObj& request, const RowTensors& tensors, CudaVerify* cuda,
+                   const Tensor& out, const MaybeTensor& out_log_probs,
+                   std::vector<std::string>* errors) {
   const bool plain =
       !request.probabilities && !tensors.draft_ids.has_value() && !tensors.bitmask.has_value();
   // Logits are checked on the host.
@@ -205,6 +219,10 @@ bool Decide(const VerifyRequestObj& request, const RowTensors& tensors, CudaVeri
   double* log_probs = out_log_probs.has_value()
                           ? TensorData<double>(*out_log_probs, "out_log_probs", {n})
                           : nullptr;
+  if (errors != nullptr) {
+    errors->assign(size, "");
+    for (int64_t b = 0; b < size; ++b) items[b].error = &(*errors)[b];
+  }
   SetOutputs({nodes, nodes + n, nodes + 2 * n, log_probs}, &items);
   const auto vocab_size = static_cast<int32_t>(arrays.vocab_size);
   if (cuda == nullptr) {
@@ -223,46 +241,32 @@ bool Decide(const VerifyRequestObj& request, const RowTensors& tensors, CudaVeri
   return true;
 }
 
-}  // namespace
+static void Run(const VerifyRequestObj& request, const Tensor& out,
+                const MaybeTensor& out_log_probs, std::vector<std::string>* errors) {
+  RowTensors tensors = RowTensorsOf(request);
+  if (!IsCpu(tensors.logits->device)) {
+    CudaVerify* cuda = &VerifierOf(tensors.logits->device);
+    try {
+      if (Decide(request, tensors, cuda, out, out_log_probs, errors)) return;
+    } catch (const Error&) {
+      if (errors == nullptr) throw;  // otherwise the host says which sequence it was
+    }
+    MoveToHost(&tensors);
+  }
+  Decide(request, tensors, nullptr, out, out_log_probs, errors);
+}
 
 void RunVerify(const VerifyRequest& request, const Tensor& out, const MaybeTensor& out_log_probs) {
-  RowTensors tensors = RowTensorsOf(*request.get());
-  if (IsCpu(tensors.logits->device)) {
-    Decide(*request.get(), tensors, nullptr, out, out_log_probs);
-    return;
-  }
-  CudaVerify* cuda = &VerifierOf(tensors.logits->device);
-  if (Decide(*request.get(), tensors, cuda, out, out_log_probs)) return;
-  tensors.logits = OnHost(tensors.logits, cuda);
-  for (MaybeTensor* tensor : {&tensors.draft_probs, &tensors.draft_ids, &tensors.bitmask}) {
-    if (tensor->has_value()) *tensor = OnHost(**tensor, cuda);
-  }
-  Decide(*request.get(), tensors, nullptr, out, out_log_probs);
+  Run(*request.get(), out, out_log_probs, nullptr);
 }
 
-ffi::Bytes EnumerateBatch(const VerifyRequest& request, bool check) {
-  BatchArrays arrays = ArraysOf(*request.get(), RowTensorsOf(*request.get()));
-  const VocabContext vocab(static_cast<int32_t>(arrays.vocab_size));
-  const std::vector<VerifyItem> items = MakeItems(&arrays);
-  std::vector<double> outcomes;
-  for (size_t b = 0; b < items.size(); ++b) {
-    for (const auto& [p, outcome] : Enumerate(arrays.rule, vocab, items[b].input, check)) {
-      outcomes.insert(outcomes.end(), {static_cast<double>(b), static_cast<double>(outcome.node),
-                                       static_cast<double>(outcome.bonus), p});
-    }
-  }
-  return ffi::Bytes(reinterpret_cast<const char*>(outcomes.data()),
-                    outcomes.size() * sizeof(double));
-}
-
-void LastAcceptedBatch(const VerifyRequest& request, bool check, const Tensor& out) {
-  BatchArrays arrays = ArraysOf(*request.get(), RowTensorsOf(*request.get()));
-  auto* probabilities = TensorData<double>(out, "out", {NumNodes(arrays.trees)});
-  const VocabContext vocab(static_cast<int32_t>(arrays.vocab_size), CpuVocabOps());
-  for (const VerifyItem& item : MakeItems(&arrays)) {
-    const std::vector<double> last = LastAccepted(arrays.rule, vocab, item.input, check);
-    probabilities = std::copy(last.begin(), last.end(), probabilities);
-  }
+ffi::Array<ffi::String> RunVerifyEach(const VerifyRequest& request, const Tensor& out,
+                                      const MaybeTensor& out_log_probs) {
+  std::vector<std::string> errors;
+  Run(*request.get(), out, out_log_probs, &errors);
+  ffi::Array<ffi::String> texts;
+  for (const std::string& error : errors) texts.push_back(error);
+  return texts;
 }
 
 void RunDraft(const DraftRequest& request, const Tensor& out_tokens, const Tensor& out_probs) {
@@ -275,6 +279,10 @@ void RunDraft(const DraftRequest& request, const Tensor& out_tokens, const Tenso
   batch.num_rows = logits->shape[0];
   batch.vocab_size = logits->shape[1];
   batch.sampling = ToSamplings(request->sampling);
+  std::vector<uint32_t> fitted;
+  if (request->bitmask.has_value()) {
+    batch.bitmask = FittedBitmask(*request->bitmask, batch.num_rows, batch.vocab_size, &fitted);
+  }
   batch.seed = static_cast<uint64_t>(request->seed);
   for (int64_t id : ToVector<int64_t>(request->request_ids, "request_ids", batch.num_rows)) {
     batch.request_ids.push_back(static_cast<uint64_t>(id));

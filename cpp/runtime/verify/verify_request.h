@@ -64,7 +64,7 @@ class VerifyRequestObj : public tvm::ffi::Object {
   bool gumbel = false;         //!< sample the target by Gumbel noise, whatever the rule
   MaybeTensor history_begins;  //!< (B + 1) int64: where each sequence's history begins
   MaybeTensor history;         //!< int32
-  MaybeTensor bitmask;         //!< (N, ceil(vocabulary / 32)) int32
+  MaybeTensor bitmask;         //!< (N, words) int32; ceil(vocabulary / 32) words, or see FitBitmask
   double epsilon = 0;          //!< of rule typical
   double delta = 0;            //!< of rule typical
 
@@ -88,6 +88,7 @@ class DraftRequestObj : public tvm::ffi::Object {
   MaybeTensor root_positions;  //!< (R) int64
   MaybeTensor first_nodes;     //!< (R) int64
   MaybeTensor depths;          //!< (R) int64
+  MaybeTensor bitmask;         //!< (R, words) int32
 
   static constexpr bool _type_mutable = true;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.DraftRequest", DraftRequestObj, tvm::ffi::Object);
@@ -108,6 +109,24 @@ class DraftRequest : public tvm::ffi::ObjectRef {
  */
 void RunVerify(const VerifyRequest& request, const tvm::runtime::Tensor& out,
                const MaybeTensor& out_log_probs);
+
+/*!
+ * \brief RunVerify, but a sequence that cannot be decided does not stop the others.
+ *
+ * It emits nothing and keeps its root.
+ *
+ * \return (B) why a sequence could not be decided, empty for those that were.
+ */
+tvm::ffi::Array<tvm::ffi::String> RunVerifyEach(const VerifyRequest& request,
+                                                const tvm::runtime::Tensor& out,
+                                                const MaybeTensor& out_log_probs);
+
+/*!
+ * \brief The target's distribution after each node, as a rule sees it.
+ * \param lenient whether a row without tokens is 0 throughout, and not an error.
+ * \param out (N, vocabulary) float64; 0 throughout after a drafted stop token.
+ */
+void TargetProbsBatch(const VerifyRequest& request, bool lenient, const tvm::runtime::Tensor& out);
 
 /*!
  * \brief All outcomes of a rule on the trees of a batch, with their probabilities.

@@ -169,6 +169,7 @@ if TYPE_CHECKING:
         root_positions: Tensor | None
         first_nodes: Tensor | None
         depths: Tensor | None
+        bitmask: Tensor | None
 
         def __init__(
             self,
@@ -181,6 +182,7 @@ if TYPE_CHECKING:
             root_positions: Tensor | None,
             first_nodes: Tensor | None,
             depths: Tensor | None,
+            bitmask: Tensor | None,
         ) -> None: ...
 
     class VerifyRequest(Object):
@@ -497,6 +499,10 @@ class verify:
     philox: Callable[[int, int, int, int, int, int], Sequence[int]] = _get("kvctl.verify.philox")
     rules: Callable[[], Sequence[str]] = _get("kvctl.verify.rules")
     run: Callable[[VerifyRequest, Tensor, Tensor | None], None] = _get("kvctl.verify.run")
+    run_each: Callable[[VerifyRequest, Tensor, Tensor | None], Sequence[str]] = _get(
+        "kvctl.verify.run_each"
+    )
+    target_probs: Callable[[VerifyRequest, bool, Tensor], None] = _get("kvctl.verify.target_probs")
 
 
 class runtime:

@@ -48,6 +48,7 @@ def sample(
     first_nodes: Sequence[int] | int = 1,
     depths: Sequence[int] | int | None = None,
     dtype: npt.DTypeLike = np.float32,
+    bitmask: Any = None,
 ) -> DraftSample:
     """Draw n siblings from each row of a drafter's logits, and return them with their distribution.
 
@@ -76,6 +77,9 @@ def sample(
         The depth of the tokens drawn, for ``coupled``; by default `first_nodes`, as in a chain.
     dtype
         float32 or float64, of the distribution.
+    bitmask
+        (R, W) int32, the tokens allowed after each row, as in ``kvctl.verify``. Verification
+        rejects whatever its own mask forbids.
 
     Returns
     -------
@@ -95,6 +99,8 @@ def sample(
     request.how = kind(how, DRAWN, "how")
     request.logits = logits
     request.sampling = [one.params() for one in per_request(sampling, Sampling())]
+    if bitmask is not None:
+        request.bitmask = tensor(bitmask, "bitmask")
     request.seed = signed(seed)
     ids: Any
     positions: Any

@@ -7,9 +7,11 @@ enumeration of the rules, traces and their replay, statistics.
 from .enumeration import BranchingRng, DraftedTree, Outcome, enumerate_outcomes
 from .flatten import RULES
 from .result import Verification
+from .round_rng import RoundRng
 from .run import sample, verify
 from .sampling import Sampling
 from .stats import AcceptanceStats
+from .target_probs import target_probs
 from .trace import Replay, Trace
 
 __all__ = [
@@ -19,10 +21,12 @@ __all__ = [
     "DraftedTree",
     "Outcome",
     "Replay",
+    "RoundRng",
     "Sampling",
     "Trace",
     "Verification",
     "enumerate_outcomes",
     "sample",
+    "target_probs",
     "verify",
 ]

@@ -42,12 +42,20 @@ class DraftedTree:
         (R, V) float64, the distribution that the children of each row were drawn from.
     drawn : tuple of str
         How each node was drawn; the root's entry means nothing.
+    ends : frozenset of int
+        The drafted nodes that hold a stop token. They have no children here, and whatever follows
+        them is dropped.
     """
 
     tree: TokenTree
     target: Float64
     draft: Float64 | None
     drawn: tuple[str, ...]
+    ends: frozenset[int] = frozenset()
+
+    def ends_at(self, node: int) -> bool:
+        """Return whether the text ends with a drafted node: a stop token."""
+        return node in self.ends
 
     def children(self, node: int) -> list[int]:
         """Return the children of a node in draw order."""
@@ -99,6 +107,10 @@ class BranchingRng:
             raise ValueError(f"weights must be non-negative with a positive sum, got {w}")
         return self._choose(list(range(len(w))), list(w / w.sum()))
 
+    def token(self, weights: npt.ArrayLike, depth: int) -> int:
+        """Return a token drawn in proportion to weights; see `RoundRng`."""
+        return self.categorical(weights)
+
     def _choose(self, values: list[int], probabilities: list[float]) -> int:
         if self._at == len(self._choices):
             options = [(v, p) for v, p in zip(values, probabilities, strict=True) if p > 0]
@@ -125,7 +137,9 @@ class BranchingRng:
                 return found
 
 
-Rule = Callable[[DraftedTree, BranchingRng], tuple[int, int]]
+Rule = Callable[[DraftedTree, Any], tuple[int, int]]
+"""A drafted tree and a source of randomness, `BranchingRng` or `RoundRng` -> the last accepted node
+and the token after it."""
 
 
 def enumerate_outcomes(

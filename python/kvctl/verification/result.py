@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from ..tree import TokenTree
+from ..tree import TokenTree, as_trees, encode_trees
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -36,6 +36,9 @@ class Verification:
     num_emitted : numpy.ndarray
         (B,) int32, emitted tokens of each sequence: one more than accepted, or as many where an
         accepted one was a stop token.
+    errors : list of str
+        Why each sequence could not be decided, empty for those that were. Such a sequence emits
+        nothing, keeps its root, and its bonus is -1. Without ``errors="status"`` it is an error.
     log_probs : list of numpy.ndarray or None
         float64, the log-probability of each emitted token under the processed target distribution
         (at temperature 0, under the distribution of temperature 1); None unless asked for.
@@ -49,6 +52,7 @@ class Verification:
         log_probs: npt.NDArray[np.float64] | None,
         *,
         lossless: bool,
+        errors: Sequence[str] | None = None,
     ) -> None:
         """Take apart what ``kvctl.verify.run`` wrote to `out` (cpp/runtime/verify)."""
         self._trees = trees
@@ -64,6 +68,7 @@ class Verification:
         self.finished: npt.NDArray[np.bool_] = counts[3] != 0
         self.draft_mismatch: npt.NDArray[np.bool_] = np.zeros(counts.shape[1], bool)
         self.lossless = lossless
+        self.errors = [str(e) for e in errors] if errors is not None else [""] * len(trees)
         self.log_probs = (
             None
             if log_probs is None
@@ -72,6 +77,67 @@ class Verification:
                 for begin, n in zip(self._begins, self.num_emitted, strict=False)
             ]
         )
+
+    @classmethod
+    def from_paths(
+        cls,
+        trees: TokenTree | Sequence[TokenTree],
+        paths: Sequence[Sequence[int]],
+        bonus: Sequence[int],
+        *,
+        stop_tokens: Sequence[Collection[int]] | None = None,
+        lossless: bool = False,
+    ) -> Verification:
+        """Return the outcome that a decision of your own amounts to.
+
+        Parameters
+        ----------
+        trees
+            The drafted tree of each of B sequences.
+        paths
+            The accepted nodes of each, from a child of the root on; empty where none was.
+        bonus
+            (B,) the token after each path; not read where the path holds a stop token.
+        stop_tokens
+            Those of each sequence: a path and its tokens end at the first.
+        lossless
+            What the result says of itself.
+
+        Raises
+        ------
+        ValueError
+            If there is not one entry for each sequence, or nodes form no path.
+        """
+        trees = as_trees(trees)
+        size = len(trees)
+        stops = [frozenset(s) for s in stop_tokens or [()] * size]
+        for name, given in (("paths", paths), ("bonus", bonus), ("stop_tokens", stops)):
+            if len(given) != size:
+                raise ValueError(f"{name} needs one entry for each of {size}, got {len(given)}")
+        _, begins = encode_trees(trees)
+        n = int(begins[0, -1])
+        out = np.zeros(3 * n + 4 * size, np.int32)
+        nodes, tokens, kept = out[: 3 * n].reshape(3, n)
+        counts = out[3 * n :].reshape(4, size)
+        for b, (tree, path) in enumerate(zip(trees, paths, strict=True)):
+            at, emitted = int(begins[0, b]), []
+            kept[at], parent, finished = tree.rows[0], 0, False
+            for i, node in enumerate(path):
+                if not 0 < node < len(tree) or tree.parents[node] != parent:
+                    raise ValueError(f"sequence {b}: nodes {list(path)} are no path from the root")
+                parent = node
+                if finished:
+                    continue
+                nodes[at + i], kept[at + i + 1] = node, tree.rows[node]
+                emitted.append(int(tree.tokens[node]))
+                finished = emitted[-1] in stops[b]
+            counts[0, b] = len(emitted)
+            if not finished:
+                emitted.append(int(bonus[b]))
+                finished = emitted[-1] in stops[b]
+            tokens[at : at + len(emitted)] = emitted
+            counts[1:, b] = len(emitted), -1 if finished else emitted[-1], finished
+        return cls(trees, begins, out, None, lossless=lossless)
 
     def __len__(self) -> int:
         return len(self.bonus)

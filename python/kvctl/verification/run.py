@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from .._ffi import functions as ffi
 from ..tree import TokenTree, as_trees
+from .enumeration import Rule
 from .flatten import RULES, Drawn, kind, matrix_shape, streams, tensor
+from .own_rule import verify_by
 from .request import set_draft, set_history, set_streams, set_target, set_trees
 from .result import Verification
 from .sampling import Sampling, per_request
@@ -26,7 +28,7 @@ def verify(
     logits: Any,
     trees: TokenTree | Sequence[TokenTree],
     *,
-    rule: str,
+    rule: str | Rule,
     drawn: Drawn,
     draft_probs: Any = None,
     draft_probs_per_node: Any = None,
@@ -40,6 +42,7 @@ def verify(
     log_probs: bool = False,
     epsilon: float = 0.09,
     delta: float = 0.3,
+    errors: str = "raise",
 ) -> Verification:
     """Decide which drafted tokens of a batch stay, and what comes after them.
 
@@ -54,6 +57,9 @@ def verify(
     rule
         ``greedy``, ``target_only``, ``token_wise`` (chains), ``block`` (chains), ``recursive``,
         ``traversal``, ``best_of_k`` (K paths of one length), ``coupled`` or ``typical`` (lossy).
+        Or a function of (`DraftedTree`, `RoundRng`) that returns (last accepted node, bonus): the
+        one whose outcomes `enumerate_outcomes` proves. The result then does not claim to be
+        lossless.
     drawn
         How the tokens were drawn: ``deterministic``, ``independent``, ``without_replacement`` or
         ``coupled``; one for all, or a sequence with one for each tree, or one for each node (the
@@ -91,6 +97,11 @@ def verify(
         Also return the log-probability of every emitted token.
     epsilon, delta
         Thresholds of rule ``typical``: it accepts p > min(epsilon, delta * exp(-entropy)).
+    errors
+        ``raise``: a sequence that cannot be decided (a row leaves no token, a draft could not have
+        been drawn, the rule would be biased for its tree) is an error. ``status``: the others are
+        decided, and the result's `errors` say what was wrong. Arrays and trees that do not fit
+        each other are an error in either case.
 
     Returns
     -------
@@ -117,6 +128,32 @@ def verify(
             raise ValueError(f"{name} must be at least 0 and finite, got {threshold}")
     if draft_probs is not None and draft_probs_per_node is not None:
         raise ValueError("give either draft_probs or draft_probs_per_node")
+    each = kind(errors, ("raise", "status"), "errors") == 1
+    if callable(rule):
+        if draft_probs_per_node is not None or log_probs or each:
+            raise ValueError(
+                "a rule of your own takes no draft_probs_per_node, no errors='status' and no "
+                "log_probs (kvctl.target_probs has them)"
+            )
+        samplings = per_request(sampling, _SOFTMAX)
+        random = any(s.temperature > 0 for s in samplings)
+        ids, positions = streams(
+            len(trees), request_ids, root_positions, "root_positions", random=random
+        )
+        return verify_by(
+            rule,
+            logits,
+            trees,
+            drawn=drawn,
+            draft_probs=draft_probs,
+            samplings=samplings,
+            seed=seed,
+            ids=ids,
+            positions=positions,
+            history=history,
+            bitmask=bitmask,
+            probabilities=probabilities,
+        )
     request = ffi.verify.new_request()
     request.rule = kind(rule, RULES, "rule")
     if rule == "typical":
@@ -137,8 +174,12 @@ def verify(
     num_nodes = int(begins[0, -1])
     out: Any = np.empty(3 * num_nodes + 4 * size, np.int32)
     out_log_probs: Any = np.full(num_nodes, np.nan) if log_probs else None
+    lossless = rule != "typical"
+    if each:
+        found = ffi.verify.run_each(request, out, out_log_probs)
+        return Verification(trees, begins, out, out_log_probs, lossless=lossless, errors=found)
     ffi.verify.run(request, out, out_log_probs)
-    return Verification(trees, begins, out, out_log_probs, lossless=rule != "typical")
+    return Verification(trees, begins, out, out_log_probs, lossless=lossless)
 
 
 def sample(

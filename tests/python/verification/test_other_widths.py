@@ -89,3 +89,13 @@ def test_drafts_outside_the_vocabulary_are_refused(token):
     with pytest.raises(ValueError, match=f"{token}"):
         chain = kvctl.TokenTree([1, token], [-1, 0])
         kvctl.verify(logits_with([2, 66]), chain, **GREEDY)
+
+
+@pytest.mark.parametrize("how", ["independent", "without_replacement", "coupled", "deterministic"])
+def test_drafts_under_a_bitmask(how):
+    bitmask = np.array([[0, 2, 0], [0, 0, 5]], np.int32)  # token 33; tokens 64 and 66
+    drawn = kvctl.draft.sample(
+        logits_with([1, 2]), how=how, n=2, bitmask=bitmask, request_ids=[0, 1], root_positions=0
+    )
+    assert set(drawn.tokens[0]) <= {33, -1} and set(drawn.tokens[1]) <= {64, 66}
+    np.testing.assert_allclose(drawn.probs[:, [33, 64, 66]], [[1, 0, 0], [0, 0.5, 0.5]])
