@@ -59,7 +59,7 @@ def test_prompt_from_a_file_plainly(talking_model, tmp_path):
         (["{model}", "hi", "--prompt-file", "x"], "either as an argument or as a file"),
         (["{model}", "--prompt-file", "no-such-file"], "no-such-file"),
         (["{model}", "--prompt-file", sys.executable], "is no text in UTF-8"),
-        (["{model}", "hi" * 400], "there is room for 512 in the model's context window"),
+        (["{model}", "hi" * 400], "there is room for 512 in the cache"),
     ],
 )
 def test_mistakes_are_one_line(talking_model, arguments, message):
