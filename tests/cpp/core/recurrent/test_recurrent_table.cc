@@ -47,6 +47,22 @@ TEST(recurrent_popn_lands_in_the_middle_of_a_chunk) {
   EXPECT(Consistent(table));
 }
 
+TEST(recurrent_restart_goes_further_back_than_the_history_and_keeps_checkpoints) {
+  RecurrentTable table({40, 2, 2});
+  table.Add(7);
+  Forward(&table, 7, 5, StepOutcome::kSteps);
+  const int32_t last = table.Get(7).history.back().state_index;
+  const int64_t checkpoint = table.MakeCheckpoint(7);
+  table.Restart(7);
+  EXPECT_EQ(table.Get(7).total(), 0);
+  EXPECT_EQ(table.Get(7).history.back().state_index, 0);  // the initial state
+  EXPECT(Consistent(table));
+  table.Rollback(7, checkpoint);
+  EXPECT_EQ(table.Get(7).length(), 5);
+  EXPECT_EQ(table.Get(7).history.back().state_index, last);
+  EXPECT(Consistent(table));
+}
+
 TEST(recurrent_without_steps_it_lands_before_the_chunk) {
   RecurrentTable table({40, 2, 8});
   table.Add(7);
