@@ -5,11 +5,14 @@
 
 namespace kvctl {
 
-void PendingRegion::Push(int32_t parent, int32_t position, bool is_masked) {
+void PendingRegion::Push(int32_t parent, int32_t position, bool masks_columns) {
   if (parent != size() - 1) chain = false;
   depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
   positions.push_back(position);
-  masked.push_back(is_masked);
+  if (masks_columns) {
+    masked.resize(parents.size(), 0);
+    masked.push_back(1);
+  }
   parents.push_back(parent);
 }
 
@@ -17,7 +20,7 @@ void PendingRegion::Truncate(int32_t size) {
   parents.resize(size);
   depths.resize(size);
   positions.resize(size);
-  masked.resize(size);
+  if (static_cast<int32_t>(masked.size()) > size) masked.resize(size);
   num_written = std::min(num_written, size);
   chain = true;
   for (int32_t node = 0; node < size && chain; ++node) chain = parents[node] == node - 1;

@@ -22,13 +22,16 @@ struct PendingRegion {
   std::vector<int32_t> positions;  //!< rotary position of each node
   /*! \brief Whether a node came under a mask that is neither causal nor a tree. Such a mask chose
    * the node's columns, so that the nodes kept before it need not be its path. */
-  std::vector<uint8_t> masked;
-  bool chain = true;        //!< each node is the child of the node before it
-  int32_t num_written = 0;  //!< nodes before the first whose K or V is missing in some layer
+  std::vector<uint8_t> masked;  //!< up to the last such node: empty in a tree
+  bool chain = true;            //!< each node is the child of the node before it
+  int32_t num_written = 0;      //!< nodes before the first whose K or V is missing in some layer
 
   int32_t size() const { return static_cast<int32_t>(parents.size()); }
   bool empty() const { return parents.empty(); }
-  void Push(int32_t parent, int32_t position, bool is_masked);
+  bool is_masked(int32_t node) const {
+    return node < static_cast<int32_t>(masked.size()) && masked[node] != 0;
+  }
+  void Push(int32_t parent, int32_t position, bool masks_columns);
   /*! \brief Keeps the first `size` nodes: a parent precedes its children, so they are a forest. */
   void Truncate(int32_t size);
 };

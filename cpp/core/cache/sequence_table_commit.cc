@@ -26,7 +26,7 @@ std::string NameOf(int32_t node) {
 void CheckOnPath(const Sequence& sequence, const std::vector<int32_t>& kept, size_t i) {
   const PendingRegion& pending = sequence.pending;
   const int32_t node = kept[i], before = i == 0 ? -1 : kept[i - 1];
-  if (pending.masked[node]) return;
+  if (pending.is_masked(node)) return;
   const int32_t parent = pending.parents[node];
   if (parent != before) {
     Throw(ErrorKind::kValue, "kept node ", node, " of sequence ", sequence.id, " hangs on ",
