@@ -2,13 +2,13 @@
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/reflection/registry.h>
 
-#include <mutex>
 #include <vector>
 
 #include "kvctl/error.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/cache/window_pages.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/replaced_function.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
@@ -18,15 +18,9 @@ namespace ffi = tvm::ffi;
 
 constexpr const char* kCreateName = "vm.builtin.paged_attention_kv_cache_create";
 
-/*! \brief The function that was registered before kvctl's, in the registry of the process. */
-struct Installation {
-  std::mutex mutex;
-  ffi::Optional<ffi::Function> original;
-};
-
-Installation& TheInstallation() {
-  static Installation* installation = new Installation();  // outlives every static destructor
-  return *installation;
+ReplacedFunction& CreateFunction() {
+  static auto* function = new ReplacedFunction(kCreateName);  // never destroyed
+  return *function;
 }
 
 /*! \brief The windows of the layers, by TVM's kinds of attention; empty if no layer has one. */
@@ -125,33 +119,13 @@ void CreateForModel(ffi::PackedArgs args, ffi::Any* result) {
 }  // namespace
 
 void InstallCache() {
-  Guard([] {
-    Installation& installation = TheInstallation();
-    std::lock_guard<std::mutex> lock(installation.mutex);
-    if (installation.original.has_value()) return;
-    ffi::Optional<ffi::Function> original = ffi::Function::GetGlobal(kCreateName);
-    if (!original.has_value()) {
-      Throw(ErrorKind::kRuntime, kCreateName, " is not registered: TVM's runtime is not loaded");
-    }
-    installation.original = original;
-    ffi::Function::SetGlobal(kCreateName, ffi::Function::FromPacked(CreateForModel), true);
-  });
+  Guard([] { CreateFunction().Install(ffi::Function::FromPacked(CreateForModel)); });
 }
 
 void UninstallCache() {
-  Guard([] {
-    Installation& installation = TheInstallation();
-    std::lock_guard<std::mutex> lock(installation.mutex);
-    if (!installation.original.has_value()) return;
-    ffi::Function::SetGlobal(kCreateName, installation.original.value(), true);
-    installation.original = std::nullopt;
-  });
+  Guard([] { CreateFunction().Uninstall(); });
 }
 
-bool CacheInstalled() {
-  Installation& installation = TheInstallation();
-  std::lock_guard<std::mutex> lock(installation.mutex);
-  return installation.original.has_value();
-}
+bool CacheInstalled() { return CreateFunction().installed(); }
 
 }  // namespace kvctl

@@ -1,29 +1,19 @@
 // kvctl's recurrent state behind the function through which model libraries create theirs.
 #include <tvm/ffi/function.h>
 
-#include <mutex>
-
 #include "kvctl/error.h"
 #include "kvctl/recurrent_state.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/replaced_function.h"
 
 namespace kvctl {
 namespace {
 
 namespace ffi = tvm::ffi;
 
-constexpr const char* kCreateName = "vm.builtin.rnn_state_create";
-
-/*! \brief TVM's own function while kvctl's stands in its place. The registry is the process's. */
-struct Replaced {
-  std::mutex mutex;
-  ffi::Optional<ffi::Function> function;
-};
-
-Replaced& TheReplaced() {
-  static Replaced* replaced =
-      new Replaced();  // never destroyed: others' destructors may come later
-  return *replaced;
+ReplacedFunction& CreateFunction() {
+  static auto* function = new ReplacedFunction("vm.builtin.rnn_state_create");  // never destroyed
+  return *function;
 }
 
 /*!
@@ -55,33 +45,13 @@ RecurrentState CreateForModel(int64_t num_layers, int64_t max_sequences, int64_t
 }  // namespace
 
 void InstallRecurrentState() {
-  Guard([] {
-    Replaced& replaced = TheReplaced();
-    std::lock_guard<std::mutex> lock(replaced.mutex);
-    if (replaced.function.has_value()) return;
-    const auto function = ffi::Function::GetGlobal(kCreateName);
-    if (!function.has_value()) {
-      Throw(ErrorKind::kRuntime, kCreateName, " is not registered: TVM's runtime is not loaded");
-    }
-    ffi::Function::SetGlobal(kCreateName, ffi::Function::FromTyped(Guarded(CreateForModel)), true);
-    replaced.function = function;
-  });
+  Guard([] { CreateFunction().Install(ffi::Function::FromTyped(Guarded(CreateForModel))); });
 }
 
 void UninstallRecurrentState() {
-  Guard([] {
-    Replaced& replaced = TheReplaced();
-    std::lock_guard<std::mutex> lock(replaced.mutex);
-    if (!replaced.function.has_value()) return;
-    ffi::Function::SetGlobal(kCreateName, replaced.function.value(), true);
-    replaced.function = std::nullopt;
-  });
+  Guard([] { CreateFunction().Uninstall(); });
 }
 
-bool RecurrentStateInstalled() {
-  Replaced& replaced = TheReplaced();
-  std::lock_guard<std::mutex> lock(replaced.mutex);
-  return replaced.function.has_value();
-}
+bool RecurrentStateInstalled() { return CreateFunction().installed(); }
 
 }  // namespace kvctl
