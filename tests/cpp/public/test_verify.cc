@@ -234,7 +234,13 @@ TEST(SizesThatDoNotFitAreRefused) {
   refuse([](auto* b) { b->rule = static_cast<Rule>(9); }, kValue, "rule must be in");
   refuse([](auto* b) { b->sampling.resize(2); }, kValue, "one for each of 1 sequences, got 2");
   refuse([](auto* b) { b->history.resize(2); }, kValue, "history must have one entry");
-  refuse([](auto* b) { b->history = {{4}}; }, kValue, "history holds token 4");
+  refuse(
+      [](auto* b) {
+        b->history = {{4}};
+        b->sampling.resize(1);
+        b->sampling[0].presence_penalty = 1;  // without a penalty the history is not read
+      },
+      kValue, "history holds token 4");
   refuse([](auto* b) { b->epsilon = -1; }, kValue, "epsilon and delta must be at least 0");
   refuse([](auto* b) { b->delta = std::numeric_limits<double>::quiet_NaN(); }, kValue, "got nan");
   refuse(
