@@ -2,14 +2,14 @@
 
 #include <algorithm>
 
+#include "core/cache/held_tokens.h"
 #include "core/cache/sequence_table.h"
-#include "core/support/make_room.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
 
 Checkpoint::~Checkpoint() {
-  if (table_ != nullptr) table_->Forget(this);
+  if (table_ != nullptr) table_->pages_.Forget(this);
 }
 
 CheckpointPtr SequenceTable::MakeCheckpoint(int64_t id) {
@@ -23,45 +23,10 @@ CheckpointPtr SequenceTable::MakeCheckpoint(int64_t id) {
   checkpoint->positions_ = sequence.positions;
   checkpoint->pending_ = sequence.pending;
   checkpoint->evicted_ = sequence.evicted;
-  checkpoint->num_shared_pages_ = PagesFor(sequence.kv_len());
+  checkpoint->num_shared_pages_ = pages_.PagesFor(sequence.kv_len());
   sequence.checkpoints.push_back(checkpoint.get());
   checkpoint->table_ = this;
   return checkpoint;
-}
-
-void SequenceTable::Forget(Checkpoint* checkpoint) {
-  for (int32_t page : checkpoint->saved_pages_) Release(page);
-  auto& live = checkpoint->sequence_->checkpoints;
-  live.erase(std::find(live.begin(), live.end(), checkpoint));
-}
-
-void SequenceTable::MakeRoomToPreserve(Sequence* sequence, int32_t kv_index) {
-  const int32_t first_page = kv_index / config_.page_size;
-  for (Checkpoint* checkpoint : sequence->checkpoints) {
-    if (checkpoint->kv_len() <= kv_index || checkpoint->num_shared_pages_ <= first_page) continue;
-    MakeRoom(&checkpoint->saved_pages_, checkpoint->num_shared_pages_ - first_page);
-  }
-}
-
-void SequenceTable::Preserve(Sequence* sequence, int32_t kv_index) {
-  const int32_t first_page = kv_index / config_.page_size;
-  for (Checkpoint* checkpoint : sequence->checkpoints) {
-    if (checkpoint->kv_len() <= kv_index || checkpoint->num_shared_pages_ <= first_page) continue;
-    auto begin = sequence->pages.begin() + first_page;
-    auto end = sequence->pages.begin() + checkpoint->num_shared_pages_;
-    checkpoint->saved_pages_.insert(checkpoint->saved_pages_.begin(), begin, end);
-    std::for_each(begin, end, [this](int32_t page) { Retain(page); });
-    checkpoint->num_shared_pages_ = first_page;
-  }
-}
-
-int32_t SequenceTable::NumNewHolders(const Sequence& sequence, int32_t kv_index,
-                                     int32_t page_index) const {
-  int32_t count = 0;
-  for (const Checkpoint* checkpoint : sequence.checkpoints) {
-    count += checkpoint->kv_len() > kv_index && checkpoint->num_shared_pages_ > page_index;
-  }
-  return count;
 }
 
 void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
@@ -94,16 +59,16 @@ void SequenceTable::Rollback(int64_t id, Checkpoint* checkpoint) {
     positions = std::make_shared<std::vector<int32_t>>(
         positions->begin(), positions->begin() + checkpoint->num_committed_);
   }
-  sequence.pages.reserve(PagesFor(kv_len));
+  sequence.pages.reserve(pages_.PagesFor(kv_len));
   const int32_t kept =
       checkpoint->saved_pages_.empty() ? kv_len : checkpoint->num_shared_pages_ * config_.page_size;
-  MakeRoomToPreserve(&sequence, kept);
-  Preserve(&sequence, kept);
-  ShrinkPages(&sequence, checkpoint->num_shared_pages_);
+  pages_.MakeRoomToPreserve(&sequence, kept);
+  pages_.Preserve(&sequence, kept);
+  pages_.ShrinkPages(&sequence, checkpoint->num_shared_pages_);
   // The checkpoint's hold on its pages passes to the sequence, whose prefix it is again.
   for (int32_t page : checkpoint->saved_pages_) sequence.pages.push_back(page);
   checkpoint->saved_pages_.clear();
-  checkpoint->num_shared_pages_ = PagesFor(kv_len);
+  checkpoint->num_shared_pages_ = pages_.PagesFor(kv_len);
   sequence.evicted = evicted.Cut(kv_len);
   sequence.num_committed = checkpoint->num_committed_;
   sequence.next_position = checkpoint->next_position_;

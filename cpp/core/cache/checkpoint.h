@@ -21,7 +21,7 @@ class SequenceTable;
  *
  * Making one takes no page: while its sequence only grows, the checkpoint is a prefix of it and
  * shares its pages. An operation that would destroy KV below the checkpoint's length first hands
- * over the pages that hold it (SequenceTable::Preserve). The checkpoint then holds those pages, and
+ * over the pages that hold it (SequencePages::Preserve). The checkpoint then holds those pages, and
  * no others.
  */
 class Checkpoint {
@@ -36,6 +36,7 @@ class Checkpoint {
   bool valid() const { return table_ != nullptr; }
 
  private:
+  friend class SequencePages;
   friend class SequenceTable;
   Checkpoint() = default;
 

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/support/make_room.h"
+#include "core/cache/held_tokens.h"
 #include "kvctl/error.h"
 
 namespace kvctl {
 
 SequenceTable::SequenceTable(const TableConfig& config)
-    : config_(config), pool_(config.num_pages) {}
+    : config_(config), pages_(config.num_pages, config.page_size) {}
 
 SequenceTable::~SequenceTable() { Clear(); }
 
@@ -98,7 +98,7 @@ void SequenceTable::Clear() {
     for (Checkpoint* checkpoint : sequence->checkpoints) checkpoint->table_ = nullptr;
   }
   sequences_.clear();
-  pool_.Clear();
+  pages_.pool().Clear();
   forward_.active = false;
 }
 
@@ -115,10 +115,10 @@ void SequenceTable::Remove(int64_t id) {
   RequireNoForward("remove_sequence");
   Sequence& sequence = Find(id);
   for (Checkpoint* checkpoint : sequence.checkpoints) {
-    for (int32_t page : checkpoint->saved_pages_) Release(page);
+    for (int32_t page : checkpoint->saved_pages_) pages_.Release(page);
     checkpoint->table_ = nullptr;
   }
-  ShrinkPages(&sequence, 0);
+  pages_.ShrinkPages(&sequence, 0);
   sequences_.erase(id);
 }
 
@@ -134,7 +134,7 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
   CheckCut(parent, kv_len, "fork_sequence");
   auto child = std::make_unique<Sequence>();
   child->id = child_id;
-  child->pages.assign(parent.pages.begin(), parent.pages.begin() + PagesFor(kv_len));
+  child->pages.assign(parent.pages.begin(), parent.pages.begin() + pages_.PagesFor(kv_len));
   child->num_committed = parent.num_committed;
   child->next_position = parent.next_position;
   if (parent.positions)
@@ -148,7 +148,7 @@ void SequenceTable::Fork(int64_t parent_id, int64_t child_id, int64_t position) 
   if (kv_len < parent.num_committed) child->TruncateCommitted(kv_len);
   child->pending.Truncate(std::max(kv_len - child->num_committed, 0));
   const Sequence& added = *sequences_.emplace(child_id, std::move(child)).first->second;
-  for (int32_t page : added.pages) Retain(page);
+  for (int32_t page : added.pages) pages_.Retain(page);
 }
 
 void SequenceTable::PopN(int64_t id, int64_t n) {
@@ -160,48 +160,22 @@ void SequenceTable::PopN(int64_t id, int64_t n) {
   }
   const int32_t kv_len = sequence.kv_len() - static_cast<int32_t>(n);
   CheckCut(sequence, kv_len, "popn");
-  TruncateKv(&sequence, kv_len);
+  pages_.TruncateKv(&sequence, kv_len);
 }
 
 void SequenceTable::DropPending(int64_t id) {
   RequireNoForward("abort of pending nodes");
   Sequence& sequence = Find(id);
-  TruncateKv(&sequence, sequence.num_committed);
+  pages_.TruncateKv(&sequence, sequence.num_committed);
 }
 
 void SequenceTable::DropPending(const std::vector<int64_t>& ids) {
   RequireNoForward("abort of pending nodes");
   for (int64_t id : ids) {  // reserve first, so that nothing below can throw
     Sequence& sequence = Find(id);
-    MakeRoomToPreserve(&sequence, sequence.num_committed);
+    pages_.MakeRoomToPreserve(&sequence, sequence.num_committed);
   }
   for (int64_t id : ids) DropPending(id);
-}
-
-void SequenceTable::ShrinkPages(Sequence* sequence, int32_t count) {
-  while (static_cast<int32_t>(sequence->pages.size()) > count) {
-    Release(sequence->pages.back());
-    sequence->pages.pop_back();
-  }
-}
-
-void SequenceTable::TruncateKv(Sequence* sequence, int32_t kv_len) {
-  MakeRoomToPreserve(sequence, kv_len);
-  if (kv_len < sequence->num_committed) sequence->TruncateCommitted(kv_len);
-  Preserve(sequence, kv_len);
-  sequence->pending.Truncate(kv_len - sequence->num_committed);
-  ShrinkPages(sequence, PagesFor(kv_len));
-  sequence->evicted = sequence->evicted.Cut(kv_len);
-}
-
-void SequenceTable::CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves) {
-  const int32_t shared = sequence->pages[page_index];
-  if (!pool_.shared(shared)) return;
-  MakeRoom(&moves->pages, 1);
-  const int32_t copy = pool_.Take();
-  moves->pages.push_back({shared, copy});
-  sequence->pages[page_index] = copy;
-  pool_.Release(shared);
 }
 
 }  // namespace kvctl

@@ -11,46 +11,13 @@
 #include <vector>
 
 #include "core/cache/checkpoint.h"
+#include "core/cache/copy_plan.h"
 #include "core/cache/sequence.h"
+#include "core/cache/sequence_pages.h"
 #include "core/cache/step_plan.h"
-#include "core/support/ref_counted_pool.h"
 #include "kvctl/step_request.h"
 
 namespace kvctl {
-
-/*! \brief Copy a page, in every layer. */
-struct PageCopy {
-  int32_t source;
-  int32_t target;
-};
-
-/*! \brief Copy one token's K and V, in every layer: slots are page * page_size + offset. */
-struct SlotMove {
-  int32_t source;
-  int32_t target;
-};
-
-/*! \brief Rotate the K of one token from one rotary position to another, in every layer. */
-struct KeyRotation {
-  int32_t slot;
-  int32_t from;
-  int32_t to;
-};
-
-/*! \brief The copies that an operation on the table needs on the device: first the page copies,
- * then the slot moves in order, then the rotations. The target of a move is never the source of a
- * later one. */
-struct CopyPlan {
-  std::vector<PageCopy> pages;
-  std::vector<SlotMove> slots;
-  std::vector<KeyRotation> rotations;
-  bool empty() const { return pages.empty() && slots.empty() && rotations.empty(); }
-  void clear() {
-    pages.clear();
-    slots.clear();
-    rotations.clear();
-  }
-};
 
 /*! \brief The metadata of a sequence's committed part, to be restored in another cache. */
 struct SequenceRecord {
@@ -93,7 +60,7 @@ class SequenceTable {
 
   // Queries.
   const TableConfig& config() const { return config_; }
-  const RefCountedPool& pool() const { return pool_; }
+  const RefCountedPool& pool() const { return pages_.pool(); }
   size_t num_sequences() const { return sequences_.size(); }
   int64_t total_reported_length() const;
   /*! \brief The ids of all sequences, ascending. */
@@ -223,49 +190,6 @@ class SequenceTable {
 
   Sequence& Find(int64_t id);
   void CheckNewId(int64_t id) const;
-  int32_t PagesFor(int32_t kv_len) const {
-    return (kv_len + config_.page_size - 1) / config_.page_size;
-  }
-  /*! \brief Releases the pages past the first `count`. */
-  void ShrinkPages(Sequence* sequence, int32_t count);
-  void Retain(int32_t page) {
-    if (page >= 0) pool_.Retain(page);
-  }
-  void Release(int32_t page) {
-    if (page >= 0) pool_.Release(page);
-  }
-  /*! \brief Evicts the pages behind the window and its rollback window. */
-  void EvictBehindWindow(Sequence* sequence);
-  /*! \brief A state of a sequence to be checked against its window. */
-  struct Held {
-    EvictedRange evicted;
-    int32_t kv_len;
-    int32_t next_position;
-    const PositionList& positions;
-  };
-  /*! \throws Error kValue if the window shows an evicted token. */
-  void CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
-                 const char* operation) const;
-  /*! \brief CheckHeld for a sequence cut to its first `kv_len` tokens. */
-  void CheckCut(const Sequence& sequence, int32_t kv_len, const char* operation) const;
-  /*! \brief Keeps the first `kv_len` tokens and preserves checkpoints. */
-  void TruncateKv(Sequence* sequence, int32_t kv_len);
-  /*! \brief Reserves capacity so that Preserve(sequence, kv_index) does not allocate. */
-  void MakeRoomToPreserve(Sequence* sequence, int32_t kv_index);
-  /*! \brief Makes checkpoints hold the pages they need from `kv_index` on. Call it before KV from
-   * there on is overwritten or dropped. */
-  void Preserve(Sequence* sequence, int32_t kv_index);
-  /*! \brief How many checkpoints Preserve(sequence, kv_index) will make holders of a page. */
-  int32_t NumNewHolders(const Sequence& sequence, int32_t kv_index, int32_t page_index) const;
-  /*! \brief Whether a page lies entirely in the evicted range. */
-  bool IsEvictedPage(const EvictedRange& evicted, int32_t page_index) const {
-    return page_index * config_.page_size >= evicted.begin &&
-           (page_index + 1) * config_.page_size <= evicted.end;
-  }
-  /*! \brief Replaces a shared page by a copy that only this sequence holds. */
-  void CopyOnWrite(Sequence* sequence, int32_t page_index, CopyPlan* moves);
-  void Forget(Checkpoint* checkpoint);
-
   /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_. A batch may name each
    * once. */
   Sequence& NameInBatch(int64_t id);
@@ -283,7 +207,7 @@ class SequenceTable {
 
   TableConfig config_;
   SlidingWindow default_window_;
-  RefCountedPool pool_;
+  SequencePages pages_;
   std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
   uint64_t batch_mark_ = 0;  // marks the batch under validation, to detect an id named twice
   Forward forward_;

@@ -76,18 +76,18 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
 void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
                                      const std::vector<std::vector<int32_t>>& kept,
                                      CopyPlan* moves) {
-  PageReservation reservation(pool_);
+  PageReservation reservation(pages_.pool());
   size_t num_moved = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     Sequence& sequence = Find(ids[i]);
     const int32_t first = sequence.num_committed + NumInPlace(kept[i]);
     const int32_t end = sequence.num_committed + static_cast<int32_t>(kept[i].size());
-    MakeRoomToPreserve(&sequence, first);
+    pages_.MakeRoomToPreserve(&sequence, first);
     if (sequence.positions != nullptr) MakeRoom(sequence.positions.get(), kept[i].size());
     if (first == end) continue;
     num_moved += end - first;
     for (int32_t page = first / config_.page_size; page <= (end - 1) / config_.page_size; ++page) {
-      reservation.NeedWritable(sequence.pages[page], NumNewHolders(sequence, first, page));
+      reservation.NeedWritable(sequence.pages[page], pages_.NumNewHolders(sequence, first, page));
     }
   }
   reservation.Check("commit");
@@ -100,11 +100,11 @@ void SequenceTable::CommitKept(Sequence* sequence, const std::vector<int32_t>& k
   const int32_t base = sequence->num_committed;
   const int32_t in_place = NumInPlace(kept);
   const int32_t count = static_cast<int32_t>(kept.size());
-  Preserve(sequence, base + in_place);
+  pages_.Preserve(sequence, base + in_place);
   if (in_place < count) {
     const int32_t last_page = (base + count - 1) / config_.page_size;
     for (int32_t page = (base + in_place) / config_.page_size; page <= last_page; ++page) {
-      CopyOnWrite(sequence, page, moves);
+      pages_.CopyOnWrite(sequence, page, moves);
     }
   }
   for (int32_t i = in_place; i < count; ++i) {
@@ -131,8 +131,8 @@ void SequenceTable::Commit(const std::vector<int64_t>& ids,
   // copy, which runs before the tokens kept from the page are read.
   for (int64_t id : ids) {
     Sequence& sequence = Find(id);
-    ShrinkPages(&sequence, PagesFor(sequence.num_committed));
-    EvictBehindWindow(&sequence);
+    pages_.ShrinkPages(&sequence, pages_.PagesFor(sequence.num_committed));
+    pages_.EvictBehindWindow(&sequence);
   }
 }
 

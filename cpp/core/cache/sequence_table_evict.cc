@@ -62,9 +62,9 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
 
   // A page of kept tokens goes where its first token was. No later token is read from there, so the
   // page can be written in place; nothing moves where all tokens of a page stay together.
-  const int32_t first_page = first / page_size, num_pages = PagesFor(count);
+  const int32_t first_page = first / page_size, num_pages = pages_.PagesFor(count);
   std::vector<int32_t> targets;  // page ids; -1: a new one
-  PageReservation reservation(pool_);
+  PageReservation reservation(pages_.pool());
   for (int32_t t = first_page; t < num_pages; ++t) {
     const int32_t begin = t * page_size, end = std::min(begin + page_size, count);
     const int32_t source = keep[begin] / page_size;
@@ -73,7 +73,8 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
       in_place = keep[i] == source * page_size + i - begin && rotation(i) == 0;
     }
     const int32_t page = sequence.pages[source];
-    const bool alone = pool_.ref_count(page) + NumNewHolders(sequence, first, source) == 1;
+    const bool alone =
+        pages_.pool().ref_count(page) + pages_.NumNewHolders(sequence, first, source) == 1;
     targets.push_back(in_place || alone ? page : -1);
     reservation.NeedNew(targets.back() < 0);
   }
@@ -81,14 +82,14 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
   PositionList positions = PositionsAfter(sequence, keep, renumber);
   MakeRoom(&moves->slots, count);
   if (renumber) MakeRoom(&moves->rotations, count);
-  MakeRoomToPreserve(&sequence, first);
+  pages_.MakeRoomToPreserve(&sequence, first);
   // Nothing below can fail.
-  Preserve(&sequence, first);
+  pages_.Preserve(&sequence, first);
   for (int32_t& page : targets) {
     if (page < 0) {
-      page = pool_.Take();
+      page = pages_.pool().Take();
     } else {
-      Retain(page);
+      pages_.Retain(page);
     }
   }
   for (int32_t i = first_page * page_size; i < count; ++i) {
@@ -98,13 +99,13 @@ void SequenceTable::Evict(int64_t id, const std::vector<int32_t>& keep, bool ren
     if (rotation(i) != 0)
       moves->rotations.push_back({move.target, sequence.PositionOf(keep[i]), i});
   }
-  ShrinkPages(&sequence, first_page);
+  pages_.ShrinkPages(&sequence, first_page);
   sequence.pages.insert(sequence.pages.end(), targets.begin(), targets.end());
   sequence.num_committed = count;
   if (renumber) sequence.next_position = count;
   sequence.positions = std::move(positions);
   sequence.evicted = {};
-  EvictBehindWindow(&sequence);
+  pages_.EvictBehindWindow(&sequence);
 }
 
 }  // namespace kvctl

@@ -59,11 +59,11 @@ void CheckRequest(const StepRequest& request, const Sequence& sequence) {
 }  // namespace
 
 void SequenceTable::CheckPagesForStep(const std::vector<StepRequest>& requests) {
-  PageReservation reservation(pool_);
+  PageReservation reservation(pages_.pool());
   for (const StepRequest& request : requests) {
     const Sequence& sequence = Get(request.seq_id);
     const int32_t kv_len = sequence.kv_len();
-    reservation.NeedNew(PagesFor(kv_len + static_cast<int32_t>(request.append_length)) -
+    reservation.NeedNew(pages_.PagesFor(kv_len + static_cast<int32_t>(request.append_length)) -
                         static_cast<int32_t>(sequence.pages.size()));
     if (kv_len % config_.page_size != 0) {
       reservation.NeedWritable(sequence.pages[kv_len / config_.page_size], 0);
@@ -119,16 +119,16 @@ void SequenceTable::Reserve(const StepRequest& request, CopyPlan* moves) {
   } else if (planned.explicit_positions) {
     planned.positions = sequence.PositionsFor(request.positions, append_length);
   }
-  if (kv_len % config_.page_size != 0 && pool_.shared(sequence.pages[first_page])) {
+  if (kv_len % config_.page_size != 0 && pages_.pool().shared(sequence.pages[first_page])) {
     const int32_t shared_page = sequence.pages[first_page];
-    CopyOnWrite(&sequence, first_page, moves);
+    pages_.CopyOnWrite(&sequence, first_page, moves);
     planned.copied_index = first_page;
     planned.copied_page = shared_page;
   }
-  const int32_t num_pages = PagesFor(kv_len + append_length);
+  const int32_t num_pages = pages_.PagesFor(kv_len + append_length);
   MakeRoom(&sequence.pages, num_pages - sequence.pages.size());
   while (static_cast<int32_t>(sequence.pages.size()) < num_pages) {
-    sequence.pages.push_back(pool_.Take());
+    sequence.pages.push_back(pages_.pool().Take());
   }
   PlanTokens(request, planned);
 }
@@ -183,7 +183,7 @@ void SequenceTable::EndForward(bool all_layers_written) {
     } else {
       planned.sequence->ExtendCommitted(planned.append_length);
     }
-    EvictBehindWindow(planned.sequence);
+    pages_.EvictBehindWindow(planned.sequence);
   }
   forward_.active = false;
 }
@@ -195,7 +195,7 @@ void SequenceTable::AbortForward(CopyPlan* moves) {
        ++planned) {
     Sequence& sequence = *planned->sequence;
     sequence.pending.Truncate(planned->old_num_pending);
-    ShrinkPages(&sequence, planned->old_num_pages);
+    pages_.ShrinkPages(&sequence, planned->old_num_pages);
     if (planned->copied_index >= 0) {
       // The last holder of the copied page wrote into it behind its own tokens, where this sequence
       // may have tokens. Restore those from this sequence's copy.
@@ -204,8 +204,8 @@ void SequenceTable::AbortForward(CopyPlan* moves) {
         moves->slots.push_back(
             {Slot(sequence, first + i), planned->copied_page * config_.page_size + i});
       }
-      pool_.Release(sequence.pages[planned->copied_index]);
-      pool_.Retain(planned->copied_page);
+      pages_.pool().Release(sequence.pages[planned->copied_index]);
+      pages_.pool().Retain(planned->copied_page);
       sequence.pages[planned->copied_index] = planned->copied_page;
     }
   }

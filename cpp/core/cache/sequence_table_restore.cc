@@ -71,16 +71,16 @@ void SequenceTable::Restore(int64_t id, const SequenceRecord& record) {
   sequence->window = record.window;
   sequence->evicted = record.evicted;
   int32_t num_held = 0;
-  for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {
-    num_held += !IsEvictedPage(record.evicted, page);
+  for (int32_t page = 0; page < pages_.PagesFor(record.num_committed); ++page) {
+    num_held += !pages_.IsEvictedPage(record.evicted, page);
   }
-  PageReservation reservation(pool_);
+  PageReservation reservation(pages_.pool());
   reservation.NeedNew(num_held);
   reservation.Check("load_sequence");
-  sequence->pages.reserve(PagesFor(record.num_committed));
+  sequence->pages.reserve(pages_.PagesFor(record.num_committed));
   Sequence& added = *sequences_.emplace(id, std::move(sequence)).first->second;
-  for (int32_t page = 0; page < PagesFor(record.num_committed); ++page) {
-    added.pages.push_back(IsEvictedPage(record.evicted, page) ? -1 : pool_.Take());
+  for (int32_t page = 0; page < pages_.PagesFor(record.num_committed); ++page) {
+    added.pages.push_back(pages_.IsEvictedPage(record.evicted, page) ? -1 : pages_.pool().Take());
   }
 }
 

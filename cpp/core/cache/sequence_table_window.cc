@@ -1,6 +1,7 @@
 // Sliding windows: which pages they evict, and how far back a windowed sequence can roll back.
 #include <algorithm>
 
+#include "core/cache/held_tokens.h"
 #include "core/cache/sequence_table.h"
 #include "kvctl/error.h"
 
@@ -42,47 +43,7 @@ void SequenceTable::SetWindow(int64_t id, const SlidingWindow& window) {
             {sequence.evicted, sequence.kv_len(), sequence.next_position, sequence.positions},
             "enable_sliding_window");
   sequence.window = window;
-  EvictBehindWindow(&sequence);
-}
-
-void SequenceTable::EvictBehindWindow(Sequence* sequence) {
-  const SlidingWindow& window = sequence->window;
-  if (window.size == 0) return;
-  // A query at position p sees positions above p - size. The earliest query that may still come,
-  // after a rollback over the rollback window, is at next_position - rollback_window.
-  const int64_t last_evicted =
-      int64_t{sequence->next_position} - window.rollback_window - window.size;
-  int32_t page =
-      std::max(sequence->evicted.end / config_.page_size, PagesFor(sequence->num_sinks()));
-  for (; (page + 1) * config_.page_size <= sequence->num_committed; ++page) {
-    if (sequence->PositionOf((page + 1) * config_.page_size - 1) > last_evicted) break;
-    Release(sequence->pages[page]);
-    sequence->pages[page] = -1;
-    sequence->evicted.Join({page * config_.page_size, (page + 1) * config_.page_size});
-  }
-}
-
-void SequenceTable::CheckHeld(int64_t id, const SlidingWindow& window, const Held& held,
-                              const char* operation) const {
-  if (held.evicted.empty() || held.kv_len <= held.evicted.begin) return;
-  const auto position = [&](int32_t kv_index) {
-    return held.positions ? (*held.positions)[kv_index] : kv_index;
-  };
-  if (held.kv_len >= held.evicted.end &&
-      position(held.evicted.end - 1) <= held.next_position - window.size &&
-      position(held.evicted.begin) >= window.sinks) {
-    return;
-  }
-  Throw(ErrorKind::kValue, operation, " would show tokens of sequence ", id,
-        " that its sliding window of ", window.size, " has evicted; the rollback horizon is ",
-        window.rollback_window, " tokens");
-}
-
-void SequenceTable::CheckCut(const Sequence& sequence, int32_t kv_len,
-                             const char* operation) const {
-  if (kv_len >= sequence.num_committed) return;
-  CheckHeld(sequence.id, sequence.window,
-            {sequence.evicted, kv_len, sequence.PositionOf(kv_len), sequence.positions}, operation);
+  pages_.EvictBehindWindow(&sequence);
 }
 
 }  // namespace kvctl

@@ -49,7 +49,7 @@ def generate(
         (n,) at least one token.
     max_new_tokens
         Stop after this many, or when the model's context window or the cache is full. A model
-        with a sliding window goes on: it lets go of old tokens.
+        with a sliding window goes on: it evicts old tokens.
     drafter
         Where drafts come from; None decodes plainly.
     sampling
@@ -215,7 +215,7 @@ class _Loop:
         """Return how many nodes a drafter may propose."""
         limit = min(limit, self._runner.prefill_chunk_size - 1)
         if self._slides:
-            # Pending rows let go of no page; a plain step does, and the next round has room again.
+            # Pending rows evict no page; a plain step does, and the next round has room again.
             limit = min(limit, self._runner.cache.num_available_tokens - 1)
         return max(limit, 0)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def slides(runner: ModelRunner) -> bool:
-    """Return whether the model's sequences let go of old tokens, so that they have no end."""
+    """Return whether the model's sequences evict old tokens, so that they have no end."""
     return int(runner.metadata.get("sliding_window_size") or -1) > 0
 
 

@@ -242,7 +242,7 @@ class HybridCache:
         Raises
         ------
         KeyError, ValueError
-            If there is no such sequence, or its window let go of too many tokens.
+            If there is no such sequence, or its window has evicted too many tokens.
         """
         self._check_pair([seq_id])
         self._check_no_step("restart")

@@ -164,7 +164,7 @@ def test_a_full_cache_ends_the_text(speculative):
     expected = plain_tokens(FakeRunner())
     drafter = LookupDrafter(length=8) if speculative else None
     generation = generate(runner, PROMPT, max_new_tokens=60, drafter=drafter)
-    # The last token is in nobody's cache.
+    # The last token is in no cache.
     assert generation.tokens == expected[: 3 * 16 - len(PROMPT) + 1]
     assert not generation.stopped
 
