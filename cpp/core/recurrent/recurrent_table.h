@@ -139,7 +139,7 @@ class RecurrentTable {
   }
   void TruncateHistory(RecurrentSequence* sequence, size_t count);
   void TruncatePending(RecurrentSequence* sequence, int32_t count);
-  /*! \brief Lets go of states that no rollback within the bound needs. */
+  /*! \brief Frees states that no rollback within the bound needs. */
   void TrimHistory(RecurrentSequence* sequence);
   /*! \brief The kept nodes' states become history, the other pending ones go. */
   void CommitPath(RecurrentSequence* sequence, const std::vector<int32_t>& kept);

@@ -21,7 +21,7 @@ struct StepLengths {
  * \brief What a cache or a recurrent state knows of the other one that its model uses.
  *
  * A model with both kinds of layers takes two arguments, and a program behind vm.builtin changes
- * each by itself. Nobody says that they belong together, so it is learned: both have a step in
+ * each by itself. That they belong together is learned from their steps: both have a step in
  * flight on one thread, for the same sequences, with the same new tokens and the same lengths. From
  * then on a step that begins while the other's is in flight is refused where the lengths differ:
  * the model would give wrong logits without an error.

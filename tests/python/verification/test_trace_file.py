@@ -10,14 +10,14 @@ import pytest
 import kvctl
 from kvctl.verification import Trace
 
-LAW = np.full((3, 4), 0.25, np.float32)
+PROBS = np.full((3, 4), 0.25, np.float32)
 
 
 @pytest.fixture
 def path(tmp_path):
     trace = Trace()
     tree = kvctl.TokenTree([0, 1, 2], [-1, 0, 0])
-    trace.add(tree, target_probs=LAW, draft_probs=LAW, drawn="independent")
+    trace.add(tree, target_probs=PROBS, draft_probs=PROBS, drawn="independent")
     trace.save(tmp_path / "trace.npz")
     return tmp_path / "trace.npz"
 
@@ -81,7 +81,7 @@ def test_a_header_that_lies_is_not_believed(path):
 
 
 def test_no_archive_at_all(path, tmp_path):
-    np.save(tmp_path / "array.npy", LAW)
+    np.save(tmp_path / "array.npy", PROBS)
     with pytest.raises(ValueError, match="is not a trace"):
         Trace.load(tmp_path / "array.npy")
     with pytest.raises(FileNotFoundError):
