@@ -27,7 +27,7 @@ PYTHON = {
     "recurrent": "_ffi mask tree cache",
     "verification": "_core _ffi tree",
     "draft": "_core _ffi tree verification",
-    "engine": "_ffi mask tree cache recurrent verification draft",
+    "engine": "_ffi mask tree cache recurrent verification draft text",
     "text": "_ffi",
     "models": "_ffi text",
     "testing": "tree verification",

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from .open_runner import MODEL_HELP, open_runner
+
 if TYPE_CHECKING:
     from .measure import Speedup
 
@@ -27,7 +29,7 @@ _PROMPTS = {
 
 
 def bench_command(
-    model: Annotated[Path, typer.Argument(help="A model directory ('kvctl compile' makes one).")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     rows: Annotated[
         str, typer.Option(help="How many tokens to verify at once, with commas between.")
     ] = "1,2,4,8,16",
@@ -44,17 +46,15 @@ def bench_command(
 ) -> None:
     """Time decode, verification of k tokens, and speculative beside plain generation."""
     from ..draft import LookupDrafter
-    from ..engine.runner import ModelRunner
-    from ..text import ModelText
     from .measure import describe_machine, measure_speedup, measure_steps, to_json
 
     sizes = _parse_rows(rows)
     prompts = _PROMPTS
     if prompt_files:
         prompts = {file.stem: file.read_text(encoding="utf-8").strip() for file in prompt_files}
-    text = ModelText.load(model)
     console = Console(stderr=str(json_file) == "-", soft_wrap=True, highlight=False)
-    runner = ModelRunner.load(model)
+    runner = open_runner(model)
+    text = runner.text
     drafter = LookupDrafter()
     speedups = []
     with Progress(console=console, transient=True) as progress:
@@ -94,7 +94,7 @@ def bench_command(
     console.print(table)
 
     if json_file is not None:
-        result = {"model": str(model), **describe_machine(), **to_json(steps, speedups)}
+        result = {"model": model, **describe_machine(), **to_json(steps, speedups)}
         content = json.dumps(result, indent=1)
         if str(json_file) == "-":
             typer.echo(content)

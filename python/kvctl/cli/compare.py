@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..engine.runner import ModelRunner
+    from ..engine.protocol import Runner
 
 # Logits of two right float32 forwards of one model differ by less than this.
 FLOAT_NOISE = 1e-3
@@ -41,7 +41,7 @@ class Difference:
 
 
 def first_difference(
-    runner: ModelRunner,
+    runner: Runner,
     prompt: Sequence[int],
     first: Sequence[int],
     second: Sequence[int],

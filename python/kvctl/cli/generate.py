@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .open_runner import MODEL_HELP, open_runner
 from .report import make_console, print_comparison, print_statistics
 
 if TYPE_CHECKING:
@@ -15,15 +16,14 @@ if TYPE_CHECKING:
 
     from ..draft import Drafter
     from ..engine.generation import Generation
-    from ..engine.runner import ModelRunner
-    from ..text import ModelText
+    from ..engine.protocol import Runner
     from ..verification import Sampling
 
 _WARM_UP_TOKENS = 4
 
 
 def generate_command(
-    model: Annotated[Path, typer.Argument(help="A model directory ('kvctl compile' makes one).")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; by default it comes from a file or stdin.")
     ] = None,
@@ -64,14 +64,13 @@ def generate_command(
 ) -> None:
     """Continue a prompt; print tokens as they come, then speed, acceptance and times."""
     from ..draft import LookupDrafter
-    from ..engine.runner import ModelRunner
-    from ..text import ModelText
     from ..verification import Sampling
 
     if draft not in ("lookup", "none"):
         raise ValueError(f"--draft is lookup or none, not {draft}")
     message = read_prompt(prompt, prompt_file)
-    text = ModelText.load(model)
+    runner = open_runner(model)
+    text = runner.text
     special: Literal["literal", "parse"] = "literal" if literal else "parse"
     is_chat = text.has_template and not raw
     if system is not None and not is_chat:
@@ -85,8 +84,7 @@ def generate_command(
     )
     drafter = LookupDrafter(length=draft_length, branches=branches)
     console = make_console()
-    runner = ModelRunner.load(model)
-    session = _Session(runner, text, tokens, max_new_tokens, sampling, seed, console)
+    session = _Session(runner, tokens, max_new_tokens, sampling, seed, console)
     if not (is_chat or raw):
         console.print("[dim]no chat template: the prompt is continued as it is (--raw)[/]")
     if not compare:
@@ -139,8 +137,7 @@ class _Session:
 
     def __init__(
         self,
-        runner: ModelRunner,
-        text: ModelText,
+        runner: Runner,
         tokens: list[int],
         max_new_tokens: int,
         sampling: Sampling | None,
@@ -148,7 +145,7 @@ class _Session:
         console: Console,
     ) -> None:
         self._runner = runner
-        self._text = text
+        self._text = runner.text
         self._tokens = tokens
         self._max_new_tokens = max_new_tokens
         self._sampling = sampling

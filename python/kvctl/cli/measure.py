@@ -19,7 +19,7 @@ from .machine import cpu_model
 if TYPE_CHECKING:
     from ..draft import Drafter
     from ..engine.generation import Generation
-    from ..engine.runner import ModelRunner
+    from ..engine.protocol import Runner
 
 _SEQUENCE = 0
 
@@ -70,7 +70,7 @@ class Speedup:
 
 
 def measure_steps(
-    runner: ModelRunner, *, rows: Sequence[int], context: int = 128, repeat: int = 9
+    runner: Runner, *, rows: Sequence[int], context: int = 128, repeat: int = 9
 ) -> Steps:
     """Time prefill, decode, and the verification of chains, interleaved.
 
@@ -118,7 +118,7 @@ def measure_steps(
 
 
 def measure_speedup(
-    runner: ModelRunner,
+    runner: Runner,
     name: str,
     prompt: Sequence[int],
     drafter: Drafter,

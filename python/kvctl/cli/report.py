@@ -11,7 +11,7 @@ from .compare import first_difference
 
 if TYPE_CHECKING:
     from ..engine.generation import Generation
-    from ..engine.runner import ModelRunner
+    from ..engine.protocol import Runner
     from ..engine.stats import Statistics
 
 
@@ -49,7 +49,7 @@ def _time(seconds: float) -> str:
 
 def print_comparison(
     console: Console,
-    runner: ModelRunner,
+    runner: Runner,
     prompt: list[int],
     plain: Generation,
     speculative: Generation,

@@ -17,11 +17,11 @@ from .stats import Statistics
 
 if TYPE_CHECKING:
     from ..draft import Drafter
-    from .runner import ModelRunner
+    from .protocol import Runner
 
 
 def generate(
-    runner: ModelRunner,
+    runner: Runner,
     prompt_tokens: Sequence[int],
     *,
     max_new_tokens: int = 256,
@@ -92,7 +92,7 @@ class _Loop:
 
     def __init__(
         self,
-        runner: ModelRunner,
+        runner: Runner,
         seq_id: int,
         sampling: Sampling | None,
         seed: int,

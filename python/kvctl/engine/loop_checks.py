@@ -9,16 +9,16 @@ from ..tree import TokenTree
 from .generation import FinishReason
 
 if TYPE_CHECKING:
-    from .runner import ModelRunner
+    from .protocol import Runner
 
 
-def slides(runner: ModelRunner) -> bool:
+def slides(runner: Runner) -> bool:
     """Return whether the model's sequences evict old tokens, so that they have no end."""
-    return int(runner.metadata.get("sliding_window_size") or -1) > 0
+    return runner.sliding_window_size is not None
 
 
 def room_for(
-    runner: ModelRunner, prompt: Sequence[int], max_new_tokens: int
+    runner: Runner, prompt: Sequence[int], max_new_tokens: int
 ) -> tuple[int, FinishReason]:
     """Return how many tokens may be generated, and which limit that is.
 
@@ -39,8 +39,8 @@ def room_for(
         )
     limits: list[tuple[int, FinishReason]] = [(max_new_tokens, "length")]
     if not slides(runner):
-        context = int(runner.metadata.get("context_window_size") or -1)
-        sizes = {"context": context} if context > 0 else {}
+        context = runner.context_window_size
+        sizes = {} if context is None else {"context": context}
         sizes["cache"] = runner.cache.num_available_tokens
         for reason in ("context", "cache"):
             if reason not in sizes:

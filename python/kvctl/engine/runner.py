@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cached_property
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
@@ -13,6 +15,8 @@ from .._ffi import functions as ffi
 from .._ffi.cuda_compiler import prepare_device
 from ..cache.paged_kv_cache import PagedKVCache
 from ..recurrent.state import RecurrentState
+from ..text import ModelText
+from ..text.turn_end import named_stop_tokens
 from .forwards import ModelForwards
 from .function_table import FunctionTable
 from .replay import ReplayingCache
@@ -49,8 +53,11 @@ class ModelRunner(ModelForwards):
     >>> runner.cache.commit([0], [accepted_rows])
     """
 
-    def __init__(self, handle: ffi.ModelRunnerHandle) -> None:
+    def __init__(
+        self, handle: ffi.ModelRunnerHandle, directory: str | PathLike[str] | None = None
+    ) -> None:
         self._handle = handle
+        self._directory = directory
         cache, state = ffi.runner.cache(handle), ffi.runner.state(handle)
         paged = None if cache is None else PagedKVCache.wrap(cache)
         if state is not None:
@@ -130,7 +137,8 @@ class ModelRunner(ModelForwards):
                 _at_least_one("max_state_bytes", max_state_bytes),
                 keep_steps,
                 progress,
-            )
+            ),
+            model_dir,
         )
 
     @property
@@ -172,6 +180,52 @@ class ModelRunner(ModelForwards):
     def prefill_chunk_size(self) -> int:
         """New tokens that one forward takes at most."""
         return ffi.runner.prefill_chunk_size(self._handle)
+
+    @property
+    def context_window_size(self) -> int | None:
+        """Tokens that a sequence may have; None where the library sets no limit."""
+        return self._size("context_window_size")
+
+    @property
+    def sliding_window_size(self) -> int | None:
+        """The window of every sequence; None without one."""
+        return self._size("sliding_window_size")
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Which optional abilities of :class:`kvctl.engine.Runner` the library has."""
+        return frozenset()
+
+    @cached_property
+    def text(self) -> ModelText:
+        """The tokenizer, the chat template and the stops of the model's directory.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the directory has no tokenizer.
+        ValueError
+            If a file is damaged.
+        """
+        if self._directory is None:
+            raise FileNotFoundError("the model was not loaded from a directory with a tokenizer")
+        return ModelText.load(Path(self._directory))
+
+    @cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end the model's turn.
+
+        Without a tokenizer they are those that ``mlc-chat-config.json`` names by id.
+        """
+        try:
+            return self.text.stop_tokens
+        except FileNotFoundError:
+            return named_stop_tokens(self.config)
+
+    def _size(self, field: str) -> int | None:
+        """Return a size of the metadata, where -1 and absence mean that there is none."""
+        size = int(self.metadata.get(field) or -1)
+        return size if size > 0 else None
 
     def __repr__(self) -> str:
         return (

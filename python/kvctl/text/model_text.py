@@ -16,6 +16,15 @@ from .tokenizer import Special, Tokenizer
 from .turn_end import find_stops, written_turn_end
 
 
+def require_text_files(model_dir: Path) -> None:
+    """Raise FileNotFoundError where a model directory lacks a file that `ModelText.load` needs."""
+    for name in ("mlc-chat-config.json", "tokenizer.json"):
+        if not (model_dir / name).exists():
+            raise FileNotFoundError(
+                f"{model_dir} has no {name}: is it a model directory? ('kvctl compile' makes one)"
+            )
+
+
 class ModelText:
     """The tokenizer, the chat template and the stops of a model.
 
@@ -54,12 +63,7 @@ class ModelText:
             If a file is damaged.
         """
         model_dir = Path(model_dir)
-        for name in ("mlc-chat-config.json", "tokenizer.json"):
-            if not (model_dir / name).exists():
-                raise FileNotFoundError(
-                    f"{model_dir} has no {name}: is it a model directory? "
-                    "('kvctl compile' makes one)"
-                )
+        require_text_files(model_dir)
         fields = read_json_object(model_dir / "mlc-chat-config.json")
         tokenizer = Tokenizer.from_file(model_dir)
         if "chat_template" not in fields and not isinstance(fields.get("conv_template"), dict):

@@ -36,12 +36,10 @@ def find_stops(
     ValueError
         If a field is of a wrong type.
     """
-    ids = token_ids(fields.get("eos_token_id"), "eos_token_id")
-    ids += token_ids(fields.get("stop_token_ids"), "stop_token_ids")
+    ids = list(named_stop_tokens(fields))
     texts = strings(fields.get("stop_strs"), "stop_strs")
     conversation = fields.get("conv_template")
     if isinstance(conversation, dict):
-        ids += token_ids(conversation.get("stop_token_ids"), "stop_token_ids")
         texts += strings(conversation.get("stop_str"), "stop_str")
     special = fields.get("special_tokens")
     eos = special.get("eos_token") if isinstance(special, dict) else None
@@ -57,6 +55,22 @@ def find_stops(
     # A stop string that is a token: the token ends the text before anything of it is decoded.
     ids += [tokenizer.added_tokens[text] for text in texts if text in tokenizer.added_tokens]
     return frozenset(ids), tuple(dict.fromkeys(texts))
+
+
+def named_stop_tokens(fields: Mapping[str, Any]) -> frozenset[int]:
+    """Return the stop tokens that the fields name by id.
+
+    Raises
+    ------
+    ValueError
+        If a field is of a wrong type.
+    """
+    ids = token_ids(fields.get("eos_token_id"), "eos_token_id")
+    ids += token_ids(fields.get("stop_token_ids"), "stop_token_ids")
+    conversation = fields.get("conv_template")
+    if isinstance(conversation, dict):
+        ids += token_ids(conversation.get("stop_token_ids"), "stop_token_ids")
+    return frozenset(ids)
 
 
 def written_turn_end(template: ChatTemplate, tokenizer: Tokenizer) -> str | None:

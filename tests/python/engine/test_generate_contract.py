@@ -175,7 +175,7 @@ def test_a_text_says_why_it_ended(drafter):
         return generation.finish_reason, len(generation.tokens)
 
     small = FakeRunner()
-    small.metadata = {"context_window_size": 30}
+    small.context_window_size = 30
     assert reason() == ("length", 60)
     assert reason(FakeRunner(pages=2)) == ("cache", 32 - len(PROMPT) + 1)
     assert reason(small) == ("context", 30 - len(PROMPT) + 1)

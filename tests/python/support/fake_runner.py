@@ -85,7 +85,8 @@ class FakeRunner:
     def __init__(self, order=2, tokens_after=None, **cache):
         self.cache = FakeCache(**cache)
         self.vocab_size = VOCABULARY
-        self.metadata = {"context_window_size": 4096}
+        self.context_window_size = 4096
+        self.sliding_window_size = None
         self.forwards = []
         self.prefill_chunk_size = self.cache.prefill_chunk_size
         self._order = order
