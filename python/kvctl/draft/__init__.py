@@ -1,20 +1,26 @@
 """Drafting: where the tokens that a verify step checks come from."""
 
 from .acceptance import Acceptance
-from .adaptive import AdaptiveLength
+from .budget import Budget
 from .cost import RoundCost
+from .draft import Draft
 from .drafter import Drafter
 from .lookup import LookupDrafter
+from .request import Request
+from .round_result import RoundResult
 from .sample import DraftSample, sample
 from .sync import sync
 
 __all__ = [
     "Acceptance",
-    "AdaptiveLength",
+    "Budget",
+    "Draft",
     "DraftSample",
     "Drafter",
     "LookupDrafter",
+    "Request",
     "RoundCost",
+    "RoundResult",
     "sample",
     "sync",
 ]

@@ -2,63 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from ..tree import TokenTree
+from .budget import Budget
+from .draft import Draft
+from .request import Request
+from .round_result import RoundResult
 
 
 class Drafter(Protocol):
-    """Guesses how one text goes on; `kvctl.generate` verifies its guesses.
+    """Guesses how texts go on; `kvctl.generate` verifies its guesses.
 
-    The calls come in this order: `start` once per text, then `propose` and `observe` in turns. A
-    drafter that also has ``observe_prefill(rows: int, seconds: float)`` gets it called before
-    `start`: how long the prompt's forward took, and of how many rows it was.
+    The calls come in this order: `start` once per text, then `propose` and `observe` in turns for
+    all texts that run, then `finish`. Texts start and finish between rounds. A text that has to
+    wait for room is left out of some rounds and comes back with the same tokens.
+
+    A drafter keeps what it knows of a text under its ``request.id``, and owns any cache it needs.
+    Subclasses inherit methods that do nothing; only `propose` must be written.
+
+    Attributes
+    ----------
+    hidden_layers : tuple of int
+        The target's layers whose hidden states it wants with `start` and `observe`; none by
+        default.
     """
 
-    @property
-    def drawn(self) -> str:
-        """How the tokens are drawn, as `kvctl.verify` wants to know it."""
-        ...
+    hidden_layers: tuple[int, ...] = ()
 
-    def start(self, tokens: Sequence[int], measure: Callable[[int], float]) -> None:
-        """Begin a text.
+    def start(self, request: Request) -> None:
+        """Begin a text: its tokens are the prompt and the first emitted token."""
 
-        Parameters
-        ----------
-        tokens
-            The prompt and the first emitted token.
-        measure
-            Runs a throwaway round of that many rows (1: a plain step) behind the present context
-            and returns its seconds; for drafters that care about costs. The time counts.
-        """
-        ...
-
-    def propose(self, limit: int) -> TokenTree:
+    def propose(self, requests: Sequence[Request], budget: Budget) -> Sequence[Draft]:
         """Draft for the next round.
 
         Parameters
         ----------
-        limit
-            The most nodes and the greatest depth allowed, the root not counted; it may be 0.
+        requests
+            The texts of the round.
+        budget
+            What drafts are worth: a drafter that draws at random asks it, before it draws, how
+            many nodes to draw. It need not ask for drafts that it gives rates of.
 
         Returns
         -------
-        TokenTree
-            Its root is the last token of the text. The root alone asks for a plain step. A tree
-            with another root, more nodes than the limit or tokens outside the vocabulary is
-            refused, and the generation raises.
+        sequence of Draft
+            One for each request, in their order. One with another root than the last token of the
+            text, more nodes than the limit or tokens outside the vocabulary is refused, and the
+            generation raises.
         """
         ...
 
-    def observe(self, emitted: Sequence[int], seconds: float) -> None:
-        """Learn from the outcome of the round.
+    def observe(self, results: Sequence[RoundResult]) -> None:
+        """Learn from the outcome of a round; one result for each request of `propose`."""
 
-        Parameters
-        ----------
-        emitted
-            The new tokens of the text: the accepted drafts and the one that follows them.
-        seconds
-            What the round took, draft and callback not included.
-        """
-        ...
+    def finish(self, request: Request) -> None:
+        """Forget a text: it has ended, or the generation is being given up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import index
 
 import numpy as np
@@ -10,15 +10,19 @@ import numpy as np
 from .._core import NgramIndex
 from ..tree import TokenTree
 from .acceptance import Acceptance
-from .adaptive import AdaptiveLength
+from .budget import Budget
+from .draft import Draft
+from .drafter import Drafter
+from .request import Request
+from .round_result import RoundResult
 
 
-class LookupDrafter:
+class LookupDrafter(Drafter):
     """Prompt lookup over an n-gram index of the text, prompt and output alike.
 
     By default each round drafts as much as promises the most tokens per second (see
-    `AdaptiveLength`), which on a text that does not repeat itself is nothing. What it learnt of
-    costs and acceptance stays for the next text.
+    `Budget`), which on a text that does not repeat itself is nothing. What it learnt of acceptance
+    stays for the next text.
 
     Parameters
     ----------
@@ -43,58 +47,54 @@ class LookupDrafter:
             if value is not None and index(value) < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
         self.length = length
-        self.adaptive = AdaptiveLength(max_nodes=max_length)
+        self.max_length = max_length
         self.acceptance = Acceptance()
         self._branches = branches
-        self._index = NgramIndex()
-        self._draft = _Draft.nothing()
-        self._rows = 1
+        self._indices: dict[int, NgramIndex] = {}
+        self._found: dict[int, _Found] = {}
 
-    @property
-    def drawn(self) -> str:
-        """Copied tokens saw none of the verifier's random numbers."""
-        return "deterministic"
+    def start(self, request: Request) -> None:
+        """Index the prompt."""
+        self._indices[request.id] = found = NgramIndex()
+        found.append(np.asarray(request.tokens, dtype=np.int32))
 
-    def start(self, tokens: Sequence[int], measure: Callable[[int], float]) -> None:
-        """Index the prompt. Costs are learnt from the text's own rounds: nothing is measured."""
-        self._index = NgramIndex()
-        self._index.append(np.asarray(tokens, dtype=np.int32))
-        if self.length is None:
-            self.adaptive.start()
+    def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
+        """Draft behind the last token of each text."""
+        return [self._propose(request) for request in requests]
 
-    def observe_prefill(self, rows: int, seconds: float) -> None:
-        """Learn from the prefill what many rows cost here."""
-        if self.length is None:
-            self.adaptive.cost.observe_prefill(rows, seconds)
+    def observe(self, results: Sequence[RoundResult]) -> None:
+        """Learn from the round, and append what it emitted to the texts."""
+        for result in results:
+            id, emitted = result.request.id, result.emitted
+            for rank, match_length, hit in self._found[id].trials(emitted):
+                self.acceptance.observe(match_length, rank, hit)
+            self._indices[id].append(np.asarray(emitted, dtype=np.int32))
 
-    def propose(self, limit: int) -> TokenTree:
-        """Draft up to ``limit`` nodes behind the last token of the text."""
-        depth = min(limit, self.adaptive.max_nodes if self.length is None else self.length)
+    def finish(self, request: Request) -> None:
+        """Forget the index of a text."""
+        self._indices.pop(request.id, None)
+        self._found.pop(request.id, None)
+
+    def _propose(self, request: Request) -> Draft:
+        depth = min(request.limit, self.max_length if self.length is None else self.length)
         # At least one, even if it is not verified: acceptance is learnt from it too.
         depth = max(depth, 1)
-        found = self._index.tree(2 * depth, depth) if self._branches else self._index.chain(depth)
-        self._draft = draft = _Draft(*(values.tolist() for values in found))
-        rates = self.acceptance.path_rates(draft.parents, draft.ranks, draft.match_lengths)
-        if self.length is None:
-            count = self.adaptive.choose(rates[1:], limit)
-        else:
-            count = min(limit, len(draft) - 1) if self.length > 0 else 0
-        self._rows = 1 + count
-        if count == 0:
-            return TokenTree.chain(draft.tokens[:1])
-        tree = TokenTree(found[0], found[1])
-        return tree if count == len(draft) - 1 else tree.prune(rates, 1 + count)[0]
-
-    def observe(self, emitted: Sequence[int], seconds: float) -> None:
-        """Learn from the round, and append what it emitted to the text."""
-        for rank, match_length, hit in self._draft.trials(emitted):
-            self.acceptance.observe(match_length, rank, hit)
-        if self.length is None:
-            self.adaptive.observe(self._rows, len(emitted), seconds)
-        self._index.append(np.asarray(emitted, dtype=np.int32))
+        indexed = self._indices[request.id]
+        arrays = indexed.tree(2 * depth, depth) if self._branches else indexed.chain(depth)
+        self._found[request.id] = found = _Found(*(values.tolist() for values in arrays))
+        nodes = len(found) - 1
+        most = min(request.limit, self.max_length if self.length is None else nodes)
+        if nodes == 0 or most == 0 or self.length == 0:
+            return Draft.nothing(found.tokens[0])
+        tree = TokenTree(arrays[0], arrays[1])
+        rates = self.acceptance.path_rates(found.parents, found.ranks, found.match_lengths)
+        if nodes > most:
+            tree, kept = tree.prune(rates, 1 + most)
+            rates = [rates[node] for node in kept.tolist()]
+        return Draft(tree, rates=rates if self.length is None else None)
 
 
-class _Draft:
+class _Found:
     """All tokens found; the round verifies all or a part of them."""
 
     def __init__(self, tokens: list[int], parents: list[int], match_lengths: list[int]) -> None:
@@ -107,10 +107,6 @@ class _Draft:
             siblings = self._children[parents[node]]
             self.ranks[node] = len(siblings)
             siblings.append(node)
-
-    @classmethod
-    def nothing(cls) -> _Draft:
-        return cls([], [], [])
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -9,10 +9,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .._ffi.integers import to_int64
+from ..draft import Budget, Draft, Request, RoundResult
 from ..tree import TokenTree
 from ..verification import Sampling, Verification, verify
+from .costs import cost_of
 from .generation import FinishReason, Generation
-from .loop_checks import check_draft, room_for, slides
+from .loop_checks import check_drafts, room_for, slides
 from .stats import Statistics
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def generate(
         than the last token of the text, more nodes than its limit, or tokens outside the
         vocabulary. The sequence is removed in every case.
     TypeError
-        If the drafter proposes something else than a TokenTree.
+        If the drafter proposes something else than a list of `kvctl.draft.Draft`.
     """
     loop = _Loop(runner, seq_id, sampling, seed, request_id, stop, stop_when)
     return loop.run(prompt_tokens, max_new_tokens, drafter, on_tokens)
@@ -104,7 +106,6 @@ class _Loop:
             raise TypeError(f"sampling must be kvctl.Sampling, got {type(sampling).__name__}")
         self._runner = runner
         self._seq_id = seq_id
-        self._sampling = sampling
         self._seed = seed
         self._request_id = request_id
         self._stop = frozenset(to_int64(stop, "stop").tolist())
@@ -120,11 +121,13 @@ class _Loop:
             self._penalized = sampling.repetition_penalty != 1.0 or any(penalties)
         # Ids outside the vocabulary are never emitted.
         stops = sorted(token for token in self._stop if 0 <= token < runner.vocab_size)
-        self._sampling = replace(sampling, stop_tokens=stops)
+        self._sampling: Sampling = replace(sampling, stop_tokens=stops)
         self._finished: FinishReason | None = None
         self._slides = slides(runner)
         self._text: list[int] = []
         self._stats = Statistics()
+        self._budget = Budget(cost_of(runner))
+        self._request: Request | None = None
 
     def run(
         self,
@@ -142,10 +145,10 @@ class _Loop:
             self._text = list(prompt)
             stats.prompt_tokens = len(prompt)
             emitted = self._prefill()
+            self._text += emitted
             if drafter is not None and room > 1 and self._finished is None:
-                self._start(drafter, emitted)
+                self._start(drafter, len(prompt))
             while True:
-                self._text += emitted
                 stats.new_tokens += len(emitted)
                 room -= len(emitted)
                 if on_tokens is not None:
@@ -156,36 +159,49 @@ class _Loop:
                     return Generation(self._text[len(prompt) :], self._finished, stats)
                 emitted = self._round(drafter, room - 1)
         finally:
-            cache.remove_sequence(self._seq_id)
+            try:
+                if self._request is not None and drafter is not None:
+                    drafter.finish(self._request)
+            finally:
+                cache.remove_sequence(self._seq_id)
 
     def _prefill(self) -> list[int]:
         begin = perf_counter()
         logits = self._runner.prefill([self._seq_id], [self._text])
         result = self._decide(logits, TokenTree.chain(self._text[-1:]))
-        self._stats.prefill_seconds = perf_counter() - begin
+        self._stats.prefill_seconds = seconds = perf_counter() - begin
+        length = len(self._text)
+        rows = min(length, self._runner.prefill_chunk_size)
+        self._budget.cost.observe_prefill(rows, seconds * rows / length)
         return self._cut(result.tokens[0])
 
-    def _start(self, drafter: Drafter, emitted: list[int]) -> None:
+    def _start(self, drafter: Drafter, prompt_length: int) -> None:
         begin = perf_counter()
-        observe_prefill = getattr(drafter, "observe_prefill", None)
-        if observe_prefill is not None:
-            length = len(self._text)
-            rows = min(length, self._runner.prefill_chunk_size)
-            observe_prefill(rows, self._stats.prefill_seconds * rows / length)
-        drafter.start([*self._text, *emitted], self._measure)
+        self._request = Request(
+            id=0,
+            tokens=self._text,
+            prompt_length=prompt_length,
+            seq_id=self._seq_id,
+            sampling=self._sampling,
+            seed=self._seed,
+            request_id=self._request_id,
+        )
+        drafter.start(self._request)
         self._stats.start_seconds = perf_counter() - begin
 
     def _round(self, drafter: Drafter | None, limit: int) -> list[int]:
         """Draft at most `limit` nodes, forward, decide, keep what was accepted."""
         stats, root = self._stats, self._text[-1]
         begin = perf_counter()
-        if drafter is None:
-            tree = TokenTree.chain([root])
+        request, draft = self._request, None
+        nodes: Sequence[int]
+        if drafter is None or request is None:
+            tree, nodes = TokenTree.chain([root]), range(1)
         else:
-            limit = self._limit(limit)
-            tree = check_draft(
-                drafter, drafter.propose(limit), root, limit, self._runner.vocab_size
-            )
+            request.limit = self._limit(limit)
+            drafts = drafter.propose([request], self._budget)
+            [draft] = check_drafts(drafter, drafts, [request], self._runner.vocab_size)
+            tree, nodes = self._cut_draft(draft, request)
         drafted = perf_counter()
         logits = self._forward(tree)
         forwarded = perf_counter()
@@ -193,9 +209,10 @@ class _Loop:
         verified = perf_counter()
         emitted = self._cut(result.tokens[0])
         cut = perf_counter()
-        nodes = result.accepted_nodes[0][: len(emitted)]
+        path = result.accepted_nodes[0][: len(emitted)]
+        kept = result.kept[0][: 1 + len(path)]
         if len(tree) > 1:
-            self._runner.cache.commit([self._seq_id], [result.kept[0][: 1 + len(nodes)]])
+            self._runner.cache.commit([self._seq_id], [kept])
         done = perf_counter()
         stats.rounds += 1
         stats.draft_seconds += drafted - begin
@@ -203,13 +220,43 @@ class _Loop:
         stats.verify_seconds += verified - forwarded
         stats.rollback_seconds += done - cut
         if len(tree) > 1:
-            offered = len(emitted) > len(nodes) and ([0, *nodes][-1] in tree.parents)
+            offered = len(emitted) > len(path) and ([0, *path][-1] in tree.parents)
             depth = int(tree.depths.max())
-            stats.count_draft(depth, len(nodes) + offered, len(nodes), len(emitted))
-        if drafter is not None:
-            drafter.observe(emitted, verified - drafted + done - cut)
+            stats.count_draft(depth, len(path) + offered, len(path), len(emitted))
+        seconds = verified - drafted + done - cut
+        self._budget.observe([0], [len(tree) - 1], [len(emitted)], seconds)
+        self._text += emitted
+        if drafter is not None and request is not None and draft is not None:
+            accepted = [int(nodes[node]) for node in path]
+            drafter.observe(
+                [
+                    RoundResult(
+                        request=request,
+                        draft=draft,
+                        nodes=nodes,
+                        accepted=accepted,
+                        emitted=emitted,
+                        kept=kept,
+                        hidden=None,
+                        rows=len(tree),
+                        seconds=seconds,
+                        finished=self._finished is not None,
+                    )
+                ]
+            )
             stats.draft_seconds += perf_counter() - done
         return emitted
+
+    def _cut_draft(self, draft: Draft, request: Request) -> tuple[TokenTree, Sequence[int]]:
+        """Return the part of a draft's tree that pays, and which nodes it has."""
+        tree, rates = draft.tree, draft.rates
+        if rates is None or len(tree) == 1:
+            return tree, range(len(tree))
+        count = self._budget.choose([request], [rates[1:]])[0]
+        if 1 + count == len(tree):
+            return tree, range(len(tree))
+        part, nodes = tree.prune(rates, 1 + count)
+        return part, nodes.tolist()
 
     def _limit(self, limit: int) -> int:
         """Return how many nodes a drafter may propose."""
@@ -247,18 +294,3 @@ class _Loop:
                 self._finished = "stop_token" if token in self._stop else "stop_string"
                 return emitted[: i + 1]
         return emitted
-
-    def _measure(self, rows: int) -> float:
-        """Time a round of that many rows behind the present context, and undo it."""
-        cache, root = self._runner.cache, self._text[-1]
-        space = min(cache.num_available_tokens, self._runner.prefill_chunk_size)
-        fitting = max(1, min(rows, space))
-        begin = perf_counter()
-        tree = TokenTree.chain([root] * fitting)
-        self._decide(self._forward(tree), tree)
-        if fitting == 1:
-            cache.popn(self._seq_id, 1)
-        else:
-            cache.abort([self._seq_id])
-        # Rows that do not fit are never drafted; for them this estimate is never too low.
-        return (perf_counter() - begin) * rows / fitting

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..draft import Draft, Request
 from ..tree import TokenTree
 from .generation import FinishReason
 
@@ -56,29 +57,53 @@ def room_for(
     return min(limits, key=lambda limit: limit[0])
 
 
-def check_draft(drafter: Any, tree: object, root: int, limit: int, vocab_size: int) -> TokenTree:
-    """Return the tree that a drafter proposed, if it is one that the loop may verify.
+def check_drafts(
+    drafter: Any, drafts: Any, requests: Sequence[Request], vocab_size: int
+) -> Sequence[Draft]:
+    """Return what a drafter proposed, if it is drafts that the loop may verify.
 
     Raises
     ------
     TypeError
-        If it is no TokenTree.
+        If it is no sequence of `Draft`, or a tree is no TokenTree.
     ValueError
-        If its root is not the last token of the text, it has more nodes than allowed, a token
-        outside the vocabulary, or rows without a node. The message names the drafter's class.
+        If there is not one draft for each request; if a root is not the last token of its text, or
+        a tree has more nodes than allowed and no rates, a token outside the vocabulary, or rows
+        without a node; if rates are not one for each node. The message names the drafter's class.
     """
     name = f"{type(drafter).__name__}.propose"
+    if not isinstance(drafts, Sequence):
+        raise TypeError(f"{name} must return a list of drafts, got {type(drafts).__name__}")
+    if len(drafts) != len(requests):
+        raise ValueError(f"{name} returned {len(drafts)} drafts for {len(requests)} requests")
+    for draft, request in zip(drafts, requests, strict=True):
+        _check_draft(name, draft, request, vocab_size)
+    return drafts
+
+
+def _check_draft(name: str, draft: Any, request: Request, vocab_size: int) -> None:
+    """Refuse a draft that the loop may not verify; see `check_drafts`."""
+    if not isinstance(draft, Draft):
+        raise TypeError(f"{name} must return kvctl.draft.Draft, got {type(draft).__name__}")
+    tree = draft.tree
     if not isinstance(tree, TokenTree):
-        raise TypeError(f"{name} must return a kvctl.TokenTree, got {type(tree).__name__}")
+        raise TypeError(f"{name} must draft a kvctl.TokenTree, got {type(tree).__name__}")
     tokens = tree.tokens.tolist()
-    if tokens[0] != root:
+    if tokens[0] != request.root:
         raise ValueError(
             f"{name} returned a tree with root {tokens[0]}; the root is the last token of the "
-            f"text, {root}"
+            f"text, {request.root}"
         )
-    if len(tokens) - 1 > limit:
+    if draft.rates is not None:
+        if len(draft.rates) != len(tokens):
+            raise ValueError(
+                f"{name} returned {len(draft.rates)} rates for {len(tokens)} nodes, the root among "
+                "them"
+            )
+    elif len(tokens) - 1 > request.limit:
         raise ValueError(
-            f"{name} returned {len(tokens) - 1} nodes behind the root; its limit was {limit}"
+            f"{name} returned {len(tokens) - 1} nodes behind the root; its limit was "
+            f"{request.limit}"
         )
     lowest, highest = min(tokens), max(tokens)
     if lowest < 0 or highest >= vocab_size:
@@ -86,4 +111,3 @@ def check_draft(drafter: Any, tree: object, root: int, limit: int, vocab_size: i
         raise ValueError(f"{name} drafted token {token}; the vocabulary is 0 to {vocab_size - 1}")
     if tree.num_rows > len(set(tree.rows.tolist())):
         raise ValueError(f"{name} returned a tree with {tree.num_rows} rows, some without a node")
-    return tree

@@ -3,9 +3,9 @@ import random
 import numpy as np
 import pytest
 
-from kvctl import TokenTree
+from kvctl import Sampling, TokenTree
 from kvctl._core import NgramIndex
-from kvctl.draft import LookupDrafter
+from kvctl.draft import Budget, LookupDrafter, Request, RoundCost, RoundResult
 
 
 def avx512(rows):
@@ -23,17 +23,66 @@ def avx2(rows):
 MACHINES = [avx512, eight_cost_one_and_a_half, avx2]
 
 
-def follow(drafter, prompt, output, time_of, *, disturbed=0.0, seed=0):
-    """Decode `output` in simulated time; return how much faster than plainly it went."""
+def new_request(tokens, limit=16):
+    return Request(
+        id=0,
+        tokens=list(tokens),
+        prompt_length=len(tokens) - 1,
+        seq_id=0,
+        sampling=Sampling(temperature=0.0),
+        limit=limit,
+    )
+
+
+def taught(request, draft, nodes, emitted, seconds):
+    """Return what a drafter is told of a round, with the accepted path left out."""
+    return RoundResult(
+        request=request,
+        draft=draft,
+        nodes=nodes,
+        accepted=[],
+        emitted=emitted,
+        kept=[0],
+        hidden=None,
+        rows=len(nodes),
+        seconds=seconds,
+        finished=False,
+    )
+
+
+def propose(drafter, request, budget=None):
+    """Return the draft for one text, its part that is verified, and the nodes of that."""
+    budget = budget or Budget(RoundCost())
+    [draft] = drafter.propose([request], budget)
+    tree, nodes = draft.tree, list(range(len(draft.tree)))
+    if draft.rates is not None:
+        count = budget.choose([request], [draft.rates[1:]])[0]
+        tree, kept = draft.tree.prune(draft.rates, 1 + count)
+        nodes = kept.tolist()
+    assert len(tree) <= 1 + request.limit
+    return draft, tree, nodes
+
+
+def follow(drafter, prompt, output, time_of, *, disturbed=0.0, seed=0, cost=None):
+    """Decode `output` in simulated time; return how much faster than plainly it went.
+
+    The cost of rounds is measured before, unless it is given.
+    """
     rng = random.Random(seed)
 
     def elapsed(rows):
         return time_of(rows) * (3.0 if rng.random() < disturbed else 1.0)
 
-    drafter.start(prompt + output[:1], elapsed)
+    if cost is None:
+        cost = RoundCost(max_rows=17)
+        cost.calibrate(elapsed)
+    budget = Budget(cost)
+    request = new_request(prompt + output[:1])
+    drafter.start(request)
     at, spent, plain = 1, 0.0, 0.0
     while at < len(output):
-        tree = drafter.propose(min(16, len(output) - at - 1))
+        request.limit = min(16, len(output) - at - 1)
+        draft, tree, nodes = propose(drafter, request, budget)
         assert tree.tokens[0] == output[at - 1]
         assert len(tree) <= max(1, min(17, len(output) - at))
         node, emitted = 0, []
@@ -51,7 +100,10 @@ def follow(drafter, prompt, output, time_of, *, disturbed=0.0, seed=0):
         seconds = elapsed(len(tree))
         spent += seconds
         plain += sum(elapsed(1) for _ in emitted)
-        drafter.observe(emitted, seconds)
+        budget.observe([0], [len(tree) - 1], [len(emitted)], seconds)
+        request.tokens += emitted
+        drafter.observe([taught(request, draft, nodes, emitted, seconds)])
+    drafter.finish(request)
     return plain / spent
 
 
@@ -111,11 +163,13 @@ def test_copy_edit_is_much_faster_where_eight_rows_cost_one_and_a_half():
 def test_what_was_learnt_serves_the_next_text():
     drafter = LookupDrafter()
     output = [token for i in range(120) for token in (1, 2, 100 + i)]
-    first = follow(drafter, [1, 2, 3, 1, 2, 4], output, avx512)
-    learnt, shape = drafter.acceptance.rate(2), drafter.adaptive.cost.shape
-    drafter.start([1, 2, 3], lambda rows: pytest.fail("was calibrated already"))
-    assert drafter.acceptance.rate(2) == learnt and drafter.adaptive.cost.shape == shape
-    assert follow(drafter, [1, 2, 3, 1, 2, 4], output, avx512) > first
+    cost = RoundCost(max_rows=17)
+    cost.calibrate(avx512)
+    first = follow(drafter, [1, 2, 3, 1, 2, 4], output, avx512, cost=cost)
+    learnt, shape = drafter.acceptance.rate(2), cost.shape
+    drafter.start(new_request([1, 2, 3]))
+    assert drafter.acceptance.rate(2) == learnt and cost.shape == shape
+    assert follow(drafter, [1, 2, 3, 1, 2, 4], output, avx512, cost=cost) > first
 
 
 def test_a_tree_pays_where_continuations_compete():
@@ -128,28 +182,50 @@ def test_a_tree_pays_where_continuations_compete():
 
 def test_fixed_length_drafts_it_wherever_there_is_a_match():
     drafter = LookupDrafter(length=3, branches=False)
-    drafter.start([1, 2, 3, 4, 5, 1, 2], lambda rows: pytest.fail("has no use for costs"))
-    assert drafter.propose(16) == TokenTree.chain([2, 3, 4, 5])
-    assert drafter.propose(2) == TokenTree.chain([2, 3, 4])
-    assert drafter.propose(0) == TokenTree.chain([2])
-    drafter.observe([9], 0.1)
-    assert drafter.propose(16) == TokenTree.chain([9])
+    request = new_request([1, 2, 3, 4, 5, 1, 2])
+    drafter.start(request)
+    assert propose(drafter, request)[1] == TokenTree.chain([2, 3, 4, 5])
+    request.limit = 2
+    assert propose(drafter, request)[1] == TokenTree.chain([2, 3, 4])
+    request.limit = 0
+    draft, tree, nodes = propose(drafter, request)
+    assert tree == TokenTree.chain([2])
+    request.tokens.append(9)
+    drafter.observe([taught(request, draft, nodes, [9], 0.1)])
+    request.limit = 16
+    assert propose(drafter, request)[1] == TokenTree.chain([9])
 
 
 def test_fixed_length_with_branches():
     drafter = LookupDrafter(length=2)
-    drafter.start([1, 7, 1, 8, 1], lambda rows: 0.0)
-    tree = drafter.propose(16)
+    request = new_request([1, 7, 1, 8, 1])
+    drafter.start(request)
+    draft, tree, _ = propose(drafter, request)
     assert tree == TokenTree([1, 8, 1, 7, 1], [-1, 0, 1, 0, 3])
-    assert drafter.drawn == "deterministic"
+    assert draft.drawn == "deterministic" and draft.deterministic
+
+
+def test_an_adaptive_draft_has_at_most_its_longest_length():
+    drafter = LookupDrafter(max_length=3)
+    request = new_request([1, 7, 1, 8, 1, 9, 1])
+    drafter.start(request)
+    draft, _, _ = propose(drafter, request)
+    assert len(draft.tree) == 4 and len(draft.rates) == 4
+    request.limit = 2
+    assert len(propose(drafter, request)[0].tree) == 3
 
 
 def test_learns_from_what_was_not_verified():
     drafter = LookupDrafter()
-    drafter.start([1, 2, 3, 1], lambda rows: 1.0 * rows)  # rows cost too much: plain steps only
+    cost = RoundCost()
+    cost.calibrate(lambda rows: 1.0 * rows)  # rows cost too much: plain steps only
+    request = new_request([1, 2, 3, 1])
+    drafter.start(request)
     before = drafter.acceptance.rate(1)
-    assert len(drafter.propose(16)) == 1
-    drafter.observe([2], 1.0)
+    draft, tree, nodes = propose(drafter, request, Budget(cost))
+    assert len(tree) == 1
+    request.tokens.append(2)
+    drafter.observe([taught(request, draft, nodes, [2], 1.0)])
     assert drafter.acceptance.rate(1) > before
 
 
@@ -184,12 +260,11 @@ def test_the_start_measures_nothing_and_a_slow_library_loses_two_steps_at_most(p
         return 0.2 * rows
 
     text = [token for i in range(80) for token in (1, 2, 3, 4, 100 + i % 7)]
-    drafter = LookupDrafter()
-    drafter.observe_prefill(prompt, slow(prompt))
-    start = drafter.start
-    drafter.start = lambda tokens, _: start(tokens, lambda rows: pytest.fail("measured"))
+    cost = RoundCost(max_rows=17)
+    cost.observe_prefill(prompt, slow(prompt))
     steps = len(text) - prompt - 1
-    assert steps / follow(drafter, text[:prompt], text[prompt:], slow) <= steps + 2.5
+    gain = follow(LookupDrafter(), text[:prompt], text[prompt:], slow, cost=cost)
+    assert steps / gain <= steps + 2.5
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -199,8 +274,9 @@ def test_a_first_text_that_copies_is_fast_from_the_start(machine, told):
     for seed in range(4):
         rng = np.random.default_rng(seed)
         text = markov(160, rng)
-        drafter = LookupDrafter()
+        cost = None
         if told:
-            drafter.observe_prefill(len(text), machine(16) * len(text) / 16)
-        gains.append(follow(drafter, text, edited(text, rng, 25), machine))
+            cost = RoundCost(max_rows=17)
+            cost.observe_prefill(len(text), machine(16) * len(text) / 16)
+        gains.append(follow(LookupDrafter(), text, edited(text, rng, 25), machine, cost=cost))
     assert min(gains) >= 2.5

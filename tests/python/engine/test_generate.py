@@ -4,28 +4,29 @@ import pytest
 
 from fake_runner import VOCABULARY, FakeRunner
 from kvctl import ModelRunner, Sampling, TokenTree, generate
-from kvctl.draft import LookupDrafter
+from kvctl.draft import Draft, Drafter, LookupDrafter
+from kvctl.engine.costs import cost_of
 
 PROMPT = [5, 6, 7, 8, 9, 5, 6]
 
 
-class Oracle:
+class Oracle(Drafter):
     """Drafts what the model will say, wrong from `wrong` tokens on, with a wrong sibling first."""
-
-    drawn = "deterministic"
 
     def __init__(self, tokens, length=4, wrong=99):
         self._tokens, self._length, self._wrong = tokens, length, wrong
+        self.running = []
 
-    def start(self, tokens, measure):
-        self._text = list(tokens)
-        self._prompt = len(tokens) - 1
-        self.times = [measure(rows) for rows in (1, 3)]
+    def start(self, request):
+        self.running.append(request.id)
 
-    def propose(self, limit):
-        said = len(self._text) - self._prompt
-        right = self._tokens[said : said + min(self._length, limit // 2)]
-        tokens, parents, last = [self._text[-1]], [-1], 0
+    def propose(self, requests, budget):
+        return [self._draft(request) for request in requests]
+
+    def _draft(self, request):
+        said = len(request.tokens) - request.prompt_length
+        right = self._tokens[said : said + min(self._length, request.limit // 2)]
+        tokens, parents, last = [request.tokens[-1]], [-1], 0
         for index, token in enumerate(right):
             tokens += [(token + 1) % VOCABULARY, (token + (index >= self._wrong)) % VOCABULARY]
             parents += [last, last]
@@ -33,11 +34,15 @@ class Oracle:
                 tokens.pop(), parents.pop()
                 break
             last = len(tokens) - 1
-        return TokenTree(tokens, parents)
+        return Draft(TokenTree(tokens, parents))
 
-    def observe(self, emitted, seconds):
-        assert seconds > 0
-        self._text += emitted
+    def observe(self, results):
+        for result in results:
+            assert result.seconds > 0
+            assert list(result.request.tokens[-len(result.emitted) :]) == result.emitted
+
+    def finish(self, request):
+        self.running.remove(request.id)
 
 
 def plain_tokens(runner, n=60, **options):
@@ -65,6 +70,7 @@ def test_speculative_is_plain_only_sooner(sampling, length, wrong):
         runner, PROMPT, max_new_tokens=60, drafter=drafter, sampling=sampling, seed=3
     )
     assert generation.tokens == expected
+    assert drafter.running == []
     stats = generation.statistics
     assert stats.new_tokens == 60
     # Every round emits its accepted drafts and one more token.
@@ -267,13 +273,21 @@ def test_the_first_text_starts_without_a_throwaway_round():
     assert len(runner.forwards) == 1 + fast.statistics.rounds
 
 
-def test_a_drafter_hears_of_the_prefill_if_it_listens():
-    heard = []
-
-    class Listens(Oracle):
-        def observe_prefill(self, rows, seconds):
-            heard.append((rows, seconds > 0))
-
+def test_the_costs_of_a_runner_hear_of_the_prefill(monkeypatch):
     runner = FakeRunner(chunk=4)
-    generate(runner, PROMPT, max_new_tokens=5, drafter=Listens(plain_tokens(FakeRunner())))
+    heard = []
+    monkeypatch.setattr(
+        cost_of(runner),
+        "observe_prefill",
+        lambda rows, seconds: heard.append((rows, seconds > 0)),
+    )
+    generate(runner, PROMPT, max_new_tokens=5)
     assert heard == [(4, True)]
+
+
+def test_what_a_round_costs_is_known_to_every_text_of_a_runner():
+    runner = FakeRunner()
+    assert not cost_of(runner).calibrated
+    generate(runner, PROMPT, max_new_tokens=5)
+    assert cost_of(runner).calibrated
+    assert not cost_of(FakeRunner()).calibrated

@@ -10,31 +10,33 @@ import pytest
 
 from fake_runner import VOCABULARY, FakeRunner
 from kvctl import ModelRunner, Sampling, TokenTree, generate
-from kvctl.draft import LookupDrafter
+from kvctl.draft import Draft, Drafter, LookupDrafter
 from kvctl.verification import AcceptanceStats, verify
 from plain_model import compile_plain_model
 
 PROMPT = [5, 6, 7, 8, 9, 5, 6]
 
 
-class Scripted:
+class Scripted(Drafter):
     """Proposes what a function of the text and the limit says; records what it is taught."""
-
-    drawn = "deterministic"
 
     def __init__(self, propose):
         self._propose = propose
         self.observed = []
 
-    def start(self, tokens, measure):
-        self.text = list(tokens)
+    def start(self, request):
+        self.text = list(request.tokens)
 
-    def propose(self, limit):
-        return self._propose(self.text, limit)
+    def propose(self, requests, budget):
+        [request] = requests
+        assert self.text == list(request.tokens)
+        tree = self._propose(self.text, request.limit)
+        return [Draft(tree) if isinstance(tree, TokenTree) else tree]
 
-    def observe(self, emitted, seconds):
-        self.observed.append(list(emitted))
-        self.text += emitted
+    def observe(self, results):
+        [result] = results
+        self.observed.append(list(result.emitted))
+        self.text += result.emitted
 
 
 def oracle(whole, length=9, prompt=7):
@@ -77,8 +79,18 @@ BREAKS = {
         ValueError,
         r"Scripted\.propose returned a tree with 3 rows, some without a node",
     ),
-    "a list": (lambda text, limit: [text[-1]], TypeError, "kvctl.TokenTree, got list"),
-    "nothing": (lambda text, limit: None, TypeError, "kvctl.TokenTree, got NoneType"),
+    "a list": (lambda text, limit: [text[-1]], TypeError, r"kvctl\.draft\.Draft, got list"),
+    "nothing": (lambda text, limit: None, TypeError, r"kvctl\.draft\.Draft, got NoneType"),
+    "no tree": (
+        lambda text, limit: Draft([text[-1]]),
+        TypeError,
+        r"Scripted\.propose must draft a kvctl\.TokenTree, got list",
+    ),
+    "rates of other nodes": (
+        lambda text, limit: Draft(TokenTree.chain([text[-1]]), rates=[1.0, 0.5]),
+        ValueError,
+        r"Scripted\.propose returned 2 rates for 1 nodes",
+    ),
 }
 
 
@@ -106,6 +118,18 @@ def test_a_drafter_that_breaks_the_contract_is_named(kind, sampling, seed):
             sampling=sampling,
         )
     assert runner.cache.committed == {9: []}
+
+
+@pytest.mark.parametrize("drafts", [None, [], "ab"])
+def test_a_drafter_that_returns_no_drafts_is_named(drafts):
+    class Few(Drafter):
+        def propose(self, requests, budget):
+            return drafts
+
+    runner = FakeRunner()
+    with pytest.raises((TypeError, ValueError), match=r"Few\.propose"):
+        generate(runner, PROMPT, drafter=Few())
+    assert runner.cache.committed == {}
 
 
 def test_a_drafter_that_is_right_beyond_its_limit_is_refused():

@@ -1,0 +1,147 @@
+from itertools import product
+
+import numpy as np
+import pytest
+
+from kvctl import Sampling
+from kvctl.draft import Budget, Request, RoundCost
+
+
+class OneText:
+    """The budget of a round with a single text."""
+
+    def __init__(self, time_of, **options):
+        self.cost = RoundCost(max_rows=17)
+        self.cost.calibrate(time_of)
+        self.budget = Budget(self.cost, **options)
+        self.request = Request(0, [1], 0, 0, Sampling(temperature=0.0))
+
+    @property
+    def purse(self):
+        return self.budget.purse(0)
+
+    def choose(self, rates, limit):
+        self.request.limit = limit
+        return self.budget.choose([self.request], [rates])[0]
+
+    def observe(self, rows, emitted, seconds):
+        self.budget.observe([0], [rows - 1], [emitted], seconds)
+
+
+def started(time_of, **options):
+    return OneText(time_of, **options)
+
+
+def cheap(rows):
+    return 0.02 * (1 + 0.05 * (rows - 1))
+
+
+def test_drafts_as_far_as_it_pays():
+    adaptive = started(cheap, credit=10)
+    assert adaptive.choose([1.0] * 16, 16) == 16
+    assert adaptive.choose([0.5**n for n in range(1, 17)], 16) == 3  # 1.75 / 1.1 < 1.875 / 1.15
+    assert adaptive.choose([0.05**n for n in range(1, 17)], 16) == 0
+    assert adaptive.choose([], 16) == 0
+
+
+def test_maximises_emitted_over_cost():
+    adaptive = started(cheap, credit=10, margin=0.0)
+    rates = [0.8, 0.3, 0.6, 0.1, 0.25]  # in no order
+    ordered = sorted(rates, reverse=True)
+    value = [(1 + sum(ordered[:n])) / adaptive.cost(1 + n) for n in range(6)]
+    assert adaptive.choose(rates, 16) == value.index(max(value))
+
+
+def test_limits_hold():
+    adaptive = started(cheap, credit=10)
+    sure = [1.0] * 20
+    assert adaptive.choose(sure, 8) == 8
+    assert adaptive.choose(sure, 3) == 3
+    assert adaptive.choose(sure, 0) == 0
+    assert adaptive.choose(sure, -1) == 0
+
+
+def test_where_rows_cost_as_much_as_steps_nothing_is_drafted():
+    adaptive = started(lambda rows: 0.02 * rows, credit=100)
+    assert adaptive.choose([0.99] * 16, 16) == 0
+
+
+def test_bets_only_what_it_can_afford():
+    def steep(rows):
+        return 0.02 * (1 + 0.2 * (rows - 1))
+
+    adaptive = started(steep, credit=0.5, allowance=0.0)
+    sure = [0.99**n for n in range(1, 17)]
+    assert adaptive.choose(sure, 16) == 2  # the third row would cost 0.6
+    adaptive.observe(3, 1, steep(3))  # nothing was right: 0.4 lost
+    assert adaptive.purse == pytest.approx(0.1)
+    assert adaptive.choose(sure, 16) == 0
+    adaptive.observe(1, 1, steep(1))
+    assert adaptive.purse == pytest.approx(0.1)  # a plain step neither gains nor loses
+    adaptive.observe(3, 3, steep(3))
+    assert adaptive.purse == pytest.approx(0.1 + 3 - 1.4)
+    assert adaptive.choose(sure, 16) == 8
+
+
+def test_what_is_lost_to_a_liar_is_bounded():
+    adaptive = started(cheap)
+    rounds, spent = 300, 0.0
+    for _ in range(rounds):
+        rows = 1 + adaptive.choose([0.9**n for n in range(1, 17)], 16)  # and all are wrong
+        spent += cheap(rows)
+        adaptive.observe(rows, 1, cheap(rows))
+    assert spent / cheap(1) <= rounds + 0.3 + 0.01 * rounds + 1e-6
+    assert spent / cheap(1) > rounds  # or the bound was never tried
+
+
+def requests(*limits):
+    greedy = Sampling(temperature=0.0)
+    return [Request(id, [1], 0, id, greedy, limit=limit) for id, limit in enumerate(limits)]
+
+
+def test_the_best_nodes_of_all_texts():
+    """Against brute force over how many nodes each text has."""
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        size = int(rng.integers(1, 4))
+        slope = float(rng.choice([0.02, 0.1, 0.3]))
+        cost = RoundCost(max_rows=33)
+        cost.calibrate(lambda rows, slope=slope: 0.02 * (1 + slope * (rows - 1)))
+        rates = [sorted(rng.random(rng.integers(0, 5)))[::-1] for _ in range(size)]
+        budget = Budget(cost, credit=100, margin=0.0)
+        counts = budget.choose(requests(*[9] * size), rates)
+
+        def value(counts, rates=rates, cost=cost, size=size):
+            emitted = size + sum(sum(one[:n]) for one, n in zip(rates, counts, strict=True))
+            return emitted / cost(size + sum(counts))
+
+        every = product(*(range(len(one) + 1) for one in rates))
+        assert value(counts) == pytest.approx(max(map(value, every)))
+
+
+def test_each_text_has_a_purse_of_its_own():
+    cost = RoundCost(max_rows=33)
+    cost.calibrate(lambda rows: 0.02 * (1 + 0.2 * (rows - 1)))
+    budget = Budget(cost, credit=0.5, allowance=0.0)
+    two = requests(16, 16)
+    sure = [[0.99] * 16, [0.99] * 16]
+    counts = budget.choose(two, sure)
+    assert min(counts) > 0
+    budget.observe([0, 1], counts, [1, 1 + counts[1]], 0.02 * cost(2 + sum(counts)))
+    assert budget.purse(0) < 0.2 < 0.5 < budget.purse(1)
+    counts = budget.choose(two, sure)
+    assert counts[0] <= 1 < counts[1]
+    # What one text drafts takes nothing from the purse of another.
+    before = budget.purse(0)
+    budget.observe([0, 1], [0, 4], [1, 1], 0.02 * cost(6))
+    assert budget.purse(0) == before
+    budget.finish(0)
+    assert budget.purse(0) == 0.5
+
+
+def test_limits_of_each_text_hold():
+    cost = RoundCost(max_rows=33)
+    cost.calibrate(cheap)
+    budget = Budget(cost, credit=100)
+    assert budget.choose(requests(3, 0, 5), [[1.0] * 9] * 3) == [3, 0, 5]
+    assert budget.choose([], []) == []
