@@ -27,6 +27,7 @@ PYTHON = {
     "recurrent": "_ffi mask tree cache",
     "verification": "_core _ffi tree",
     "draft": "_core _ffi tree verification",
+    "torch": "_ffi cache",
     "engine": "_ffi mask tree cache recurrent verification draft text",
     "text": "_ffi",
     "models": "_ffi text",

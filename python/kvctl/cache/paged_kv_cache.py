@@ -42,6 +42,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
         self.max_sequences: int = config.max_sequences
         self.prefill_chunk_size: int = config.prefill_chunk_size
         self.dtype: str = str(config.dtype)
+        self.device: tvm_ffi.Device = config.device
 
     @classmethod
     def create(
