@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
   kvctl::RegisterTokenTree(module);
   kvctl::RegisterNgramIndex(module);
   kvctl::RegisterMask(module);
+  kvctl::RegisterBestFirst(module);
 }

@@ -13,6 +13,7 @@ void RegisterErrors(pybind11::module_& module);
 void RegisterTokenTree(pybind11::module_& module);
 void RegisterNgramIndex(pybind11::module_& module);
 void RegisterMask(pybind11::module_& module);
+void RegisterBestFirst(pybind11::module_& module);
 
 }  // namespace kvctl
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -79,3 +81,11 @@ class Mask:
     def materialize(
         self, num_new: int, num_columns: int, num_pending: int
     ) -> npt.NDArray[np.bool_]: ...
+
+def best_first(
+    root: int,
+    probs: npt.NDArray[np.floating[Any]],
+    tokens: _Int32 | None,
+    budget: int,
+    costs: npt.NDArray[np.float64] | None,
+) -> tuple[TokenTree, npt.NDArray[np.float64]]: ...
