@@ -105,10 +105,9 @@ def optimal_static(
             raise ValueError(f"max_depth must not be negative, got {max_depth}")
     depth = min(depth, budget)
     costs = costs_of(cost, budget)
-    by_depth = (
-        np.broadcast_to(rates, (max(depth, 1), rates.shape[-1])) if rates.ndim == 1 else rates
-    )
-    tables = _Tables(by_depth[:depth], budget)
+    if rates.ndim == 1:
+        rates = np.broadcast_to(rates, (depth, len(rates)))
+    tables = _Tables(rates[:depth], budget)
     expected = tables.best[0, 1:]
     if costs is not None:
         size = int(np.argmax(expected / costs)) + 1
@@ -162,8 +161,13 @@ def _build(tables: _Tables, size: int, costs: npt.NDArray[np.float64] | None) ->
             rest -= share
             rank += 1
     values = np.array(rates)
-    as_int32 = (np.array(values, np.int32) for values in (parents, ranks, depths))
-    return StaticTree(*as_int32, values, gain_of(float(values.sum()), size, costs))
+    return StaticTree(
+        np.array(parents, np.int32),
+        np.array(ranks, np.int32),
+        np.array(depths, np.int32),
+        values,
+        gain_of(float(values.sum()), size, costs),
+    )
 
 
 def _check_acceptance(rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
