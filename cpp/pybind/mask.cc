@@ -8,6 +8,8 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "core/mask/mask_node.h"
 #include "core/mask/mask_plan.h"
@@ -65,15 +67,60 @@ py::object TreeParents(const Mask& mask) {
   return Ints(static_cast<py::ssize_t>(parents->size()), parents->data());
 }
 
-/*! \brief The boolean (num_new, kv_len) array that attention would see: lowered, then
- * expanded. */
-py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t kv_len,
-                              int32_t num_pending) {
-  const MaskKind kind = mask.node().kind;
-  if (kind == MaskKind::kPerLayer || kind == MaskKind::kPerHead) {
-    Throw(ErrorKind::kValue,
-          "a mask per layer or head is not one matrix: draw the masks that it chooses from");
+/*! \brief The mask that a layer or head has: `mask` itself unless it chooses by `kind`.
+ *  \throws kValue if it does and `index` (-1: not given) is not one of its layers or heads. */
+const Mask& Chosen(const Mask& mask, MaskKind kind, int32_t index) {
+  const MaskNode& node = mask.node();
+  if (node.kind != kind) return mask;
+  const char* name = kind == MaskKind::kPerLayer ? "layer" : "head";
+  if (index == -1) {
+    Throw(ErrorKind::kValue, "a mask per ", name, " is not one matrix: name the ", name, " (", name,
+          "=), or draw the masks that it chooses from");
   }
+  if (index < 0 || index >= static_cast<int32_t>(node.ints.size())) {
+    Throw(ErrorKind::kValue, name, " must be below ", node.ints.size(), ", got ", index);
+  }
+  return node.children[node.ints[index]];
+}
+
+using Indices = std::vector<int32_t>;
+
+/*! \brief The layers or heads that share a mask, grouped in the order in which they come; one empty
+ *  group for a mask that does not choose by `kind`. */
+std::vector<Indices> Groups(const Mask& mask, MaskKind kind) {
+  const MaskNode& node = mask.node();
+  if (node.kind != kind) return {{}};
+  std::vector<Indices> groups;
+  std::vector<int32_t> group_of(node.children.size(), -1);
+  for (size_t i = 0; i < node.ints.size(); ++i) {
+    int32_t& group = group_of[node.ints[i]];
+    if (group < 0) {
+      group = static_cast<int32_t>(groups.size());
+      groups.emplace_back();
+    }
+    groups[group].push_back(static_cast<int32_t>(i));
+  }
+  return groups;
+}
+
+/*! \brief The (layers, heads) of each mask that is chosen; empty: all of them. */
+std::vector<std::pair<Indices, Indices>> Parts(const Mask& mask) {
+  std::vector<std::pair<Indices, Indices>> parts;
+  for (const Indices& layers : Groups(mask, MaskKind::kPerLayer)) {
+    const Mask& of_layer = Chosen(mask, MaskKind::kPerLayer, layers.empty() ? 0 : layers[0]);
+    for (Indices& heads : Groups(of_layer, MaskKind::kPerHead)) {
+      parts.emplace_back(layers, std::move(heads));
+    }
+  }
+  return parts;
+}
+
+/*! \brief The boolean (num_new, kv_len) array that attention would see in one layer and head:
+ * lowered, then expanded. */
+py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t kv_len,
+                              int32_t num_pending, int32_t layer, int32_t head) {
+  const Mask& of_layer = Chosen(mask, MaskKind::kPerLayer, layer);
+  const Mask& chosen = Chosen(of_layer, MaskKind::kPerHead, head);
   if (num_new < 1 || num_pending < num_new || kv_len < num_pending) {
     Throw(ErrorKind::kValue, "a picture needs 1 <= new tokens <= pending tokens <= keys, got ",
           num_new, ", ", num_pending, " and ", kv_len);
@@ -102,7 +149,7 @@ py::array_t<bool> Materialize(const Mask& mask, int32_t num_new, int32_t kv_len,
           num_pending, " pending tokens");
   }
   MaskPlan plan;
-  LowerMask(&mask, sequence, &plan);
+  LowerMask(&chosen, sequence, &plan);
   py::array_t<bool> out({num_new, kv_len});
   auto view = out.mutable_unchecked<2>();
   for (int32_t query = 0; query < num_new; ++query) {
@@ -137,7 +184,9 @@ void RegisterMask(py::module_& module) {
                   [](const Ints& code) {
                     return Mask::Decode(code.data(), static_cast<size_t>(code.size()));
                   })
-      .def("materialize", Materialize);
+      .def("parts", Parts)
+      .def("materialize", Materialize, py::arg("num_new"), py::arg("num_columns"),
+           py::arg("num_pending"), py::arg("layer") = -1, py::arg("head") = -1);
 }
 
 }  // namespace kvctl

@@ -14,6 +14,7 @@ from tvm_ffi import Tensor, from_dlpack
 
 from . import _core
 from ._ffi.integers import one_int32, to_int32
+from .drawing import mask_plot
 
 _PICTURE_ROWS = 64
 _PICTURE_COLUMNS = 96
@@ -29,6 +30,13 @@ def _bool(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
             "for an additive float mask pass (mask == 0)"
         )
     return np.ascontiguousarray(array, dtype=np.bool_)
+
+
+def _index(value: int, name: str) -> int:
+    index = one_int32(value, name)
+    if index < 0:
+        raise ValueError(f"{name} must be at least 0, got {index}")
+    return index
 
 
 def _cores(masks: Sequence[Mask]) -> list[_core.Mask]:
@@ -228,7 +236,13 @@ class Mask:
         return parents
 
     def to_numpy(
-        self, num_new: int, num_columns: int, *, num_pending: int | None = None
+        self,
+        num_new: int,
+        num_columns: int,
+        *,
+        num_pending: int | None = None,
+        layer: int | None = None,
+        head: int | None = None,
     ) -> npt.NDArray[np.bool_]:
         """Return the boolean matrix that attention would apply.
 
@@ -241,6 +255,8 @@ class Mask:
         num_pending : int, optional
             Pending tokens, the new ones included; by default those of the tree inside the mask, or
             the new ones.
+        layer, head : int, optional
+            Which layer's and which KV head's matrix; needed where the mask differs between them.
 
         Returns
         -------
@@ -249,7 +265,8 @@ class Mask:
         Raises
         ------
         ValueError
-            If the mask does not fit such a sequence.
+            If the mask does not fit such a sequence, or differs between layers or heads of which
+            none is named.
         """
         if num_pending is None:
             parents = self.tree_parents
@@ -258,6 +275,8 @@ class Mask:
             one_int32(num_new, "num_new"),
             one_int32(num_columns, "num_columns"),
             one_int32(num_pending, "num_pending"),
+            -1 if layer is None else _index(layer, "layer"),
+            -1 if head is None else _index(head, "head"),
         )
         return matrix
 
@@ -282,6 +301,10 @@ class Mask:
     ) -> Any:
         """Draw the mask with matplotlib (an optional dependency: ``pip install kvctl[plot]``).
 
+        A cell is black where the new token of its row sees the key of its column. A mask that
+        differs between layers or KV heads is drawn once for each group of them, one below the
+        other. Cells of large masks stand for several keys, grey where some of them are visible.
+
         Parameters
         ----------
         num_new, num_columns, num_pending
@@ -297,19 +320,20 @@ class Mask:
         ------
         ImportError
             If matplotlib is not installed.
+        ValueError
+            As :meth:`to_numpy`.
         """
-        if ax is None:
-            try:
-                from matplotlib.figure import Figure
-            except ImportError as error:
-                raise ImportError("Mask.plot needs matplotlib: pip install kvctl[plot]") from error
-            ax = Figure().add_subplot()
-        matrix = self.to_numpy(num_new, num_columns, num_pending=num_pending)
-        ax.imshow(matrix, aspect="auto", interpolation="nearest", cmap="Greys", vmin=0, vmax=1)
-        ax.axvline(num_columns - num_new - 0.5, linewidth=1)
-        ax.set_xlabel("key")
-        ax.set_ylabel("new token")
-        return ax
+        blocks = []
+        for layers, heads in self._core.parts():
+            matrix = self.to_numpy(
+                num_new,
+                num_columns,
+                num_pending=num_pending,
+                layer=layers[0] if layers else None,
+                head=heads[0] if heads else None,
+            )
+            blocks.append((mask_plot.block_title(layers, heads), matrix))
+        return mask_plot.draw_masks(blocks, ax)
 
     def encode(self) -> npt.NDArray[np.int32]:
         """Return the mask as one flat int32 buffer, which :meth:`decode` reads."""

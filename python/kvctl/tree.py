@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
 from ._ffi.integers import Int32Array, one_int32, to_int32, to_int64
+from .drawing.tree_plot import draw_tree
+from .drawing.tree_text import Decode, tree_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .mask import Mask
 
-# Larger trees are shown by their size alone.
+# Larger trees print as their size alone; to_text draws them.
 _DRAWN_NODES = 32
 
 
@@ -144,6 +146,65 @@ class TokenTree:
         from .mask import Mask  # here, because mask.py must not depend on trees
 
         return Mask.tree(self._core.row_parents())
+
+    def to_text(self, *, max_nodes: int | None = None, decode: Decode | None = None) -> str:
+        """Draw the tree in characters, a line for each node; trees of any size.
+
+        Parameters
+        ----------
+        max_nodes
+            Draw so many nodes, those nearest to the root first, and say how many are left out; by
+            default all.
+        decode
+            Returns the text of a list of tokens, ``tokenizer.decode`` say; by default the lines
+            show the tokens' numbers.
+
+        Raises
+        ------
+        ValueError
+            If `max_nodes` is below 1.
+        """
+        if max_nodes is not None and one_int32(max_nodes, "max_nodes") < 1:
+            raise ValueError(f"max_nodes must be at least 1, got {max_nodes}")
+        return tree_text(*self._lists(), max_nodes=max_nodes, decode=decode)
+
+    def plot(
+        self,
+        *,
+        decode: Decode | None = None,
+        accepted: Iterable[int] = (),
+        ax: Any = None,
+    ) -> Any:
+        """Draw the tree with matplotlib (an optional dependency: ``pip install kvctl[plot]``).
+
+        Parameters
+        ----------
+        decode
+            As in :meth:`to_text`.
+        accepted
+            Nodes to draw in bold with the root, as ``result.accepted_nodes[0]`` has them.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure that is large enough for the labels.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If an accepted node is none of the tree's.
+        """
+        nodes = [one_int32(node, "accepted") for node in accepted]
+        for node in nodes:
+            if not 0 <= node < len(self):
+                raise ValueError(f"accepted names node {node} of a tree of {len(self)}")
+        return draw_tree(*self._lists(), decode=decode, accepted=nodes, ax=ax)
+
+    def _lists(self) -> tuple[list[int], list[int], list[int]]:
+        return self.tokens.tolist(), self.parents.tolist(), self.depths.tolist()
 
     def encode(self) -> Int32Array:
         """Return the tree as one flat int32 buffer, which :meth:`decode` reads."""

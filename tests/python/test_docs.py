@@ -30,6 +30,8 @@ def test_example_of_the_readme(number, request):
 )
 def test_examples_of_a_page(page):
     """They read on from each other."""
+    if "import matplotlib" in "".join(examples(f"docs/{page}")):
+        pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
     names = {}
     for number, code in enumerate(examples(f"docs/{page}")):
         exec(compile(code, f"docs/{page} example {number}", "exec"), names)

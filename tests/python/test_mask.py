@@ -41,13 +41,6 @@ def test_picture_of_a_tree():
     ]
 
 
-def test_plot_draws_the_matrix():
-    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
-    mask = Mask.window(3, 1)
-    drawn = mask.plot(5, 12).images[0].get_array()
-    assert (np.asarray(drawn, bool) == mask.to_numpy(5, 12)).all()
-
-
 def test_crosses_the_ffi_as_an_int32_tensor():
     mask = Mask.window(3, 1) & ~Mask.ranges([[(0, 2)], []])
     tensor = get_global_func("testing.echo")(mask)
@@ -216,3 +209,19 @@ def test_a_mask_per_layer_has_no_picture():
     assert repr(mask) == "Mask: per_layer([tree([-1, 0]), causal()], [0, 1])"
     with pytest.raises(ValueError, match="draw the masks that it chooses from"):
         mask.to_numpy(2, 4)
+
+
+def test_the_matrix_of_a_layer_and_head_can_be_named():
+    heads = Mask.per_head([Mask.window(2), Mask.causal()], [1, 0])
+    mask = Mask.per_layer([Mask.tree([-1, 0, 0]), heads], [1, 0])
+    # The tree is that of the step, so it is what "causal" means in the other layer, too.
+    assert (mask.to_numpy(3, 5, layer=0, head=0) == Mask.tree([-1, 0, 0]).to_numpy(3, 5)).all()
+    near = mask.to_numpy(3, 5, layer=0, head=1)
+    assert near.sum(axis=1).tolist() == [2, 2, 2]
+    assert (mask.to_numpy(3, 5, layer=1) == Mask.tree([-1, 0, 0]).to_numpy(3, 5)).all()
+    with pytest.raises(ValueError, match=r"name the head \(head=\)"):
+        mask.to_numpy(3, 5, layer=0)
+    with pytest.raises(ValueError, match="layer must be below 2, got 2"):
+        mask.to_numpy(3, 5, layer=2)
+    with pytest.raises(ValueError, match="head must be at least 0, got -1"):
+        mask.to_numpy(3, 5, layer=0, head=-1)

@@ -73,6 +73,34 @@ def test_text_equality_pickle():
     assert str(kvctl.TokenTree.chain(range(100))) == "TokenTree(100 nodes, depth 99)"
 
 
+def test_text_of_trees_of_any_size():
+    rng = np.random.default_rng(0)
+    parents = [-1, *(int(rng.integers(max(0, i - 20), i)) for i in range(1, 64))]
+    tokens = rng.integers(0, 50000, 64)
+    small = kvctl.TokenTree(tokens[:20], parents[:20])
+    assert small.to_text() == str(small)
+    tree = kvctl.TokenTree(tokens, parents)
+    lines = tree.to_text().splitlines()
+    assert len(lines) == 64
+    assert {line.lstrip("|`- ") for line in lines} == {f"{i}:{t}" for i, t in enumerate(tokens)}
+    lines = tree.to_text(max_nodes=10).splitlines()
+    left_out = [int(line.split()[-2]) for line in lines if line.endswith(" more")]
+    assert len(lines) - len(left_out) == 10 and sum(left_out) == 54
+    chain = kvctl.TokenTree.chain(range(5000))  # no recursion
+    assert chain.to_text(max_nodes=2) == "0:0\n`- 1:1\n   `- ... 4998 more"
+
+
+def test_text_with_the_tokens_decoded():
+    tree = kvctl.TokenTree([0, 1, 1], [-1, 0, 0])
+    words = ["a", " b\n"]
+    text = tree.to_text(decode=lambda tokens: "".join(words[token] for token in tokens))
+    assert text == "0:'a'\n|- 1:' b\\n'\n`- 2:' b\\n'"
+    with pytest.raises(TypeError, match=r"decode must return the text of \[token\], got int"):
+        tree.to_text(decode=lambda tokens: tokens[0])
+    with pytest.raises(ValueError, match="max_nodes must be at least 1, got 0"):
+        tree.to_text(max_nodes=0)
+
+
 def test_trees_cross_as_one_buffer():
     tree = kvctl.TokenTree([9, 5, 5], [-1, 0, 0], rows=[0, 1, 1])
     code = tree.encode()

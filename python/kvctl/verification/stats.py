@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..drawing.rate_plot import draw_rates
 from .result import Verification
 
 Int64 = npt.NDArray[np.int64]
@@ -118,15 +119,32 @@ class AcceptanceStats:
             lines.append(f"{depth:5d} {reached:9d} {accepted:9d}  {rate:5.3f}")
         return "\n".join(lines)
 
-    def plot(self, axes: Any = None) -> Any:
-        """Draw acceptance by depth; needs matplotlib. Returns the axes."""
-        if axes is None:
-            import matplotlib.pyplot as plt
+    def plot(self, *, label: str | None = None, ax: Any = None) -> Any:
+        """Draw acceptance by depth with matplotlib (``pip install kvctl[plot]``).
 
-            axes = plt.subplots()[1]
-        depths = np.arange(1, len(self.rates) + 1)
-        error = np.sqrt(self.rates * (1 - self.rates) / np.maximum(self.reached, 1))
-        axes.errorbar(depths, self.rates, 1.96 * np.nan_to_num(error), marker="o", capsize=3)
-        axes.set(xlabel="depth", ylabel="accepted, if reached", ylim=(0, 1), xticks=depths)
-        axes.set_title(f"{self.mean_emitted:.2f} tokens per round")
-        return axes
+        The bars are 95 % confidence intervals. Drawn several times on the same axes, curves differ
+        by marker and line, and a legend names each.
+
+        Parameters
+        ----------
+        label
+            Name of the curve in the legend, before its tokens per round.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        return draw_rates(
+            self.rates,
+            self.reached,
+            figure=f"{self.mean_emitted:.2f} tokens per round" if self.rounds else "no rounds",
+            label=label,
+            ax=ax,
+        )
