@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import NoReturn
 
 import torch
@@ -10,6 +12,8 @@ from ..cache import PagedKVCache
 from .tensors import cache_device, refuse_autograd
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Others, FakeTensor and DTensor among them, may have no memory of their own to read.
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def check_arguments(cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -27,6 +31,8 @@ def check_arguments(cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: to
         q_shape, kv_shape = _shapes(cache, q)
         well = q.shape == q_shape and k.shape == kv_shape and v.shape == kv_shape
         well = well and q.dtype is k.dtype is v.dtype and q.dtype in _DTYPES
+        well = well and type(q) in _PLAIN and type(k) in _PLAIN and type(v) in _PLAIN
+        well = well and q.layout is k.layout is v.layout is torch.strided
         device = cache_device(cache)
         well = well and q.device == device and k.device == device and v.device == device
     except AttributeError:
@@ -35,6 +41,55 @@ def check_arguments(cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: to
         _refuse(cache, q, k, v)
     if torch.is_grad_enabled():
         refuse_autograd(q=q, k=k, v=v)
+
+
+def check_plain(name: str, tensor: object) -> None:
+    """Raise unless a tensor has memory that the cache can read.
+
+    Raises
+    ------
+    TypeError
+        If it is no plain torch tensor.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
+        kind = type(tensor).__name__ if type(tensor) not in _PLAIN else tensor.layout
+        raise TypeError(
+            f"{name} must be a plain torch.Tensor, got {kind}; a model that is traced or exported "
+            "takes kvctl.torch.Attention"
+        )
+
+
+def to_layer(layer: object) -> int:
+    """Return a layer's number.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    """
+    try:
+        return operator.index(layer)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"layer must be an integer, got {layer!r}") from None
+
+
+def to_scale(scale: object) -> float:
+    """Return what scores are multiplied by.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no finite number.
+    """
+    try:
+        number = math.ldexp(scale, 0)  # type: ignore[arg-type]
+    except TypeError:  # unlike float, ldexp takes no strings
+        raise TypeError(f"scale must be a number, got {scale!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"scale must be finite, got {number}")
+    return number
 
 
 def _shapes(cache: PagedKVCache, q: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -56,8 +111,7 @@ def _refuse(cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
         raise TypeError(f"cache must be a kvctl.PagedKVCache, got {type(cache).__name__}")
     named = {"q": q, "k": k, "v": v}
     for name, tensor in named.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        check_plain(name, tensor)
     q_shape, kv_shape = _shapes(cache, q)
     for name, tensor in named.items():
         shape = q_shape if name == "q" else kv_shape

@@ -6,7 +6,7 @@ import torch
 
 from .._ffi import functions as ffi
 from ..cache import PagedKVCache
-from .arguments import check_arguments
+from .arguments import check_arguments, check_plain, to_layer, to_scale
 
 
 @torch.compiler.disable
@@ -67,6 +67,9 @@ def attention(
         If there is no such layer.
     """
     check_arguments(cache, q, k, v)
+    for name, option in (("alibi_slopes", alibi_slopes), ("sinks", sinks), ("lse", lse)):
+        if option is not None:
+            check_plain(name, option)
     packed = q.dim() == 3
     if not packed:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -75,13 +78,14 @@ def attention(
     qkv = q.new_empty((*rows, heads + 2 * kv_heads, dim))
     torch.cat((q, k, v), -2, out=qkv)  # without `out`, strides of its inputs may come through
     out = q.new_empty((*rows, heads, dim))
+    check_plain("q", out)  # it is not inside a mode that only traces
     # Torch tensors as arguments make the call run on torch's current stream.
     ffi.cache.attention(
         cache.handle,
-        layer,
+        to_layer(layer),
         qkv if packed else qkv.flatten(0, 1),
         out if packed else out.flatten(0, 1),
-        cache.head_dim**-0.5 if scale is None else scale,
+        cache.head_dim**-0.5 if scale is None else to_scale(scale),
         soft_cap,
         alibi_slopes,
         sinks,
