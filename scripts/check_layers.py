@@ -33,6 +33,7 @@ PYTHON = {
     "text": "_ffi",
     "models": "_ffi text",
     "testing": "tree verification",
+    "bench": "*",
     "cli": "*",
     "kvctl": "*",
 }
