@@ -1,4 +1,4 @@
-"""An extension of 2024, built against kvctl's header and loaded into Python."""
+"""Extensions of 2024, built against kvctl's headers and loaded into Python."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ import tvm_ffi
 
 from cmake_project import build_project
 
-SOURCE = Path(__file__).parents[1] / "cpp" / "runtime" / "extension_of_2024.cc"
-PROJECT = f"""
+SOURCES = Path(__file__).parents[1] / "cpp" / "runtime"
+PROJECT = """
 cmake_minimum_required(VERSION 3.25)
 project(extension LANGUAGES CXX)
 find_package(kvctl CONFIG REQUIRED)
-add_library(extension MODULE "{SOURCE}")
+add_library(extension MODULE {sources})
 target_link_libraries(extension PRIVATE kvctl::kvctl)
 """
 
 
+def build(project, *sources):
+    listed = " ".join(f'"{source}"' for source in sources)
+    (project / "CMakeLists.txt").write_text(PROJECT.format(sources=listed))
+    build_project(project, project)
+    return project / "libextension.so"
+
+
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory):
-    project = tmp_path_factory.mktemp("extension")
-    (project / "CMakeLists.txt").write_text(PROJECT)
-    build_project(project, project)
-    return ctypes.CDLL(str(project / "libextension.so"))
+    sources = [SOURCES / f"{name}_of_2024.cc" for name in ("chat", "extension", "model")]
+    library = build(tmp_path_factory.mktemp("extension"), *sources)
+    ctypes.CDLL(str(library))
+    return library
 
 
 def call(name, *arguments):
@@ -52,3 +59,39 @@ def test_errors_arrive_with_their_kind(extension):
         call("greet")
     with pytest.raises(IndexError, match="argument 1 of a call with 1"):
         call("describe", "a")
+
+
+def test_a_chat_module_keeps_its_conversation_in_the_cache(extension):
+    chat = tvm_ffi.get_global_func("old_chat.create")(1, 0)
+    chat["reload"](tvm_ffi.get_global_func("old_model.load")())
+    assert len(chat["generate"](tvm_ffi.Shape([1, 2, 3]), 4)) == 4
+    assert chat["popn"](5) == 2
+    with pytest.raises(RuntimeError, match="cannot take back -1 tokens"):
+        chat["popn"](-1)
+
+
+def test_exports_are_found_in_the_library(extension):
+    module = tvm_ffi.load_module(extension)
+    assert module["old_model_vocab_size"](4) == 10
+    assert module["old_model_count"]("a", None) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("int64_t n = args.values[0].v_int64; *rv = n;", "read args"),
+        ("TVMValue v; v.v_float64 = 0.5;", "fill arguments with TVMArgsSetter"),
+        (
+            "TVMValue v; int c; TVMArgsSetter(&v, &c)(0, String(args[0].operator String()));",
+            "give it a name first",
+        ),
+    ],
+)
+def test_what_has_no_equivalent_says_what_to_write(tmp_path, body, sentence):
+    source = tmp_path / "raw.cc"
+    source.write_text(f"""#include "kvctl/registry_compat.h"
+using namespace tvm::runtime;
+TVM_REGISTER_GLOBAL("raw").set_body([](TVMArgs args, TVMRetValue* rv) {{ {body} }});
+""")
+    with pytest.raises(AssertionError, match=sentence):
+        build(tmp_path, source)

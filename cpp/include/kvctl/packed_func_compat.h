@@ -15,132 +15,30 @@
 #include <tvm/ffi/optional.h>
 #include <tvm/ffi/string.h>
 
-#include <cstdint>
-#include <limits>
+#include <functional>
 #include <type_traits>
 #include <utility>
+
+#include "kvctl/compat/packed_values.h"
 
 namespace kvctl {
 namespace compat {
 
-namespace ffi = tvm::ffi;
-
-class PackedFunc;
-
-/*!
- * \brief value as a T.
- * \throws tvm::ffi::Error TypeError for a value of another type, ValueError for an integer that T
- * cannot hold.
- */
-template <typename T, typename Value>
-T Convert(const Value& value) {
-  if constexpr (std::is_same_v<T, PackedFunc>) {
-    return T(value.template cast<ffi::Function>());
-  } else if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool> &&
-                       sizeof(T) < sizeof(int64_t)) {
-    const auto wide = value.template cast<int64_t>();
-    if (wide < int64_t{std::numeric_limits<T>::min()} ||
-        wide > int64_t{std::numeric_limits<T>::max()}) {
-      TVM_FFI_THROW(ValueError) << wide << " does not fit into an integer of " << sizeof(T)
-                                << " bytes";
-    }
-    return static_cast<T>(wide);
-  } else {
-    return value.template cast<T>();
-  }
-}
-
-/*! \brief One argument, which becomes what it is assigned to. Valid during the call. */
-class TVMArgValue {
- public:
-  TVMArgValue(ffi::AnyView value) : value_(value) {}  // NOLINT(*)
-  template <typename T>
-  operator T() const {  // NOLINT(*)
-    return Convert<T>(value_);
-  }
-  ffi::AnyView view() const { return value_; }
-  template <typename T>
-  T AsObjectRef() const {
-    return value_.cast<T>();
-  }
-  template <typename T>
-  bool IsObjectRef() const {
-    return value_.as<T>().has_value();
-  }
-  bool operator==(std::nullptr_t) const { return value_ == nullptr; }
-  bool operator!=(std::nullptr_t) const { return value_ != nullptr; }
-
- private:
-  ffi::AnyView value_;
-};
-
-/*! \brief The arguments of a packed call. Valid during the call. */
-class TVMArgs {
- public:
-  TVMArgs(ffi::PackedArgs args) : num_args(args.size()), args_(args) {}  // NOLINT(*)
-  const int num_args;
-  int size() const { return args_.size(); }
-  /*! \throws tvm::ffi::Error IndexError outside [0, size()). */
-  TVMArgValue operator[](int i) const {
-    if (i < 0 || i >= size()) {
-      TVM_FFI_THROW(IndexError) << "argument " << i << " of a call with " << size() << " arguments";
-    }
-    return args_[i];
-  }
-  template <typename T>
-  T At(int i) const {
-    return (*this)[i];
-  }
-  ffi::PackedArgs packed() const { return args_; }
-
- private:
-  ffi::PackedArgs args_;
-};
-
-/*! \brief What a packed call returned: assigned inside, converted outside. */
-class TVMRetValue {
- public:
-  TVMRetValue() = default;
-  explicit TVMRetValue(ffi::Any value) : value_(std::move(value)) {}
-  template <typename T>
-  TVMRetValue& operator=(T&& value) {
-    if constexpr (std::is_same_v<std::decay_t<T>, TVMArgValue>) {
-      value_ = value.view();
-    } else {
-      value_ = std::forward<T>(value);
-    }
-    return *this;
-  }
-  TVMRetValue(const TVMRetValue&) = default;
-  TVMRetValue(TVMRetValue&&) = default;
-  TVMRetValue& operator=(const TVMRetValue&) = default;
-  TVMRetValue& operator=(TVMRetValue&) = default;
-  TVMRetValue& operator=(TVMRetValue&&) = default;
-  template <typename T>
-  operator T() const {  // NOLINT(*)
-    return Convert<T>(value_);
-  }
-  template <typename T>
-  T AsObjectRef() const {
-    return value_.cast<T>();
-  }
-  bool operator==(std::nullptr_t) const { return value_ == nullptr; }
-  bool operator!=(std::nullptr_t) const { return value_ != nullptr; }
-  const ffi::Any& value() const { return value_; }
-
- private:
-  ffi::Any value_;
-};
-
 /*! \brief A type-erased function; nullptr where there is none. */
 class PackedFunc : public ffi::Function {
  public:
+  using FType = std::function<void(TVMArgs args, TVMRetValue* rv)>;
+
   PackedFunc() : ffi::Function(nullptr) {}
   PackedFunc(std::nullptr_t) : ffi::Function(nullptr) {}                      // NOLINT(*)
   PackedFunc(ffi::Function function) : ffi::Function(std::move(function)) {}  // NOLINT(*)
   /*! \brief What a module's GetFunction gives: nullptr where it has none. */
   PackedFunc(ffi::Optional<ffi::Function> found)  // NOLINT(*)
       : ffi::Function(found.has_value() ? *found : ffi::Function(nullptr)) {}
+  PackedFunc(const TVMArgValue& value)
+      : PackedFunc(Convert<PackedFunc>(value.view())) {}  // NOLINT(*)
+  PackedFunc(const TVMRetValue& value)
+      : PackedFunc(Convert<PackedFunc>(value.value())) {}  // NOLINT(*)
   /*! \param body void(TVMArgs args, TVMRetValue* rv). */
   template <typename Body,
             typename = std::enable_if_t<std::is_invocable_v<Body&, TVMArgs, TVMRetValue*>>>
@@ -175,11 +73,91 @@ class PackedFunc : public ffi::Function {
   }
 };
 
-/*! \brief A function with a signature: what TypedPackedFunc was. */
+/*! \brief body's packed form; its arguments are converted as TVMArgValue converts them. */
+template <typename R, typename... Args, typename F, size_t... I>
+PackedFunc PackTyped(F body, std::index_sequence<I...>) {
+  return PackedFunc([body](TVMArgs args, TVMRetValue* result) mutable {
+    if (args.size() != static_cast<int>(sizeof...(Args))) {
+      TVM_FFI_THROW(TypeError) << "expected " << sizeof...(Args) << " arguments, got "
+                               << args.size();
+    }
+    if constexpr (std::is_void_v<R>) {
+      body(args.At<std::decay_t<Args>>(I)...);
+      (void)result;
+    } else {
+      *result = body(args.At<std::decay_t<Args>>(I)...);
+    }
+  });
+}
+
+/*! \brief The packed form of a function pointer, a functor or a lambda, noexcept or not. */
+template <typename F, typename Signature = decltype(&F::operator())>
+struct TypedSignature;
+template <typename F, typename C, typename R, typename... Args, bool kNoexcept>
+struct TypedSignature<F, R (C::*)(Args...) const noexcept(kNoexcept)> {
+  static PackedFunc Pack(F body) {
+    return PackTyped<R, Args...>(std::move(body), std::index_sequence_for<Args...>{});
+  }
+};
+template <typename F, typename C, typename R, typename... Args, bool kNoexcept>
+struct TypedSignature<F, R (C::*)(Args...) noexcept(kNoexcept)>
+    : TypedSignature<F, R (C::*)(Args...) const> {};
+
+template <typename F>
+PackedFunc Pack(F body) {
+  return TypedSignature<F>::Pack(std::move(body));
+}
+template <typename R, typename... Args, bool kNoexcept>
+PackedFunc Pack(R (*body)(Args...) noexcept(kNoexcept)) {
+  return PackTyped<R, Args...>(body, std::index_sequence_for<Args...>{});
+}
+
 template <typename Signature>
-using TypedPackedFunc = ffi::TypedFunction<Signature>;
+class TypedPackedFunc;
+
+/*! \brief A packed function whose arguments and result have types. */
+template <typename R, typename... Args>
+class TypedPackedFunc<R(Args...)> {
+  template <typename F>
+  static constexpr bool kPacked = std::is_convertible_v<F, PackedFunc>;
+
+ public:
+  TypedPackedFunc() = default;
+  TypedPackedFunc(std::nullptr_t) {}                                     // NOLINT(*)
+  TypedPackedFunc(PackedFunc packed) : packed_(std::move(packed)) {}     // NOLINT(*)
+  TypedPackedFunc(ffi::Function packed) : packed_(std::move(packed)) {}  // NOLINT(*)
+  TypedPackedFunc(const TVMArgValue& value) : packed_(value) {}          // NOLINT(*)
+  TypedPackedFunc(const TVMRetValue& value) : packed_(value) {}          // NOLINT(*)
+  /*! \param body a function or a lambda with this signature. */
+  template <typename F, typename = std::enable_if_t<
+                            std::is_convertible_v<F, std::function<R(Args...)>> && !kPacked<F>>>
+  TypedPackedFunc(F body)  // NOLINT(*)
+      : packed_(PackTyped<R, Args...>(std::move(body), std::index_sequence_for<Args...>{})) {}
+  template <typename F>
+  TypedPackedFunc(F body, const std::string& /*name*/) : TypedPackedFunc(std::move(body)) {}
+
+  R operator()(Args... args) const {
+    if constexpr (std::is_void_v<R>) {
+      packed_(std::forward<Args>(args)...);
+    } else {
+      return packed_(std::forward<Args>(args)...);
+    }
+  }
+  operator PackedFunc() const { return packed_; }  // NOLINT(*)
+  explicit operator const ffi::Function&() const { return packed_; }
+  const PackedFunc& packed() const { return packed_; }
+  bool operator==(std::nullptr_t) const { return packed_ == nullptr; }
+  bool operator!=(std::nullptr_t) const { return packed_ != nullptr; }
+
+ private:
+  PackedFunc packed_;
+};
 
 }  // namespace compat
 }  // namespace kvctl
+
+template <typename Signature>
+struct tvm::ffi::TypeTraits<kvctl::compat::TypedPackedFunc<Signature>>
+    : kvctl::compat::AnyTraits<kvctl::compat::TypedPackedFunc<Signature>, tvm::ffi::Function> {};
 
 #endif  // KVCTL_PACKED_FUNC_COMPAT_H_

@@ -6,12 +6,14 @@
  * time of llm_chat.cc ports by including this header instead of
  *
  *     #include <tvm/runtime/module.h>
+ *     #include <tvm/runtime/ndarray.h>
  *     #include <tvm/runtime/packed_func.h>
  *     #include <tvm/runtime/registry.h>
  *
  * What differs: integers that do not fit the parameter they are passed to are an error instead of
  * being cut, and a name that is already registered keeps its first function, with a line on stderr
- * (an exception would end the process while it loads the library).
+ * (an exception would end the process while it loads the library). docs/coming_from.md has the
+ * table of what is there and what to write instead of the rest.
  */
 #ifndef KVCTL_REGISTRY_COMPAT_H_
 #define KVCTL_REGISTRY_COMPAT_H_
@@ -21,54 +23,48 @@
 #include <tvm/ffi/container/shape.h>
 #include <tvm/ffi/device.h>
 #include <tvm/ffi/dtype.h>
-#include <tvm/ffi/extra/module.h>
 #include <tvm/runtime/device_api.h>
-#include <tvm/runtime/logging.h>
-#include <tvm/runtime/tensor.h>
 
+#include <deque>
 #include <iostream>
 #include <map>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
+#include "kvctl/compat/checks.h"
+#include "kvctl/compat/data_type.h"
+#include "kvctl/compat/module.h"
+#include "kvctl/compat/ndarray.h"
+#include "kvctl/compat/object_macros.h"
 #include "kvctl/packed_func_compat.h"
 
 namespace kvctl {
 namespace compat {
 
-/*! \brief The packed form of an ordinary function or lambda, its arguments converted as above. */
-template <typename R, typename... Args, typename F, size_t... I>
-PackedFunc PackTyped(F body, std::index_sequence<I...>) {
-  return PackedFunc([body](TVMArgs args, TVMRetValue* result) mutable {
-    if (args.size() != static_cast<int>(sizeof...(Args))) {
-      TVM_FFI_THROW(TypeError) << "expected " << sizeof...(Args) << " arguments, got "
-                               << args.size();
-    }
-    if constexpr (std::is_void_v<R>) {
-      body(args[I].operator std::decay_t<Args>()...);
-      (void)result;
-    } else {
-      *result = body(args[I].operator std::decay_t<Args>()...);
-    }
-  });
-}
-
-template <typename F, typename Signature = decltype(&F::operator())>
-struct TypedSignature;
-template <typename F, typename C, typename R, typename... Args>
-struct TypedSignature<F, R (C::*)(Args...) const> {
-  static PackedFunc Pack(F body) {
-    return PackTyped<R, Args...>(std::move(body), std::index_sequence_for<Args...>{});
-  }
-};
-template <typename F, typename C, typename R, typename... Args>
-struct TypedSignature<F, R (C::*)(Args...)> : TypedSignature<F, R (C::*)(Args...) const> {};
-
 /*! \brief A name in TVM's registry. */
 class Registry {
  public:
-  static Registry Register(const std::string& name) { return Registry(name); }
+  /*! \param can_override whether a function that has the name already gives way. */
+  static Registry& Register(const std::string& name, bool can_override = false) {
+    // The reference of 2024 stayed valid, so every entry is kept.
+    static std::mutex mutex;
+    static auto* entries = new std::deque<Registry>();
+    std::lock_guard<std::mutex> lock(mutex);
+    entries->push_back(Registry(name, can_override));
+    return entries->back();
+  }
+
+  /*! \return whether there was a function of this name. */
+  static bool Remove(const std::string& name) {
+    if (!ffi::Function::GetGlobal(name).has_value()) return false;
+    ffi::Function::RemoveGlobal(name);
+    return true;
+  }
+
+  static std::vector<ffi::String> ListNames() { return ffi::Function::ListGlobalNames(); }
 
   /*! \brief The function registered under name; nullptr if there is none. Lives for ever. */
   static const PackedFunc* Get(const std::string& name) {
@@ -94,30 +90,67 @@ class Registry {
     }
   }
 
-  /*! \param body an ordinary function or a lambda. */
+  /*! \param body a function, a functor or a lambda. */
   template <typename F>
   Registry& set_body_typed(F body) {
-    return Set(TypedSignature<F>::Pack(std::move(body)));
+    return Set(Pack(std::move(body)));
   }
-  template <typename R, typename... Args>
-  Registry& set_body_typed(R (*body)(Args...)) {
-    return Set(PackTyped<R, Args...>(body, std::index_sequence_for<Args...>{}));
+
+  /*! \param method a method of a reference: the function takes (the reference, its arguments). */
+  template <typename R, typename C, typename... Args, bool kNoexcept>
+  Registry& set_body_method(R (C::*method)(Args...) noexcept(kNoexcept)) {
+    return SetMethod<R, C, C, Args...>(method);
+  }
+  template <typename R, typename C, typename... Args, bool kNoexcept>
+  Registry& set_body_method(R (C::*method)(Args...) const noexcept(kNoexcept)) {
+    return SetMethod<R, C, C, Args...>(method);
+  }
+  /*! \param method a method of the object to which a Reference points. */
+  template <typename Reference, typename R, typename C, typename... Args, bool kNoexcept,
+            typename = std::enable_if_t<std::is_base_of_v<ffi::ObjectRef, Reference>>>
+  Registry& set_body_method(R (C::*method)(Args...) noexcept(kNoexcept)) {
+    return SetMethod<R, C, Reference, Args...>(method);
+  }
+  template <typename Reference, typename R, typename C, typename... Args, bool kNoexcept,
+            typename = std::enable_if_t<std::is_base_of_v<ffi::ObjectRef, Reference>>>
+  Registry& set_body_method(R (C::*method)(Args...) const noexcept(kNoexcept)) {
+    return SetMethod<R, C, Reference, Args...>(method);
   }
 
   /*! \brief Accepted, as it was; today's registry keeps documentation elsewhere. */
   Registry& describe(const std::string&) { return *this; }
 
  private:
-  explicit Registry(std::string name) : name_(std::move(name)) {}
+  Registry(std::string name, bool can_override)
+      : name_(std::move(name)), can_override_(can_override) {}
+
+  template <typename R, typename C, typename Reference, typename... Args, typename Method>
+  Registry& SetMethod(Method method) {
+    const auto call = [method](Reference target, auto&&... args) -> R {
+      if constexpr (std::is_base_of_v<ffi::ObjectRef, C>) {
+        return (target.*method)(std::forward<decltype(args)>(args)...);
+      } else {
+        const ffi::Object* object = static_cast<const ffi::ObjectRef&>(target).get();
+        if (object == nullptr) TVM_FFI_THROW(TypeError) << "the method's object is null";
+        return (const_cast<C*>(static_cast<const C*>(object))->*method)(
+            std::forward<decltype(args)>(args)...);
+      }
+    };
+    return Set(
+        PackTyped<R, Reference, Args...>(call, std::index_sequence_for<Reference, Args...>{}));
+  }
+
   Registry& Set(const PackedFunc& function) {
     try {
-      ffi::Function::SetGlobal(name_, function);
+      ffi::Function::SetGlobal(name_, function, can_override_);
     } catch (const ffi::Error& error) {
       std::cerr << "TVM_REGISTER_GLOBAL(\"" << name_ << "\") ignored: " << error.message() << "\n";
     }
     return *this;
   }
+
   std::string name_;
+  bool can_override_;
 };
 
 }  // namespace compat
@@ -127,64 +160,48 @@ class Registry {
 namespace tvm {
 namespace runtime {
 using ffi::Array;
+using ffi::GetDataSize;
+using ffi::GetObjectPtr;
+using ffi::GetRef;
+using ffi::IsContiguous;
 using ffi::make_object;
 using ffi::Map;
 using ffi::Object;
 using ffi::ObjectPtr;
+using ffi::ObjectPtrEqual;
+using ffi::ObjectPtrHash;
 using ffi::ObjectRef;
-using ffi::Optional;
 using ffi::String;
+using kvctl::compat::DataType;
+using kvctl::compat::DLDataType2String;
+using kvctl::compat::Downcast;
+using kvctl::compat::Module;
+using kvctl::compat::ModuleNode;
+using kvctl::compat::ModulePropertyMask;
+using kvctl::compat::NDArray;
+using kvctl::compat::NullOpt;
+using kvctl::compat::NullOptType;
+using kvctl::compat::Optional;
 using kvctl::compat::PackedFunc;
 using kvctl::compat::Registry;
+using kvctl::compat::String2DLDataType;
 using kvctl::compat::TVMArgs;
+using kvctl::compat::TVMArgsSetter;
 using kvctl::compat::TVMArgValue;
 using kvctl::compat::TVMRetValue;
 using kvctl::compat::TypedPackedFunc;
-using Module = ffi::Module;
+using IntTuple = ffi::Shape;
 using ShapeTuple = ffi::Shape;
-using NDArray = Tensor;
-
-/*!
- * \brief Base of a module whose functions are made on request, as llm_chat.cc's was.
- *
- * A subclass defines type_key and GetFunction with their signatures of 2024.
- */
-class ModuleNode : public ffi::ModuleObj {
- public:
-  virtual const char* type_key() const = 0;
-  virtual PackedFunc GetFunction(const String& name, const ObjectPtr<Object>& sptr_to_self) = 0;
-
-  const char* kind() const final { return type_key(); }
-  ffi::Optional<ffi::Function> GetFunction(const ffi::String& name) final {
-    PackedFunc function = GetFunction(name, ffi::GetObjectPtr<Object>(this));
-    if (function == nullptr) return std::nullopt;
-    return static_cast<const ffi::Function&>(function);
-  }
-};
-
 }  // namespace runtime
+using runtime::DataType;
+using runtime::Downcast;
+using runtime::NullOpt;
 }  // namespace tvm
+using kvctl::compat::TVMValue;
 
-#define KVCTL_COMPAT_CONCAT_(a, b) a##b
-#define KVCTL_COMPAT_CONCAT(a, b) KVCTL_COMPAT_CONCAT_(a, b)
 /*! \brief TVM_REGISTER_GLOBAL("name").set_body_typed(f) or .set_body(f), at namespace scope. */
-#define TVM_REGISTER_GLOBAL(name)                                              \
-  [[maybe_unused]] static const ::kvctl::compat::Registry KVCTL_COMPAT_CONCAT( \
+#define TVM_REGISTER_GLOBAL(name)                                               \
+  [[maybe_unused]] static const ::kvctl::compat::Registry& KVCTL_COMPAT_CONCAT( \
       kvctl_compat_registration_, __COUNTER__) = ::kvctl::compat::Registry::Register(name)
-
-// Checks of 2024, where nothing else defines them.
-#ifndef ICHECK
-#define ICHECK TVM_FFI_ICHECK
-#define ICHECK_EQ TVM_FFI_ICHECK_EQ
-#define ICHECK_NE TVM_FFI_ICHECK_NE
-#define ICHECK_LT TVM_FFI_ICHECK_LT
-#define ICHECK_LE TVM_FFI_ICHECK_LE
-#define ICHECK_GT TVM_FFI_ICHECK_GT
-#define ICHECK_GE TVM_FFI_ICHECK_GE
-#endif
-#ifndef CHECK
-#define CHECK(condition) TVM_FFI_ICHECK(condition)
-#define CHECK_EQ(a, b) TVM_FFI_ICHECK_EQ(a, b)
-#endif
 
 #endif  // KVCTL_REGISTRY_COMPAT_H_
