@@ -30,6 +30,7 @@ PYTHON = {
     "draft": "_core _ffi tree verification",
     "torch": "_ffi cache",
     "engine": "_ffi mask tree cache recurrent verification draft text",
+    "hf": "_ffi mask tree cache torch engine text",
     "text": "_ffi",
     "models": "_ffi text",
     "testing": "tree verification",

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..engine.protocol import Runner
 
+HF = "hf:"
 #: How an argument of a command names a model; every command prints it.
-MODEL_HELP = "A model directory ('kvctl compile' makes one)."
+MODEL_HELP = (
+    "A model directory ('kvctl compile' makes one), or 'hf:' and a transformers model: a directory "
+    "or a name on the hub (needs kvctl[hf])."
+)
 
 
 def open_runner(model: str) -> Runner:
@@ -17,9 +21,16 @@ def open_runner(model: str) -> Runner:
 
     Raises
     ------
-    FileNotFoundError, ValueError, NotImplementedError
-        As :meth:`kvctl.ModelRunner.load`.
+    ModuleNotFoundError
+        If a package is missing that such a model needs.
+    FileNotFoundError, OSError, ValueError, NotImplementedError
+        As :meth:`kvctl.ModelRunner.load`, and ``kvctl.hf.ModelRunner.load``.
     """
+    if model.startswith(HF):
+        from .. import hf
+
+        return hf.ModelRunner.load(model.removeprefix(HF))
+
     from ..engine.runner import ModelRunner
     from ..text.model_text import require_text_files
 

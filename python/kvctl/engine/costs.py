@@ -8,15 +8,15 @@ from weakref import WeakKeyDictionary
 from ..draft import RoundCost
 
 if TYPE_CHECKING:
-    from .runner import ModelRunner
+    from .protocol import Runner
 
 # Larger rounds are taken to cost in proportion.
 _MAX_ROWS = 256
 
-_costs: WeakKeyDictionary[ModelRunner, RoundCost] = WeakKeyDictionary()
+_costs: WeakKeyDictionary[Runner, RoundCost] = WeakKeyDictionary()
 
 
-def cost_of(runner: ModelRunner) -> RoundCost:
+def cost_of(runner: Runner) -> RoundCost:
     """Return what is known of the cost of a runner's rounds; every generation adds to it."""
     cost = _costs.get(runner)
     if cost is None:

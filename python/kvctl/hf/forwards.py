@@ -1,0 +1,313 @@
+"""The forwards of a transformers model on a kvctl cache: prefill, decode, verify, and any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .._ffi.integers import to_int64
+from ..cache import PagedKVCache
+from ..torch import forward as cache_step
+from ..tree import TokenTree, as_trees
+from .batches import (
+    Request,
+    check_batch,
+    check_context,
+    check_free_pages,
+    check_nothing_pending,
+    check_tokens,
+    cut_into_steps,
+    mask_list,
+    token_lists,
+)
+from .rotary import RotaryStates
+from .step import Step, entered
+
+if TYPE_CHECKING:
+    from ..cache.step_arguments import MaskLike
+
+
+class ModelForwards:
+    """The part of :class:`kvctl.hf.ModelRunner` that forwards tokens through the model."""
+
+    _model: Any
+    _cache: PagedKVCache
+    _vocab_size: int
+    _context: int | None
+    _rotary: RotaryStates
+    _keeps_logits: bool
+
+    def prefill(self, seq_ids: Sequence[int], tokens: Sequence[npt.ArrayLike]) -> torch.Tensor:
+        """Append prompts of any lengths, in chunks.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        tokens : sequence of array-like of int
+            (B,) prompts, each (n_i,) with n_i at least 1.
+
+        Returns
+        -------
+        tensor
+            (B, vocab_size) float32, what follows the last token of each prompt.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If a prompt is empty or goes beyond the model's context window, a token is outside the
+            vocabulary, or a sequence has pending nodes.
+        kvctl.OutOfPagesError
+            If the prompts do not fit into the cache's free pages.
+        """
+        prompts = token_lists(tokens, "tokens")
+        ids = check_batch(seq_ids, len(prompts), "prompts")
+        requests = [
+            Request(seq_id, prompt, logits="last")
+            for seq_id, prompt in zip(ids, prompts, strict=True)
+        ]
+        for request in requests:
+            check_tokens(request, self._vocab_size)
+            check_context(self._cache, request.seq_id, len(request), self._context)
+        steps = self._cut(requests)
+        # Of a prompt that is cut, the last part alone has a row of logits.
+        for i, pieces in enumerate(steps[:-1]):
+            if pieces[-1].seq_id == steps[i + 1][0].seq_id:
+                pieces[-1].logits = "none"
+        return self._run_all(requests, steps)[0]
+
+    def decode(self, seq_ids: Sequence[int], tokens: npt.ArrayLike) -> torch.Tensor:
+        """Append one token to each sequence.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        tokens : array-like of int
+            (B,) one token each.
+
+        Returns
+        -------
+        tensor
+            (B, vocab_size) float32.
+
+        Raises
+        ------
+        KeyError, ValueError, kvctl.OutOfPagesError
+            As :meth:`prefill`.
+        """
+        return self.prefill(seq_ids, list(to_int64(tokens, "tokens")[:, None]))
+
+    def verify(
+        self,
+        seq_ids: Sequence[int],
+        trees: TokenTree | Sequence[TokenTree],
+        *,
+        hidden: bool | Sequence[int] = False,
+        layers: range | None = None,
+    ) -> Any:
+        """Forward one tree of drafts per sequence and leave its rows pending.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        trees : TokenTree or sequence of TokenTree
+            (B,) trees; their node 0 is the last emitted token, which the cache does not hold yet.
+        hidden, layers
+            As for :meth:`forward`.
+
+        Returns
+        -------
+        tensor
+            (rows of all trees, vocab_size) float32, tree after tree. Row i of a tree says what
+            follows the nodes in row i. With ``hidden``, see :meth:`forward`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        ValueError
+            If a tree is larger than the prefill chunk or goes beyond the model's context window, a
+            token is outside the vocabulary, a sequence has pending nodes already, or a row belongs
+            to no node (:meth:`forward` takes such rows).
+        kvctl.OutOfPagesError
+            If the trees do not fit into the cache's free pages.
+        """
+        trees = as_trees(trees)
+        ids = check_batch(seq_ids, len(trees), "trees")
+        requests = []
+        for seq_id, tree in zip(ids, trees, strict=True):
+            check_nothing_pending(self._cache, seq_id)
+            tokens = np.full(tree.num_rows, -1, np.int64)
+            tokens[tree.rows] = tree.tokens
+            if tokens.min() == -1 and tree.tokens.min() >= 0:
+                row = int(np.flatnonzero(tokens == -1)[0])
+                raise ValueError(f"row {row} of the tree of sequence {seq_id} belongs to no node")
+            check_context(self._cache, seq_id, int(tree.depths.max()) + 1, self._context)
+            requests.append(Request(seq_id, tokens, tree))
+        return self._forward(requests, None, hidden, layers)
+
+    def forward(
+        self,
+        seq_ids: Sequence[int],
+        tokens: Sequence[npt.ArrayLike],
+        *,
+        mask: MaskLike | Sequence[MaskLike | None] | None = None,
+        positions: Sequence[npt.ArrayLike] | None = None,
+        pending: bool | None = None,
+        hidden: bool | Sequence[int] = False,
+        layers: range | None = None,
+    ) -> Any:
+        """Forward any new tokens under any masks.
+
+        Without a mask, more tokens than the prefill chunk run in chunks; with one they must fit it.
+
+        Parameters
+        ----------
+        seq_ids : sequence of int
+            (B,) sequences of the cache, each at most once.
+        tokens : sequence of array-like of int
+            (B,) new tokens of each, each (n_i,) with n_i at least 1.
+        mask : Mask or sequence of Mask, optional
+            As for ``PagedKVCache.begin_forward``: one mask for a batch of one, or one per sequence.
+            A :class:`kvctl.TokenTree` counts its parents from its own root, so no nodes may be
+            pending; a ``Mask.tree`` grows what is pending.
+        positions : sequence of array-like of int, optional
+            (B,) positions of the new tokens, each (n_i,), for the model's own rotary or learned
+            embedding; by default they follow the mask.
+        pending : bool, optional
+            Keep the new tokens pending although the mask is no tree.
+        hidden : bool or sequence of int
+            True: also return what the output layer reads. A sequence of layers: also return the
+            outputs of these layers, counted from 0; -1 is the last.
+        layers : range, optional
+            Run layers ``range(0, n)`` only, then the final norm and the output layer. The new
+            tokens are pending; :meth:`complete` runs their other layers.
+
+        Returns
+        -------
+        tensor
+            (all new tokens, vocab_size) float32, sequence after sequence. With ``hidden`` a pair:
+            the logits, and (all new tokens, number of layers asked for, hidden_size) in the
+            model's type.
+
+        Raises
+        ------
+        KeyError, ValueError, kvctl.OutOfPagesError, NotImplementedError
+            As :meth:`verify`, and what ``begin_forward`` raises.
+        """
+        lists = token_lists(tokens, "tokens")
+        ids = check_batch(seq_ids, len(lists), "lists of tokens")
+        masks = mask_list(mask, len(ids))
+        places: list[Any] = [None] * len(ids)
+        if positions is not None:
+            places = token_lists(positions, "positions")
+            lengths, wanted = [len(one) for one in places], [len(one) for one in lists]
+            if lengths != wanted:
+                raise ValueError(f"the positions have lengths {lengths}, the tokens {wanted}")
+        for seq_id, one in zip(ids, masks, strict=True):
+            if isinstance(one, TokenTree):
+                check_nothing_pending(self._cache, seq_id)
+        requests = list(map(Request, ids, lists, masks, places))
+        return self._forward(requests, pending, hidden, layers)
+
+    def _forward(
+        self,
+        requests: list[Request],
+        pending: bool | None,
+        hidden: bool | Sequence[int],
+        layers: range | None,
+    ) -> Any:
+        """Run requests whose every row has logits."""
+        for request in requests:
+            check_tokens(request, self._vocab_size)
+        logits, states = self._run_all(
+            requests, self._cut(requests), pending=pending, hidden=hidden, layers=layers
+        )
+        return logits if states is None else (logits, states)
+
+    def _cut(self, requests: list[Request]) -> list[list[Request]]:
+        return cut_into_steps(
+            requests, self._cache.prefill_chunk_size, one_sequence=self._rotary.one_sequence
+        )
+
+    def _run_all(
+        self, requests: list[Request], steps: list[list[Request]], **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run all steps, or none."""
+        if len(steps) == 1:
+            return self._run(steps[0], **options)
+        check_free_pages(self._cache, requests)
+        points = {r.seq_id: self._cache.checkpoint(r.seq_id) for r in requests}
+        try:
+            logits, states = zip(*(self._run(step, **options) for step in steps), strict=True)
+        except BaseException:
+            for seq_id, point in points.items():
+                self._cache.rollback(seq_id, point)
+            raise
+        return torch.cat(logits), None if states[0] is None else torch.cat(states)
+
+    def _run(
+        self,
+        requests: list[Request],
+        *,
+        pending: bool | None = None,
+        hidden: bool | Sequence[int] = False,
+        layers: range | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run one step of the cache, one forward of the model."""
+        with torch.inference_mode():
+            step = Step(self._cache)
+            logits = self._call(step, requests, pending)
+            return logits, None
+
+    def _call(
+        self, step: Step, requests: list[Request], pending: bool | None = None
+    ) -> torch.Tensor:
+        """Forward new tokens in a step; logits (rows asked for, vocab_size)."""
+        lengths = [len(request) for request in requests]
+        positions = None
+        if any(request.positions is not None for request in requests):
+            positions = np.concatenate([request.positions for request in requests])
+        masks = [request.mask for request in requests]
+        tokens = np.concatenate([request.tokens for request in requests])
+        with cache_step(
+            self._cache,
+            [request.seq_id for request in requests],
+            lengths,
+            mask=masks if any(mask is not None for mask in masks) else None,
+            positions=positions,
+            pending=pending,
+        ) as places:
+            self._rotary.begin()
+            rows: Any = 0
+            if any(request.logits != "all" for request in requests):
+                rows = _logit_rows(requests, lengths).to(places.device)
+            options = {"logits_to_keep": rows} if self._keeps_logits else {}
+            with entered(step):
+                logits = self._model(
+                    input_ids=torch.from_numpy(tokens).to(places.device)[None],
+                    position_ids=places[None],
+                    use_cache=False,
+                    **options,
+                ).logits[0]
+            if not self._keeps_logits and isinstance(rows, torch.Tensor):
+                logits = logits[rows]
+        return logits.float()
+
+
+def _logit_rows(requests: list[Request], lengths: list[int]) -> torch.Tensor:
+    """Return the rows of a step whose logits are asked for."""
+    rows: list[int] = []
+    end = 0
+    for request, length in zip(requests, lengths, strict=True):
+        begin, end = end, end + length
+        rows += {"all": range(begin, end), "last": range(end - 1, end), "none": ()}[request.logits]
+    return torch.tensor(rows, dtype=torch.long)
