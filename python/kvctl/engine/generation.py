@@ -19,18 +19,22 @@ class Generation:
     tokens
         The new tokens; the one that ended the text, where one did, is the last of them.
     finish_reason
-        Why the text ended: ``"stop_token"``; ``"stop_string"``, which is whatever `stop_when`
-        found; ``"length"``, as many tokens as were asked for; ``"context"``, the model's context
-        window is full; ``"cache"``, the cache is.
+        Why the text ended: ``"stop_token"``; ``"stop_string"``, one of `stop_strings` or whatever
+        `stop_when` found; ``"length"``, as many tokens as were asked for; ``"context"``, the
+        model's context window is full; ``"cache"``, the cache is.
     statistics
         Counts and times.
+    log_probs
+        The log-probability of each new token under the processed target distribution (at
+        temperature 0, under the distribution of temperature 1); None unless asked for.
     """
 
     tokens: list[int]
     finish_reason: FinishReason
     statistics: Statistics
+    log_probs: list[float] | None = None
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop token or `stop_when` ended the text, and not a limit."""
+        """Whether a stop token, a stop string or `stop_when` ended the text, and not a limit."""
         return self.finish_reason in ("stop_token", "stop_string")

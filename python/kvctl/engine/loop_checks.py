@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..draft import Draft, Request
 from ..tree import TokenTree
 from .generation import FinishReason
+from .rows import num_rows
 
 if TYPE_CHECKING:
     from .protocol import Runner
@@ -18,15 +19,13 @@ def slides(runner: Runner) -> bool:
     return runner.sliding_window_size is not None
 
 
-def room_for(
-    runner: Runner, prompt: Sequence[int], max_new_tokens: int
-) -> tuple[int, FinishReason]:
-    """Return how many tokens may be generated, and which limit that is.
+def check_prompt(runner: Runner, prompt: Sequence[int], max_new_tokens: int) -> None:
+    """Refuse a prompt without tokens or with tokens that do not exist.
 
     Raises
     ------
     ValueError
-        If the prompt is empty, has a token outside the vocabulary or does not fit.
+        If the prompt is empty, or has a token outside the vocabulary.
     """
     if len(prompt) == 0:
         raise ValueError("the prompt must have at least one token")
@@ -38,6 +37,20 @@ def room_for(
         raise ValueError(
             f"the prompt has token {token}; the vocabulary is 0 to {runner.vocab_size - 1}"
         )
+
+
+def room_for(
+    runner: Runner, prompt: Sequence[int], max_new_tokens: int
+) -> tuple[int, FinishReason]:
+    """Return how many tokens a text may have that has the cache's free pages for itself.
+
+    Also return which limit that is.
+
+    Raises
+    ------
+    ValueError
+        If the prompt does not fit.
+    """
     limits: list[tuple[int, FinishReason]] = [(max_new_tokens, "length")]
     if not slides(runner):
         context = runner.context_window_size
@@ -58,9 +71,17 @@ def room_for(
 
 
 def check_drafts(
-    drafter: Any, drafts: Any, requests: Sequence[Request], vocab_size: int
-) -> Sequence[Draft]:
-    """Return what a drafter proposed, if it is drafts that the loop may verify.
+    drafter: Any,
+    drafts: Any,
+    requests: Sequence[Request],
+    vocab_size: int,
+    *,
+    cut: Callable[[Draft], bool],
+) -> None:
+    """Refuse what a drafter proposed, if it is no drafts that the loop may verify.
+
+    `cut` says whether the loop may verify a part of a draft alone: then it may be larger than its
+    limit.
 
     Raises
     ------
@@ -68,8 +89,9 @@ def check_drafts(
         If it is no sequence of `Draft`, or a tree is no TokenTree.
     ValueError
         If there is not one draft for each request; if a root is not the last token of its text, or
-        a tree has more nodes than allowed and no rates, a token outside the vocabulary, or rows
-        without a node; if rates are not one for each node. The message names the drafter's class.
+        a tree has more nodes than allowed, a token outside the vocabulary, or rows without a node;
+        if rates or distributions are not one for each node or row. The message names the drafter's
+        class.
     """
     name = f"{type(drafter).__name__}.propose"
     if not isinstance(drafts, Sequence):
@@ -77,11 +99,12 @@ def check_drafts(
     if len(drafts) != len(requests):
         raise ValueError(f"{name} returned {len(drafts)} drafts for {len(requests)} requests")
     for draft, request in zip(drafts, requests, strict=True):
-        _check_draft(name, draft, request, vocab_size)
-    return drafts
+        _check_draft(name, draft, request, vocab_size, cut)
 
 
-def _check_draft(name: str, draft: Any, request: Request, vocab_size: int) -> None:
+def _check_draft(
+    name: str, draft: Any, request: Request, vocab_size: int, cut: Callable[[Draft], bool]
+) -> None:
     """Refuse a draft that the loop may not verify; see `check_drafts`."""
     if not isinstance(draft, Draft):
         raise TypeError(f"{name} must return kvctl.draft.Draft, got {type(draft).__name__}")
@@ -94,13 +117,17 @@ def _check_draft(name: str, draft: Any, request: Request, vocab_size: int) -> No
             f"{name} returned a tree with root {tokens[0]}; the root is the last token of the "
             f"text, {request.root}"
         )
-    if draft.rates is not None:
-        if len(draft.rates) != len(tokens):
+    if draft.rates is not None and len(draft.rates) != len(tokens):
+        raise ValueError(
+            f"{name} returned {len(draft.rates)} rates for {len(tokens)} nodes, the root among them"
+        )
+    for what, size in (("probs", tree.num_rows), ("probs_per_node", len(tokens))):
+        probs = getattr(draft, what)
+        if probs is not None and num_rows(probs) != size:
             raise ValueError(
-                f"{name} returned {len(draft.rates)} rates for {len(tokens)} nodes, the root among "
-                "them"
+                f"{name} returned {num_rows(probs)} rows of {what} for a tree that has {size}"
             )
-    elif len(tokens) - 1 > request.limit:
+    if len(tokens) - 1 > request.limit and not cut(draft):
         raise ValueError(
             f"{name} returned {len(tokens) - 1} nodes behind the root; its limit was "
             f"{request.limit}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 
 
 @dataclass
@@ -11,9 +13,13 @@ class Statistics:
 
     A *round* forwards the last token of the text, and with it the drafts of a speculative round.
     Its time is in four parts: drafting, the model's forward, verification (or sampling), and the
-    commit that keeps what was accepted and rolls back the rest.
+    commit that keeps what was accepted and rolls back the rest. A round that several texts share
+    gives each an equal part of its times, so those of all texts add up to the time of the whole:
+    `merge` does.
     """
 
+    #: How many texts these are the statistics of.
+    texts: int = 1
     prompt_tokens: int = 0
     new_tokens: int = 0
     rounds: int = 0
@@ -27,6 +33,9 @@ class Statistics:
     forward_seconds: float = 0.0
     verify_seconds: float = 0.0
     rollback_seconds: float = 0.0
+    #: Tokens that were forwarded again because their text had to wait for room, and the time.
+    replayed_tokens: int = 0
+    replay_seconds: float = 0.0
     #: ``drafted[d]``: rounds that drafted at least one token at depth d + 1 of their tree.
     drafted: list[int] = field(default_factory=list)
     #: ``reached[d]``: rounds where a draft at depth d + 1 was up for acceptance: all before it on
@@ -44,13 +53,16 @@ class Statistics:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens behind the prompt's first one, per second of the rounds and the drafter's start.
+        """Tokens behind each text's first one, per second of everything behind the prefill.
 
-        NaN where there were no rounds.
+        That is the rounds, the drafter's start, and what had to run again. Of a text in a batch it
+        is what the text would have had by itself at the batch's speed; of merged statistics, the
+        throughput. NaN where there were no rounds.
         """
         if self.rounds == 0:
             return float("nan")
-        return (self.new_tokens - 1) / (self.start_seconds + self.decode_seconds)
+        seconds = self.start_seconds + self.decode_seconds + self.replay_seconds
+        return (self.new_tokens - self.texts) / seconds
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -77,8 +89,8 @@ class Statistics:
 
     @property
     def tokens_per_round(self) -> float:
-        """Mean number of tokens that a forward of the model emitted; NaN without rounds."""
-        return (self.new_tokens - 1) / self.rounds if self.rounds else float("nan")
+        """Mean number of tokens that a round emitted for a text; NaN without rounds."""
+        return (self.new_tokens - self.texts) / self.rounds if self.rounds else float("nan")
 
     @property
     def acceptance_by_position(self) -> list[float]:
@@ -93,6 +105,20 @@ class Statistics:
     def cumulative_acceptance(self) -> list[float]:
         """Of the rounds that drafted to depth d + 1, the share that accepted that far."""
         return [a / d for a, d in zip(self.accepted, self.drafted, strict=True)]
+
+    @classmethod
+    def merge(cls, many: Iterable[Statistics]) -> Statistics:
+        """Return the statistics of several texts together, of one batch or of several."""
+        total = cls(texts=0)
+        for one in many:
+            for entry in fields(cls):
+                mine, other = getattr(total, entry.name), getattr(one, entry.name)
+                if isinstance(mine, list):
+                    pairs = zip_longest(mine, other, fillvalue=0)
+                    setattr(total, entry.name, [a + b for a, b in pairs])
+                else:
+                    setattr(total, entry.name, mine + other)
+        return total
 
     def count_draft(self, drafted: int, reached: int, accepted: int, emitted: int) -> None:
         """Add a speculative round: three depths, and how many tokens it emitted."""

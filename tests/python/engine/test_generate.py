@@ -111,7 +111,7 @@ def test_adaptive_length_in_simulated_time(monkeypatch):
         runner.forwards.clear()
         return now[0]
 
-    monkeypatch.setattr(importlib.import_module("kvctl.engine.generate"), "perf_counter", clock)
+    monkeypatch.setattr(importlib.import_module("kvctl.engine.rounds"), "perf_counter", clock)
     plain = generate(runner, PROMPT, max_new_tokens=100)
     fast = generate(runner, PROMPT, max_new_tokens=100, drafter=LookupDrafter())
     assert fast.tokens == plain.tokens
@@ -202,9 +202,9 @@ def test_bad_input_leaves_the_cache_alone(prompt, options, message):
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        ([1.5], {}, "prompt_tokens must be integers, got float64"),
-        ([True], {}, "prompt_tokens must be integers, got bool"),
-        ("ab", {}, "prompt_tokens must be integers"),
+        ([1.5], {}, "prompts must be integers, got float64"),
+        ([True], {}, "prompts must be integers, got bool"),
+        ("ab", {}, "prompts must be integers"),
         ([3], {"stop": [1.5]}, "stop must be integers"),
         ([3], {"stop": "ab"}, "stop must be integers"),
         ([3], {"sampling": Sampling(stop_tokens=[1.5])}, "stop_tokens must be integers"),

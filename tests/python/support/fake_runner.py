@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 
+from kvctl import OutOfPagesError
+
 VOCABULARY = 40
 
 
@@ -14,13 +16,19 @@ def hashed_logits(context, order):
     return np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32) * 3
 
 
+def hidden_states(contexts, layers):
+    """Hidden states that tell the tokens seen apart: their sum and the layer; (rows, layers, 2)."""
+    return np.array([[[sum(c), layer] for layer in layers] for c in contexts], np.float32)
+
+
 class FakeCache:
     """Token lists instead of keys and values; refuses what the real one refuses."""
 
-    def __init__(self, pages=64, page_size=16, chunk=64):
+    def __init__(self, pages=64, page_size=16, chunk=64, sequences=100):
         self.page_size = page_size
         self.prefill_chunk_size = chunk
         self._pages = pages
+        self._sequences = sequences
         self.committed = {}
         self.pending = {}
 
@@ -39,7 +47,12 @@ class FakeCache:
     def add_sequence(self, seq_id):
         if seq_id in self.committed:
             raise ValueError(f"sequence {seq_id} exists already")
+        if len(self.committed) == self._sequences:
+            raise ValueError(f"sequence {seq_id} would be one more than {self._sequences}")
         self.committed[seq_id], self.pending[seq_id] = [], []
+
+    def __contains__(self, seq_id):
+        return seq_id in self.committed
 
     def remove_sequence(self, seq_id):
         del self.committed[seq_id], self.pending[seq_id]
@@ -53,8 +66,15 @@ class FakeCache:
             self.committed[seq_id] += tokens
         else:
             self.pending[seq_id] = list(zip(tokens, parents, strict=True))
-        if self.num_available_pages < 0:
-            raise RuntimeError("out of pages")
+
+    def check_room(self, seq_ids, tokens):
+        """Refuse a forward as a whole."""
+        pages = 0
+        for seq_id, new in zip(seq_ids, tokens, strict=True):
+            length = self.sequence_length(seq_id)
+            pages += -(-(length + len(new)) // self.page_size) - -(-length // self.page_size)
+        if pages > self.num_available_pages:
+            raise OutOfPagesError(f"{pages} pages are needed, {self.num_available_pages} are free")
 
     def path(self, seq_id, node):
         path = []
@@ -87,6 +107,7 @@ class FakeRunner:
         self.vocab_size = VOCABULARY
         self.context_window_size = 4096
         self.sliding_window_size = None
+        self.abilities = frozenset(("hidden",))
         self.forwards = []
         self.prefill_chunk_size = self.cache.prefill_chunk_size
         self._order = order
@@ -107,6 +128,7 @@ class FakeRunner:
 
     def prefill(self, seq_ids, tokens):
         contexts = []
+        self.cache.check_room(seq_ids, tokens)
         for seq_id, new in zip(seq_ids, tokens, strict=True):
             self.forwards.append(len(new))
             self.cache.append(seq_id, [int(token) for token in new])
@@ -116,12 +138,25 @@ class FakeRunner:
     def decode(self, seq_ids, tokens):
         return self.prefill(seq_ids, [[token] for token in tokens])
 
-    def verify(self, seq_ids, trees):
+    def verify(self, seq_ids, trees, hidden=None):
         contexts = []
+        self.cache.check_room(seq_ids, trees)
         for seq_id, tree in zip(seq_ids, trees, strict=True):
             assert tree.num_rows == len(tree) <= self.cache.prefill_chunk_size
             self.forwards.append(len(tree))
             self.cache.append(seq_id, tree.tokens.tolist(), tree.parents.tolist())
             past = self.cache.committed[seq_id]
             contexts += [past + self.cache.path(seq_id, node) for node in range(len(tree))]
-        return self._rows(contexts)
+        logits = self._rows(contexts)
+        return logits if hidden is None else (logits, hidden_states(contexts, hidden))
+
+    def forward(self, seq_ids, tokens, hidden=None):
+        contexts = []
+        self.cache.check_room(seq_ids, tokens)
+        for seq_id, new in zip(seq_ids, tokens, strict=True):
+            self.forwards.append(len(new))
+            self.cache.append(seq_id, [int(token) for token in new])
+            past = self.cache.committed[seq_id]
+            contexts += [past[: len(past) - len(new) + i + 1] for i in range(len(new))]
+        logits = self._rows(contexts)
+        return logits if hidden is None else (logits, hidden_states(contexts, hidden))

@@ -1,0 +1,177 @@
+"""The drafter's side of a batch: what it starts, proposes, learns and forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..draft import Budget, Draft, RoundResult
+from .loop_checks import check_drafts
+
+if TYPE_CHECKING:
+    from ..draft import Drafter
+    from .decide import Decider
+    from .protocol import Runner
+    from .text_state import TextState
+
+
+@dataclass(eq=False)
+class Share:
+    """What one text has of a round: its draft, and the part of it that is verified."""
+
+    text: TextState
+    proposed: Draft
+    #: The draft that is verified, which may have fewer nodes, and which of the proposed they are.
+    draft: Draft
+    nodes: Sequence[int]
+
+    @classmethod
+    def of(cls, text: TextState, proposed: Draft) -> Share:
+        """Return the share that verifies all that was proposed."""
+        return cls(text, proposed, proposed, range(len(proposed.tree)))
+
+    def drop(self) -> None:
+        """Verify nothing: a plain step."""
+        if len(self.draft.tree) > 1:
+            self.draft, self.nodes = Draft.nothing(self.text.tokens[-1]), range(1)
+
+    def cut(self, count: int) -> None:
+        """Verify only the `count` nodes of the best rates."""
+        proposed = self.proposed
+        if count == 0:
+            self.drop()
+        elif proposed.rates is not None and 1 + count < len(proposed.tree):
+            tree, nodes = proposed.tree.prune(proposed.rates, 1 + count)
+            self.nodes = kept = nodes.tolist()
+            drawn = proposed.drawn
+            if not isinstance(drawn, str):
+                drawn = [drawn[node] for node in kept]
+            # Only rules that read no distributions verify a part of a tree that was drawn from one.
+            self.draft = replace(
+                proposed, tree=tree, drawn=drawn, probs=None, probs_per_node=None, rates=None
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a share."""
+
+    share: Share
+    #: Accepted nodes of the verified tree.
+    path: list[int]
+    emitted: list[int]
+    kept: list[int]
+    hidden: Any
+
+
+class Drafting:
+    """Asks a drafter for drafts, and keeps the contract between it and the loop.
+
+    Without a drafter every draft is the root alone.
+    """
+
+    def __init__(
+        self, runner: Runner, drafter: Drafter | None, budget: Budget, decider: Decider
+    ) -> None:
+        self._runner = runner
+        self._drafter = drafter
+        self._budget = budget
+        self._follows = decider.follows_target
+        self._slides = runner.sliding_window_size is not None
+        self.layers = tuple(getattr(drafter, "hidden_layers", ()))
+        if self.layers and "hidden" not in runner.abilities:
+            raise ValueError(
+                f"{type(drafter).__name__} wants hidden states of layers {self.layers}, and this "
+                "runner gives none: 'hidden' is not among its abilities"
+            )
+
+    def start(self, text: TextState, hidden: Any) -> None:
+        """Tell the drafter of a text that runs; `hidden` belongs to all its tokens but the last."""
+        if self._drafter is None or text.finished is not None:
+            return
+        begin = perf_counter()
+        text.drafted = True
+        text.request.prompt_hidden = hidden
+        self._drafter.start(text.request)
+        text.request.prompt_hidden = None
+        text.stats.start_seconds += perf_counter() - begin
+
+    def finish(self, text: TextState) -> None:
+        """Let the drafter forget a text, if it knows it."""
+        if text.finished is not None:
+            self._budget.finish(text.request.id)
+        if self._drafter is not None and text.drafted:
+            text.drafted = False
+            self._drafter.finish(text.request)
+
+    def propose(self, texts: Sequence[TextState]) -> list[Share]:
+        """Return the drafts of a round, each cut to what pays.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the drafter breaks its contract.
+        """
+        drafter = self._drafter
+        if drafter is None:
+            return [Share.of(text, Draft.nothing(text.tokens[-1])) for text in texts]
+        requests = [text.request for text in texts]
+        self._set_limits(texts)
+        drafts = drafter.propose(requests, self._budget)
+        check_drafts(drafter, drafts, requests, self._runner.vocab_size, cut=self._is_cut)
+        shares = [Share.of(text, draft) for text, draft in zip(texts, drafts, strict=True)]
+        rates = [
+            one.proposed.rates[1:]
+            if one.proposed.rates is not None and self._is_cut(one.proposed)
+            else ()
+            for one in shares
+        ]
+        if any(map(len, rates)):
+            for share, mine, count in zip(
+                shares, rates, self._budget.choose(requests, rates), strict=True
+            ):
+                if len(mine):
+                    share.cut(count)
+        return shares
+
+    def observe(self, outcomes: Sequence[Outcome], rows: int, seconds: float) -> None:
+        """Teach the drafter what became of its drafts."""
+        if self._drafter is None:
+            return
+        results = []
+        for one in outcomes:
+            share = one.share
+            nodes = share.nodes
+            results.append(
+                RoundResult(
+                    request=share.text.request,
+                    draft=share.proposed,
+                    nodes=nodes,
+                    accepted=[nodes[node] for node in one.path],
+                    emitted=one.emitted,
+                    kept=one.kept,
+                    hidden=one.hidden,
+                    rows=rows,
+                    seconds=seconds,
+                    finished=share.text.finished is not None,
+                )
+            )
+        self._drafter.observe(results)
+
+    def _is_cut(self, draft: Draft) -> bool:
+        """Return whether the loop may verify a part of a draft."""
+        return draft.rates is not None and (self._follows or draft.deterministic)
+
+    def _set_limits(self, texts: Sequence[TextState]) -> None:
+        """Say how many nodes may be drafted for each text."""
+        most = self._runner.prefill_chunk_size - 1
+        if self._slides:
+            # Pending rows evict no page; a plain step does, and the next round has room again.
+            most = min(most, self._runner.cache.num_available_tokens // len(texts) - 1)
+        elif len(texts) > 1:
+            # A text may need a page of its own for a single row.
+            most = min(most, self._runner.cache.num_available_tokens // len(texts))
+        for text in texts:
+            text.request.limit = max(0, min(text.room - 1, most))
