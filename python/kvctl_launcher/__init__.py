@@ -5,15 +5,41 @@ is what it explains. It needs nothing but Python.
 """
 
 import importlib.util
+import os
 import sys
 
 
 def main() -> None:
-    """Run the command line; let the doctor in without loading kvctl's libraries."""
+    """Run the command line; let the doctor in without loading kvctl's libraries.
+
+    Ctrl-C, a full disk and a reader of the output that went away end it with a status and without
+    a traceback.
+    """
     try:
-        _run()
+        try:
+            _run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
+        _forget_output()
         sys.exit(130)  # as a shell says of a program that ended on Ctrl-C
+    except BrokenPipeError:
+        _forget_output()
+        sys.exit(1)  # the reader has what it wanted
+    except OSError as error:
+        _forget_output()
+        sys.exit(f"kvctl: {error}")
+
+
+def _forget_output() -> None:
+    """Drop what stdout still holds: Python would write it when it ends, and fail again."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run() -> None:

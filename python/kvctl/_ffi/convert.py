@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -61,3 +62,20 @@ def to_input(array: Any, name: str) -> tvm_ffi.Tensor:
 def to_numpy(tensor: Any) -> Any:
     """Return a tensor on the host as an array that shares its memory; None stays None."""
     return None if tensor is None else np.from_dlpack(tensor)
+
+
+def to_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as text that crosses the FFI.
+
+    Raises
+    ------
+    ValueError
+        If it is no text in UTF-8, as names of files may be.
+    """
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode("utf-8", "backslashreplace")
+        raise ValueError(f"{shown} is no path in UTF-8: give the directory another name") from None
+    return text

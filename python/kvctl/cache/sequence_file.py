@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .._ffi.replace_file import replacing
 from .._ffi.untrusted import check_file
 
 FORMAT = "kvctl.sequence"
@@ -69,9 +69,6 @@ class SequenceFile:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file. An existing file is replaced after all has been written."""
-        target = Path(path).resolve()  # the file behind a link, not the link
-        if target.exists() and not target.is_file():
-            raise ValueError(f"{path} is no file that could be replaced")
         tensors = {"k": self._elements(self.k), "v": self._elements(self.v)}
         if self.positions is not None:
             tensors["positions"] = np.ascontiguousarray(self.positions)
@@ -82,17 +79,11 @@ class SequenceFile:
             "numbers": json.dumps({name: self.numbers[field] for name, field in NUMBERS.items()}),
         }
         metadata["crc32"] = checksum(metadata, list(tensors.values()))
-        unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
-        try:
-            unfinished.touch()  # an OSError that says what is wrong
-            save_file(tensors, unfinished, metadata)
-            unfinished.replace(target)
-        except BaseException as error:
-            with suppress(OSError):
-                unfinished.unlink()
-            if isinstance(error, SafetensorError):
-                raise OSError(f"{target} could not be written: {error}") from error
-            raise
+        with replacing(path) as unfinished:
+            try:
+                save_file(tensors, unfinished, metadata)
+            except SafetensorError as error:
+                raise OSError(f"{path} could not be written: {error}") from error
 
     def _elements(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         dtype = DTYPES[self.layout["dtype"]][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -50,6 +51,9 @@ def _callback(
 
 def main() -> None:
     """Run a command; an error is printed as a sentence, not as a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model's text goes on where the terminal's encoding lacks a character.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except Exception as error:

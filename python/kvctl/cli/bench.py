@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from .._ffi.replace_file import replacing
 from .open_runner import MODEL_HELP, open_runner
 
 if TYPE_CHECKING:
@@ -49,9 +51,15 @@ def bench_command(
     from .measure import describe_machine, measure_speedup, measure_steps, to_json
 
     sizes = _parse_rows(rows)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no directory for --json {json_file}")
     prompts = _PROMPTS
     if prompt_files:
-        prompts = {file.stem: file.read_text(encoding="utf-8").strip() for file in prompt_files}
+        stems = Counter(file.stem for file in prompt_files)
+        prompts = {
+            file.stem if stems[file.stem] == 1 else str(file): file.read_text("utf-8").strip()
+            for file in prompt_files
+        }
     console = Console(stderr=str(json_file) == "-", soft_wrap=True, highlight=False)
     runner = open_runner(model)
     text = runner.text
@@ -98,8 +106,11 @@ def bench_command(
         content = json.dumps(result, indent=1)
         if str(json_file) == "-":
             typer.echo(content)
+        elif json_file.exists() and not json_file.is_file():
+            json_file.write_text(content + "\n")  # a pipe, say
         else:
-            json_file.write_text(content + "\n")
+            with replacing(json_file) as unfinished:
+                unfinished.write_text(content + "\n")
 
 
 def speedup_cells(one: Speedup) -> list[str]:

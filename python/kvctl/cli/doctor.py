@@ -35,7 +35,8 @@ def doctor() -> None:
     except ImportError:
         report_plainly(checks)
     else:
-        report(checks, Console(soft_wrap=not sys.stdout.isatty(), highlight=False))
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        report(checks, Console(soft_wrap=not is_terminal, highlight=False))
     if any(check.status is Status.FAIL for check in checks):
         sys.exit(1)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 import tvm_ffi
 
 from .._ffi import functions as ffi
+from .._ffi.convert import to_path
 from .._ffi.cuda_compiler import prepare_device
 
 
@@ -49,7 +50,7 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
 
     def __init__(self, path: str | PathLike[str], *, device: str = "cpu") -> None:
         prepare_device(device)
-        self._handle = ffi.runner.load_library(fspath(path), tvm_ffi.device(device))
+        self._handle = ffi.runner.load_library(to_path(path), tvm_ffi.device(device))
 
     @classmethod
     def _wrap(cls, handle: ffi.FunctionTableHandle) -> FunctionTable:

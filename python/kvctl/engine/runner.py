@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cached_property
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
 from .._ffi import functions as ffi
+from .._ffi.convert import to_path
 from .._ffi.cuda_compiler import prepare_device
 from ..cache.paged_kv_cache import PagedKVCache
 from ..recurrent.state import RecurrentState
@@ -126,7 +127,7 @@ class ModelRunner(ModelForwards):
         prepare_device(device)
         return cls(
             ffi.runner.load_model(
-                fspath(model_dir),
+                to_path(model_dir),
                 tvm_ffi.device(device),
                 None if library is None else library._handle,
                 _at_least_one("max_sequences", max_sequences),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._ffi.replace_file import replacing
 from .._ffi.untrusted import check_file, reading
 
 # Of each array the kind of its type, and how many dimensions it has.
@@ -24,8 +25,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def write_trace(path: str | Path, arrays: Arrays) -> None:
-    """Write the arrays of a trace."""
-    with Path(path).open("wb") as file:
+    """Write the arrays of a trace. An existing file is replaced after all has been written."""
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 

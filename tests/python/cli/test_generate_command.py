@@ -4,25 +4,8 @@ import sys
 
 import pytest
 
-pytest.importorskip("tokenizers")
-
 from command_line import run
 from kvctl.cli.generate import read_prompt
-
-
-@pytest.fixture(scope="module")
-def talking_model(tiny_model, tmp_path_factory):
-    """The tiny model with a tokenizer: its 256 tokens are the bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    directory = tmp_path_factory.mktemp("talking") / "model"
-    shutil.copytree(tiny_model, directory)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(directory / "tokenizer.json"))
-    return directory
 
 
 def test_compare_shows_the_same_tokens(talking_model):
