@@ -16,8 +16,10 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def check_arguments(cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """Raise unless q, k and v fit the cache and each other.
+def check_arguments(
+    cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return q, k and v, which fit the cache and each other, under autocast in one type.
 
     Raises
     ------
@@ -27,20 +29,45 @@ def check_arguments(cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: to
         If a shape, a type or a device does not fit, or autograd is recording.
     """
     # Called for each layer of each step: whether all is well comes first, and what is wrong last.
-    try:
-        q_shape, kv_shape = _shapes(cache, q)
-        well = q.shape == q_shape and k.shape == kv_shape and v.shape == kv_shape
-        well = well and q.dtype is k.dtype is v.dtype and q.dtype in _DTYPES
-        well = well and type(q) in _PLAIN and type(k) in _PLAIN and type(v) in _PLAIN
-        well = well and q.layout is k.layout is v.layout is torch.strided
-        device = cache_device(cache)
-        well = well and q.device == device and k.device == device and v.device == device
-    except AttributeError:
-        well = False
-    if not well:
-        _refuse(cache, q, k, v)
+    if not _fit(cache, q, k, v):
+        try:
+            q, k, v = autocast(q, k, v)
+        except AttributeError:
+            pass  # one is no tensor
+        if not _fit(cache, q, k, v):
+            _refuse(cache, q, k, v)
     if torch.is_grad_enabled():
         refuse_autograd(q=q, k=k, v=v)
+    return q, k, v
+
+
+def _fit(cache: PagedKVCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    try:
+        q_shape, kv_shape = _shapes(cache, q)
+        device = cache_device(cache)
+        return (
+            (q.shape == q_shape and k.shape == kv_shape and v.shape == kv_shape)
+            and (q.dtype is k.dtype is v.dtype and q.dtype in _DTYPES)
+            and (type(q) in _PLAIN and type(k) in _PLAIN and type(v) in _PLAIN)
+            and (q.layout is k.layout is v.layout is torch.strided)
+            and (q.device == device and k.device == device and v.device == device)
+        )
+    except AttributeError:
+        return False
+
+
+def autocast(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return tensors of several types in autocast's type, if that is on; others as they are.
+
+    Under autocast a model rotates q and k in float32 and leaves v in bfloat16, for example.
+    """
+    device = q.device.type
+    if q.dtype is k.dtype is v.dtype or not torch.is_autocast_enabled(device):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(device)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
 def check_plain(name: str, tensor: object) -> None:

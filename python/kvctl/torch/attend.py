@@ -39,7 +39,8 @@ def attention(
         ``scaled_dot_product_attention``, or packed. With four dimensions, token ``i`` of batch row
         ``b`` is the step's new token ``b * n + i``.
     k, v : tensor, (batch, num_kv_heads, n, head_dim) or (total_new, num_kv_heads, head_dim)
-        Keys and values of the new tokens only, of q's type. Query head ``h`` attends to KV head
+        Keys and values of the new tokens only, of q's type; under autocast they may
+        differ, and become autocast's. Query head ``h`` attends to KV head
         ``h // (num_qo_heads // num_kv_heads)``.
     scale : float, optional
         Scores are multiplied by it; ``head_dim ** -0.5`` by default.
@@ -66,7 +67,7 @@ def attention(
     IndexError
         If there is no such layer.
     """
-    check_arguments(cache, q, k, v)
+    q, k, v = check_arguments(cache, q, k, v)
     for name, option in (("alibi_slopes", alibi_slopes), ("sinks", sinks), ("lse", lse)):
         if option is not None:
             check_plain(name, option)

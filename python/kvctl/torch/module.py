@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .arguments import autocast
 from .attend import attention
 from .compiled import ORDER, attention_op
 from .step import current_cache
@@ -102,6 +103,7 @@ class Attention(torch.nn.Module):
             raise ValueError(f"dropout_p must be 0, got {dropout_p}: the cache is for inference")
         scale = self.scale if scale is None else scale
         if torch.compiler.is_compiling():
+            query, key, value = autocast(query, key, value)
             return attention_op(
                 ORDER,
                 self.layer,

@@ -227,5 +227,25 @@ def test_groups_of_query_heads(heads, kv_heads):
     assert error(out, plain(q, k, v, causal(7, 7))) < BOUND[torch.float32]
 
 
+@pytest.mark.parametrize("kind", ["eager", "compiled"])
+def test_autocast_makes_one_type_of_several(kind, request, cache):
+    model = request.getfixturevalue("compiled") if kind == "compiled" else Model()
+    q, k, v = rows(9)
+    parts = q, k, v.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = run(model, cache, parts, 0, 9)
+    assert out.dtype is torch.bfloat16
+    assert error(out, expected(parts, 0, 9)) < BOUND[torch.bfloat16]
+    with pytest.raises(ValueError, match="of one type"):
+        run(model, cache, parts, 0, 9)
+
+
+def test_exported(cache):
+    parts = rows(9)
+    program = torch.export.export(Model(), tuple(part[:, None] for part in parts))
+    out = run(program.module(), cache, parts, 0, 9)
+    assert error(out, expected(parts, 0, 9)) < BOUND[torch.float32]
+
+
 def test_shapes_of_the_reference():
     assert [part.shape[1] for part in rows(1)] == [HEADS, KV_HEADS, KV_HEADS]
