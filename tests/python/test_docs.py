@@ -25,13 +25,23 @@ def test_example_of_the_readme(number, request):
     exec(compile(code, f"README.md example {number}", "exec"), {})
 
 
+NEEDS = {"torch.md": "torch"}  # what a page needs that is not there by default: a marker, too
+PAGES = [p.name for p in sorted((ROOT / "docs").glob("*.md")) if examples(f"docs/{p.name}")]
+
+
 @pytest.mark.parametrize(
-    "page", [p.name for p in sorted((ROOT / "docs").glob("*.md")) if examples(f"docs/{p.name}")]
+    "page",
+    [
+        pytest.param(page, marks=[getattr(pytest.mark, NEEDS[page])] if page in NEEDS else [])
+        for page in PAGES
+    ],
 )
 def test_examples_of_a_page(page):
     """They read on from each other."""
     if "import matplotlib" in "".join(examples(f"docs/{page}")):
         pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page], reason=f"needs {NEEDS[page]}")
     names = {}
     for number, code in enumerate(examples(f"docs/{page}")):
         exec(compile(code, f"docs/{page} example {number}", "exec"), names)

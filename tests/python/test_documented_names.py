@@ -1,5 +1,6 @@
 """What the pages name exists: files, functions, and every public name in the reference."""
 
+import ast
 import re
 import subprocess
 from importlib import import_module
@@ -117,3 +118,11 @@ def test_every_public_name_is_in_the_reference(room):
     documented = {name.rsplit(".", 1)[-1] for name in re.findall(r"\.\. auto\w+:: ([\w.]+)", text)}
     public = {name for name in import_module(package).__all__ if not name.startswith("__")}
     assert public <= documented
+
+
+def test_every_public_name_of_torch_is_in_the_reference():
+    """Read from the source: PyTorch may not be there."""
+    source = (ROOT / "python" / "kvctl" / "torch" / "__init__.py").read_text()
+    public = ast.literal_eval(source.split("__all__ = ")[1])
+    page = (ROOT / "docs" / "reference" / "torch.rst").read_text()
+    assert {*re.findall(r"\.\. auto(?:class|function):: (\w+)", page)} == {*public}
