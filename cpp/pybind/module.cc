@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, module) {
   kvctl::RegisterNgramIndex(module);
   kvctl::RegisterMask(module);
   kvctl::RegisterBestFirst(module);
+  kvctl::RegisterSuffixStore(module);
 }

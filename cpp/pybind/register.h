@@ -14,6 +14,7 @@ void RegisterTokenTree(pybind11::module_& module);
 void RegisterNgramIndex(pybind11::module_& module);
 void RegisterMask(pybind11::module_& module);
 void RegisterBestFirst(pybind11::module_& module);
+void RegisterSuffixStore(pybind11::module_& module);
 
 }  // namespace kvctl
 

@@ -9,6 +9,8 @@ from .lookup import LookupDrafter
 from .request import Request
 from .round_result import RoundResult
 from .sample import DraftSample, sample
+from .suffix import SuffixDrafter
+from .suffix_store import SuffixStore
 from .sync import sync
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "Request",
     "RoundCost",
     "RoundResult",
+    "SuffixDrafter",
+    "SuffixStore",
     "sample",
     "sync",
 ]

@@ -1,0 +1,69 @@
+"""No drafter changes the text: greedy on the demo model's prompts, sampled on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kvctl
+from drafters import DRAFTERS
+from kvctl.cli.compare import first_difference
+from kvctl.text import ModelText
+
+PROMPTS = sorted((Path(__file__).parents[3] / "examples" / "prompts").glob("*.txt"))
+TOKENS = 16
+SEEDS = 200
+
+
+@pytest.fixture(scope="module")
+def runner(smollm2):
+    return kvctl.ModelRunner.load(smollm2)
+
+
+@pytest.fixture(scope="module")
+def plain(runner, smollm2):
+    """Prompts and their plain greedy texts, without drafts."""
+    text = ModelText.load(smollm2)
+    prompts = [text.encode_chat(path.read_text().strip()) for path in PROMPTS]
+    return prompts, [one.tokens for one in kvctl.generate(runner, prompts, max_new_tokens=TOKENS)]
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_greedy_text_is_plain_text(runner, plain, name):
+    prompts, expected = plain
+    drafter = DRAFTERS[name](prompts, expected)
+    got = kvctl.generate(runner, prompts, max_new_tokens=TOKENS, drafter=drafter)
+    for prompt, tokens, generation in zip(prompts, expected, got, strict=True):
+        difference = first_difference(runner, prompt, tokens, generation.tokens)
+        assert difference is None or difference.is_tie, difference
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model):
+    return kvctl.ModelRunner.load(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def sampled(tiny):
+    """Prompts of a tiny model, options, and plain sampled texts, one for each seed."""
+    rng = np.random.default_rng(5)
+    prompts = [rng.integers(0, 6, 20).tolist() for _ in range(SEEDS)]
+    options = {
+        "max_new_tokens": 12,
+        "sampling": kvctl.Sampling(temperature=0.5, top_k=3),
+        "seed": list(range(SEEDS)),
+    }
+    return prompts, options, [one.tokens for one in kvctl.generate(tiny, prompts, **options)]
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_sampled_text_is_plain_text_seed_by_seed(tiny, sampled, name):
+    prompts, options, expected = sampled
+    drafter = DRAFTERS[name](prompts, expected)
+    got = kvctl.generate(tiny, prompts, drafter=drafter, rule="target_only", **options)
+    assert [one.tokens for one in got] == expected
+    drafted = sum(one.statistics.speculative_rounds for one in got)
+    accepted = sum(sum(one.statistics.accepted) for one in got)
+    assert drafted > 0 and accepted > 0  # or nothing was tested
