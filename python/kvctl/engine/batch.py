@@ -95,7 +95,7 @@ class Batch:
         """Add a text's sequence; return whether the cache takes another one."""
         try:
             self._runner.cache.add_sequence(text.seq_id)
-        except ValueError:
+        except (ValueError, RuntimeError):  # RuntimeError: a full recurrent state
             if alone:
                 raise
             return False
