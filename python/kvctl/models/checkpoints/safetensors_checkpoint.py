@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..._ffi.untrusted import read_json_object, read_text
+from ..._ffi.untrusted import read_json_object
 from ...text.sources import fields_of_huggingface
+from .added_tokens import read_tokenizer_json
 from .array import Array
 from .config import LlamaConfig
 from .safetensors_file import FLOAT_DTYPES, SafetensorsFile
@@ -88,8 +89,7 @@ class SafetensorsCheckpoint:
 
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`."""
-        path = self._directory / "tokenizer.json"
-        return read_text(path) if path.exists() else None
+        return read_tokenizer_json(self._directory)
 
     def chat(self) -> dict[str, Any]:
         """See `Checkpoint`."""
