@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._ffi.integers import to_int64
 from ..text import TextStream
 from ..verification import Sampling
+from ..verification.flatten import signed
 from .loop_checks import check_prompt
 
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ def text_arguments(
         check_prompt(runner, prompt, length)
     stops = frozenset(to_int64(stop, "stop").tolist())
     samplings = [_fixed(s, stops, runner) for s in _each(sampling, size, "sampling")]
-    seeds = [index(s) for s in _each(seed, size, "seed")]
+    seeds = [signed(s) for s in _each(seed, size, "seed")]
     if isinstance(request_id, Sequence):
-        ids = [index(i) for i in _each(request_id, size, "request_id")]
+        ids = [signed(i) for i in _each(request_id, size, "request_id")]
     else:
-        ids = [index(request_id) + i for i in range(size)]
+        ids = [signed(index(request_id) + i) for i in range(size)]
     conditions = [stop_when] if one or stop_when is None else _each(stop_when, size, "stop_when")
     if stop_strings:
         _streams(runner, stop_strings, 1)

@@ -53,11 +53,22 @@ def matrix_shape(array: Any, name: str) -> tuple[int, int]:
 
 
 def signed(value: int) -> int:
-    """Return the low 64 bits of an integer as the FFI passes them."""
+    """Return an integer of 64 bits, signed or not, as the FFI passes it.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it needs more bits: without them, two names would be one.
+    """
     try:
-        return (index(value) + 2**63) % 2**64 - 2**63
+        number = index(value)
     except TypeError:
         raise TypeError(f"seeds and request ids must be integers, got {value!r}") from None
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"seeds and request ids must fit 64 bits, got {number}")
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def kind(name: str, names: Sequence[str], what: str) -> int:

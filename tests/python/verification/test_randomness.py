@@ -118,6 +118,23 @@ def test_threads_and_instruction_sets_do_not_matter(environment):
     assert json.loads(run.stdout) == expected
 
 
+@pytest.mark.parametrize("name", [2**64, -(2**63) - 1, 2**70])
+def test_names_beyond_64_bits_are_refused(name):
+    """Their low bits would be the name of another request: of UUIDs that differ above, say."""
+    logits = np.zeros((1, 12), np.float32)
+    named = dict(seed=1, request_ids=[2], positions=[3])
+    for change in (dict(seed=name), dict(request_ids=[name])):
+        with pytest.raises(ValueError, match=f"must fit 64 bits, got {name}"):
+            kvctl.sample(logits, **{**named, **change})
+        draw = {**named, **change}
+        draw["root_positions"] = draw.pop("positions")
+        with pytest.raises(ValueError, match=f"must fit 64 bits, got {name}"):
+            kvctl.draft.sample(logits, how="independent", **draw)
+        chain = kvctl.TokenTree.chain([1])
+        with pytest.raises(ValueError, match=f"must fit 64 bits, got {name}"):
+            kvctl.verify(logits, chain, rule="target_only", drawn="deterministic", **draw)
+
+
 def test_seed_request_and_position_all_matter():
     logits = np.zeros((64, VOCAB), np.float32)
     base = dict(seed=1, request_ids=range(64), positions=[5] * 64)
