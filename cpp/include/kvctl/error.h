@@ -79,7 +79,12 @@ struct ErrorSite {
   SourceLocation where;
 };
 
-/*! \brief The one exception that kvctl's C++ code throws. */
+/*!
+ * \brief The exception that kvctl's own C++ code throws.
+ *
+ * The caches and states are called by TVM too and throw tvm::ffi::Error. Both are std::exceptions:
+ * catch const std::exception& and ask AsError for the kind.
+ */
 class KVCTL_API Error : public std::exception {
  public:
   Error(const ErrorSite& site, std::string message) : site_(site), message_(std::move(message)) {}
@@ -104,6 +109,22 @@ template <typename... Parts>
   (message << ... << parts);
   throw Error(site, message.str());
 }
+
+/*!
+ * \brief What any exception says, as an Error: for the one catch clause around calls of kvctl.
+ *
+ *     try {
+ *       ...
+ *     } catch (const std::exception& caught) {
+ *       const kvctl::Error error = kvctl::AsError(caught);
+ *       if (error.kind() == kvctl::ErrorKind::kOutOfPages) ...
+ *     }
+ *
+ * \return an Error as it is; of a tvm::ffi::Error its kind and message; of another exception, or of
+ * a kind that ErrorKind lacks, kRuntime with the kind's name before the message. where() is only
+ * known of an Error.
+ */
+KVCTL_API Error AsError(const std::exception& caught);
 
 }  // namespace kvctl
 

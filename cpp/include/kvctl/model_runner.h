@@ -52,7 +52,7 @@ struct RunnerOptions {
  * is thrown in the middle of the model. One thread at a time.
  *
  * Errors are kvctl::Error for what the runner sees and tvm::ffi::Error for what the cache, the
- * virtual machine and the model's kernels say.
+ * virtual machine and the model's kernels say; AsError in kvctl/error.h makes one of them.
  */
 class KVCTL_API ModelRunner {
  public:
