@@ -11,6 +11,7 @@
 #define KVCTL_VERIFY_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kvctl/api.h"
@@ -101,10 +102,15 @@ struct VerifyBatch {
 
   /*! \brief [B] tokens before each root, for penalties; or empty. */
   std::vector<std::vector<int32_t>> history;
-  /*! \brief [N, ceil(vocab_size / 32)] bit i of word j allows token 32 j + i after a node. */
+  /*! \brief [N, bitmask_words] bit i of word j allows token 32 j + i after a node; or nullptr. */
   const uint32_t* bitmask = nullptr;
+  /*! \brief 0: ceil(vocab_size / 32). Or the words of the tokenizer's vocabulary: tokens that fewer
+   * words do not reach are forbidden, and bits behind vocab_size must not be set. */
+  int64_t bitmask_words = 0;
   bool log_probs = false;  //!< also return the log-probability of each emitted token
-  double epsilon = 0.09;   //!< Rule::kTypical accepts p > min(epsilon, delta * exp(-entropy))
+  /*! \brief A sequence that cannot be decided says why in its outcome; false: Verify throws. */
+  bool status = false;
+  double epsilon = 0.09;  //!< Rule::kTypical accepts p > min(epsilon, delta * exp(-entropy))
   double delta = 0.3;
 };
 
@@ -118,6 +124,9 @@ struct VerifiedSequence {
   int32_t bonus = -1;
   bool finished = false;          //!< a stop token was emitted; the tokens after it were dropped
   std::vector<double> log_probs;  //!< [tokens] where asked for
+  /*! \brief With VerifyBatch::status, why the sequence could not be decided: it keeps its root and
+   * emits nothing. Else empty. */
+  std::string error;
 };
 
 /*!
@@ -129,8 +138,9 @@ struct VerifiedSequence {
  * \return one outcome for each tree.
  * \throws Error kValue if the combination of rule and drawn would be biased (the message names a
  * rule that is not), sizes do not fit, random numbers are not named, a token could not have been
- * drawn from its distribution, or a row leaves no token to choose; kType for a dtype that is not
- * allowed; kIndex for a logit_bias outside the vocabulary.
+ * drawn from its distribution, or a row leaves no token to choose (with VerifyBatch::status, the
+ * first and the last two are said in the outcome instead); kType for a dtype that is not allowed;
+ * kIndex for a logit_bias outside the vocabulary.
  */
 KVCTL_API std::vector<VerifiedSequence> Verify(const VerifyBatch& batch);
 
@@ -153,8 +163,9 @@ struct DraftBatch {
   std::vector<int64_t> root_positions;
   std::vector<int64_t> first_nodes;  //!< [R] index in its tree of the first token drawn; empty: 1
   std::vector<int64_t> depths;       //!< [R] depth of the tokens drawn; empty: first_nodes
-  /*! \brief [R, ceil(vocab_size / 32)] bit i of word j allows token 32 j + i; or nullptr. */
+  /*! \brief [R, bitmask_words] bit i of word j allows token 32 j + i; or nullptr. */
   const uint32_t* bitmask = nullptr;
+  int64_t bitmask_words = 0;  //!< as in VerifyBatch
 };
 
 /*! \brief Drawn siblings, and the distributions that they were drawn from. */

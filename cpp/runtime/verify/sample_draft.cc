@@ -6,6 +6,7 @@
 #include "core/verify/draft.h"
 #include "kernels/sampling.h"
 #include "kvctl/error.h"
+#include "runtime/verify/verify_batch.h"
 #include "runtime/verify/verify_checks.h"
 
 namespace kvctl {
@@ -32,7 +33,7 @@ void CheckBatch(const DraftBatch& batch) {
   CheckOneForEach(batch.depths, batch.num_rows, "depths");
 }
 
-DraftItem MakeItem(const DraftBatch& batch, int64_t row) {
+DraftItem MakeItem(const DraftBatch& batch, const uint32_t* bitmask, int64_t row) {
   static const Sampling kSoftmax;
   const auto entry = [row](const auto& values, int64_t otherwise) {
     return values.empty() ? otherwise : static_cast<int64_t>(values[row]);
@@ -41,8 +42,7 @@ DraftItem MakeItem(const DraftBatch& batch, int64_t row) {
   DraftItem item{};
   item.row.values = static_cast<const char*>(batch.logits) + row * stride * DTypeSize(batch.dtype);
   item.row.type = batch.dtype;
-  if (batch.bitmask != nullptr)
-    item.row.bitmask = batch.bitmask + row * ((batch.vocab_size + 31) / 32);
+  if (bitmask != nullptr) item.row.bitmask = bitmask + row * ((batch.vocab_size + 31) / 32);
   item.sampling =
       batch.sampling.empty() ? &kSoftmax : &batch.sampling[batch.sampling.size() == 1 ? 0 : row];
   item.stream = {batch.seed, static_cast<uint64_t>(entry(batch.request_ids, 0))};
@@ -58,10 +58,13 @@ DraftItem MakeItem(const DraftBatch& batch, int64_t row) {
 void SampleDraftInto(const DraftBatch& batch, int32_t* tokens, void* probs, DType probs_dtype) {
   CheckBatch(batch);
   CheckRowType(probs_dtype, true, "probs");
+  std::vector<uint32_t> fitted;
+  const uint32_t* bitmask =
+      FitBitmask(batch.bitmask, batch.num_rows, batch.bitmask_words, batch.vocab_size, &fitted);
   std::vector<DraftItem> items;
   items.reserve(batch.num_rows);
   for (int64_t row = 0; row < batch.num_rows; ++row) {
-    DraftItem item = MakeItem(batch, row);
+    DraftItem item = MakeItem(batch, bitmask, row);
     item.tokens = tokens + row * batch.num_tokens;
     if (probs != nullptr) {
       item.probs = static_cast<char*>(probs) + row * batch.vocab_size * DTypeSize(probs_dtype);

@@ -63,7 +63,8 @@ BatchArrays ArraysOf(const VerifyBatch& batch) {
   for (const std::vector<int32_t>& tokens : batch.history) {
     arrays.history.push_back({tokens.data(), static_cast<int64_t>(tokens.size())});
   }
-  arrays.bitmask = batch.bitmask;
+  arrays.bitmask = FitBitmask(batch.bitmask, NumNodes(arrays.trees), batch.bitmask_words,
+                              batch.vocab_size, &arrays.fitted_bitmask);
   for (double threshold : {batch.epsilon, batch.delta}) {
     if (!(threshold >= 0 && threshold < std::numeric_limits<double>::infinity())) {
       Throw(ErrorKind::kValue, "epsilon and delta must be at least 0 and finite, got ", threshold);
@@ -82,12 +83,13 @@ std::vector<VerifiedSequence> Verify(const VerifyBatch& batch) {
   const int64_t n = NumNodes(arrays.trees);
   std::vector<int32_t> nodes(n), tokens(n), kept(n);
   std::vector<double> log_probs(batch.log_probs ? n : 0);
+  std::vector<VerifiedSequence> outcomes(items.size());
+  for (size_t b = 0; batch.status && b < items.size(); ++b) items[b].error = &outcomes[b].error;
   SetOutputs(
       {nodes.data(), tokens.data(), kept.data(), batch.log_probs ? log_probs.data() : nullptr},
       &items);
   VerifyItems(arrays.rule, static_cast<int32_t>(batch.vocab_size), ShareItemsAmongThreads, &items);
 
-  std::vector<VerifiedSequence> outcomes(items.size());
   for (size_t b = 0; b < items.size(); ++b) {
     const VerifyItem& item = items[b];
     VerifiedSequence& outcome = outcomes[b];

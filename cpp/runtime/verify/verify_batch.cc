@@ -147,7 +147,8 @@ std::vector<VerifyItem> MakeItems(BatchArrays* arrays) {
 const uint32_t* FitBitmask(const uint32_t* rows, int64_t num_rows, int64_t width,
                            int64_t vocab_size, std::vector<uint32_t>* fitted) {
   const int64_t words = (vocab_size + 31) / 32;
-  if (width == words) return rows;
+  if (width < 0) Throw(ErrorKind::kValue, "bitmask_words must be at least 0, got ", width);
+  if (rows == nullptr || width == 0 || width == words) return rows;
   fitted->assign(num_rows * words, 0);
   for (int64_t i = 0; i < num_rows; ++i) {
     const uint32_t* row = rows + i * width;

@@ -73,10 +73,12 @@ std::vector<VerifyItem> MakeItems(BatchArrays* arrays);
  *
  * The tokens that a narrower one does not reach are forbidden.
  *
- * \param rows [num_rows, width] the caller's.
+ * \param rows [num_rows, width] the caller's, or nullptr, which is returned.
+ * \param width its words; 0: as many as the logits need.
  * \param fitted storage for the result where it is not `rows`.
  * \return [num_rows, ceil(vocab_size / 32)]
- * \throws Error kValue if a word behind the vocabulary of the logits has a bit set.
+ * \throws Error kValue for a negative width, or if a word behind the vocabulary of the logits has a
+ * bit set.
  */
 const uint32_t* FitBitmask(const uint32_t* rows, int64_t num_rows, int64_t width,
                            int64_t vocab_size, std::vector<uint32_t>* fitted);

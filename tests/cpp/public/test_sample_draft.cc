@@ -101,3 +101,16 @@ TEST(DraftsThatCannotBeDrawnAreRefused) {
   refuse([](auto* d) { d->how = static_cast<Drawn>(7); }, kValue, "how must be in");
   refuse([](auto* d) { d->values.assign(10, -1.0f / 0.0f); }, kValue, "row 0: no token is left");
 }
+
+TEST(ADraftsBitmaskMayBeAsWideAsTheTokenizersVocabulary) {
+  SmallDraft draft;
+  draft.how = Drawn::kDeterministic;
+  draft.num_tokens = 1;
+  const std::vector<uint32_t> wide = {0b00011, 0, 0b01000, 0};  // two words for five tokens
+  draft.bitmask = wide.data();
+  draft.bitmask_words = 2;
+  EXPECT(kvctl::SampleDraft(draft).tokens == std::vector<int32_t>({1, 3}));
+  const std::vector<uint32_t> beyond = {1, 0, 1, 4};
+  draft.bitmask = beyond.data();
+  EXPECT_ERROR(kvctl::SampleDraft(draft), kValue, "bitmask row 1 allows tokens in word 1");
+}

@@ -277,3 +277,81 @@ TEST(ErrorsNameTheSequence) {
   std::fill_n(given.logits.begin() + first * 7, 7, -std::numeric_limits<float>::infinity());
   EXPECT_ERROR(kvctl::Verify(given.batch), kValue, "sequence 1: no token is left");
 }
+
+TEST(WithStatusOneSequenceDoesNotStopTheOthers) {
+  for (Rule rule : {Rule::kTargetOnly, Rule::kTokenWise, Rule::kTraversal}) {
+    VerifyCase given(rule, 7, 4, 1);
+    const std::vector<kvctl::VerifiedSequence> all = kvctl::Verify(given.batch);
+    const int64_t first = given.batch.trees[0].size();
+    std::fill_n(given.logits.begin() + first * 7, 7, -std::numeric_limits<float>::infinity());
+    EXPECT_ERROR(kvctl::Verify(given.batch), kValue, "no token is left");
+    given.batch.status = true;
+    const std::vector<kvctl::VerifiedSequence> each = kvctl::Verify(given.batch);
+    for (size_t b = 0; b < each.size(); ++b) {
+      if (b == 1) {
+        EXPECT(each[b].error.find("no token is left") != std::string::npos);
+        EXPECT(each[b].kept == (std::vector<int32_t>{0}));
+        EXPECT(each[b].tokens.empty() && each[b].log_probs.empty());
+        EXPECT(each[b].bonus == -1 && !each[b].finished);
+      } else {
+        EXPECT(each[b].error.empty());
+        EXPECT(each[b].tokens == all[b].tokens && each[b].kept == all[b].kept);
+        EXPECT(each[b].log_probs == all[b].log_probs && each[b].bonus == all[b].bonus);
+      }
+    }
+  }
+}
+
+TEST(WithStatusABadCallStillThrows) {
+  VerifyCase given(Rule::kTargetOnly, 7, 2, 1);
+  given.batch.status = true;
+  given.batch.num_rows += 1;
+  EXPECT_ERROR(kvctl::Verify(given.batch), kValue, "rows of logits");
+}
+
+TEST(ABitmaskMayBeAsWideAsTheTokenizersVocabulary) {
+  constexpr int32_t kVocab = 70;  // three words
+  VerifyCase given(Rule::kTargetOnly, kVocab, 3, 5);
+  const int64_t nodes = given.batch.num_rows;  // a row for each node
+  std::vector<uint32_t> three(nodes * 3, 0), two, five;
+  for (int64_t i = 0; i < nodes; ++i) three[i * 3] = three[i * 3 + 1] = 0xf0f0f0f0u;
+  for (int64_t i = 0; i < nodes; ++i) {
+    two.insert(two.end(), {0xf0f0f0f0u, 0xf0f0f0f0u});
+    five.insert(five.end(), {0xf0f0f0f0u, 0xf0f0f0f0u, 0, 0, 0});
+  }
+  given.batch.bitmask = three.data();
+  const std::vector<kvctl::VerifiedSequence> expected = kvctl::Verify(given.batch);
+  const auto same = [&](const std::vector<uint32_t>& bitmask, int64_t words) {
+    given.batch.bitmask = bitmask.data();
+    given.batch.bitmask_words = words;
+    const std::vector<kvctl::VerifiedSequence> got = kvctl::Verify(given.batch);
+    for (size_t b = 0; b < got.size(); ++b) EXPECT(got[b].tokens == expected[b].tokens);
+  };
+  same(three, 3);
+  same(two, 2);
+  same(five, 5);
+  five[3] = 1;
+  EXPECT_ERROR(kvctl::Verify(given.batch), kValue, "bitmask row 0 allows tokens in word 3");
+  given.batch.bitmask_words = -1;
+  EXPECT_ERROR(kvctl::Verify(given.batch), kValue, "bitmask_words must be at least 0, got -1");
+}
+
+TEST(WithBitmasksRowsBehindAStopTokenAreNotRead) {
+  VerifyBatch batch;
+  std::vector<float> logits(3 * 32, 0);
+  logits[2] = 9;
+  batch.trees = {kvctl::TokenTree({5, 2, 7}, {-1, 0, 1})};
+  batch.logits = logits.data();
+  batch.num_rows = 3;
+  batch.vocab_size = 32;
+  batch.sampling.resize(1);
+  batch.sampling[0].stop_tokens = {2};
+  batch.sampling[0].temperature = 0;
+  const std::vector<uint32_t> bitmask = {~0u, 0, 0};
+  batch.bitmask = bitmask.data();
+  for (Rule rule : {Rule::kGreedy, Rule::kTargetOnly, Rule::kTokenWise, Rule::kTraversal}) {
+    batch.rule = rule;
+    const kvctl::VerifiedSequence outcome = kvctl::Verify(batch)[0];
+    EXPECT(outcome.tokens == (std::vector<int32_t>{2}) && outcome.finished);
+  }
+}
