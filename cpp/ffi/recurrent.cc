@@ -159,12 +159,7 @@ ffi::Shape PlanCommit(const RecurrentState& state, const ffi::Shape& seq_ids,
   return ToShape(state->PlanCommit(Ids(seq_ids), Paths(kept)));
 }
 void DropPending(const RecurrentState& state, const ffi::Shape& seq_ids) {
-  for (int64_t id : seq_ids) {
-    if (!state->HasSequence(id)) {
-      Throw(ErrorKind::kKey, "there is no sequence ", id, " in the recurrent state");
-    }
-  }
-  for (int64_t id : seq_ids) state->DropPending(id);
+  state->DropPending(Ids(seq_ids));
 }
 RecurrentCheckpoint MakeCheckpoint(const RecurrentState& state, int64_t seq_id) {
   return state->MakeCheckpoint(seq_id);

@@ -201,9 +201,10 @@ void RecurrentTable::Restart(int64_t id) {
   sequence.history.push_back({0, kInitialState, next_stamp_++});
 }
 
-void RecurrentTable::DropPending(int64_t id) {
+void RecurrentTable::DropPending(const std::vector<int64_t>& ids) {
   RequireNoForward("abort");
-  TruncatePending(&Find(id), 0);
+  for (int64_t id : ids) Find(id);  // so that nothing below can throw
+  for (int64_t id : ids) TruncatePending(&Find(id), 0);
 }
 
 int64_t RecurrentTable::MakeCheckpoint(int64_t id) {

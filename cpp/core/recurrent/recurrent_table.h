@@ -104,8 +104,8 @@ class RecurrentTable {
    */
   std::vector<int32_t> Commit(const std::vector<int64_t>& ids,
                               const std::vector<std::vector<int32_t>>& kept);
-  /*! \brief Drops the pending nodes of a sequence. */
-  void DropPending(int64_t id);
+  /*! \brief Drops the pending nodes of several sequences. */
+  void DropPending(const std::vector<int64_t>& ids);
 
   // Checkpoints. They hold their state, so that any later rollback finds it, whatever the history's
   // bound.

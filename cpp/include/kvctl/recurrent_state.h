@@ -125,6 +125,8 @@ class RecurrentStateObj : public tvm::runtime::vm::RNNStateObj {
                                           const std::vector<std::vector<int32_t>>& kept) const = 0;
   /*! \brief Drops the pending nodes of a sequence. */
   virtual void DropPending(int64_t seq_id) = 0;
+  /*! \brief Drops the pending nodes of several sequences, or throws and drops none. */
+  virtual void DropPending(const std::vector<int64_t>& seq_ids) = 0;
   virtual RecurrentCheckpoint MakeCheckpoint(int64_t seq_id) = 0;
   /*! \brief Returns exactly, whatever the history's bound. */
   virtual void Rollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) = 0;

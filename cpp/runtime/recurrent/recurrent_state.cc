@@ -187,7 +187,11 @@ std::vector<int32_t> RecurrentStateImpl::PlanCommit(
   return WithLock([&] { return table_.PlanCommit(seq_ids, kept); });
 }
 void RecurrentStateImpl::DropPending(int64_t seq_id) {
-  WithLock([&] { table_.DropPending(seq_id); });
+  WithLock([&] { table_.DropPending({seq_id}); });
+}
+
+void RecurrentStateImpl::DropPending(const std::vector<int64_t>& seq_ids) {
+  WithLock([&] { table_.DropPending(seq_ids); });
 }
 
 // Queries -----------------------------------------------------------------------------------------

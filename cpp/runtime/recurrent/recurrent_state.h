@@ -59,6 +59,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   std::vector<int32_t> PlanCommit(const std::vector<int64_t>& seq_ids,
                                   const std::vector<std::vector<int32_t>>& kept) const final;
   void DropPending(int64_t seq_id) final;
+  void DropPending(const std::vector<int64_t>& seq_ids) final;
   RecurrentCheckpoint MakeCheckpoint(int64_t seq_id) final;
   void Rollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) final;
   void CheckRollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) const final;

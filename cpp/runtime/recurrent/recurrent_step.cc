@@ -106,7 +106,7 @@ StepOutcome RecurrentStateImpl::Outcome() const {
     const size_t states = config_.init_values.size();
     Throw(ErrorKind::kRuntime, "end_forward: the forward set other states, but not state ",
           missing % states, " of layer ", missing / states,
-          "; run the whole model before end_forward, or call abort");
+          "; run the whole model before end_forward, or call abort_forward");
   }
   return final_only > 0 ? StepOutcome::kFinal : StepOutcome::kSteps;
 }
@@ -208,7 +208,8 @@ void RecurrentStateImpl::GetRows(bool steps, Tensor out) {
     if (!steps && !step.all_chains()) {
       Throw(ErrorKind::kValue,
             "the step holds a token tree, whose nodes have states of their own: the "
-            "model must compute a state per token (kvctl.recurrent.set_steps)");
+            "model must compute a state per token (kvctl.recurrent.set_steps); take the step back "
+            "with abort_forward");
     }
     std::vector<int32_t> table(2 * rows);
     for (int64_t row = 0; row < rows; ++row) {
@@ -228,7 +229,8 @@ void RecurrentStateImpl::Set(int64_t layer_id, int64_t state_id, Tensor data) {
     if (!step.all_chains()) {
       Throw(ErrorKind::kValue,
             "set: the step holds a token tree, whose nodes have states of their own: "
-            "the model must compute a state per token (kvctl.recurrent.set_steps)");
+            "the model must compute a state per token (kvctl.recurrent.set_steps); take the step "
+            "back with abort_forward");
     }
     CheckRows(data, "the data", static_cast<int64_t>(step.sequences.size()), state_id);
     std::vector<RowMove> moves;

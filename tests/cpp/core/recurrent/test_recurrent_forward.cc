@@ -104,7 +104,7 @@ class Machine {
       Commit();
     } else if (choice == 10) {
       const int64_t id = AnyId();
-      table_.DropPending(id);
+      table_.DropPending({id});
       models_[id].pending.clear();
     } else if (choice == 11) {
       const int64_t id = AnyId();
