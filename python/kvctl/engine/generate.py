@@ -12,7 +12,7 @@ from ..verification import RULES, Sampling
 from ..verification.enumeration import Rule
 from .arguments import text_arguments
 from .batch import Batch
-from .costs import cost_of
+from .costs import cost_of, keep_costs
 from .decide import Decider
 from .drafting import Drafting
 from .generation import Generation
@@ -191,4 +191,5 @@ def generate(
     rounds = Rounds(runner, drafting, budget, decider)
     Batch(runner, rounds, drafting, texts, max_batch).run()
     generations = [text.generation() for text in texts]
+    keep_costs(runner, sum(one.statistics.speculative_rounds for one in generations))
     return generations[0] if one else generations

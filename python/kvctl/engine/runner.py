@@ -198,6 +198,14 @@ class ModelRunner(ModelForwards):
         return frozenset()
 
     @cached_property
+    def identity(self) -> str:
+        """A name for this model on its device, under which what its rounds cost is remembered."""
+        path = Path(self._functions.path).resolve()
+        status = path.stat()
+        device = self.params[0].device if len(self.params) else "cpu"
+        return f"{path} {status.st_size} {status.st_mtime_ns} {device}"
+
+    @cached_property
     def text(self) -> ModelText:
         """The tokenizer, the chat template and the stops of the model's directory.
 

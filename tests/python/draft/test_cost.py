@@ -102,3 +102,65 @@ def test_the_first_timing_of_a_row_count_is_not_believed_alone():
     assert cost(9) <= 1.25 * before + 1e-9
     cost.observe(9, 0.03)
     assert cost(9) == pytest.approx(1.5, rel=0.2)
+
+
+def test_a_batch_learns_the_ratios_and_a_later_single_text_its_own():
+    """Rows were timed from eight on; then one text is alone, whose step costs half of eight."""
+    cost = RoundCost(max_rows=64)
+    for _ in range(20):
+        cost.observe(8, 0.04)
+        cost.observe(16, 0.05)
+    assert cost(16) / cost(8) == pytest.approx(1.25, rel=0.02)
+    for _ in range(20):
+        cost.observe(1, 0.02)
+    assert cost(1) == 1.0 and cost.seconds_per_step == pytest.approx(0.02, rel=0.02)
+    assert cost(8) == pytest.approx(2.0, rel=0.02)
+    assert cost(16) == pytest.approx(2.5, rel=0.02)
+
+
+def test_what_was_learnt_is_recalled_and_then_corrected():
+    first = RoundCost(max_rows=64)
+    for _ in range(4):
+        for rows, value in TRUE_SHAPE.items():
+            first.observe(rows, 0.02 * value)
+    points = first.points
+    assert [rows for rows, _ in points] == [2, 3, 5, 9, 17]
+    second = RoundCost(max_rows=64)
+    second.recall(points)
+    assert not second.calibrated  # it has no scale
+    assert second(9) == pytest.approx(1.5, rel=0.02)
+    assert [rows for rows, _ in second.points] == [rows for rows, _ in points]
+    assert [c for _, c in second.points] == pytest.approx([c for _, c in points], rel=1e-6)
+    for _ in range(20):
+        second.observe(1, 0.02)
+        second.observe(9, 0.02 * 4)
+    assert second(9) == pytest.approx(4.0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1, 2.0)],
+        [(0, 2.0)],
+        [(-3, 2.0)],
+        [(65, 2.0)],
+        [(2, 0.5)],
+        [(2, math.nan)],
+        [(2, math.inf)],
+    ],
+)
+def test_points_that_mean_nothing_are_left_out(points):
+    cost = RoundCost(max_rows=64)
+    cost.recall(points)
+    assert cost.points == [] and cost(2) == 2.0
+
+
+def test_many_row_counts_share_samples():
+    cost = RoundCost(max_rows=256)
+    rng = random.Random(2)
+    for _ in range(3000):
+        rows = rng.randint(1, 256)
+        cost.observe(rows, 0.02 * (1 + 0.01 * (rows - 1)))
+    assert len(cost.points) <= 80
+    for rows in (1, 7, 30, 100, 256):
+        assert cost(rows) == pytest.approx(1 + 0.01 * (rows - 1), rel=0.05)
