@@ -6,12 +6,15 @@ from .cost import RoundCost
 from .draft import Draft
 from .drafter import Drafter
 from .lookup import LookupDrafter
+from .mixed import MixedDrafter
 from .request import Request
 from .round_result import RoundResult
 from .sample import DraftSample, sample
+from .scripted import ScriptedDrafter
 from .suffix import SuffixDrafter
 from .suffix_store import SuffixStore
 from .sync import sync
+from .synthetic import SyntheticDrafter
 
 __all__ = [
     "Acceptance",
@@ -20,11 +23,14 @@ __all__ = [
     "DraftSample",
     "Drafter",
     "LookupDrafter",
+    "MixedDrafter",
     "Request",
     "RoundCost",
     "RoundResult",
+    "ScriptedDrafter",
     "SuffixDrafter",
     "SuffixStore",
+    "SyntheticDrafter",
     "sample",
     "sync",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .budget import Budget
 from .draft import Draft
 from .request import Request
 from .round_result import RoundResult
+
+if TYPE_CHECKING:
+    from .mixed import MixedDrafter
 
 
 class Drafter(Protocol):
@@ -58,3 +61,9 @@ class Drafter(Protocol):
 
     def finish(self, request: Request) -> None:
         """Forget a text: it has ended, or the generation is being given up."""
+
+    def __or__(self, other: Drafter) -> MixedDrafter:
+        """Return the drafter of both: one tree from what each of them proposes."""
+        from .mixed import MixedDrafter  # here, because few need it
+
+        return MixedDrafter(self, other)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from kvctl.draft import Drafter, LookupDrafter, SuffixDrafter, SuffixStore
+from kvctl.draft import (
+    Drafter,
+    LookupDrafter,
+    ScriptedDrafter,
+    SuffixDrafter,
+    SuffixStore,
+    SyntheticDrafter,
+)
 
 Texts = Sequence[Sequence[int]]
 
@@ -47,4 +54,11 @@ def suffix(prompts: Texts, texts: Texts) -> Drafter:
 DRAFTERS: dict[str, Callable[[Texts, Texts], Drafter]] = {
     "lookup": lambda prompts, texts: LookupDrafter(length=5),
     "suffix": suffix,
+    "scripted": lambda prompts, texts: ScriptedDrafter(texts, length=6),
+    "synthetic": lambda prompts, texts: SyntheticDrafter([0.9, 0.7, 0.5], answers=texts),
+    "mixed": lambda prompts, texts: (
+        LookupDrafter(length=4)
+        | suffix(prompts, texts)
+        | SyntheticDrafter([0.5, 0.5, 0.5], answers=texts)
+    ),
 }

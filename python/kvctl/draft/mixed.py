@@ -1,0 +1,135 @@
+"""One tree from several drafters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .budget import Budget
+from .draft import Draft
+from .merge import Merged, merge
+from .request import Request
+from .round_result import RoundResult
+
+if TYPE_CHECKING:
+    from .drafter import Drafter
+
+
+class MixedDrafter:
+    """Verifies what several drafters propose as one tree: ``a | b | c``.
+
+    Nodes that are equal are verified once, and a node is rated as the drafter that believes most in
+    it does. What was drawn at random keeps its place and comes before what was not, so that each
+    node can be declared as it was drawn; of equal siblings a deterministic one is left out, which
+    no rule is biased by. Where there are more nodes than the limit, later drafters lose theirs.
+
+    Every drafter learns from every round as if it had drafted alone.
+
+    Parameters
+    ----------
+    drafters
+        At least one. Of those that draw at random, at most one may give ``probs`` other than for
+        independent drafts; the others give ``probs_per_node``.
+
+    Raises
+    ------
+    ValueError
+        If there is no drafter.
+
+    Examples
+    --------
+    >>> drafter = kvctl.draft.LookupDrafter() | kvctl.draft.SuffixDrafter()
+    >>> len(drafter.drafters)
+    2
+    """
+
+    def __init__(self, *drafters: Drafter) -> None:
+        self.drafters: tuple[Drafter, ...] = ()
+        for one in drafters:
+            self.drafters += one.drafters if isinstance(one, MixedDrafter) else (one,)
+        if not self.drafters:
+            raise ValueError("a mixed drafter needs at least one drafter")
+        layers = {layer for one in self.drafters for layer in one.hidden_layers}
+        self.hidden_layers = tuple(sorted(layers))
+        self._merged: dict[int, Merged] = {}
+
+    def start(self, request: Request) -> None:
+        """Begin a text with every drafter."""
+        for one in self.drafters:
+            mine = request
+            if request.prompt_hidden is not None:
+                mine = copy(request)
+                mine.prompt_hidden = self._layers(request.prompt_hidden, one)
+            one.start(mine)
+
+    def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
+        """Merge what the drafters propose for each text."""
+        proposals = [one.propose(requests, budget) for one in self.drafters]
+        self._merged = {
+            request.id: merge([drafts[i] for drafts in proposals], request.limit)
+            for i, request in enumerate(requests)
+        }
+        return [self._merged[request.id].draft for request in requests]
+
+    def observe(self, results: Sequence[RoundResult]) -> None:
+        """Tell every drafter what became of its own draft."""
+        for i, one in enumerate(self.drafters):
+            one.observe([self._part(result, i, one) for result in results])
+        for result in results:
+            self._merged.pop(result.request.id, None)
+
+    def finish(self, request: Request) -> None:
+        """Forget a text."""
+        self._merged.pop(request.id, None)
+        for one in self.drafters:
+            one.finish(request)
+
+    def __or__(self, other: Drafter) -> MixedDrafter:
+        """Return the drafter of these and another one."""
+        return MixedDrafter(self, other)
+
+    def _part(self, result: RoundResult, i: int, drafter: Drafter) -> RoundResult:
+        """Return the result of a round as one drafter sees it."""
+        merged = self._merged[result.request.id]
+        draft, places = merged.parts[i], merged.places[i]
+        verified = set(result.nodes)
+        return replace(
+            result,
+            draft=draft,
+            nodes=[node for node, place in enumerate(places) if place in verified],
+            accepted=_walk(draft, result.emitted[: len(result.accepted)]),
+            hidden=self._layers(result.hidden, drafter),
+        )
+
+    def _layers(self, hidden: Any, drafter: Drafter) -> Any:
+        """Return a drafter's layers of the hidden states of all."""
+        if hidden is None or not drafter.hidden_layers:
+            return None
+        if drafter.hidden_layers == self.hidden_layers:
+            return hidden
+        states = hidden if hasattr(hidden, "__getitem__") else np.from_dlpack(hidden)
+        return states[:, [self.hidden_layers.index(layer) for layer in drafter.hidden_layers]]
+
+
+def _walk(draft: Draft, tokens: Sequence[int]) -> list[int]:
+    """Return the nodes of a draft along accepted tokens, as far as it has them."""
+    names, parents = draft.tree.tokens.tolist(), draft.tree.parents.tolist()
+    path, node = [], 0
+    for token in tokens:
+        following = next(
+            (
+                child
+                for child in range(node + 1, len(names))
+                if parents[child] == node and names[child] == token
+            ),
+            None,
+        )
+        if following is None:
+            break
+        path.append(following)
+        node = following
+    return path
