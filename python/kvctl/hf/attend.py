@@ -50,8 +50,9 @@ def _attend(
     step = steps.current()
     if type(step) is steps.Step:
         layer: int = module.layer_idx
-        if step.keep is not None:
-            step.keep(layer, key, value)
+        if step.keeps:
+            step.keys.append(key)
+            step.values.append(value)
         out = attention(
             step.cache,
             layer,

@@ -10,36 +10,28 @@ import numpy.typing as npt
 import torch
 
 from .._ffi.integers import to_int64
-from ..cache import PagedKVCache
-from ..torch import forward as cache_step
 from ..tree import TokenTree, as_trees
 from .batches import (
     Request,
     check_batch,
     check_context,
-    check_free_pages,
     check_nothing_pending,
     check_tokens,
     cut_into_steps,
     mask_list,
     token_lists,
 )
-from .rotary import RotaryStates
-from .step import Step, entered
+from .model_steps import ModelSteps
 
 if TYPE_CHECKING:
     from ..cache.step_arguments import MaskLike
 
 
-class ModelForwards:
+class ModelForwards(ModelSteps):
     """The part of :class:`kvctl.hf.ModelRunner` that forwards tokens through the model."""
 
-    _model: Any
-    _cache: PagedKVCache
     _vocab_size: int
     _context: int | None
-    _rotary: RotaryStates
-    _keeps_logits: bool
 
     def prefill(self, seq_ids: Sequence[int], tokens: Sequence[npt.ArrayLike]) -> torch.Tensor:
         """Append prompts of any lengths, in chunks.
@@ -237,77 +229,3 @@ class ModelForwards:
         return cut_into_steps(
             requests, self._cache.prefill_chunk_size, one_sequence=self._rotary.one_sequence
         )
-
-    def _run_all(
-        self, requests: list[Request], steps: list[list[Request]], **options: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run all steps, or none."""
-        if len(steps) == 1:
-            return self._run(steps[0], **options)
-        check_free_pages(self._cache, requests)
-        points = {r.seq_id: self._cache.checkpoint(r.seq_id) for r in requests}
-        try:
-            logits, states = zip(*(self._run(step, **options) for step in steps), strict=True)
-        except BaseException:
-            for seq_id, point in points.items():
-                self._cache.rollback(seq_id, point)
-            raise
-        return torch.cat(logits), None if states[0] is None else torch.cat(states)
-
-    def _run(
-        self,
-        requests: list[Request],
-        *,
-        pending: bool | None = None,
-        hidden: bool | Sequence[int] = False,
-        layers: range | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run one step of the cache, one forward of the model."""
-        with torch.inference_mode():
-            step = Step(self._cache)
-            logits = self._call(step, requests, pending)
-            return logits, None
-
-    def _call(
-        self, step: Step, requests: list[Request], pending: bool | None = None
-    ) -> torch.Tensor:
-        """Forward new tokens in a step; logits (rows asked for, vocab_size)."""
-        lengths = [len(request) for request in requests]
-        positions = None
-        if any(request.positions is not None for request in requests):
-            positions = np.concatenate([request.positions for request in requests])
-        masks = [request.mask for request in requests]
-        tokens = np.concatenate([request.tokens for request in requests])
-        with cache_step(
-            self._cache,
-            [request.seq_id for request in requests],
-            lengths,
-            mask=masks if any(mask is not None for mask in masks) else None,
-            positions=positions,
-            pending=pending,
-        ) as places:
-            self._rotary.begin()
-            rows: Any = 0
-            if any(request.logits != "all" for request in requests):
-                rows = _logit_rows(requests, lengths).to(places.device)
-            options = {"logits_to_keep": rows} if self._keeps_logits else {}
-            with entered(step):
-                logits = self._model(
-                    input_ids=torch.from_numpy(tokens).to(places.device)[None],
-                    position_ids=places[None],
-                    use_cache=False,
-                    **options,
-                ).logits[0]
-            if not self._keeps_logits and isinstance(rows, torch.Tensor):
-                logits = logits[rows]
-        return logits.float()
-
-
-def _logit_rows(requests: list[Request], lengths: list[int]) -> torch.Tensor:
-    """Return the rows of a step whose logits are asked for."""
-    rows: list[int] = []
-    end = 0
-    for request, length in zip(requests, lengths, strict=True):
-        begin, end = end, end + length
-        rows += {"all": range(begin, end), "last": range(end - 1, end), "none": ()}[request.logits]
-    return torch.tensor(rows, dtype=torch.long)

@@ -10,9 +10,12 @@ import torch
 import transformers
 
 from ..cache import PagedKVCache
+from ..engine.protocol import ABILITIES
 from ..text import ModelText
 from .attend import give_back, take_over
+from .exits import PartialRows
 from .forwards import ModelForwards
+from .layers import LayerGates
 from .probe import Layer, Probe
 from .refuse import refuse_unsupported
 from .rotary import RotaryStates
@@ -109,6 +112,8 @@ class ModelRunner(ModelForwards):
             logits = model(input_ids=ids, position_ids=places, use_cache=False).logits
         self._vocab_size = int(logits.shape[-1])
         self._layers = probe.found(config.num_hidden_layers)
+        self._gates = LayerGates(model, self._layers)
+        self._partial: dict[int, PartialRows] = {}
 
     def _make_cache(
         self,
@@ -206,7 +211,7 @@ class ModelRunner(ModelForwards):
     @property
     def abilities(self) -> frozenset[str]:
         """Which optional abilities of :class:`kvctl.engine.Runner` the model has."""
-        return frozenset({"embed"})
+        return frozenset({"embed"} if self._gates.layers is None else ABILITIES)
 
     @cached_property
     def text(self) -> ModelText:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..cache import PagedKVCache
@@ -24,22 +26,35 @@ class Step:
     layers
         The layers that run; None for all of them.
     entering
-        Replaces the rows that enter the first of `layers`; None where they are the layers' own.
-    keep
-        Called with the layer, K and V of each attention; None where nobody asks.
+        (1, n, hidden_size) replaces the rows that enter the first of `layers`, if it is given.
+    keeps
+        Whether `positions`, and K and V of each layer, (1, kv_heads, n, head_dim), are kept.
     hidden
-        The layers whose outputs are asked for, and those outputs as they come.
-    final
-        What the output layer reads, if it is asked for.
+        The outputs of layers, (1, n, hidden_size), for each layer that somebody asks for.
+    asked, wants_final
+        The layers that the caller asks for, or whether for what the output layer reads.
     """
 
     cache: PagedKVCache
     layers: range | None = None
     entering: torch.Tensor | None = None
-    keep: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None
+    keeps: bool = False
+    keys: list[torch.Tensor] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+    positions: npt.NDArray[np.int64] | None = None
     hidden: dict[int, torch.Tensor | None] = field(default_factory=dict)
+    asked: tuple[int, ...] = ()
     wants_final: bool = False
     final: torch.Tensor | None = None
+
+    def states(self) -> torch.Tensor | None:
+        """Return the hidden states that the caller asked for, (n, layers, hidden_size)."""
+        if self.wants_final:
+            assert self.final is not None
+            return self.final[0][:, None]
+        if not self.asked:
+            return None
+        return torch.stack([self.hidden[layer][0] for layer in self.asked], 1)  # type: ignore[index]
 
 
 # Of the thread, or of the task in asyncio, that runs the forward.
