@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from time import perf_counter, sleep
 from typing import Any
 
@@ -54,7 +54,7 @@ class Peers:
             num_kv_heads=KV_HEADS,
             head_dim=DIM,
             max_total_tokens=context + new + 16,
-            prefill_chunk_size=context,
+            prefill_chunk_size=max(context, new),
         )
         self.cache.add_sequence(0)
         none = torch.zeros(1, HEADS, context, DIM)
@@ -71,48 +71,42 @@ class Peers:
         mask = None if self.new == 1 else self.sees
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
 
-    def cat(self) -> float:
-        """Return the seconds of a pass that appends by torch.cat."""
-        begin = perf_counter()
-        for layer in range(LAYERS):
-            k = torch.cat([self.past_k[layer], self.k[layer]], 2)
-            v = torch.cat([self.past_v[layer], self.v[layer]], 2)
-            self.attend(self.q[layer], k, v)
-        return perf_counter() - begin
+    def cat(self, layer: int, *qkv: torch.Tensor) -> None:
+        """Append by torch.cat, and attend."""
+        q, k, v = qkv
+        k, v = torch.cat([self.past_k[layer], k], 2), torch.cat([self.past_v[layer], v], 2)
+        self.attend(q, k, v)
 
-    def static(self) -> float:
-        """Return the seconds of a pass that writes in place."""
-        begin = perf_counter()
-        for layer in range(LAYERS):
-            k, v = self.all_k[layer], self.all_v[layer]
-            k[:, :, self.context :] = self.k[layer]
-            v[:, :, self.context :] = self.v[layer]
-            self.attend(self.q[layer], k, v)
-        return perf_counter() - begin
+    def static(self, layer: int, *qkv: torch.Tensor) -> None:
+        """Write in place, and attend."""
+        q, k, v = qkv
+        all_k, all_v = self.all_k[layer], self.all_v[layer]
+        all_k[:, :, self.context :], all_v[:, :, self.context :] = k, v
+        self.attend(q, all_k, all_v)
 
-    def module(self) -> float:
-        """Return the seconds of a pass through kvctl's modules."""
+    def module(self, layer: int, *qkv: torch.Tensor) -> None:
+        """Attend by kvctl's module."""
+        self.modules[layer](*qkv)
+
+    def call(self, layer: int, *qkv: torch.Tensor) -> None:
+        """Attend by a bare call."""
+        given = self.qkv, self.out, DIM**-0.5, 0.0, None, None, None, None
+        ffi.cache.attention(self.cache.handle, layer, *given)
+
+    def time(self, name: str) -> list[float]:
+        """Return the seconds of each layer in one pass of a peer."""
+        attend, times = getattr(self, name), []
         with kvctl.torch.forward(self.cache, [0], [self.new], pending=True):
-            begin = perf_counter()
             for layer in range(LAYERS):
-                self.modules[layer](self.q[layer], self.k[layer], self.v[layer])
-            end = perf_counter()
+                qkv = self.q[layer], self.k[layer], self.v[layer]
+                begin = perf_counter()
+                attend(layer, *qkv)
+                times.append(perf_counter() - begin)
         self.cache.abort()
-        return end - begin
-
-    def call(self) -> float:
-        """Return the seconds of a pass of bare calls."""
-        with self.cache.forward([0], [self.new], pending=True):
-            begin = perf_counter()
-            for layer in range(LAYERS):
-                given = self.qkv, self.out, DIM**-0.5, 0.0, None, None, None, None
-                ffi.cache.attention(self.cache.handle, layer, *given)
-            end = perf_counter()
-        self.cache.abort()
-        return end - begin
+        return times
 
     def step(self) -> float:
-        """Return the seconds of a step's beginning and end, per layer as the rest is."""
+        """Return the seconds of a step's beginning and end."""
         begin = perf_counter()
         with kvctl.torch.forward(self.cache, [0], [self.new], pending=True):
             pass
@@ -121,7 +115,7 @@ class Peers:
         return end - begin
 
 
-PEERS = ("module", "call", "cat", "static", "step")
+PEERS = ("module", "call", "cat", "static")
 
 
 def shares_memory() -> bool:
@@ -134,13 +128,18 @@ def shares_memory() -> bool:
 def measure(context: int, new: int, rounds: int) -> dict[str, Any]:
     """Return the least and the median microseconds of each peer for one layer."""
     peers = Peers(context, new)
-    turns: dict[str, list[float]] = {name: [] for name in PEERS}
+    times: dict[str, list[list[float]]] = {name: [] for name in PEERS}
+    steps: list[float] = []
     for _ in range(rounds):
-        for name, times in turns.items():
+        for name, passes in times.items():
             sleep(0.01)
-            times.append(getattr(peers, name)() * 1e6 / (1 if name == "step" else LAYERS))
-    result: dict[str, Any] = {n: [min(times), median(times)] for n, times in turns.items()}
-    return {"context": context, "new": new, **result}
+            passes.append(peers.time(name))
+        steps.append(peers.step())
+    result: dict[str, Any] = {"context": context, "new": new}
+    for name, passes in times.items():
+        least = mean(min(layer) for layer in zip(*passes, strict=True))
+        result[name] = [least * 1e6, median(t for one in passes for t in one) * 1e6]
+    return {**result, "step": [min(steps) * 1e6, median(steps) * 1e6]}
 
 
 def main() -> None:
@@ -153,7 +152,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     shared = shares_memory()
     print(f"torch {torch.__version__}; tensors share memory: {shared}")
-    print("microseconds for a layer (least); step: beginning and end of one")
+    print("microseconds of a layer (each layer's least, their mean); step: its beginning and end")
     print("context  new   module     call   between      cat   static  cat / module    step")
     rows = []
     with torch.inference_mode():
@@ -161,7 +160,7 @@ def main() -> None:
             for new in NEW_TOKENS:
                 row = measure(context, new, options.rounds)
                 rows.append(row)
-                module, call, cat, static, step = (row[name][0] for name in PEERS)
+                module, call, cat, static, step = (row[name][0] for name in (*PEERS, "step"))
                 print(
                     f"{context:7} {new:4} {module:8.1f} {call:8.1f} {module - call:9.1f} "
                     f"{cat:8.1f} {static:8.1f} {cat / module:12.2f}x {step:7.1f}"

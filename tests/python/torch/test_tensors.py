@@ -1,10 +1,15 @@
 """Tensors cross between torch and the cache without a copy."""
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'kvctl[torch]'")
 
+import tvm_ffi
+
 import kvctl.torch
+from kvctl.torch.tensors import stream_of
 from torch_reference import BOUND, make_cache
 
 pytestmark = pytest.mark.torch
@@ -48,3 +53,14 @@ def test_positions_are_a_copy_that_the_next_step_leaves_alone():
         assert first.dtype is torch.int64
         assert shared.tolist() == [7, 8]
         assert shared.dtype is torch.int32
+
+
+def test_work_on_a_gpu_goes_to_torch_s_stream(monkeypatch):
+    """Without a GPU: which stream the library is told to use."""
+    gpu = tvm_ffi.device("cuda:1")
+    stream = SimpleNamespace(cuda_stream=4321)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    before = tvm_ffi.get_raw_stream(gpu)
+    with stream_of(torch.device("cuda", 1)):
+        assert tvm_ffi.get_raw_stream(gpu) == 4321
+    assert tvm_ffi.get_raw_stream(gpu) == before
