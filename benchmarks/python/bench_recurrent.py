@@ -26,9 +26,9 @@ import numpy as np
 import tvm_ffi
 
 import kvctl
-from kvctl.models.architectures.gated_delta_net import GatedDeltaNetConfig
-from kvctl.models.architectures.hybrid import HybridConfig
 from kvctl.models.build.recurrent_library import compile_recurrent
+from kvctl.models.graph.gated_delta_net import GatedDeltaNetConfig
+from kvctl.models.graph.hybrid import HybridConfig
 
 SHAPE = {
     "hidden_size": 512,

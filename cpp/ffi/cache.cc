@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/cache/sequence_table.h"
+#include "core/support/narrow.h"
 #include "ffi/cache_records.h"
 #include "ffi/mask_argument.h"
 #include "kvctl/paged_kv_cache.h"
@@ -26,10 +27,12 @@ using tvm::runtime::Tensor;
 PagedKVCache Create(const CacheConfig& config) { return PagedKVCache::Create(config.ToConfig()); }
 CacheConfig ConfigOf(const PagedKVCache& cache) { return CacheConfig(cache->config()); }
 
-/*! \brief Creates the cache of a model that kvctl compiled. Sizes are those of TVM's create. */
-PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t num_qo_heads,
-                            int64_t num_kv_heads, int64_t head_dim, int64_t rope_mode,
-                            double rope_scale, double rope_theta, const Tensor& init) {
+/*! \brief Creates the cache of a model that kvctl compiled. Sizes are those of TVM's create;
+ * layer_windows names every layer, or none. */
+PagedKVCache CreateWithWindows(const ffi::Shape& sizes, int64_t num_layers,
+                               const ffi::Shape& layer_windows, int64_t num_qo_heads,
+                               int64_t num_kv_heads, int64_t head_dim, int64_t rope_mode,
+                               double rope_scale, double rope_theta, const Tensor& init) {
   if (sizes.size() != 5 && sizes.size() != 6) {
     Throw(ErrorKind::kValue, "the cache configuration has 5 or 6 fields, got ", sizes.size());
   }
@@ -48,7 +51,18 @@ PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t
   config.rope_mode = rope_mode == 0 ? RopeMode::kNone : RopeMode::kNormal;
   config.rope_scale = rope_scale;
   config.rope_theta = rope_theta;
+  for (int64_t window : layer_windows) {
+    config.layer_windows.push_back(Narrow(window, "a layer's window"));
+  }
   return PagedKVCache::Create(config);
+}
+
+/*! \brief The same for a model whose layers all see everything. */
+PagedKVCache CreateForModel(const ffi::Shape& sizes, int64_t num_layers, int64_t num_qo_heads,
+                            int64_t num_kv_heads, int64_t head_dim, int64_t rope_mode,
+                            double rope_scale, double rope_theta, const Tensor& init) {
+  return CreateWithWindows(sizes, num_layers, ffi::Shape(), num_qo_heads, num_kv_heads, head_dim,
+                           rope_mode, rope_scale, rope_theta, init);
 }
 
 /*!
@@ -215,6 +229,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.create", Guarded(Create), "Create a paged cache")
       .def("kvctl.cache.create_for_model", Guarded(CreateForModel),
            "Create a paged cache from within a compiled model")
+      .def("kvctl.cache.create_with_windows", Guarded(CreateWithWindows),
+           "The same, whose layers have windows of their own")
       .def("kvctl.cache.begin_forward", Guarded(BeginForward), "Begin a step under masks")
       .def("kvctl.cache.end_forward", Guarded(EndForward), "End the step in flight")
       .def("kvctl.cache.abort_forward", Guarded(AbortForward), "Take the step in flight back")

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "ffi/model_arguments.h"
 #include "kernels/embed.h"
 #include "kernels/isa.h"
 #include "kernels/linear.h"
@@ -14,17 +15,12 @@
 #include "kernels/silu_mul.h"
 #include "kvctl/error.h"
 #include "runtime/support/guard.h"
-#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 namespace {
 
 using tvm::ffi::Tensor;
 using tvm::ffi::TensorView;
-
-constexpr DLDataType kFloat32{kDLFloat, 32, 1};
-constexpr DLDataType kInt32{kDLInt, 32, 1};
-constexpr DLDataType kBytes{kDLUInt, 8, 1};
 
 /*!
  * \brief Memory for packed weights, in huge pages where the system has them: weights are read as
@@ -43,49 +39,6 @@ struct PackedAllocator {
   }
   void FreeData(DLTensor* tensor) { std::free(tensor->data); }
 };
-
-/*! \brief Refuses a tensor that is not contiguous CPU memory of this type with at least min_dims
- * axes. */
-void CheckTensor(const TensorView& tensor, DLDataType dtype, int min_dims, const char* name) {
-  if (tensor.device().device_type != kDLCPU) {
-    Throw(ErrorKind::kValue, name, " must be on the CPU");
-  }
-  if (tensor.dtype() != dtype) {
-    Throw(ErrorKind::kType, name, " must be ", DTypeText(dtype), ", not ",
-          DTypeText(tensor.dtype()));
-  }
-  if (tensor.ndim() < min_dims || !tensor.IsContiguous()) {
-    Throw(ErrorKind::kValue, name, " must be contiguous and have ", min_dims,
-          " or more dimensions, not ", tensor.ndim());
-  }
-}
-
-template <typename T>
-T* Data(const TensorView& tensor) {
-  return reinterpret_cast<T*>(static_cast<char*>(tensor.data_ptr()) + tensor.byte_offset());
-}
-
-/*! \brief A tensor seen as rows of its last axis. */
-struct Rows {
-  int64_t rows;
-  int64_t cols;
-};
-
-Rows RowsOf(const TensorView& tensor) {
-  const int64_t cols = tensor.size(-1);
-  int64_t rows = 1;
-  for (int i = 0; i + 1 < tensor.ndim(); ++i) rows *= tensor.size(i);
-  return {rows, cols};
-}
-
-void CheckRows(const TensorView& tensor, int64_t rows, int64_t cols, const char* name) {
-  CheckTensor(tensor, kFloat32, 1, name);
-  const Rows found = RowsOf(tensor);
-  if (found.rows != rows || found.cols != cols) {
-    Throw(ErrorKind::kValue, name, " must be ", rows, " rows of ", cols, ", not ", found.rows,
-          " of ", found.cols);
-  }
-}
 
 Tensor PackAs(const TensorView& weight, WeightType type) {
   CheckTensor(weight, kFloat32, 2, "weight");

@@ -64,6 +64,31 @@ class RopeTable {
 void RopeCpu(const RopeTable& table, DType dtype, int32_t num_heads, int32_t head_dim,
              const void* in, int64_t in_row_stride, void* out, int64_t out_row_stride);
 
+/*!
+ * \brief Cosines and sines of any frequencies, for models that rotate q and k themselves.
+ * \param frequencies [half] angles of position 1.
+ * \param factor Multiplies every cosine and sine (YaRN's and LongRoPE's attention factor).
+ * \param out (rows, 2 * half): the cosines of a row, then its sines.
+ */
+void FillRopeTableCpu(const int32_t* positions, int32_t rows, const double* frequencies,
+                      int32_t half, double factor, float* out);
+
+/*! \brief What RotateHeadsCpu rotates: (rows, num_heads, head_dim) float32. */
+struct RotatedHeads {
+  int64_t rows;
+  int64_t num_heads;
+  int64_t rotated;  //!< the first so many heads of a row are rotated, the others copied
+  int64_t head_dim;
+};
+
+/*!
+ * \brief Rotates the first rotary_dim elements of the first heads of each row.
+ * \param table (rows, rotary_dim), by FillRopeTableCpu.
+ * \param in, out May be the same memory.
+ */
+void RotateHeadsCpu(const float* table, int32_t rotary_dim, const RotatedHeads& heads,
+                    const float* in, float* out);
+
 /*! \brief Rotates the keys of some slots of a layer's pages in place: the key in slots[i] by row i
  * of the table. A key cached at position p and rotated by q equals one cached at p + q, except for
  * one more rounding to the pages' dtype. */

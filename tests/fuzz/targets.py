@@ -20,8 +20,8 @@ from checkpoint_files import NAMES, RANDOM, write_gguf
 from gguf_files import byte_level_metadata, split
 from huggingface_files import tokenizer_json, write_config, write_shards
 from kvctl.models import compile_model
-from kvctl.models.architectures import llama
 from kvctl.models.build import compile as compiling
+from kvctl.models.graph import decoder
 from kvctl.text import ModelText
 from kvctl.verification import Trace
 from small_cache import make_cache, step
@@ -41,7 +41,7 @@ class Written:
 @cache
 def _exported(*arguments: Any) -> Any:
     config, rest = arguments[0], dict(arguments[1:])
-    return llama.export(config, **rest)
+    return decoder.export(config, **rest)
 
 
 def _export(config: Any, **options: Any) -> Any:

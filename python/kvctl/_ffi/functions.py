@@ -293,6 +293,9 @@ class cache:
     create_for_model: Callable[
         [Shape, int, int, int, int, int, float, float, Tensor], PagedKVCacheHandle
     ] = _get("kvctl.cache.create_for_model")
+    create_with_windows: Callable[
+        [Shape, int, Shape, int, int, int, int, float, float, Tensor], PagedKVCacheHandle
+    ] = _get("kvctl.cache.create_with_windows")
     debug_poison: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.debug_poison")
     drop_pending: Callable[[PagedKVCacheHandle, Shape | None], None] = _get(
         "kvctl.cache.drop_pending"
@@ -341,7 +344,20 @@ class checking:
 class model:
     """``kvctl.model.*``."""
 
+    activate: Callable[[SupportsDLPack, str, SupportsDLPack], None] = _get("kvctl.model.activate")
+    add_bias: Callable[[SupportsDLPack, SupportsDLPack, SupportsDLPack], None] = _get(
+        "kvctl.model.add_bias"
+    )
+    attention: Callable[[PagedKVCacheHandle, int, Tensor, float, float, Tensor], None] = _get(
+        "kvctl.model.attention"
+    )
     backend: Callable[[], str] = _get("kvctl.model.backend")
+    gated_activate: Callable[[SupportsDLPack, str, SupportsDLPack], None] = _get(
+        "kvctl.model.gated_activate"
+    )
+    layer_norm: Callable[
+        [SupportsDLPack, SupportsDLPack, SupportsDLPack, float, SupportsDLPack], None
+    ] = _get("kvctl.model.layer_norm")
     linear: Callable[[SupportsDLPack, SupportsDLPack, SupportsDLPack], None] = _get(
         "kvctl.model.linear"
     )
@@ -350,10 +366,24 @@ class model:
     )
     pack_linear: Callable[[SupportsDLPack], Tensor] = _get("kvctl.model.pack_linear")
     pack_linear_bf16: Callable[[SupportsDLPack], Tensor] = _get("kvctl.model.pack_linear_bf16")
+    qk_norm: Callable[
+        [SupportsDLPack, SupportsDLPack, SupportsDLPack, int, int, float, SupportsDLPack], None
+    ] = _get("kvctl.model.qk_norm")
     rms_norm: Callable[[SupportsDLPack, SupportsDLPack, float, SupportsDLPack], None] = _get(
         "kvctl.model.rms_norm"
     )
+    rope_table: Callable[[SupportsDLPack, SupportsDLPack, float, SupportsDLPack], None] = _get(
+        "kvctl.model.rope_table"
+    )
+    rotate: Callable[[SupportsDLPack, SupportsDLPack, int, SupportsDLPack], None] = _get(
+        "kvctl.model.rotate"
+    )
+    scale: Callable[[SupportsDLPack, float, SupportsDLPack], None] = _get("kvctl.model.scale")
+    scale_add: Callable[[SupportsDLPack, float, SupportsDLPack, SupportsDLPack], None] = _get(
+        "kvctl.model.scale_add"
+    )
     silu_mul: Callable[[SupportsDLPack, SupportsDLPack], None] = _get("kvctl.model.silu_mul")
+    soft_cap: Callable[[SupportsDLPack, float, SupportsDLPack], None] = _get("kvctl.model.soft_cap")
     take_rows: Callable[[SupportsDLPack, SupportsDLPack, SupportsDLPack], None] = _get(
         "kvctl.model.take_rows"
     )

@@ -50,7 +50,8 @@ def test_a_tied_output_layer_is_the_embedding(tmp_path):
     ("options", "message"),
     [
         ({"architecture": "gemma"}, "of type 'gemma'"),
-        ({"extra": {"rope_freqs.weight": np.ones(16, np.float32)}}, "scaled RoPE"),
+        ({"extra": {"rope_freqs.weight": np.ones(7, np.float32)}}, "and 7 factors for them"),
+        ({"extra": {"rope_freqs.weight": np.zeros(16, np.float32)}}, "must be positive"),
         ({"extra": {"blk.0.attn_q.bias": np.ones(128, np.float32)}}, r"biases \(blk.0.attn_q.bias"),
         ({"rope.dimension_count": 16}, "rotates whole heads"),
         ({"attention.head_count_kv": 3}, "4 query heads cannot share 3"),

@@ -34,8 +34,9 @@ def test_from_huggingface():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "qwen2"}, "not 'qwen2'"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "'llama3' scaling"),
+        ({"model_type": "qwen2_moe"}, "not 'qwen2_moe'"),
+        ({"rope_scaling": {"rope_type": "dynamic"}}, "'dynamic' scaling"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "original_max_position_embeddings must be"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "not 'gelu'"),
         ({"num_key_value_heads": 2}, "9 query heads"),

@@ -17,14 +17,14 @@ def compile_plain_model(directory, *, seed=0, cache="kvctl", layer_windows=None,
     from tvm import relax
 
     from kvctl.models import RandomCheckpoint
-    from kvctl.models.architectures.layers import PlainLayers
-    from kvctl.models.architectures.llama import LlamaForCausalLM
     from kvctl.models.build.params import ParamWriter
     from kvctl.models.checkpoints.weights import load_parameter
+    from kvctl.models.graph.decoder import DecoderForCausalLM
+    from kvctl.models.graph.plain_layers import PlainLayers
 
     config = tiny_config()
     target = tvm.target.Target("llvm")
-    kind = LlamaForCausalLM if layer_windows is None else _with_layer_windows(*layer_windows)
+    kind = DecoderForCausalLM if layer_windows is None else _with_layer_windows(*layer_windows)
     model = kind(config, PlainLayers("float32"), cache=cache, target=target)
     module, params = model.export_tvm(model.spec())
     checkpoint = RandomCheckpoint(config, seed=seed)
@@ -60,9 +60,9 @@ def _with_layer_windows(window, slides):
     """A Llama some of whose layers attend to a window (TVM's MHASliding)."""
     from unittest import mock
 
-    from kvctl.models.architectures import llama
+    from kvctl.models.graph import decoder
 
-    class WindowedLlama(llama.LlamaForCausalLM):
+    class WindowedDecoder(decoder.DecoderForCausalLM):
         def create_tir_paged_kv_cache(
             self,
             max_batch_size,
@@ -73,10 +73,10 @@ def _with_layer_windows(window, slides):
         ):
             def create(**options):
                 options["attn_kind"] = ["mha_sliding" if slide else "mha" for slide in slides]
-                return llama_cache(**options, layer_sliding_window_size=window)
+                return decoder_cache(**options, layer_sliding_window_size=window)
 
-            llama_cache = llama.TIRPagedKVCache
-            with mock.patch.object(llama, "TIRPagedKVCache", create):
+            decoder_cache = decoder.TIRPagedKVCache
+            with mock.patch.object(decoder, "TIRPagedKVCache", create):
                 return super().create_tir_paged_kv_cache(
                     max_batch_size,
                     max_total_seq_len,
@@ -85,4 +85,4 @@ def _with_layer_windows(window, slides):
                     support_sliding_window,
                 )
 
-    return WindowedLlama
+    return WindowedDecoder

@@ -108,6 +108,34 @@ void RopeCpu(const RopeTable& table, DType dtype, int32_t num_heads, int32_t hea
   });
 }
 
+void FillRopeTableCpu(const int32_t* positions, int32_t rows, const double* frequencies,
+                      int32_t half, double factor, float* out) {
+#pragma omp parallel for if (UseTeam(int64_t{rows} * half > kParallelElements / 8))
+  for (int32_t row = 0; row < rows; ++row) {
+    float* cosines = out + int64_t{row} * 2 * half;
+    for (int32_t d = 0; d < half; ++d) {
+      const double angle = positions[row] * frequencies[d];
+      cosines[d] = static_cast<float>(factor * std::cos(angle));
+      cosines[d + half] = static_cast<float>(factor * std::sin(angle));
+    }
+  }
+}
+
+void RotateHeadsCpu(const float* table, int32_t rotary_dim, const RotatedHeads& heads,
+                    const float* in, float* out) {
+  const int64_t dim = heads.head_dim, row_size = heads.num_heads * dim;
+#pragma omp parallel for if (UseTeam(heads.rows * row_size > kParallelElements))
+  for (int64_t row = 0; row < heads.rows; ++row) {
+    const float* x = in + row * row_size;
+    float* y = out + row * row_size;
+    for (int64_t head = 0; head < heads.rotated; ++head) {
+      RotateHead(table + row * rotary_dim, rotary_dim, x + head * dim, y + head * dim);
+      for (int64_t d = rotary_dim; d < dim; ++d) y[head * dim + d] = x[head * dim + d];
+    }
+    for (int64_t i = heads.rotated * dim; i < row_size; ++i) y[i] = x[i];
+  }
+}
+
 void RopeSlotsCpu(const RopeTable& table, const PageShape& shape, void* pages,
                   const int32_t* slots) {
   CheckRotaryDim(table, shape.head_dim);

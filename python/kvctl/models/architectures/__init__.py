@@ -1,1 +1,1 @@
-"""Model graphs: what each architecture computes."""
+"""The model families that kvctl compiles: one file each, by what it differs from a Llama."""

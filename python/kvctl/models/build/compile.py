@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..architectures.layers import ParamSpec
-from ..architectures.llama import export
 from ..checkpoints.vocabulary import Vocabulary, read_vocabulary
 from ..checkpoints.weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
+from ..graph.decoder import export
+from ..graph.layers import ParamSpec
 from .chat_config import checked_chat, make_chat_config
 from .library import build, check_compiler, make_target
 from .metadata import cache_shape, make_metadata
@@ -117,20 +117,24 @@ def compile_model(
     tvm_target = make_target(target)
     on_cpu = target == "cpu"
     dtype = dtype or ("float32" if on_cpu else "float16")
-    cache = cache or ("kvctl" if on_cpu else "tvm")
+    cache = cache or ("kvctl" if on_cpu or config.attention_soft_cap is not None else "tvm")
     tokenizer = checkpoint.tokenizer_json()
     vocabulary = _vocabulary(checkpoint, tokenizer, note or (lambda sentence: None))
     chat = checked_chat(checkpoint, tokenizer)
 
     report("compile", 0.0)
     module, params = export(
-        config, dtype=dtype, cache=cache, target=tvm_target, unused=vocabulary.unused
+        config.with_context(context),
+        dtype=dtype,
+        cache=cache,
+        target=tvm_target,
+        unused=vocabulary.unused,
     )
     for param in params:
         check_parameter(checkpoint, param.name)
     metadata = make_metadata(
         params,
-        model_type="llama",
+        model_type=config.model_type,
         quantization=_QUANTIZATION[dtype],
         context_window_size=context,
         prefill_chunk_size=min(context, _PREFILL_CHUNK),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..architectures.layers import ParamSpec
+from ..graph.layers import ParamSpec
 
 
 def make_metadata(

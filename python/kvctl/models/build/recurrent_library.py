@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from tvm.relax.frontend import nn
 
-from ..architectures.gated_delta_net import GatedDeltaNetConfig, RecurrentForCausalLM
-from ..architectures.hybrid import HybridConfig, HybridForCausalLM
-from ..architectures.layers import KvctlLayers, ParamSpec
+from ..graph.gated_delta_net import GatedDeltaNetConfig, RecurrentForCausalLM
+from ..graph.hybrid import HybridConfig, HybridForCausalLM
+from ..graph.layers import KvctlLayers, ParamSpec
 from .library import build, make_target
 from .metadata import cache_shape, make_metadata
 from .params import ParamWriter

@@ -1,37 +1,19 @@
-"""A Llama model in GGUF, as llama.cpp writes it."""
+"""A model in GGUF, as llama.cpp writes it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..._ffi.untrusted import read_text, reading
 from ...text.sources import fields_of_gguf
 from .array import Array
-from .config import LlamaConfig
-from .gguf_config import read_gguf_config
+from .gguf_config import gguf_architecture, read_gguf_config, rope_tensors
 from .gguf_parts import GGUFParts
+from .source_weights import SourceWeights
 from .tokenizer import tokenizer_from_gguf
 from .vocabulary import check_same_vocabulary
-from .weight_names import check_consumed, check_present, weight_names
-
-# Hugging Face's names, and llama.cpp's.
-_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
+from .weight_names import check_consumed, check_present
 
 
 class GGUFCheckpoint:
@@ -57,11 +39,28 @@ class GGUFCheckpoint:
         self._path = path
         self._file = GGUFParts(path)
         with reading(str(path)):
-            self.config = self._read_config()
-        wanted = [_gguf_name(name) for name in weight_names(self.config)]
+            architecture = gguf_architecture(self._file.metadata, str(path))
+            factors = [name for name in rope_tensors(architecture) if name in self._file]
+            self._weights = SourceWeights(
+                read_gguf_config(
+                    self._file.metadata,
+                    tied="output.weight" not in self._file,
+                    where=str(path),
+                    factors=lambda name: self._file.tensor(name) if name in factors else None,
+                ),
+                architecture.gguf,
+                self._file,
+                where=str(path),
+            )
+        self.config = self._weights.config
+        wanted = self._weights.tensor_names()
         check_present(wanted, self._file, str(path))
         self._file.check_types(wanted)
-        check_consumed(wanted, self._file.tensor_names, str(path))
+        known = {*wanted, *factors}
+        for name in self._file.tensor_names:
+            if name.endswith(".bias") and name not in known:
+                raise ValueError(f"{path}: kvctl does not build such models with biases ({name})")
+        check_consumed(known, self._file.tensor_names, str(path))
 
     @property
     def source(self) -> Path:
@@ -70,17 +69,11 @@ class GGUFCheckpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Checkpoint`."""
-        return self._file.shape(_gguf_name(name))
+        return self._weights.shape(name)
 
     def tensor(self, name: str) -> Array:
         """See `Checkpoint`."""
-        array = self._file.tensor(_gguf_name(name))
-        # llama.cpp rotates neighbouring pairs: its converter interleaves the halves of each head.
-        if name.endswith("q_proj.weight"):
-            return _uninterleave(array, self.config.num_attention_heads)
-        if name.endswith("k_proj.weight"):
-            return _uninterleave(array, self.config.num_key_value_heads)
-        return array
+        return self._weights.tensor(name)
 
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`. A ``tokenizer.json`` beside the file comes first.
@@ -104,26 +97,3 @@ class GGUFCheckpoint:
     def chat(self) -> dict[str, Any]:
         """See `Checkpoint`."""
         return fields_of_gguf(self._file.metadata)
-
-    def _read_config(self) -> LlamaConfig:
-        if "rope_freqs.weight" in self._file:
-            raise ValueError(f"{self._path}: kvctl does not build models with scaled RoPE")
-        biased = [name for name in self._file.tensor_names if name.endswith(".bias")]
-        if biased:
-            raise ValueError(f"{self._path}: kvctl does not build models with biases ({biased[0]})")
-        tied = "output.weight" not in self._file
-        return read_gguf_config(self._file.metadata, tied=tied, where=str(self._path))
-
-
-def _gguf_name(name: str) -> str:
-    stem, _, suffix = name.rpartition(".")
-    if stem.startswith("model.layers."):
-        index, _, part = stem.removeprefix("model.layers.").partition(".")
-        return f"blk.{index}.{_NAMES.get(part, part)}.{suffix}"
-    return f"{_NAMES.get(stem, stem)}.{suffix}"
-
-
-def _uninterleave(array: Array, heads: int) -> Array:
-    rows, cols = array.shape
-    pairs = array.reshape(heads, rows // heads // 2, 2, cols)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, cols)

@@ -1,4 +1,4 @@
-"""Read a ``config.json`` of Hugging Face's: every field that changes a Llama is used or refused."""
+"""Read a ``config.json`` of Hugging Face's: every field that changes a model is used or refused."""
 
 from __future__ import annotations
 
@@ -7,49 +7,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..._ffi.untrusted import reading
+from ..architectures.architecture import Architecture
+from ..architectures.registry import ARCHITECTURES
+from .huggingface_rope import read_rope
 from .limits import check_size
+from .neutral_fields import NEUTRAL_FIELDS
 
-# Fields that other models of the family have, or that change a Llama into one that kvctl does not
-# build: the values with which they change nothing. A field may always be absent or null.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    # Weights that are not what they seem
-    **dict.fromkeys(("quantization_config", "compression_config", "quantization"), ()),
-    # Biases
-    **dict.fromkeys(("attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias"), (False,)),
-    **dict.fromkeys(("use_bias", "bias", "attention_out_bias", "lm_head_bias"), (False,)),
-    # Positions
-    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), (1,)),
-    **dict.fromkeys(("rope_interleave", "rope_interleaved", "alibi"), (False,)),
-    **dict.fromkeys(("no_rope_layers", "no_rope_layer_interval"), ()),
-    "position_embedding_type": ("rope", "rotary"),
-    # What is attended to
-    **dict.fromkeys(("use_sliding_window", "use_bidirectional_attention"), (False,)),
-    **dict.fromkeys(("attention_chunk_size", "block_configs"), ()),
-    **dict.fromkeys(("is_encoder_decoder", "add_cross_attention"), (False,)),
-    "is_causal": (True,),
-    "pruned_heads": ({},),
-    # Scores and logits
-    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "logit_softcapping"), ()),
-    **dict.fromkeys(("query_pre_attn_scalar", "attention_multiplier", "attention_scale"), ()),
-    **dict.fromkeys(("clip_qkv", "scale_depth", "dim_model_base"), ()),
-    **dict.fromkeys(("logits_scaling", "logit_scale", "scale_emb"), (1,)),
-    **dict.fromkeys(("embedding_multiplier", "residual_multiplier"), (1,)),
-    **dict.fromkeys(("attn_temperature_tuning", "scale_embedding"), (False,)),
-    # Other layers
-    **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm"), (False,)),
-    **dict.fromkeys(("parallel_attn", "use_parallel_residual", "parallel_residual"), (False,)),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), (0,)),
-    **dict.fromkeys(("num_nextn_predict_layers",), (0,)),
-    **dict.fromkeys(("text_config", "vision_config"), ()),
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
 }
-_SILU = ("silu", "swish")
+_WINDOWED, _FULL = "sliding_attention", "full_attention"
 # What we call a size that Hugging Face calls otherwise.
 _SIZES = {"max_position_embeddings": "context_window_size"}
 _REQUIRED = object()
 
 
 def read_huggingface_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the fields of the `LlamaConfig` of the model that a ``config.json`` describes.
+    """Return the fields of the `DecoderConfig` of the model that a ``config.json`` describes.
 
     Parameters
     ----------
@@ -64,129 +44,225 @@ def read_huggingface_config(config: Mapping[str, Any], where: str) -> dict[str, 
         If the model is not one that kvctl can build; the message names the field.
     """
     with reading(where):
-        return _Reader(config, where).read()
+        kind = config.get("model_type")
+        architecture = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
+        if architecture is None:
+            known = ", ".join(f"'{name}'" for name in ARCHITECTURES)
+            raise ValueError(f"{where}: kvctl compiles models of type {known}, not '{kind!s:.60}'")
+        reader = HuggingFaceConfig(config, where, architecture)
+        reader.check_neutral()
+        fields = {"model_type": kind, **architecture.fields}
+        return {**fields, **reader.sizes(), **architecture.read_huggingface(reader)}
 
 
-class _Reader:
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
-        self._config, self._where = config, where
+class HuggingFaceConfig:
+    """A ``config.json``, from which the files of families read what is theirs.
 
-    def read(self) -> dict[str, Any]:
-        config = self._config
-        architecture = config.get("model_type")
-        if architecture != "llama":
-            raise self._refuse(f"kvctl compiles models of type 'llama', not '{architecture!s:.60}'")
-        self._check_neutral()
-        theta, scale = self._rope()
-        hidden = self._integer("hidden_size")
-        heads = self._integer("num_attention_heads")
-        head_dim = self._integer("head_dim", None)
+    Parameters
+    ----------
+    config : mapping
+        Its contents.
+    where : str
+        What messages call it.
+    architecture : Architecture
+        The family that it names.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: str, architecture: Architecture) -> None:
+        self._config, self._where, self._architecture = config, where, architecture
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the fields that all families but the oldest have, under Llama's names."""
+        if not self._architecture.named_as_llama:
+            return {}
+        hidden = self.integer("hidden_size")
+        heads = self.integer("num_attention_heads")
+        return {
+            "hidden_size": hidden,
+            "intermediate_size": self.integer("intermediate_size"),
+            "num_hidden_layers": self.integer("num_hidden_layers"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self.integer("num_key_value_heads", heads),
+            "head_dim": self.head_dim(hidden, heads),
+            "vocab_size": self.integer("vocab_size"),
+            "rms_norm_eps": self.number("rms_norm_eps", 1e-6),
+            "tie_word_embeddings": self.tied(),
+            "context_window_size": self.integer("max_position_embeddings", 2048),
+            "activation": self.activation(),
+        }
+
+    def head_dim(self, hidden: int, heads: int) -> int:
+        """Return the length of a head."""
+        head_dim = self.integer("head_dim", self._architecture.fields.get("head_dim"))
         if head_dim is None:
             if hidden % heads:
-                raise self._refuse(
+                raise self.refuse(
                     f"hidden_size {hidden} cannot be divided by num_attention_heads {heads}"
                 )
             head_dim = hidden // heads
-        return {
-            "hidden_size": hidden,
-            "intermediate_size": self._integer("intermediate_size"),
-            "num_hidden_layers": self._integer("num_hidden_layers"),
-            "num_attention_heads": heads,
-            "num_key_value_heads": self._integer("num_key_value_heads", heads),
-            "head_dim": head_dim,
-            "vocab_size": self._integer("vocab_size"),
-            "rms_norm_eps": self._number(config, "rms_norm_eps", 1e-6),
-            "rope_theta": theta,
-            "rope_scale": scale,
-            "tie_word_embeddings": config.get("tie_word_embeddings", False),
-            "context_window_size": self._integer("max_position_embeddings", 2048),
-        }
+        return int(head_dim)
 
-    def _check_neutral(self) -> None:
-        config = self._config
-        for field, values in _NEUTRAL.items():
+    def tied(self) -> Any:
+        """Return whether the output layer is the embedding table."""
+        default = self._architecture.fields.get("tie_word_embeddings", False)
+        return self._config.get("tie_word_embeddings", default)
+
+    def activation(self) -> str:
+        """Return the activation by kvctl's name."""
+        field = self._architecture.activation
+        own = str(self._architecture.fields.get("activation", "silu"))
+        if field not in self._config:
+            return own
+        value = self._config[field]
+        found = _ACTIVATIONS.get(value) if isinstance(value, str) else None
+        if found is None or (own == "silu" and found != own):
+            raise self.refuse(f"kvctl builds models with {field} '{own}', not '{value!s:.60}'")
+        return found
+
+    def check_neutral(self) -> None:
+        """Refuse what changes a model and is not used."""
+        config, uses = self._config, self._architecture.uses
+        for field, values in NEUTRAL_FIELDS.items():
             value = config.get(field)
-            if value is not None and not any(_same(value, neutral) for neutral in values):
-                raise self._refuse(f"kvctl does not build models with {field} {value!r:.60}")
+            if field in uses or value is None:
+                continue
+            if not any(_same(value, neutral) for neutral in values):
+                raise self.refuse(f"kvctl does not build models with {field} {value!r:.60}")
         window = config.get("sliding_window")
-        if window is not None and config.get("use_sliding_window") is not False:
-            raise self._refuse(f"kvctl does not build models with sliding_window {window!r:.60}")
-        kinds = config.get("layer_types")
-        if kinds is not None and (
-            not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
+        if (
+            "sliding_window" not in uses
+            and window is not None
+            and config.get("use_sliding_window") is not False
         ):
-            raise self._refuse("kvctl builds models whose layer_types are all 'full_attention'")
-        activation = config.get("hidden_act", "silu")
-        if activation not in _SILU:
-            raise self._refuse(
-                f"kvctl builds models with hidden_act 'silu', not '{activation!s:.60}'"
-            )
-        names = config.get("architectures") or ["LlamaForCausalLM"]
-        if not isinstance(names, list) or "llamaforcausallm" not in [str(n).lower() for n in names]:
-            raise self._refuse(f"architectures must name LlamaForCausalLM, not {names!r:.60}")
+            raise self.refuse(f"kvctl does not build models with sliding_window {window!r:.60}")
+        kinds = config.get("layer_types")
+        if "layer_types" not in uses and kinds is not None:
+            if not isinstance(kinds, list) or any(kind != _FULL for kind in kinds):
+                raise self.refuse("kvctl builds models whose layer_types are all 'full_attention'")
+        name = self._architecture.class_name
+        names = config.get("architectures") or [name]
+        if not isinstance(names, list) or name.lower() not in [str(n).lower() for n in names]:
+            raise self.refuse(f"architectures must name {name}, not {names!r:.60}")
 
-    def _rope(self) -> tuple[float, float]:
-        """Return the base of RoPE's frequencies, and what positions are multiplied by."""
-        config = self._config
-        given = [key for key in ("rope_scaling", "rope_parameters") if config.get(key) is not None]
-        if len(given) == 2 and config[given[0]] != config[given[1]]:
-            raise self._refuse("rope_scaling and rope_parameters contradict each other")
-        field = given[0] if given else "rope_scaling"
-        scaling = config[field] if given else {}
-        if not isinstance(scaling, dict):
-            raise self._refuse(f"{field} must be an object, not {scaling!r:.60}")
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if scaling.get("type", kind) != kind:
-            raise self._refuse(f"{field} has the type {scaling['type']!r} and {kind!r}")
-        known = {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
-        if kind == "linear":
-            known.add("factor")
-        elif kind != "default":
-            raise self._refuse(
-                f"kvctl does not build models with '{kind!s:.60}' scaling of RoPE ({field})"
-            )
-        if _same(scaling.get("partial_rotary_factor", 1), 1):
-            known.add("partial_rotary_factor")
-        unknown = sorted(set(scaling) - known)
-        if unknown:
-            raise self._refuse(
-                f"{field} of type '{kind}' has {unknown[0]} {scaling[unknown[0]]!r:.60}, which "
-                "kvctl does not build"
-            )
-        factor = self._number(scaling, "factor") if kind == "linear" else 1.0
-        if not factor > 0:
-            raise self._refuse(f"{field}: factor must be positive, not {factor}")
-        thetas = [
-            self._number(part, "rope_theta") for part in (config, scaling) if "rope_theta" in part
-        ]
-        if len(set(thetas)) > 1:
-            raise self._refuse(f"rope_theta is {thetas[0]}, and {thetas[1]} in {field}")
-        return (thetas or [10000.0])[0], 1.0 / factor
+    def windows(self, window: Any, default: list[bool]) -> tuple[int, ...]:
+        """Return the window of each layer, from ``layer_types`` where it is there.
 
-    def _integer(self, field: str, default: Any = _REQUIRED) -> Any:
-        """Return an integer, or the default where the field is absent or null."""
+        Parameters
+        ----------
+        window : int or None
+            Of the layers that have one.
+        default : list of bool
+            Which layers have one, where the configuration does not say.
+        """
+        kinds = self._config.get("layer_types")
+        if kinds is not None:
+            layers = self.integer("num_hidden_layers")
+            if not isinstance(kinds, list) or len(kinds) != layers:
+                raise self.refuse(f"layer_types must name {layers} layers, not {kinds!r:.60}")
+            wrong = [kind for kind in kinds if kind not in (_WINDOWED, _FULL)]
+            if wrong:
+                raise self.refuse(f"kvctl does not build layer_types {wrong[0]!r:.60}")
+            default = [kind == _WINDOWED for kind in kinds]
+        if not any(default):
+            return ()
+        if type(window) is not int or window < 1:
+            raise self.refuse(f"sliding_window must be a positive integer, not {window!r:.60}")
+        return tuple(window if one else 0 for one in default)
+
+    def rope(self, *, theta: float = 10000.0, layers: str | None = None) -> dict[str, Any]:
+        """Return the fields of RoPE.
+
+        Parameters
+        ----------
+        theta : float
+            The base where the configuration names none.
+        layers : str, optional
+            The key of a kind of layers ("full_attention"), where each has its own parameters.
+        """
+        return read_rope(self, theta=theta, layers=layers)
+
+    def rotary_dim(self, default: float) -> dict[str, Any]:
+        """Return how much of each head is rotated, where the family rotates a part.
+
+        `default` is the fraction where no ``partial_rotary_factor`` says so.
+        """
+        parameters = self.get("rope_parameters", {})
+        inner = parameters.get("partial_rotary_factor") if isinstance(parameters, dict) else None
+        field = "partial_rotary_factor"
+        fraction = self.number(field, default)
+        if inner is not None:
+            fraction = self.number(field, within=parameters)
+        heads = self.integer("num_attention_heads")
+        head_dim = self.head_dim(self.integer("hidden_size"), heads)
+        if not 0 < fraction <= 1:
+            raise self.refuse(f"{field} must be above 0, and 1 at most, not {fraction}")
+        dim = int(head_dim * fraction)
+        return {"rotary_dim": None if dim == head_dim else dim}
+
+    def rope_kind(self, kind: Any) -> Any:
+        """Return the name of a scaling of RoPE by what the family means by it."""
+        names = self._architecture.rope_names
+        return names.get(kind, kind) if isinstance(kind, str) else kind
+
+    def uses(self, field: str) -> bool:
+        """Whether the family reads a field that others must not have."""
+        return field in self._architecture.uses
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """Return a field as it stands, the default where it is absent or null."""
         value = self._config.get(field)
+        return default if value is None else value
+
+    def flag(self, field: str, default: bool) -> bool:
+        """Return a boolean, or the default where the field is absent or null."""
+        value = self.get(field, default)
+        if type(value) is not bool:
+            raise self.refuse(f"{field} must be true or false, not {value!r:.60}")
+        return value
+
+    def integer(self, field: str, default: Any = _REQUIRED, *, name: str | None = None) -> Any:
+        """Return an integer, or the default where the field is absent or null.
+
+        `name` is what `DecoderConfig` calls it, if that differs.
+        """
+        value = self._config.get(field)
+        name = name or _SIZES.get(field, field)
         if value is None:
             if default is _REQUIRED:
                 raise ValueError(f"{self._where} lacks '{field}'")
             return default
         try:
-            check_size(_SIZES.get(field, field), value)
+            check_size(name, value)
         except ValueError as error:
             damaged = "" if type(value) is int else " is damaged"
-            problem = str(error).replace(_SIZES.get(field, field), field)
+            problem = str(error).replace(name, field)
             raise ValueError(f"{self._where}{damaged}: {problem}") from None
         return value
 
-    def _number(self, fields: Mapping[str, Any], field: str, default: float | None = None) -> float:
-        value = fields.get(field, default)
+    def number(
+        self,
+        field: str,
+        default: float | None = None,
+        *,
+        within: Mapping[str, Any] | None = None,
+    ) -> float:
+        """Return a finite number of the configuration, or of an object in it."""
+        value = (self._config if within is None else within).get(field, default)
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(
                 f"{self._where} is damaged: {field} must be a finite number, not {value!r:.60}"
             )
         return float(value)
 
-    def _refuse(self, problem: str) -> ValueError:
+    def optional_number(self, field: str) -> float | None:
+        """Return a finite number, or None where the field is absent or null."""
+        return None if self._config.get(field) is None else self.number(field)
+
+    def __contains__(self, field: str) -> bool:
+        return field in self._config
+
+    def refuse(self, problem: str) -> ValueError:
+        """Return the error that says what is wrong with the file."""
         return ValueError(f"{self._where}: {problem}")
 
 

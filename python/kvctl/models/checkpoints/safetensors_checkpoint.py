@@ -1,4 +1,4 @@
-"""A Llama model as Hugging Face lays it out: config.json, tokenizer.json and safetensors files."""
+"""A model as Hugging Face lays it out: config.json, tokenizer.json and safetensors files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from ..._ffi.untrusted import read_json_object
 from ...text.sources import fields_of_huggingface
+from ..architectures.registry import ARCHITECTURES
 from .added_tokens import read_tokenizer_json
 from .array import Array
-from .config import LlamaConfig
+from .config import DecoderConfig
 from .safetensors_file import FLOAT_DTYPES, SafetensorsFile
-from .weight_names import check_consumed, check_present, weight_names
+from .source_weights import SourceWeights
+from .weight_names import check_consumed, check_present
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _INDEX = "model" + INDEX_SUFFIX
 _WHOLE = "model.safetensors"
 
 # Buffers that some versions of transformers saved: the model computes them from its configuration.
-_COMPUTED = re.compile(
-    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
-)
+_COMPUTED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -53,11 +53,22 @@ class SafetensorsCheckpoint:
             raise FileNotFoundError(f"there is no model at {path}")
         self._source = path
         self._directory = path if path.is_dir() else path.parent
-        self.config = LlamaConfig.from_huggingface(
-            self._json("config.json"), where=str(self._directory / "config.json")
-        )
+        where = str(self._directory / "config.json")
+        self.config = DecoderConfig.from_huggingface(self._json("config.json"), where=where)
+        layout = ARCHITECTURES[self.config.model_type].huggingface
+        computed = f"{_COMPUTED}|{layout.computed}" if layout.computed else _COMPUTED
+        self._is_computed = re.compile(computed).fullmatch
         self._file_of = self._find_tensors()
-        wanted = weight_names(self.config)
+        prefixed = any(name.startswith(layout.prefix) for name in self._file_of)
+        self._weights = SourceWeights(
+            self.config,
+            layout,
+            _Files(path, self._file_of),
+            where=str(path),
+            prefix=layout.prefix if prefixed else "",
+            head=layout.other_head if f"{layout.other_head}.weight" in self._file_of else None,
+        )
+        wanted = self._weights.tensor_names()
         shard = not path.is_dir() and (self._directory / _INDEX).exists()
         hint = f"to read all that {_INDEX} names, give the directory" if shard else ""
         check_present(wanted, self._file_of, str(path), hint)
@@ -68,10 +79,11 @@ class SafetensorsCheckpoint:
                     f"{file.path}: weight '{name}' is {file.dtype(name)}; kvctl reads "
                     f"{', '.join(FLOAT_DTYPES)}, and no quantised safetensors"
                 )
-        tied = [_HEAD] if self.config.tie_word_embeddings else []
-        left = [name for name in self._file_of if not _COMPUTED.fullmatch(name)]
+        head = self._weights.name(_HEAD)
+        tied = [head] if self.config.tie_word_embeddings else []
+        left = [name for name in self._file_of if not self._is_computed(name)]
         check_consumed({*wanted, *tied}, left, str(path))
-        if tied and _HEAD in self._file_of:
+        if tied and head in self._file_of:
             self._check_tied()
 
     @property
@@ -81,11 +93,11 @@ class SafetensorsCheckpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See `Checkpoint`."""
-        return self._file(name).shape(name)
+        return self._weights.shape(name)
 
     def tensor(self, name: str) -> Array:
         """See `Checkpoint`."""
-        return self._file(name).tensor(name)
+        return self._weights.tensor(name)
 
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`."""
@@ -150,7 +162,7 @@ class SafetensorsCheckpoint:
         # A copy of what the index gives to another file is not read; what it forgets is no copy.
         for file in files.values():
             for tensor in file.names:
-                if tensor not in where and not _COMPUTED.fullmatch(tensor):
+                if tensor not in where and not self._is_computed(tensor):
                     raise ValueError(
                         f"{file.path} holds '{tensor}', of which {index.name} says nothing"
                     )
@@ -158,22 +170,36 @@ class SafetensorsCheckpoint:
 
     def _check_tied(self) -> None:
         """Check that an output layer that is saved beside the table it is tied to equals it."""
+        head, table = self._weights.name(_HEAD), self._weights.name(_TABLE)
         same = self.shape(_HEAD) == self.shape(_TABLE) and np.array_equal(
             self.tensor(_HEAD), self.tensor(_TABLE)
         )
         if not same:
             raise ValueError(
-                f"{self._file_of[_HEAD].path}: '{_HEAD}' is not '{_TABLE}', to which "
+                f"{self._file_of[head].path}: '{head}' is not '{table}', to which "
                 "tie_word_embeddings of config.json ties it"
             )
-
-    def _file(self, name: str) -> SafetensorsFile:
-        if name not in self._file_of:
-            raise ValueError(f"{self._source} has no weight '{name}': is a file missing?")
-        return self._file_of[name]
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self._directory / name
         if not path.exists():
             raise FileNotFoundError(f"{self._directory} has no {name}")
         return read_json_object(path)
+
+
+class _Files:
+    """The tensors of all files."""
+
+    def __init__(self, source: Path, file_of: dict[str, SafetensorsFile]) -> None:
+        self._source, self._file_of = source, file_of
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._file(name).shape(name)
+
+    def tensor(self, name: str) -> Array:
+        return self._file(name).tensor(name)
+
+    def _file(self, name: str) -> SafetensorsFile:
+        if name not in self._file_of:
+            raise ValueError(f"{self._source} has no weight '{name}': is a file missing?")
+        return self._file_of[name]

@@ -1,33 +1,83 @@
-"""Which tensors a model takes, under Hugging Face's names, and what to say of all others."""
+"""Which weights a model takes, under kvctl's names (a Llama's), and what to say of all others."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable
 
-from .config import LlamaConfig
+from .config import DecoderConfig
 
 _LISTED = 4
 """Names that a message lists before it counts the rest."""
 
 
-def weight_names(config: LlamaConfig) -> list[str]:
-    """Return the names of all weights of a model; the output layer is none where it is tied."""
-    parts = (
-        *(f"self_attn.{part}_proj" for part in "qkvo"),
-        *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
-        "input_layernorm",
-        "post_attention_layernorm",
-    )
+def weight_names(config: DecoderConfig) -> list[str]:
+    """Return kvctl's names of all weights of a model; the output layer is none where it is tied."""
+    biased = {"q": config.qkv_bias, "k": config.qkv_bias, "v": config.qkv_bias}
+    parts = []
+    for part in "qkvo":
+        parts += _linear(f"self_attn.{part}_proj", biased.get(part, config.output_bias))
+    for part in ("gate", "up", "down") if config.gated_mlp else ("up", "down"):
+        parts += _linear(f"mlp.{part}_proj", config.mlp_bias)
+    if config.qk_norm is not None:
+        parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]
+    for norm in layer_norms(config):
+        parts += _linear(norm, config.norm == "layer")
     return [
         "model.embed_tokens.weight",
+        *(["model.embed_positions.weight"] if config.learned_positions else []),
         *(
-            f"model.layers.{layer}.{part}.weight"
+            f"model.layers.{layer}.{part}"
             for layer in range(config.num_hidden_layers)
             for part in parts
         ),
-        "model.norm.weight",
+        *_linear("model.norm", config.norm == "layer"),
         *([] if config.tie_word_embeddings else ["lm_head.weight"]),
     ]
+
+
+def layer_norms(config: DecoderConfig) -> list[str]:
+    """Return the norms of a layer."""
+    before = ["input_layernorm", "post_attention_layernorm"]
+    after = ["attention_output_norm", "mlp_output_norm"]
+    return {"before": before, "after": after, "both": before + after}[config.norm_placement]
+
+
+def weight_shape(config: DecoderConfig, name: str) -> tuple[int, ...]:
+    """Return the shape that a weight must have.
+
+    Raises
+    ------
+    ValueError
+        If a model of this configuration has no weight of that name.
+    """
+    hidden, ffn, head = config.hidden_size, config.intermediate_size, config.head_dim
+    queries = config.num_attention_heads * head
+    keys = config.num_key_value_heads * head
+    per_head = config.qk_norm == "head"
+    shapes: dict[str, tuple[int, ...]] = {
+        "q_proj": (queries, hidden),
+        "k_proj": (keys, hidden),
+        "v_proj": (keys, hidden),
+        "o_proj": (hidden, queries),
+        "q_norm": (head if per_head else queries,),
+        "k_norm": (head if per_head else keys,),
+        "gate_proj": (ffn, hidden),
+        "up_proj": (ffn, hidden),
+        "down_proj": (hidden, ffn),
+        **dict.fromkeys(("norm", *layer_norms(config)), (hidden,)),
+        "embed_tokens": (config.vocab_size, hidden),
+        "embed_positions": (config.learned_positions, hidden),
+        "lm_head": (config.vocab_size, hidden),
+    }
+    stem, _, suffix = name.rpartition(".")
+    layer = stem.rsplit(".", 1)[-1]
+    if layer not in shapes or suffix not in ("weight", "bias"):
+        raise ValueError(f"a model of type '{config.model_type}' has no weight '{name}'")
+    return shapes[layer][:1] if suffix == "bias" else shapes[layer]
+
+
+def _linear(stem: str, biased: bool) -> list[str]:
+    return [f"{stem}.weight", f"{stem}.bias"] if biased else [f"{stem}.weight"]
 
 
 def check_consumed(wanted: Collection[str], found: Iterable[str], where: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a model's weights come from, under Hugging Face's names and as float32."""
+"""Where a model's weights come from, as float32 and under kvctl's names, which are a Llama's."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from .array import Array
-from .config import LlamaConfig
+from .config import DecoderConfig
+from .weight_names import weight_shape
 
 
 class Checkpoint(Protocol):
     """A model on disk, or one made up."""
 
-    config: LlamaConfig
+    config: DecoderConfig
 
     @property
     def source(self) -> Path | None:
@@ -22,7 +23,7 @@ class Checkpoint(Protocol):
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a weight by Hugging Face's name, without reading it.
+        """Return the shape of a weight by kvctl's name, without reading it.
 
         Raises
         ------
@@ -32,7 +33,7 @@ class Checkpoint(Protocol):
         ...
 
     def tensor(self, name: str) -> Array:
-        """Return a weight by Hugging Face's name, float32.
+        """Return a weight by kvctl's name, float32.
 
         Raises
         ------
@@ -84,13 +85,13 @@ class RandomCheckpoint:
 
     Parameters
     ----------
-    config : LlamaConfig
+    config : DecoderConfig
         The model's shape.
     seed : int
         Seeds NumPy's generator.
     """
 
-    def __init__(self, config: LlamaConfig, *, seed: int = 0) -> None:
+    def __init__(self, config: DecoderConfig, *, seed: int = 0) -> None:
         self.config = config
         self._seed = seed
 
@@ -107,6 +108,8 @@ class RandomCheckpoint:
         """See `Checkpoint`."""
         shape = weight_shape(self.config, name)
         rng = np.random.default_rng([self._seed, *name.encode()])
+        if name.endswith(".bias"):
+            return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.3)
         if len(shape) == 1:
             return rng.uniform(0.5, 1.5, shape).astype(np.float32)
         scale = 0.5 if "embed" in name else shape[1] ** -0.5
@@ -119,37 +122,6 @@ class RandomCheckpoint:
     def chat(self) -> dict[str, Any]:
         """See `Checkpoint`."""
         return {}
-
-
-def weight_shape(config: LlamaConfig, name: str) -> tuple[int, ...]:
-    """Return the shape that a weight must have.
-
-    Raises
-    ------
-    ValueError
-        If a Llama model has no weight of that name.
-    """
-    hidden, ffn = config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "q_proj": (queries, hidden),
-        "k_proj": (keys, hidden),
-        "v_proj": (keys, hidden),
-        "o_proj": (hidden, queries),
-        "gate_proj": (ffn, hidden),
-        "up_proj": (ffn, hidden),
-        "down_proj": (hidden, ffn),
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
-        "norm": (hidden,),
-        "embed_tokens": (config.vocab_size, hidden),
-        "lm_head": (config.vocab_size, hidden),
-    }
-    layer = name.removesuffix(".weight").rsplit(".", 1)[-1]
-    if layer not in shapes:
-        raise ValueError(f"a Llama model has no weight '{name}'")
-    return shapes[layer]
 
 
 _FUSED = {

@@ -28,8 +28,8 @@ def _create_state(sizes, num_layers, init_values):
 def _as_mlc_does(patch):
     from tvm import relax
 
-    from kvctl.models.architectures import gated_delta_net, rnn_state
     from kvctl.models.build import recurrent_library
+    from kvctl.models.graph import gated_delta_net, rnn_state
 
     model = gated_delta_net.RecurrentForCausalLM
     hidden, metadata = model._hidden, recurrent_library._metadata

@@ -24,8 +24,8 @@ KINDS = ("delta", "hybrid")
 def config_of(kind):
     """The configuration of "delta" or "hybrid"; skips the test where TVM's compiler is missing."""
     pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
-    from kvctl.models.architectures.gated_delta_net import GatedDeltaNetConfig
-    from kvctl.models.architectures.hybrid import HybridConfig
+    from kvctl.models.graph.gated_delta_net import GatedDeltaNetConfig
+    from kvctl.models.graph.hybrid import HybridConfig
 
     if kind == "delta":
         return GatedDeltaNetConfig(**NUMBERS, num_hidden_layers=2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvctl.models.architectures.layers import ParamSpec
 from kvctl.models.build.recurrent_library import random_parameter
+from kvctl.models.graph.layers import ParamSpec
 from llama_reference import ReferenceLlama
 
 

@@ -16,10 +16,11 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Module, Tensor
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 
+from ..checkpoints.config import DecoderConfig
+from .decoder_layer import DecoderLayer, DecoderStep
 from .gated_delta_net import DeltaLayer, GatedDeltaNetConfig, RecurrentForCausalLM
 from .kv_cache import SIZES, create_kvctl_cache
 from .layers import Layers
-from .llama import DecoderLayer
 from .rnn_state import RecurrentStep
 
 
@@ -34,9 +35,20 @@ class HybridConfig(GatedDeltaNetConfig):
     rope_theta: float = 10000.0
 
     @property
-    def num_qkv_heads(self) -> int:
-        """Heads of the fused projection of an attention layer."""
-        return self.num_attention_heads + 2 * self.num_key_value_heads
+    def attention(self) -> DecoderConfig:
+        """The shape of an attention layer."""
+        return DecoderConfig(
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_attention_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            vocab_size=self.vocab_size,
+            rms_norm_eps=self.rms_norm_eps,
+            rope_theta=self.rope_theta,
+            context_window_size=self.context_window_size,
+        )
 
     def is_recurrent(self, layer: int) -> bool:
         """Whether a layer is recurrent."""
@@ -63,14 +75,18 @@ class HybridForCausalLM(RecurrentForCausalLM):
         """Make layer `index`."""
         if self.config.is_recurrent(index):
             return DeltaLayer(self.config, layers)
-        return DecoderLayer(self.config, layers)  # type: ignore[arg-type]
+        return DecoderLayer(self.config.attention, layers)
 
     def apply_layer(
         self, index: int, x: Tensor, caches: tuple[Any, ...], step: RecurrentStep
     ) -> Tensor:
         """Run layer `index`."""
-        memory = step if self.config.is_recurrent(index) else caches[0]
-        return self.layers[index](x, memory, self.config.index_of(index))
+        number = self.config.index_of(index)
+        if self.config.is_recurrent(index):
+            return self.layers[index](x, step, number)
+        b, s, _ = x.shape
+        memory = DecoderStep(self.config.attention, self.ops, caches[0], b * s)
+        return self.layers[index](x, memory, number)
 
     def create_tir_paged_kv_cache(
         self,

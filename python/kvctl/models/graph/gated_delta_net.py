@@ -16,9 +16,10 @@ from tvm import tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Module, Parameter, Tensor, op
 
+from .decoder import Embedding
+from .decoder_layer import FeedForward
 from .delta_kernels import gated_delta, gated_norm, short_conv
 from .layers import Layers
-from .llama import Embedding, FeedForward
 from .rnn_state import RecurrentStep, RNNState, StateSpec, create_rnn_state
 
 
@@ -131,7 +132,7 @@ class DeltaLayer(Module):
     def __init__(self, config: GatedDeltaNetConfig, layers: Layers) -> None:
         super().__init__()
         self.delta = GatedDeltaNet(config, layers)
-        self.mlp = FeedForward(config, layers)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size, layers)
         self.input_layernorm = layers.rms_norm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = layers.rms_norm(config.hidden_size, config.rms_norm_eps)
 
@@ -163,7 +164,7 @@ class RecurrentForCausalLM(Module):
     ) -> None:
         super().__init__()
         self.config, self.ops, self.emit_steps = config, layers, emit_steps
-        self.embed_tokens = Embedding(config, layers)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, layers)
         self.layers = nn.ModuleList(
             [self.make_layer(index, layers) for index in range(config.num_hidden_layers)]
         )

@@ -1,0 +1,1 @@
+"""Model graphs: what a compiled model computes."""

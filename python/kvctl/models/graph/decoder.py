@@ -1,0 +1,253 @@
+"""A decoder for TVM's compiler, exporting the function names of MLC-LLM."""
+
+# TVM's classes have no types, to mypy:
+# mypy: disallow-subclassing-any=False
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Module, Parameter, Tensor, op
+from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
+
+from ..checkpoints.config import DecoderConfig
+from .decoder_layer import DecoderLayer, DecoderStep, make_norm
+from .kv_cache import SIZES, create_kvctl_cache
+from .layers import KvctlLayers, Layers, ParamSpec
+from .logit_mask import make_logit_mask
+from .plain_layers import PlainLayers
+
+
+class Embedding(Module):
+    """A table that ids are looked up in."""
+
+    def __init__(self, rows: int, hidden: int, layers: Layers) -> None:
+        super().__init__()
+        self.weight = Parameter((rows, hidden), layers.dtype)
+
+
+class Decoder(Module):
+    """Embedding, layers, last norm."""
+
+    def __init__(self, config: DecoderConfig, layers: Layers) -> None:
+        super().__init__()
+        self.config, self.ops = config, layers
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, layers)
+        if config.learned_positions:
+            self.embed_positions = Embedding(config.learned_positions, config.hidden_size, layers)
+        self.layers = nn.ModuleList(
+            [DecoderLayer(config, layers) for _ in range(config.num_hidden_layers)]
+        )
+        self.norm = make_norm(config, layers)
+
+    def forward(self, x: Tensor, cache: PagedKVCache) -> Tensor:
+        """``(b, s, hidden)`` and the cache -> ``(b, s, hidden)``, normalised."""
+        b, s, hidden = x.shape
+        step = DecoderStep(self.config, self.ops, cache, b * s)
+        if self.config.learned_positions:
+            rows = self.ops.take_rows(self.embed_positions.weight, step.positions)
+            x = self.ops.scale(x, 1.0, op.reshape(rows, (b, s, hidden)))
+        for index, layer in enumerate(self.layers):
+            x = layer(x, step, index)
+        return self.norm(x)
+
+
+class DecoderForCausalLM(Module):
+    """The functions of a model library; ``spec`` gives their signatures.
+
+    A tied embedding is two parameters here, a plain table to take rows from and a packed weight to
+    multiply by; on disk they are the same bytes. The logits of `unused` ids are minus infinity.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        layers: Layers,
+        *,
+        cache: str,
+        target: Any,
+        unused: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if cache == "tvm" and config.attention_soft_cap is not None:
+            raise ValueError("soft caps of scores need kvctl's cache: choose cache='kvctl'")
+        self.config, self.ops, self.cache, self.target = config, layers, cache, target
+        self.model = Decoder(config, layers)
+        self.lm_head = layers.linear("lm_head", config.hidden_size, config.vocab_size)
+        self.mask = make_logit_mask(config.vocab_size, unused)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self.lm_head(hidden)
+        if self.config.logit_scale != 1.0:
+            logits = self.ops.scale(logits, self.config.logit_scale)
+        logits = logits if logits.dtype == "float32" else logits.astype("float32")
+        if self.config.logit_soft_cap is not None:
+            logits = self.ops.soft_cap(logits, self.config.logit_soft_cap)
+        return self.mask(logits)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """``(n,)`` int32 -> ``(n, hidden)``."""
+        rows = self.ops.take_rows(self.model.embed_tokens.weight, input_ids)
+        scale = self.config.embedding_scale
+        return rows if scale == 1.0 else self.ops.scale(rows, scale)
+
+    def batch_prefill(
+        self, input_embeds: Tensor, logit_positions: Tensor, paged_kv_cache: PagedKVCache
+    ) -> Any:
+        """``(1, n, hidden)`` and rows ``(b,)`` int32 -> logits ``(1, b, vocab)`` of those rows."""
+        hidden = self.model(input_embeds, paged_kv_cache)
+        _, n, width = hidden.shape
+        rows = self.ops.take_rows(op.reshape(hidden, (n, width)), logit_positions)
+        return self._logits(op.reshape(rows, (1, -1, width))), paged_kv_cache
+
+    def batch_decode(self, input_embeds: Tensor, paged_kv_cache: PagedKVCache) -> Any:
+        """``(b, 1, hidden)`` -> logits ``(b, 1, vocab)``."""
+        return self._logits(self.model(input_embeds, paged_kv_cache)), paged_kv_cache
+
+    def batch_verify(self, input_embeds: Tensor, paged_kv_cache: PagedKVCache) -> Any:
+        """``(1, n, hidden)`` -> logits ``(1, n, vocab)`` of every row."""
+        return self._logits(self.model(input_embeds, paged_kv_cache)), paged_kv_cache
+
+    def create_tir_paged_kv_cache(
+        self,
+        max_batch_size: tirx.Var,
+        max_total_seq_len: tirx.Var,
+        prefill_chunk_size: tirx.Var,
+        page_size: tirx.Var,
+        support_sliding_window: tirx.Var,
+    ) -> PagedKVCache:
+        """Create the cache: kvctl's, or TVM's with kernels compiled into the library."""
+        config = self.config
+        if self.cache == "kvctl":
+            sizes = [
+                max_batch_size,
+                max_total_seq_len,
+                prefill_chunk_size,
+                page_size,
+                support_sliding_window,
+            ]
+            return create_kvctl_cache(
+                config,
+                config.num_hidden_layers,
+                sizes,
+                self.ops.dtype,
+                rope_scale=config.rope_scale,
+                rotates=config.cache_rotates,
+                layer_windows=config.layer_windows,
+            )
+        windows = set(config.layer_windows) - {0}
+        if len(windows) > 1:
+            raise ValueError(f"TVM's cache takes one size of windows, not {sorted(windows)}")
+        return TIRPagedKVCache(
+            attn_kind=["mha_sliding" if window else "mha" for window in config.layer_windows]
+            if windows
+            else "mha",
+            max_batch_size=max_batch_size,
+            max_total_seq_len=max_total_seq_len,
+            prefill_chunk_size=prefill_chunk_size,
+            page_size=page_size,
+            support_sliding_window=support_sliding_window,
+            layer_partition=relax.ShapeExpr([0, config.num_hidden_layers]),
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            qk_head_dim=config.head_dim,
+            v_head_dim=config.head_dim,
+            mla_original_qk_head_dim=0,
+            mla_original_v_head_dim=0,
+            rope_mode=RopeMode.NORMAL if config.cache_rotates else RopeMode.NONE,
+            rope_scale=config.rope_scale,
+            rope_theta=config.rope_theta,
+            rope_scaling={},
+            rope_ext_factors=relax.prim_value(0),
+            rotary_dim=config.head_dim,
+            enable_disaggregation=False,
+            dtype=self.ops.dtype,
+            target=self.target,
+            **({"layer_sliding_window_size": windows.pop()} if windows else {}),
+        )
+
+    def spec(self) -> Any:
+        """Return the functions' signatures as TVM's exporter takes them."""
+        dtype, hidden = self.ops.dtype, self.config.hidden_size
+        cache = nn.spec.Object(object_type=PagedKVCache)
+        packed = {"param_mode": "packed", "effect_mode": "none"}
+
+        def embeds(*shape: Any) -> Any:
+            return nn.spec.Tensor([*shape, hidden], dtype)
+
+        functions = {
+            "embed": {"input_ids": nn.spec.Tensor(["seq_len"], "int32")},
+            "batch_prefill": {
+                "input_embeds": embeds(1, "seq_len"),
+                "logit_positions": nn.spec.Tensor(["batch_size"], "int32"),
+                "paged_kv_cache": cache,
+            },
+            "batch_decode": {"input_embeds": embeds("batch_size", 1), "paged_kv_cache": cache},
+            "batch_verify": {"input_embeds": embeds(1, "seq_len"), "paged_kv_cache": cache},
+        }
+        spec: dict[str, Any] = {
+            name: {**arguments, "$": dict(packed)} for name, arguments in functions.items()
+        }
+        spec["create_tir_paged_kv_cache"] = {
+            **dict.fromkeys(SIZES, int),
+            "$": {"param_mode": "none", "effect_mode": "none"},
+        }
+        return nn.spec.ModuleSpec.from_raw(spec, self)
+
+
+def export(
+    config: DecoderConfig,
+    *,
+    dtype: str = "float32",
+    cache: str = "kvctl",
+    target: Any = None,
+    unused: Sequence[int] = (),
+) -> tuple[tvm.IRModule, list[ParamSpec]]:
+    """Build the graph of a model.
+
+    Parameters
+    ----------
+    config : DecoderConfig
+        The model's shape.
+    dtype : str
+        On the CPU what the linear weights are packed as, "float32" or "bfloat16" (activations are
+        float32); elsewhere the type of everything.
+    cache : str
+        "kvctl", or "tvm" for TVM's own cache (its kernels are compiled into the library).
+    target : tvm.target.Target, optional
+        What the graph will be compiled for; by default this machine's CPU.
+    unused : sequence of int
+        Ids that are no tokens, padding of the output layer: their logits are minus infinity, so
+        that nothing ever chooses them.
+
+    Returns
+    -------
+    module, params
+        MLC-LLM's functions by their names, and the parameters in the order in which they take them.
+
+    Raises
+    ------
+    ValueError
+        If `dtype` or `cache` is not one of those.
+    """
+    if cache not in ("kvctl", "tvm"):
+        raise ValueError(f"cache must be 'kvctl' or 'tvm', not '{cache}'")
+    target = tvm.target.Target("llvm") if target is None else target
+    on_cpu = target.kind.name == "llvm"
+    layers: Layers = KvctlLayers(dtype) if on_cpu else PlainLayers(dtype)
+    model = DecoderForCausalLM(config, layers, cache=cache, target=target, unused=unused)
+    module, params = model.export_tvm(model.spec())
+    return module, [
+        ParamSpec(
+            name,
+            tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),
+            "float32" if on_cpu else dtype,
+            param.attrs.get("packed"),
+        )
+        for name, param in params
+    ]
