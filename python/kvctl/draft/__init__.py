@@ -7,6 +7,7 @@ from .draft import Draft
 from .drafter import Drafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
+from .registry import DRAFTERS, make_drafter, register_drafter
 from .request import Request
 from .round_result import RoundResult
 from .sample import DraftSample, sample
@@ -17,6 +18,7 @@ from .sync import sync
 from .synthetic import SyntheticDrafter
 
 __all__ = [
+    "DRAFTERS",
     "Acceptance",
     "Budget",
     "Draft",
@@ -31,6 +33,8 @@ __all__ = [
     "SuffixDrafter",
     "SuffixStore",
     "SyntheticDrafter",
+    "make_drafter",
+    "register_drafter",
     "sample",
     "sync",
 ]

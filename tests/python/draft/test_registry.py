@@ -1,0 +1,78 @@
+"""Drafters by name and options."""
+
+import pytest
+
+from kvctl.draft import (
+    DRAFTERS,
+    Drafter,
+    LookupDrafter,
+    SuffixDrafter,
+    make_drafter,
+    register_drafter,
+)
+
+
+class Mine(Drafter):
+    def __init__(
+        self,
+        runner,
+        *,
+        length: int = 2,
+        rate: float = 0.5,
+        path: "str | None" = None,
+        on: bool = True,
+    ):
+        self.found = (runner, length, rate, path, on)
+
+
+def test_names_and_options():
+    assert isinstance(make_drafter("lookup"), LookupDrafter)
+    one = make_drafter("lookup:length=8,branches=false")
+    assert one.length == 8 and make_drafter("lookup:length=none").length is None
+
+
+def test_several_draft_together():
+    one = make_drafter("lookup:length=2+suffix")
+    assert [type(part) for part in one.drafters] == [LookupDrafter, SuffixDrafter]
+    with pytest.raises(ValueError, match="there is no drafter ''"):
+        make_drafter("lookup+")
+
+
+def test_one_of_ones_own(monkeypatch):
+    monkeypatch.setitem(DRAFTERS, "mine", Mine)
+    assert make_drafter("mine", "runner").found == ("runner", 2, 0.5, None, True)
+    one = make_drafter("mine:length=3,rate=1,path=a:b/c,on=False", None)
+    assert one.found == (None, 3, 1.0, "a:b/c", False)
+    assert isinstance(make_drafter("kvctl.draft.LookupDrafter:length=1"), LookupDrafter)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nobody", "there is no drafter 'nobody'; known are .*lookup"),
+        ("kvctl.draft.Nobody", "cannot be imported"),
+        ("no_such_module.X", "cannot be imported"),
+        ("kvctl.draft.registry", "neither a class nor a function"),
+        ("lookup:width=3", "no option 'width=3'; its options are .*length"),
+        ("lookup:length", "no option 'length'"),
+        ("lookup:length=1,length=2", "given twice"),
+        ("lookup:length=x", "lookup:length takes int or NoneType, not 'x'"),
+        ("lookup:branches=3", "lookup:branches takes bool, not '3'"),
+        ("lookup:length=-1", "length must not be negative, got -1"),
+        ("mine:runner=1", "no option 'runner=1'; its options are length, rate, path, on"),
+    ],
+)
+def test_what_is_wrong_is_refused(monkeypatch, spec, message):
+    monkeypatch.setitem(DRAFTERS, "mine", Mine)
+    with pytest.raises(ValueError, match=message):
+        make_drafter(spec)
+
+
+def test_registering(monkeypatch):
+    monkeypatch.delitem(DRAFTERS, "other", raising=False)
+    register_drafter("other", Mine)
+    assert DRAFTERS.pop("other") is Mine
+    with pytest.raises(ValueError, match="a drafter lookup already"):
+        register_drafter("lookup", Mine)
+    with pytest.raises(ValueError, match="letters, digits"):
+        register_drafter("a:b", Mine)
