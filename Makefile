@@ -1,4 +1,5 @@
 # make demo   a real model decoded plainly and speculatively, on a fresh machine
+# make report a page that compares drafters on the demo model: build/report/report.html
 # make test   everything that must always hold
 # make lint       formatters, linters, types, layers, and whether generated files are up to date
 # make ffi        write the table of packed functions, after a change of one's name, arguments or result
@@ -15,7 +16,7 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo test lint ffi docs bench fuzz sanitize clean same-python
+.PHONY: build demo report test lint ffi docs bench fuzz sanitize clean same-python
 
 build: $(VENV)/built
 
@@ -60,6 +61,10 @@ demo: $(VENV)/built $(VENV)/weights
 	@test -f $(MODEL)/lib.so || $(BIN)/kvctl compile smollm2 --output $(MODEL)
 	$(BIN)/kvctl generate $(MODEL) --compare --prompt-file examples/prompts/copy_edit.txt
 	$(BIN)/kvctl generate $(MODEL) --compare --prompt-file examples/prompts/open.txt
+
+report: $(MODEL)/lib.so $(VENV)/dev
+	$(BIN)/kvctl bench spec $(MODEL) --questions benchmarks/questions/short.jsonl --limit 12 --max-new-tokens 64 \
+	  --drafter lookup --drafter lookup:length=4 --output build/report
 
 test: $(VENV)/built $(VENV)/dev $(VENV)/weights
 	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure

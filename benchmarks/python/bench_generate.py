@@ -156,7 +156,7 @@ def main() -> None:
     if 1 not in options.rows:
         parser.error("--rows needs 1: the others are compared with it")
 
-    from kvctl.cli.measure import describe_machine
+    from kvctl.bench.machine_state import describe_machine
     from kvctl.text import ModelText
 
     chosen = {"kvctl": options.model}

@@ -25,7 +25,7 @@ app = typer.Typer(
 app.command()(doctor.doctor)
 app.command("compile")(compile.compile_command)
 app.command("generate")(generate.generate_command)
-app.command("bench")(bench.bench_command)
+app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from .._ffi import functions as ffi
-from .machine import cpu_model
 
 if TYPE_CHECKING:
     from ..draft import Drafter
@@ -155,26 +149,6 @@ def measure_speedup(
         stats.mean_acceptance_length,
         stats.tokens_per_round,
     )
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what a benchmark's reader must know of the machine and the versions."""
-    packages = ("kvctl", "apache-tvm", "apache-tvm-ffi", "numpy", "onednn-cpu-gomp")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return {
-        "cpu": cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "isa": str(ffi.build.isa()),
-        "openmp_threads": ffi.build.openmp_threads(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
 
 
 def to_json(steps: Steps, speedups: Sequence[Speedup]) -> dict[str, Any]:

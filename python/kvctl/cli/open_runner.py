@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..engine.protocol import Runner
@@ -16,8 +16,8 @@ MODEL_HELP = (
 )
 
 
-def open_runner(model: str) -> Runner:
-    """Load the model of that name.
+def open_runner(model: str, **options: Any) -> Runner:
+    """Load the model of that name; `options` are its loader's.
 
     Raises
     ------
@@ -29,10 +29,10 @@ def open_runner(model: str) -> Runner:
     if model.startswith(HF):
         from .. import hf
 
-        return hf.ModelRunner.load(model.removeprefix(HF))
+        return hf.ModelRunner.load(model.removeprefix(HF), **options)
 
     from ..engine.runner import ModelRunner
     from ..text.model_text import require_text_files
 
     require_text_files(Path(model))  # before the parameters are read
-    return ModelRunner.load(model)
+    return ModelRunner.load(model, **options)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from .compare import first_difference
+from ..bench.difference import first_difference
 
 if TYPE_CHECKING:
     from ..engine.generation import Generation

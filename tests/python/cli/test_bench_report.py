@@ -1,10 +1,10 @@
-"""What `kvctl bench` prints and writes of texts that are too short to have a rate."""
+"""What `kvctl bench steps` prints and writes of texts that are too short to have a rate."""
 
 import json
 
 from fake_runner import FakeRunner
 from kvctl import generate
-from kvctl.cli.bench import speedup_cells
+from kvctl.cli.bench_steps import speedup_cells
 from kvctl.cli.measure import Steps, Timing, measure_speedup, to_json
 from kvctl.draft import LookupDrafter
 

@@ -9,7 +9,7 @@ import pytest
 
 import kvctl
 from drafters import DRAFTERS
-from kvctl.cli.compare import first_difference
+from kvctl.bench.difference import first_difference
 from kvctl.text import ModelText
 
 PROMPTS = sorted((Path(__file__).parents[3] / "examples" / "prompts").glob("*.txt"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kvctl
-from kvctl.cli.compare import first_difference
+from kvctl.bench.difference import first_difference
 from kvctl.draft import LookupDrafter
 from kvctl.text import ModelText
 

@@ -14,7 +14,7 @@ import kvctl
 import kvctl.hf
 from command_line import run
 from hf_demo import write_demo
-from kvctl.cli.compare import first_difference
+from kvctl.bench.difference import first_difference
 
 pytestmark = pytest.mark.hf
 PROMPTS = sorted((Path(__file__).parents[3] / "examples/prompts").glob("*.txt"))

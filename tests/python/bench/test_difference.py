@@ -5,7 +5,7 @@ from rich.console import Console
 
 from fake_runner import FakeRunner
 from kvctl import generate
-from kvctl.cli.compare import first_difference
+from kvctl.bench.difference import first_difference
 from kvctl.cli.report import print_comparison
 from kvctl.engine.generate import Generation
 

@@ -1,0 +1,272 @@
+"""Plain and speculative decoding measured in turns, question after question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..draft import Drafter, make_drafter
+from ..verification import Sampling
+from .conversation import answer_text, encode_turn, fits
+from .questions import MAX_QUESTIONS, Question
+from .recording import RecordingDrafter
+from .result import Answer, Configuration, Round, Times
+
+if TYPE_CHECKING:
+    from ..engine.generation import Generation
+    from ..engine.protocol import Runner
+
+_WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are generated, whatever the configuration.
+
+    Attributes
+    ----------
+    max_new_tokens : int
+        Of one turn.
+    temperature : float
+        0 is greedy.
+    seed : int
+        Of the random numbers; each turn of each question has its own.
+    passes : int
+        How often everything is measured. Every pass has new drafters.
+    raw : bool
+        Continue the questions as plain text, without the chat template.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    passes: int = 1
+    raw: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "passes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+
+
+class Measurement:
+    """Generates the answers of every configuration, in turns, and times them.
+
+    Plain decoding is measured for every batch size, and is not named among the configurations. The
+    conversations go on from plain decoding's answers, so that all configurations answer the same
+    prompts.
+
+    Attributes
+    ----------
+    configurations : list of Configuration
+        Those asked for, and plain decoding of each batch size before them.
+    answers : list of Answer
+        What was measured so far.
+    skipped : list of dict
+        Turns that have no room in the model's context.
+    trees : dict
+        By configuration, question and turn: the trees of the rounds.
+    warm_up_seconds : float
+        What came before the first timing.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        questions: Sequence[Question],
+        configurations: Sequence[Configuration],
+        settings: Settings,
+        *,
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._runner = runner
+        self._questions = list(questions)
+        self._places = {question.id: place for place, question in enumerate(questions)}
+        self._settings = settings
+        self._advance = advance
+        self.configurations: list[Configuration] = []
+        for one in configurations:
+            for new in (one.plain, one):
+                if new not in self.configurations:
+                    self.configurations.append(new)
+        for one in self.configurations:
+            if one.batch < 1:
+                raise ValueError(f"a batch must be at least 1, got {one.batch}")
+        self.answers: list[Answer] = []
+        self.skipped: list[dict[str, Any]] = []
+        self.trees: dict[tuple[int, int | str, int], list[Any]] = {}
+        self.warm_up_seconds = 0.0
+        self._known: dict[tuple[int, int | str, int], Answer] = {}
+        self._said: dict[int | str, list[str]] = {}
+
+    @property
+    def steps(self) -> int:
+        """How often `advance` is called."""
+        groups = (-(-len(self._questions) // one.batch) for one in self.configurations)
+        return self._settings.passes * sum(groups)
+
+    def run(self) -> None:
+        """Measure everything."""
+        for number in range(self._settings.passes):
+            drafters = [self._make(one) for one in self.configurations]
+            if number == 0:
+                self._warm_up()
+            # The smallest batch first: a conversation goes on from its plain answers.
+            for batch in sorted({one.batch for one in self.configurations}):
+                numbers = [i for i, one in enumerate(self.configurations) if one.batch == batch]
+                for place, begin in enumerate(range(0, len(self._questions), batch)):
+                    group = self._questions[begin : begin + batch]
+                    self._group(group, _rotated(numbers, place), drafters)
+        self.answers = [self._known[key] for key in self._ordered()]
+
+    def _ordered(self) -> list[tuple[int, int | str, int]]:
+        return sorted(self._known, key=lambda key: (self._places[key[1]], key[2], key[0]))
+
+    def _make(self, configuration: Configuration) -> Drafter | None:
+        if configuration.drafter is None:
+            return None
+        return make_drafter(configuration.drafter, self._runner)
+
+    def _warm_up(self) -> None:
+        """Run every configuration for a few tokens: what is made once is not timed."""
+        begin = perf_counter()
+        prompt = encode_turn(self._runner.text, self._questions[0], [], raw=self._settings.raw)
+        if not fits(self._runner, len(prompt), _WARM_UP_TOKENS):
+            return
+        for one in self.configurations:
+            ids = range(one.batch)
+            self._generate(one, self._make(one), [prompt] * one.batch, _WARM_UP_TOKENS, ids)
+        self.warm_up_seconds = perf_counter() - begin
+
+    def _group(
+        self, group: Sequence[Question], numbers: Sequence[int], drafters: Sequence[Drafter | None]
+    ) -> None:
+        """Answer questions that belong together, turn by turn, by every configuration."""
+        for turn in range(max(len(question.turns) for question in group)):
+            asked, prompts = [], []
+            for question in group:
+                said = self._said.setdefault(question.id, [])
+                if turn >= len(question.turns) or len(said) < turn:
+                    continue
+                prompt = encode_turn(
+                    self._runner.text, question, said[:turn], raw=self._settings.raw
+                )
+                if fits(self._runner, len(prompt), self._settings.max_new_tokens):
+                    asked.append(question)
+                    prompts.append(prompt)
+                else:
+                    self._skip(question, turn, len(prompt))
+            if not asked:
+                continue
+            # Plain decoding's answers come first where the next turn waits for them, whatever the
+            # order in which the times are taken.
+            for number in numbers:
+                self._turn(number, drafters[number], asked, prompts, turn)
+            for question in asked:
+                plain = self._known[self._plain_of(numbers), question.id, turn]
+                if len(self._said[question.id]) == turn:
+                    self._said[question.id].append(plain.text)
+        for _ in numbers:
+            self._advance()
+
+    def _plain_of(self, numbers: Sequence[int]) -> int:
+        return next(i for i in numbers if self.configurations[i].drafter is None)
+
+    def _skip(self, question: Question, turn: int, tokens: int) -> None:
+        entry = {"question_id": question.id, "turn": turn, "prompt_tokens": tokens}
+        if entry not in self.skipped:
+            self.skipped.append(entry)
+
+    def _turn(
+        self,
+        number: int,
+        drafter: Drafter | None,
+        questions: Sequence[Question],
+        prompts: Sequence[list[int]],
+        turn: int,
+    ) -> None:
+        """Time one configuration on one turn of a group."""
+        recording = None if drafter is None else RecordingDrafter(drafter)
+        configuration = self.configurations[number]
+        ids = [self._places[question.id] + turn * MAX_QUESTIONS for question in questions]
+        begin = perf_counter()
+        generations = self._generate(
+            configuration, recording, prompts, self._settings.max_new_tokens, ids
+        )
+        seconds = perf_counter() - begin
+        times = [_times(one) for one in generations]
+        whole = sum(map(sum, times))
+        for i, question in enumerate(questions):
+            # Answers that were generated together have their parts of the time.
+            share = seconds * sum(times[i]) / whole
+            key = (number, question.id, turn)
+            answer = self._known.get(key)
+            if answer is not None and share >= answer.least_seconds:
+                answer.seconds.append(share)
+                continue
+            generation = generations[i]
+            self._known[key] = Answer(
+                number,
+                question.id,
+                question.category,
+                turn,
+                len(prompts[i]),
+                generation.tokens,
+                answer_text(self._runner.text, generation.tokens),
+                generation.finish_reason,
+                [*(answer.seconds if answer is not None else []), share],
+                times[i],
+                _plain_rounds(generation) if recording is None else recording.rounds(ids[i]),
+            )
+            self.trees[key] = [] if recording is None else recording.trees(ids[i])
+
+    def _generate(
+        self,
+        configuration: Configuration,
+        drafter: Drafter | None,
+        prompts: Sequence[list[int]],
+        new_tokens: int,
+        request_ids: Sequence[int],
+    ) -> list[Generation]:
+        from ..engine.generate import generate
+
+        text, temperature = self._runner.text, self._settings.temperature
+        return generate(
+            self._runner,
+            prompts,
+            max_new_tokens=new_tokens,
+            drafter=drafter,
+            rule=configuration.rule,
+            sampling=Sampling(temperature=temperature) if temperature > 0 else None,
+            seed=self._settings.seed,
+            request_id=request_ids,
+            stop=text.stop_tokens,
+            stop_when=[text.stop_check() for _ in prompts],
+            max_batch=configuration.batch,
+        )
+
+
+def _times(generation: Generation) -> Times:
+    stats = generation.statistics
+    return Times(
+        stats.prefill_seconds,
+        stats.start_seconds,
+        stats.draft_seconds,
+        stats.forward_seconds,
+        stats.verify_seconds,
+        stats.rollback_seconds,
+        stats.replay_seconds,
+    )
+
+
+def _plain_rounds(generation: Generation) -> list[Round]:
+    return [Round(0, 0, 0, 0, 1)] * (len(generation.tokens) - 1)
+
+
+def _rotated(numbers: Sequence[int], by: int) -> list[int]:
+    by %= len(numbers)
+    return [*numbers[by:], *numbers[:by]]
