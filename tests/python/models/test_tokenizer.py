@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
@@ -70,6 +73,51 @@ def test_l10_the_split_of_gpt2_is_another():
     assert pieces("gpt-2", "it's 12345") == ["it", "'s", "Ġ12345"]
 
 
+@pytest.mark.parametrize(
+    ("pre", "text", "wanted"),
+    [
+        ("llama-bpe", "it's 12345!", ["it", "'s", "Ġ", "123", "45", "!"]),
+        ("qwen2", "it's 123", ["it", "'s", "Ġ", "1", "2", "3"]),
+        ("llama-bpe", "WE'LL go\n\n now", ["WE", "'LL", "Ġgo", "ĊĊ", "Ġnow"]),
+        ("qwen2", "a.b  (c)\n", ["a", ".b", "Ġ", "Ġ(", "c", ")Ċ"]),
+        ("llama3", "x\t\ty", ["x", "ĉ", "ĉy"]),
+    ],
+)
+def test_splits_of_llama_3_and_qwen(pre, text, wanted):
+    assert pieces(pre, text) == wanted
+
+
+def test_llama_3_takes_a_word_that_is_a_token():
+    changes = {"merges": ["h e", "l l", "ll o", "Ġ he"], "bos_token_id": 0}
+    assert build(**changes, pre="qwen2").encode("hello").tokens == ["he", "llo"]
+    encoding = build(**changes, pre="llama-bpe").encode("hello")
+    assert encoding.tokens == ["<|im_start|>", "hello"]  # and its texts begin with BOS
+
+
+SENTENCEPIECE = Path(__file__).parent / "sentencepiece"
+
+
+@pytest.mark.parametrize("kind", ["prefix", "plain"])
+def test_sentencepiece(kind):
+    """What SentencePiece itself encodes and decodes."""
+    fixture = json.loads((SENTENCEPIECE / f"{kind}.json").read_text(encoding="utf-8"))
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_from_gguf(fixture["metadata"]))
+    for text, ids in fixture["ids"].items():
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        assert encoding.ids == ids, (text, encoding.tokens)
+        assert tokenizer.decode(ids) == text
+    begin = fixture["metadata"]["tokenizer.ggml.bos_token_id"]
+    assert tokenizer.encode("the").ids[0] == begin
+    assert tokenizer.encode("<start>the").ids[1] == tokenizer.token_to_id("<start>")
+
+
+def test_sentencepiece_that_normalises_is_refused():
+    text = (SENTENCEPIECE / "plain.json").read_text(encoding="utf-8")
+    metadata = json.loads(text)["metadata"]
+    with pytest.raises(ValueError, match="does not rebuild tokenizers that normalise characters"):
+        tokenizer_from_gguf({**metadata, "tokenizer.ggml.precompiled_charsmap": [1, 2]})
+
+
 def test_padding_is_no_token():
     tokens = [*TOKENS, f"[PAD{len(TOKENS)}]", "left over"]
     tokenizer = build(tokens=tokens, token_type=[1] * (len(tokens) - 1) + [5])
@@ -89,8 +137,10 @@ def test_a_model_that_wants_a_first_token_gets_it():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, r"not 'llama' .* put the model's tokenizer\.json beside"),
-        ({"pre": "qwen2"}, "'gpt2' with 'qwen2'"),
+        ({"model": "bert"}, r"not 'bert' .* put the model's tokenizer\.json beside"),
+        ({"pre": "gpt-4o"}, "'gpt2' with 'gpt-4o'"),
+        ({"model": "llama"}, "tokens, scores or types are missing"),
+        ({"model": "llama", "scores": [0.0]}, "tokens, scores or types are missing"),
         ({"tokens": []}, "tokens or merges are missing"),
         ({"merges": ["a b c"]}, "a merge that is not a pair"),
         ({"merges": ["h x"]}, "merges 'h' and 'x', and one of the two or the result is none"),
