@@ -195,6 +195,9 @@ ModelFiles OpenModelFiles(const std::string& directory) {
   const fs::path config = RequireFile(root / "mlc-chat-config.json", "the model's configuration");
   files.config = ParseJsonObject(ReadText(config), config.string());
 
+  const auto ours = FindMember<JsonObject>(files.config, "kvctl");
+  if (ours) files.library_md5 = FindMember<ffi::String>(*ours, "library_md5").value_or("");
+
   const fs::path old_index = root / "ndarray-cache.json";
   const fs::path index = fs::is_regular_file(old_index)
                              ? old_index

@@ -37,6 +37,7 @@ struct ParamShard {
 struct ModelFiles {
   std::string directory;
   std::string library;
+  std::string library_md5;  //!< as kvctl compiled it; "" where the configuration does not say
   std::string index;  //!< tensor-cache.json, or ndarray-cache.json as it was called until 2025
   JsonObject config;  //!< mlc-chat-config.json
   std::vector<ParamShard> shards;

@@ -5,6 +5,7 @@
 #include "kvctl/model_runner.h"
 #include "runtime/model/model_files.h"
 #include "runtime/model/param_loader.h"
+#include "runtime/model/shard_check.h"
 #include "runtime/support/json.h"
 
 namespace kvctl {
@@ -191,6 +192,7 @@ RecurrentState CreateState(const FunctionTable& functions, int64_t max_sequences
 ModelRunner ModelRunner::Load(const std::string& directory, const RunnerOptions& options) {
   Init(options.device.device_type == kDLCUDA ? "cuda" : "cpu");
   const ModelFiles files = OpenModelFiles(directory);
+  CheckLibrary(files);
   CacheInstallation installation;
   return Load(directory, FunctionTable::Load(files.library, options.device), options);
 }

@@ -5,6 +5,7 @@
 
 #include "core/support/md5.h"
 #include "kvctl/error.h"
+#include "runtime/support/elf_file.h"
 
 namespace kvctl {
 namespace {
@@ -13,6 +14,26 @@ constexpr size_t kMaxThreads = 8;
 constexpr size_t kPieceBytes = 1 << 20;
 
 }  // namespace
+
+void CheckLibrary(const ModelFiles& files) {
+  if (files.library_md5.empty()) return;
+  CheckElfFile(files.library);
+  std::ifstream file(files.library, std::ios::binary);
+  if (!file) Throw(ErrorKind::kRuntime, "cannot read ", files.library);
+  std::vector<char> piece(kPieceBytes);
+  Md5 md5;
+  while (file) {
+    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    md5.Update(piece.data(), static_cast<size_t>(file.gcount()));
+  }
+  const std::string found = md5.Finish();
+  if (found == files.library_md5) return;
+  Throw(ErrorKind::kValue, files.library,
+        " is damaged, or not the library that kvctl compiled: its ", "MD5 is ", found,
+        ", mlc-chat-config.json says ", files.library_md5,
+        ". Download or compile the model again; where you exchanged the library, remove ",
+        "\"library_md5\" from the configuration.");
+}
 
 ShardCheck::ShardCheck(const std::vector<ParamShard>& shards)
     : shards_(shards), found_(shards.size()) {

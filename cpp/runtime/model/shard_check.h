@@ -1,6 +1,7 @@
 /*!
  * \file runtime/model/shard_check.h
- * \brief Compares shards of parameters with the checksums of their index, beside their loading.
+ * \brief Compares a model's files with their checksums: the library before it is loaded, shards of
+ * parameters beside their loading.
  */
 #ifndef KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
 #define KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
@@ -13,6 +14,14 @@
 #include "runtime/model/model_files.h"
 
 namespace kvctl {
+
+/*!
+ * \brief Reads the library, where the configuration has its checksum. A flipped bit of its code
+ * would end the process, or give wrong text.
+ * \throws Error kValue if its bytes are not those of its checksum, or it is cut short; kRuntime if
+ * it cannot be read.
+ */
+void CheckLibrary(const ModelFiles& files);
 
 /*!
  * \brief Reads every shard that has a checksum, in threads of its own.

@@ -141,6 +141,23 @@ def test_library_cut_short(directory):
         kvctl.ModelRunner.load(directory)
 
 
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
+def test_a_flipped_bit_in_the_library(directory, place):
+    library = directory / "lib.so"
+    data = bytearray(library.read_bytes())
+    data[int(place * len(data))] ^= 4
+    library.write_bytes(data)
+    with pytest.raises(ValueError, match=r"lib\.so is damaged, or not the library that kvctl"):
+        kvctl.ModelRunner.load(directory)
+
+
+def test_a_library_without_a_checksum_loads(directory):
+    config = json.loads((directory / "mlc-chat-config.json").read_text())
+    del config["kvctl"]
+    (directory / "mlc-chat-config.json").write_text(json.dumps(config))
+    assert len(kvctl.ModelRunner.load(directory).params) > 0
+
+
 @pytest.mark.parametrize("name", ["tensor-cache.json", "mlc-chat-config.json"])
 def test_json_cut_short(directory, name):
     path = directory / name
@@ -241,6 +258,14 @@ def test_index_under_its_old_name(directory):
     assert len(kvctl.ModelRunner.load(directory).params) > 0
 
 
+def exchange_library(directory, library):
+    """Put another library in place of the compiled one, as the message of a damaged one says."""
+    config = json.loads((directory / "mlc-chat-config.json").read_text())
+    del config["kvctl"]["library_md5"]
+    (directory / "mlc-chat-config.json").write_text(json.dumps(config))
+    shutil.copy(library, directory / "lib.so")
+
+
 @pytest.fixture(scope="module")
 def other_library(tmp_path_factory):
     """A library that says about itself what a test wants."""
@@ -259,14 +284,14 @@ def other_library(tmp_path_factory):
 )
 def test_libraries_that_the_runner_does_not_run(directory, other_library, changes, kind, match):
     metadata_says({"kv_state_kind": "kv_cache", "params": [], **changes})
-    shutil.copy(other_library, directory / "lib.so")
+    exchange_library(directory, other_library)
     with pytest.raises(kind, match=match):
         kvctl.ModelRunner.load(directory)
 
 
 def test_library_that_says_nothing(directory, other_library):
     metadata_says({})
-    shutil.copy(other_library, directory / "lib.so")
+    exchange_library(directory, other_library)
     with pytest.raises(ValueError, match="it has no _metadata"):
         kvctl.ModelRunner.load(directory)
 

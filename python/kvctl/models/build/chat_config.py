@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from ...text import ModelText, Tokenizer
@@ -19,8 +21,13 @@ _FIELDS = (
 )
 
 
+def file_md5(path: Path) -> str:
+    """Return the MD5 of a file, by which loading finds a damaged one."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
 def make_chat_config(
-    checkpoint: Checkpoint, chat: dict[str, Any], metadata: dict[str, Any]
+    checkpoint: Checkpoint, chat: dict[str, Any], metadata: dict[str, Any], library: Path
 ) -> dict[str, Any]:
     """Return the contents of the file.
 
@@ -32,6 +39,8 @@ def make_chat_config(
         Its `checked_chat`.
     metadata : dict
         What its library says of itself.
+    library : Path
+        The library, whose checksum the file holds.
     """
     return {
         "version": "0.1.0",
@@ -41,6 +50,7 @@ def make_chat_config(
         "temperature": 1.0,
         "top_p": 1.0,
         "tokenizer_files": ["tokenizer.json"],
+        "kvctl": {"library_md5": file_md5(library)},
         **chat,
     }
 

@@ -156,7 +156,7 @@ def compile_model(
             if tokenizer is not None:
                 (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
             (staging / "mlc-chat-config.json").write_text(
-                json.dumps(make_chat_config(checkpoint, chat, metadata), indent=1)
+                json.dumps(make_chat_config(checkpoint, chat, metadata, library), indent=1)
             )
     report("weights", 1.0)
     return output

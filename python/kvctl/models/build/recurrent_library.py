@@ -13,6 +13,7 @@ from tvm.relax.frontend import nn
 from ..graph.gated_delta_net import GatedDeltaNetConfig, RecurrentForCausalLM
 from ..graph.hybrid import HybridConfig, HybridForCausalLM
 from ..graph.layers import KvctlLayers, ParamSpec
+from .chat_config import file_md5
 from .library import build, make_target
 from .metadata import cache_shape, make_metadata
 from .params import ParamWriter
@@ -112,6 +113,7 @@ def compile_recurrent(
         "prefill_chunk_size": metadata["prefill_chunk_size"],
         "vocab_size": config.vocab_size,
         "tokenizer_files": [],
+        "kvctl": {"library_md5": file_md5(output / "lib.so")},
     }
     (output / "mlc-chat-config.json").write_text(json.dumps(chat, indent=1))
     return output
