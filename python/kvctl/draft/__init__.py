@@ -5,6 +5,8 @@ from .budget import Budget
 from .cost import RoundCost
 from .draft import Draft
 from .drafter import Drafter
+from .jacobi import JacobiDrafter
+from .lookahead import LookaheadDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
 from .registry import DRAFTERS, make_drafter, register_drafter
@@ -16,6 +18,7 @@ from .suffix import SuffixDrafter
 from .suffix_store import SuffixStore
 from .sync import sync
 from .synthetic import SyntheticDrafter
+from .token_recycling import TokenRecyclingDrafter
 
 __all__ = [
     "DRAFTERS",
@@ -24,6 +27,8 @@ __all__ = [
     "Draft",
     "DraftSample",
     "Drafter",
+    "JacobiDrafter",
+    "LookaheadDrafter",
     "LookupDrafter",
     "MixedDrafter",
     "Request",
@@ -33,6 +38,7 @@ __all__ = [
     "SuffixDrafter",
     "SuffixStore",
     "SyntheticDrafter",
+    "TokenRecyclingDrafter",
     "make_drafter",
     "register_drafter",
     "sample",

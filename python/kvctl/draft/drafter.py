@@ -29,9 +29,12 @@ class Drafter(Protocol):
     hidden_layers : tuple of int
         The target's layers whose hidden states it wants with `start` and `observe`; none by
         default.
+    wants_logits : bool
+        Whether it wants the target's logits with `observe`; not by default.
     """
 
     hidden_layers: tuple[int, ...] = ()
+    wants_logits: bool = False
 
     def start(self, request: Request) -> None:
         """Begin a text: its tokens are the prompt and the first emitted token."""

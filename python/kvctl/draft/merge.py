@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..tree import TokenTree
+from .arrays import as_array
 from .draft import Draft
 
 
@@ -144,7 +145,7 @@ def _take(probs: Any, rows: list[int]) -> Any:
     """Return rows of a matrix, or of each of a pair."""
     if isinstance(probs, tuple):
         return tuple(_take(part, rows) for part in probs)
-    return (probs if hasattr(probs, "__getitem__") else np.from_dlpack(probs))[rows]
+    return as_array(probs)[rows]
 
 
 def _join(blocks: list[Any]) -> Any:

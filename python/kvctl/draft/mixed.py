@@ -7,8 +7,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from .arrays import as_array
 from .budget import Budget
 from .draft import Draft
 from .merge import Merged, merge
@@ -55,6 +54,7 @@ class MixedDrafter:
             raise ValueError("a mixed drafter needs at least one drafter")
         layers = {layer for one in self.drafters for layer in one.hidden_layers}
         self.hidden_layers = tuple(sorted(layers))
+        self.wants_logits = any(one.wants_logits for one in self.drafters)
         self._merged: dict[int, Merged] = {}
 
     def start(self, request: Request) -> None:
@@ -96,11 +96,16 @@ class MixedDrafter:
         """Return the result of a round as one drafter sees it."""
         merged = self._merged[result.request.id]
         draft, places = merged.parts[i], merged.places[i]
-        verified = set(result.nodes)
+        rows = {node: row for row, node in enumerate(result.nodes)}
+        nodes = [node for node, place in enumerate(places) if place in rows]
+        logits = None
+        if result.logits is not None and drafter.wants_logits:
+            logits = as_array(result.logits)[[rows[places[node]] for node in nodes]]
         return replace(
             result,
             draft=draft,
-            nodes=[node for node, place in enumerate(places) if place in verified],
+            nodes=nodes,
+            logits=logits,
             accepted=_walk(draft, result.emitted[: len(result.accepted)]),
             hidden=self._layers(result.hidden, drafter),
         )
@@ -111,8 +116,8 @@ class MixedDrafter:
             return None
         if drafter.hidden_layers == self.hidden_layers:
             return hidden
-        states = hidden if hasattr(hidden, "__getitem__") else np.from_dlpack(hidden)
-        return states[:, [self.hidden_layers.index(layer) for layer in drafter.hidden_layers]]
+        mine = [self.hidden_layers.index(layer) for layer in drafter.hidden_layers]
+        return as_array(hidden)[:, mine]
 
 
 def _walk(draft: Draft, tokens: Sequence[int]) -> list[int]:

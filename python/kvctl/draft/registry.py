@@ -10,16 +10,25 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .jacobi import JacobiDrafter
+from .lookahead import LookaheadDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
 from .suffix import SuffixDrafter
+from .token_recycling import TokenRecyclingDrafter
 
 if TYPE_CHECKING:
     from .drafter import Drafter
 
 #: The drafters that commands know by name: their classes, or functions that make one. What stands
 #: after the colon of a name are keyword arguments. A parameter ``runner`` is given the target's.
-DRAFTERS: dict[str, Callable[..., Drafter]] = {"lookup": LookupDrafter, "suffix": SuffixDrafter}
+DRAFTERS: dict[str, Callable[..., Drafter]] = {
+    "jacobi": JacobiDrafter,
+    "lookahead": LookaheadDrafter,
+    "lookup": LookupDrafter,
+    "recycling": TokenRecyclingDrafter,
+    "suffix": SuffixDrafter,
+}
 
 _WORDS = {"true": True, "false": False, "none": None}
 

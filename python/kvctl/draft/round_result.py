@@ -39,6 +39,10 @@ class RoundResult:
         What the whole round took, drafting and callbacks not counted.
     finished : bool
         Whether the text has ended.
+    logits : array or None
+        (len(nodes), V), the target's logits after each of `nodes`, rejected ones included, on its
+        device; None unless the drafter has ``wants_logits``. They may be overwritten by the next
+        forward.
     """
 
     request: Request
@@ -51,3 +55,4 @@ class RoundResult:
     rows: int
     seconds: float
     finished: bool
+    logits: Any = None

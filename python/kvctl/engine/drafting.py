@@ -64,6 +64,8 @@ class Outcome:
     emitted: list[int]
     kept: list[int]
     hidden: Any
+    #: What follows each verified node; None unless the drafter wants it.
+    logits: Any = None
 
 
 class Drafting:
@@ -81,6 +83,7 @@ class Drafting:
         self._follows = decider.follows_target
         self._slides = runner.sliding_window_size is not None
         self.layers = tuple(getattr(drafter, "hidden_layers", ()))
+        self.wants_logits = bool(getattr(drafter, "wants_logits", False))
         if self.layers and "hidden" not in runner.abilities:
             raise ValueError(
                 f"{type(drafter).__name__} wants hidden states of layers {self.layers}, and this "
@@ -156,6 +159,7 @@ class Drafting:
                     rows=rows,
                     seconds=seconds,
                     finished=share.text.finished is not None,
+                    logits=one.logits,
                 )
             )
         self._drafter.observe(results)

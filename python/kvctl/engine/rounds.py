@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._ffi.errors import OutOfPagesError
 from ..draft import Budget, Draft
+from ..tree import TokenTree
 from .decide import Decider, Decision
 from .drafting import Drafting, Outcome, Share
 from .rows import some_rows, take_rows
@@ -123,7 +124,7 @@ class Rounds:
         mine = [share.text for share in shares]
         decisions = self._decider.decide(mine, [share.draft for share in shares], logits)
         verified = perf_counter()
-        outcomes = self._outcomes(shares, decisions, hidden)
+        outcomes = self._outcomes(shares, decisions, logits, hidden)
         cut = perf_counter()
         if pending:
             self._runner.cache.commit([text.seq_id for text in mine], [o.kept for o in outcomes])
@@ -186,7 +187,7 @@ class Rounds:
         return self._runner.verify(ids, trees), None, True
 
     def _outcomes(
-        self, shares: Sequence[Share], decisions: Sequence[Decision], hidden: Any
+        self, shares: Sequence[Share], decisions: Sequence[Decision], logits: Any, hidden: Any
     ) -> list[Outcome]:
         """Return what became of each draft, cut where its text ends."""
         outcomes, row = [], 0
@@ -195,9 +196,19 @@ class Rounds:
             path = one.nodes[: len(emitted)]
             kept = one.kept[: 1 + len(path)]
             states = None if hidden is None else take_rows(hidden, [row + k for k in kept])
-            outcomes.append(Outcome(share, path, emitted, kept, states))
+            after = None
+            if self._drafting.wants_logits:
+                after = _of_nodes(logits, row, share.draft.tree)
+            outcomes.append(Outcome(share, path, emitted, kept, states, after))
             row += share.draft.tree.num_rows
         return outcomes
+
+
+def _of_nodes(logits: Any, row: int, tree: TokenTree) -> Any:
+    """Return the logits after each node of a tree whose first row is `row`."""
+    if tree.num_rows == len(tree):  # as most trees have them
+        return some_rows(logits, row, row + len(tree))
+    return take_rows(logits, (tree.rows + row).tolist())
 
 
 def _count(

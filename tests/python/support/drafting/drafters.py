@@ -7,11 +7,14 @@ from dataclasses import replace
 
 from kvctl.draft import (
     Drafter,
+    JacobiDrafter,
+    LookaheadDrafter,
     LookupDrafter,
     ScriptedDrafter,
     SuffixDrafter,
     SuffixStore,
     SyntheticDrafter,
+    TokenRecyclingDrafter,
 )
 
 Texts = Sequence[Sequence[int]]
@@ -23,6 +26,7 @@ class Always(Drafter):
     def __init__(self, drafter):
         self._drafter = drafter
         self.hidden_layers = drafter.hidden_layers
+        self.wants_logits = drafter.wants_logits
 
     def start(self, request):
         self._drafter.start(request)
@@ -54,6 +58,9 @@ def suffix(prompts: Texts, texts: Texts) -> Drafter:
 DRAFTERS: dict[str, Callable[[Texts, Texts], Drafter]] = {
     "lookup": lambda prompts, texts: LookupDrafter(length=5),
     "suffix": suffix,
+    "token_recycling": lambda prompts, texts: Always(TokenRecyclingDrafter(nodes=20)),
+    "jacobi": lambda prompts, texts: JacobiDrafter(length=5),
+    "lookahead": lambda prompts, texts: LookaheadDrafter(window=4, n=3, guesses=4),
     "scripted": lambda prompts, texts: ScriptedDrafter(texts, length=6),
     "synthetic": lambda prompts, texts: SyntheticDrafter([0.9, 0.7, 0.5], answers=texts),
     "mixed": lambda prompts, texts: (

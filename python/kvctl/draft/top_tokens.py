@@ -1,0 +1,51 @@
+"""The most likely tokens of many rows of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import to_host
+
+_BLOCK = 64
+
+
+def top_tokens(logits: Any, k: int) -> npt.NDArray[np.int32]:
+    """Return (R, k) int32, the tokens with the largest logits of each row, the largest first.
+
+    Parameters
+    ----------
+    logits
+        (R, V), on any device.
+    k
+        At most V.
+    """
+    rows = to_host(logits)
+    count, vocab = rows.shape
+    if k == 1:
+        return np.asarray(rows.argmax(axis=1)[:, None], np.int32)
+    blocks = vocab // _BLOCK
+    if blocks <= k:
+        return _sorted(rows, np.broadcast_to(np.arange(vocab), rows.shape), k)
+    # The k largest lie in the k blocks with the largest maxima, or behind the last block.
+    whole = blocks * _BLOCK
+    maxima = rows[:, :whole].reshape(count, blocks, _BLOCK).max(axis=2)
+    best = np.argpartition(-maxima, k - 1, axis=1)[:, :k]
+    inside = (best[:, :, None] * _BLOCK + np.arange(_BLOCK)).reshape(count, -1)
+    behind = np.broadcast_to(np.arange(whole, vocab), (count, vocab - whole))
+    tokens = np.concatenate([inside, behind], axis=1)
+    return _sorted(np.take_along_axis(rows, tokens, axis=1), tokens, k)
+
+
+def _sorted(values: npt.NDArray[Any], tokens: npt.NDArray[Any], k: int) -> npt.NDArray[np.int32]:
+    """Return the tokens of the k largest values of each row; of equals the lower token first."""
+    order = np.lexsort((tokens, -values), axis=1)[:, :k]
+    return np.asarray(np.take_along_axis(tokens, order, axis=1), np.int32)
+
+
+def choices(nodes: Sequence[int], logits: Any) -> dict[int, int]:
+    """Return the most likely token after each of the nodes that rows of logits belong to."""
+    return dict(zip(nodes, top_tokens(logits, 1)[:, 0].tolist(), strict=True))
