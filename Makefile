@@ -127,6 +127,7 @@ bench: $(MODEL)/lib.so
 	$(call BENCH,verify,$(call quick,--quick --vocab 32000 --draft 4))
 	$(call BENCH,recurrent,$(call quick,--drafts 7 --repeat 3))
 	$(call BENCH,model,$(MODEL) $(call quick,--repeat 3))
+	$(call BENCH,drafting,$(call quick,--tokens 1000000 --repeat 8))
 	$(call BENCH,generate,$(MODEL) $(call quick,--repeat 1 --tokens 32))
 	$(call BENCH,rules,$(MODEL) $(call quick,--rounds 1 --prompts 1))
 

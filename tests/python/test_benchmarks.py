@@ -16,6 +16,7 @@ DRIVERS = Path(__file__).parents[2] / "benchmarks" / "python"
     [
         ("attention", ["--parts", "observer", "--rounds", "1", "--threads", "1"]),
         ("verify", ["--quick", "--vocab", "512", "--draft", "2"]),
+        ("drafting", ["--tokens", "20000", "--repeat", "1"]),
         ("model", ["{smollm2}", "--repeat", "1", "--rows", "1", "2"]),
         ("generate", ["{smollm2}", "--repeat", "1", "--tokens", "8", "--prompts", "open"]),
         ("rules", ["{smollm2}", "--rounds", "1", "--prompts", "1"]),

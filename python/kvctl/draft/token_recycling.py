@@ -22,7 +22,8 @@ from .trees import StaticTree, optimal_static
 _PRIOR = 0.4 * 0.5 ** np.arange(16)
 _PRIOR_TRIALS = 20.0
 _KEEP = 0.998  # old trials fade
-_ROUNDS_PER_SHAPE = 64
+_ROUNDS_PER_SHAPE = 32
+_MAX_DEPTH = 12
 
 
 class TokenRecyclingDrafter(Drafter):
@@ -67,7 +68,6 @@ class TokenRecyclingDrafter(Drafter):
         self._hits = np.zeros(candidates)
         self._rounds = 0
         self._shape: StaticTree | None = None
-        self._shape_nodes = -1
 
     @property
     def acceptance(self) -> npt.NDArray[np.float64]:
@@ -95,10 +95,11 @@ class TokenRecyclingDrafter(Drafter):
             self._shape = None
 
     def _propose(self, request: Request) -> Draft:
-        nodes = min(request.limit, self.nodes)
-        if self._successors is None or nodes == 0:
+        if self._successors is None or request.limit == 0 or self.nodes == 0:
             return Draft.nothing(request.root)
-        shape = self._best_shape(nodes)
+        if self._shape is None:
+            self._shape = optimal_static(self.acceptance, None, self.nodes, max_depth=_MAX_DEPTH)
+        shape = self._shape  # perhaps larger than the limit: the loop takes the best part
         tokens, parents, rates = [request.root], [-1], [1.0]
         places = [0] * len(shape)
         ranks, above, expected = shape.ranks.tolist(), shape.parents.tolist(), shape.rates.tolist()
@@ -111,12 +112,6 @@ class TokenRecyclingDrafter(Drafter):
                 parents.append(parent)
                 rates.append(expected[node])
         return Draft(TokenTree(tokens, parents), rates=rates)
-
-    def _best_shape(self, nodes: int) -> StaticTree:
-        if self._shape is None or self._shape_nodes != nodes:
-            self._shape = optimal_static(self.acceptance, None, nodes, max_depth=12)
-            self._shape_nodes = nodes
-        return self._shape
 
     def _learn_ranks(self, result: RoundResult) -> None:
         """Count which candidate was right after each token of the path, verified or not."""

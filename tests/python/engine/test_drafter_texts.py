@@ -13,7 +13,7 @@ from kvctl.bench.difference import first_difference
 from kvctl.text import ModelText
 
 PROMPTS = sorted((Path(__file__).parents[3] / "examples" / "prompts").glob("*.txt"))
-TOKENS = 16
+TOKENS = 12
 SEEDS = 200
 
 
