@@ -35,6 +35,8 @@ PYTHON = {
     "models": "_ffi text",
     "testing": "tree verification",
     "bench": "*",
+    "checks": "*",
+    "referee": "tree verification testing",
     "cli": "*",
     "kvctl": "*",
 }

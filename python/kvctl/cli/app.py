@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, compile, doctor, generate
+from . import bench, check_commands, compile, doctor, generate, trace
 
 app = typer.Typer(
     help="Control of the KV cache for speculative decoding on TVM and MLC-LLM.",
@@ -25,7 +25,9 @@ app = typer.Typer(
 app.command()(doctor.doctor)
 app.command("compile")(compile.compile_command)
 app.command("generate")(generate.generate_command)
+app.command("trace")(trace.trace_command)
 app.add_typer(bench.app, name="bench")
+app.add_typer(check_commands.app, name="check")
 
 
 def _print_version(wanted: bool) -> None:

@@ -16,8 +16,10 @@ MODEL_HELP = (
 )
 
 
-def open_runner(model: str, **options: Any) -> Runner:
+def open_runner(model: str, *, talks: bool = True, **options: Any) -> Runner:
     """Load the model of that name; `options` are its loader's.
+
+    Where it `talks`, its tokenizer must be there.
 
     Raises
     ------
@@ -34,5 +36,6 @@ def open_runner(model: str, **options: Any) -> Runner:
     from ..engine.runner import ModelRunner
     from ..text.model_text import require_text_files
 
-    require_text_files(Path(model))  # before the parameters are read
+    if talks:
+        require_text_files(Path(model))  # before the parameters are read
     return ModelRunner.load(model, **options)

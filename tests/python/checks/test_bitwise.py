@@ -1,0 +1,67 @@
+"""Whether logits are the same bits: a model that keeps its promise, and models that do not."""
+
+import numpy as np
+import pytest
+
+from command_line import run
+from fake_runner import FakeRunner
+from kvctl import ModelRunner
+from kvctl.checks.bitwise import check_bitwise, check_threads
+
+
+class DeviousRunner(FakeRunner):
+    """Logits that depend on how many rows a forward has, beyond `most`."""
+
+    def __init__(self, most, by):
+        super().__init__()
+        self.abilities = frozenset()
+        self._most, self._by = most, by
+
+    def _rows(self, contexts):
+        rows = super()._rows(contexts)
+        if len(contexts) > self._most:
+            rows[-1] += np.float32(self._by) * np.sign(np.arange(rows.shape[1]) - 20)
+        return rows
+
+
+def test_the_tiny_model_keeps_its_promise(tiny_model):
+    runner = ModelRunner.load(tiny_model)
+    found = list(check_bitwise(runner, rows=9, batch=3))
+    assert [one.what for one in found][-4:] == [
+        "9 rows",
+        "a tree of 17 rows",
+        "2 sequences",
+        "3 sequences",
+    ]
+    assert all(one.same and one.where == "" for one in found)
+    assert not any(id in runner.cache for id in range(3))
+
+
+def test_a_difference_is_found_and_measured():
+    found = {one.what: one for one in check_bitwise(DeviousRunner(4, 1e-3), rows=8, batch=2)}
+    assert [what for what, one in found.items() if not one.same] == [
+        "5 rows",
+        "6 rows",
+        "7 rows",
+        "8 rows",
+        "a tree of 15 rows",
+    ]
+    one = found["6 rows"]
+    assert one.where == "row 5" and one.difference == pytest.approx(1e-3, rel=0.01)
+    assert one.flips == 0
+
+
+def test_changed_choices_are_counted():
+    found = list(check_bitwise(DeviousRunner(1, 100.0), rows=4, batch=1))
+    assert found[0].same and max(one.flips for one in found) >= 1
+
+
+def test_threads_and_the_command(tiny_model):
+    [finding] = check_threads(str(tiny_model), [1, 2], rows=3)
+    assert finding.same
+    with pytest.raises(RuntimeError, match="the process with 1 threads failed"):
+        list(check_threads("no/such/model", [1]))
+    done = run("check", "bitwise", tiny_model, "--rows", 3, "--batch", 2, "--threads", 1)
+    assert done.returncode == 0 and "All logits are the same bits." in done.stdout
+    done = run("check", "bitwise", tiny_model, "--threads", "x")
+    assert done.returncode == 1 and "--threads takes positive numbers" in done.stderr
