@@ -103,7 +103,7 @@ def _run_child(
     )
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()
-    current = numbers.start
+    current, ready = numbers.start, False
     while True:
         try:
             word, _, rest = lines.get(timeout=SECONDS).partition(" ")
@@ -111,6 +111,11 @@ def _run_child(
             child.kill()
             child.wait()
             return current, "hung"
+        if not word and not ready:
+            child.wait()
+            errors.seek(0)
+            sys.exit(f"{kind}: no file to damage: {errors.read()[-2000:].decode(errors='replace')}")
+        ready = True
         if not word:
             return current, f"crashed ({child.wait()})"
         if word == "end":
@@ -144,6 +149,7 @@ def main() -> int:
         "mlc-chat-config.json",
     ]
     kinds += ["tensor-cache.json", "text", "saved sequence", "trace"]
+    kinds += ["tokenizer_config.json", "questions", "suffix store", "round costs"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=2_000, help="of all kinds together")
     parser.add_argument("--seed", type=int, default=0)

@@ -11,7 +11,7 @@ VALUES = [
     None, True, False, 0, -1, 1, 7, 255, 256, 1 << 31, 1 << 53, 1 << 63, 1 << 64, -(1 << 63),
     1e308, 0.5, float("nan"), float("inf"), "", "x", "7", "\x00", "é\ud800", "../../etc/passwd",
     "/dev/zero", "a" * 3000, [], [[]], [0], [None], ["x", 1], {}, {"a": 1}, {"type": "BPE"},
-    [1 << 40] * 3,
+    [1 << 40] * 3, 10**400, [[2, 10**400]],
 ]  # fmt: skip
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n"
 
@@ -95,6 +95,8 @@ def _change(rng: Random, document: Any) -> None:
     elif kind < 0.35 and isinstance(node, list):
         node.append(deepcopy(node[key]))
     elif kind < 0.5 and isinstance(node[key], int | float) and not isinstance(node[key], bool):
-        node[key] = rng.choice([node[key] + 1, -node[key], node[key] * 2, float(node[key])])
+        number = node[key]
+        close = float(number) if abs(number) < 1e300 else 1e300
+        node[key] = rng.choice([number + 1, -number, number * 2, close])
     else:
         node[key] = deepcopy(rng.choice(VALUES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,9 @@ import kvctl
 from checkpoint_files import NAMES, RANDOM, write_gguf
 from gguf_files import byte_level_metadata, split
 from huggingface_files import tokenizer_json, write_config, write_shards
+from kvctl.bench import read_questions
+from kvctl.draft import RoundCost, SuffixStore
+from kvctl.engine import cost_file
 from kvctl.models import compile_model
 from kvctl.models.build import compile as compiling
 from kvctl.models.graph import decoder
@@ -90,6 +94,11 @@ class Targets:
         shards["b.safetensors"] = dict(list(weights.items())[9:])
         write_shards(self.source, shards)
         (self.source / "tokenizer.json").write_text(tokenizer_json(256))
+        decoder = {"256": {"content": "<|x|>", "special": True}}
+        config = {"added_tokens_decoder": decoder, "additional_special_tokens": ["<|x|>"]}
+        config |= {"extra_special_tokens": {"y": "<|x|>"}, "bos_token": {"content": "<|x|>"}}
+        config |= {"chat_template": "{{ messages[0].content }}"}
+        (self.source / "tokenizer_config.json").write_text(json.dumps(config))
         self.gguf = home / "gguf"
         self.gguf.mkdir()
         metadata = byte_level_metadata(256)
@@ -108,6 +117,18 @@ class Targets:
         tree = kvctl.TokenTree([0, 1, 2], [-1, 0, 0])
         trace.add(tree, target_probs=probs, draft_probs=probs, drawn="independent")
         trace.save(self.trace)
+        self.questions = home / "questions.jsonl"
+        lines = [{"question_id": i, "category": f"c{i % 2}", "turns": ["a", "b"]} for i in range(9)]
+        lines += [{"task_id": f"HumanEval/{i}", "prompt": "def f():"} for i in range(3)]
+        self.questions.write_text("\n".join(map(json.dumps, lines)))
+        self.store = home / "suffixes"
+        store = SuffixStore(500)
+        store.extend([[1, 2, 3, 4] * 9, [1, 2, 3, 5], [2**31 - 1, 0]])
+        store.save(self.store)
+        self.costs = home / "costs" / "round_costs.json"
+        with mock.patch.dict("os.environ", KVCTL_CACHE_DIR=str(self.costs.parent)):
+            for name in ("a", "b"):
+                assert cost_file.remember(name, [(2, 1.5), (3, 2.0)])
         self.checksums = compile_it(self.source, self.output)
         self.whole = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
@@ -124,6 +145,10 @@ class Targets:
             "text": self._text,
             "saved sequence": self._saved,
             "trace": self._trace,
+            "tokenizer_config.json": self._added_tokens,
+            "questions": self._questions,
+            "suffix store": self._store,
+            "round costs": self._costs,
         }
 
     def restore(self, path: Path) -> None:
@@ -200,3 +225,50 @@ class Targets:
     def _trace(self, rng: Random) -> tuple[Path, Take]:
         self.trace.write_bytes(damage_bytes(rng, self.whole[self.trace]))
         return self.trace, lambda: Trace.load(self.trace)
+
+    def _added_tokens(self, rng: Random) -> tuple[Path, Take]:
+        path = self.source / "tokenizer_config.json"
+        path.write_bytes(damage_json(rng, self.whole[path]))
+        return path, lambda: compile_it(self.source, self.output)
+
+    def _questions(self, rng: Random) -> tuple[Path, Take]:
+        lines = self.whole[self.questions].split(b"\n")
+        if rng.random() < 0.7:
+            at = rng.randrange(len(lines))
+            lines[at] = damage_json(rng, lines[at])
+            data = b"\n".join(lines)
+        else:
+            data = damage_bytes(rng, b"\n".join(lines))
+        if rng.random() < 0.3:
+            data = damage_bytes(rng, gzip.compress(data, mtime=0))
+        self.questions.write_bytes(data)
+        return self.questions, lambda: read_questions(self.questions, limit=5)
+
+    def _store(self, rng: Random) -> tuple[Path, Take]:
+        self.store.write_bytes(damage_bytes(rng, self.whole[self.store]))
+
+        def take() -> None:
+            store = SuffixStore.load(self.store)
+            store.add([1, 2, 3])
+            store.continuations([1, 2, 3], max_nodes=8, max_depth=8)
+
+        return self.store, take
+
+    def _costs(self, rng: Random) -> tuple[Path, Take]:
+        """What is wrong with this file never fails: it is ignored, and written anew."""
+        self.costs.write_bytes(damage_json(rng, self.whole[self.costs]))
+
+        def take() -> None:
+            with mock.patch.dict("os.environ", KVCTL_CACHE_DIR=str(self.costs.parent)):
+                try:
+                    RoundCost().recall(cost_file.recall("a"))
+                    assert cost_file.remember("a", [(2, 1.5)]), "not written"
+                    assert cost_file.recall("a") == [(2, 1.5)], cost_file.recall("a")
+                except AssertionError:
+                    raise
+                except Exception as error:
+                    raise AssertionError(f"{type(error).__name__}: {error}") from error
+            left = [entry.name for entry in self.costs.parent.iterdir() if entry != self.costs]
+            assert not left, f"left beside the file: {left}"
+
+        return self.costs, take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path).resolve()  # the file behind a link, not the link
     if target.exists() and not target.is_file():
         raise ValueError(f"{path} is no file that could be replaced")
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
+    writer = f"{os.getpid()}-{threading.get_ident()}"  # each has a file of its own
+    unfinished = target.with_name(f"{target.name}.{writer}.unfinished")
     try:
         unfinished.touch()  # an OSError that says what is wrong
         yield unfinished

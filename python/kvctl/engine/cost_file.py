@@ -24,6 +24,7 @@ _FILE = "round_costs.json"
 _MAX_BYTES = 1 << 20
 _MAX_MODELS = 64
 _MAX_POINTS = 128
+_MAX_COST = 1e9  # plain steps; JSON holds integers beyond any float
 
 Points = Sequence[tuple[int, float]]
 
@@ -104,7 +105,7 @@ def _points(entry: Any) -> list[tuple[int, float]]:
     for point in points[:_MAX_POINTS]:
         if isinstance(point, list) and len(point) == 2:
             rows, cost = point
-            if type(rows) is int and type(cost) in (int, float):
+            if type(rows) is int and type(cost) in (int, float) and abs(cost) < _MAX_COST:
                 found.append((rows, float(cost)))
     return found
 

@@ -90,6 +90,7 @@ def test_ids_that_contradict_the_tokenizer_are_refused(tmp_path):
         {"added_tokens_decoder": {"256": 7}},
         {"added_tokens_decoder": {"256": {"content": ""}}},
         {"added_tokens_decoder": {"256": {"content": None}}},
+        {"added_tokens_decoder": {"256": {"content": "a\ud800"}}},
         {"additional_special_tokens": "abc"},
         {"additional_special_tokens": [7]},
         {"extra_special_tokens": 7},

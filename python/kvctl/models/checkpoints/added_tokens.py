@@ -105,10 +105,15 @@ def _one(entry: Any, file: Path, *, id: int | None, special: bool) -> _Named:
     """Return the token of an entry: its text, or an object with its options."""
     fields = {"content": entry, "special": special} if isinstance(entry, str) else entry
     content = fields.get("content") if isinstance(fields, Mapping) else None
-    if not isinstance(content, str) or not content:
+    if not isinstance(content, str) or not content or not _is_unicode(content):
         raise ValueError(f"{file}: an added token must be a text with options, not {entry!r:.60}")
     options = {name: bool(fields[name]) for name in _OPTIONS if name in fields}
     return _Named(content, bool(fields.get("special", special)), options, id, file)
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no half of a surrogate pair, which JSON can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _id(value: Any, file: Path) -> int:
