@@ -47,14 +47,8 @@ def test_linear():
     check_linear()
 
 
-@pytest.mark.parametrize(
-    ("environment", "backend"),
-    [
-        ({"KVCTL_LINEAR": "onednn"}, "onednn"),
-        ({"KVCTL_LINEAR": "own", "KVCTL_ISA": "baseline"}, "own baseline"),
-    ],
-)
-def test_linear_on_other_backends(environment, backend):
+def check_linear_in_a_process(environment):
+    """Return the backend of a new process whose linear layers are right."""
     program = "import test_model_ops as t; t.check_linear(); print(t.model_op('backend')())"
     run = subprocess.run(
         [sys.executable, "-c", program],
@@ -64,9 +58,36 @@ def test_linear_on_other_backends(environment, backend):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    if backend == "onednn" and run.stdout.strip() != "onednn":
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("environment", "backend"),
+    [
+        ({"KVCTL_LINEAR": "onednn"}, "onednn"),
+        ({"KVCTL_LINEAR": "own", "KVCTL_ISA": "baseline"}, "own baseline"),
+    ],
+)
+def test_linear_on_other_backends(environment, backend):
+    used = check_linear_in_a_process(environment)
+    if backend == "onednn" and used != "onednn":
         pytest.skip("oneDNN is not installed")
-    assert run.stdout.strip() == backend
+    assert used == backend
+
+
+@pytest.mark.parametrize("backend", ["own", "onednn"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OMP_NUM_THREADS": "4", "OMP_THREAD_LIMIT": "1"},
+        {"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "3"},
+        {"OMP_NUM_THREADS": "8", "OMP_DYNAMIC": "true"},
+        {"OMP_NUM_THREADS": "4", "OMP_MAX_ACTIVE_LEVELS": "0"},
+    ],
+)
+def test_linear_is_whole_with_fewer_threads_than_promised(backend, environment):
+    """oneDNN leaves out what threads should do that OpenMP does not start."""
+    check_linear_in_a_process({"KVCTL_LINEAR": backend, **environment})
 
 
 def test_leading_axes_are_rows():

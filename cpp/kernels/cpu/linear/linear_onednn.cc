@@ -1,6 +1,9 @@
 // The oneDNN plugin: a separate library, so that libkvctl.so loads without oneDNN.
 #include "kernels/cpu/linear/linear_onednn.h"
 
+#include <omp.h>
+
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -27,11 +30,44 @@ auto Translate(F&& f) -> decltype(f()) {
   }
 }
 
+/*!
+ * \brief Makes OpenMP give oneDNN exactly the threads that it asks for, while it lives.
+ *
+ * oneDNN divides a product among as many threads as omp_get_max_threads promises. OpenMP may start
+ * fewer: OMP_THREAD_LIMIT, OMP_DYNAMIC, a call from inside a parallel region. What the missing
+ * threads should have computed is then missing from the result.
+ */
+class ExactTeam {
+ public:
+  ExactTeam() : dynamic_(omp_get_dynamic()), max_threads_(omp_get_max_threads()) {
+    const bool alone =
+        omp_in_parallel() != 0 || omp_get_active_level() >= omp_get_max_active_levels();
+    size_ = alone ? 1 : std::min(max_threads_, omp_get_thread_limit());
+    omp_set_dynamic(0);
+    omp_set_num_threads(size_);
+  }
+  ~ExactTeam() {
+    omp_set_dynamic(dynamic_);
+    omp_set_num_threads(max_threads_);
+  }
+  ExactTeam(const ExactTeam&) = delete;
+  ExactTeam& operator=(const ExactTeam&) = delete;
+
+  /*! \brief The threads that OpenMP will start. */
+  int size() const { return size_; }
+
+ private:
+  int dynamic_;
+  int max_threads_;
+  int size_;
+};
+
 memory::desc RowMajor(int64_t rows, int64_t cols) {
   return memory::desc({rows, cols}, memory::data_type::f32, memory::format_tag::ab);
 }
 
-/*! \brief Products by shape. Creating one takes up to a millisecond; few shapes have few rows. */
+/*! \brief Products by shape and by the threads that they are divided among. Creating one takes up
+ * to a millisecond; few shapes have few rows. */
 class Products {
  public:
   /*! \brief The layout that oneDNN wants for a (k, n) weight; it is the same for 1..512 rows. */
@@ -47,9 +83,9 @@ class Products {
     memory::desc scratchpad;
   };
 
-  Product Get(int64_t m, int64_t n, int64_t k, bool accumulate) {
+  Product Get(int64_t m, int64_t n, int64_t k, bool accumulate, const ExactTeam& team) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto key = std::make_tuple(m, n, k, accumulate);
+    const auto key = std::make_tuple(m, n, k, accumulate, team.size());
     auto found = products_.find(key);
     if (found != products_.end()) return found->second;
     const memory::desc weights = WeightsLocked(n, k);
@@ -91,7 +127,7 @@ class Products {
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   std::mutex mutex_;
   std::map<std::pair<int64_t, int64_t>, memory::desc> weights_;
-  std::map<std::tuple<int64_t, int64_t, int64_t, bool>, Product> products_;
+  std::map<std::tuple<int64_t, int64_t, int64_t, bool, int>, Product> products_;
 };
 
 constexpr int64_t kWarmRows = 16;
@@ -102,10 +138,12 @@ Products& AllProducts() {
 }
 
 size_t PackedBytes(int64_t n, int64_t k) {
+  const ExactTeam team;
   return Translate([&] { return AllProducts().Weights(n, k).get_size(); });
 }
 
 void Pack(const float* weight, int64_t n, int64_t k, void* packed) {
+  const ExactTeam team;
   Translate([&] {
     Products& products = AllProducts();
     const memory::desc plain({k, n}, memory::data_type::f32, memory::format_tag::ba);
@@ -116,17 +154,18 @@ void Pack(const float* weight, int64_t n, int64_t k, void* packed) {
     stream.wait();
     // Create the products now, not in the first decode steps, whose cost is measured.
     for (int64_t m = 1; m <= kWarmRows; ++m) {
-      for (bool accumulate : {false, true}) products.Get(m, n, k, accumulate);
+      for (bool accumulate : {false, true}) products.Get(m, n, k, accumulate, team);
     }
   });
 }
 
 void Multiply(const float* x, int64_t m, const void* packed, int64_t n, int64_t k,
               const float* addend, float* out) {
+  const ExactTeam team;
   Translate([&] {
     Products& products = AllProducts();
     if (addend != nullptr && addend != out) std::memcpy(out, addend, sizeof(float) * m * n);
-    const Products::Product product = products.Get(m, n, k, addend != nullptr);
+    const Products::Product product = products.Get(m, n, k, addend != nullptr, team);
     const dnnl::engine& engine = products.engine();
     dnnl::stream stream(engine);
     product.run.execute(

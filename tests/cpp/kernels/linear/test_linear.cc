@@ -188,3 +188,36 @@ TEST(SizesAreCheckedBeforeAnythingIsAllocated) {
   EXPECT_ERROR(bytes(4, -1), kValue, "not (4, -1)");
   EXPECT_ERROR(bytes(int64_t{1} << 40, 4), kValue, "rows and columns");
 }
+
+// OpenMP may start fewer threads than omp_get_max_threads promises: each row must be computed
+// still.
+TEST(LinearIsWholeWithFewerThreadsThanPromised) {
+  std::vector<LinearBackend> backends = {LinearBackend::kOwn};
+  const LinearBackend chosen = ChooseLinearBackend(WeightType::kFloat32);
+  if (chosen != LinearBackend::kOwn) backends.push_back(chosen);
+  const int threads = omp_get_max_threads();
+  for (LinearBackend backend : backends) {
+    omp_set_num_threads(4);
+    Weight weight(512, 256, WeightType::kFloat32, backend);
+    for (int64_t m : {1, 4, 70}) {
+      const std::vector<float> x = Input(m, weight.k);
+      const double unit = weight.k * std::ldexp(1.0, -24);
+      EXPECT(WorstError(weight, x, m, Run(weight, x, m), unit) <= 1.0);
+      omp_set_dynamic(1);
+      EXPECT(WorstError(weight, x, m, Run(weight, x, m), unit) <= 1.0);
+      EXPECT(omp_get_dynamic() != 0);
+      EXPECT_EQ(omp_get_max_threads(), 4);
+      omp_set_dynamic(0);
+      double worst[2] = {9, 9};
+#pragma omp parallel num_threads(2)
+      worst[omp_get_thread_num()] = WorstError(weight, x, m, Run(weight, x, m), unit);
+      EXPECT(worst[0] <= 1.0);
+      EXPECT(omp_get_max_threads() == 4 && (worst[1] <= 1.0 || worst[1] == 9));
+      const int levels = omp_get_max_active_levels();
+      omp_set_max_active_levels(0);
+      EXPECT(WorstError(weight, x, m, Run(weight, x, m), unit) <= 1.0);
+      omp_set_max_active_levels(levels);
+    }
+  }
+  omp_set_num_threads(threads);
+}
