@@ -167,18 +167,31 @@ int64_t PendingLength(const PagedKVCache& cache, int64_t seq_id) {
   return cache->PendingLength(seq_id);
 }
 
-Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
-                 const ffi::Optional<Tensor>& out, double sm_scale, double soft_cap,
-                 const ffi::Optional<Tensor>& alibi_slopes, const ffi::Optional<Tensor>& sinks,
-                 const ffi::Optional<Tensor>& lse, const ffi::Optional<Tensor>& mass) {
-  const PagedKVCacheConfig& config = cache->config();
-  if (qkv->ndim < 1) Throw(ErrorKind::kValue, "qkv must have 3 dimensions, got 0");
+void CheckScale(double sm_scale, double soft_cap) {
   if (!std::isfinite(static_cast<float>(sm_scale))) {
     Throw(ErrorKind::kValue, "sm_scale must be finite, got ", sm_scale);
   }
   if (!std::isfinite(static_cast<float>(soft_cap)) || soft_cap < 0) {
     Throw(ErrorKind::kValue, "soft_cap must be positive, or 0 for none, got ", soft_cap);
   }
+}
+
+bool AttentionInPlace(const PagedKVCache& cache, int64_t layer, const Tensor& q, const Tensor& k,
+                      const Tensor& v, const Tensor& out, double sm_scale, double soft_cap,
+                      const ffi::Optional<Tensor>& alibi_slopes, const ffi::Optional<Tensor>& sinks,
+                      const ffi::Optional<Tensor>& lse) {
+  CheckScale(sm_scale, soft_cap);
+  return cache->AttentionInPlace(layer, q, k, v, out, sm_scale,
+                                 {soft_cap, alibi_slopes, sinks, lse, {}});
+}
+
+Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
+                 const ffi::Optional<Tensor>& out, double sm_scale, double soft_cap,
+                 const ffi::Optional<Tensor>& alibi_slopes, const ffi::Optional<Tensor>& sinks,
+                 const ffi::Optional<Tensor>& lse, const ffi::Optional<Tensor>& mass) {
+  const PagedKVCacheConfig& config = cache->config();
+  if (qkv->ndim < 1) Throw(ErrorKind::kValue, "qkv must have 3 dimensions, got 0");
+  CheckScale(sm_scale, soft_cap);
   // A compiled model may pad its rows. A caller of this function has no reason to.
   if (cache->InForward()) {
     const int64_t rows = cache->GetQueryPositions()->shape[0];
@@ -245,6 +258,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.sequence_ids", Guarded(SequenceIds), "The ids of all sequences")
       .def("kvctl.cache.pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
       .def("kvctl.cache.attention", Guarded(Attention), "Append a layer's K/V and attend")
+      .def("kvctl.cache.attention_in_place", Guarded(AttentionInPlace),
+           "Attention with q, k and v apart; false if they must be in one tensor")
       .def("kvctl.cache.set_page_selector", Guarded(SetPageSelector), "Choose pages by queries")
       .def("kvctl.cache.set_observer", Guarded(SetObserver), "Watch what attention gives to tokens")
       .def("kvctl.cache.get_kv", Guarded(GetKV), "K and V of a range of tokens")

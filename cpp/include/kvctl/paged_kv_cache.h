@@ -133,6 +133,21 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
                          const tvm::runtime::Tensor& out, double sm_scale,
                          const AttentionOptions& options) = 0;
   /*!
+   * \brief The same with q, K and V apart, which are read where they lie.
+   *
+   * q, k and v are (rows, heads, head_dim), or (batch, heads, n, head_dim), where token i of batch
+   * row b is the step's new token b * n + i; out is (rows, num_qo_heads, head_dim) or (batch, n,
+   * num_qo_heads, head_dim). The heads of a token must follow one another, and tokens a fixed
+   * distance.
+   *
+   * \return false, and nothing happens, where strides of q, k or v are others, or the model library
+   * rotates, which takes one tensor.
+   */
+  virtual bool AttentionInPlace(int64_t layer, const tvm::runtime::Tensor& q,
+                                const tvm::runtime::Tensor& k, const tvm::runtime::Tensor& v,
+                                const tvm::runtime::Tensor& out, double sm_scale,
+                                const AttentionOptions& options) = 0;
+  /*!
    * \brief Sets a function that selects the pages of each attention call; nullopt removes it.
    *
    * select(layer, q) receives the rotated q of the step's queries, (queries, num_qo_heads,

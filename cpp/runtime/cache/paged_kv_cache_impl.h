@@ -95,6 +95,8 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   void AbortForward() final;
   void Attention(int64_t layer, const Tensor& qkv, const Tensor& out, double sm_scale,
                  const AttentionOptions& options) final;
+  bool AttentionInPlace(int64_t layer, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const Tensor& out, double sm_scale, const AttentionOptions& options) final;
   void SetPageSelector(tvm::ffi::Optional<tvm::ffi::Function> select) final;
   void SetObserver(tvm::ffi::Optional<tvm::ffi::Function> observer,
                    const ObserverOptions& options) final;

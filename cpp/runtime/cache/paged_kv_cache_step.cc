@@ -157,6 +157,13 @@ void PagedKVCacheImpl::Attention(int64_t layer_id, const Tensor& qkv, const Tens
   WithLock([&] { backend_->Attend(&step_, {layer_id, qkv, out, sm_scale, options}); });
 }
 
+bool PagedKVCacheImpl::AttentionInPlace(int64_t layer_id, const Tensor& q, const Tensor& k,
+                                        const Tensor& v, const Tensor& out, double sm_scale,
+                                        const AttentionOptions& options) {
+  return WithLock(
+      [&] { return backend_->AttendInPlace(&step_, {layer_id, q, k, v, out, sm_scale, options}); });
+}
+
 void PagedKVCacheImpl::SelfAttention(int64_t layer_id, Tensor q, Tensor k, Tensor v, Tensor out,
                                      Tensor lse, double sm_scale) {
   WithLock([&] {

@@ -66,6 +66,12 @@ void CheckDType(const DLTensor* tensor, const char* what, DLDataType dtype) {
 
 void CheckTensor(const DLTensor* tensor, const char* what, DLDevice device,
                  tvm::ffi::ShapeView shape) {
+  CheckShape(tensor, what, device, shape);
+  if (!tvm::ffi::IsContiguous(*tensor)) Throw(ErrorKind::kValue, what, " must be contiguous");
+}
+
+void CheckShape(const DLTensor* tensor, const char* what, DLDevice device,
+                tvm::ffi::ShapeView shape) {
   const tvm::ffi::ShapeView found(tensor->shape, tensor->ndim);
   const auto matches = [](int64_t extent, int64_t expected) {
     return expected == kAnyExtent || extent == expected;
@@ -78,7 +84,6 @@ void CheckTensor(const DLTensor* tensor, const char* what, DLDevice device,
     Throw(ErrorKind::kValue, what, " must lie on ", DeviceText(device),
           " but lies on another device, ", DeviceText(tensor->device));
   }
-  if (!tvm::ffi::IsContiguous(*tensor)) Throw(ErrorKind::kValue, what, " must be contiguous");
 }
 
 }  // namespace kvctl

@@ -30,6 +30,17 @@ DType FloatDType(DLDataType dtype, const char* what);
 DLDataType ToDLDataType(DType dtype);
 
 /*!
+ * \brief Checks a tensor's device and shape; its strides may be any.
+ * \throws Error as CheckTensor.
+ */
+void CheckShape(const DLTensor* tensor, const char* what, DLDevice device,
+                tvm::ffi::ShapeView shape);
+inline void CheckShape(const DLTensor* tensor, const char* what, DLDevice device,
+                       std::initializer_list<int64_t> shape) {
+  CheckShape(tensor, what, device, tvm::ffi::ShapeView(shape.begin(), shape.size()));
+}
+
+/*!
  * \brief Checks a tensor's device, contiguity and shape.
  * \param what The tensor's name in messages.
  * \param shape The expected extents, kAnyExtent where any will do.

@@ -278,6 +278,22 @@ class cache:
         ],
         Tensor,
     ] = _get("kvctl.cache.attention")
+    attention_in_place: Callable[
+        [
+            PagedKVCacheHandle,
+            int,
+            Tensor,
+            Tensor,
+            Tensor,
+            Tensor,
+            float,
+            float,
+            Tensor | None,
+            Tensor | None,
+            Tensor | None,
+        ],
+        bool,
+    ] = _get("kvctl.cache.attention_in_place")
     begin_forward: Callable[
         [PagedKVCacheHandle, Shape, Shape, Sequence[Tensor | None] | None, Shape | None, int], None
     ] = _get("kvctl.cache.begin_forward")

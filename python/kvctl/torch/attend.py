@@ -25,8 +25,10 @@ def attention(
 ) -> torch.Tensor:
     """Append the new tokens' K and V to a layer and attend under the step's mask.
 
-    Between ``cache.begin_forward`` and ``end_forward``, once for each layer. Tensors may have any
-    strides. Under ``torch.compile`` this function breaks the graph; :class:`Attention` does not.
+    Between ``cache.begin_forward`` and ``end_forward``, once for each layer. q, k and v are read
+    where they lie, if the heads of a token follow one another in memory, as a projection leaves
+    them. Others are copied first, and so they are for a cache that a model library rotates for.
+    Under ``torch.compile`` this function breaks the graph; :class:`Attention` does not.
 
     Parameters
     ----------
@@ -71,26 +73,17 @@ def attention(
     for name, option in (("alibi_slopes", alibi_slopes), ("sinks", sinks), ("lse", lse)):
         if option is not None:
             check_plain(name, option)
+    sm_scale = cache.head_dim**-0.5 if scale is None else to_scale(scale)
+    # With four dimensions (batch, n, heads, head_dim): a model flattens the heads of each token.
     packed = q.dim() == 3
-    if not packed:
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    heads, kv_heads, dim = cache.num_qo_heads, cache.num_kv_heads, cache.head_dim
-    rows = q.shape[:-2]
-    qkv = q.new_empty((*rows, heads + 2 * kv_heads, dim))
-    torch.cat((q, k, v), -2, out=qkv)  # without `out`, strides of its inputs may come through
-    out = q.new_empty((*rows, heads, dim))
+    out = q.new_empty(q.shape if packed else (q.shape[0], q.shape[2], q.shape[1], q.shape[3]))
     check_plain("q", out)  # it is not inside a mode that only traces
+    where, options = (cache.handle, to_layer(layer)), (alibi_slopes, sinks, lse)
     # Torch tensors as arguments make the call run on torch's current stream.
-    ffi.cache.attention(
-        cache.handle,
-        to_layer(layer),
-        qkv if packed else qkv.flatten(0, 1),
-        out if packed else out.flatten(0, 1),
-        cache.head_dim**-0.5 if scale is None else to_scale(scale),
-        soft_cap,
-        alibi_slopes,
-        sinks,
-        lse,
-        None,
-    )
+    if not ffi.cache.attention_in_place(*where, q, k, v, out, sm_scale, soft_cap, *options):
+        if not packed:
+            q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        qkv = torch.cat((q, k, v), 1).contiguous()
+        rows = out if packed else out.flatten(0, 1)
+        ffi.cache.attention(*where, qkv, rows, sm_scale, soft_cap, *options, None)
     return out if packed else out.transpose(1, 2)

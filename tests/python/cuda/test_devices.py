@@ -14,6 +14,7 @@ import pytest
 import kvctl
 from devices import DEVICES, fetch, poison, put, require, rounded
 from kvctl import Mask, PagedKVCache, TokenTree
+from kvctl._ffi import functions
 
 BOUND = {"float16": 2e-3, "bfloat16": 1e-2}
 LAYERS, QO_HEADS, KV_HEADS, DIM = 2, 4, 2, 64
@@ -218,6 +219,35 @@ def test_own_rope_is_that_of_the_cpu(device):
         keys.append(fetch(cache.get_kv(0)[0]))
     assert np.linalg.norm(outputs[1] - outputs[0]) < 2e-3 * np.linalg.norm(outputs[0])
     assert np.linalg.norm(keys[1] - keys[0]) < 1e-3 * np.linalg.norm(keys[0])
+
+
+def test_q_k_and_v_apart_are_as_in_one_tensor(device):
+    shape = (2, QO_HEADS + 2 * KV_HEADS, 1, DIM)  # one token for each of two sequences
+    outputs = []
+    for apart in [False, True]:
+        cache = make_cache(device, rope=kvctl.Rope())
+        for seq_id in range(2):
+            cache.add_sequence(seq_id)
+        rng = np.random.default_rng(8)
+        for _ in range(3):
+            with cache.forward([0, 1], [1, 1]):
+                for layer in range(LAYERS):
+                    qkv = rng.standard_normal(shape)
+                    out = poison((2, 1, QO_HEADS, DIM), device, "float16")
+                    if not apart:
+                        out = poison((2, QO_HEADS, DIM), device, "float16")
+                        cache.attention(layer, put(qkv[:, :, 0], device, "float16"), out)
+                    else:
+                        q, k, v = np.split(qkv, [QO_HEADS, QO_HEADS + KV_HEADS], 1)
+                        new = [put(part, device, "float16") for part in (q, k, v)]
+                        options = DIM**-0.5, 0.0, None, None, None
+                        call = functions.cache.attention_in_place
+                        assert call(cache.handle, layer, *new, out, *options)
+                    outputs.append(fetch(out).reshape(2, QO_HEADS, DIM))
+        outputs.append(fetch(cache.get_kv(1)[0]))
+    half = len(outputs) // 2
+    for one, other in zip(outputs[:half], outputs[half:], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_options_of_attention(device):

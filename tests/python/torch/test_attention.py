@@ -6,6 +6,8 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'kvctl[t
 
 import kvctl.torch
 from kvctl import Mask
+from kvctl._ffi import functions
+from library_rotation import library_cache, rotation_in_python
 from torch_reference import (
     BOUND,
     DIM,
@@ -122,6 +124,46 @@ def test_strides_change_no_bit(kind, n):
         outs += [step(cache, 0, these, 0, n), step(cache, 0, these, 0, n, packed=True)]
     assert outs[0].equal(outs[2])
     assert outs[1].equal(outs[3])
+
+
+IN_PLACE = {
+    "projected": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "in one tensor": lambda x: (
+        torch.cat([x, x], 1).transpose(1, 2).contiguous().transpose(1, 2)[:, : x.shape[1]]
+    ),
+    "one token": lambda x: x[:, :, :1].contiguous(),
+}
+
+
+@pytest.mark.parametrize("kind", IN_PLACE)
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_of_heads_are_read_where_they_lie(kind, packed, monkeypatch):
+    parts = [IN_PLACE[kind](part) for part in rows(6)]
+    n = parts[0].shape[2]
+    expected = plain(*parts, causal(n, n))
+    cache = make_cache()
+    cache.add_sequence(0)
+    monkeypatch.setattr(functions.cache, "attention", None)  # which takes a copy
+    out = step(cache, 0, parts, 0, n, packed=packed)
+    assert error(out, expected) < BOUND[torch.float32]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_cache_that_a_model_library_rotates_for(packed):
+    cache = library_cache(
+        rotation_in_python(lambda x, at: x, KV_HEADS),
+        num_layers=LAYERS,
+        num_qo_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        head_dim=DIM,
+        max_total_tokens=64,
+        page_size=16,
+        prefill_chunk_size=16,
+    )
+    cache.add_sequence(0)
+    parts = rows(7)
+    out = step(cache, 0, parts, 0, 7, packed=packed)
+    assert error(out, plain(*parts, causal(7, 7))) < BOUND[torch.float32]
 
 
 def test_the_options_of_attention():

@@ -1,5 +1,7 @@
 #include "runtime/cache/backend/cache_backend.h"
 
+#include <optional>
+
 #include "kvctl/error.h"
 #include "runtime/cache/backend/cpu_cache_backend.h"
 #include "runtime/cache/backend/cuda_cache_backend.h"
@@ -55,7 +57,83 @@ void CacheBackend::Attend(ForwardStep* step, const FusedAttention& call) {
           " new tokens");
   }
   if (call.options.mass.has_value()) Require(CacheFeature::kAttentionSums);
-  AppendAndAttend(step, layer, call);
+  AppendAndAttend(
+      step, layer,
+      {call.layer_id, rotator_.FusedRows(call.qkv), call.out, call.sm_scale, call.options});
+}
+
+namespace {
+
+/*! \brief Which tokens a tensor has: (rows, heads, head_dim) or (batch, heads, n, head_dim). */
+struct TokenAxes {
+  explicit TokenAxes(const Tensor& tensor)
+      : batch(tensor->ndim == 4 ? tensor->shape[0] : 1),
+        rows(tensor->ndim == 4 ? tensor->shape[2] : tensor->shape[0]) {}
+  int64_t batch, rows;
+};
+
+/*! \brief The rows of q, K or V where they lie; nullopt if its strides are not those of rows. */
+std::optional<KVRows> RowsInPlace(const Tensor& tensor, DType dtype) {
+  const TokenAxes axes(tensor);
+  const int ndim = tensor->ndim;
+  const int64_t* strides = tensor->strides;
+  const int64_t heads = tensor->shape[1], head_dim = tensor->shape[ndim - 1];
+  const int64_t row = strides[ndim == 4 ? 2 : 0];
+  const bool dense = strides[ndim - 1] == 1 && (heads == 1 || strides[1] == head_dim);
+  if (!dense) return std::nullopt;
+  void* data = DataPointer(tensor.operator->());
+  if (axes.batch == 1) return KVRows{data, dtype, row};
+  if (axes.rows == 1) return KVRows{data, dtype, strides[0]};
+  if (strides[0] != axes.rows * row) return std::nullopt;
+  return KVRows{data, dtype, row};
+}
+
+}  // namespace
+
+bool CacheBackend::AttendInPlace(ForwardStep* step, const SeparateAttention& call) {
+  const int32_t layer = step->AttendedLayer(call.layer_id);
+  const int64_t num_rows = step->plan().num_query_tokens(), head_dim = config_.head_dim;
+  if (call.q->ndim != 3 && call.q->ndim != 4) {
+    Throw(ErrorKind::kValue, "q must have 3 or 4 dimensions, got ", call.q->ndim);
+  }
+  const TokenAxes axes(call.q);
+  const auto check = [&](const Tensor& tensor, const char* name, int64_t heads) {
+    if (call.q->ndim == 3) {
+      CheckShape(tensor.operator->(), name, config_.device, {axes.rows, heads, head_dim});
+    } else {
+      CheckShape(tensor.operator->(), name, config_.device,
+                 {axes.batch, heads, axes.rows, head_dim});
+    }
+    CheckDType(tensor.operator->(), name, call.q.DataType());
+  };
+  check(call.q, "q", config_.num_qo_heads);
+  check(call.k, "k", config_.num_kv_heads);
+  check(call.v, "v", config_.num_kv_heads);
+  if (axes.batch * axes.rows != num_rows) {
+    Throw(ErrorKind::kValue, "q has ", axes.batch * axes.rows, " rows and the step has ", num_rows,
+          " new tokens");
+  }
+  if (call.q->ndim == 3) {
+    CheckTensor(call.out.operator->(), "the attention output", config_.device,
+                {num_rows, config_.num_qo_heads, head_dim});
+  } else {
+    CheckTensor(call.out.operator->(), "the attention output", config_.device,
+                {axes.batch, axes.rows, config_.num_qo_heads, head_dim});
+  }
+  if (call.options.mass.has_value()) Require(CacheFeature::kAttentionSums);
+  const DType dtype = FloatDType(call.q.DataType(), "q");
+  const std::optional<KVRows> q = RowsInPlace(call.q, dtype), k = RowsInPlace(call.k, dtype),
+                              v = RowsInPlace(call.v, dtype);
+  if (!q.has_value() || !k.has_value() || !v.has_value() || !rotator_.TakesRowsApart()) {
+    return false;
+  }
+  AppendAndAttend(step, layer,
+                  {call.layer_id,
+                   {*q, *k, *v, call.q.DataType(), nullptr},
+                   call.out,
+                   call.sm_scale,
+                   call.options});
+  return true;
 }
 
 void CacheBackend::AttendPart(ForwardStep*, const PartAttention&) {

@@ -29,6 +29,24 @@ struct FusedAttention {
   const AttentionOptions& options;
 };
 
+/*! \brief One layer's attention with q, K and V apart: see PagedKVCacheObj::AttentionInPlace. */
+struct SeparateAttention {
+  int64_t layer_id;
+  const tvm::runtime::Tensor &q, &k, &v;
+  const tvm::runtime::Tensor& out;  //!< (rows, num_qo_heads, head_dim), perhaps (batch, n, ...)
+  double sm_scale;
+  const AttentionOptions& options;
+};
+
+/*! \brief One layer's attention, with arguments that have been checked. */
+struct LayerAttention {
+  int64_t layer_id;
+  GivenRows given;
+  const tvm::runtime::Tensor& out;
+  double sm_scale;
+  const AttentionOptions& options;
+};
+
 /*! \brief Which part of attention a call of TVM's interface asks for. */
 enum class PartKind {
   kSelf,      //!< to the new tokens, whose K and V are given
@@ -83,6 +101,8 @@ class CacheBackend {
   virtual void BeginStep(ForwardStep* step) = 0;
   /*! \brief Writes the layer's K and V of the new tokens into their slots, and attends. */
   void Attend(ForwardStep* step, const FusedAttention& call);
+  /*! \brief The same; false, and nothing happens, if strides or the rotation do not allow it. */
+  bool AttendInPlace(ForwardStep* step, const SeparateAttention& call);
   virtual void AttendPart(ForwardStep* step, const PartAttention& call);
   virtual void Merge(const AttentionResults& results);
 
@@ -115,7 +135,7 @@ class CacheBackend {
   CacheBackend(CacheDevice device, const PagedKVCacheConfig& config, KeyRotator* rotator);
 
   /*! \brief Attend, with arguments that have been checked. */
-  virtual void AppendAndAttend(ForwardStep* step, int32_t layer, const FusedAttention& call) = 0;
+  virtual void AppendAndAttend(ForwardStep* step, int32_t layer, const LayerAttention& call) = 0;
   /*! \brief The data of a float32 tensor of an option; nullptr where it is not given. */
   float* OptionData(const tvm::ffi::Optional<Tensor>& tensor, const char* name,
                     std::initializer_list<int64_t> shape) const;

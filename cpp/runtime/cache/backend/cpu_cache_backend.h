@@ -35,7 +35,7 @@ class CpuCacheBackend final : public CacheBackend {
   void RotateSlots(const std::vector<KeyRotation>& rotations) final;
 
  protected:
-  void AppendAndAttend(ForwardStep* step, int32_t layer, const FusedAttention& call) final;
+  void AppendAndAttend(ForwardStep* step, int32_t layer, const LayerAttention& call) final;
 
  private:
   /*! \brief Calls f(shape, data of one layer's pages) for every array of pages. */
@@ -56,7 +56,7 @@ class CpuCacheBackend final : public CacheBackend {
   /*! \brief Runs the kernel over runs_, and merges the results. */
   void Run(int64_t num_rows, const Tensor& out, double sm_scale, const AttentionOptions& options);
   /*! \brief Run, then the sums of attention for `options.mass` and the observer. */
-  void RunObserved(const ForwardStep& step, const FusedAttention& call);
+  void RunObserved(const ForwardStep& step, const LayerAttention& call);
   void CheckRows(const ForwardStep& step, const Tensor& rows, const char* name,
                  int64_t num_heads) const;
 

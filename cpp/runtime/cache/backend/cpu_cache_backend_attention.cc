@@ -19,9 +19,9 @@ void CpuCacheBackend::BeginStep(ForwardStep* step) {
 }
 
 void CpuCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
-                                      const FusedAttention& call) {
+                                      const LayerAttention& call) {
   const int64_t num_rows = step->plan().num_query_tokens();
-  const QKVRows rows = rotator_.RotateStep(call.qkv, num_rows, step->has_sinks());
+  const QKVRows rows = rotator_.RotateStep(call.given, num_rows, step->has_sinks());
   Append(step, layer, rows);
   runs_.clear();
   AddPages(step, layer, rows, StepKeys::kAll);
@@ -111,7 +111,7 @@ void CpuCacheBackend::Run(int64_t num_rows, const Tensor& out, double sm_scale,
   if (lse != nullptr) std::copy_n(merged_.lse.data(), size, lse);
 }
 
-void CpuCacheBackend::RunObserved(const ForwardStep& step, const FusedAttention& call) {
+void CpuCacheBackend::RunObserved(const ForwardStep& step, const LayerAttention& call) {
   const int64_t num_rows = step.plan().num_query_tokens(), heads = config_.num_qo_heads;
   AttentionMass own;  // the sums that the call itself asks for, checked before anything happens
   if (call.options.mass.has_value()) {

@@ -40,9 +40,9 @@ void CudaCacheBackend::BeginStep(ForwardStep* step) {
 }
 
 void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
-                                       const FusedAttention& call) {
+                                       const LayerAttention& call) {
   const int64_t num_rows = step->plan().num_query_tokens(), heads = config_.num_qo_heads;
-  const QKVRows rows = rotator_.RotateStepByLibrary(call.qkv, num_rows);
+  const QKVRows rows = rotator_.RotateStepByLibrary(call.given, num_rows);
   CudaAttention attention{};
   attention.layer = layer;
   attention.q = rows.q;

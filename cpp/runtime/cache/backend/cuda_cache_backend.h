@@ -34,7 +34,7 @@ class CudaCacheBackend final : public CacheBackend {
   void PoisonSlots(const std::vector<int32_t>& slots) final;
 
  protected:
-  void AppendAndAttend(ForwardStep* step, int32_t layer, const FusedAttention& call) final;
+  void AppendAndAttend(ForwardStep* step, int32_t layer, const LayerAttention& call) final;
 
  private:
   void* stream() const { return CurrentStream(config_.device); }

@@ -62,47 +62,48 @@ Tensor KeyRotator::TakeRows(Tensor* buffer, int64_t num_rows, int64_t num_heads,
   return part;
 }
 
-namespace {
-
-/*! \brief The rows of a fused tensor as they are. */
-QKVRows PlainRows(const Tensor& qkv, const PagedKVCacheConfig& config) {
-  const int64_t qo_heads = config.num_qo_heads, kv_heads = config.num_kv_heads;
-  const int64_t stride = (qo_heads + 2 * kv_heads) * config.head_dim;
+GivenRows KeyRotator::FusedRows(const Tensor& qkv) const {
+  const int64_t qo_heads = config_.num_qo_heads, kv_heads = config_.num_kv_heads;
+  const int64_t stride = (qo_heads + 2 * kv_heads) * config_.head_dim;
   const DType dtype = FloatDType(qkv.DataType(), "qkv");
   char* q = static_cast<char*>(DataPointer(qkv.operator->()));
-  char* k = q + qo_heads * config.head_dim * DTypeSize(dtype);
-  char* v = k + kv_heads * config.head_dim * DTypeSize(dtype);
-  return {{q, dtype, stride}, {k, dtype, stride}, {v, dtype, stride}, {k, dtype, stride}, {}};
+  char* k = q + qo_heads * config_.head_dim * DTypeSize(dtype);
+  char* v = k + kv_heads * config_.head_dim * DTypeSize(dtype);
+  return {{q, dtype, stride}, {k, dtype, stride}, {v, dtype, stride}, qkv.DataType(), &qkv};
 }
+
+namespace {
+
+QKVRows PlainRows(const GivenRows& given) { return {given.q, given.k, given.v, given.k, {}}; }
 
 }  // namespace
 
-QKVRows KeyRotator::Rotate(const Tensor& qkv, int64_t num_rows, Rotation* rotation) const {
+QKVRows KeyRotator::Rotate(const GivenRows& given, int64_t num_rows, Rotation* rotation) const {
   const int64_t qo_heads = config_.num_qo_heads, kv_heads = config_.num_kv_heads;
-  const QKVRows plain = PlainRows(qkv, config_);
-  QKVRows rows = plain;
+  QKVRows rows = PlainRows(given);
   if (rotation->table != nullptr) {
-    const DType dtype = plain.q.dtype;
-    TakeRows(&rotation->q, num_rows, qo_heads, qkv.DataType(), &rows.q);
-    TakeRows(&rotation->k, num_rows, kv_heads, qkv.DataType(), &rows.k);
-    RopeCpu(*rotation->table, dtype, qo_heads, config_.head_dim, plain.q.data, plain.q.row_stride,
+    const DType dtype = given.q.dtype;
+    TakeRows(&rotation->q, num_rows, qo_heads, given.dtype, &rows.q);
+    TakeRows(&rotation->k, num_rows, kv_heads, given.dtype, &rows.k);
+    RopeCpu(*rotation->table, dtype, qo_heads, config_.head_dim, given.q.data, given.q.row_stride,
             rows.q.data, rows.q.row_stride);
-    RopeCpu(*rotation->table, dtype, kv_heads, config_.head_dim, plain.k.data, plain.k.row_stride,
+    RopeCpu(*rotation->table, dtype, kv_heads, config_.head_dim, given.k.data, given.k.row_stride,
             rows.k.data, rows.k.row_stride);
   } else if (config_.split_rotary.has_value()) {
-    CallLibrary(qkv, num_rows, rotation, &rows);
+    CallLibrary(given, num_rows, rotation, &rows);
   }
   return rows;
 }
 
-void KeyRotator::CallLibrary(const Tensor& qkv, int64_t num_rows, Rotation* rotation,
+void KeyRotator::CallLibrary(const GivenRows& given, int64_t num_rows, Rotation* rotation,
                              QKVRows* rows) const {
   const int64_t qo_heads = config_.num_qo_heads, kv_heads = config_.num_kv_heads;
-  const DLDataType type = qkv.DataType();
+  const DLDataType type = given.dtype;
   const Tensor q = TakeRows(&rotation->q, num_rows, qo_heads, type, &rows->q);
   const Tensor k = TakeRows(&rotation->k, num_rows, kv_heads, type, &rows->k);
   const Tensor v = TakeRows(&rotation->v, num_rows, kv_heads, type, &rows->v);
-  const Tensor fused = qkv.CreateView({num_rows, qo_heads + 2 * kv_heads, config_.head_dim}, type);
+  const Tensor fused =
+      given.fused->CreateView({num_rows, qo_heads + 2 * kv_heads, config_.head_dim}, type);
   const Tensor positions = rotation->positions.CreateView({num_rows}, {kDLInt, 32, 1});
   if (config_.rope_ext_factors.has_value()) {
     config_.split_rotary.value()(fused, positions, q, k, v, config_.rope_ext_factors.value());
@@ -112,14 +113,14 @@ void KeyRotator::CallLibrary(const Tensor& qkv, int64_t num_rows, Rotation* rota
   }
 }
 
-QKVRows KeyRotator::RotateStep(const Tensor& qkv, int64_t num_rows, bool at_sinks) {
-  QKVRows rows = Rotate(qkv, num_rows, &step_);
-  if (at_sinks) rows.q_at_sinks = Rotate(qkv, num_rows, &sinks_).q;
+QKVRows KeyRotator::RotateStep(const GivenRows& given, int64_t num_rows, bool at_sinks) {
+  QKVRows rows = Rotate(given, num_rows, &step_);
+  if (at_sinks) rows.q_at_sinks = Rotate(given, num_rows, &sinks_).q;
   return rows;
 }
 
-QKVRows KeyRotator::RotateStepByLibrary(const Tensor& qkv, int64_t num_rows) {
-  return step_.table != nullptr ? PlainRows(qkv, config_) : Rotate(qkv, num_rows, &step_);
+QKVRows KeyRotator::RotateStepByLibrary(const GivenRows& given, int64_t num_rows) {
+  return step_.table != nullptr ? PlainRows(given) : Rotate(given, num_rows, &step_);
 }
 
 QKVRows KeyRotator::RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,
@@ -154,7 +155,7 @@ QKVRows KeyRotator::RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor
   put(q, 0);
   if (k.has_value()) put(k.value(), config_.num_qo_heads);
   if (v.has_value()) put(v.value(), config_.num_qo_heads + config_.num_kv_heads);
-  return RotateStep(fused, num_rows, at_sinks);
+  return RotateStep(FusedRows(fused), num_rows, at_sinks);
 }
 
 Tensor KeyRotator::EmptyKeys(size_t count) const {
@@ -180,7 +181,7 @@ Tensor KeyRotator::RotateKeys(const std::vector<int32_t>& positions, const KVRow
                  dtype_, kv_heads * head_dim);
     }
     Set(positions.data() + first, static_cast<int32_t>(rows), &keys_);
-    const KVRows rotated = Rotate(fused, rows, &keys_).k;
+    const KVRows rotated = Rotate(FusedRows(fused), rows, &keys_).k;
     std::memcpy(static_cast<char*>(DataPointer(out.operator->())) + first * kv_heads * head_bytes,
                 rotated.data, rows * kv_heads * head_bytes);
   }

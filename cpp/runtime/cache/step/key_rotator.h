@@ -43,14 +43,21 @@ class KeyRotator {
   /*! \brief Sets the positions [rows] from which the step's rows look at renumbered sinks. */
   void SetSinks(const std::vector<int32_t>& positions);
   /*!
-   * \brief Rotates the step's rows.
-   * \param qkv (rows, num_qo_heads + 2 * num_kv_heads, head_dim); it may have more rows.
-   * \param at_sinks Whether to rotate q for renumbered sinks as well.
-   * \return Rows in qkv or in buffers of this object, which the next call overwrites.
+   * \brief q, K and V of one tensor.
+   * \param qkv (rows, num_qo_heads + 2 * num_kv_heads, head_dim); it may have more rows. The result
+   * refers to it.
    */
-  QKVRows RotateStep(const Tensor& qkv, int64_t num_rows, bool at_sinks);
+  GivenRows FusedRows(const Tensor& qkv) const;
+  /*! \brief Whether rows may be given that are not fused: not if the model library rotates them. */
+  bool TakesRowsApart() const { return !config_.split_rotary.has_value(); }
+  /*!
+   * \brief Rotates the step's rows.
+   * \param at_sinks Whether to rotate q for renumbered sinks as well.
+   * \return The given rows, or rows in buffers of this object, which the next call overwrites.
+   */
+  QKVRows RotateStep(const GivenRows& given, int64_t num_rows, bool at_sinks);
   /*! \brief The same, but leaves kvctl's own rotation to a kernel that reads step_table(). */
-  QKVRows RotateStepByLibrary(const Tensor& qkv, int64_t num_rows);
+  QKVRows RotateStepByLibrary(const GivenRows& given, int64_t num_rows);
   /*!
    * \brief Rotates separate q, k and v, (rows, heads, head_dim), if RoPE is inline; in the other
    * modes they come rotated.
@@ -93,8 +100,9 @@ class KeyRotator {
   void Create(Rotation* rotation) const;
   /*! \brief Sets positions in host memory. */
   void Set(const int32_t* positions, int32_t num_rows, Rotation* rotation) const;
-  QKVRows Rotate(const Tensor& qkv, int64_t num_rows, Rotation* rotation) const;
-  void CallLibrary(const Tensor& qkv, int64_t num_rows, Rotation* rotation, QKVRows* rows) const;
+  QKVRows Rotate(const GivenRows& given, int64_t num_rows, Rotation* rotation) const;
+  void CallLibrary(const GivenRows& given, int64_t num_rows, Rotation* rotation,
+                   QKVRows* rows) const;
   /*! \brief A view of a buffer of at most prefill_chunk_size rows, allocated when first used. */
   Tensor Scratch(Tensor* buffer, int64_t num_rows, int64_t num_heads, DLDataType dtype) const;
   /*! \brief A view of rotated rows' buffer; `rows` receives it as a kernel takes it. */

@@ -14,6 +14,15 @@
 
 namespace kvctl {
 
+/*! \brief The new tokens' rows of one layer as they are given; q, K and V have one type. */
+struct GivenRows {
+  KVRows q, k, v;
+  DLDataType dtype;
+  /*! \brief (at least rows, num_qo_heads + 2 * num_kv_heads, head_dim), if q, K and V are parts of
+   * one tensor. A model library's rotation takes nothing else. */
+  const tvm::runtime::Tensor* fused;
+};
+
 /*! \brief The new tokens' rows of one layer, rotated where the cache rotates. */
 struct QKVRows {
   KVRows q, k, v;
