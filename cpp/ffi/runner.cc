@@ -159,12 +159,51 @@ Tensor Verify(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const Tenso
   return self->runner.Verify(ToVector(seq_ids), DecodeTrees(code, trees->shape[0]));
 }
 
+ForwardOptions OptionsOf(const ffi::Shape& hidden, int64_t exit_layer) {
+  return {ToInt32(hidden, "layer"), Narrow(exit_layer, "layers")};
+}
+
+ffi::Array<ffi::Optional<Tensor>> ToArray(const ForwardRows& rows) {
+  ffi::Optional<Tensor> hidden;
+  if (rows.hidden.defined()) hidden = rows.hidden;
+  return {ffi::Optional<Tensor>(rows.logits), hidden};
+}
+
+/*! \brief hidden: layers, -1 being what the output layer reads. exit_layer: 0, or how many run. */
+ffi::Array<ffi::Optional<Tensor>> VerifyStates(const ModelRunnerRef& self,
+                                               const ffi::Shape& seq_ids, const Tensor& trees,
+                                               const ffi::Shape& hidden, int64_t exit_layer) {
+  const auto* code = TensorData<const int32_t>(trees, "trees", {kAnyExtent});
+  return ToArray(self->runner.Verify(ToVector(seq_ids), DecodeTrees(code, trees->shape[0]),
+                                     OptionsOf(hidden, exit_layer)));
+}
+
+Tensor Embed(const ModelRunnerRef& self, const ffi::Shape& tokens) {
+  const std::vector<int32_t> ids = ToInt32(tokens, "token");
+  for (int32_t token : ids) {
+    if (token < 0 || token >= self->runner.vocab_size()) {
+      Throw(ErrorKind::kValue, "token ", token, " is not in the model's vocabulary [0, ",
+            self->runner.vocab_size(), ")");
+    }
+  }
+  if (ids.empty()) Throw(ErrorKind::kValue, "there are no tokens to embed");
+  return self->runner.Embed(ids);
+}
+
+Tensor PrefillEmbeddings(const ModelRunnerRef& self, const ffi::Shape& seq_ids,
+                         const ffi::Array<Tensor>& embeddings) {
+  return self->runner.PrefillEmbeddings(ToVector(seq_ids), {embeddings.begin(), embeddings.end()});
+}
+
+bool GivesHidden(const ModelRunnerRef& self) { return self->runner.GivesHidden(); }
+
 /*! \brief masks: one per sequence or nullopt. positions: flat, or nullopt. pending: 1, 0, or -1 for
- * exactly when the mask is a tree. */
-Tensor Forward(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& lengths,
-               const ffi::Shape& tokens,
-               const ffi::Optional<ffi::Array<ffi::Optional<Tensor>>>& masks,
-               const ffi::Optional<ffi::Shape>& positions, int64_t pending) {
+ * exactly when the mask is a tree. hidden, exit_layer: as VerifyStates takes them. */
+ffi::Array<ffi::Optional<Tensor>> ForwardStates(
+    const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& lengths,
+    const ffi::Shape& tokens, const ffi::Optional<ffi::Array<ffi::Optional<Tensor>>>& masks,
+    const ffi::Optional<ffi::Shape>& positions, int64_t pending, const ffi::Shape& hidden,
+    int64_t exit_layer) {
   CheckLengths(tokens, lengths, "token");
   if (lengths.size() != seq_ids.size()) {
     Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", lengths.size(),
@@ -191,7 +230,8 @@ Tensor Forward(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi:
     if (pending >= 0) requests[i].pending = pending != 0;
     at += lengths[i];
   }
-  return self->runner.Forward(requests, ToInt32(tokens, "token"));
+  return ToArray(
+      self->runner.Forward(requests, ToInt32(tokens, "token"), OptionsOf(hidden, exit_layer)));
 }
 
 ffi::Optional<PagedKVCache> CacheOf(const ModelRunnerRef& self) {
@@ -234,7 +274,15 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.runner.prefill", Guarded(Prefill), "Append prompts, in chunks")
       .def("kvctl.runner.decode", Guarded(Decode), "Append one token to each sequence")
       .def("kvctl.runner.verify", Guarded(Verify), "Forward token trees, leaving them pending")
-      .def("kvctl.runner.forward", Guarded(Forward), "Forward tokens under any masks")
+      .def("kvctl.runner.verify_states", Guarded(VerifyStates),
+           "Forward token trees; logits and hidden states")
+      .def("kvctl.runner.forward_states", Guarded(ForwardStates),
+           "Forward tokens under any masks; logits and hidden states")
+      .def("kvctl.runner.embed", Guarded(Embed), "The rows that enter layer 0")
+      .def("kvctl.runner.prefill_embeddings", Guarded(PrefillEmbeddings),
+           "Append prompts that are embeddings, in chunks")
+      .def("kvctl.runner.gives_hidden", Guarded(GivesHidden),
+           "Whether a library gives what the output layer reads")
       .def("kvctl.runner.cache", Guarded(CacheOf), "A runner's cache, or None")
       .def("kvctl.runner.state", Guarded(StateOf), "A runner's recurrent state, or None")
       .def("kvctl.runner.library", Guarded(LibraryOf), "A runner's model library")

@@ -25,7 +25,7 @@ from kvctl.draft import RoundCost, SuffixStore
 from kvctl.engine import cost_file
 from kvctl.models import compile_model
 from kvctl.models.build import compile as compiling
-from kvctl.models.graph import decoder
+from kvctl.models.graph import export as graph
 from kvctl.text import ModelText
 from kvctl.verification import Trace
 from small_cache import make_cache, step
@@ -45,7 +45,7 @@ class Written:
 @cache
 def _exported(*arguments: Any) -> Any:
     config, rest = arguments[0], dict(arguments[1:])
-    return decoder.export(config, **rest)
+    return graph.export(config, **rest)
 
 
 def _export(config: Any, **options: Any) -> Any:

@@ -22,6 +22,8 @@
 
 namespace kvctl {
 
+struct PromptPiece;
+
 /*! \brief How a model is loaded. 0 means: what the model's library says. */
 struct RunnerOptions {
   DLDevice device = {kDLCPU, 0};
@@ -39,6 +41,30 @@ struct RunnerOptions {
   bool keep_steps = true;       //!< keep the state after every token where the model gives it
   /*! \brief Called during the load with the bytes of parameters read and their total. */
   std::function<void(int64_t, int64_t)> progress;
+};
+
+/*! \brief What a forward of every row returns beside its logits, and how far it goes. */
+struct ForwardOptions {
+  /*! \brief Stands for what the output layer reads, among the layers of `hidden`. */
+  static constexpr int32_t kLast = -1;
+  /*!
+   * \brief Layers whose outputs are returned, counted from 0, or kLast; empty: none. The library
+   * must have been compiled for them; MLC-LLM's libraries with *_to_last_hidden_states have kLast.
+   */
+  std::vector<int32_t> hidden;
+  /*!
+   * \brief > 0: only the first so many layers run, then the last norm and the output layer. The
+   * rows are pending, and can be dropped but not committed. The library must have been compiled
+   * for that number.
+   */
+  int32_t exit_layer = 0;
+};
+
+/*! \brief The rows of a forward. */
+struct ForwardRows {
+  tvm::runtime::Tensor logits;  //!< (rows, vocabulary) float32
+  /*! \brief (rows, layers asked for, hidden) of the model's type; null if none was asked for. */
+  tvm::runtime::Tensor hidden;
 };
 
 /*!
@@ -102,6 +128,29 @@ class KVCTL_API ModelRunner {
   tvm::runtime::Tensor Forward(const std::vector<StepRequest>& requests,
                                const std::vector<int32_t>& tokens);
 
+  /*!
+   * \brief Verify with hidden states, or of a part of the layers.
+   * \throws Error kNotImplemented if the library was not compiled for what is asked.
+   */
+  ForwardRows Verify(const std::vector<int64_t>& seq_ids, const std::vector<TokenTree>& trees,
+                     const ForwardOptions& options);
+  /*! \brief Forward with hidden states, or of a part of the layers, whose rows must be pending. */
+  ForwardRows Forward(const std::vector<StepRequest>& requests, const std::vector<int32_t>& tokens,
+                      const ForwardOptions& options);
+  /*! \brief Whether the library gives what the output layer reads; see ForwardOptions::hidden. */
+  bool GivesHidden() const;
+  /*! \brief The rows that enter layer 0, (n, hidden). */
+  tvm::runtime::Tensor Embed(const std::vector<int32_t>& tokens) const;
+  /*!
+   * \brief Appends prompts that are rows of embeddings, in chunks.
+   * \param embeddings (n_i, hidden) of what Embed returns, for each sequence.
+   * \return (batch, vocabulary) float32.
+   * \throws Error kValue, kType for rows that are none; kNotImplemented for a model with recurrent
+   * layers.
+   */
+  tvm::runtime::Tensor PrefillEmbeddings(const std::vector<int64_t>& seq_ids,
+                                         const std::vector<tvm::runtime::Tensor>& embeddings);
+
   /*! \brief The cache of the attention layers; null for a model that has none. */
   const PagedKVCache& cache() const { return cache_; }
   /*! \brief The state of the recurrent layers; null for a model that has none. */
@@ -117,15 +166,23 @@ class KVCTL_API ModelRunner {
  private:
   explicit ModelRunner(FunctionTable functions) : functions_(std::move(functions)) {}
 
+  using ModelCall = std::function<ForwardRows(const tvm::runtime::Tensor& embeddings)>;
   tvm::runtime::Tensor RunPrefill(const std::vector<StepRequest>& requests,
-                                  const std::vector<int32_t>& tokens,
+                                  const tvm::runtime::Tensor& embedded,
                                   const std::vector<int32_t>& logit_rows);
-  tvm::runtime::Tensor RunAllRows(const std::vector<StepRequest>& requests,
-                                  const std::vector<int32_t>& tokens);
-  using ModelCall = std::function<tvm::ffi::Any(const tvm::runtime::Tensor& embeddings)>;
-  tvm::runtime::Tensor RunStep(const std::vector<StepRequest>& requests,
-                               const std::vector<int32_t>& tokens, bool one_row_each,
-                               int64_t num_logits, const ModelCall& model);
+  ForwardRows RunAllRows(const std::vector<StepRequest>& requests,
+                         const std::vector<int32_t>& tokens, const ForwardOptions& options);
+  ForwardRows RunStep(const std::vector<StepRequest>& requests,
+                      const tvm::runtime::Tensor& embedded, bool one_row_each, int64_t num_logits,
+                      const ModelCall& model);
+  ForwardRows CallForStates(const tvm::runtime::Tensor& embedded,
+                            const ForwardOptions& options) const;
+  void CheckOptions(const ForwardOptions& options) const;
+  void FindStates();
+  using EmbedPieces = std::function<tvm::runtime::Tensor(const std::vector<PromptPiece>&)>;
+  tvm::runtime::Tensor PrefillInSteps(const std::vector<int64_t>& seq_ids,
+                                      const std::vector<int64_t>& lengths,
+                                      const EmbedPieces& embed);
   tvm::ffi::Any Call(const ModelFunction& function, const tvm::runtime::Tensor& embedded,
                      const std::vector<int32_t>* rows = nullptr) const;
   void CheckTokens(int64_t seq_id, const int32_t* tokens, int64_t count) const;
@@ -140,6 +197,11 @@ class KVCTL_API ModelRunner {
   int64_t context_window_ = -1;  // tokens of a sequence; below 1: no limit
   // MLC-LLM's recurrent layers run the rows of a prefill or a verification as one sequence.
   bool one_sequence_per_step_ = false;
+  std::vector<int32_t> hidden_layers_;  // whose outputs the library gives
+  std::vector<int32_t> exit_layers_;    // after which it can stop
+  std::vector<ModelFunction> exits_;    // one for each of them
+  ModelFunction to_states_;             // kvctl's or MLC-LLM's; absent: no hidden states
+  ModelFunction get_logits_;
   bool limit_threads_ = false;  // our own models run on OpenMP; TVM's pool would only disturb it
 };
 

@@ -21,12 +21,12 @@ void CheckBatch(const std::vector<int64_t>& seq_ids, size_t count, const char* w
   }
 }
 
-std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<std::vector<int32_t>>& prompts,
+std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<int64_t>& lengths,
                                                    int64_t chunk, bool one_sequence_per_step) {
   std::vector<std::vector<PromptPiece>> steps;
   int64_t room = 0;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const auto length = static_cast<int64_t>(prompts[i].size());
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const int64_t length = lengths[i];
     if (one_sequence_per_step) room = 0;
     for (int64_t begin = 0; begin < length;) {
       if (room == 0) {

@@ -29,8 +29,8 @@ struct PromptPiece {
  */
 void CheckBatch(const std::vector<int64_t>& seq_ids, size_t count, const char* what);
 
-/*! \brief Cuts prompts into steps of at most `chunk` tokens, in order. */
-std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<std::vector<int32_t>>& prompts,
+/*! \brief Cuts prompts of these lengths into steps of at most `chunk` tokens, in order. */
+std::vector<std::vector<PromptPiece>> CutIntoSteps(const std::vector<int64_t>& lengths,
                                                    int64_t chunk, bool one_sequence_per_step);
 
 /*! \brief Whether a request's tokens may run in several steps: its later ones see the earlier. */

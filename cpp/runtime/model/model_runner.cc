@@ -7,6 +7,7 @@
 #include "kvctl/error.h"
 #include "runtime/model/batch.h"
 #include "runtime/model/forward_scope.h"
+#include "runtime/model/row_tensors.h"
 
 namespace kvctl {
 namespace {
@@ -19,18 +20,6 @@ Tensor ToDevice(const std::vector<int32_t>& values, DLDevice device) {
       Tensor::Empty({static_cast<int64_t>(values.size())}, DLDataType{kDLInt, 32, 1}, device);
   tensor.CopyFromBytes(values.data(), values.size() * sizeof(int32_t));
   return tensor;
-}
-
-/*! \brief Copies rows [begin, end) of source into target, from row `at` on. */
-void CopyRows(const Tensor& source, int64_t begin, int64_t end, const Tensor& target, int64_t at) {
-  const int64_t row_bytes = source->shape[1] * ((source->dtype.bits + 7) / 8);
-  DLTensor from = *source.operator->();
-  DLTensor to = *target.operator->();
-  int64_t shape[2] = {end - begin, source->shape[1]};
-  from.shape = to.shape = shape;
-  from.byte_offset += begin * row_bytes;
-  to.byte_offset += at * row_bytes;
-  Tensor::CopyFromTo(&from, &to);
 }
 
 /*! \brief A model function returns its logits, or an array of them and the cache. */
@@ -64,43 +53,60 @@ ffi::Any ModelRunner::Call(const ModelFunction& function, const Tensor& embedded
   return result;
 }
 
-Tensor ModelRunner::RunStep(const std::vector<StepRequest>& requests,
-                            const std::vector<int32_t>& tokens, bool one_row_each,
-                            int64_t num_logits, const ModelCall& model) {
+Tensor ModelRunner::Embed(const std::vector<int32_t>& tokens) const {
+  UseTeam(true);
+  OneTVMThread policy(limit_threads_);
+  auto rows = functions_.embed(ToDevice(tokens, functions_.device()), params_).cast<Tensor>();
+  return rows.CreateView({static_cast<int64_t>(tokens.size()), rows->shape[rows->ndim - 1]},
+                         rows->dtype);
+}
+
+ForwardRows ModelRunner::RunStep(const std::vector<StepRequest>& requests, const Tensor& embedded,
+                                 bool one_row_each, int64_t num_logits, const ModelCall& model) {
   UseTeam(true);  // before the model does: TVM's threads would hang, too
   OneTVMThread policy(limit_threads_);
   StepScope step(cache_, state_, requests);
-  const auto rows = static_cast<int64_t>(tokens.size());
-  auto embedded = functions_.embed(ToDevice(tokens, functions_.device()), params_).cast<Tensor>();
-  const int64_t hidden = embedded->shape[embedded->ndim - 1];
-  embedded = embedded.CreateView(
+  const int64_t rows = embedded->shape[0], hidden = embedded->shape[1];
+  ForwardRows result = model(embedded.CreateView(
       one_row_each ? ffi::Shape({rows, 1, hidden}) : ffi::Shape({1, rows, hidden}),
-      embedded->dtype);
-  const Tensor logits = LogitsOf(model(embedded));
-  const int64_t width = logits->ndim == 3 ? logits->shape[2] : 0;
-  if (width != vocab_size_ || logits->shape[0] * logits->shape[1] != num_logits) {
+      embedded->dtype));
+  const Tensor& logits = result.logits;
+  const int64_t width = logits->ndim < 2 ? 0 : logits->shape[logits->ndim - 1];
+  const int64_t found = logits->ndim == 3 ? logits->shape[0] * logits->shape[1] : logits->shape[0];
+  if (width != vocab_size_ || found != num_logits) {
     Throw(ErrorKind::kRuntime, functions_.path(), " returned logits of shape ",
           ffi::Shape(logits->shape, logits->shape + logits->ndim), " where ", num_logits,
           " rows of ", vocab_size_, " were expected");
   }
   step.End();
-  return logits.CreateView({num_logits, width}, logits->dtype);
+  result.logits = logits.CreateView({num_logits, width}, logits->dtype);
+  return result;
 }
 
-Tensor ModelRunner::RunPrefill(const std::vector<StepRequest>& requests,
-                               const std::vector<int32_t>& tokens,
+Tensor ModelRunner::RunPrefill(const std::vector<StepRequest>& requests, const Tensor& embedded,
                                const std::vector<int32_t>& logit_rows) {
   const auto count = static_cast<int64_t>(logit_rows.size());
-  return RunStep(requests, tokens, false, count, [&](const Tensor& embedded) {
-    if (!functions_.batch_prefill && functions_.prefill) return Call(functions_.prefill, embedded);
-    return Call(functions_.batch_prefill, embedded, &logit_rows);
-  });
+  return RunStep(requests, embedded, false, count,
+                 [&](const Tensor& rows) {
+                   const bool single = !functions_.batch_prefill && functions_.prefill;
+                   const ffi::Any result = single
+                                               ? Call(functions_.prefill, rows)
+                                               : Call(functions_.batch_prefill, rows, &logit_rows);
+                   return ForwardRows{LogitsOf(result), Tensor()};
+                 })
+      .logits;
 }
 
-Tensor ModelRunner::RunAllRows(const std::vector<StepRequest>& requests,
-                               const std::vector<int32_t>& tokens) {
-  return RunStep(requests, tokens, false, static_cast<int64_t>(tokens.size()),
-                 [&](const Tensor& embedded) { return Call(functions_.batch_verify, embedded); });
+ForwardRows ModelRunner::RunAllRows(const std::vector<StepRequest>& requests,
+                                    const std::vector<int32_t>& tokens,
+                                    const ForwardOptions& options) {
+  return RunStep(requests, Embed(tokens), false, static_cast<int64_t>(tokens.size()),
+                 [&](const Tensor& rows) {
+                   if (!options.hidden.empty() || options.exit_layer > 0) {
+                     return CallForStates(rows, options);
+                   }
+                   return ForwardRows{LogitsOf(Call(functions_.batch_verify, rows)), Tensor()};
+                 });
 }
 
 Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
@@ -110,26 +116,39 @@ Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
   for (size_t i = 0; i < tokens.size(); ++i) {
     lengths.push_back(static_cast<int64_t>(tokens[i].size()));
     CheckTokens(seq_ids[i], tokens[i].data(), lengths[i]);
+  }
+  return PrefillInSteps(seq_ids, lengths, [&](const std::vector<PromptPiece>& pieces) {
+    std::vector<int32_t> flat;
+    for (const PromptPiece& piece : pieces) {
+      const std::vector<int32_t>& prompt = tokens[piece.prompt];
+      flat.insert(flat.end(), prompt.begin() + piece.begin, prompt.begin() + piece.end);
+    }
+    return Embed(flat);
+  });
+}
+
+Tensor ModelRunner::PrefillInSteps(const std::vector<int64_t>& seq_ids,
+                                   const std::vector<int64_t>& lengths, const EmbedPieces& embed) {
+  for (size_t i = 0; i < seq_ids.size(); ++i) {
     CheckContext(cache_, state_, context_window_, seq_ids[i], lengths[i]);
   }
   const bool one_sequence_per_step = one_sequence_per_step_ || !functions_.batch_prefill;
-  const auto steps = CutIntoSteps(tokens, prefill_chunk_size_, one_sequence_per_step);
+  const auto steps = CutIntoSteps(lengths, prefill_chunk_size_, one_sequence_per_step);
   auto run = [&](const std::vector<PromptPiece>& pieces) {
     std::vector<StepRequest> requests;
-    std::vector<int32_t> flat;
+    int64_t rows = 0;
     std::vector<int32_t> last_rows;
     for (const PromptPiece& piece : pieces) {
-      const std::vector<int32_t>& prompt = tokens[piece.prompt];
       StepRequest& request = requests.emplace_back();
       request.seq_id = seq_ids[piece.prompt];
       request.append_length = piece.end - piece.begin;
-      flat.insert(flat.end(), prompt.begin() + piece.begin, prompt.begin() + piece.end);
+      rows += piece.end - piece.begin;
       const bool ends_prompt = piece.end == lengths[piece.prompt];
-      if (ends_prompt) last_rows.push_back(static_cast<int32_t>(flat.size()) - 1);
+      if (ends_prompt) last_rows.push_back(static_cast<int32_t>(rows) - 1);
     }
     const bool nothing_ends = last_rows.empty();  // the model computes at least one row
-    if (nothing_ends) last_rows.push_back(static_cast<int32_t>(flat.size()) - 1);
-    Tensor logits = RunPrefill(requests, flat, last_rows);
+    if (nothing_ends) last_rows.push_back(static_cast<int32_t>(rows) - 1);
+    Tensor logits = RunPrefill(requests, embed(pieces), last_rows);
     return std::make_pair(logits, nothing_ends ? int64_t{0} : logits->shape[0]);
   };
   if (steps.size() == 1) return run(steps[0]).first;
@@ -165,13 +184,22 @@ Tensor ModelRunner::Decode(const std::vector<int64_t>& seq_ids,
     requests[i].seq_id = seq_ids[i];
     requests[i].append_length = 1;
   }
-  return RunStep(requests, tokens, true, batch, [&](const Tensor& embedded) {
-    return Call(single ? functions_.decode : functions_.batch_decode, embedded);
-  });
+  return RunStep(requests, Embed(tokens), true, batch,
+                 [&](const Tensor& rows) {
+                   const auto& decode = single ? functions_.decode : functions_.batch_decode;
+                   return ForwardRows{LogitsOf(Call(decode, rows)), Tensor()};
+                 })
+      .logits;
 }
 
 Tensor ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
                            const std::vector<TokenTree>& trees) {
+  return Verify(seq_ids, trees, ForwardOptions()).logits;
+}
+
+ForwardRows ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
+                                const std::vector<TokenTree>& trees,
+                                const ForwardOptions& options) {
   CheckBatch(seq_ids, trees.size(), "trees");
   std::vector<StepRequest> requests(trees.size());
   std::vector<int32_t> tokens;
@@ -189,11 +217,18 @@ Tensor ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
       tokens[first + tree.rows()[node]] = tree.tokens()[node];
     }
   }
-  return Forward(requests, tokens);
+  return Forward(requests, tokens, options);
 }
 
 Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
                             const std::vector<int32_t>& tokens) {
+  return Forward(requests, tokens, ForwardOptions()).logits;
+}
+
+ForwardRows ModelRunner::Forward(const std::vector<StepRequest>& requests,
+                                 const std::vector<int32_t>& tokens,
+                                 const ForwardOptions& options) {
+  CheckOptions(options);
   std::vector<int64_t> seq_ids;
   std::vector<int64_t> lengths;
   const auto total = static_cast<int64_t>(tokens.size());
@@ -219,19 +254,29 @@ Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
   }
   CheckBatch(seq_ids, requests.size(), "requests");
   const bool one_step = !one_sequence_per_step_ || requests.size() == 1;
-  if (total <= prefill_chunk_size_ && one_step) return RunAllRows(requests, tokens);
+  if (total <= prefill_chunk_size_ && one_step) return RunAllRows(requests, tokens, options);
 
   CheckFreePages(cache_, seq_ids, lengths);
   return AllOrNothing(cache_, state_, seq_ids, [&] {
-    Tensor all =
+    ForwardRows all;
+    all.logits =
         Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
     int64_t row = 0;
     for (const std::vector<StepRequest>& step :
          CutIntoSteps(requests, prefill_chunk_size_, one_sequence_per_step_)) {
       int64_t rows = 0;
       for (const StepRequest& request : step) rows += request.append_length;
-      const Tensor logits = RunAllRows(step, {tokens.begin() + row, tokens.begin() + row + rows});
-      CopyRows(logits, 0, rows, all, row);
+      const std::vector<int32_t> part(tokens.begin() + row, tokens.begin() + row + rows);
+      const ForwardRows found = RunAllRows(step, part, options);
+      CopyRows(found.logits, 0, rows, all.logits, row);
+      if (found.hidden.defined()) {
+        const Tensor& one = found.hidden;
+        if (!all.hidden.defined()) {
+          all.hidden =
+              Tensor::Empty({total, one->shape[1], one->shape[2]}, one->dtype, one->device);
+        }
+        CopyRows(one, 0, rows, all.hidden, row);
+      }
       row += rows;
     }
     return all;

@@ -204,6 +204,7 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
   const JsonObject& metadata = functions.metadata();
 
   ModelRunner runner(functions);
+  runner.FindStates();
   runner.config_ = files.config;
   runner.vocab_size_ = VocabSize(files.config, directory);
   runner.limit_threads_ = metadata.count(ffi::String("kvctl")) > 0;

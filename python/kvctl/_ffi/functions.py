@@ -489,16 +489,28 @@ class runner:
     cache: Callable[[ModelRunnerHandle], PagedKVCacheHandle | None] = _get("kvctl.runner.cache")
     config: Callable[[ModelRunnerHandle], str] = _get("kvctl.runner.config")
     decode: Callable[[ModelRunnerHandle, Shape, Shape], Tensor] = _get("kvctl.runner.decode")
-    forward: Callable[
-        [ModelRunnerHandle, Shape, Shape, Shape, Sequence[Tensor | None] | None, Shape | None, int],
-        Tensor,
-    ] = _get("kvctl.runner.forward")
+    embed: Callable[[ModelRunnerHandle, Shape], Tensor] = _get("kvctl.runner.embed")
+    forward_states: Callable[
+        [
+            ModelRunnerHandle,
+            Shape,
+            Shape,
+            Shape,
+            Sequence[Tensor | None] | None,
+            Shape | None,
+            int,
+            Shape,
+            int,
+        ],
+        Sequence[Tensor | None],
+    ] = _get("kvctl.runner.forward_states")
     function_names: Callable[[FunctionTableHandle], Sequence[str]] = _get(
         "kvctl.runner.function_names"
     )
     get_function: Callable[[FunctionTableHandle, str], Callable[..., Any]] = _get(
         "kvctl.runner.get_function"
     )
+    gives_hidden: Callable[[ModelRunnerHandle], bool] = _get("kvctl.runner.gives_hidden")
     has_function: Callable[[FunctionTableHandle, str], bool] = _get("kvctl.runner.has_function")
     library: Callable[[ModelRunnerHandle], FunctionTableHandle] = _get("kvctl.runner.library")
     library_metadata: Callable[[FunctionTableHandle], str] = _get("kvctl.runner.library_metadata")
@@ -525,8 +537,14 @@ class runner:
         "kvctl.runner.prefill"
     )
     prefill_chunk_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.prefill_chunk_size")
+    prefill_embeddings: Callable[[ModelRunnerHandle, Shape, Sequence[Tensor]], Tensor] = _get(
+        "kvctl.runner.prefill_embeddings"
+    )
     state: Callable[[ModelRunnerHandle], RecurrentStateHandle | None] = _get("kvctl.runner.state")
     verify: Callable[[ModelRunnerHandle, Shape, Tensor], Tensor] = _get("kvctl.runner.verify")
+    verify_states: Callable[
+        [ModelRunnerHandle, Shape, Tensor, Shape, int], Sequence[Tensor | None]
+    ] = _get("kvctl.runner.verify_states")
     vocab_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.vocab_size")
 
 

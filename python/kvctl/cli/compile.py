@@ -44,6 +44,17 @@ def compile_command(
     context: Annotated[
         int | None, typer.Option(help="A shorter context window than the model's.")
     ] = None,
+    hidden_layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers whose outputs `runner.verify(hidden=...)` can return, like 2,15,27; "
+            "'last' for what the output layer reads alone."
+        ),
+    ] = None,
+    exit_layers: Annotated[
+        str | None,
+        typer.Option(help="Numbers of layers after which a verification can stop, like 10,20."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compile again where the directory is there.")
     ] = False,
@@ -79,6 +90,8 @@ def compile_command(
             dtype=dtype,
             cache=cache,
             context_window_size=context,
+            hidden_layers=None if hidden_layers is None else _layers(hidden_layers),
+            exit_layers=_layers(exit_layers or ""),
             force=force,
             progress=report,
             note=notes.append,
@@ -87,6 +100,14 @@ def compile_command(
         console.print(sentence)
     size = sum(file.stat().st_size for file in output.iterdir())
     console.print(f"{output}: {size / 1e6:.0f} MB")
+
+
+def _layers(text: str) -> list[int]:
+    """Return the numbers in a text like "2,15,27"; "last" has none."""
+    parts = [part.strip() for part in text.split(",") if part.strip() not in ("", "last")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"layers must be numbers like 2,15,27, not {text!r}")
+    return [int(part) for part in parts]
 
 
 @contextmanager

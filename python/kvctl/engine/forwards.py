@@ -16,6 +16,9 @@ from .._ffi.integers import to_int64, to_shape
 from ..cache.step_arguments import encode_masks, encode_pending
 from ..mask import Mask
 from ..tree import TokenTree, as_trees, encode_trees
+from .exits.forwards import ExitForwards
+from .exits.partial import Forwarded
+from .exits.states import logits_and_hidden
 from .replay import ReplayingCache
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from ..cache.step_arguments import MaskLike
 
 
-class ModelForwards:
+class ModelForwards(ExitForwards):
     """The part of :class:`kvctl.ModelRunner` that forwards tokens through the model."""
 
     _handle: ffi.ModelRunnerHandle
@@ -88,8 +91,13 @@ class ModelForwards:
         return logits
 
     def verify(
-        self, seq_ids: Sequence[int], trees: TokenTree | Sequence[TokenTree]
-    ) -> tvm_ffi.Tensor:
+        self,
+        seq_ids: Sequence[int],
+        trees: TokenTree | Sequence[TokenTree],
+        *,
+        hidden: bool | Sequence[int] = False,
+        layers: range | None = None,
+    ) -> Any:
         """Forward one tree of drafts per sequence and leave its rows pending.
 
         Commit what was accepted with ``runner.cache.commit(seq_ids, kept)``, or drop everything
@@ -102,12 +110,14 @@ class ModelForwards:
             (B,) sequences of the cache, each at most once.
         trees : TokenTree or sequence of TokenTree
             (B,) trees; their node 0 is the last emitted token, which the cache does not hold yet.
+        hidden, layers
+            As for :meth:`forward`.
 
         Returns
         -------
         tensor
             (rows of all trees, vocab_size) float32, tree after tree. Row i of a tree says what
-            follows the nodes in row i.
+            follows the nodes in row i. With ``hidden``, see :meth:`forward`.
 
         Raises
         ------
@@ -121,12 +131,19 @@ class ModelForwards:
         kvctl.OutOfPagesError
             If the trees do not fit into the cache's free pages.
         NotImplementedError
-            If the library does not export ``batch_verify``.
+            If the library does not export ``batch_verify``, or was not compiled for these layers.
         """
         trees = as_trees(trees)
         code: Any
         code, _ = encode_trees(trees)
-        logits = ffi.runner.verify(self._handle, to_shape(seq_ids, "seq_ids"), code)
+        ids = to_shape(seq_ids, "seq_ids")
+        asked, until = self._states(seq_ids, hidden, layers)
+        if not asked and not until:
+            logits: Any = ffi.runner.verify(self._handle, ids, code)
+        else:
+            states = ffi.runner.verify_states(self._handle, ids, code, tvm_ffi.Shape(asked), until)
+            logits = logits_and_hidden(states, hidden)
+            self._partial.record(seq_ids, until, [_share_of(tree) for tree in trees])
         if isinstance(self._cache, ReplayingCache):
             for seq_id, tree in zip(seq_ids, trees, strict=True):
                 by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))
@@ -141,7 +158,9 @@ class ModelForwards:
         mask: MaskLike | Sequence[MaskLike | None] | None = None,
         positions: Sequence[npt.ArrayLike] | None = None,
         pending: bool | None = None,
-    ) -> tvm_ffi.Tensor:
+        hidden: bool | Sequence[int] = False,
+        layers: range | None = None,
+    ) -> Any:
         """Forward any new tokens under any masks.
 
         Without a mask, more tokens than the prefill chunk run in chunks; with one they must fit it.
@@ -160,11 +179,22 @@ class ModelForwards:
             (B,) rotary positions of the new tokens, each (n_i,); by default they follow the mask.
         pending : bool, optional
             Keep the new tokens pending although the mask is no tree.
+        hidden : bool or sequence of int
+            True: also return what the output layer reads. A sequence of layers: also return the
+            outputs of these layers, counted from 0. ``kvctl compile --hidden-layers`` names the
+            layers that a library gives; MLC-LLM's libraries with ``*_to_last_hidden_states`` give
+            what the output layer reads.
+        layers : range, optional
+            Run layers ``range(0, n)`` only, then the final norm and the output layer, for an n that
+            ``kvctl compile --exit-layers`` named. The new tokens are pending, and cannot be
+            committed before :meth:`complete`.
 
         Returns
         -------
         tensor
-            (all new tokens, vocab_size) float32, sequence after sequence.
+            (all new tokens, vocab_size) float32, sequence after sequence. With ``hidden`` a pair:
+            the logits, and (all new tokens, number of layers asked for, hidden_size) in the
+            model's type.
 
         Raises
         ------
@@ -173,16 +203,24 @@ class ModelForwards:
         """
         lengths, flat = _flatten(tokens, "tokens")
         self._check_trees(seq_ids, mask)
-        logits = ffi.runner.forward(
+        asked, until = self._states(seq_ids, hidden, layers)
+        states = ffi.runner.forward_states(
             self._handle,
             to_shape(seq_ids, "seq_ids"),
             lengths,
             flat,
             encode_masks(mask),
             None if positions is None else _flatten(positions, "positions")[1],
-            encode_pending(pending),
+            encode_pending(True if until else pending),
+            tvm_ffi.Shape(asked),
+            until,
         )
+        logits = logits_and_hidden(states, hidden)
         masks: list[Any] = list(mask) if isinstance(mask, list | tuple) else [mask] * len(lengths)
+        if until:
+            places: Any = [None] * len(lengths) if positions is None else positions
+            parts = [to_int64(one, "tokens") for one in tokens]
+            self._partial.record(seq_ids, until, list(map(Forwarded, parts, masks, places)))
         special = [positions is not None or not _runs_again(one) for one in masks]
         self._record(seq_ids, lengths, flat, special)
         return logits
@@ -217,6 +255,13 @@ class ModelForwards:
             flags = [False] * len(lengths) if special is None else special
             for seq_id, length, flag in zip(seq_ids, lengths, flags, strict=True):
                 self._cache.record(seq_id, [next(rest) for _ in range(length)], special=flag)
+
+
+def _share_of(tree: TokenTree) -> Forwarded:
+    """Return what forwards the rows of a tree once more."""
+    tokens = np.zeros(tree.num_rows, np.int64)
+    tokens[tree.rows] = tree.tokens
+    return Forwarded(tokens, tree)
 
 
 def _runs_again(mask: MaskLike | None) -> bool:

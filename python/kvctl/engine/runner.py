@@ -18,6 +18,7 @@ from ..cache.paged_kv_cache import PagedKVCache
 from ..recurrent.state import RecurrentState
 from ..text import ModelText
 from ..text.turn_end import named_stop_tokens
+from .exits.partial import PartialRows
 from .forwards import ModelForwards
 from .function_table import FunctionTable
 from .replay import ReplayingCache
@@ -66,6 +67,8 @@ class ModelRunner(ModelForwards):
         elif paged is not None:
             self._cache = paged
         self._functions = FunctionTable._wrap(ffi.runner.library(handle))
+        self._partial = PartialRows()
+        self._num_layers = self.metadata.get("kv_cache", {}).get("num_hidden_layers")
 
     @classmethod
     def load(
@@ -195,7 +198,9 @@ class ModelRunner(ModelForwards):
     @property
     def abilities(self) -> frozenset[str]:
         """Which optional abilities of :class:`kvctl.engine.Runner` the library has."""
-        return frozenset()
+        hidden = ["hidden"] if ffi.runner.gives_hidden(self._handle) else []
+        exits = self.metadata.get("kvctl", {}).get("exit_layers")
+        return frozenset(["embed", *hidden, *(["layers"] if exits else [])])
 
     @cached_property
     def identity(self) -> str:

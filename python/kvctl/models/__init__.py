@@ -8,7 +8,7 @@ from .build.compile import compile_model
 from .checkpoints.config import DecoderConfig, LlamaConfig
 from .checkpoints.rope import RopeScaling
 from .checkpoints.weights import Checkpoint, RandomCheckpoint, open_checkpoint
-from .graph.decoder import export
+from .graph.export import export
 from .graph.layers import ParamSpec
 
 __all__ = [

@@ -7,11 +7,14 @@ import json
 from tiny_model import tiny_config
 
 
-def compile_plain_model(directory, *, seed=0, cache="kvctl", layer_windows=None, **metadata):
+def compile_plain_model(
+    directory, *, seed=0, cache="kvctl", layer_windows=None, last_hidden=False, **metadata
+):
     """The tiny model with the weights of compile_tiny_model, laid out as MLC-LLM does it.
 
-    `layer_windows` is the window and, for each layer, whether it slides (cache="tvm" only); other
-    keywords are what the library says of itself.
+    `layer_windows` is the window and, for each layer, whether it slides (cache="tvm" only);
+    `last_hidden` adds MLC-LLM's functions for hidden states; other keywords are what the library
+    says of itself.
     """
     import tvm
     from tvm import relax
@@ -25,6 +28,7 @@ def compile_plain_model(directory, *, seed=0, cache="kvctl", layer_windows=None,
     config = tiny_config()
     target = tvm.target.Target("llvm")
     kind = DecoderForCausalLM if layer_windows is None else _with_layer_windows(*layer_windows)
+    kind = _with_last_hidden() if last_hidden else kind
     model = kind(config, PlainLayers("float32"), cache=cache, target=target)
     module, params = model.export_tvm(model.spec())
     checkpoint = RandomCheckpoint(config, seed=seed)
@@ -54,6 +58,28 @@ def compile_plain_model(directory, *, seed=0, cache="kvctl", layer_windows=None,
     config_text = json.dumps({"model_config": {"vocab_size": config.vocab_size}})
     (directory / "mlc-chat-config.json").write_text(config_text)
     return directory
+
+
+def _with_last_hidden():
+    """A Llama with MLC-LLM's functions for hidden states."""
+    from tvm.relax.frontend import nn
+
+    from kvctl.models.graph import decoder
+
+    class WithHidden(decoder.DecoderForCausalLM):
+        def batch_verify_to_last_hidden_states(self, input_embeds, paged_kv_cache):
+            return self.model(input_embeds, paged_kv_cache), paged_kv_cache
+
+        def functions(self):
+            functions = super().functions()
+            rows = nn.spec.Tensor(["seq_len", self.config.hidden_size], "float32")
+            return {
+                **functions,
+                "batch_verify_to_last_hidden_states": functions["batch_verify"],
+                "get_logits": {"hidden_states": rows},
+            }
+
+    return WithHidden
 
 
 def _with_layer_windows(window, slides):

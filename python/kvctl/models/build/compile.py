@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..checkpoints.vocabulary import Vocabulary, read_vocabulary
 from ..checkpoints.weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
-from ..graph.decoder import export
+from ..graph.export import check_layers, export
 from ..graph.layers import ParamSpec
 from .chat_config import checked_chat, make_chat_config
 from .library import build, check_compiler, make_target
@@ -43,6 +43,8 @@ def compile_model(
     dtype: str | None = None,
     cache: str | None = None,
     context_window_size: int | None = None,
+    hidden_layers: Sequence[int] | None = None,
+    exit_layers: Sequence[int] = (),
     force: bool = False,
     progress: Progress | None = None,
     note: Note | None = None,
@@ -72,6 +74,11 @@ def compile_model(
         CUDA) for one that creates TVM's, in whose place ``kvctl.install()`` puts kvctl's.
     context_window_size : int, optional
         A shorter context than the model's.
+    hidden_layers : sequence of int, optional
+        Layers whose outputs ``runner.verify(hidden=...)`` can return, counted from 0, ascending.
+        With an empty one it returns what the output layer reads.
+    exit_layers : sequence of int
+        Numbers of layers after which ``runner.verify(layers=range(n))`` can stop.
     force : bool
         Replace a compiled model that is in `output_dir` already.
     progress : callable, optional
@@ -114,6 +121,7 @@ def compile_model(
             f"not {context_window_size}"
         )
     context = context_window_size or config.context_window_size
+    check_layers(config, hidden_layers or (), exit_layers)
     tvm_target = make_target(target)
     on_cpu = target == "cpu"
     dtype = dtype or ("float32" if on_cpu else "float16")
@@ -129,6 +137,8 @@ def compile_model(
         cache=cache,
         target=tvm_target,
         unused=vocabulary.unused,
+        hidden_layers=hidden_layers,
+        exit_layers=exit_layers,
     )
     for param in params:
         check_parameter(checkpoint, param.name)
@@ -140,6 +150,7 @@ def compile_model(
         prefill_chunk_size=min(context, _PREFILL_CHUNK),
         vocab_size=config.vocab_size,
         kv_cache=cache_shape(config, config.num_hidden_layers),
+        kvctl=_layers_metadata(hidden_layers, exit_layers),
     )
     check_compiler()
     sizes = [_size(param) * np.dtype(param.dtype).itemsize for param in params]
@@ -160,6 +171,14 @@ def compile_model(
             )
     report("weights", 1.0)
     return output
+
+
+def _layers_metadata(
+    hidden_layers: Sequence[int] | None, exit_layers: Sequence[int]
+) -> dict[str, Any]:
+    """Return what the library says of its hidden states and early exits."""
+    hidden = {} if hidden_layers is None else {"hidden_layers": list(hidden_layers)}
+    return {**hidden, **({"exit_layers": list(exit_layers)} if exit_layers else {})}
 
 
 def _write_params(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import tvm
 from tvm import relax, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Module, Parameter, Tensor, op
@@ -17,9 +16,8 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedK
 from ..checkpoints.config import DecoderConfig
 from .decoder_layer import DecoderLayer, DecoderStep, make_norm
 from .kv_cache import SIZES, create_kvctl_cache
-from .layers import KvctlLayers, Layers, ParamSpec
+from .layers import Layers
 from .logit_mask import make_logit_mask
-from .plain_layers import PlainLayers
 
 
 class Embedding(Module):
@@ -44,16 +42,30 @@ class Decoder(Module):
         )
         self.norm = make_norm(config, layers)
 
-    def forward(self, x: Tensor, cache: PagedKVCache) -> Tensor:
-        """``(b, s, hidden)`` and the cache -> ``(b, s, hidden)``, normalised."""
+    def forward(self, x: Tensor, cache: PagedKVCache, until: int | None = None) -> Tensor:
+        """``(b, s, hidden)`` and the cache -> ``(b, s, hidden)``, normalised.
+
+        `until` is the number of layers to run; all by default.
+        """
+        return self.states(x, cache, (), until)[-1]
+
+    def states(
+        self, x: Tensor, cache: PagedKVCache, layers: Sequence[int], until: int | None = None
+    ) -> list[Tensor]:
+        """Return the outputs of some layers, ascending, and what the output layer reads."""
         b, s, hidden = x.shape
         step = DecoderStep(self.config, self.ops, cache, b * s)
         if self.config.learned_positions:
             rows = self.ops.take_rows(self.embed_positions.weight, step.positions)
             x = self.ops.scale(x, 1.0, op.reshape(rows, (b, s, hidden)))
+        outputs = []
         for index, layer in enumerate(self.layers):
+            if index == until:
+                break
             x = layer(x, step, index)
-        return self.norm(x)
+            if index in layers:
+                outputs.append(x)
+        return [*outputs, self.norm(x)]
 
 
 class DecoderForCausalLM(Module):
@@ -71,8 +83,11 @@ class DecoderForCausalLM(Module):
         cache: str,
         target: Any,
         unused: Sequence[int] = (),
+        hidden_layers: Sequence[int] | None = None,
+        exit_layers: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        self.hidden_layers, self.exit_layers = hidden_layers, exit_layers
         if cache == "tvm" and config.attention_soft_cap is not None:
             raise ValueError("soft caps of scores need kvctl's cache: choose cache='kvctl'")
         self.config, self.ops, self.cache, self.target = config, layers, cache, target
@@ -111,6 +126,34 @@ class DecoderForCausalLM(Module):
     def batch_verify(self, input_embeds: Tensor, paged_kv_cache: PagedKVCache) -> Any:
         """``(1, n, hidden)`` -> logits ``(1, n, vocab)`` of every row."""
         return self._logits(self.model(input_embeds, paged_kv_cache)), paged_kv_cache
+
+    def batch_verify_to_hidden_states(
+        self, input_embeds: Tensor, paged_kv_cache: PagedKVCache
+    ) -> Any:
+        """``(1, n, hidden)`` -> ``(n, layers + 1, hidden)``.
+
+        These are the outputs of `hidden_layers`, and last what the output layer reads.
+        """
+        _, n, width = input_embeds.shape
+        states = self.model.states(input_embeds, paged_kv_cache, self.hidden_layers or ())
+        columns = [op.reshape(state, (n, 1, width)) for state in states]
+        stacked = columns[0] if len(columns) == 1 else op.concat(columns, 1)
+        return stacked, paged_kv_cache
+
+    def batch_verify_until(self, layers: int) -> Any:
+        """Return the function that runs the first so many layers, and then the last norm.
+
+        ``(1, n, hidden)`` -> ``(1, n, hidden)``.
+        """
+
+        def run(input_embeds: Tensor, paged_kv_cache: PagedKVCache) -> Any:
+            return self.model(input_embeds, paged_kv_cache, layers), paged_kv_cache
+
+        return run
+
+    def get_logits(self, hidden_states: Tensor) -> Tensor:
+        """``(n, hidden)``, what the output layer reads -> ``(n, vocab)``."""
+        return self._logits(hidden_states)
 
     def create_tir_paged_kv_cache(
         self,
@@ -171,11 +214,10 @@ class DecoderForCausalLM(Module):
             **({"layer_sliding_window_size": windows.pop()} if windows else {}),
         )
 
-    def spec(self) -> Any:
-        """Return the functions' signatures as TVM's exporter takes them."""
+    def functions(self) -> dict[str, dict[str, Any]]:
+        """Return the arguments of the functions that compute, by their names."""
         dtype, hidden = self.ops.dtype, self.config.hidden_size
         cache = nn.spec.Object(object_type=PagedKVCache)
-        packed = {"param_mode": "packed", "effect_mode": "none"}
 
         def embeds(*shape: Any) -> Any:
             return nn.spec.Tensor([*shape, hidden], dtype)
@@ -190,64 +232,25 @@ class DecoderForCausalLM(Module):
             "batch_decode": {"input_embeds": embeds("batch_size", 1), "paged_kv_cache": cache},
             "batch_verify": {"input_embeds": embeds(1, "seq_len"), "paged_kv_cache": cache},
         }
+        every_row = functions["batch_verify"]
+        if self.hidden_layers is not None:
+            functions["batch_verify_to_hidden_states"] = every_row
+        for layers in self.exit_layers:
+            name = f"batch_verify_until_{layers}"
+            setattr(self, name, self.batch_verify_until(layers))
+            functions[name] = every_row
+        if self.hidden_layers is not None or self.exit_layers:
+            functions["get_logits"] = {"hidden_states": nn.spec.Tensor(["seq_len", hidden], dtype)}
+        return functions
+
+    def spec(self) -> Any:
+        """Return the functions' signatures as TVM's exporter takes them."""
+        packed = {"param_mode": "packed", "effect_mode": "none"}
         spec: dict[str, Any] = {
-            name: {**arguments, "$": dict(packed)} for name, arguments in functions.items()
+            name: {**arguments, "$": dict(packed)} for name, arguments in self.functions().items()
         }
         spec["create_tir_paged_kv_cache"] = {
             **dict.fromkeys(SIZES, int),
             "$": {"param_mode": "none", "effect_mode": "none"},
         }
         return nn.spec.ModuleSpec.from_raw(spec, self)
-
-
-def export(
-    config: DecoderConfig,
-    *,
-    dtype: str = "float32",
-    cache: str = "kvctl",
-    target: Any = None,
-    unused: Sequence[int] = (),
-) -> tuple[tvm.IRModule, list[ParamSpec]]:
-    """Build the graph of a model.
-
-    Parameters
-    ----------
-    config : DecoderConfig
-        The model's shape.
-    dtype : str
-        On the CPU what the linear weights are packed as, "float32" or "bfloat16" (activations are
-        float32); elsewhere the type of everything.
-    cache : str
-        "kvctl", or "tvm" for TVM's own cache (its kernels are compiled into the library).
-    target : tvm.target.Target, optional
-        What the graph will be compiled for; by default this machine's CPU.
-    unused : sequence of int
-        Ids that are no tokens, padding of the output layer: their logits are minus infinity, so
-        that nothing ever chooses them.
-
-    Returns
-    -------
-    module, params
-        MLC-LLM's functions by their names, and the parameters in the order in which they take them.
-
-    Raises
-    ------
-    ValueError
-        If `dtype` or `cache` is not one of those.
-    """
-    if cache not in ("kvctl", "tvm"):
-        raise ValueError(f"cache must be 'kvctl' or 'tvm', not '{cache}'")
-    target = tvm.target.Target("llvm") if target is None else target
-    on_cpu = target.kind.name == "llvm"
-    layers: Layers = KvctlLayers(dtype) if on_cpu else PlainLayers(dtype)
-    model = DecoderForCausalLM(config, layers, cache=cache, target=target, unused=unused)
-    module, params = model.export_tvm(model.spec())
-    return module, [
-        ParamSpec(
-            name,
-            tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),
-            "float32" if on_cpu else dtype,
-            param.attrs.get("packed"),
-        )
-        for name, param in params
-    ]

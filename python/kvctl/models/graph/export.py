@@ -1,0 +1,101 @@
+"""From a configuration to the graph of its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+
+from ..checkpoints.config import DecoderConfig
+from .decoder import DecoderForCausalLM
+from .layers import KvctlLayers, Layers, ParamSpec
+from .plain_layers import PlainLayers
+
+
+def check_layers(
+    config: DecoderConfig, hidden_layers: Sequence[int], exit_layers: Sequence[int]
+) -> None:
+    """Check which hidden states and early exits are asked for.
+
+    Raises
+    ------
+    ValueError
+        If a layer is none of the model's, or they do not ascend.
+    """
+    last = config.num_hidden_layers - 1
+    for name, values, least in (("hidden", hidden_layers, 0), ("exit", exit_layers, 1)):
+        inside = all(type(one) is int and least <= one <= last for one in values)
+        if not inside or list(values) != sorted(set(values)):
+            raise ValueError(
+                f"{name}_layers must ascend from {least} to {last} at most, not {list(values)}"
+            )
+
+
+def export(
+    config: DecoderConfig,
+    *,
+    dtype: str = "float32",
+    cache: str = "kvctl",
+    target: Any = None,
+    unused: Sequence[int] = (),
+    hidden_layers: Sequence[int] | None = None,
+    exit_layers: Sequence[int] = (),
+) -> tuple[tvm.IRModule, list[ParamSpec]]:
+    """Build the graph of a model.
+
+    Parameters
+    ----------
+    config : DecoderConfig
+        The model's shape.
+    dtype : str
+        On the CPU what the linear weights are packed as, "float32" or "bfloat16" (activations are
+        float32); elsewhere the type of everything.
+    cache : str
+        "kvctl", or "tvm" for TVM's own cache (its kernels are compiled into the library).
+    target : tvm.target.Target, optional
+        What the graph will be compiled for; by default this machine's CPU.
+    unused : sequence of int
+        Ids that are no tokens, padding of the output layer: their logits are minus infinity, so
+        that nothing ever chooses them.
+    hidden_layers : sequence of int, optional
+        Layers whose outputs a verification can return, ascending; an empty one still gives what
+        the output layer reads. By default there are no hidden states.
+    exit_layers : sequence of int
+        Numbers of layers after which a verification can stop.
+
+    Returns
+    -------
+    module, params
+        MLC-LLM's functions by their names, and the parameters in the order in which they take them.
+
+    Raises
+    ------
+    ValueError
+        If `dtype` or `cache` is not one of those, or a layer is none of the model's.
+    """
+    check_layers(config, hidden_layers or (), exit_layers)
+    if cache not in ("kvctl", "tvm"):
+        raise ValueError(f"cache must be 'kvctl' or 'tvm', not '{cache}'")
+    target = tvm.target.Target("llvm") if target is None else target
+    on_cpu = target.kind.name == "llvm"
+    layers: Layers = KvctlLayers(dtype) if on_cpu else PlainLayers(dtype)
+    model = DecoderForCausalLM(
+        config,
+        layers,
+        cache=cache,
+        target=target,
+        unused=unused,
+        hidden_layers=hidden_layers,
+        exit_layers=exit_layers,
+    )
+    module, params = model.export_tvm(model.spec())
+    return module, [
+        ParamSpec(
+            name,
+            tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),
+            "float32" if on_cpu else dtype,
+            param.attrs.get("packed"),
+        )
+        for name, param in params
+    ]
