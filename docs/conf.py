@@ -17,7 +17,7 @@ html_theme = "furo"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_mock_imports = ["torch"]  # the pages are built without it
+autodoc_mock_imports = ["torch", "transformers"]  # the pages are built without it
 numpydoc_show_class_members = False  # autodoc documents them
 default_role = "code"  # `name` in a docstring is a parameter or an attribute more often than a link
 myst_heading_anchors = 2
@@ -25,7 +25,7 @@ myst_heading_anchors = 2
 # Every reference must lead somewhere. Other projects' inventories would need a network.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(numpy|npt|torch|tvm|tvm_ffi|matplotlib)\..*"),
+    ("py:.*", r"(numpy|npt|torch|transformers|tvm|tvm_ffi|matplotlib)\..*"),
     ("py:.*", r"(os|pathlib|collections|contextlib|types|typing)\..*"),
     # Types of annotations: aliases that only type checkers see, and types of inner modules.
     ("py:class", r"\w+|.*\._.*|kvctl\.\w+\.\w+\.\w+"),

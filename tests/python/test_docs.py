@@ -17,22 +17,34 @@ def test_the_pages_have_examples():
     assert len(examples("docs/masks.md")) >= 2
 
 
-@pytest.mark.parametrize("number", range(len(examples("README.md"))))
-def test_example_of_the_readme(number, request):
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=[pytest.mark.hf] if "kvctl.hf" in code else [])
+        for number, code in enumerate(examples("README.md"))
+    ],
+)
+def test_example_of_the_readme(number, request, tmp_path):
     code = examples("README.md")[number]
+    if "kvctl.hf" in code:  # on the demo model instead of one of the hub
+        pytest.importorskip("transformers", reason="needs transformers: pip install 'kvctl[hf]'")
+        from hf_demo import write_demo
+
+        code = code.replace("Qwen/Qwen3-0.6B", str(write_demo(tmp_path)))
     if "build/models/smollm2" in code:
         code = code.replace("build/models/smollm2", str(request.getfixturevalue("smollm2")))
     exec(compile(code, f"README.md example {number}", "exec"), {})
 
 
-NEEDS = {"torch.md": "torch"}  # what a page needs that is not there by default: a marker, too
+# What a page needs that is not there by default: a package, and the marker of the tests with it.
+NEEDS = {"torch.md": ("torch", "torch"), "hf.md": ("transformers", "hf")}
 PAGES = [p.name for p in sorted((ROOT / "docs").glob("*.md")) if examples(f"docs/{p.name}")]
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=[getattr(pytest.mark, NEEDS[page])] if page in NEEDS else [])
+        pytest.param(page, marks=[getattr(pytest.mark, NEEDS[page][1])] if page in NEEDS else [])
         for page in PAGES
     ],
 )
@@ -41,7 +53,8 @@ def test_examples_of_a_page(page):
     if "import matplotlib" in "".join(examples(f"docs/{page}")):
         pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
     if page in NEEDS:
-        pytest.importorskip(NEEDS[page], reason=f"needs {NEEDS[page]}")
+        package, extra = NEEDS[page]
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'kvctl[{extra}]'")
     names = {}
     for number, code in enumerate(examples(f"docs/{page}")):
         exec(compile(code, f"docs/{page} example {number}", "exec"), names)
