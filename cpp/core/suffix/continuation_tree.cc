@@ -7,6 +7,8 @@
 namespace kvctl {
 namespace {
 
+constexpr int64_t kUsualNodes = 64;  // room that is made before a tree grows
+
 // A node that could be added next: continuations [begin, end) go through it.
 struct Offer {
   double share;
@@ -32,6 +34,11 @@ class Growth {
     // The newest first, also where no node has to sort them.
     std::sort(continuations_.begin(), continuations_.end(),
               [](const Continuation& a, const Continuation& b) { return a.age > b.age; });
+    const auto nodes = static_cast<size_t>(std::min<int64_t>(max_nodes, kUsualNodes)) + 1;
+    draft_.tokens.reserve(nodes);
+    draft_.parents.reserve(nodes);
+    draft_.shares.reserve(nodes);
+    offers_.reserve(continuations_.size() + nodes);
     OfferChildren({1.0, 0, -1, 0, 0, continuations_.size()}, 0);
     while (!offers_.empty() && static_cast<int64_t>(draft_.tokens.size()) <= max_nodes) {
       std::pop_heap(offers_.begin(), offers_.end(), Worse);

@@ -46,6 +46,7 @@ class NewFile {
   }
 
   void Write(const void* data, size_t size) {
+    if (size == 0) return;  // of an empty store, and from nowhere
     md5_.Update(data, size);
     if (std::fwrite(data, 1, size, file_.get()) != size) Fail();
   }
@@ -86,6 +87,7 @@ class OldFile {
 
   uint64_t size() const { return size_; }
   void Read(void* data, size_t size) {
+    if (size == 0) return;
     ReadRaw(data, size);
     md5_.Update(data, size);
   }

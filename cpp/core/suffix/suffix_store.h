@@ -87,7 +87,7 @@ class SuffixStore {
    * \throws Error kValue if the context is empty or a limit is negative.
    */
   SuffixDraft Tree(const TokenSpan& context, int64_t max_nodes, int64_t max_depth) const;
-  static constexpr size_t kOccurrences = 32;
+  static constexpr size_t kOccurrences = 24;
 
   /*!
    * \brief Writes the texts to a file, which others see whole or not at all.

@@ -7,7 +7,7 @@ import heapq
 from kvctl.draft import SuffixStore
 
 #: Places that are counted.
-OCCURRENCES = 32
+OCCURRENCES = 24
 
 
 def matches(texts, context):
