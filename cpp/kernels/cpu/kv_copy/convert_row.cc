@@ -2,32 +2,34 @@
 
 #include <cstring>
 
+#include "kernels/convert.h"
 #include "kernels/cpu/kv_copy/convert_row_avx2.h"
 #include "kernels/isa.h"
 
 namespace kvctl {
 namespace {
 
-float FromBFloat16(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
+// The conversions of kernels/convert.h, and for NaN those of the vector instructions: it keeps the
+// bits that fit, and is quiet.
+float FromHalf(Float16 half) {
+  const float value = ToFloat(half);
+  return value == value ? value : FromBits(ToBits(value) | 0x00400000);
 }
 
-uint16_t ToBFloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x40);  // keep NaN
-  return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+Float16 ToHalf(float value) {
+  Float16 half;
+  FromFloat(value, &half);
+  if (value == value) return half;
+  const uint32_t bits = ToBits(value);
+  return {static_cast<uint16_t>((bits >> 16 & 0x8000) | 0x7e00 | (bits >> 13 & 0x3ff))};
 }
 
 float Load(const void* source, DType dtype, int64_t i) {
   switch (dtype) {
     case DType::kFloat16:
-      return static_cast<float>(static_cast<const _Float16*>(source)[i]);
+      return FromHalf(static_cast<const Float16*>(source)[i]);
     case DType::kBFloat16:
-      return FromBFloat16(static_cast<const uint16_t*>(source)[i]);
+      return ToFloat(static_cast<const BFloat16*>(source)[i]);
     default:
       return static_cast<const float*>(source)[i];
   }
@@ -36,10 +38,10 @@ float Load(const void* source, DType dtype, int64_t i) {
 void Store(float value, void* target, DType dtype, int64_t i) {
   switch (dtype) {
     case DType::kFloat16:
-      static_cast<_Float16*>(target)[i] = static_cast<_Float16>(value);
+      static_cast<Float16*>(target)[i] = ToHalf(value);
       break;
     case DType::kBFloat16:
-      static_cast<uint16_t*>(target)[i] = ToBFloat16(value);
+      FromFloat(value, static_cast<BFloat16*>(target) + i);
       break;
     default:
       static_cast<float*>(target)[i] = value;

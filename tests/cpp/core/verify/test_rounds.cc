@@ -16,7 +16,6 @@ using kvctl::RandomStream;
 using kvctl::Rule;
 
 constexpr int kVocab = 3;
-constexpr int kDrafted = 3;
 constexpr int kTokens = 4;  // tokens 2 to 4 are judged: 27 cells
 const std::vector<double> kTarget = {0.45, 0.35, 0.2};
 const std::vector<double> kDraft = {0.1, 0.5, 0.4};
