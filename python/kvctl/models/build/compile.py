@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..checkpoints.generation_config import unused_settings
 from ..checkpoints.vocabulary import Vocabulary, read_vocabulary
 from ..checkpoints.weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
 from ..graph.export import check_layers, export
@@ -129,6 +130,11 @@ def compile_model(
     tokenizer = checkpoint.tokenizer_json()
     vocabulary = _vocabulary(checkpoint, tokenizer, note or (lambda sentence: None))
     chat = checked_chat(checkpoint, tokenizer)
+    if note is not None and (settings := unused_settings(checkpoint.source)):
+        note(
+            f"generation_config.json sets {', '.join(settings)}, which a compiled model does not "
+            "do by itself: say so when you generate (kvctl.Sampling), where there is a way"
+        )
 
     report("compile", 0.0)
     module, params = export(
