@@ -60,9 +60,12 @@ class Acceptance:
 
         The root's is 1.
         """
-        rates = [1.0]
+        rates, tables, longest = [1.0], self._rates, _LENGTHS[-1]
         for node in range(1, len(parents)):
-            rates.append(rates[parents[node]] * self.rate(match_lengths[node], ranks[node]))
+            length, rank = match_lengths[node], ranks[node]
+            table = tables[rank if rank < _LAST_RANK else _LAST_RANK]
+            bucket = _BUCKET[length if length < longest else longest]
+            rates.append(rates[parents[node]] * table[bucket])
         return rates
 
     def observe(self, match_length: int, rank: int, hit: bool) -> None:

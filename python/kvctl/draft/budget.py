@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .cost import RoundCost
@@ -11,6 +12,8 @@ from .request import Request
 # that is as likely right as this.
 _TRIALS = 2
 _TRIAL_RATE = 0.5
+# How often the counts are chosen anew because a text cannot pay its part.
+_PASSES = 3
 
 
 class Budget:
@@ -69,29 +72,66 @@ class Budget:
             not among them. Empty where nothing is drafted.
         """
         size = len(requests)
-        limits = [request.limit for request in requests]
         ordered = sorted(
-            ((-rate, text) for text, nodes in enumerate(rates) for rate in nodes if rate > 0),
+            (-rate, text) for text, nodes in enumerate(rates) for rate in nodes if rate > 0
         )
+        best = [0] * size
+        if not ordered:
+            return best
         plain = self.cost(size)
-        taken, best, total = [0] * size, [0] * size, 0
-        purses = [self.purse(request.id) for request in requests]
-        emitted, best_gain = float(size), 1.0 + self._margin
-        for rate, text in ordered:
-            count = taken[text] + 1
-            if count > limits[text]:
-                continue
-            cost = self.cost(size + total + 1) / plain
-            if size * (cost - 1.0) * count > purses[text] * (total + 1):
-                limits[text] = 0  # not affordable, and so would more
-                continue
-            taken[text], total, emitted = count, total + 1, emitted - rate
-            if emitted > best_gain * size * cost:
-                best, best_gain = taken.copy(), emitted / (size * cost)
-        if ordered and not any(best) and self._tries(-ordered[0][0]):
+        # Each node's part of what a round of so many nodes costs beyond a plain one, in tokens.
+        costs = [self.cost(size + total) / plain for total in range(len(ordered) + 1)]
+        parts = [size * (cost - 1.0) / max(total, 1) for total, cost in enumerate(costs)]
+        purses = [max(self.purse(request.id), 0.0) for request in requests]
+        caps, best_gain = [request.limit for request in requests], 1.0 + self._margin
+        for _ in range(_PASSES):
+            wish, gain, bet = self._take(ordered, caps, costs, parts, purses)
+            if gain > best_gain:
+                best, best_gain = bet, gain
+            total = sum(wish)
+            if total == 0 or wish == bet:
+                break
+            # Not all can pay their part of that: those draft less.
+            caps = [
+                min(cap, int(purse / parts[total])) for cap, purse in zip(caps, purses, strict=True)
+            ]
+        if not any(best) and self._tries(-ordered[0][0]):
             text = ordered[0][1]
             best[text] = min(1, requests[text].limit)
         return best
+
+    def _take(
+        self,
+        ordered: Sequence[tuple[float, int]],
+        caps: Sequence[int],
+        costs: Sequence[float],
+        parts: Sequence[float],
+        purses: Sequence[float],
+    ) -> tuple[list[int], float, list[int]]:
+        """Take nodes in order, no more of a text than its cap.
+
+        Returns
+        -------
+        tuple
+            How many nodes of each text promise most; and the gain of the best that every text can
+            pay its part of, and those counts.
+        """
+        size = len(caps)
+        taken, total, dearest = [0] * size, 0, 0.0
+        wish, bet, emitted = [0] * size, [0] * size, float(size)
+        wished = gain = 1.0 + self._margin
+        for rate, text in ordered:
+            count = taken[text] + 1
+            if count > caps[text]:
+                continue
+            taken[text], total, emitted = count, total + 1, emitted - rate
+            dearest = max(dearest, count / purses[text]) if purses[text] else math.inf
+            promised = emitted / (size * costs[total])
+            if promised > wished:
+                wish, wished = taken.copy(), promised
+            if promised > gain and dearest * parts[total] <= 1.0:
+                bet, gain = taken.copy(), promised
+        return wish, gain, bet
 
     def _tries(self, rate: float) -> bool:
         """Return whether to verify one node only to learn what that costs."""

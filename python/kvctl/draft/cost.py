@@ -231,8 +231,8 @@ class RoundCost:
 
 
 def _bucket(rows: int) -> int:
-    """Return the row count that stands for this one: beyond 32, sixteen for each doubling."""
-    step = 1 << max(0, rows.bit_length() - 5)
+    """Return the row count that stands for this one: beyond 16, four for each doubling."""
+    step = 1 if rows <= 16 else 1 << (rows.bit_length() - 3)
     return (rows + step // 2) // step * step
 
 

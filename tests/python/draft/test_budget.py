@@ -145,3 +145,36 @@ def test_limits_of_each_text_hold():
     budget = Budget(cost, credit=100)
     assert budget.choose(requests(3, 0, 5), [[1.0] * 9] * 3) == [3, 0, 5]
     assert budget.choose([], []) == []
+
+
+def test_a_step_of_the_cost_is_paid_by_all_texts_together():
+    """The first row beyond the batch is dear, the others are nearly free."""
+    cost = RoundCost(max_rows=33)
+    cost.recall([(8, 1.2), (9, 1.35), (16, 1.5)])
+    budget = Budget(cost)
+    counts = budget.choose(requests(*[16] * 8), [[0.8, 0.7]] * 8)
+    assert min(counts) >= 1
+    # One text alone would have to pay the step by itself, and cannot.
+    assert budget.choose(requests(*[16] * 8), [[0.8, 0.7]] + [[]] * 7) == [0] * 8
+
+
+def test_a_text_with_an_empty_purse_does_not_keep_others_from_drafting():
+    cost = RoundCost(max_rows=33)
+    cost.calibrate(cheap)
+    budget = Budget(cost, credit=1.0, allowance=0.0)
+    two = requests(16, 16)
+    budget.observe([0, 1], [9, 0], [1, 1], 0.02 * cost(11))
+    budget.observe([0, 1], [9, 0], [1, 1], 0.02 * cost(11))
+    budget.observe([0, 1], [9, 0], [1, 1], 0.02 * cost(11))
+    assert budget.purse(0) <= 0 < budget.purse(1)
+    counts = budget.choose(two, [[1.0] * 9, [0.9] * 9])
+    assert counts[0] == 0 < counts[1]
+
+
+def test_a_text_that_can_pay_little_drafts_little_beside_one_that_can_pay_much():
+    cost = RoundCost(max_rows=33)
+    cost.recall([(2, 1.0), (3, 1.3), (4, 1.35), (33, 1.35 + 29 * 0.1)])
+    budget = Budget(cost, credit=0.25, allowance=0.0)
+    budget.observe([0, 1], [0, 4], [1, 5], 0.02)
+    counts = budget.choose(requests(16, 16), [[0.95] * 4, [0.9] * 4])
+    assert counts[0] <= 1 < counts[1]

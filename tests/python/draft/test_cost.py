@@ -124,7 +124,7 @@ def test_what_was_learnt_is_recalled_and_then_corrected():
         for rows, value in TRUE_SHAPE.items():
             first.observe(rows, 0.02 * value)
     points = first.points
-    assert [rows for rows, _ in points] == [2, 3, 5, 9, 17]
+    assert [rows for rows, _ in points] == [2, 3, 5, 9, 16]  # 17 counts as 16
     second = RoundCost(max_rows=64)
     second.recall(points)
     assert not second.calibrated  # it has no scale
@@ -161,6 +161,6 @@ def test_many_row_counts_share_samples():
     for _ in range(3000):
         rows = rng.randint(1, 256)
         cost.observe(rows, 0.02 * (1 + 0.01 * (rows - 1)))
-    assert len(cost.points) <= 80
+    assert len(cost.points) <= 40
     for rows in (1, 7, 30, 100, 256):
         assert cost(rows) == pytest.approx(1 + 0.01 * (rows - 1), rel=0.05)
