@@ -129,7 +129,7 @@ class Budget:
             promised = emitted / (size * costs[total])
             if promised > wished:
                 wish, wished = taken.copy(), promised
-            if promised > gain and dearest * parts[total] <= 1.0:
+            if promised > gain and (parts[total] == 0.0 or dearest * parts[total] <= 1.0):
                 bet, gain = taken.copy(), promised
         return wish, gain, bet
 

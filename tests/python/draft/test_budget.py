@@ -178,3 +178,10 @@ def test_a_text_that_can_pay_little_drafts_little_beside_one_that_can_pay_much()
     budget.observe([0, 1], [0, 4], [1, 5], 0.02)
     counts = budget.choose(requests(16, 16), [[0.95] * 4, [0.9] * 4])
     assert counts[0] <= 1 < counts[1]
+
+
+def test_rows_that_are_free_cost_an_empty_purse_nothing():
+    cost = RoundCost(max_rows=33)
+    cost.recall([(2, 1.0), (9, 1.0), (33, 1.0)])
+    budget = Budget(cost, credit=0.0, allowance=0.0)
+    assert budget.choose(requests(5, 3), [[0.5] * 5, [0.4] * 5]) == [5, 3]
