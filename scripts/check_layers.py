@@ -27,7 +27,7 @@ PYTHON = {
     "cache": "_ffi mask tree",
     "recurrent": "_ffi mask tree cache",
     "verification": "_core _ffi drawing tree",
-    "draft": "_core _ffi tree verification",
+    "draft": "_core _ffi mask tree verification",
     "torch": "_ffi cache",
     "engine": "_ffi mask tree cache recurrent verification draft text",
     "hf": "_ffi mask tree cache torch engine text",

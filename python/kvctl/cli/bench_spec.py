@@ -73,6 +73,7 @@ def spec_command(
     from ..bench.result import Configuration
     from ..bench.spec import bench_spec, result_name
     from ..draft import make_drafter
+    from .model_drafter import register_model_drafter
 
     asked = read_questions(questions, limit=limit)
     settings = Settings(
@@ -89,6 +90,7 @@ def spec_command(
         Configuration(*one) for one in product(drafters or ["lookup"], rules or ["auto"], sizes)
     ]
     output.mkdir(parents=True, exist_ok=True)
+    register_model_drafter()
     runner = open_runner(model, max_sequences=max(4, *sizes))
     for one in dict.fromkeys(one.drafter for one in configurations if one.drafter):
         make_drafter(one, runner)  # refuses what is wrong before anything is measured

@@ -9,6 +9,7 @@ from .jacobi import JacobiDrafter
 from .lookahead import LookaheadDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
+from .model import ModelDrafter
 from .registry import DRAFTERS, make_drafter, register_drafter
 from .request import Request
 from .round_result import RoundResult
@@ -31,6 +32,7 @@ __all__ = [
     "LookaheadDrafter",
     "LookupDrafter",
     "MixedDrafter",
+    "ModelDrafter",
     "Request",
     "RoundCost",
     "RoundResult",

@@ -112,13 +112,18 @@ class Decider:
             options["log_probs"] = True
         if any(text.penalized for text in texts):
             options["history"] = [text.tokens[:-1] if text.penalized else () for text in texts]
-        names = {draft.drawn for draft in drafts if isinstance(draft.drawn, str)}
-        whole = len(names) == 1 and all(isinstance(draft.drawn, str) for draft in drafts)
+        drawn: Any = [draft.drawn for draft in drafts]
+        if rule in ("greedy", "target_only"):
+            # They do not ask how a draft was drawn, and plain steps, which draft nothing, must take
+            # the same tokens: not those of the noise that coupled drafts were drawn with.
+            drawn = "deterministic"
+        elif all(isinstance(one, str) for one in drawn) and len(set(drawn)) == 1:
+            drawn = drawn[0]
         result = verify(
             logits,
             [draft.tree for draft in drafts],
             rule=rule,
-            drawn=names.pop() if whole else [draft.drawn for draft in drafts],
+            drawn=drawn,
             sampling=[text.sampling for text in texts],
             seed=texts[0].asked.seed,
             request_ids=[text.asked.request_id for text in texts],

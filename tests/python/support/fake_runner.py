@@ -60,12 +60,22 @@ class FakeCache:
     def sequence_length(self, seq_id):
         return len(self.committed[seq_id]) + len(self.pending[seq_id])
 
+    def pending_length(self, seq_id):
+        return len(self.pending[seq_id])
+
     def append(self, seq_id, tokens, parents=None):
         assert not self.pending[seq_id], "pending nodes were neither committed nor aborted"
         if parents is None:
             self.committed[seq_id] += tokens
         else:
             self.pending[seq_id] = list(zip(tokens, parents, strict=True))
+
+    def grow(self, seq_id, tokens, parents):
+        """Append to the pending nodes, and return the first new one."""
+        first = len(self.pending[seq_id])
+        assert all(parent < first + i for i, parent in enumerate(parents))
+        self.pending[seq_id] += zip(map(int, tokens), parents, strict=True)
+        return first
 
     def check_room(self, seq_ids, tokens):
         """Refuse a forward as a whole."""
@@ -150,9 +160,15 @@ class FakeRunner:
         logits = self._rows(contexts)
         return logits if hidden is None else (logits, hidden_states(contexts, hidden))
 
-    def forward(self, seq_ids, tokens, hidden=None):
+    def forward(self, seq_ids, tokens, hidden=None, mask=None):
         contexts = []
         self.cache.check_room(seq_ids, tokens)
+        if mask is not None:
+            for seq_id, new, one in zip(seq_ids, tokens, mask, strict=True):
+                first = self.cache.grow(seq_id, new, one.tree_parents.tolist())
+                past = self.cache.committed[seq_id]
+                contexts += [past + self.cache.path(seq_id, first + i) for i in range(len(new))]
+            return self._rows(contexts)
         for seq_id, new in zip(seq_ids, tokens, strict=True):
             self.forwards.append(len(new))
             self.cache.append(seq_id, [int(token) for token in new])

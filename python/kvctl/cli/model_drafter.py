@@ -1,0 +1,52 @@
+"""The drafter "model" of command lines: another model directory drafts."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ..draft import DRAFTERS, ModelDrafter, register_drafter
+from .open_runner import open_runner
+
+if TYPE_CHECKING:
+    from ..draft import Drafter
+    from ..engine.protocol import Runner
+
+
+def model_drafter(
+    directory: str,
+    *,
+    length: int | None = None,
+    max_length: int = 8,
+    branching: int = 1,
+    beam: int | None = None,
+    how: str = "deterministic",
+    max_sequences: int = 4,
+) -> Drafter:
+    """Load a draft model, named as a command names its target, and make its drafter.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `open_runner` and :class:`kvctl.draft.ModelDrafter`.
+    """
+    return ModelDrafter(
+        _opened(directory, max_sequences),
+        length=length,
+        max_length=max_length,
+        branching=branching,
+        beam=beam,
+        how=how,
+    )
+
+
+@cache
+def _opened(directory: str, max_sequences: int) -> Runner:
+    """Load a draft model once: the drafters of a command take turns on it."""
+    return open_runner(directory, talks=False, max_sequences=max_sequences)
+
+
+def register_model_drafter() -> None:
+    """Let this process know the drafter by its name."""
+    if "model" not in DRAFTERS:
+        register_drafter("model", model_drafter)

@@ -1,0 +1,284 @@
+"""Drafting with a second, smaller model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...verification import Sampling
+from ..budget import Budget
+from ..draft import Draft
+from ..drafter import Drafter
+from ..request import Request
+from ..round_result import RoundResult
+from ..sample import sample
+from ..top_tokens import top_tokens
+from .confidence import Confidence
+from .growing_tree import GrowingTree
+from .pays import DraftingPays
+from .runner import DraftRunner
+from .sequences import DraftSequences
+
+_HOW = ("deterministic", "independent", "without_replacement", "coupled")
+
+
+class ModelDrafter(Drafter):
+    """Another model of the same vocabulary drafts (arXiv 2211.17192, 2302.01318).
+
+    The tree is grown level by level, one forward of the draft model for each level but the last.
+    Its shape is a matter of two parameters: ``branching=1`` is a chain; ``(4, 1, 1)`` four paths
+    from the root on; ``(4, 2, 1)`` a tree of 4, 8 and 8 nodes; with ``beam=8`` only the 8 best
+    nodes of a level are extended, of which `branching` children each are candidates (EAGLE-2's
+    expansion, arXiv 2406.16858; the loop keeps the candidates that pay).
+
+    The draft model's cache stays in step: what was accepted is committed, the rest dropped, so that
+    after each round it holds the text as a prefill of it would.
+
+    Parameters
+    ----------
+    runner
+        The draft model, any `kvctl.engine.Runner` but the target's. Its cache is used for sequences
+        of the drafter's own; give it room for the batch.
+    length
+        Depth of the tree, always; without a beam all of it is verified. By default at most
+        `max_length`: deterministic drafts go on only while another level promises to pay, and where
+        drafting does not pay at all, most rounds go without it.
+    max_length
+        The greatest depth where `length` is not given.
+    branching
+        Children of each node that is extended; one number, or one for each level, of which the last
+        counts for deeper levels too.
+    beam
+        Extend only so many nodes of a level. For deterministic drafts.
+    how
+        "deterministic": the most likely tokens. They suit every rule of temperature 0 and
+        "target_only". "independent", "without_replacement" or "coupled": drawn at random from the
+        draft model's distribution, for the rules that need it; see `kvctl.draft.sample`.
+    sampling
+        How the draft model's tokens are drawn; by default as the text's are.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range, `how` is unknown, or `beam` goes with random draws.
+
+    Examples
+    --------
+    >>> drafter = kvctl.draft.ModelDrafter(kvctl.ModelRunner.load("SmolLM2-135M"))
+    >>> kvctl.generate(kvctl.ModelRunner.load("SmolLM2-1.7B"), prompt, drafter=drafter)
+    """
+
+    def __init__(
+        self,
+        runner: DraftRunner,
+        *,
+        length: int | None = None,
+        max_length: int = 8,
+        branching: int | Sequence[int] = 1,
+        beam: int | None = None,
+        how: str = "deterministic",
+        sampling: Sampling | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("length", length, 0),
+            ("max_length", max_length, 0),
+            ("beam", beam, 1),
+        ):
+            if value is not None and index(value) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if how not in _HOW:
+            raise ValueError(f"how must be one of {', '.join(_HOW)}, got {how!r}")
+        if beam is not None and how != "deterministic":
+            raise ValueError(
+                f"a beam keeps nodes by their value, which biases random draws; use "
+                f"how='deterministic', not {how!r}"
+            )
+        widths = [index(branching)] if isinstance(branching, int) else [*map(index, branching)]
+        if not widths or min(widths) < 1:
+            raise ValueError(f"branching must be at least 1 on each level, got {branching}")
+        self.length = length
+        self.depth = max_length if length is None else length
+        self.how = how
+        self.confidence = Confidence()
+        self._widths = [widths[min(d, len(widths) - 1)] for d in range(self.depth)]
+        self._beam = beam
+        self._sampling = sampling
+        self._runner = runner
+        self._sequences = DraftSequences(runner)
+        self._pays = DraftingPays()
+        self._trees: dict[int, GrowingTree] = {}
+        if max(widths) > runner.vocab_size:
+            raise ValueError(
+                f"branching must be at most the draft model's vocabulary of {runner.vocab_size} "
+                f"tokens, got {max(widths)}"
+            )
+        widest = self._widest()
+        if widest > runner.prefill_chunk_size:
+            raise ValueError(
+                f"a level of the tree has {widest} nodes to extend, and the draft model forwards "
+                f"at most {runner.prefill_chunk_size} tokens at once; give a beam or less branching"
+            )
+        self._group = max(1, runner.prefill_chunk_size // max(1, widest))
+
+    def start(self, request: Request) -> None:
+        """Begin a text; the draft model reads it with the first draft."""
+        return
+
+    def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
+        """Grow a tree for each text."""
+        self._trees = {}
+        if self._adapts and not self._pays.worthwhile(budget, len(requests), self.confidence.mean):
+            return [Draft.nothing(request.root) for request in requests]
+        self._sequences.drop_pending(requests)
+        able = [request for request in requests if request.limit > 0 and self.depth > 0]
+        for first in range(0, len(able), self._group):
+            self._grow(able[first : first + self._group], budget)
+        return [
+            self._trees[request.id].draft(self.how, rated=self._is_cut)
+            if request.id in self._trees
+            else Draft.nothing(request.root)
+            for request in requests
+        ]
+
+    def observe(self, results: Sequence[RoundResult]) -> None:
+        """Keep what was accepted in the draft model's cache, and learn from the round."""
+        kept = {}
+        for result in results:
+            tree = self._trees.get(result.request.id)
+            if tree is None:
+                continue
+            kept[self._sequences.id_of(result.request)] = tree.kept_rows(result.accepted)
+            for probability, hit in tree.trials(result.emitted):
+                self.confidence.observe(probability, hit)
+        self._sequences.keep(kept)
+        self._trees = {}
+
+    def finish(self, request: Request) -> None:
+        """Remove the text's sequence from the draft model's cache."""
+        self._trees.pop(request.id, None)
+        self._sequences.finish(request)
+
+    @property
+    def _adapts(self) -> bool:
+        return self.length is None and self.how == "deterministic"
+
+    def _widest(self) -> int:
+        """Return how many nodes of a level are forwarded at most."""
+        widest, width = 1, 1
+        for children in self._widths[:-1]:
+            width *= children
+            if self._beam is not None:
+                width = min(width, self._beam)
+            widest = max(widest, width)
+        return widest
+
+    def _grow(self, requests: Sequence[Request], budget: Budget) -> None:
+        """Grow the trees of some texts together, a level with each forward."""
+        roots = self._sequences.catch_up(requests)
+        trees = [
+            GrowingTree(request, roots[request.id][None])
+            for request in requests
+            if request.id in roots
+        ]
+        self._trees.update((tree.request.id, tree) for tree in trees)
+        for depth in range(1, self.depth + 1):
+            for tree in trees:
+                self._extend(tree, depth)
+            trees = [tree for tree in trees if self._goes_deeper(tree, depth)]
+            if not trees or depth == self.depth:
+                return
+            if self._adapts and not self._pays.another_level(
+                budget, len(requests), trees, self.confidence.mean
+            ):
+                return
+            begin = perf_counter()
+            logits = self._sequences.grow(
+                [self._sequences.id_of(tree.request) for tree in trees],
+                [[tree.tokens[node] for node in tree.frontier] for tree in trees],
+                [tree.pending_parents() for tree in trees],
+            )
+            if logits is None:
+                return
+            self._pays.observe_level(perf_counter() - begin)
+            row = 0
+            for tree in trees:
+                tree.forwarded(logits[row : row + len(tree.frontier)])
+                row += len(tree.frontier)
+
+    def _goes_deeper(self, tree: GrowingTree, depth: int) -> bool:
+        """Return whether a tree has nodes to extend, and room for them."""
+        room = self._sequences.depth_room(tree.request)
+        return bool(tree.frontier) and (room is None or depth <= room)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether trees may have more nodes than the limit: the loop takes those that pay."""
+        return self.how == "deterministic" and (self.length is None or self._beam is not None)
+
+    def _extend(self, tree: GrowingTree, depth: int) -> None:
+        """Add the children of the frontier, which become the next one."""
+        width = self._widths[depth - 1]
+        if not self._is_cut:  # before anything is drawn; the same for all nodes of a level
+            room = tree.request.limit - (len(tree) - 1)
+            width = min(width, room // len(tree.frontier))
+        if width == 0:
+            added = []
+        elif self.how == "deterministic":
+            added = self._add_likely(tree, width)
+        else:
+            added = self._draw(tree, width, depth)
+        if self._beam is not None and len(added) > self._beam:
+            best = sorted(added, key=lambda node: (-tree.rates[node], node))[: self._beam]
+            added = sorted(best)
+        tree.frontier = added
+
+    def _add_likely(self, tree: GrowingTree, width: int) -> list[int]:
+        tokens = top_tokens(tree.logits, width)
+        shares = _probabilities(tree.logits, tokens)
+        added = []
+        for parent, row, values in zip(
+            tree.frontier, tokens.tolist(), shares.tolist(), strict=True
+        ):
+            for token, probability in zip(row, values, strict=True):
+                rate = self.confidence.rate(probability)
+                # Siblings exclude each other, so that of learnt rates the sum may be too large.
+                added.append(tree.add(parent, token, probability, rate))
+        return added
+
+    def _draw(self, tree: GrowingTree, width: int, depth: int) -> list[int]:
+        request, count = tree.request, len(tree.frontier)
+        drawn = sample(
+            tree.logits,
+            how=self.how,
+            n=width,
+            sampling=self._sampling or request.sampling,
+            seed=request.seed,
+            request_ids=[request.request_id] * count,
+            root_positions=[request.root_position] * count,
+            first_nodes=[len(tree) + i * width for i in range(count)],
+            depths=[depth] * count,
+        )
+        added = []
+        for parent, tokens, distribution in zip(
+            tree.frontier, drawn.tokens.tolist(), drawn.probs, strict=True
+        ):
+            tree.drawn_from(parent, distribution)
+            for token in tokens:
+                if token >= 0:  # the support may have fewer
+                    added.append(tree.add(parent, token, float(distribution[token]), 1.0))
+        return added
+
+
+def _probabilities(
+    logits: npt.NDArray[Any], tokens: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Return the softmax of each row at some tokens."""
+    largest = logits.max(axis=1, keepdims=True)
+    total = np.exp(logits - largest, dtype=np.float32).sum(axis=1, dtype=np.float64)
+    at = np.take_along_axis(logits, tokens.astype(np.int64), axis=1) - largest
+    return np.asarray(np.exp(at, dtype=np.float64) / total[:, None])

@@ -1,0 +1,100 @@
+"""A tree that a draft model grows level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...tree import TokenTree
+from ..draft import Draft
+from ..request import Request
+
+
+class GrowingTree:
+    """The nodes so far, which of them the draft model has forwarded, and what it said there.
+
+    Attributes
+    ----------
+    request : Request
+        The text that it is drafted for.
+    frontier : list of int
+        The nodes to extend next, the root at first.
+    logits : numpy.ndarray
+        (len(frontier), V), what the draft model says after them.
+    tokens, parents, probabilities, rates
+        Of each node: the token, the parent, the draft model's probability of it, and the
+        probability that its path is accepted.
+    """
+
+    def __init__(self, request: Request, logits: npt.NDArray[Any]) -> None:
+        self.request = request
+        self.tokens = [int(request.root)]
+        self.parents = [-1]
+        self.probabilities = [1.0]
+        self.rates = [1.0]
+        self.frontier = [0]
+        self.logits = logits
+        self._forwarded: dict[int, int] = {}  # pending rows of the draft cache, by node
+        self._distributions: dict[int, npt.NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, parent: int, token: int, probability: float, rate: float) -> int:
+        """Add a node, and return it; `rate` is that of the node alone."""
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.probabilities.append(probability)
+        self.rates.append(self.rates[parent] * rate)
+        return len(self.tokens) - 1
+
+    def drawn_from(self, node: int, distribution: npt.NDArray[Any]) -> None:
+        """Remember the distribution that the children of a node were drawn from."""
+        self._distributions[node] = distribution
+
+    def pending_parents(self) -> list[int]:
+        """Return the parents of the frontier among the forwarded nodes; -1 is the root."""
+        return [self._forwarded.get(self.parents[node], -1) for node in self.frontier]
+
+    def forwarded(self, logits: npt.NDArray[Any]) -> None:
+        """Take what the draft model said after the frontier."""
+        for node in self.frontier:
+            self._forwarded[node] = len(self._forwarded)
+        self.logits = logits
+
+    def kept_rows(self, accepted: Sequence[int]) -> list[int]:
+        """Return the pending rows of accepted nodes: of the first ones, those forwarded."""
+        return [self._forwarded[node] for node in accepted if node in self._forwarded]
+
+    def draft(self, drawn: str, *, rated: bool) -> Draft:
+        """Return the tree, with what a rule must know of it or, if `rated`, its rates."""
+        tree = TokenTree(self.tokens, self.parents)
+        if drawn == "deterministic":
+            return Draft(tree, rates=self.rates if rated else None)
+        if not self._distributions:
+            return Draft(tree)
+        some = next(iter(self._distributions.values()))
+        probs = np.zeros((tree.num_rows, len(some)), some.dtype)
+        for node, distribution in self._distributions.items():
+            probs[tree.rows[node]] = distribution
+        return Draft(tree, drawn=drawn, probs=probs)
+
+    def trials(self, emitted: Sequence[int]) -> list[tuple[float, bool]]:
+        """Return (probability, right or not) of each node that the emitted tokens tried."""
+        children: dict[int, list[int]] = {}
+        for node in range(1, len(self)):
+            children.setdefault(self.parents[node], []).append(node)
+        tried, at = [], 0
+        for token in emitted:
+            following = None
+            for node in children.get(at, ()):
+                hit = self.tokens[node] == token
+                tried.append((self.probabilities[node], hit))
+                following = node if hit else following
+            if following is None:
+                break
+            at = following
+        return tried

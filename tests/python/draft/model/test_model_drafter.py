@@ -1,0 +1,213 @@
+"""A draft model drafts: texts stay what they are, and its cache what a prefill of the text is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import kvctl
+from fake_runner import VOCABULARY, FakeRunner
+from kvctl import Sampling, generate
+from kvctl.draft import Drafter, ModelDrafter
+from table_world import (
+    DRAFT,
+    LIMIT,
+    TRIALS,
+    TableRunner,
+    joint,
+    statistic,
+)
+from tiny_model import compile_tiny_model
+
+SHAPES = {
+    "chain": {"length": 4},
+    "adaptive": {},
+    "paths": {"branching": (3, 1), "length": 4},
+    "tree": {"branching": (3, 2, 2)},
+    "beam": {"branching": 2, "beam": 2, "length": 3},
+    "drawn": {"branching": (3, 2), "length": 3, "how": "without_replacement"},
+    "coupled": {"length": 4, "how": "coupled"},
+}
+SAMPLING = Sampling(temperature=0.7, top_k=12)
+
+
+class Verified(ModelDrafter):
+    """Its trees are verified whatever rounds cost, as far as they may be."""
+
+    def propose(self, requests, budget):
+        return [
+            replace(draft, rates=None) if len(draft.tree) <= 1 + request.limit else draft
+            for request, draft in zip(requests, super().propose(requests, budget), strict=True)
+        ]
+
+
+class InStep(Drafter):
+    """Checks after each round that the draft cache holds what a prefill of the text makes."""
+
+    def __init__(self, drafter, runner):
+        self.drafter, self.runner, self.checks = drafter, runner, 0
+
+    def start(self, request):
+        self.drafter.start(request)
+
+    def propose(self, requests, budget):
+        return self.drafter.propose(requests, budget)
+
+    def observe(self, results):
+        self.drafter.observe(results)
+        for result in results:
+            if result.request in self.drafter._sequences:
+                self.check(self.drafter._sequences.id_of(result.request), result.request.tokens)
+
+    def check(self, id, tokens):
+        runner, cache = self.runner, self.runner.cache
+        held = cache.sequence_length(id)
+        assert cache.pending_length(id) == 0 and held < len(tokens)
+        cache.fork_sequence(id, 97)
+        cache.add_sequence(98)
+        runner.prefill([98], [tokens[:held]])
+        mine, fresh = (np.from_dlpack(runner.decode([one], [tokens[held]])) for one in (97, 98))
+        np.testing.assert_array_equal(mine, fresh)
+        cache.remove_sequence(97)
+        cache.remove_sequence(98)
+        self.checks += 1
+
+    def finish(self, request):
+        self.drafter.finish(request)
+
+
+@pytest.fixture(scope="module")
+def target(tiny_model):
+    return kvctl.ModelRunner.load(tiny_model, max_sequences=4)
+
+
+@pytest.fixture(scope="module", params=["same", "other"])
+def draft_model(request, tiny_model, tmp_path_factory):
+    """The target's own weights, of which all is accepted, or other ones, of which little is."""
+    if request.param == "same":
+        return kvctl.ModelRunner.load(tiny_model, max_sequences=6)
+    other = compile_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=9)
+    return kvctl.ModelRunner.load(other, max_sequences=6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("sampling", [None, SAMPLING], ids=["greedy", "sampled"])
+def test_texts_are_plain_and_the_cache_is_in_step(target, draft_model, shape, sampling):
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, 256, n).tolist() for n in (5, 40, 17, 1, 9)]
+    options = {"sampling": sampling, "seed": [4, 5, 6, 7, 8], "max_new_tokens": [20, 9, 30, 25, 2]}
+    expected = [text.tokens for text in generate(target, prompts, **options)]
+    drafter = InStep(Verified(draft_model, **SHAPES[shape]), draft_model)
+    got = generate(target, prompts, drafter=drafter, **options)
+    assert [text.tokens for text in got] == expected
+    assert drafter.checks > 0
+    assert sum(text.statistics.speculative_rounds for text in got) > 0
+    assert not any(id in draft_model.cache for id in range(10))
+
+
+def test_what_the_target_would_say_is_accepted_whole(target, tiny_model):
+    drafter = ModelDrafter(kvctl.ModelRunner.load(tiny_model), length=4)
+    text = generate(target, [1, 2, 3], drafter=drafter, max_new_tokens=26)
+    assert text.statistics.mean_acceptance_length == 5.0
+
+
+RULES = [
+    ("token_wise", {"how": "independent", "length": 3}),
+    ("block", {"how": "independent", "length": 3}),
+    ("recursive", {"how": "independent", "branching": (2, 2)}),
+    ("recursive", {"how": "without_replacement", "branching": (2, 2)}),
+    ("traversal", {"how": "without_replacement", "branching": (2, 1, 2), "length": 3}),
+    ("best_of_k", {"how": "independent", "branching": (2, 1), "length": 3}),
+    ("coupled", {"how": "coupled", "length": 3}),
+    ("auto", {"how": "without_replacement", "branching": (2, 1)}),
+    ("auto", {"how": "deterministic", "branching": (2, 2)}),
+    ("traversal", {"how": "deterministic", "branching": (2, 2), "length": 2}),
+]
+
+
+@pytest.mark.parametrize(("rule", "options"), RULES)
+def test_the_joint_distribution_of_four_tokens(rule, options):
+    options = {"length": 2, **options}
+    counts, expected, drafted = joint(rule, ModelDrafter(TableRunner(DRAFT), **options))
+    assert drafted > TRIALS / 2
+    assert statistic(counts, expected) < LIMIT
+
+
+def test_a_draft_model_that_is_not_the_one_drawn_from_is_seen():
+    """The negative control: the distributions are another model's."""
+
+    class Lying(ModelDrafter):
+        def propose(self, requests, budget):
+            drafts = super().propose(requests, budget)
+            for draft in drafts:
+                if draft.probs is not None:
+                    draft.probs[:] = draft.probs[:, ::-1]
+            return drafts
+
+    drafter = Lying(TableRunner(DRAFT), how="independent", length=2)
+    counts, expected, _ = joint("token_wise", drafter)
+    assert statistic(counts, expected) > 5 * LIMIT
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [{"pages": 3, "page_size": 8}, {"sequences": 2}, {"pages": 1, "page_size": 4}, {"chunk": 4}],
+    ids=["pages", "sequences", "nothing fits", "chunk"],
+)
+def test_a_draft_model_without_room_drafts_less(cache):
+    prompts = [[1, 2, 3], [4] * 12, [5, 6], [7]]
+    expected = [text.tokens for text in generate(FakeRunner(), prompts, max_new_tokens=24)]
+    drafter = ModelDrafter(FakeRunner(**cache), branching=(2, 1), length=3)
+    got = generate(FakeRunner(), prompts, max_new_tokens=24, drafter=drafter)
+    assert [text.tokens for text in got] == expected
+
+
+def test_drafting_ends_with_the_draft_models_context():
+    draft_model = FakeRunner()
+    draft_model.context_window_size = 12
+    drafter = ModelDrafter(draft_model, length=3)
+    text = generate(FakeRunner(), [1, 2, 3], max_new_tokens=20, drafter=drafter)
+    assert text.tokens == generate(FakeRunner(), [1, 2, 3], max_new_tokens=20).tokens
+    assert 0 < text.statistics.speculative_rounds < text.statistics.rounds
+
+
+def test_a_target_short_of_pages_replays_texts():
+    prompts = [[5, 6, 7 + i] for i in range(6)]
+    expected = [text.tokens for text in generate(FakeRunner(), prompts, max_new_tokens=100)]
+    drafter = ModelDrafter(FakeRunner(), length=3)
+    got = generate(FakeRunner(pages=12), prompts, max_new_tokens=100, drafter=drafter)
+    assert [text.tokens for text in got] == expected
+    assert sum(text.statistics.replayed_tokens for text in got) > 0
+
+
+def test_a_target_that_breaks_leaves_the_draft_model_usable():
+    target, draft_model = FakeRunner(), FakeRunner()
+    drafter = ModelDrafter(draft_model, length=3)
+
+    def stop(tokens):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(target, [1, 2], drafter=drafter, on_tokens=stop)
+    assert not draft_model.cache.committed
+    text = generate(target, [1, 2], drafter=drafter, max_new_tokens=9)
+    assert text.tokens == generate(FakeRunner(), [1, 2], max_new_tokens=9).tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": -1}, "length must be at least 0, got -1"),
+        ({"beam": 0}, "beam must be at least 1, got 0"),
+        ({"branching": (2, 0)}, "branching must be at least 1 on each level, got \\(2, 0\\)"),
+        ({"how": "sorted"}, "how must be one of deterministic, .* got 'sorted'"),
+        ({"beam": 2, "how": "independent"}, "a beam keeps nodes by their value"),
+        ({"branching": VOCABULARY + 1}, "vocabulary of 40 tokens, got 41"),
+        ({"branching": 9, "length": 4}, "has 729 nodes to extend, .* at most 64 tokens"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelDrafter(FakeRunner(), **options)
