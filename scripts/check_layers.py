@@ -28,7 +28,7 @@ PYTHON = {
     "recurrent": "_ffi mask tree cache",
     "verification": "_core _ffi drawing tree",
     "draft": "_core _ffi mask tree verification",
-    "torch": "_ffi cache",
+    "torch": "_ffi mask tree cache text",
     "engine": "_ffi mask tree cache recurrent verification draft text",
     "hf": "_ffi mask tree cache torch engine text",
     "text": "_ffi",

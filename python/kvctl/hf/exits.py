@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..mask import Mask
+from ..torch.batches import Int64Array, Request
 from ..tree import TokenTree
-from .batches import Int64Array, Request
 
 if TYPE_CHECKING:
     from ..cache.step_arguments import MaskLike

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from .._ffi.integers import to_int64
-from ..tree import TokenTree, as_trees
-from .batches import (
+from ..torch.batches import (
     Request,
     check_batch,
     check_context,
@@ -20,7 +18,9 @@ from .batches import (
     cut_into_steps,
     mask_list,
     token_lists,
+    tree_rows,
 )
+from ..tree import TokenTree, as_trees
 from .model_steps import ModelSteps
 
 if TYPE_CHECKING:
@@ -137,13 +137,8 @@ class ModelForwards(ModelSteps):
         requests = []
         for seq_id, tree in zip(ids, trees, strict=True):
             check_nothing_pending(self._cache, seq_id)
-            tokens = np.full(tree.num_rows, -1, np.int64)
-            tokens[tree.rows] = tree.tokens
-            if tokens.min() == -1 and tree.tokens.min() >= 0:
-                row = int(np.flatnonzero(tokens == -1)[0])
-                raise ValueError(f"row {row} of the tree of sequence {seq_id} belongs to no node")
             check_context(self._cache, seq_id, int(tree.depths.max()) + 1, self._context)
-            requests.append(Request(seq_id, tokens, tree))
+            requests.append(Request(seq_id, tree_rows(seq_id, tree), tree))
         return self._forward(requests, None, hidden, layers)
 
     def forward(

@@ -11,7 +11,7 @@ import torch
 from ..cache import PagedKVCache
 from ..torch import attention
 from ..torch import forward as cache_step
-from .batches import Request, check_batch, check_free_pages, cut_into_steps
+from ..torch.batches import Request, check_batch, check_free_pages, cut_into_steps
 from .exits import PartialRows
 from .layers import LayerGates
 from .probe import Layer

@@ -16,7 +16,16 @@ except ModuleNotFoundError as error:
 
 from .attend import attention
 from .module import Attention
+from .runner import ModelRunner
 from .step import current_cache, forward
 from .tensors import from_cache, to_cache
 
-__all__ = ["Attention", "attention", "current_cache", "forward", "from_cache", "to_cache"]
+__all__ = [
+    "Attention",
+    "ModelRunner",
+    "attention",
+    "current_cache",
+    "forward",
+    "from_cache",
+    "to_cache",
+]

@@ -149,6 +149,22 @@ def check_nothing_pending(cache: PagedKVCache, seq_id: int) -> None:
         )
 
 
+def tree_rows(seq_id: int, tree: TokenTree) -> Int64Array:
+    """Return the token of each row of a tree.
+
+    Raises
+    ------
+    ValueError
+        If a row belongs to no node.
+    """
+    tokens = np.full(tree.num_rows, -1, np.int64)
+    tokens[tree.rows] = tree.tokens
+    if tokens.min() == -1 and tree.tokens.min() >= 0:
+        row = int(np.flatnonzero(tokens == -1)[0])
+        raise ValueError(f"row {row} of the tree of sequence {seq_id} belongs to no node")
+    return tokens
+
+
 def check_free_pages(cache: PagedKVCache, requests: Sequence[Request]) -> None:
     """Raise OutOfPagesError if the new tokens do not fit into the free pages."""
     size, needed = cache.page_size, 0
