@@ -135,6 +135,11 @@ class ModelSteps:
 
         `written` is what the rows' first layers held, where those do not run again.
         """
+        if self._model.training:
+            raise RuntimeError(
+                f"{type(self._model).__name__} has been put into training mode, where dropout "
+                "changes its logits: call the model's eval() first"
+            )
         lengths = [len(request) for request in requests]
         masks = [request.mask for request in requests]
         positions = [request.positions for request in requests if request.positions is not None]

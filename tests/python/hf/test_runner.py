@@ -66,6 +66,20 @@ def test_the_cache_is_the_models():
         small.prefill([0], [[1] * 21])
 
 
+def test_dropout_never_changes_logits():
+    """The runner takes the model out of training mode, and notices when it is put back."""
+    model = make_model("gpt2")
+    model.train()
+    runner = kvctl.hf.ModelRunner(model)
+    prompt = random_tokens(12)
+    tokens = kvctl.generate(runner, prompt, max_new_tokens=4).tokens
+    model.train()
+    with pytest.raises(RuntimeError, match="GPT2LMHeadModel has been put into training mode"):
+        kvctl.generate(runner, prompt, max_new_tokens=4)
+    model.eval()
+    assert kvctl.generate(runner, prompt, max_new_tokens=4).tokens == tokens
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
 def test_the_model_itself_works_as_before(family):
     model = make_model(family)
