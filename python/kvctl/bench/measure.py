@@ -190,7 +190,7 @@ class Measurement:
         turn: int,
     ) -> None:
         """Time one configuration on one turn of a group."""
-        recording = None if drafter is None else RecordingDrafter(drafter)
+        recording: Any = None if drafter is None else RecordingDrafter(drafter)
         configuration = self.configurations[number]
         ids = [self._places[question.id] + turn * MAX_QUESTIONS for question in questions]
         begin = perf_counter()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..draft import Budget, Draft, Drafter, Request, RoundResult
-from ..tree import TokenTree
 from .result import Round
+
+if TYPE_CHECKING:
+    from ..draft import Budget, Draft, Drafter, Request, RoundResult
+    from ..tree import TokenTree
 
 
 class _Noted(NamedTuple):
@@ -17,8 +19,10 @@ class _Noted(NamedTuple):
     emitted: int
 
 
-class RecordingDrafter(Drafter):
-    """Passes every call on, and keeps the outcome of the rounds by the request's ``request_id``.
+class RecordingDrafter:
+    """A `Drafter` that passes every call on and keeps the outcome of the rounds.
+
+    Rounds are known by their request's ``request_id``.
 
     Noting takes about a microsecond a round: what can wait is done after the generation.
 
@@ -30,8 +34,11 @@ class RecordingDrafter(Drafter):
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
-        self.hidden_layers = drafter.hidden_layers
         self._noted: dict[int, list[_Noted]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the loop asks of the drafter itself: what it wants of the target, say."""
+        return getattr(self._drafter, name)
 
     def start(self, request: Request) -> None:
         """Pass it on."""

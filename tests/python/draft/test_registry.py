@@ -1,5 +1,7 @@
 """Drafters by name and options."""
 
+import inspect
+
 import pytest
 
 from kvctl.draft import (
@@ -36,6 +38,22 @@ def test_several_draft_together():
     assert [type(part) for part in one.drafters] == [LookupDrafter, SuffixDrafter]
     with pytest.raises(ValueError, match="there is no drafter ''"):
         make_drafter("lookup+")
+
+
+def test_every_shipped_drafter_that_needs_nothing_has_a_name():
+    import kvctl.draft
+
+    for name in kvctl.draft.__all__:
+        found = getattr(kvctl.draft, name)
+        if not (isinstance(found, type) and name.endswith("Drafter") and name != "Drafter"):
+            continue
+        required = [
+            p
+            for p in inspect.signature(found).parameters.values()
+            if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+        ]
+        if not required and name != "MixedDrafter":
+            assert found in DRAFTERS.values(), name
 
 
 def test_one_of_ones_own(monkeypatch):
