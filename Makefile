@@ -1,5 +1,6 @@
 # make demo   a real model decoded plainly and speculatively, on a fresh machine
 # make report a page that compares drafters on the demo model: build/report/report.html
+# make results  all drafters on the demo model, greedy and sampled, into docs/results.md; QUICK=1: rough figures, into build/results
 # make test   everything that must always hold
 # make lint       formatters, linters, types, layers, and whether generated files are up to date
 # make ffi        write the table of packed functions, after a change of one's name, arguments or result
@@ -16,7 +17,7 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo report test lint ffi docs bench fuzz sanitize clean same-python
+.PHONY: build demo report results test lint ffi docs bench fuzz sanitize clean same-python
 
 build: $(VENV)/built
 
@@ -113,6 +114,21 @@ sanitize: $(VENV)/built
 	$(SANITIZED) tests/fuzz/fuzz_cache.py --operations $(SANITIZED_OPERATIONS)
 
 RESULTS := build/results
+# What may need an hour on a quiet machine; each drafter with the rule that is strongest for it.
+DRAFTERS ?= all
+SPEC = $(BIN)/kvctl bench spec $(MODEL) --questions benchmarks/questions/short.jsonl $(addprefix --drafter ,$(DRAFTERS)) \
+  $(if $(QUICK),--limit 6 --max-new-tokens 24,--max-new-tokens 128 --passes 2)
+MEASURED = $(if $(QUICK),$(RESULTS),benchmarks/results)
+PAGE = $(if $(QUICK),$(RESULTS),docs)
+
+results: $(MODEL)/lib.so $(VENV)/dev
+	$(SPEC) --output $(RESULTS)/spec_greedy
+	$(SPEC) --output $(RESULTS)/spec_sampled --temperature 0.8
+	cp $(RESULTS)/spec_greedy/summary.json $(MEASURED)/spec_greedy.json
+	cp $(RESULTS)/spec_sampled/summary.json $(MEASURED)/spec_sampled.json
+	$(BIN)/kvctl bench results $(MEASURED)/spec_greedy.json $(MEASURED)/spec_sampled.json --output $(PAGE)/results.md \
+	  --picture $(PAGE)/pictures/speedup.png
+
 # QUICK has fewer repetitions and prompts, and not the largest sizes.
 quick = $(if $(QUICK),$(1))
 BENCH = $(BIN)/python benchmarks/python/bench_$(1).py $(2) --json $(RESULTS)/$(1).json

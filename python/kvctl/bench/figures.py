@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .._ffi.untrusted import reading
 from .result import Answer, Result, Round
 
 Float64 = npt.NDArray[np.float64]
@@ -105,6 +106,30 @@ class Figures:
                 content[name] = _number(value)
         content["rates"] = [_number(rate) for rate in self.rates]
         return content
+
+
+def figures_from_json(values: Any, result: Result) -> list[Figures]:
+    """Read what `Figures.to_json` wrote of a result.
+
+    Raises
+    ------
+    ValueError
+        If they are no such figures.
+    """
+    found = []
+    with reading("the figures"):
+        for one in values:
+            fields = {name: one[name] for name in Figures.__dataclass_fields__}
+            for name, value in fields.items():
+                if value is None:
+                    fields[name] = math.nan
+                elif name in ("speedup", "decode_speedup"):
+                    parts = (value[part] for part in Interval._fields)
+                    fields[name] = Interval(*(math.nan if p is None else float(p) for p in parts))
+            if not 0 <= fields["configuration"] < len(result.configurations):
+                raise ValueError("figures of a configuration that the result does not have")
+            found.append(Figures(**fields))
+    return found
 
 
 def figures_of(result: Result) -> list[Figures]:

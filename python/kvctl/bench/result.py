@@ -165,12 +165,15 @@ class Result:
         """Return the answers of one configuration."""
         return [one for one in self.answers if one.configuration == configuration]
 
-    def save(self, path: str | Path, **more: Any) -> None:
-        """Write everything as JSON, an answer a line; `more` are fields to add, such as figures."""
-        with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(self._lines(more))
+    def save(self, path: str | Path, *, answers: bool = True, **more: Any) -> None:
+        """Write everything as JSON, an answer a line; `more` are fields to add, such as figures.
 
-    def _lines(self, more: dict[str, Any]) -> Iterator[str]:
+        Without its `answers` a result is small; `Result.load` reads it as one that has none.
+        """
+        with replacing(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+            file.writelines(self._lines(answers, more))
+
+    def _lines(self, answers: bool, more: dict[str, Any]) -> Iterator[str]:
         yield f'{{\n"schema": {json.dumps(SCHEMA)}'
         fields = {
             "model": self.model,
@@ -180,12 +183,14 @@ class Result:
             "configurations": [asdict(one) for one in self.configurations],
             "differences": [asdict(one) for one in self.differences],
             "skipped": self.skipped,
-            "tokens": self.tokens,
+            "tokens": self.tokens if answers else {},
         }
         for name, value in (fields | more).items():
             yield f",\n{json.dumps(name)}: {json.dumps(value, allow_nan=False)}"
         yield ',\n"answers": [\n'
-        lines = [json.dumps(asdict(one), allow_nan=False) for one in self.answers]
+        lines = [
+            json.dumps(asdict(one), allow_nan=False) for one in (self.answers if answers else [])
+        ]
         yield ",\n".join(lines) + "\n]\n}\n"
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import bench_compare, bench_referee, bench_replay, bench_spec, bench_steps
+from . import bench_compare, bench_referee, bench_replay, bench_results, bench_spec, bench_steps
 from .default_group import DefaultGroup
 
 
@@ -22,4 +22,5 @@ app.command("steps")(bench_steps.steps_command)
 app.command("spec")(bench_spec.spec_command)
 app.command("compare")(bench_compare.compare_command)
 app.command("replay")(bench_replay.replay_command)
+app.command("results")(bench_results.results_command)
 app.command("referee")(bench_referee.referee_command)

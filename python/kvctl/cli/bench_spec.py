@@ -37,7 +37,8 @@ def spec_command(
         typer.Option(
             "--drafter",
             "-d",
-            help="As name or name:option=value,...; several are compared. By default lookup.",
+            help="As name or name:option=value,...; several are compared. 'all' are those that "
+            "need no option; '@' and a rule behind one is its own. By default lookup.",
         ),
     ] = None,
     rules: Annotated[
@@ -65,8 +66,8 @@ def spec_command(
 ) -> None:
     """Measure drafters and rules beside plain decoding of the same engine, in turns.
 
-    Writes result.json (everything), answers/ (Spec-Bench's format, for its scripts), report.html
-    (one file that needs no network) and report.md.
+    Writes result.json (everything), summary.json (all but the answers), answers/ (Spec-Bench's
+    format, for its scripts), report.html (one file that needs no network) and report.md.
     """
     from ..bench import read_questions
     from ..bench.measure import Settings
@@ -86,8 +87,10 @@ def spec_command(
     sizes = batches or [1]
     if min(sizes) < 1:
         raise ValueError(f"--batch takes positive numbers, not {min(sizes)}")
+    named = _drafters(drafters or ["lookup"])
     configurations = [
-        Configuration(*one) for one in product(drafters or ["lookup"], rules or ["auto"], sizes)
+        Configuration(drafter, own or rule, batch)
+        for (drafter, own), rule, batch in product(named, rules or ["auto"], sizes)
     ]
     output.mkdir(parents=True, exist_ok=True)
     register_model_drafter()
@@ -111,6 +114,25 @@ def spec_command(
     write_report(result, output, console)
 
 
+def _drafters(names: list[str]) -> list[tuple[str, str]]:
+    """Return drafters and the rules of their own, "" where they have none."""
+    from ..draft import DRAFTERS, make_drafter
+
+    found: list[tuple[str, str]] = []
+    for name in names:
+        if name != "all":
+            drafter, _, rule = name.partition("@")
+            found.append((drafter, rule))
+            continue
+        for one in sorted(DRAFTERS):
+            try:
+                make_drafter(one)
+            except (TypeError, ValueError):  # it needs an option, or the runner
+                continue
+            found.append((one, ""))
+    return list(dict.fromkeys(found))
+
+
 def write_report(result: Result, output: Path, console: Console) -> None:
     """Write a result's files, and print its first table and its warnings."""
     from .._ffi.replace_file import replacing
@@ -119,7 +141,9 @@ def write_report(result: Result, output: Path, console: Console) -> None:
     from ..bench.report.tables import Content
 
     content = Content(result)
-    result.save(output / "result.json", figures=[one.to_json() for one in content.figures])
+    figures = [one.to_json() for one in content.figures]
+    result.save(output / "result.json", figures=figures)
+    result.save(output / "summary.json", answers=False, figures=figures)
     save_answers(result, output / "answers")
     for name, text in (("report.md", to_markdown(result)), ("report.html", to_html(result))):
         with replacing(output / name) as unfinished:

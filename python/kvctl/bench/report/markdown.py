@@ -5,16 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..figures import Figures
 from ..result import Difference, Result
 from ..spec import describe
 from .tables import Cell, Content, Table, machine_lines
 
 
-def to_markdown(result: Result, *, level: int = 1) -> str:
-    """Return the report as Markdown; `level` is that of its first heading."""
-    content = Content(result)
+def to_markdown(
+    result: Result, *, level: int = 1, title: str = "", figures: Sequence[Figures] = ()
+) -> str:
+    """Return the report as Markdown.
+
+    Parameters
+    ----------
+    result
+        What was measured.
+    level
+        Of the first heading.
+    title
+        Instead of the model's and the questions' names.
+    figures
+        Of the result, where it has no answers to compute them from.
+    """
+    content = Content(result, list(figures))
     head = "#" * level
-    lines = [f"{head} {title_of(result)}", "", summary_of(result), ""]
+    lines = [f"{head} {title or title_of(result)}", "", summary_of(result), ""]
     lines += [f"- {line}" for line in machine_lines(result)]
     if content.warnings:
         lines += ["", *(f"> {warning}  " for warning in content.warnings)]

@@ -48,15 +48,15 @@ class Table:
 
 @dataclass
 class Content:
-    """A result, its figures and its tables."""
+    """A result, its figures, computed unless given, and its tables."""
 
     result: Result
-    figures: list[Figures] = field(init=False)
+    figures: list[Figures] = field(default_factory=list)
     tables: list[Table] = field(init=False)
     warnings: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.figures = figures_of(self.result)
+        self.figures = self.figures or figures_of(self.result)
         tables = (self._overall(), self._by_category(), self._acceptance(), self._times())
         self.tables = [one for one in tables if one.rows]
         self.warnings = self._warnings()
