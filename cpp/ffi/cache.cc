@@ -166,6 +166,10 @@ ffi::Shape SequenceIds(const PagedKVCache& cache) {
 int64_t PendingLength(const PagedKVCache& cache, int64_t seq_id) {
   return cache->PendingLength(seq_id);
 }
+ffi::Shape PageIds(const PagedKVCache& cache, int64_t seq_id) {
+  const std::vector<int64_t> pages = cache->PageIds(seq_id);
+  return ffi::Shape(pages.begin(), pages.end());
+}
 
 void CheckScale(double sm_scale, double soft_cap) {
   if (!std::isfinite(static_cast<float>(sm_scale))) {
@@ -256,6 +260,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.rollback", Guarded(Rollback), "Return to a checkpoint")
       .def("kvctl.cache.has_sequence", Guarded(HasSequence), "Whether a sequence exists")
       .def("kvctl.cache.sequence_ids", Guarded(SequenceIds), "The ids of all sequences")
+      .def("kvctl.cache.page_ids", Guarded(PageIds), "Pages of a sequence, -1 for evicted ones")
       .def("kvctl.cache.pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
       .def("kvctl.cache.attention", Guarded(Attention), "Append a layer's K/V and attend")
       .def("kvctl.cache.attention_in_place", Guarded(AttentionInPlace),

@@ -224,6 +224,9 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   /*! \brief The ids of all sequences, ascending. */
   virtual std::vector<int64_t> SequenceIds() const = 0;
   virtual int64_t PendingLength(int64_t seq_id) const = 0;
+  /*! \brief The pages of a sequence, in the order of its tokens; -1 where its window evicted one.
+   */
+  virtual std::vector<int64_t> PageIds(int64_t seq_id) const = 0;
   /*!
    * \brief For tests: checks the pages' reference counts, and fills every slot that no sequence and
    * no checkpoint uses with NaN.

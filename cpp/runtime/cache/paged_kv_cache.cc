@@ -132,6 +132,13 @@ int64_t PagedKVCacheImpl::PendingLength(int64_t seq_id) const {
   return WithLock([&] { return int64_t{table_.Get(seq_id).pending.size()}; });
 }
 
+std::vector<int64_t> PagedKVCacheImpl::PageIds(int64_t seq_id) const {
+  return WithLock([&] {
+    const std::vector<int32_t>& pages = table_.Get(seq_id).pages;
+    return std::vector<int64_t>(pages.begin(), pages.end());
+  });
+}
+
 bool PagedKVCacheImpl::HasSequence(int64_t seq_id) const {
   return WithLock([&] { return table_.Contains(seq_id); });
 }

@@ -121,6 +121,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   bool HasWindow(int64_t seq_id) const final;
   std::vector<int64_t> SequenceIds() const final;
   int64_t PendingLength(int64_t seq_id) const final;
+  std::vector<int64_t> PageIds(int64_t seq_id) const final;
   void PoisonUnused() final;
 
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.PagedKVCacheImpl", PagedKVCacheImpl, PagedKVCacheObj);

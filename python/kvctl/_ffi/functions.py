@@ -329,6 +329,7 @@ class cache:
     load_sequence: Callable[[PagedKVCacheHandle, int, SavedSequenceRecord], None] = _get(
         "kvctl.cache.load_sequence"
     )
+    page_ids: Callable[[PagedKVCacheHandle, int], tuple[int, ...]] = _get("kvctl.cache.page_ids")
     pending_length: Callable[[PagedKVCacheHandle, int], int] = _get("kvctl.cache.pending_length")
     popn: Callable[[PagedKVCacheHandle, int, int], None] = _get("kvctl.cache.popn")
     rollback: Callable[[PagedKVCacheHandle, int, CacheCheckpointHandle], None] = _get(

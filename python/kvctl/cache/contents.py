@@ -12,6 +12,7 @@ import numpy as np
 from .._ffi import functions as ffi
 from .._ffi.convert import to_numpy, to_tensor
 from .._ffi.integers import to_shape
+from ..drawing.page_plot import PageRow, draw_pages
 from .sequences import SequenceStore
 
 if TYPE_CHECKING:
@@ -155,6 +156,47 @@ class CacheContents(SequenceStore):
             raise IndexError(f"end must not be negative, got {end}")
         k, v = ffi.cache.get_kv(self._handle, seq_id, begin, -1 if end is None else end)
         return k, v
+
+    def page_ids(self, seq_id: int) -> list[int]:
+        """Return the pages of a sequence, in the order of its tokens.
+
+        Page i holds the tokens from ``i * page_size`` on. It is -1 where a sliding window evicted
+        all of them.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sequence.
+        """
+        return [int(page) for page in ffi.cache.page_ids(self._handle, seq_id)]
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """Draw which sequence holds which pages; needs matplotlib (``pip install kvctl[plot]``).
+
+        A row is a sequence, a cell one of its pages with its number, filled as far as it holds
+        tokens: committed ones in grey, pending ones hatched. Pages that several sequences share
+        have a bold frame and number.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        rows = [
+            PageRow(id, self.page_ids(id), self.sequence_length(id), self.pending_length(id))
+            for id in map(int, ffi.cache.sequence_ids(self._handle))
+        ]
+        free = ffi.vm_builtin.attention_kv_cache_get_num_available_pages(self._handle)
+        return draw_pages(rows, self.page_size, free, ax)
 
     def debug_poison(self) -> None:
         """Fill every slot that no sequence and no checkpoint uses with NaN."""

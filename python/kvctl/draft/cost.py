@@ -7,6 +7,9 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
+
+from ..drawing.cost_plot import draw_cost
 
 # Row counts that a calibration measures: each draft length with its root, doubling.
 _CALIBRATION_ROWS = (1, 2, 3, 5, 9, 17, 33)
@@ -97,6 +100,40 @@ class RoundCost:
         if 1 not in self._samples:
             return []  # in plain steps nothing is known
         return [(rows, self(rows)) for rows in timed]
+
+    def plot(self, *, max_rows: int | None = None, label: str | None = None, ax: Any = None) -> Any:
+        """Draw the cost of a round over its rows; needs matplotlib (``pip install kvctl[plot]``).
+
+        The line is what is believed, the dots are row counts that were timed; proportional cost,
+        at which verifying gains nothing, is dotted.
+
+        Parameters
+        ----------
+        max_rows
+            The largest round to draw; by default a little beyond the timed ones.
+        label
+            A legend entry, where several curves share their axes.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If `max_rows` is less than 1.
+        """
+        points = [(1, 1.0), *self.points] if self.calibrated else []
+        if max_rows is None:
+            max_rows = max(8, *(rows + 4 for rows, _ in points)) if points else 8
+        if max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
+        curve = [self(rows) for rows in range(1, max_rows + 1)]
+        return draw_cost(curve, points, label=label, ax=ax)
 
     def __call__(self, rows: int) -> float:
         """Return the cost of a round of ``rows`` rows in plain steps."""

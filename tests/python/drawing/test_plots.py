@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kvctl import Mask, TokenTree
+from kvctl import Mask, PagedKVCache, TokenTree
+from kvctl.draft import RoundCost
 from kvctl.verification import AcceptanceStats
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
@@ -23,7 +24,32 @@ def stats(reached, accepted):
     return AcceptanceStats(np.array(reached), np.array(accepted), rounds)
 
 
+def cache():
+    """Three sequences: 1 is forked from 0 and goes on with pending drafts, 2 is alone."""
+    made = PagedKVCache.create(
+        num_layers=1, num_qo_heads=1, num_kv_heads=1, head_dim=8, max_total_tokens=64, page_size=4
+    )
+    qkv = np.zeros((10, 3, 8), np.float32)
+    for id, length in ((0, 10), (2, 3)):
+        made.add_sequence(id)
+        with made.forward([id], [length]):
+            made.attention(0, qkv[:length])
+    made.fork_sequence(0, 1, 8)
+    with made.forward([1], [2], mask=Mask.tree([-1, 0])):
+        made.attention(0, qkv[:2])
+    return made
+
+
+def cost():
+    learnt = RoundCost()
+    for rows, seconds in ((1, 1.0), (2, 1.1), (4, 1.5)) * 3:
+        learnt.observe(rows, seconds)
+    return learnt
+
+
 DRAW = [
+    lambda **options: cache().plot(**options),
+    lambda **options: cost().plot(**options),
     lambda **options: Mask.causal().plot(2, 5, **options),
     lambda **options: TokenTree.chain([1, 2]).plot(**options),
     lambda **options: stats([9, 4], [4, 1]).plot(**options),
@@ -152,3 +178,39 @@ def test_nothing_counted_draws_nothing():
     axes = AcceptanceStats().plot()
     axes.figure.canvas.draw()
     assert axes.get_title() == "no rounds" and ticks(axes.xaxis) == [1]
+
+
+def test_the_page_table_shows_who_shares():
+    drawn = cache()
+    assert drawn.page_ids(1)[:2] == drawn.page_ids(0)[:2] and len(drawn.page_ids(1)) == 3
+    axes = drawn.plot()
+    bold = sorted(text.get_text() for text in axes.texts if text.get_weight() == "bold")
+    assert bold == sorted(2 * [str(page) for page in drawn.page_ids(0)[:2]])
+    assert len(axes.texts) == sum(len(drawn.page_ids(id)) for id in (0, 1, 2))
+    hatched = [patch for patch in axes.patches if patch.get_hatch()]
+    assert len(hatched) == 1 and hatched[0].get_width() == 0.5  # 2 pending tokens of a page of 4
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f"sequence {id}" for id in (0, 1, 2)
+    ]
+    assert axes.get_title() == "5 pages held, 2 of them shared; 11 free"
+    with pytest.raises(KeyError):
+        drawn.page_ids(7)
+
+
+def test_evicted_pages_have_no_number():
+    from kvctl.drawing.page_plot import PageRow, draw_pages
+
+    axes = draw_pages([PageRow(5, [3, -1, 4], 11, 0)], 4, 0, None)
+    assert [text.get_text() for text in axes.texts] == ["3", "4"]
+    assert draw_pages([], 4, 9, None).get_title() == "0 pages held, 0 of them shared; 9 free"
+
+
+def test_the_cost_curve_is_the_cost():
+    learnt = cost()
+    axes = learnt.plot(max_rows=5)
+    assert list(axes.lines[0].get_ydata()) == [learnt(rows) for rows in range(1, 6)]
+    learnt.plot(label="again", ax=axes)
+    assert axes.lines[0].get_linestyle() != axes.lines[3].get_linestyle()
+    assert RoundCost().plot().lines  # before anything was timed
+    with pytest.raises(ValueError, match="max_rows must be at least 1, got 0"):
+        learnt.plot(max_rows=0)
