@@ -117,12 +117,13 @@ def spec_command(
 def _drafters(names: list[str]) -> list[tuple[str, str]]:
     """Return drafters and the rules of their own, "" where they have none."""
     from ..draft import DRAFTERS, make_drafter
+    from ..verification import RULES
 
     found: list[tuple[str, str]] = []
     for name in names:
         if name != "all":
-            drafter, _, rule = name.partition("@")
-            found.append((drafter, rule))
+            drafter, _, rule = name.rpartition("@")
+            found.append((drafter, rule) if rule in RULES and drafter else (name, ""))
             continue
         for one in sorted(DRAFTERS):
             try:
