@@ -1,0 +1,76 @@
+"""Rounded K and V: nothing changes where nothing is rounded, and coarser types change more."""
+
+import numpy as np
+import pytest
+
+from command_line import run
+from kvctl import ModelRunner
+from kvctl.checks import kv_precision
+from kvctl.checks.kv_precision import KV_DTYPES, check_kv
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_model):
+    return ModelRunner.load(tiny_model)
+
+
+PROMPTS = [[3, 14, 15, 92, 65], [35, 89, 79]]
+
+
+def test_without_rounding_all_bits_are_the_same(runner, monkeypatch):
+    monkeypatch.setitem(KV_DTYPES, "own", lambda values: values)
+    found = check_kv(runner, PROMPTS, "own", new_tokens=12)
+    assert found.tokens == 24 and found.max_error == 0
+    assert found.same_choice == 1 and found.acceptance == pytest.approx(1)
+    assert 0 not in runner.cache
+
+
+def test_coarser_types_change_more(runner):
+    errors = [
+        check_kv(runner, PROMPTS, name, new_tokens=12).mean_error
+        for name in ("float16", "bfloat16", "float8_e4m3")
+    ]
+    assert 0 < errors[0] < errors[1] < errors[2]
+
+
+def test_rounding():
+    values = np.random.default_rng(0).standard_normal((2, 3, 4, 64)).astype(np.float32)
+    for name, bits in (("float16", 11), ("bfloat16", 8), ("float8_e4m3", 4), ("float8_e5m2", 3)):
+        rounded = KV_DTYPES[name](values)
+        big = np.abs(values) > 0.1
+        assert (np.abs(rounded - values) / np.abs(values))[big].max() <= 2.0**-bits
+        assert (KV_DTYPES[name](rounded) == rounded).all()
+    found = KV_DTYPES["int8"](values)
+    largest = np.abs(values).max(axis=-1, keepdims=True)
+    assert (np.abs(found - values) <= largest / 254 * 1.001).all()
+    assert (KV_DTYPES["int8"](np.zeros((1, 4), np.float32)) == 0).all()
+    assert np.isfinite(KV_DTYPES["float8_e4m3"](np.array([1e9], np.float32))).all()
+
+
+def test_what_is_wrong_is_refused(runner, monkeypatch):
+    with pytest.raises(ValueError, match=r"is one of .*; got 'int3'"):
+        check_kv(runner, PROMPTS, "int3")
+    with pytest.raises(ValueError, match="there is no prompt"):
+        check_kv(runner, [], "int8")
+    monkeypatch.setattr(runner.cache, "dtype", "float16")
+    with pytest.raises(ValueError, match="must hold float32, to round from; it holds float16"):
+        check_kv(runner, PROMPTS, "int8")
+
+
+def test_the_command(smollm2):
+    done = run("check", "kv", smollm2, "--kv-dtype", "float16", "-n", 4)
+    assert done.returncode == 0 and "float16" in done.stdout, done.stderr
+    done = run("check", "kv", smollm2, "--kv-dtype", "int3", "-n", 2)
+    assert done.returncode == 1 and "got 'int3'" in done.stderr
+
+
+def test_only_new_tokens_are_rounded_again(runner, monkeypatch):
+    begins = []
+    real = kv_precision._round
+    monkeypatch.setattr(
+        kv_precision,
+        "_round",
+        lambda cache, rounded, b: (begins.append(b), real(cache, rounded, b)),
+    )
+    check_kv(runner, PROMPTS[:1], "float16", new_tokens=4)
+    assert begins == [0, 5, 6]
