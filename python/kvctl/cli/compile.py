@@ -74,14 +74,19 @@ def compile_command(
         return
 
     notes: list[str] = []
-    columns = (TextColumn("{task.description:20}"), BarColumn(), TimeElapsedColumn())
+    done = TextColumn("{task.fields[done]}")
+    columns = (TextColumn("{task.description:20}"), BarColumn(), done, TimeElapsedColumn())
+    sizes: list[int] = []
     with _cleaning_up_when_terminated(), Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, fraction: float) -> None:
             if stage not in tasks:
-                tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=1.0)
-            progress.update(tasks[stage], completed=fraction)
+                tasks[stage] = progress.add_task(_STAGES.get(stage, stage), total=1.0, done="")
+            text = ""
+            if stage == "weights" and sizes:
+                text = f"{fraction * sizes[0] / 1e6:,.0f} of {sizes[0] / 1e6:,.0f} MB"
+            progress.update(tasks[stage], completed=fraction, done=text)
 
         compile_model(
             path,
@@ -95,6 +100,7 @@ def compile_command(
             force=force,
             progress=report,
             note=notes.append,
+            size=sizes.append,
         )
     for sentence in notes:
         console.print(sentence)

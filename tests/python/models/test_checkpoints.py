@@ -11,6 +11,7 @@ import ml_dtypes
 
 from checkpoint_files import CONFIG, NAMES, RANDOM, write_gguf, write_huggingface
 from kvctl.models import open_checkpoint
+from kvctl.models.checkpoints import weights
 from kvctl.models.checkpoints.weights import load_parameter
 
 
@@ -104,3 +105,19 @@ def test_pickled_weights_are_not_read(tmp_path):
         file.rename(file.with_suffix(".bin"))
     with pytest.raises(FileNotFoundError, match=r"no \.safetensors"):
         open_checkpoint(directory)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "safetensors", "random"])
+def test_parameters_come_in_pieces(tmp_path, kind, monkeypatch):
+    """A few rows at a time, fused weights among them, and never more than the limit."""
+    monkeypatch.setattr(weights, "_CHUNK_BYTES", 5 * 4 * 64)
+    if kind == "random":
+        checkpoint = RANDOM
+    elif kind == "gguf":
+        checkpoint = open_checkpoint(write_gguf(tmp_path / "m.gguf"))
+    else:
+        checkpoint = open_checkpoint(write_huggingface(tmp_path))
+    for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.qkv_proj.weight"):
+        pieces = list(weights.parameter_chunks(checkpoint, name))
+        np.testing.assert_array_equal(np.concatenate(pieces), load_parameter(checkpoint, name))
+        assert kind == "random" or max(map(len, pieces)) == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ import numpy.typing as npt
 
 from ..checkpoints.generation_config import unused_settings
 from ..checkpoints.vocabulary import Vocabulary, read_vocabulary
-from ..checkpoints.weights import Checkpoint, check_parameter, load_parameter, open_checkpoint
+from ..checkpoints.weights import (
+    Checkpoint,
+    check_parameter,
+    open_checkpoint,
+    parameter_chunks,
+)
 from ..graph.export import check_layers, export
 from ..graph.layers import ParamSpec
 from .chat_config import checked_chat, make_chat_config
@@ -49,6 +54,7 @@ def compile_model(
     force: bool = False,
     progress: Progress | None = None,
     note: Note | None = None,
+    size: Callable[[int], None] | None = None,
 ) -> Path:
     """Compile a model and write its directory: library, parameters, configuration, tokenizer.
 
@@ -86,6 +92,8 @@ def compile_model(
         Called with a stage ("compile", then "weights") and the fraction of it that is done.
     note : callable, optional
         Called with a sentence about what the user should know, such as masked rows.
+    size : callable, optional
+        Called with the bytes of all parameters, before the first is written.
 
     Returns
     -------
@@ -159,7 +167,11 @@ def compile_model(
         kvctl=_layers_metadata(hidden_layers, exit_layers),
     )
     check_compiler()
-    sizes = [_size(param) * np.dtype(param.dtype).itemsize for param in params]
+    sizes = [
+        _size(param) * np.dtype(param.dtype).itemsize // _halves(param, dtype)
+        for param in params
+        if not (config.tie_word_embeddings and param.name == "lm_head.weight")
+    ]
     check_space(output, sum(sizes), largest_shard(sizes))
     with tempfile.TemporaryDirectory(prefix="kvctl-") as scratch:
         # LLVM ends the process where it cannot write: then nothing lies beside the output yet.
@@ -167,6 +179,8 @@ def compile_model(
         library = Path(scratch) / "lib.so"
         build(module, metadata, tvm_target).export_library(str(library))
         report("compile", 1.0)
+        if size is not None:
+            size(sum(sizes))
         with staged(output) as staging:
             shutil.copy(library, staging / "lib.so")
             _write_params(checkpoint, params, staging, dtype=dtype, report=report)
@@ -199,20 +213,25 @@ def _write_params(
     tied = checkpoint.config.tie_word_embeddings
     # The tied pair first: the output layer is the embedding table under a second name.
     names = {param.name: param for param in params}
-    total = sum(_size(param) for param in params)
+    total = sum(_size(one) for one in params if not (tied and one.name == "lm_head.weight"))
     done = 0
     for name in ["model.embed_tokens.weight", *names]:
         param = names.pop(name, None)
         if param is None or (tied and name == "lm_head.weight"):
             continue
-        bfloat16 = dtype == "bfloat16" and param.packed is not None
-        array = load_parameter(checkpoint, name)
-        array = _converted(array, param, checkpoint, limit=_BFLOAT16_LIMIT if bfloat16 else np.inf)
-        writer.add(name, array, bfloat16=bfloat16)
+        bfloat16 = _halves(param, dtype) == 2
+        limit = _BFLOAT16_LIMIT if bfloat16 else np.inf
+
+        def chunks(param: ParamSpec = param, limit: float = limit) -> Iterator[npt.NDArray[Any]]:
+            nonlocal done
+            for chunk in parameter_chunks(checkpoint, param.name):
+                yield _converted(chunk, param, checkpoint, limit=limit)
+                done += chunk.size
+                report("weights", done / total)
+
+        writer.add_chunks(name, param.shape, param.dtype, chunks(), bfloat16=bfloat16)
         if tied and name == "model.embed_tokens.weight":
             writer.alias("lm_head.weight", name)
-        done += _size(param)
-        report("weights", done / total)
     writer.finish({})
 
 
@@ -249,6 +268,11 @@ def _converted(
     problem = "is beyond the range of its type" if finite else "is not finite (NaN or infinity)"
     where = "" if checkpoint.source is None else f"{checkpoint.source}: "
     raise ValueError(f"{where}weight '{param.name}' {problem}")
+
+
+def _halves(param: ParamSpec, dtype: str) -> int:
+    """Return by what a parameter's bytes are divided where they are saved."""
+    return 2 if dtype == "bfloat16" and param.packed is not None else 1
 
 
 def _size(param: ParamSpec) -> int:

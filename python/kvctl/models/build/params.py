@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,8 @@ class ParamWriter:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._shards: list[dict[str, Any]] = []
-        self._data = bytearray()
+        # Of the shard that is being written.
+        self._size, self._hash = 0, hashlib.md5(usedforsecurity=False)
         self._records: list[dict[str, Any]] = []
         self._where: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
 
@@ -57,20 +61,44 @@ class ParamWriter:
 
         `bfloat16` saves a float32 parameter in half the bytes; TVM's loader widens it again.
         """
-        array = np.ascontiguousarray(array)
+        self.add_chunks(name, array.shape, str(array.dtype), iter([array]), bfloat16=bfloat16)
+
+    def add_chunks(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        chunks: Iterator[npt.NDArray[Any]],
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        """Append a parameter that comes in pieces along its first axis; see `add`."""
         encoding = "f32-to-bf16" if bfloat16 else "raw"
-        data = (_to_bfloat16(array) if bfloat16 else array).tobytes()
-        if self._data and len(self._data) + len(data) > _SHARD_BYTES:
+        nbytes = math.prod(shape) * (2 if bfloat16 else np.dtype(dtype).itemsize)
+        if self._size and self._size + nbytes > _SHARD_BYTES:
             self._close_shard()
         record = {
             "name": name,
-            "shape": list(array.shape),
-            "dtype": str(array.dtype),
+            "shape": list(shape),
+            "dtype": dtype,
             "format": encoding,
-            "nbytes": len(data),
-            "byteOffset": len(self._data),
+            "nbytes": nbytes,
+            "byteOffset": self._size,
         }
-        self._data += data
+        path = self._directory / self._shard_name()
+        # Two threads write and hash a piece while the next one is read.
+        with path.open("ab") as file, ThreadPoolExecutor(2) as pool:
+            waiting: list[Future[Any]] = []
+            for chunk in chunks:
+                array = np.ascontiguousarray(chunk)
+                saved: Any = (_to_bfloat16(array) if bfloat16 else array).reshape(-1)
+                data = memoryview(saved).cast("B")
+                for one in waiting:
+                    one.result()
+                waiting = [pool.submit(act, data) for act in (file.write, self._hash.update)]
+                self._size += data.nbytes
+            for one in waiting:
+                one.result()
         self._records.append(record)
         self._where[name] = (self._records, record)
 
@@ -88,18 +116,20 @@ class ParamWriter:
         }
         (self._directory / "tensor-cache.json").write_text(json.dumps(index, indent=1))
 
+    def _shard_name(self) -> str:
+        return f"params_shard_{len(self._shards)}.bin"
+
     def _close_shard(self) -> None:
-        if not self._data:
+        if not self._size:
             return
-        file = f"params_shard_{len(self._shards)}.bin"
-        (self._directory / file).write_bytes(self._data)
         self._shards.append(
             {
-                "dataPath": file,
+                "dataPath": self._shard_name(),
                 "format": "raw-shard",
-                "nbytes": len(self._data),
+                "nbytes": self._size,
                 "records": self._records,
-                "md5sum": hashlib.md5(self._data, usedforsecurity=False).hexdigest(),
+                "md5sum": self._hash.hexdigest(),
             }
         )
-        self._data, self._records = bytearray(), []
+        self._hash = hashlib.md5(usedforsecurity=False)
+        self._size, self._records = 0, []

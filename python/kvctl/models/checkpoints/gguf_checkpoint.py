@@ -75,6 +75,10 @@ class GGUFCheckpoint:
         """See `Checkpoint`."""
         return self._weights.tensor(name)
 
+    def rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of a weight: what `tensor` would hold there."""
+        return self._weights.rows(name, begin, end)
+
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`. A ``tokenizer.json`` beside the file comes first.
 

@@ -38,6 +38,8 @@ _MAX_STRING_BYTES = 64 << 20
 _MAX_ARRAY = 1 << 24
 _MAX_COUNT = 1 << 18  # of metadata pairs, and of tensors
 _MAX_ALIGNMENT = 1 << 20
+_CHUNK_ELEMENTS = 1 << 22
+"""Elements that are dequantised at once."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,43 @@ class GGUFFile:
         ValueError
             If there is none of that name, or it is of a type that cannot be read.
         """
+        shape = self._info(name).shape
+        if len(shape) == 1:
+            return self._read(name, 0, 1).reshape(shape)
+        values = np.empty(shape, np.float32)
+        # What dequantisation makes on its way is several times as large.
+        step = max(1, _CHUNK_ELEMENTS // max(1, int(np.prod(shape[1:]))))
+        for begin in range(0, shape[0], step):
+            values[begin : begin + step] = self.rows(name, begin, min(begin + step, shape[0]))
+        return values
+
+    def rows(self, name: str, begin: int, end: int) -> npt.NDArray[np.float32]:
+        """Return the rows [begin, end) of a tensor as float32; only these are read.
+
+        Raises
+        ------
+        ValueError
+            As `tensor` does.
+        """
+        shape = self._info(name).shape
+        if len(shape) == 1:
+            return self.tensor(name)[begin:end]
+        inner = int(np.prod(shape[1:-1]))
+        return self._read(name, begin * inner, end * inner).reshape(end - begin, *shape[1:])
+
+    def _read(self, name: str, begin: int, end: int) -> npt.NDArray[np.float32]:
+        """Return vectors of the last axis, counted over all others."""
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
         self.check_types([name])
         info = self._info(name)
-        raw = self._data[info.offset : info.offset + info.nbytes]
-        rows = raw.reshape(-1, info.nbytes // max(1, int(np.prod(info.shape[:-1]))))
+        size = info.nbytes // max(1, int(np.prod(info.shape[:-1])))
+        first, last = info.offset + begin * size, info.offset + end * size
+        rows = np.ascontiguousarray(self._data[first:last]).reshape(-1, size)
         with np.errstate(all="ignore"):  # scales may be damaged; the caller checks the numbers
-            values = dequantize(np.ascontiguousarray(rows), GGMLQuantizationType(info.kind))
-        return np.ascontiguousarray(values, dtype=np.float32).reshape(info.shape)
+            values = dequantize(rows, GGMLQuantizationType(info.kind))
+        return np.ascontiguousarray(values, dtype=np.float32)
 
     def _info(self, name: str) -> _TensorInfo:
         if name not in self._tensors:

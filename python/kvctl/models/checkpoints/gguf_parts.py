@@ -70,6 +70,10 @@ class GGUFParts:
         """See `GGUFFile`."""
         return self._file(name).tensor(name)
 
+    def rows(self, name: str, begin: int, end: int) -> npt.NDArray[np.float32]:
+        """See `GGUFFile`."""
+        return self._file(name).rows(name, begin, end)
+
     def _add(self, file: GGUFFile) -> None:
         others = file.metadata if file is not self._files[0] else {}
         for key, value in others.items():

@@ -99,6 +99,10 @@ class SafetensorsCheckpoint:
         """See `Checkpoint`."""
         return self._weights.tensor(name)
 
+    def rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of a weight: what `tensor` would hold there."""
+        return self._weights.rows(name, begin, end)
+
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`."""
         return read_tokenizer_json(self._directory)
@@ -198,6 +202,9 @@ class _Files:
 
     def tensor(self, name: str) -> Array:
         return self._file(name).tensor(name)
+
+    def rows(self, name: str, begin: int, end: int) -> Array:
+        return self._file(name).rows(name, begin, end)
 
     def _file(self, name: str) -> SafetensorsFile:
         if name not in self._file_of:

@@ -91,14 +91,24 @@ class SafetensorsFile:
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor of one of `FLOAT_DTYPES` as float32; `name` must be one of `names`."""
         info = self._tensors[name]
-        raw = self._data[self._start + info.begin : self._start + info.end]
+        return self._read(info, info.begin, info.end).reshape(info.shape)
+
+    def rows(self, name: str, begin: int, end: int) -> npt.NDArray[np.float32]:
+        """Return the rows [begin, end) of a tensor as float32; only these are read."""
+        info = self._tensors[name]
+        size = (info.end - info.begin) // max(1, info.shape[0])
+        values = self._read(info, info.begin + begin * size, info.begin + end * size)
+        return values.reshape(end - begin, *info.shape[1:])
+
+    def _read(self, info: _TensorInfo, begin: int, end: int) -> npt.NDArray[np.float32]:
+        raw = self._data[self._start + begin : self._start + end]
         if info.dtype == "BF16":
             wide = np.left_shift(raw.view("<u2"), 16, dtype=np.uint32)
             values: npt.NDArray[np.float32] = wide.view(np.float32)
         else:
             with np.errstate(over="ignore"):  # an infinity is refused where weights are written
                 values = raw.view(_NUMPY[info.dtype]).astype(np.float32)
-        return values.reshape(info.shape)
+        return values
 
     def _damaged(self, problem: str) -> ValueError:
         return ValueError(f"{self.path} is damaged or truncated: {problem}")

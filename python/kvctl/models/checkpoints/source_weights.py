@@ -22,6 +22,10 @@ class Tensors(Protocol):
         """Return a tensor as float32."""
         ...
 
+    def rows(self, name: str, begin: int, end: int) -> Array:
+        """Return some rows of a tensor as float32."""
+        ...
+
 
 class SourceWeights:
     """The weights of one model.
@@ -57,6 +61,7 @@ class SourceWeights:
         self._prefix, self._head = prefix, head
         # Weights that lie in one tensor are read one after another.
         self._last: tuple[str, Array] | None = None
+        self._taken: tuple[str, Array] | None = None
 
     def name(self, weight: str) -> str:
         """Return the name of the tensor that a weight lies in."""
@@ -103,6 +108,21 @@ class SourceWeights:
         if self._last is None or self._last[0] != source.name:
             self._last = (source.name, self._tensors.tensor(source.name))
         return source.take.array(self.config, self._last[1])
+
+    def rows(self, weight: str, begin: int, end: int) -> Array:
+        """Return the rows [begin, end) of a weight as float32, reading no more where it can be.
+
+        Raises
+        ------
+        ValueError
+            As `shape` does.
+        """
+        source = self._source(weight)
+        if source.take is None:
+            return self._tensors.rows(source.name, begin, end)
+        if self._taken is None or self._taken[0] != weight:
+            self._taken = (weight, self.tensor(weight))
+        return self._taken[1][begin:end]
 
     def _source(self, weight: str) -> Source:
         source = self._layout.source(weight)

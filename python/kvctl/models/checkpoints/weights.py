@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,6 +126,8 @@ class RandomCheckpoint:
         return {}
 
 
+_CHUNK_BYTES = 16 << 20
+"""Of a parameter that is read in pieces."""
 _FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
@@ -158,6 +162,28 @@ def load_parameter(checkpoint: Checkpoint, name: str) -> Array:
     check_parameter(checkpoint, name)
     arrays = [checkpoint.tensor(part) for part in _parts(checkpoint, name)]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def parameter_chunks(checkpoint: Checkpoint, name: str) -> Iterator[Array]:
+    """Yield a parameter of ours in pieces along its first axis, so that little memory is needed.
+
+    Checkpoints that cannot read rows give each of its weights as one piece.
+
+    Raises
+    ------
+    ValueError
+        As `check_parameter` does.
+    """
+    check_parameter(checkpoint, name)
+    read = getattr(checkpoint, "rows", None)
+    for part in _parts(checkpoint, name):
+        shape = checkpoint.shape(part)
+        if read is None or len(shape) == 1:
+            yield checkpoint.tensor(part)
+            continue
+        step = max(1, _CHUNK_BYTES // (4 * math.prod(shape[1:])))
+        for begin in range(0, shape[0], step):
+            yield read(part, begin, min(begin + step, shape[0]))
 
 
 def _parts(checkpoint: Checkpoint, name: str) -> list[str]:
