@@ -48,7 +48,7 @@ PAGES = [p.name for p in sorted((ROOT / "docs").glob("*.md")) if examples(f"docs
         for page in PAGES
     ],
 )
-def test_examples_of_a_page(page):
+def test_examples_of_a_page(page, request):
     """They read on from each other."""
     if "import matplotlib" in "".join(examples(f"docs/{page}")):
         pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
@@ -57,4 +57,6 @@ def test_examples_of_a_page(page):
         pytest.importorskip(package, reason=f"needs {package}: pip install 'kvctl[{extra}]'")
     names = {}
     for number, code in enumerate(examples(f"docs/{page}")):
+        if "build/models/smollm2" in code:
+            code = code.replace("build/models/smollm2", str(request.getfixturevalue("smollm2")))
         exec(compile(code, f"docs/{page} example {number}", "exec"), names)

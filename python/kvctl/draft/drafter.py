@@ -18,8 +18,8 @@ class Drafter(Protocol):
     """Guesses how texts go on; `kvctl.generate` verifies its guesses.
 
     The calls come in this order: `start` once per text, then `propose` and `observe` in turns for
-    all texts that run, then `finish`. Texts start and finish between rounds. A text that has to
-    wait for room is left out of some rounds and comes back with the same tokens.
+    all texts that run, then `finish`. A text that has to wait for room finishes too, perhaps after
+    it was drafted for, and starts anew with the same tokens when it comes back.
 
     A drafter keeps what it knows of a text under its ``request.id``, and owns any cache it needs.
     Subclasses inherit methods that do nothing; only `propose` must be written.
@@ -37,7 +37,7 @@ class Drafter(Protocol):
     wants_logits: bool = False
 
     def start(self, request: Request) -> None:
-        """Begin a text: its tokens are the prompt and the first emitted token."""
+        """Begin a text: its tokens are the prompt and what was emitted so far, at least a token."""
 
     def propose(self, requests: Sequence[Request], budget: Budget) -> Sequence[Draft]:
         """Draft for the next round.
@@ -60,10 +60,10 @@ class Drafter(Protocol):
         ...
 
     def observe(self, results: Sequence[RoundResult]) -> None:
-        """Learn from the outcome of a round; one result for each request of `propose`."""
+        """Learn from the outcome of a round: a result for each text that found room in it."""
 
     def finish(self, request: Request) -> None:
-        """Forget a text: it has ended, or the generation is being given up."""
+        """Forget a text: it has ended or must wait, or the generation is being given up."""
 
     def __or__(self, other: Drafter) -> MixedDrafter:
         """Return the drafter of both: one tree from what each of them proposes."""

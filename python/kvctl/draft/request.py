@@ -34,8 +34,8 @@ class Request:
         The most nodes and the greatest depth that may be drafted this round, the root not counted;
         it may be 0.
     prompt_hidden : array or None
-        While `Drafter.start` runs, if the drafter has ``hidden_layers``: (prompt_length, layers,
-        width), the hidden states of the prompt's tokens.
+        While `Drafter.start` runs, if the drafter has ``hidden_layers``: (len(tokens) - 1, layers,
+        width), the hidden states of all tokens but the root.
     """
 
     id: int
