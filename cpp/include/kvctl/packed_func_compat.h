@@ -156,8 +156,10 @@ class TypedPackedFunc<R(Args...)> {
 }  // namespace compat
 }  // namespace kvctl
 
+/*! \cond The tool that reads these comments does not know the template of tvm-ffi. */
 template <typename Signature>
 struct tvm::ffi::TypeTraits<kvctl::compat::TypedPackedFunc<Signature>>
     : kvctl::compat::AnyTraits<kvctl::compat::TypedPackedFunc<Signature>, tvm::ffi::Function> {};
+/*! \endcond */
 
 #endif  // KVCTL_PACKED_FUNC_COMPAT_H_

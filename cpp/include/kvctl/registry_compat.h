@@ -96,7 +96,7 @@ class Registry {
     return Set(Pack(std::move(body)));
   }
 
-  /*! \param method a method of a reference: the function takes (the reference, its arguments). */
+  /*! \brief Sets a method of a reference: the function takes (the reference, its arguments). */
   template <typename R, typename C, typename... Args, bool kNoexcept>
   Registry& set_body_method(R (C::*method)(Args...) noexcept(kNoexcept)) {
     return SetMethod<R, C, C, Args...>(method);
@@ -105,7 +105,7 @@ class Registry {
   Registry& set_body_method(R (C::*method)(Args...) const noexcept(kNoexcept)) {
     return SetMethod<R, C, C, Args...>(method);
   }
-  /*! \param method a method of the object to which a Reference points. */
+  /*! \brief Sets a method of the object to which a Reference points. */
   template <typename Reference, typename R, typename C, typename... Args, bool kNoexcept,
             typename = std::enable_if_t<std::is_base_of_v<ffi::ObjectRef, Reference>>>
   Registry& set_body_method(R (C::*method)(Args...) noexcept(kNoexcept)) {
