@@ -164,7 +164,7 @@ int main(int argc, char** argv) {
     rows += (rows.empty() ? "\n    " : ",\n    ") + Run(work, repetitions);
   }
   std::string version =
-      Function::GetGlobalRequired("kvctl.build.tvm_version")().cast<String>().c_str();
+      Function::GetGlobalRequired("kvctl.build.get_tvm_version")().cast<String>().c_str();
   std::ofstream(path) << "{\n  \"benchmark\": \"step_cost\",\n  \"machine\": "
                       << kvctl_bench::MachineJson() << ",\n  \"tvm\": \"" << version
                       << "\",\n  \"page_size\": " << kPageSize << ",\n  \"rows\": [" << rows

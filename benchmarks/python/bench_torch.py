@@ -91,7 +91,7 @@ class Peers:
     def call(self, layer: int, *qkv: torch.Tensor) -> None:
         """Attend by a bare call."""
         given = self.qkv, self.out, DIM**-0.5, 0.0, None, None, None, None
-        ffi.cache.attention(self.cache.handle, layer, *given)
+        ffi.cache.attend(self.cache.handle, layer, *given)
 
     def time(self, name: str) -> list[float]:
         """Return the seconds of each layer in one pass of a peer."""

@@ -71,7 +71,7 @@ class OnKvctl:
                         if name == "attend":
                             attend._attend("sdpa", layer.module, q, k, v, None, scaling=dim**-0.5)
                         else:
-                            ffi.cache.attention(
+                            ffi.cache.attend(
                                 cache.handle, i, qkv, out, dim**-0.5, 0.0, None, None, None, None
                             )
                     seconds.append((perf_counter() - begin) / len(layers))

@@ -22,12 +22,12 @@ void InitDevice(const tvm::ffi::String& device) { Init(device.c_str()); }
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   refl::GlobalDef()
-      .def("kvctl.build.version", Guarded(Version), "kvctl's version")
-      .def("kvctl.build.tvm_version", Guarded(TVMVersion),
+      .def("kvctl.build.get_version", Guarded(Version), "kvctl's version")
+      .def("kvctl.build.get_tvm_version", Guarded(TVMVersion),
            "The TVM version kvctl was compiled against")
-      .def("kvctl.build.isa", Guarded(CpuInstructions),
+      .def("kvctl.build.get_isa", Guarded(CpuInstructions),
            "The instruction set of the CPU kernels: baseline, avx2 or avx512")
-      .def("kvctl.build.openmp_threads", Guarded(OpenMPThreads),
+      .def("kvctl.build.get_openmp_threads", Guarded(OpenMPThreads),
            "How many threads a parallel region of the caller's would have")
       .def("kvctl.build.init", Guarded(InitDevice), "Check the loaded TVM and make a device ready");
 }

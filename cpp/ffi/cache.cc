@@ -251,7 +251,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.begin_forward", Guarded(BeginForward), "Begin a step under masks")
       .def("kvctl.cache.end_forward", Guarded(EndForward), "End the step in flight")
       .def("kvctl.cache.abort_forward", Guarded(AbortForward), "Take the step in flight back")
-      .def("kvctl.cache.in_forward", Guarded(InForward), "Whether a step is in flight")
+      .def("kvctl.cache.is_in_forward", Guarded(InForward), "Whether a step is in flight")
       .def("kvctl.cache.drop_pending", Guarded(DropPending), "Drop the sequences' pending nodes")
       .def("kvctl.cache.commit", Guarded(Commit), "Commit kept pending nodes, drop the others")
       .def("kvctl.cache.popn", Guarded(PopN), "Take back the last n tokens")
@@ -259,20 +259,21 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.checkpoint", Guarded(MakeCheckpoint), "A point to roll back to")
       .def("kvctl.cache.rollback", Guarded(Rollback), "Return to a checkpoint")
       .def("kvctl.cache.has_sequence", Guarded(HasSequence), "Whether a sequence exists")
-      .def("kvctl.cache.sequence_ids", Guarded(SequenceIds), "The ids of all sequences")
-      .def("kvctl.cache.page_ids", Guarded(PageIds), "Pages of a sequence, -1 for evicted ones")
-      .def("kvctl.cache.pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
-      .def("kvctl.cache.attention", Guarded(Attention), "Append a layer's K/V and attend")
-      .def("kvctl.cache.attention_in_place", Guarded(AttentionInPlace),
+      .def("kvctl.cache.get_sequence_ids", Guarded(SequenceIds), "The ids of all sequences")
+      .def("kvctl.cache.get_page_ids", Guarded(PageIds), "Pages of a sequence, -1 for evicted ones")
+      .def("kvctl.cache.get_pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
+      .def("kvctl.cache.attend", Guarded(Attention), "Append a layer's K/V and attend")
+      .def("kvctl.cache.attend_in_place", Guarded(AttentionInPlace),
            "Attention with q, k and v apart; false if they must be in one tensor")
       .def("kvctl.cache.set_page_selector", Guarded(SetPageSelector), "Choose pages by queries")
       .def("kvctl.cache.set_observer", Guarded(SetObserver), "Watch what attention gives to tokens")
       .def("kvctl.cache.get_kv", Guarded(GetKV), "K and V of a range of tokens")
-      .def("kvctl.cache.config", Guarded(ConfigOf), "What a cache was created with")
+      .def("kvctl.cache.get_config", Guarded(ConfigOf), "What a cache was created with")
       .def("kvctl.cache.debug_poison", Guarded(PoisonUnused), "Fill unused slots with NaN")
       .def("kvctl.cache.install", Guarded(InstallCache), "Put kvctl's cache behind TVM's function")
       .def("kvctl.cache.uninstall", Guarded(UninstallCache), "Put TVM's cache back")
-      .def("kvctl.cache.installed", Guarded(CacheInstalled), "Whether kvctl's cache is installed");
+      .def("kvctl.cache.is_installed", Guarded(CacheInstalled),
+           "Whether kvctl's cache is installed");
 }
 
 }  // namespace kvctl

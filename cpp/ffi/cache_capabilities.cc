@@ -1,4 +1,4 @@
-// "kvctl.cache.capabilities": what the paged cache does on which device.
+// "kvctl.cache.get_capabilities": what the paged cache does on which device.
 #include <tvm/ffi/extra/json.h>
 #include <tvm/ffi/reflection/registry.h>
 
@@ -31,7 +31,7 @@ ffi::String Capabilities() {
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
-  refl::GlobalDef().def("kvctl.cache.capabilities", Guarded(Capabilities),
+  refl::GlobalDef().def("kvctl.cache.get_capabilities", Guarded(Capabilities),
                         "What the cache does on which device, as JSON");
 }
 

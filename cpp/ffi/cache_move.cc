@@ -79,7 +79,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.evict", Guarded(Evict), "Keep some committed tokens, drop the others")
       .def("kvctl.cache.save_sequence", Guarded(SaveSequence), "A copy of a sequence")
       .def("kvctl.cache.load_sequence", Guarded(LoadSequence), "Add a saved sequence")
-      .def("kvctl.cache.kv_layout", Guarded(KVLayout), "What K and V mean in a cache, as JSON");
+      .def("kvctl.cache.get_kv_layout", Guarded(KVLayout), "What K and V mean in a cache, as JSON");
 }
 
 }  // namespace kvctl

@@ -208,14 +208,14 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.recurrent.create_for_model", Guarded(CreateForModel),
            "The recurrent state of a compiled model")
       .def("kvctl.recurrent.begin_forward", Guarded(BeginForward), "Begin a step")
-      .def("kvctl.recurrent.mask_parents", Guarded(MaskParents),
+      .def("kvctl.recurrent.get_mask_parents", Guarded(MaskParents),
            "Parents of the tree in an encoded mask")
       .def("kvctl.recurrent.end_forward", Guarded(EndForward), "End the step in flight")
       .def("kvctl.recurrent.check_end_forward", Guarded(CheckEndForward),
            "Throw what end_forward would throw")
       .def("kvctl.recurrent.abort_forward", Guarded(AbortForward), "Take the step in flight back")
-      .def("kvctl.recurrent.in_forward", Guarded(InForward), "Whether a step is in flight")
-      .def("kvctl.recurrent.num_roots", Guarded(NumRoots), "States that new tokens start from")
+      .def("kvctl.recurrent.is_in_forward", Guarded(InForward), "Whether a step is in flight")
+      .def("kvctl.recurrent.get_num_roots", Guarded(NumRoots), "States that new tokens start from")
       .def("kvctl.recurrent.root_shape", Guarded(RootShape), "The shape (num_roots,)")
       .def("kvctl.recurrent.get_roots", Guarded(GetRoots), "Copy the roots' states (for models)")
       .def("kvctl.recurrent.get_rows", Guarded(GetRows),
@@ -235,17 +235,18 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.recurrent.rollback", Guarded(Rollback), "Return to a checkpoint")
       .def("kvctl.recurrent.check_rollback", Guarded(CheckRollback), "Throw where rollback would")
       .def("kvctl.recurrent.has_sequence", Guarded(HasSequence), "Whether a sequence exists")
-      .def("kvctl.recurrent.sequence_length", Guarded(SequenceLength), "Tokens, pending counted")
-      .def("kvctl.recurrent.pending_length", Guarded(PendingLength), "Pending tokens")
-      .def("kvctl.recurrent.earliest_position", Guarded(EarliestPosition),
+      .def("kvctl.recurrent.get_sequence_length", Guarded(SequenceLength),
+           "Tokens, pending counted")
+      .def("kvctl.recurrent.get_pending_length", Guarded(PendingLength), "Pending tokens")
+      .def("kvctl.recurrent.get_earliest_position", Guarded(EarliestPosition),
            "The earliest length to roll back to")
       .def("kvctl.recurrent.get_state", Guarded(GetState), "A copy of a kept state")
-      .def("kvctl.recurrent.facts", Guarded(Facts), "Sizes and bounds")
+      .def("kvctl.recurrent.get_facts", Guarded(Facts), "Sizes and bounds")
       .def("kvctl.recurrent.is_ours", Guarded(IsOurs), "Whether an object is a RecurrentState")
       .def("kvctl.recurrent.install", Guarded(InstallRecurrentState),
            "Put kvctl's state behind vm.builtin.rnn_state_create")
       .def("kvctl.recurrent.uninstall", Guarded(UninstallRecurrentState), "Put TVM's back")
-      .def("kvctl.recurrent.installed", Guarded(RecurrentStateInstalled), "Whether it is there");
+      .def("kvctl.recurrent.is_installed", Guarded(RecurrentStateInstalled), "Whether it is there");
 }
 
 }  // namespace kvctl

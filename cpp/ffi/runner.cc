@@ -265,11 +265,11 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Load a compiled Relax library and start its virtual machine")
       .def("kvctl.runner.get_function", Guarded(GetFunction), "A library's function, by name")
       .def("kvctl.runner.has_function", Guarded(HasFunction), "Whether a library has a function")
-      .def("kvctl.runner.function_names", Guarded(FunctionNames),
+      .def("kvctl.runner.get_function_names", Guarded(FunctionNames),
            "Names of the functions of a library's virtual machine")
-      .def("kvctl.runner.library_metadata", Guarded(LibraryMetadata),
+      .def("kvctl.runner.get_library_metadata", Guarded(LibraryMetadata),
            "JSON text of a library's _metadata, or an empty string")
-      .def("kvctl.runner.library_path", Guarded(LibraryPath), "The file of a library")
+      .def("kvctl.runner.get_library_path", Guarded(LibraryPath), "The file of a library")
       .def("kvctl.runner.load_model", Guarded(LoadModel), "Load a model directory")
       .def("kvctl.runner.prefill", Guarded(Prefill), "Append prompts, in chunks")
       .def("kvctl.runner.decode", Guarded(Decode), "Append one token to each sequence")
@@ -283,13 +283,13 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Append prompts that are embeddings, in chunks")
       .def("kvctl.runner.gives_hidden", Guarded(GivesHidden),
            "Whether a library gives what the output layer reads")
-      .def("kvctl.runner.cache", Guarded(CacheOf), "A runner's cache, or None")
-      .def("kvctl.runner.state", Guarded(StateOf), "A runner's recurrent state, or None")
-      .def("kvctl.runner.library", Guarded(LibraryOf), "A runner's model library")
-      .def("kvctl.runner.params", Guarded(ParamsOf), "A runner's parameters")
-      .def("kvctl.runner.config", Guarded(ConfigOf), "JSON text of mlc-chat-config.json")
-      .def("kvctl.runner.vocab_size", Guarded(VocabSizeOf), "Size of a model's vocabulary")
-      .def("kvctl.runner.prefill_chunk_size", Guarded(PrefillChunkOf),
+      .def("kvctl.runner.get_cache", Guarded(CacheOf), "A runner's cache, or None")
+      .def("kvctl.runner.get_state", Guarded(StateOf), "A runner's recurrent state, or None")
+      .def("kvctl.runner.get_library", Guarded(LibraryOf), "A runner's model library")
+      .def("kvctl.runner.get_params", Guarded(ParamsOf), "A runner's parameters")
+      .def("kvctl.runner.get_config", Guarded(ConfigOf), "JSON text of mlc-chat-config.json")
+      .def("kvctl.runner.get_vocab_size", Guarded(VocabSizeOf), "Size of a model's vocabulary")
+      .def("kvctl.runner.get_prefill_chunk_size", Guarded(PrefillChunkOf),
            "New tokens that one forward takes");
 }
 

@@ -86,19 +86,19 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.verify.new_sampling", Guarded(NewSampling), "Sampling parameters, by default")
       .def("kvctl.verify.new_request", Guarded(NewRequest), "An empty request for run")
       .def("kvctl.verify.new_draft_request", Guarded(NewDraftRequest), "An empty request for draft")
-      .def("kvctl.verify.rules", Guarded(RuleNames), "The names of the rules, by index")
-      .def("kvctl.verify.drawn", Guarded(DrawnNames),
+      .def("kvctl.verify.get_rules", Guarded(RuleNames), "The names of the rules, by index")
+      .def("kvctl.verify.get_drawn", Guarded(DrawnNames),
            "The names of the ways in which tokens are drawn, by index")
       .def("kvctl.verify.run", Guarded(RunVerify), "Accept or reject the drafted trees of a batch")
       .def("kvctl.verify.run_each", Guarded(RunVerifyEach),
            "The same; returns why a sequence could not be decided, and decides the others")
-      .def("kvctl.verify.target_probs", Guarded(TargetProbsBatch),
+      .def("kvctl.verify.get_target_probs", Guarded(TargetProbsBatch),
            "The target's distribution after each node")
       .def("kvctl.verify.draft", Guarded(RunDraft),
            "Draw tokens, with the distribution they were drawn from")
       .def("kvctl.verify.enumerate", Guarded(EnumerateBatch),
            "Every outcome of a rule with its exact probability")
-      .def("kvctl.verify.last_accepted", Guarded(LastAcceptedBatch),
+      .def("kvctl.verify.get_last_accepted", Guarded(LastAcceptedBatch),
            "How probable each node is to be the last accepted one")
       .def("kvctl.verify.philox", Guarded(Philox), "Philox4x32-10, for tests of other generators");
 }

@@ -252,18 +252,18 @@ else:
 class build:
     """``kvctl.build.*``."""
 
+    get_isa: Callable[[], str] = _get("kvctl.build.get_isa")
+    get_openmp_threads: Callable[[], int] = _get("kvctl.build.get_openmp_threads")
+    get_tvm_version: Callable[[], str] = _get("kvctl.build.get_tvm_version")
+    get_version: Callable[[], str] = _get("kvctl.build.get_version")
     init: Callable[[str], None] = _get("kvctl.build.init")
-    isa: Callable[[], str] = _get("kvctl.build.isa")
-    openmp_threads: Callable[[], int] = _get("kvctl.build.openmp_threads")
-    tvm_version: Callable[[], str] = _get("kvctl.build.tvm_version")
-    version: Callable[[], str] = _get("kvctl.build.version")
 
 
 class cache:
     """``kvctl.cache.*``."""
 
     abort_forward: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.abort_forward")
-    attention: Callable[
+    attend: Callable[
         [
             PagedKVCacheHandle,
             int,
@@ -277,8 +277,8 @@ class cache:
             Tensor | None,
         ],
         Tensor,
-    ] = _get("kvctl.cache.attention")
-    attention_in_place: Callable[
+    ] = _get("kvctl.cache.attend")
+    attend_in_place: Callable[
         [
             PagedKVCacheHandle,
             int,
@@ -293,18 +293,16 @@ class cache:
             Tensor | None,
         ],
         bool,
-    ] = _get("kvctl.cache.attention_in_place")
+    ] = _get("kvctl.cache.attend_in_place")
     begin_forward: Callable[
         [PagedKVCacheHandle, Shape, Shape, Sequence[Tensor | None] | None, Shape | None, int], None
     ] = _get("kvctl.cache.begin_forward")
-    capabilities: Callable[[], str] = _get("kvctl.cache.capabilities")
     checkpoint: Callable[[PagedKVCacheHandle, int], CacheCheckpointHandle] = _get(
         "kvctl.cache.checkpoint"
     )
     commit: Callable[[PagedKVCacheHandle, Shape, Sequence[Shape], bool], None] = _get(
         "kvctl.cache.commit"
     )
-    config: Callable[[PagedKVCacheHandle], CacheConfig] = _get("kvctl.cache.config")
     create: Callable[[CacheConfig], PagedKVCacheHandle] = _get("kvctl.cache.create")
     create_for_model: Callable[
         [Shape, int, int, int, int, int, float, float, Tensor], PagedKVCacheHandle
@@ -318,19 +316,28 @@ class cache:
     )
     end_forward: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.end_forward")
     evict: Callable[[PagedKVCacheHandle, int, Shape, bool], None] = _get("kvctl.cache.evict")
+    get_capabilities: Callable[[], str] = _get("kvctl.cache.get_capabilities")
+    get_config: Callable[[PagedKVCacheHandle], CacheConfig] = _get("kvctl.cache.get_config")
     get_kv: Callable[[PagedKVCacheHandle, int, int, int], Sequence[Tensor]] = _get(
         "kvctl.cache.get_kv"
     )
+    get_kv_layout: Callable[[PagedKVCacheHandle], str] = _get("kvctl.cache.get_kv_layout")
+    get_page_ids: Callable[[PagedKVCacheHandle, int], tuple[int, ...]] = _get(
+        "kvctl.cache.get_page_ids"
+    )
+    get_pending_length: Callable[[PagedKVCacheHandle, int], int] = _get(
+        "kvctl.cache.get_pending_length"
+    )
+    get_sequence_ids: Callable[[PagedKVCacheHandle], tuple[int, ...]] = _get(
+        "kvctl.cache.get_sequence_ids"
+    )
     has_sequence: Callable[[PagedKVCacheHandle, int], bool] = _get("kvctl.cache.has_sequence")
-    in_forward: Callable[[PagedKVCacheHandle], bool] = _get("kvctl.cache.in_forward")
     install: Callable[[], None] = _get("kvctl.cache.install")
-    installed: Callable[[], bool] = _get("kvctl.cache.installed")
-    kv_layout: Callable[[PagedKVCacheHandle], str] = _get("kvctl.cache.kv_layout")
+    is_in_forward: Callable[[PagedKVCacheHandle], bool] = _get("kvctl.cache.is_in_forward")
+    is_installed: Callable[[], bool] = _get("kvctl.cache.is_installed")
     load_sequence: Callable[[PagedKVCacheHandle, int, SavedSequenceRecord], None] = _get(
         "kvctl.cache.load_sequence"
     )
-    page_ids: Callable[[PagedKVCacheHandle, int], tuple[int, ...]] = _get("kvctl.cache.page_ids")
-    pending_length: Callable[[PagedKVCacheHandle, int], int] = _get("kvctl.cache.pending_length")
     popn: Callable[[PagedKVCacheHandle, int, int], None] = _get("kvctl.cache.popn")
     rollback: Callable[[PagedKVCacheHandle, int, CacheCheckpointHandle], None] = _get(
         "kvctl.cache.rollback"
@@ -338,7 +345,6 @@ class cache:
     save_sequence: Callable[[PagedKVCacheHandle, int], SavedSequenceRecord] = _get(
         "kvctl.cache.save_sequence"
     )
-    sequence_ids: Callable[[PagedKVCacheHandle], tuple[int, ...]] = _get("kvctl.cache.sequence_ids")
     set_observer: Callable[[PagedKVCacheHandle, Callable[..., Any] | None, bool, int], None] = _get(
         "kvctl.cache.set_observer"
     )
@@ -434,13 +440,20 @@ class recurrent:
     drop_pending: Callable[[RecurrentStateHandle, Shape], None] = _get(
         "kvctl.recurrent.drop_pending"
     )
-    earliest_position: Callable[[RecurrentStateHandle, int], int] = _get(
-        "kvctl.recurrent.earliest_position"
-    )
     end_forward: Callable[[RecurrentStateHandle], None] = _get("kvctl.recurrent.end_forward")
-    facts: Callable[[RecurrentStateHandle], RecurrentFacts] = _get("kvctl.recurrent.facts")
     fork_sequence: Callable[[RecurrentStateHandle, int, int, int], int] = _get(
         "kvctl.recurrent.fork_sequence"
+    )
+    get_earliest_position: Callable[[RecurrentStateHandle, int], int] = _get(
+        "kvctl.recurrent.get_earliest_position"
+    )
+    get_facts: Callable[[RecurrentStateHandle], RecurrentFacts] = _get("kvctl.recurrent.get_facts")
+    get_mask_parents: Callable[[Tensor], tuple[int, ...] | None] = _get(
+        "kvctl.recurrent.get_mask_parents"
+    )
+    get_num_roots: Callable[[RecurrentStateHandle], int] = _get("kvctl.recurrent.get_num_roots")
+    get_pending_length: Callable[[RecurrentStateHandle, int], int] = _get(
+        "kvctl.recurrent.get_pending_length"
     )
     get_roots: Callable[[RecurrentStateHandle, int, int, Tensor], None] = _get(
         "kvctl.recurrent.get_roots"
@@ -448,19 +461,17 @@ class recurrent:
     get_rows: Callable[[RecurrentStateHandle, bool, Tensor], None] = _get(
         "kvctl.recurrent.get_rows"
     )
+    get_sequence_length: Callable[[RecurrentStateHandle, int], int] = _get(
+        "kvctl.recurrent.get_sequence_length"
+    )
     get_state: Callable[[RecurrentStateHandle, int, int, int, int], Tensor] = _get(
         "kvctl.recurrent.get_state"
     )
     has_sequence: Callable[[RecurrentStateHandle, int], bool] = _get("kvctl.recurrent.has_sequence")
-    in_forward: Callable[[RecurrentStateHandle], bool] = _get("kvctl.recurrent.in_forward")
     install: Callable[[], None] = _get("kvctl.recurrent.install")
-    installed: Callable[[], bool] = _get("kvctl.recurrent.installed")
+    is_in_forward: Callable[[RecurrentStateHandle], bool] = _get("kvctl.recurrent.is_in_forward")
+    is_installed: Callable[[], bool] = _get("kvctl.recurrent.is_installed")
     is_ours: Callable[[Object], bool] = _get("kvctl.recurrent.is_ours")
-    mask_parents: Callable[[Tensor], tuple[int, ...] | None] = _get("kvctl.recurrent.mask_parents")
-    num_roots: Callable[[RecurrentStateHandle], int] = _get("kvctl.recurrent.num_roots")
-    pending_length: Callable[[RecurrentStateHandle, int], int] = _get(
-        "kvctl.recurrent.pending_length"
-    )
     plan_commit: Callable[[RecurrentStateHandle, Shape, Sequence[Shape]], tuple[int, ...]] = _get(
         "kvctl.recurrent.plan_commit"
     )
@@ -475,9 +486,6 @@ class recurrent:
     root_shape: Callable[[RecurrentStateHandle], tuple[int, ...]] = _get(
         "kvctl.recurrent.root_shape"
     )
-    sequence_length: Callable[[RecurrentStateHandle, int], int] = _get(
-        "kvctl.recurrent.sequence_length"
-    )
     set_steps: Callable[[RecurrentStateHandle, int, int, Tensor], RecurrentStateHandle] = _get(
         "kvctl.recurrent.set_steps"
     )
@@ -487,8 +495,6 @@ class recurrent:
 class runner:
     """``kvctl.runner.*``."""
 
-    cache: Callable[[ModelRunnerHandle], PagedKVCacheHandle | None] = _get("kvctl.runner.cache")
-    config: Callable[[ModelRunnerHandle], str] = _get("kvctl.runner.config")
     decode: Callable[[ModelRunnerHandle, Shape, Shape], Tensor] = _get("kvctl.runner.decode")
     embed: Callable[[ModelRunnerHandle, Shape], Tensor] = _get("kvctl.runner.embed")
     forward_states: Callable[
@@ -505,17 +511,33 @@ class runner:
         ],
         Sequence[Tensor | None],
     ] = _get("kvctl.runner.forward_states")
-    function_names: Callable[[FunctionTableHandle], Sequence[str]] = _get(
-        "kvctl.runner.function_names"
+    get_cache: Callable[[ModelRunnerHandle], PagedKVCacheHandle | None] = _get(
+        "kvctl.runner.get_cache"
     )
+    get_config: Callable[[ModelRunnerHandle], str] = _get("kvctl.runner.get_config")
     get_function: Callable[[FunctionTableHandle, str], Callable[..., Any]] = _get(
         "kvctl.runner.get_function"
     )
+    get_function_names: Callable[[FunctionTableHandle], Sequence[str]] = _get(
+        "kvctl.runner.get_function_names"
+    )
+    get_library: Callable[[ModelRunnerHandle], FunctionTableHandle] = _get(
+        "kvctl.runner.get_library"
+    )
+    get_library_metadata: Callable[[FunctionTableHandle], str] = _get(
+        "kvctl.runner.get_library_metadata"
+    )
+    get_library_path: Callable[[FunctionTableHandle], str] = _get("kvctl.runner.get_library_path")
+    get_params: Callable[[ModelRunnerHandle], Sequence[Tensor]] = _get("kvctl.runner.get_params")
+    get_prefill_chunk_size: Callable[[ModelRunnerHandle], int] = _get(
+        "kvctl.runner.get_prefill_chunk_size"
+    )
+    get_state: Callable[[ModelRunnerHandle], RecurrentStateHandle | None] = _get(
+        "kvctl.runner.get_state"
+    )
+    get_vocab_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.get_vocab_size")
     gives_hidden: Callable[[ModelRunnerHandle], bool] = _get("kvctl.runner.gives_hidden")
     has_function: Callable[[FunctionTableHandle, str], bool] = _get("kvctl.runner.has_function")
-    library: Callable[[ModelRunnerHandle], FunctionTableHandle] = _get("kvctl.runner.library")
-    library_metadata: Callable[[FunctionTableHandle], str] = _get("kvctl.runner.library_metadata")
-    library_path: Callable[[FunctionTableHandle], str] = _get("kvctl.runner.library_path")
     load_library: Callable[[str, Device], FunctionTableHandle] = _get("kvctl.runner.load_library")
     load_model: Callable[
         [
@@ -533,41 +555,39 @@ class runner:
         ],
         ModelRunnerHandle,
     ] = _get("kvctl.runner.load_model")
-    params: Callable[[ModelRunnerHandle], Sequence[Tensor]] = _get("kvctl.runner.params")
     prefill: Callable[[ModelRunnerHandle, Shape, Shape, Shape], Tensor] = _get(
         "kvctl.runner.prefill"
     )
-    prefill_chunk_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.prefill_chunk_size")
     prefill_embeddings: Callable[[ModelRunnerHandle, Shape, Sequence[Tensor]], Tensor] = _get(
         "kvctl.runner.prefill_embeddings"
     )
-    state: Callable[[ModelRunnerHandle], RecurrentStateHandle | None] = _get("kvctl.runner.state")
     verify: Callable[[ModelRunnerHandle, Shape, Tensor], Tensor] = _get("kvctl.runner.verify")
     verify_states: Callable[
         [ModelRunnerHandle, Shape, Tensor, Shape, int], Sequence[Tensor | None]
     ] = _get("kvctl.runner.verify_states")
-    vocab_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.vocab_size")
 
 
 class verify:
     """``kvctl.verify.*``."""
 
     draft: Callable[[DraftRequest, Tensor, Tensor], None] = _get("kvctl.verify.draft")
-    drawn: Callable[[], Sequence[str]] = _get("kvctl.verify.drawn")
     enumerate: Callable[[VerifyRequest, bool], bytes] = _get("kvctl.verify.enumerate")
-    last_accepted: Callable[[VerifyRequest, bool, Tensor], None] = _get(
-        "kvctl.verify.last_accepted"
+    get_drawn: Callable[[], Sequence[str]] = _get("kvctl.verify.get_drawn")
+    get_last_accepted: Callable[[VerifyRequest, bool, Tensor], None] = _get(
+        "kvctl.verify.get_last_accepted"
+    )
+    get_rules: Callable[[], Sequence[str]] = _get("kvctl.verify.get_rules")
+    get_target_probs: Callable[[VerifyRequest, bool, Tensor], None] = _get(
+        "kvctl.verify.get_target_probs"
     )
     new_draft_request: Callable[[], DraftRequest] = _get("kvctl.verify.new_draft_request")
     new_request: Callable[[], VerifyRequest] = _get("kvctl.verify.new_request")
     new_sampling: Callable[[], SamplingParams] = _get("kvctl.verify.new_sampling")
     philox: Callable[[int, int, int, int, int, int], Sequence[int]] = _get("kvctl.verify.philox")
-    rules: Callable[[], Sequence[str]] = _get("kvctl.verify.rules")
     run: Callable[[VerifyRequest, Tensor, Tensor | None], None] = _get("kvctl.verify.run")
     run_each: Callable[[VerifyRequest, Tensor, Tensor | None], Sequence[str]] = _get(
         "kvctl.verify.run_each"
     )
-    target_probs: Callable[[VerifyRequest, bool, Tensor], None] = _get("kvctl.verify.target_probs")
 
 
 class runtime:

@@ -27,8 +27,8 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
-        "isa": str(ffi.build.isa()),
-        "openmp_threads": ffi.build.openmp_threads(),
+        "isa": str(ffi.build.get_isa()),
+        "openmp_threads": ffi.build.get_openmp_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,

@@ -70,7 +70,7 @@ class CacheAttention(SequenceStore):
         ValueError
             If a shape does not fit.
         """
-        return ffi.cache.attention(
+        return ffi.cache.attend(
             self._handle,
             layer,
             to_input(qkv, "qkv"),

@@ -137,7 +137,7 @@ class CacheContents(SequenceStore):
         ffi.cache.load_sequence(self._handle, seq_id, saved)
 
     def _kv_layout(self) -> dict[str, Any]:
-        layout: dict[str, Any] = json.loads(str(ffi.cache.kv_layout(self._handle)))
+        layout: dict[str, Any] = json.loads(str(ffi.cache.get_kv_layout(self._handle)))
         return layout
 
     def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Tensor, Tensor]:
@@ -168,7 +168,7 @@ class CacheContents(SequenceStore):
         KeyError
             If there is no such sequence.
         """
-        return [int(page) for page in ffi.cache.page_ids(self._handle, seq_id)]
+        return [int(page) for page in ffi.cache.get_page_ids(self._handle, seq_id)]
 
     def plot(self, *, ax: Any = None) -> Any:
         """Draw which sequence holds which pages; needs matplotlib (``pip install kvctl[plot]``).
@@ -193,7 +193,7 @@ class CacheContents(SequenceStore):
         """
         rows = [
             PageRow(id, self.page_ids(id), self.sequence_length(id), self.pending_length(id))
-            for id in map(int, ffi.cache.sequence_ids(self._handle))
+            for id in map(int, ffi.cache.get_sequence_ids(self._handle))
         ]
         free = ffi.vm_builtin.attention_kv_cache_get_num_available_pages(self._handle)
         return draw_pages(rows, self.page_size, free, ax)

@@ -28,7 +28,7 @@ def uninstall() -> None:
 @contextmanager
 def installed() -> Iterator[None]:
     """:func:`install` for the length of a ``with`` block."""
-    before = bool(ffi.cache.installed())
+    before = bool(ffi.cache.is_installed())
     install()
     try:
         yield

@@ -32,7 +32,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
 
     def __init__(self, handle: ffi.PagedKVCacheHandle) -> None:
         super().__init__(handle)
-        config = ffi.cache.config(handle)
+        config = ffi.cache.get_config(handle)
         self.num_layers: int = config.num_layers
         self.num_qo_heads: int = config.num_qo_heads
         self.num_kv_heads: int = config.num_kv_heads
@@ -151,7 +151,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents):
     @property
     def sequence_ids(self) -> list[int]:
         """The ids of all sequences, ascending."""
-        return [int(seq_id) for seq_id in ffi.cache.sequence_ids(self._handle)]
+        return [int(seq_id) for seq_id in ffi.cache.get_sequence_ids(self._handle)]
 
     @property
     def total_sequence_length(self) -> int:

@@ -105,14 +105,14 @@ class SequenceStore:
 
     def pending_length(self, seq_id: int) -> int:
         """Pending tokens of a sequence."""
-        return self._functions.pending_length(self._handle, seq_id)
+        return self._functions.get_pending_length(self._handle, seq_id)
 
     # A step.
 
     @property
     def in_forward(self) -> bool:
         """Whether a step is in flight."""
-        return self._functions.in_forward(self._handle)
+        return self._functions.is_in_forward(self._handle)
 
     def end_forward(self) -> None:
         """End the step: tokens of chains are committed, nodes of trees stay pending.

@@ -29,8 +29,8 @@ def call(name):
     return None if function is None else function()
 print(json.dumps({
     "version": kvctl.__version__,
-    "isa": call("kvctl.build.isa"),
-    "openmp_threads": call("kvctl.build.openmp_threads"),
+    "isa": call("kvctl.build.get_isa"),
+    "openmp_threads": call("kvctl.build.get_openmp_threads"),
     "cpus": len(os.sched_getaffinity(0)),
 }))
 """

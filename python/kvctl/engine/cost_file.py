@@ -52,8 +52,8 @@ def key_of(identity: str) -> str:
         platform.machine(),
         str(os.cpu_count()),
         str(len(os.sched_getaffinity(0))),
-        str(ffi.build.isa()),
-        str(ffi.build.openmp_threads()),
+        str(ffi.build.get_isa()),
+        str(ffi.build.get_openmp_threads()),
         os.environ.get("KVCTL_LINEAR", ""),
         version("kvctl"),
     )

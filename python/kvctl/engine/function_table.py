@@ -61,12 +61,12 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
     @property
     def path(self) -> str:
         """The library's file."""
-        return str(ffi.runner.library_path(self._handle))
+        return str(ffi.runner.get_library_path(self._handle))
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the library says about itself; empty if it says nothing."""
-        text = str(ffi.runner.library_metadata(self._handle))
+        text = str(ffi.runner.get_library_metadata(self._handle))
         metadata: dict[str, Any] = json.loads(text) if text else {}
         return metadata
 
@@ -77,10 +77,10 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
         return isinstance(name, str) and bool(ffi.runner.has_function(self._handle, name))
 
     def __iter__(self) -> Iterator[str]:
-        return map(str, ffi.runner.function_names(self._handle))
+        return map(str, ffi.runner.get_function_names(self._handle))
 
     def __len__(self) -> int:
-        return len(ffi.runner.function_names(self._handle))
+        return len(ffi.runner.get_function_names(self._handle))
 
     def __repr__(self) -> str:
         return f"FunctionTable({self.path!r}, {len(self)} functions)"

@@ -60,13 +60,13 @@ class ModelRunner(ModelForwards):
     ) -> None:
         self._handle = handle
         self._directory = directory
-        cache, state = ffi.runner.cache(handle), ffi.runner.state(handle)
+        cache, state = ffi.runner.get_cache(handle), ffi.runner.get_state(handle)
         paged = None if cache is None else PagedKVCache.wrap(cache)
         if state is not None:
             self._cache = ReplayingCache(paged, RecurrentState.wrap(state), self._run_again)
         elif paged is not None:
             self._cache = paged
-        self._functions = FunctionTable._wrap(ffi.runner.library(handle))
+        self._functions = FunctionTable._wrap(ffi.runner.get_library(handle))
         self._partial = PartialRows()
         self._num_layers = self.metadata.get("kv_cache", {}).get("num_hidden_layers")
 
@@ -162,7 +162,7 @@ class ModelRunner(ModelForwards):
     @property
     def params(self) -> Sequence[tvm_ffi.Tensor]:
         """The parameters, in the order in which the library's functions take them."""
-        return ffi.runner.params(self._handle)
+        return ffi.runner.get_params(self._handle)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -172,18 +172,18 @@ class ModelRunner(ModelForwards):
     @property
     def config(self) -> dict[str, Any]:
         """The model's ``mlc-chat-config.json``."""
-        config: dict[str, Any] = json.loads(str(ffi.runner.config(self._handle)))
+        config: dict[str, Any] = json.loads(str(ffi.runner.get_config(self._handle)))
         return config
 
     @property
     def vocab_size(self) -> int:
         """Length of a row of logits."""
-        return ffi.runner.vocab_size(self._handle)
+        return ffi.runner.get_vocab_size(self._handle)
 
     @property
     def prefill_chunk_size(self) -> int:
         """New tokens that one forward takes at most."""
-        return ffi.runner.prefill_chunk_size(self._handle)
+        return ffi.runner.get_prefill_chunk_size(self._handle)
 
     @property
     def context_window_size(self) -> int | None:

@@ -39,7 +39,7 @@ class RecurrentState(RecurrentStep):
                 "have been loaded before kvctl.install()"
             )
         super().__init__(handle)
-        facts = ffi.recurrent.facts(handle)
+        facts = ffi.recurrent.get_facts(handle)
         self.state_bytes: int = facts.state_bytes
         """Bytes of one kept state, all layers together."""
         self.max_states: int = facts.max_states
@@ -129,16 +129,16 @@ class RecurrentState(RecurrentStep):
 
     def sequence_length(self, seq_id: int) -> int:
         """Tokens of a sequence, pending ones counted."""
-        return ffi.recurrent.sequence_length(self._handle, seq_id)
+        return ffi.recurrent.get_sequence_length(self._handle, seq_id)
 
     def earliest_position(self, seq_id: int) -> int:
         """Return the earliest committed length that a sequence can be rolled back to."""
-        return ffi.recurrent.earliest_position(self._handle, seq_id)
+        return ffi.recurrent.get_earliest_position(self._handle, seq_id)
 
     @property
     def num_free_states(self) -> int:
         """States that fit beside those kept now."""
-        return ffi.recurrent.facts(self._handle).num_free_states
+        return ffi.recurrent.get_facts(self._handle).num_free_states
 
     @property
     def num_available_tokens(self) -> int:

@@ -78,7 +78,7 @@ class RecurrentStep(SequenceStore):
     @property
     def num_roots(self) -> int:
         """States that the step's tokens start from: one per sequence, more in grown trees."""
-        return ffi.recurrent.num_roots(self._handle)
+        return ffi.recurrent.get_num_roots(self._handle)
 
     def get(self, layer: int, state_id: int, out: Any) -> Any:
         """Copy the state that each sequence of the step starts from into ``out`` (batch, ...)."""
@@ -174,7 +174,7 @@ def _tree_parents(mask: Any) -> tvm_ffi.Shape | None:
     if isinstance(mask, TokenTree):
         return to_shape(mask._core.row_parents(), "parents")
     if hasattr(mask, "__tvm_ffi_value__"):  # a Mask
-        return cast("tvm_ffi.Shape | None", ffi.recurrent.mask_parents(mask))
+        return cast("tvm_ffi.Shape | None", ffi.recurrent.get_mask_parents(mask))
     return to_shape(mask, "parents")
 
 

@@ -80,10 +80,10 @@ def attention(
     check_plain("q", out)  # it is not inside a mode that only traces
     where, options = (cache.handle, to_layer(layer)), (alibi_slopes, sinks, lse)
     # Torch tensors as arguments make the call run on torch's current stream.
-    if not ffi.cache.attention_in_place(*where, q, k, v, out, sm_scale, soft_cap, *options):
+    if not ffi.cache.attend_in_place(*where, q, k, v, out, sm_scale, soft_cap, *options):
         if not packed:
             q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
         qkv = torch.cat((q, k, v), 1).contiguous()
         rows = out if packed else out.flatten(0, 1)
-        ffi.cache.attention(*where, qkv, rows, sm_scale, soft_cap, *options, None)
+        ffi.cache.attend(*where, qkv, rows, sm_scale, soft_cap, *options, None)
     return out if packed else out.transpose(1, 2)

@@ -14,9 +14,9 @@ from .._ffi.convert import to_input
 from .._ffi.integers import to_int64
 from ..tree import TokenTree
 
-RULES = tuple(map(str, ffi.verify.rules()))
+RULES = tuple(map(str, ffi.verify.get_rules()))
 """The names of the acceptance rules; libkvctl takes the index of one."""
-DRAWN = tuple(map(str, ffi.verify.drawn()))
+DRAWN = tuple(map(str, ffi.verify.get_drawn()))
 """The names of the ways in which tokens are drawn; libkvctl takes the index of one."""
 
 _PLAIN = frozenset(np.dtype(name) for name in ("f2", "f4", "f8", "i4"))

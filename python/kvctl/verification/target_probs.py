@@ -70,6 +70,6 @@ def target_probs(
     samplings = per_request(sampling, Sampling())
     set_target(request, logits, samplings, bitmask=bitmask, probabilities=probabilities)
     out: Any = np.empty((nodes, vocab))
-    ffi.verify.target_probs(request, not check, out)
+    ffi.verify.get_target_probs(request, not check, out)
     probs: Float64 = out
     return probs

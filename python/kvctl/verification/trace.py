@@ -248,7 +248,7 @@ class Trace:
             set_target(request, target[: small.num_rows], samplings, probabilities=True)
             set_draft(request, draft[: small.num_rows], per_node=False)
             last: Any = np.empty(len(small), np.float64)
-            ffi.verify.last_accepted(request, True, last)
+            ffi.verify.get_last_accepted(request, True, last)
             lengths = small.depths
             emitted.append(float(last @ lengths) + 1.0)
             counts.append(len(small) - 1)

@@ -22,7 +22,7 @@ def split(qkv):
 def in_place(cache, layer, q, k, v, out, lse=None):
     new = [to_tensor(one) for one in (q, k, v, out)]
     lse = None if lse is None else to_tensor(lse)
-    call = functions.cache.attention_in_place
+    call = functions.cache.attend_in_place
     return call(cache.handle, layer, *new, DIM**-0.5, 0.0, None, None, lse)
 
 

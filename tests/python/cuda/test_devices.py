@@ -241,7 +241,7 @@ def test_q_k_and_v_apart_are_as_in_one_tensor(device):
                         q, k, v = np.split(qkv, [QO_HEADS, QO_HEADS + KV_HEADS], 1)
                         new = [put(part, device, "float16") for part in (q, k, v)]
                         options = DIM**-0.5, 0.0, None, None, None
-                        call = functions.cache.attention_in_place
+                        call = functions.cache.attend_in_place
                         assert call(cache.handle, layer, *new, out, *options)
                     outputs.append(fetch(out).reshape(2, QO_HEADS, DIM))
         outputs.append(fetch(cache.get_kv(1)[0]))

@@ -83,7 +83,7 @@ def test_a_record_has_the_fields_that_it_was_made_with() -> None:
         layer_windows=[0, 5],
         rope=kvctl.Rope(theta=5.0, inline=True),
     )
-    config = ffi.cache.config(cache.handle)
+    config = ffi.cache.get_config(cache.handle)
     assert (config.num_layers, config.num_qo_heads, config.num_kv_heads) == (2, 4, 2)
     assert (config.max_total_tokens, config.page_size) == (48, 16)
     assert (config.rope_mode, config.rope_theta, config.layer_windows) == (2, 5.0, (0, 5))

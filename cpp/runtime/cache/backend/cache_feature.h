@@ -31,7 +31,7 @@ enum class CacheFeature {
 /*! \brief One row of the table. */
 struct CacheCapability {
   CacheFeature feature;
-  const char* name;         //!< as kvctl.cache.capabilities names it
+  const char* name;         //!< as kvctl.cache.get_capabilities names it
   const char* description;  //!< as docs/cuda.md lists it
   const char* refusal;      //!< the message where it is not supported
   bool on_cpu;
