@@ -140,7 +140,7 @@ def _beside(times: dict[str, Any], scale: float, unit: str) -> str:
 
 
 def run(directory: str, options: argparse.Namespace) -> None:
-    from kvctl.cli.measure import describe_machine
+    from kvctl.bench.machine_state import describe_machine
     from kvctl.hf.text import load_text
 
     workers = [Worker(name, directory) for name in ("kvctl", "transformers")]
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 4096])
-    parser.add_argument("--prompts", nargs="+", default=["copy_edit", "open"])
+    parser.add_argument("--prompts", nargs="*", default=["copy_edit", "open"])
     options = parser.parse_args()
     if options.model:
         run(options.model, options)

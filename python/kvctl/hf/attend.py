@@ -34,6 +34,8 @@ def give_back(model: PreTrainedModel) -> None:
     model.set_attn_implementation(model.config._attn_implementation.removeprefix(_PREFIX))
 
 
+# What a thread's step is changes between calls, so that it must not be part of a compiled graph.
+@torch.compiler.disable
 def _attend(
     own: str,
     module: torch.nn.Module,
@@ -78,6 +80,7 @@ def _attend(
     return result
 
 
+@torch.compiler.disable
 def _mask(own: str, **arguments: Any) -> torch.Tensor | None:
     """Return the mask that the model hands to attention; in a step the cache has it."""
     step = steps.current()

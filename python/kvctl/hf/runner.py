@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +41,7 @@ class ModelRunner(ModelForwards):
     ----------
     model : transformers.PreTrainedModel
         A causal language model with its output layer, on one device. It is switched to evaluation.
+        It may be compiled in place, ``model.compile()``; the graph then breaks at each attention.
     max_sequences : int
         Sequences that may be in the cache at once.
     max_total_tokens : int, optional
@@ -106,7 +108,9 @@ class ModelRunner(ModelForwards):
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._rotary = RotaryStates(model)
         probe = Probe(type(model).__name__)
-        with torch.inference_mode(), entered(probe):
+        compiled = getattr(model, "_compiled_call_impl", None) is not None
+        eagerly = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        with torch.inference_mode(), eagerly, entered(probe):
             ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
             places = torch.arange(2, device=model.device)[None]
             logits = model(input_ids=ids, position_ids=places, use_cache=False).logits
@@ -212,6 +216,15 @@ class ModelRunner(ModelForwards):
     def abilities(self) -> frozenset[str]:
         """Which optional abilities of :class:`kvctl.engine.Runner` the model has."""
         return frozenset({"embed"} if self._gates.layers is None else ABILITIES)
+
+    @property
+    def identity(self) -> str | None:
+        """What names the model where measured costs are kept; None if it has no name."""
+        name, kind = self._model.name_or_path, type(self._model).__name__
+        if not name:
+            return None
+        where = f"{self._model.dtype} {self._model.device}"
+        return f"{name} {kind} {where} {transformers.__version__} {torch.__version__}"
 
     @cached_property
     def text(self) -> ModelText:

@@ -93,6 +93,49 @@ def test_the_model_itself_works_as_before(family):
     assert generated.tokens == before[0, 30:].tolist()
 
 
+def test_a_saved_model_has_no_trace_of_kvctl(tmp_path):
+    model = make_model("llama")
+    for _ in range(2):
+        runner = kvctl.hf.ModelRunner(model)
+        runner.cache.add_sequence(0)
+        runner.forward([0], [[1, 2]], hidden=[0], layers=range(1))
+    model.save_pretrained(tmp_path)
+    assert "kvctl" not in (tmp_path / "config.json").read_text()
+    loaded = kvctl.hf.ModelRunner.load(tmp_path, max_sequences=1)
+    loaded.cache.add_sequence(0)
+    text = random_tokens(9)
+    expected = torch.as_tensor(logits_of(eager(model), text)[-1])
+    assert (loaded.prefill([0], [text])[0] - expected).abs().max() < BOUND
+    assert loaded.identity != kvctl.hf.ModelRunner(model).identity
+    assert loaded.stop_tokens == {2}
+    with pytest.raises(FileNotFoundError, match="no tokenizer"):
+        loaded.text  # noqa: B018
+
+
+def test_a_compiled_model():
+    """Steps of different caches, masks and layers on one compiled model."""
+    model = make_model("gemma3")
+    reference = eager(model)
+    first = kvctl.hf.ModelRunner(model)
+    model.compile(backend="eager")
+    runners = [first, kvctl.hf.ModelRunner(model)]
+    text, drafts = random_tokens(30), random_tokens(3, 1)
+    for turn in range(2):
+        for i, runner in enumerate(runners):
+            runner.cache.clear()
+            runner.cache.add_sequence(0)
+            runner.prefill([0], [text[i + turn :]])
+            rows = runner.verify([0], [kvctl.TokenTree(drafts, [-1, 0, 0])])
+            expected = logits_of(reference, [*text[i + turn :], drafts[0], drafts[2]])[-1]
+            assert (rows[2] - torch.as_tensor(expected)).abs().max() < BOUND
+            runner.cache.abort([0])
+            _, states = runner.verify([0], [kvctl.TokenTree.chain(drafts)], hidden=[1])
+            assert states.shape == (3, 1, 64)
+    ids = torch.tensor([text])
+    plain = reference.generate(ids, max_new_tokens=4, do_sample=False)
+    assert model.generate(ids, max_new_tokens=4, do_sample=False).tolist() == plain.tolist()
+
+
 def test_threads_share_a_model():
     """Each has a runner of its own; the current step is the thread's."""
     model = make_model("llama")

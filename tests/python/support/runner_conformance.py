@@ -146,6 +146,25 @@ class RunnerConformance:
         for end in range(5, 10):
             self.close(rows[[end - 1]], self.alone(runner, tokens[4:end]))
 
+    def test_hidden_states_beside_the_logits(self, runner, tokens):
+        if "hidden" not in runner.abilities:
+            pytest.skip("gives no hidden states")
+        runner.cache.add_sequence(0)
+        runner.prefill([0], [tokens[:12]])
+        tree = kvctl.TokenTree(tokens[40:46], PARENTS)
+        plain = np.from_dlpack(runner.verify([0], [tree])).copy()
+        runner.cache.abort([0])
+        logits, hidden = runner.verify([0], [tree], hidden=True)
+        self.close(logits, plain)
+        assert tuple(hidden.shape[:2]) == (6, 1)
+        states = np.from_dlpack(hidden).copy()
+        runner.cache.abort([0])
+        path = [tokens[40 + node] for node in PATHS[5]]
+        _, hidden = runner.forward([0], [path], hidden=True)
+        np.testing.assert_allclose(
+            np.from_dlpack(hidden)[:, 0], states[PATHS[5], 0], rtol=0, atol=100 * self.tolerance
+        )
+
     def test_refused_calls_change_nothing(self, runner, tokens):
         cache = runner.cache
         cache.add_sequence(0)
