@@ -11,6 +11,7 @@ from kvctl.draft import LookupDrafter
 from kvctl.engine.stats import Statistics
 from plain_model import compile_plain_model
 from random_drafter import RandomDrafter
+from tiny_model import compile_tiny_model
 
 RNG = np.random.default_rng(7)
 PROMPTS = [RNG.integers(0, 60, n).tolist() for n in (3, 21, 9, 40, 1, 17, 30)]
@@ -138,3 +139,48 @@ def test_stop_strings_end_each_text_where_they_are_complete(smollm2):
         generate(runner, prompts, stop_strings=[""])
     with pytest.raises(TypeError, match="stop strings must be several"):
         generate(runner, prompts, stop_strings="a")
+
+
+class Collector(LookupDrafter):
+    """Drafts as lookup does, and collects the hidden states of each text."""
+
+    def __init__(self, hidden_layers):
+        super().__init__(length=3)
+        self.hidden_layers = hidden_layers
+        self.states, self.texts = {}, {}
+
+    def start(self, request):
+        super().start(request)
+        self.states[request.id] = [np.from_dlpack(request.prompt_hidden).copy()]
+
+    def observe(self, results):
+        super().observe(results)
+        for result in results:
+            assert len(result.hidden) == 1 + len(result.accepted) == len(result.kept)
+            self.states[result.request.id].append(np.array(result.hidden))
+            self.texts[result.request.id] = list(result.request.tokens)
+
+
+def test_a_drafter_gets_the_hidden_states_of_every_token_but_the_root(tmp_path):
+    directory = compile_tiny_model(
+        tmp_path / "m", changes={"num_hidden_layers": 3}, hidden_layers=[0, 2]
+    )
+    options = {"prefill_chunk_size": 16, "page_size": 4, "max_sequences": 5}
+    drafter = Collector(layers := (2, 0))
+    prompts = PROMPTS
+    runner = ModelRunner.load(directory, max_total_tokens=128, **options)
+    found = generate(runner, prompts, max_new_tokens=50, drafter=drafter)
+    roomy = ModelRunner.load(directory, max_total_tokens=2048, **options)
+    assert Statistics.merge(one.statistics for one in found).replayed_tokens > 0
+    for i, (prompt, one) in enumerate(zip(prompts, found, strict=True)):
+        assert one.tokens == generate(roomy, prompt, max_new_tokens=50).tokens
+        text = drafter.texts[i]
+        assert text == prompt + one.tokens
+        roomy.cache.add_sequence(0)
+        _, states = roomy.forward([0], [text], hidden=layers)
+        expected = np.from_dlpack(states).copy()
+        roomy.cache.remove_sequence(0)
+        collected = np.concatenate(drafter.states[i])
+        # An accepted draft that ends the text is its last token, and was forwarded.
+        assert len(collected) in (len(text) - 1, len(text))
+        np.testing.assert_array_equal(collected, expected[: len(collected)])
