@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import kvctl
-from kvctl.cli.measure import describe_machine
+from kvctl.bench.machine_state import describe_machine
 from kvctl.draft import Budget, Draft, Drafter, LookupDrafter, Request
 from kvctl.engine.stats import Statistics
 
