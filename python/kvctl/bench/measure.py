@@ -70,8 +70,8 @@ class Measurement:
         Turns that have no room in the model's context.
     trees : dict
         By configuration, question and turn: the trees of the rounds.
-    warm_up_seconds : float
-        What came before the first timing.
+    set_up_seconds : float
+        What warming up and making the drafters took.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Measurement:
         self.answers: list[Answer] = []
         self.skipped: list[dict[str, Any]] = []
         self.trees: dict[tuple[int, int | str, int], list[Any]] = {}
-        self.warm_up_seconds = 0.0
+        self.set_up_seconds = 0.0
         self._known: dict[tuple[int, int | str, int], Answer] = {}
         self._said: dict[int | str, list[str]] = {}
 
@@ -111,10 +111,13 @@ class Measurement:
 
     def run(self) -> None:
         """Measure everything."""
-        for number in range(self._settings.passes):
+        begin = perf_counter()
+        self._warm_up()
+        self.set_up_seconds = perf_counter() - begin
+        for _ in range(self._settings.passes):
+            begin = perf_counter()
             drafters = [self._make(one) for one in self.configurations]
-            if number == 0:
-                self._warm_up()
+            self.set_up_seconds += perf_counter() - begin
             # The smallest batch first: a conversation goes on from its plain answers.
             for batch in sorted({one.batch for one in self.configurations}):
                 numbers = [i for i, one in enumerate(self.configurations) if one.batch == batch]
@@ -132,15 +135,16 @@ class Measurement:
         return make_drafter(configuration.drafter, self._runner)
 
     def _warm_up(self) -> None:
-        """Run every configuration for a few tokens: what is made once is not timed."""
-        begin = perf_counter()
+        """Run every configuration for a few tokens: what is made once is not timed.
+
+        Each with a drafter of its own, which goes again: one that holds a model is large.
+        """
         prompt = encode_turn(self._runner.text, self._questions[0], [], raw=self._settings.raw)
         if not fits(self._runner, len(prompt), _WARM_UP_TOKENS):
             return
         for one in self.configurations:
             ids = range(one.batch)
             self._generate(one, self._make(one), [prompt] * one.batch, _WARM_UP_TOKENS, ids)
-        self.warm_up_seconds = perf_counter() - begin
 
     def _group(
         self, group: Sequence[Question], numbers: Sequence[int], drafters: Sequence[Drafter | None]

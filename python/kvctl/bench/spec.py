@@ -89,7 +89,7 @@ def bench_spec(
         | {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "measured_seconds": timed,
-            "driver_overhead": (whole - measurement.warm_up_seconds) / timed - 1.0,
+            "driver_overhead": (whole - measurement.set_up_seconds) / timed - 1.0,
         },
         machine,
         measurement.configurations,

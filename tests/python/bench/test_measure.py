@@ -177,3 +177,10 @@ def test_files_that_are_none(tmp_path, content, message):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         Result.load(tmp_path / "x.json")
+
+
+def test_the_drivers_own_time_is_measured(result):
+    assert result.settings["driver_overhead"] > 0
+    assert result.settings["measured_seconds"] == pytest.approx(
+        sum(sum(one.seconds) for one in result.answers)
+    )
