@@ -230,22 +230,36 @@ def _compare(
 
 
 def _first_layer(runner: Runner, chain: Sequence[int], n: int) -> int | None:
-    """Return the first layer whose output differs between one row and n; None if unknown."""
+    """Return the first layer whose output differs between one row and n; None if unknown.
+
+    A library that was compiled to give the outputs of some layers is asked for these alone.
+    """
     if "hidden" not in runner.abilities:
         return None
     hidden: list[Float32] = []
     forward: Any = runner.forward
-    layers = range(_num_layers(runner))
+    layers = _given_layers(runner, chain)
+    if not layers:
+        return None
     for size in (1, n):
         with _Sequences(runner, {0: list(chain[:_PROMPT])}):
             parts = []
             for begin in range(_PROMPT, _PROMPT + n, size):
                 tokens = chain[begin : begin + size]
-                parts.append(_rows(forward([0], [tokens], hidden=list(layers))[1]))
+                parts.append(_rows(forward([0], [tokens], hidden=layers)[1]))
             hidden.append(np.concatenate(parts))
     differs = (hidden[0] != hidden[1]).any(axis=(0, 2))
-    return int(np.flatnonzero(differs)[0]) if differs.any() else None
+    return layers[int(np.flatnonzero(differs)[0])] if differs.any() else None
 
 
-def _num_layers(runner: Any) -> int:
-    return int(runner.cache.num_layers)
+def _given_layers(runner: Any, chain: Sequence[int]) -> list[int]:
+    """Return the layers whose outputs the runner gives."""
+    found = []
+    for layer in range(int(runner.cache.num_layers)):
+        with _Sequences(runner, {0: list(chain[:1])}):
+            try:
+                runner.forward([0], [chain[1:2]], hidden=[layer])
+            except (ValueError, NotImplementedError):
+                continue
+            found.append(layer)
+    return found

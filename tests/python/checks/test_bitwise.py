@@ -6,7 +6,8 @@ import pytest
 from command_line import run
 from fake_runner import FakeRunner
 from kvctl import ModelRunner
-from kvctl.checks.bitwise import check_bitwise, check_threads
+from kvctl.checks.bitwise import _first_layer, _given_layers, check_bitwise, check_threads
+from tiny_model import compile_tiny_model
 
 
 class DeviousRunner(FakeRunner):
@@ -65,3 +66,37 @@ def test_threads_and_the_command(tiny_model):
     assert done.returncode == 0 and "All logits are the same bits." in done.stdout
     done = run("check", "bitwise", tiny_model, "--threads", "x")
     assert done.returncode == 1 and "--threads takes positive numbers" in done.stderr
+
+
+class LayeredRunner(DeviousRunner):
+    """Returns hidden states of three layers; those from layer 1 on depend on the rows."""
+
+    def __init__(self):
+        super().__init__(2, 1e-3)
+        self.abilities = frozenset(["hidden"])
+        self.cache.num_layers = 3
+
+    def forward(self, seq_ids, tokens, hidden):
+        [new] = tokens
+        begin = len(self.cache.committed[seq_ids[0]])
+        self.cache.append(seq_ids[0], list(new))
+        places = np.arange(begin, begin + len(new), dtype=np.float32)
+        states = np.tile(places[:, None, None], (1, len(hidden), 4))
+        if len(new) > self._most:
+            states[-1, 1:] += np.float32(1e-3)
+        return np.zeros((len(new), 40), np.float32), states
+
+
+def test_the_first_layer_that_differs_is_named():
+    found = {one.what: one for one in check_bitwise(LayeredRunner(), rows=4, batch=1)}
+    assert found["3 rows"].where == "row 2, layer 1"
+    assert found["2 rows"].same
+
+
+def test_layers_of_a_compiled_model(tmp_path):
+    directory = compile_tiny_model(
+        tmp_path / "m", changes={"num_hidden_layers": 3}, hidden_layers=[0, 2]
+    )
+    runner = ModelRunner.load(directory)
+    assert _given_layers(runner, [1, 2]) == [0, 2]
+    assert _first_layer(runner, list(range(60)), 5) is None
