@@ -1,6 +1,5 @@
 // Fails each allocation of an operation in turn: the table is unchanged, and the operation, called
 // again, succeeds.
-#include <cstdlib>
 #include <functional>
 #include <new>
 #include <sstream>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/failing_allocations.h"
 #include "table_steps.h"
 
 using kvctl::CheckpointPtr;
@@ -15,25 +15,7 @@ using kvctl::CopyPlan;
 using kvctl::Sequence;
 using kvctl::SequenceTable;
 
-namespace {
-
-// How many allocations still succeed; negative: all of them.
-thread_local int64_t allocations_left = -1;
-
-}  // namespace
-
-void* operator new(size_t size) {
-  if (allocations_left == 0) throw std::bad_alloc();
-  if (allocations_left > 0) --allocations_left;
-  void* memory = std::malloc(size > 0 ? size : 1);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void* operator new(size_t size, const std::nothrow_t&) noexcept {
-  return std::malloc(size > 0 ? size : 1);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+using kvctl::allocations_left;
 
 namespace {
 
