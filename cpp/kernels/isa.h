@@ -12,6 +12,7 @@ enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 /*!
  * \brief The widest instruction set of this machine, or a narrower one named by the environment
  * variable KVCTL_ISA ("baseline", "avx2", "avx512"). Read once.
+ * \throws kValue if the variable has another value.
  */
 Isa CpuIsa();
 

@@ -90,6 +90,22 @@ def test_linear_is_whole_with_fewer_threads_than_promised(backend, environment):
     check_linear_in_a_process({"KVCTL_LINEAR": backend, **environment})
 
 
+@pytest.mark.parametrize("variable", ["KVCTL_ISA", "KVCTL_LINEAR"])
+def test_a_setting_that_is_none_is_refused(variable):
+    """A slip of the keyboard would measure something else than was meant."""
+    program = "import test_model_ops as t; t.check_linear()"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, variable: "bseline", "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert f"the environment variable {variable} must be" in run.stderr
+    assert "not 'bseline'" in run.stderr
+
+
 def test_leading_axes_are_rows():
     weight, x = random(5, 7), random(2, 3, 7)
     out = np.empty((1, 6, 5), np.float32)

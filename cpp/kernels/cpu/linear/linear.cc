@@ -67,7 +67,12 @@ void PackPanels(const float* weight, int64_t n, int64_t k, WeightType type, int 
 }  // namespace
 
 LinearBackend ChooseLinearBackend(WeightType type) {
-  static const char* wanted = std::getenv("KVCTL_LINEAR");
+  static const char* const value = std::getenv("KVCTL_LINEAR");
+  const char* wanted = value != nullptr && *value != '\0' ? value : nullptr;
+  if (wanted != nullptr && std::strcmp(wanted, "own") != 0 && std::strcmp(wanted, "onednn") != 0) {
+    Throw(ErrorKind::kValue, "the environment variable KVCTL_LINEAR must be own or onednn, not '",
+          wanted, "'");
+  }
   if (type != WeightType::kFloat32 || OneDNN() == nullptr) return LinearBackend::kOwn;
   if (wanted != nullptr && std::strcmp(wanted, "own") == 0) return LinearBackend::kOwn;
   if (wanted != nullptr && std::strcmp(wanted, "onednn") == 0) return LinearBackend::kOneDNN;

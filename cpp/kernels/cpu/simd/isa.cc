@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kvctl/error.h"
+
 namespace kvctl {
 namespace {
 
@@ -25,11 +27,12 @@ Isa Detect() {
     }
   }
   const char* wanted = std::getenv("KVCTL_ISA");
-  if (wanted == nullptr) return widest;
+  if (wanted == nullptr || *wanted == '\0') return widest;
   for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
     if (std::strcmp(wanted, IsaName(isa)) == 0) return std::min(isa, widest);
   }
-  return widest;
+  Throw(ErrorKind::kValue,
+        "the environment variable KVCTL_ISA must be baseline, avx2 or avx512, not '", wanted, "'");
 }
 
 }  // namespace
