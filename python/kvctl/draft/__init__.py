@@ -9,7 +9,7 @@ from .jacobi import JacobiDrafter
 from .lookahead import LookaheadDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
-from .model import ModelDrafter
+from .model import ModelDrafter, SelfDrafter
 from .registry import DRAFTERS, make_drafter, register_drafter
 from .request import Request
 from .round_result import RoundResult
@@ -37,6 +37,7 @@ __all__ = [
     "RoundCost",
     "RoundResult",
     "ScriptedDrafter",
+    "SelfDrafter",
     "SuffixDrafter",
     "SuffixStore",
     "SyntheticDrafter",

@@ -14,6 +14,7 @@ from .jacobi import JacobiDrafter
 from .lookahead import LookaheadDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
+from .model import SelfDrafter
 from .suffix import SuffixDrafter
 from .token_recycling import TokenRecyclingDrafter
 
@@ -27,6 +28,7 @@ DRAFTERS: dict[str, Callable[..., Drafter]] = {
     "lookahead": LookaheadDrafter,
     "lookup": LookupDrafter,
     "recycling": TokenRecyclingDrafter,
+    "self": SelfDrafter,
     "suffix": SuffixDrafter,
 }
 

@@ -1,5 +1,6 @@
-"""Drafting with a second model: its sequences, and the trees that it grows."""
+"""Drafting with a model, another one or the target itself: its tokens, and growing trees."""
 
-from .drafter import ModelDrafter
+from .model_drafter import ModelDrafter
+from .self_drafter import SelfDrafter
 
-__all__ = ["ModelDrafter"]
+__all__ = ["ModelDrafter", "SelfDrafter"]

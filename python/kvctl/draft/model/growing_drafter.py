@@ -1,4 +1,4 @@
-"""Drafting with a second, smaller model."""
+"""Drafters that grow a tree with a model, level by level."""
 
 from __future__ import annotations
 
@@ -21,68 +21,38 @@ from ..top_tokens import top_tokens
 from .confidence import Confidence
 from .growing_tree import GrowingTree
 from .pays import DraftingPays
-from .runner import DraftRunner
-from .sequences import DraftSequences
+from .sequences import Sequences
 
 _HOW = ("deterministic", "independent", "without_replacement", "coupled")
 
 
-class ModelDrafter(Drafter):
-    """Another model of the same vocabulary drafts (arXiv 2211.17192, 2302.01318).
+class GrowingDrafter(Drafter):
+    """Grows trees level by level: a forward of a model for each level but the last.
 
-    The tree is grown level by level, one forward of the draft model for each level but the last.
-    Its shape is a matter of two parameters: ``branching=1`` is a chain; ``(4, 1, 1)`` four paths
-    from the root on; ``(4, 2, 1)`` a tree of 4, 8 and 8 nodes; with ``beam=8`` only the 8 best
-    nodes of a level are extended, of which `branching` children each are candidates (EAGLE-2's
-    expansion, arXiv 2406.16858; the loop keeps the candidates that pay).
-
-    The draft model's cache stays in step: what was accepted is committed, the rest dropped, so that
-    after each round it holds the text as a prefill of it would.
+    `ModelDrafter` and `SelfDrafter` say which model it is and where its tokens are kept.
 
     Parameters
     ----------
-    runner
-        The draft model, any `kvctl.engine.Runner` but the target's. Its cache is used for sequences
-        of the drafter's own; give it room for the batch.
-    length
-        Depth of the tree, always; without a beam all of it is verified. By default at most
-        `max_length`: deterministic drafts go on only while another level promises to pay, and where
-        drafting does not pay at all, most rounds go without it.
-    max_length
-        The greatest depth where `length` is not given.
-    branching
-        Children of each node that is extended; one number, or one for each level, of which the last
-        counts for deeper levels too.
-    beam
-        Extend only so many nodes of a level. For deterministic drafts.
-    how
-        "deterministic": the most likely tokens. They suit every rule of temperature 0 and
-        "target_only". "independent", "without_replacement" or "coupled": drawn at random from the
-        draft model's distribution, for the rules that need it; see `kvctl.draft.sample`.
-    sampling
-        How the draft model's tokens are drawn; by default as the text's are.
-
-    Raises
-    ------
-    ValueError
-        If a size is out of range, `how` is unknown, or `beam` goes with random draws.
-
-    Examples
-    --------
-    >>> drafter = kvctl.draft.ModelDrafter(kvctl.ModelRunner.load("SmolLM2-135M"))
-    >>> kvctl.generate(kvctl.ModelRunner.load("SmolLM2-1.7B"), prompt, drafter=drafter)
+    sequences
+        Where the model's tokens are kept.
+    vocab_size, prefill_chunk_size
+        The model's.
+    length, max_length, branching, beam, how, sampling
+        See `ModelDrafter`.
     """
 
     def __init__(
         self,
-        runner: DraftRunner,
+        sequences: Sequences,
         *,
-        length: int | None = None,
-        max_length: int = 8,
-        branching: int | Sequence[int] = 1,
-        beam: int | None = None,
-        how: str = "deterministic",
-        sampling: Sampling | None = None,
+        vocab_size: int,
+        prefill_chunk_size: int,
+        length: int | None,
+        max_length: int,
+        branching: int | Sequence[int],
+        beam: int | None,
+        how: str,
+        sampling: Sampling | None,
     ) -> None:
         for name, value, least in (
             ("length", length, 0),
@@ -108,25 +78,24 @@ class ModelDrafter(Drafter):
         self._widths = [widths[min(d, len(widths) - 1)] for d in range(self.depth)]
         self._beam = beam
         self._sampling = sampling
-        self._runner = runner
-        self._sequences = DraftSequences(runner)
+        self._sequences = sequences
         self._pays = DraftingPays()
         self._trees: dict[int, GrowingTree] = {}
-        if max(widths) > runner.vocab_size:
+        if max(widths) > vocab_size:
             raise ValueError(
-                f"branching must be at most the draft model's vocabulary of {runner.vocab_size} "
+                f"branching must be at most the model's vocabulary of {vocab_size} "
                 f"tokens, got {max(widths)}"
             )
         widest = self._widest()
-        if widest > runner.prefill_chunk_size:
+        if widest > prefill_chunk_size:
             raise ValueError(
-                f"a level of the tree has {widest} nodes to extend, and the draft model forwards "
-                f"at most {runner.prefill_chunk_size} tokens at once; give a beam or less branching"
+                f"a level of the tree has {widest} nodes to extend, and the model forwards "
+                f"at most {prefill_chunk_size} tokens at once; give a beam or less branching"
             )
-        self._group = max(1, runner.prefill_chunk_size // max(1, widest))
+        self._group = max(1, prefill_chunk_size // max(1, widest))
 
     def start(self, request: Request) -> None:
-        """Begin a text; the draft model reads it with the first draft."""
+        """Begin a text; the model reads it with the first draft."""
         return
 
     def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
@@ -138,6 +107,7 @@ class ModelDrafter(Drafter):
         able = [request for request in requests if request.limit > 0 and self.depth > 0]
         for first in range(0, len(able), self._group):
             self._grow(able[first : first + self._group], budget)
+        self._sequences.leave_to_target(requests)
         return [
             self._trees[request.id].draft(self.how, rated=self._is_cut)
             if request.id in self._trees
@@ -146,7 +116,7 @@ class ModelDrafter(Drafter):
         ]
 
     def observe(self, results: Sequence[RoundResult]) -> None:
-        """Keep what was accepted in the draft model's cache, and learn from the round."""
+        """Keep what was accepted, and learn from the round."""
         kept = {}
         for result in results:
             tree = self._trees.get(result.request.id)
@@ -159,7 +129,7 @@ class ModelDrafter(Drafter):
         self._trees = {}
 
     def finish(self, request: Request) -> None:
-        """Remove the text's sequence from the draft model's cache."""
+        """Forget a text."""
         self._trees.pop(request.id, None)
         self._sequences.finish(request)
 
