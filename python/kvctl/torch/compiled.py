@@ -50,7 +50,7 @@ def _(
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    if q.dim() == 3:
+    if q.dim() != 4:  # packed, or wrong: then it is refused when it runs
         return q.new_empty(q.shape)
     batch, heads, rows, dim = q.shape
     return q.new_empty((batch, rows, heads, dim)).transpose(1, 2)

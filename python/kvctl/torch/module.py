@@ -8,6 +8,7 @@ from .arguments import autocast
 from .attend import attention
 from .compiled import ORDER, attention_op
 from .step import current_cache
+from .tensors import refuse_autograd
 
 
 class Attention(torch.nn.Module):
@@ -104,6 +105,7 @@ class Attention(torch.nn.Module):
         scale = self.scale if scale is None else scale
         if torch.compiler.is_compiling():
             query, key, value = autocast(query, key, value)
+            refuse_autograd(q=query, k=key, v=value)
             return attention_op(
                 ORDER,
                 self.layer,

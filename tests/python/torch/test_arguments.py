@@ -101,6 +101,18 @@ def test_wrong_tensors(case):
     check_refused(lambda cache: kvctl.torch.Attention(0)(*tensors), kind, message)
 
 
+@pytest.mark.parametrize("case", ["two dimensions", "heads", "repeated", "types", "grad"])
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_wrong_tensors_of_a_compiled_model(case, fullgraph):
+    tensors, kind, message = WRONG[case]
+    if fullgraph and case == "grad":  # found while torch compiles, whose error names ours
+        kind = torch._dynamo.exc.Unsupported
+    torch.compiler.reset()
+    module = torch.compile(kvctl.torch.Attention(0), backend="aot_eager", fullgraph=fullgraph)
+    check_refused(lambda cache: module(*tensors), kind, message)
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("case", OPTIONS)
 def test_wrong_options(case):
     options, kind, message = OPTIONS[case]
