@@ -223,6 +223,7 @@ def test_trees_on_an_evicted_context() -> None:
     np.testing.assert_allclose(step(cache, 0, [9]), exact, atol=3e-6)
 
 
+@pytest.mark.torch
 def test_masks_of_indices_booleans_and_other_arrays() -> None:
     torch = pytest.importorskip("torch")
     mask = np.isin(np.arange(20), KEEP)

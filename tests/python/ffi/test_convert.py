@@ -31,6 +31,7 @@ def bfloat16(array: np.ndarray) -> np.ndarray:
     return array.astype(ml_dtypes.bfloat16)
 
 
+@pytest.mark.torch
 def test_bfloat16_of_ml_dtypes_shares_its_memory() -> None:
     array = bfloat16(QKV)
     tensor = to_tensor(array)
@@ -107,6 +108,7 @@ def test_outputs_that_cannot_be_written(cache: PagedKVCache) -> None:
         cache.attention(0, QKV, lse=1.0)
 
 
+@pytest.mark.torch
 def test_a_torch_tensor_is_read_whether_it_wants_a_gradient_or_not(cache: PagedKVCache) -> None:
     torch = pytest.importorskip("torch")
     qkv = torch.from_numpy(QKV.copy()).requires_grad_()

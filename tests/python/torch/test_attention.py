@@ -143,7 +143,7 @@ def test_rows_of_heads_are_read_where_they_lie(kind, packed, monkeypatch):
     expected = plain(*parts, causal(n, n))
     cache = make_cache()
     cache.add_sequence(0)
-    monkeypatch.setattr(functions.cache, "attention", None)  # which takes a copy
+    monkeypatch.setattr(functions.cache, "attend", None)  # which takes a copy
     out = step(cache, 0, parts, 0, n, packed=packed)
     assert error(out, expected) < BOUND[torch.float32]
 

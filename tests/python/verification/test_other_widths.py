@@ -36,6 +36,7 @@ def test_a_bitmask_wider_than_the_logits():
         kvctl.verify(logits, CHAIN, bitmask=bitmask, **GREEDY)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_torch_slice_of_logits(dtype):
     torch = pytest.importorskip("torch")

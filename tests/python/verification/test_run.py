@@ -158,6 +158,7 @@ def test_logits_of_half_precision(dtype):
     assert result.num_accepted.tolist() == [3]
 
 
+@pytest.mark.torch
 def test_bfloat16_through_dlpack():
     torch = pytest.importorskip("torch")
     logits = torch.from_numpy(make_logits(6)).to(torch.bfloat16)

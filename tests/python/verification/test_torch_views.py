@@ -7,6 +7,8 @@ import kvctl
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.torch
+
 VOCAB = 64
 CHAIN = kvctl.TokenTree.chain([1, 2, 3])
 NAMED = dict(seed=1, request_ids=[0], root_positions=[0])
