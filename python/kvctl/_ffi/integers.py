@@ -16,13 +16,13 @@ Int64Array = npt.NDArray[np.int64]
 _PLAIN = {int}
 
 
-def to_int64(values: Any, name: str, *, ndim: int = 1) -> Int64Array:
+def to_int64(values: Any, name: str, *, ndim: int = 1, ordered: bool = True) -> Int64Array:
     """Return integers as an array; NumPy would silently convert 1.5 and True to 1.
 
     Raises
     ------
     TypeError
-        If they are not integers. The message calls them by `name`.
+        If they are not integers, or a set and `ordered`. The message calls them by `name`.
     ValueError
         If there is another number of dimensions, or one of them does not fit 64 bits.
     """
@@ -31,6 +31,8 @@ def to_int64(values: Any, name: str, *, ndim: int = 1) -> Int64Array:
             return np.array(values, np.int64)
         except OverflowError:
             raise ValueError(f"{name} must fit 64 bits, got {max(values, key=abs)}") from None
+    if ordered and isinstance(values, set | frozenset):
+        raise TypeError(f"{name} must be integers in an order, not a {type(values).__name__}")
     array = _array(values, name)
     if array.ndim != ndim:
         wanted = "one dimension" if ndim == 1 else f"{ndim} dimensions"
@@ -49,9 +51,9 @@ def to_int64(values: Any, name: str, *, ndim: int = 1) -> Int64Array:
     return array.astype(np.int64, copy=False)
 
 
-def to_int32(values: Any, name: str, *, ndim: int = 1) -> Int32Array:
+def to_int32(values: Any, name: str, *, ndim: int = 1, ordered: bool = True) -> Int32Array:
     """Return integers as a contiguous array of 32 bits; raises as :func:`to_int64` does."""
-    array = to_int64(values, name, ndim=ndim)
+    array = to_int64(values, name, ndim=ndim, ordered=ordered)
     limits = np.iinfo(np.int32)
     if array.size and (array.min() < limits.min or array.max() > limits.max):
         raise ValueError(f"{name} must fit 32 bits, got {_farthest(array)}")
@@ -69,11 +71,13 @@ def one_int32(value: Any, name: str) -> int:
     return number
 
 
-def to_shape(values: Iterable[int], name: str) -> tvm_ffi.Shape:
+def to_shape(values: Iterable[int], name: str, *, ordered: bool = True) -> tvm_ffi.Shape:
     """Return integers as an FFI shape, which is how lists of them cross; raises as `to_int64`."""
     plain = _is_plain(values)
     try:
-        return tvm_ffi.Shape(tuple(values if plain else to_int64(values, name).tolist()))
+        return tvm_ffi.Shape(
+            tuple(values if plain else to_int64(values, name, ordered=ordered).tolist())
+        )
     except ValueError:
         if not plain:
             raise

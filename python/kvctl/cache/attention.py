@@ -155,5 +155,5 @@ def _pages(answer: Any) -> Any:
         return None
     pages = list(answer)
     if any(one is None or np.ndim(one) > 0 for one in pages):  # an answer for each KV head
-        return [None if one is None else to_shape(one, "pages") for one in pages]
-    return to_shape(pages, "pages")
+        return [None if one is None else to_shape(one, "pages", ordered=False) for one in pages]
+    return to_shape(pages, "pages", ordered=False)

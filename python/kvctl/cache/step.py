@@ -129,5 +129,6 @@ class CacheStep(SequenceStore):
             ffi.cache.abort_forward(self._handle)
         else:
             ffi.cache.drop_pending(
-                self._handle, None if seq_ids is None else to_shape(seq_ids, "seq_ids")
+                self._handle,
+                None if seq_ids is None else to_shape(seq_ids, "seq_ids", ordered=False),
             )

@@ -84,7 +84,7 @@ def text_arguments(
     lengths = [index(n) for n in _each(max_new_tokens, size, "max_new_tokens")]
     for prompt, length in zip(tokens, lengths, strict=True):
         check_prompt(runner, prompt, length)
-    stops = frozenset(to_int64(stop, "stop").tolist())
+    stops = frozenset(to_int64(stop, "stop", ordered=False).tolist())
     samplings = [_fixed(s, stops, runner) for s in _each(sampling, size, "sampling")]
     seeds = [signed(s) for s in _each(seed, size, "seed")]
     if isinstance(request_id, Sequence):
@@ -153,7 +153,7 @@ def _fixed(
         sampling = Sampling(temperature=0.0)
     if not isinstance(sampling, Sampling):
         raise TypeError(f"sampling must be kvctl.Sampling, got {type(sampling).__name__}")
-    own = frozenset(to_int64(sampling.stop_tokens, "stop_tokens").tolist())
+    own = frozenset(to_int64(sampling.stop_tokens, "stop_tokens", ordered=False).tolist())
     # Ids outside the vocabulary are never emitted.
     tokens = sorted(token for token in stop | own if 0 <= token < runner.vocab_size)
     values = {entry.name: getattr(sampling, entry.name) for entry in fields(sampling)}

@@ -164,7 +164,8 @@ class RecurrentStep(SequenceStore):
         if self.in_forward:
             ffi.recurrent.abort_forward(self._handle)
         elif seq_ids is not None:
-            ffi.recurrent.drop_pending(self._handle, to_shape(seq_ids, "seq_ids"))
+            ids = to_shape(seq_ids, "seq_ids", ordered=False)
+            ffi.recurrent.drop_pending(self._handle, ids)
 
 
 def _tree_parents(mask: Any) -> tvm_ffi.Shape | None:

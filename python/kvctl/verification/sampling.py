@@ -93,7 +93,7 @@ class Sampling:
             params.bias_tokens = _tensor(to_int32(tuple(self.logit_bias), "tokens of logit_bias"))
             params.bias_values = _tensor(np.array(list(self.logit_bias.values()), np.float32))
         if len(self.stop_tokens):
-            params.stop_tokens = _tensor(to_int32(self.stop_tokens, "stop_tokens"))
+            params.stop_tokens = _tensor(to_int32(self.stop_tokens, "stop_tokens", ordered=False))
         return params
 
     @cached_property

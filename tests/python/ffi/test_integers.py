@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tvm_ffi
 
+import kvctl
 from kvctl._ffi.integers import one_int32, to_int32, to_int64, to_shape
 
 
@@ -76,3 +77,16 @@ def test_integers_that_do_not_fit_32_bits():
             one_int32(value, "x")
     with pytest.raises(TypeError, match=r"x must be an integer, got 1\.5"):
         one_int32(1.5, "x")
+
+
+def test_a_set_has_no_order():
+    for values in ({3, 1}, frozenset({3, 1})):
+        for convert in (to_int32, to_int64, to_shape):
+            with pytest.raises(TypeError, match=r"tokens must be integers in an order"):
+                convert(values, "tokens")
+        for convert in (to_int32, to_int64, to_shape):
+            assert sorted(convert(values, "stop", ordered=False)) == [1, 3]
+    assert to_int64({3: 0, 1: 0}.keys(), "tokens").tolist() == [3, 1]
+    with pytest.raises(TypeError, match="tokens must be integers in an order"):
+        kvctl.TokenTree({3, 1}, [-1, 0])
+    assert kvctl.Sampling(stop_tokens={3, 1}).params().stop_tokens.shape == (2,)
