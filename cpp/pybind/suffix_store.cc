@@ -1,4 +1,4 @@
-// kvctl._core.SuffixStore: python/kvctl/draft/suffix_store.py wraps it.
+// kvctl._core.SuffixStore: python/kvctl/draft/suffix/store.py wraps it.
 #include "core/suffix/suffix_store.h"
 
 #include <pybind11/numpy.h>

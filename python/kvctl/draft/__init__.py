@@ -5,8 +5,7 @@ from .budget import Budget
 from .cost import RoundCost
 from .draft import Draft
 from .drafter import Drafter
-from .jacobi import JacobiDrafter
-from .lookahead import LookaheadDrafter
+from .guesses import JacobiDrafter, LookaheadDrafter, TokenRecyclingDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
 from .model import ModelDrafter, SelfDrafter
@@ -14,12 +13,9 @@ from .registry import DRAFTERS, make_drafter, register_drafter
 from .request import Request
 from .round_result import RoundResult
 from .sample import DraftSample, sample
-from .scripted import ScriptedDrafter
-from .suffix import SuffixDrafter
-from .suffix_store import SuffixStore
+from .suffix import SuffixDrafter, SuffixStore
 from .sync import sync
-from .synthetic import SyntheticDrafter
-from .token_recycling import TokenRecyclingDrafter
+from .told import ScriptedDrafter, SyntheticDrafter
 
 __all__ = [
     "DRAFTERS",

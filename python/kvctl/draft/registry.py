@@ -10,13 +10,11 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .jacobi import JacobiDrafter
-from .lookahead import LookaheadDrafter
+from .guesses import JacobiDrafter, LookaheadDrafter, TokenRecyclingDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
 from .model import SelfDrafter
 from .suffix import SuffixDrafter
-from .token_recycling import TokenRecyclingDrafter
 
 if TYPE_CHECKING:
     from .drafter import Drafter

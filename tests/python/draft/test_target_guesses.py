@@ -17,7 +17,7 @@ from kvctl.draft import (
     ScriptedDrafter,
     TokenRecyclingDrafter,
 )
-from kvctl.draft.ngram_pool import NgramPool
+from kvctl.draft.guesses.ngram_pool import NgramPool
 
 PROMPTS = [[i, 1, 2] for i in range(4)]
 TOKENS = 80

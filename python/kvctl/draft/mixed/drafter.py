@@ -7,15 +7,15 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .arrays import as_array
-from .budget import Budget
-from .draft import Draft
+from ..arrays import as_array
+from ..budget import Budget
+from ..draft import Draft
+from ..request import Request
+from ..round_result import RoundResult
 from .merge import Merged, merge
-from .request import Request
-from .round_result import RoundResult
 
 if TYPE_CHECKING:
-    from .drafter import Drafter
+    from ..drafter import Drafter
 
 
 class MixedDrafter:

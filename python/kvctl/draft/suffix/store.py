@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._ffi.integers import Int32Array, one_int32, to_int32
+from ... import _core
+from ..._ffi.integers import Int32Array, one_int32, to_int32
 
 
 @dataclass(frozen=True, eq=False)

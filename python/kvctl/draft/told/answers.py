@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .._ffi.integers import to_int32
-from .request import Request
+from ..._ffi.integers import to_int32
+from ..request import Request
 
 
 class Answers:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..tree import TokenTree
-from ..verification.enumeration import DraftedTree
+from ...tree import TokenTree
+from ...verification.enumeration import DraftedTree
+from ..budget import Budget
+from ..draft import Draft
+from ..drafter import Drafter
+from ..request import Request
+from ..round_result import RoundResult
 from .answers import Answers
-from .budget import Budget
-from .draft import Draft
-from .drafter import Drafter
-from .request import Request
-from .round_result import RoundResult
 
 
 class SyntheticDrafter(Drafter):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import index
 
-from ..tree import TokenTree
-from .budget import Budget
-from .draft import Draft
-from .drafter import Drafter
+from ...tree import TokenTree
+from ..budget import Budget
+from ..draft import Draft
+from ..drafter import Drafter
+from ..request import Request
+from ..round_result import RoundResult
+from ..top_tokens import choices
 from .ngram_pool import NgramPool
-from .request import Request
-from .round_result import RoundResult
-from .top_tokens import choices
 
 Window = list[list[int]]  # levels, each of `window` guesses
 

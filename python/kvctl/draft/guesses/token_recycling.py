@@ -9,14 +9,14 @@ from operator import index
 import numpy as np
 import numpy.typing as npt
 
-from ..tree import TokenTree
-from .budget import Budget
-from .draft import Draft
-from .drafter import Drafter
-from .request import Request
-from .round_result import RoundResult
-from .top_tokens import top_tokens
-from .trees import StaticTree, optimal_static
+from ...tree import TokenTree
+from ..budget import Budget
+from ..draft import Draft
+from ..drafter import Drafter
+from ..request import Request
+from ..round_result import RoundResult
+from ..top_tokens import top_tokens
+from ..trees import StaticTree, optimal_static
 
 # What is believed of a node's children before anything was seen, and how many trials it is worth.
 _PRIOR = 0.4 * 0.5 ** np.arange(16)

@@ -7,15 +7,15 @@ from operator import index
 
 import numpy as np
 
-from ..tree import TokenTree
-from .acceptance import Acceptance
-from .budget import Budget
-from .draft import Draft
-from .drafter import Drafter
-from .lookup import LookupDrafter
-from .request import Request
-from .round_result import RoundResult
-from .suffix_store import SuffixStore
+from ...tree import TokenTree
+from ..acceptance import Acceptance
+from ..budget import Budget
+from ..draft import Draft
+from ..drafter import Drafter
+from ..lookup import LookupDrafter
+from ..request import Request
+from ..round_result import RoundResult
+from .store import SuffixStore
 
 
 class SuffixDrafter(Drafter):

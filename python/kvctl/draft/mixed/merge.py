@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..tree import TokenTree
-from .arrays import as_array
-from .draft import Draft
+from ...tree import TokenTree
+from ..arrays import as_array
+from ..draft import Draft
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import takewhile
 from operator import index
 
-from ..tree import TokenTree
-from .budget import Budget
-from .draft import Draft
-from .drafter import Drafter
-from .request import Request
-from .round_result import RoundResult
-from .top_tokens import choices
+from ...tree import TokenTree
+from ..budget import Budget
+from ..draft import Draft
+from ..drafter import Drafter
+from ..request import Request
+from ..round_result import RoundResult
+from ..top_tokens import choices
 
 
 class JacobiDrafter(Drafter):

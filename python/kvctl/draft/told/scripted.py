@@ -7,12 +7,12 @@ from operator import index
 
 import numpy as np
 
-from ..tree import TokenTree
+from ...tree import TokenTree
+from ..budget import Budget
+from ..draft import Draft
+from ..drafter import Drafter
+from ..request import Request
 from .answers import Answers
-from .budget import Budget
-from .draft import Draft
-from .drafter import Drafter
-from .request import Request
 
 
 class ScriptedDrafter(Drafter):

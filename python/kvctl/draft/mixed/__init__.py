@@ -1,0 +1,5 @@
+"""One tree from several drafters."""
+
+from .drafter import MixedDrafter
+
+__all__ = ["MixedDrafter"]
