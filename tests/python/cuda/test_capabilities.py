@@ -15,7 +15,7 @@ from devices import put, require
 from kvctl._ffi.functions import cache as functions
 
 ROOT = Path(__file__).parents[3]
-TABLE = {row.pop("name"): row for row in json.loads(functions.capabilities())}
+TABLE = {row.pop("name"): row for row in json.loads(functions.get_capabilities())}
 CONFIG = {
     "num_layers": 1,
     "num_qo_heads": 2,
