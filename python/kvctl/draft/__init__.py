@@ -8,7 +8,7 @@ from .drafter import Drafter
 from .guesses import JacobiDrafter, LookaheadDrafter, TokenRecyclingDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
-from .model import ModelDrafter, SelfDrafter
+from .model import ModelDrafter, SelfDrafter, VocabularyMap
 from .registry import DRAFTERS, make_drafter, register_drafter
 from .request import Request
 from .round_result import RoundResult
@@ -38,6 +38,7 @@ __all__ = [
     "SuffixStore",
     "SyntheticDrafter",
     "TokenRecyclingDrafter",
+    "VocabularyMap",
     "make_drafter",
     "register_drafter",
     "sample",

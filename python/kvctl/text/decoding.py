@@ -39,7 +39,7 @@ def make_stages(decoder: Any) -> list[Stage]:
     if decoder is None:
         return [_Spaces()]
     stages: list[Stage] = []
-    kinds = _flatten(json.loads(decoder.__getstate__()))
+    kinds = flat_kinds(decoder)
     fused = False
     for i, kind in enumerate(kinds):
         stage = _make(kind, fused)
@@ -49,6 +49,11 @@ def make_stages(decoder: Any) -> list[Stage]:
         stages.append(stage)
         fused = fused or kind["type"] in ("Fuse", "ByteLevel")
     return stages
+
+
+def flat_kinds(decoder: Any) -> list[dict[str, Any]]:
+    """Return what a ``tokenizers`` decoder does, stage after stage; nothing of None."""
+    return [] if decoder is None else _flatten(json.loads(decoder.__getstate__()))
 
 
 def _flatten(kind: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,7 +155,7 @@ class _ByteLevel:
     """Tokens spelled in the byte-level alphabet: bytes, joined, read as UTF-8."""
 
     def __init__(self) -> None:
-        self._bytes = _byte_of()
+        self._bytes = byte_of()
         self._reset()
 
     def _reset(self) -> None:
@@ -232,7 +237,7 @@ class _Everything:
 
 
 @lru_cache
-def _byte_of() -> dict[str, int]:
+def byte_of() -> dict[str, int]:
     """Return the byte that each character of the byte-level alphabet stands for.
 
     A printable character of Latin-1 stands for its own byte; the others follow in order.

@@ -13,6 +13,7 @@ from .._ffi.untrusted import read_text
 from . import library
 from .marked import MarkedTokenizer
 from .stream import TextStream
+from .token_bytes import spelling_of, token_bytes
 
 Special = Literal["parse", "literal"]
 
@@ -94,6 +95,20 @@ class Tokenizer:
         """Return a token's text as the vocabulary has it, or None where there is no such id."""
         token: str | None = self._library.id_to_token(index(id)) if index(id) >= 0 else None
         return token
+
+    def token_bytes(self, id: int) -> bytes | None:
+        """Return what a token stands for in the middle of a text, or None where it has no text.
+
+        Special tokens control, and have none.
+        """
+        token = self.token(id)
+        if token is None or token in self.special_tokens:
+            return None
+        return token_bytes(token, self._spelling)
+
+    @cached_property
+    def _spelling(self) -> str:
+        return spelling_of(self._library.decoder)
 
     def encode(
         self,

@@ -120,9 +120,9 @@ def test_utf8_is_read_as_the_library_reads_it(tokenizers):
 
 def _byte_ids(tokenizer):
     """Map token ids to the bytes that they stand for."""
-    from kvctl.text.decoding import _byte_of
+    from kvctl.text.decoding import byte_of
 
-    return {tokenizer.token_id(char): byte for char, byte in _byte_of().items()}
+    return {tokenizer.token_id(char): byte for char, byte in byte_of().items()}
 
 
 def test_pieces_of_characters_are_held_back():

@@ -2,5 +2,6 @@
 
 from .model_drafter import ModelDrafter
 from .self_drafter import SelfDrafter
+from .vocabulary_map import VocabularyMap
 
-__all__ = ["ModelDrafter", "SelfDrafter"]
+__all__ = ["ModelDrafter", "SelfDrafter", "VocabularyMap"]

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from ...verification import Sampling
 from .draft_sequences import DraftSequences
 from .growing_drafter import GrowingDrafter
+from .mapped_runner import MappedRunner
 from .runner import DraftRunner
+from .vocabulary_map import VocabularyMap
 
 
 class ModelDrafter(GrowingDrafter):
-    """Another model of the same vocabulary drafts (arXiv 2211.17192, 2302.01318).
+    """Another model drafts (arXiv 2211.17192, 2302.01318).
 
     The tree is grown level by level, one forward of the draft model for each level but the last.
     Its shape is a matter of two parameters: ``branching=1`` is a chain; ``(4, 1, 1)`` four paths
@@ -44,6 +46,8 @@ class ModelDrafter(GrowingDrafter):
         draft model's distribution, for the rules that need it; see `kvctl.draft.sample`.
     sampling
         How the draft model's tokens are drawn; by default as the text's are.
+    vocabulary
+        Where the draft model's vocabulary is not the target's: what they share.
 
     Raises
     ------
@@ -66,7 +70,10 @@ class ModelDrafter(GrowingDrafter):
         beam: int | None = None,
         how: str = "deterministic",
         sampling: Sampling | None = None,
+        vocabulary: VocabularyMap | None = None,
     ) -> None:
+        if vocabulary is not None:
+            runner = MappedRunner(runner, vocabulary)
         super().__init__(
             DraftSequences(runner),
             vocab_size=runner.vocab_size,
