@@ -145,6 +145,7 @@ bench: $(MODEL)/lib.so
 	$(call BENCH,model,$(MODEL) $(call quick,--repeat 3))
 	$(call BENCH,drafting,$(call quick,--tokens 1000000 --repeat 8))
 	$(call BENCH,generate,$(MODEL) $(call quick,--repeat 1 --tokens 32))
+	$(call BENCH,loop,$(MODEL) $(call quick,--repeat 1 --tokens 32))
 	$(call BENCH,rules,$(MODEL) $(call quick,--rounds 1 --prompts 1))
 
 clean:

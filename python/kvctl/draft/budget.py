@@ -80,7 +80,8 @@ class Budget:
             return best
         plain = self.cost(size)
         # Each node's part of what a round of so many nodes costs beyond a plain one, in tokens.
-        costs = [self.cost(size + total) / plain for total in range(len(ordered) + 1)]
+        cost = self.cost
+        costs = [cost(size + total) / plain for total in range(len(ordered) + 1)]
         parts = [size * (cost - 1.0) / max(total, 1) for total, cost in enumerate(costs)]
         purses = [max(self.purse(request.id), 0.0) for request in requests]
         caps, best_gain = [request.limit for request in requests], 1.0 + self._margin
