@@ -7,9 +7,29 @@ import pytest
 
 import kvctl
 from fake_runner import FakeRunner
-from kvctl.draft import Budget, Draft, Drafter, MixedDrafter, Request, RoundCost, RoundResult
+from kvctl.draft import (
+    Budget,
+    Draft,
+    Drafter,
+    LookupDrafter,
+    MixedDrafter,
+    ModelDrafter,
+    Request,
+    RoundCost,
+    RoundResult,
+)
 from random_drafter import RandomDrafter
-from table_world import DRAFT, LIMIT, TARGET, TREE, TRIALS, TableDrafter, joint, statistic
+from table_world import (
+    DRAFT,
+    LIMIT,
+    TARGET,
+    TREE,
+    TRIALS,
+    TableDrafter,
+    TableRunner,
+    joint,
+    statistic,
+)
 
 
 class Fixed(Drafter):
@@ -119,6 +139,16 @@ def test_hidden_states_are_those_of_the_layers_asked_for():
     assert a.told[0].hidden.tolist() == [[[7, 7]]] and c.told[0].hidden is None
 
 
+def test_of_equal_draws_the_accepted_one_is_told():
+    drawn = Fixed([9, 4, 4, 6], [-1, 0, 0, 2], drawn="independent", probs=np.ones((4, 3)))
+    mixed = Fixed([9, 4, 5], [-1, 0, 1]) | drawn
+    draft = propose(mixed)
+    assert draft.tree.tokens.tolist() == [9, 4, 4, 6, 5]
+    mixed.observe([result(draft, [2, 3], [4, 6, 8])])
+    assert drawn.told[0].accepted == [2, 3]
+    assert mixed.drafters[0].told[0].accepted == [1]
+
+
 def test_bars_join_and_none_is_refused():
     a, b, c = (Fixed([9], [-1]) for _ in range(3))
     assert (a | b | c).drafters == (a, b, c)
@@ -183,6 +213,10 @@ class Likely(Drafter):
         lambda: Likely() | TableDrafter("without_replacement", TREE),
         lambda: TableDrafter("independent", TREE) | Likely(3),
         lambda: TableDrafter("independent", [(0, 1)]) | TableDrafter("independent", [(0, 2)]),
+        lambda: (
+            LookupDrafter(length=2)
+            | ModelDrafter(TableRunner(DRAFT), how="independent", branching=(2, 2), length=2)
+        ),
     ],
 )
 def test_the_joint_distribution_of_four_tokens(rule, mixed):

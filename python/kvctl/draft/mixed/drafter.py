@@ -106,7 +106,7 @@ class MixedDrafter:
             draft=draft,
             nodes=nodes,
             logits=logits,
-            accepted=_walk(draft, result.emitted[: len(result.accepted)]),
+            accepted=_own_path(draft, nodes, places, result),
             hidden=self._layers(result.hidden, drafter),
         )
 
@@ -120,21 +120,17 @@ class MixedDrafter:
         return as_array(hidden)[:, mine]
 
 
-def _walk(draft: Draft, tokens: Sequence[int]) -> list[int]:
-    """Return the nodes of a draft along accepted tokens, as far as it has them."""
-    names, parents = draft.tree.tokens.tolist(), draft.tree.parents.tolist()
+def _own_path(
+    draft: Draft, verified: Sequence[int], places: Sequence[int], result: RoundResult
+) -> list[int]:
+    """Return a part's nodes along the accepted path, as far as it has them."""
+    tokens, parents = draft.tree.tokens.tolist(), draft.tree.parents.tolist()
     path, node = [], 0
-    for token in tokens:
-        following = next(
-            (
-                child
-                for child in range(node + 1, len(names))
-                if parents[child] == node and names[child] == token
-            ),
-            None,
-        )
-        if following is None:
+    for accepted, token in zip(result.accepted, result.emitted, strict=False):
+        children = [one for one in verified if parents[one] == node and tokens[one] == token]
+        if not children:
             break
-        path.append(following)
-        node = following
+        # Of equal siblings that were drawn apart, the one that was accepted.
+        node = next((one for one in children if places[one] == accepted), children[0])
+        path.append(node)
     return path
