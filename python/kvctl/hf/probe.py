@@ -50,6 +50,7 @@ class Probe:
 
     name: str
     layers: dict[int, Layer] = field(default_factory=dict)
+    # Masks, and their windows; -1 where a mask is neither causal nor a window.
     _masks: list[tuple[torch.Tensor, int]] = field(default_factory=list)
 
     def found(self, count: int) -> list[Layer]:
@@ -119,23 +120,19 @@ class Probe:
         windows = [window for known, window in self._masks if known is mask]
         if not windows:
             raise NotImplementedError(f"{where} makes a mask of its own")
+        if windows[0] < 0:
+            raise NotImplementedError(
+                f"{where} attends under a mask that is neither causal nor a sliding window (a "
+                "prefix, images, or chunks)"
+            )
         shape = query.shape[1], key.shape[1], query.shape[3]
         self.layers[layer] = Layer(module, shape, windows[0])
 
     def masked(self, mask: torch.Tensor, arguments: Mapping[str, Any]) -> None:
-        """Note one mask that the model made.
-
-        Raises
-        ------
-        NotImplementedError
-            If it is neither causal nor a causal window.
-        """
+        """Note one mask that the model made; no layer may ever attend under it."""
         window = int(arguments.get("local_size") or 0)
         if arguments.get("use_vmap") or not _is_window(arguments["mask_function"], window):
-            raise NotImplementedError(
-                f"{self.name}: the model attends under a mask that is neither causal nor a sliding "
-                "window (a prefix, images, or chunks)"
-            )
+            window = -1
         self._masks.append((mask, window))
 
 

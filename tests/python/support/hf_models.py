@@ -71,6 +71,12 @@ FAMILIES = {
     "stablelm": ("StableLm", {}),
     "phi": ("Phi", {}),
     "glm": ("Glm", {"head_dim": 16}),
+    "qwen2_moe": ("Qwen2Moe", {"num_experts": 4, "num_experts_per_tok": 2,
+                               "moe_intermediate_size": 32,
+                               "shared_expert_intermediate_size": 32}),
+    "olmo3": ("Olmo3", {"sliding_window": WINDOW}),
+    "opt": ("OPT", {"word_embed_proj_dim": 64}),
+    "vaultgemma": ("VaultGemma", {"head_dim": 16, "sliding_window": WINDOW}),
 }  # fmt: skip
 
 
