@@ -36,9 +36,12 @@ _known: WeakKeyDictionary[Runner, _Known] = WeakKeyDictionary()
 
 
 def _of(runner: Runner) -> _Known:
-    known = _known.get(runner)
-    if known is None:
-        _known[runner] = known = _Known(runner)
+    try:
+        known = _known.get(runner)
+        if known is None:
+            _known[runner] = known = _Known(runner)
+    except TypeError:  # a runner that has no hash, or takes no weak reference
+        known = _Known(runner)
     return known
 
 

@@ -21,8 +21,7 @@ def take_rows(array: Any, rows: Sequence[int]) -> Any:
     """Return some rows of an array; a copy, on the array's device where it can index itself."""
     if hasattr(array, "__getitem__"):
         return array[list(rows)]
-    host = np.from_dlpack(array) if _on_host(array) else array.numpy()
-    return host[list(rows)]
+    return _to_host(array)[list(rows)]
 
 
 def joinable(rows: Any) -> tuple[Any, ...] | None:
@@ -59,6 +58,14 @@ def num_rows(rows: Any) -> int:
 
 def _on_host(array: Any) -> bool:
     return bool(array.__dlpack_device__()[0] == 1)
+
+
+def _to_host(array: Any) -> Any:
+    if _on_host(array):
+        return np.from_dlpack(array)
+    import tvm
+
+    return tvm.runtime.from_dlpack(array).numpy()
 
 
 def _is_torch(array: Any) -> bool:

@@ -80,6 +80,18 @@ def test_with_recurrent_layers(recurrent_models, kind):
     check_batch(load, total=256, drafters=chains)
 
 
+def test_seeds_of_their_own(tiny_model):
+    """One call of kvctl.verify for each seed, on rows of the same logits."""
+    runner = ModelRunner.load(tiny_model, max_sequences=7)
+    sampling, seeds = Sampling(temperature=1.0), [1, 1, 2, 3, 3, 3, 1]
+    options = {"max_new_tokens": 20, "sampling": sampling, "log_probs": True}
+    drafter = LookupDrafter(length=3)
+    found = generate(runner, PROMPTS, seed=seeds, request_id=[4] * 7, drafter=drafter, **options)
+    for prompt, seed, one in zip(PROMPTS, seeds, found, strict=True):
+        alone = generate(runner, prompt, seed=seed, request_id=4, **options)
+        assert one.tokens == alone.tokens and one.log_probs == alone.log_probs
+
+
 def test_log_probs_are_those_of_the_processed_distribution(tiny_model):
     runner = ModelRunner.load(tiny_model)
     sampling = Sampling(temperature=0.8, top_k=20, frequency_penalty=0.3, logit_bias={7: 1.5})

@@ -69,6 +69,14 @@ def test_a_runner_without_a_name_is_not_remembered(folder):
     assert not folder.exists()
 
 
+def test_a_runner_without_a_hash_runs_all_the_same():
+    class Unhashable(FakeRunner):
+        __hash__ = None
+
+    tokens = generate(Unhashable(), PROMPT, max_new_tokens=20, drafter=LookupDrafter()).tokens
+    assert tokens == generate(FakeRunner(), PROMPT, max_new_tokens=20).tokens
+
+
 def test_a_compiled_model_is_remembered(tiny_model, folder):
     runner = ModelRunner.load(tiny_model)
     prompt = [1, 2, 3] * 9
