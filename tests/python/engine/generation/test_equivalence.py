@@ -12,7 +12,7 @@ from kvctl.bench.difference import first_difference
 from kvctl.draft import LookupDrafter
 from kvctl.text import ModelText
 
-PROMPTS = sorted((Path(__file__).parents[3] / "examples" / "prompts").glob("*.txt"))
+PROMPTS = sorted((Path(__file__).parents[4] / "examples" / "prompts").glob("*.txt"))
 TOKENS = int(os.environ.get("KVCTL_TEST_TOKENS", "24"))  # per prompt
 # Fixed lengths, because an adaptive one depends on this machine's timings.
 DRAFTERS = {

@@ -12,7 +12,7 @@ from drafters import DRAFTERS
 from kvctl.bench.difference import first_difference
 from kvctl.text import ModelText
 
-PROMPTS = sorted((Path(__file__).parents[3] / "examples" / "prompts").glob("*.txt"))
+PROMPTS = sorted((Path(__file__).parents[4] / "examples" / "prompts").glob("*.txt"))
 TOKENS = 12
 SEEDS = 200
 
