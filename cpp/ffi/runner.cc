@@ -164,9 +164,10 @@ ForwardOptions OptionsOf(const ffi::Shape& hidden, int64_t exit_layer) {
 }
 
 ffi::Array<ffi::Optional<Tensor>> ToArray(const ForwardRows& rows) {
-  ffi::Optional<Tensor> hidden;
+  ffi::Optional<Tensor> hidden, entering;
   if (rows.hidden.defined()) hidden = rows.hidden;
-  return {ffi::Optional<Tensor>(rows.logits), hidden};
+  if (rows.entering.defined()) entering = rows.entering;
+  return {ffi::Optional<Tensor>(rows.logits), hidden, entering};
 }
 
 /*! \brief hidden: layers, -1 being what the output layer reads. exit_layer: 0, or how many run. */
@@ -193,6 +194,12 @@ Tensor Embed(const ModelRunnerRef& self, const ffi::Shape& tokens) {
 Tensor PrefillEmbeddings(const ModelRunnerRef& self, const ffi::Shape& seq_ids,
                          const ffi::Array<Tensor>& embeddings) {
   return self->runner.PrefillEmbeddings(ToVector(seq_ids), {embeddings.begin(), embeddings.end()});
+}
+
+/*! \brief entering: (rows of all sequences, hidden). */
+ffi::Array<ffi::Optional<Tensor>> Complete(const ModelRunnerRef& self, const ffi::Shape& seq_ids,
+                                           const Tensor& entering, int64_t exit_layer) {
+  return ToArray(self->runner.Complete(ToVector(seq_ids), entering, Narrow(exit_layer, "layers")));
 }
 
 bool GivesHidden(const ModelRunnerRef& self) { return self->runner.GivesHidden(); }
@@ -278,6 +285,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Forward token trees; logits and hidden states")
       .def("kvctl.runner.forward_states", Guarded(ForwardStates),
            "Forward tokens under any masks; logits and hidden states")
+      .def("kvctl.runner.complete", Guarded(Complete), "Run the other layers of pending rows")
       .def("kvctl.runner.embed", Guarded(Embed), "The rows that enter layer 0")
       .def("kvctl.runner.prefill_embeddings", Guarded(PrefillEmbeddings),
            "Append prompts that are embeddings, in chunks")

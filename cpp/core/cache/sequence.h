@@ -25,6 +25,7 @@ struct PendingRegion {
   std::vector<uint8_t> masked;  //!< up to the last such node: empty in a tree
   bool chain = true;            //!< each node is the child of the node before it
   int32_t num_written = 0;      //!< nodes before the first whose K or V is missing in some layer
+  int32_t layers_written = 0;   //!< first layers that have K and V of the nodes from num_written on
 
   int32_t size() const { return static_cast<int32_t>(parents.size()); }
   bool empty() const { return parents.empty(); }

@@ -134,10 +134,10 @@ class SequenceTable {
   bool StepCommits() const;
   /*!
    * \brief Ends the step: committed appends are committed, pending ones stay pending.
-   * \param all_layers_written Whether every layer has their K and V; otherwise they must all stay
-   * pending, and cannot be committed.
+   * \param first_missing The first layer that lacks their K and V, or -1; if there is one, they
+   * must all stay pending, and cannot be committed before a step that resumes them.
    */
-  void EndForward(bool all_layers_written = true);
+  void EndForward(int32_t first_missing = -1);
   /*!
    * \brief Undoes the step in flight.
    * \param moves Receives what to move because the step may have written over it; nullptr if
@@ -181,6 +181,7 @@ class SequenceTable {
     int32_t copied_index;    // index of the page that was copied on write, or -1
     int32_t copied_page;     // the page it replaced
     PositionList positions;  // to install before explicit positions are committed, unless null
+    bool resumes = false;    // no new tokens: the pending nodes run other layers
   };
   struct Forward {
     bool active = false;
@@ -188,6 +189,10 @@ class SequenceTable {
     StepPlan plan;
   };
 
+  /*! \brief Refuses to write into pending slots that another sequence or a checkpoint holds. */
+  void CheckOwnPages(const Sequence& sequence);
+  /*! \brief Plans a sequence whose pending nodes run other layers. */
+  void PlanResumed(Sequence* sequence);
   Sequence& Find(int64_t id);
   void CheckNewId(int64_t id) const;
   /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_. A batch may name each

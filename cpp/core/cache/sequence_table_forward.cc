@@ -22,8 +22,27 @@ void CheckParents(const StepRequest& request, const PendingRegion& pending) {
   }
 }
 
+void CheckResumed(const StepRequest& request, const Sequence& sequence) {
+  const PendingRegion& pending = sequence.pending;
+  if (pending.num_written >= pending.size()) {
+    Throw(ErrorKind::kValue, "sequence ", sequence.id,
+          " has no pending nodes that lack K and V in some layer");
+  }
+  if (request.append_length != pending.size() || request.positions || request.mask) {
+    Throw(ErrorKind::kValue, "a step that resumes sequence ", sequence.id, " takes its ",
+          pending.size(), " pending nodes as they are");
+  }
+  for (int32_t node = 0; node < pending.size(); ++node) {
+    if (pending.is_masked(node)) {
+      Throw(ErrorKind::kValue, "pending nodes of sequence ", sequence.id,
+            " came under a mask that is no tree, so that they cannot be resumed");
+    }
+  }
+}
+
 void CheckRequest(const StepRequest& request, const Sequence& sequence) {
   const int64_t id = request.seq_id;
+  if (request.resume) return CheckResumed(request, sequence);
   if (request.append_length < 1) {
     Throw(ErrorKind::kValue, "sequence ", id, " would append ", request.append_length,
           " tokens; it must be at least 1");
@@ -61,6 +80,7 @@ void CheckRequest(const StepRequest& request, const Sequence& sequence) {
 void SequenceTable::CheckPagesForStep(const std::vector<StepRequest>& requests) {
   PageReservation reservation(pages_.pool());
   for (const StepRequest& request : requests) {
+    if (request.resume) continue;
     const Sequence& sequence = Get(request.seq_id);
     const int32_t kv_len = sequence.kv_len();
     reservation.NeedNew(pages_.PagesFor(kv_len + static_cast<int32_t>(request.append_length)) -
@@ -78,8 +98,12 @@ void SequenceTable::BeginForward(const std::vector<StepRequest>& requests, CopyP
   ++batch_mark_;
   int64_t num_tokens = 0;
   for (const StepRequest& request : requests) {
+    if (request.resume != requests[0].resume) {
+      Throw(ErrorKind::kValue, "a step resumes pending nodes or has new tokens, not both");
+    }
     CheckRequest(request, NameInBatch(request.seq_id));
     num_tokens += request.append_length;
+    if (request.resume) CheckOwnPages(Get(request.seq_id));
   }
   if (num_tokens > config_.max_rows) {
     Throw(ErrorKind::kValue, "the step has ", num_tokens,
@@ -102,8 +126,36 @@ void SequenceTable::BeginForward(const std::vector<StepRequest>& requests, CopyP
   }
 }
 
+void SequenceTable::CheckOwnPages(const Sequence& sequence) {
+  const int32_t first = sequence.num_committed / config_.page_size;
+  for (int32_t page = first; page < static_cast<int32_t>(sequence.pages.size()); ++page) {
+    if (pages_.pool().shared(sequence.pages[page])) {
+      Throw(ErrorKind::kValue, "pending nodes of sequence ", sequence.id,
+            " lie in a page that a fork or a checkpoint shares, so that they cannot be resumed");
+    }
+  }
+}
+
+void SequenceTable::PlanResumed(Sequence* sequence) {
+  const PendingRegion& pending = sequence->pending;
+  StepPlan& plan = forward_.plan;
+  forward_.sequences.push_back({sequence, pending.size(), true, false, plan.num_query_tokens(),
+                                static_cast<int32_t>(sequence->pages.size()), pending.size(), -1,
+                                -1, nullptr, true});
+  plan.sequences.push_back(
+      {plan.num_query_tokens(), pending.size(), sequence->num_committed, pending.size(),
+       sequence->pages.data(), pending.chain ? nullptr : pending.parents.data(),
+       pending.chain ? nullptr : pending.depths.data(),
+       sequence->positions ? sequence->positions->data() : nullptr, sequence->next_position});
+  for (int32_t node = 0; node < pending.size(); ++node) {
+    plan.slots.push_back(Slot(*sequence, sequence->num_committed + node));
+    plan.positions.push_back(pending.positions[node]);
+  }
+}
+
 void SequenceTable::Reserve(const StepRequest& request, CopyPlan* moves) {
   Sequence& sequence = Find(request.seq_id);
+  if (request.resume) return PlanResumed(&sequence);
   const int32_t kv_len = sequence.kv_len();
   const int32_t first_page = kv_len / config_.page_size;
   const auto append_length = static_cast<int32_t>(request.append_length);
@@ -166,13 +218,20 @@ bool SequenceTable::StepCommits() const {
                      [](const PlannedSequence& planned) { return !planned.pending; });
 }
 
-void SequenceTable::EndForward(bool all_layers_written) {
+void SequenceTable::EndForward(int32_t first_missing) {
   if (!forward_.active) Throw(ErrorKind::kRuntime, "end_forward without a begin_forward");
   for (PlannedSequence& planned : forward_.sequences) {
     if (planned.pending) {
       PendingRegion& pending = planned.sequence->pending;
-      if (all_layers_written && pending.num_written == planned.old_num_pending)
-        pending.num_written = pending.size();
+      if (first_missing < 0) {
+        if (planned.resumes || pending.num_written == planned.old_num_pending) {
+          pending.num_written = pending.size();
+        }
+      } else if (pending.num_written == planned.old_num_pending || planned.resumes) {
+        pending.layers_written = first_missing;
+      } else {
+        pending.layers_written = std::min(pending.layers_written, first_missing);
+      }
       continue;
     }
     if (planned.positions != nullptr) planned.sequence->positions = std::move(planned.positions);

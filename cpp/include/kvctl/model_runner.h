@@ -54,8 +54,8 @@ struct ForwardOptions {
   std::vector<int32_t> hidden;
   /*!
    * \brief > 0: only the first so many layers run, then the last norm and the output layer. The
-   * rows are pending, and can be dropped but not committed. The library must have been compiled
-   * for that number.
+   * rows are pending, and can be dropped but not committed before ModelRunner::Complete. The
+   * library must have been compiled for that number.
    */
   int32_t exit_layer = 0;
 };
@@ -65,6 +65,8 @@ struct ForwardRows {
   tvm::runtime::Tensor logits;  //!< (rows, vocabulary) float32
   /*! \brief (rows, layers asked for, hidden) of the model's type; null if none was asked for. */
   tvm::runtime::Tensor hidden;
+  /*! \brief (rows, hidden) what the next layer reads; null unless the forward stopped early. */
+  tvm::runtime::Tensor entering{};
 };
 
 /*!
@@ -137,6 +139,17 @@ class KVCTL_API ModelRunner {
   /*! \brief Forward with hidden states, or of a part of the layers, whose rows must be pending. */
   ForwardRows Forward(const std::vector<StepRequest>& requests, const std::vector<int32_t>& tokens,
                       const ForwardOptions& options);
+  /*!
+   * \brief Runs the other layers of all pending rows of some sequences, in their slots; they can
+   * then be committed.
+   * \param entering ForwardRows::entering of the rows of all sequences, (rows, hidden): sequence
+   * after sequence, of each the rows that are pending still, in their order.
+   * \param exit_layer How many layers they ran.
+   * \return Logits, and in `hidden` what the output layer reads, (rows, 1, hidden).
+   * \throws Error kValue if a sequence has no such rows, or they are more than the prefill chunk.
+   */
+  ForwardRows Complete(const std::vector<int64_t>& seq_ids, const tvm::runtime::Tensor& entering,
+                       int32_t exit_layer);
   /*! \brief Whether the library gives what the output layer reads; see ForwardOptions::hidden. */
   bool GivesHidden() const;
   /*! \brief The rows that enter layer 0, (n, hidden). */
@@ -178,6 +191,8 @@ class KVCTL_API ModelRunner {
   ForwardRows CallForStates(const tvm::runtime::Tensor& embedded,
                             const ForwardOptions& options) const;
   void CheckOptions(const ForwardOptions& options) const;
+  size_t ExitOf(int32_t exit_layer) const;
+  tvm::runtime::Tensor LogitsFrom(const tvm::runtime::Tensor& hidden) const;
   void FindStates();
   using EmbedPieces = std::function<tvm::runtime::Tensor(const std::vector<PromptPiece>&)>;
   tvm::runtime::Tensor PrefillInSteps(const std::vector<int64_t>& seq_ids,
@@ -200,6 +215,7 @@ class KVCTL_API ModelRunner {
   std::vector<int32_t> hidden_layers_;  // whose outputs the library gives
   std::vector<int32_t> exit_layers_;    // after which it can stop
   std::vector<ModelFunction> exits_;    // one for each of them
+  std::vector<ModelFunction> rests_;    // the layers after each of them
   ModelFunction to_states_;             // kvctl's or MLC-LLM's; absent: no hidden states
   ModelFunction get_logits_;
   bool limit_threads_ = false;  // our own models run on OpenMP; TVM's pool would only disturb it

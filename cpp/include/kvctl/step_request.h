@@ -33,9 +33,17 @@ struct StepRequest {
   /*! \brief nullopt: causal. A recurrent state reads only the tree in it. */
   std::optional<Mask> mask = std::nullopt;
 
+  /*!
+   * \brief The tokens are the pending nodes themselves, all of them, which run the layers that
+   * earlier steps left out: in the same slots, at the same positions, under their tree. Nothing
+   * else may be given, and all requests of a step resume, or none.
+   */
+  bool resume = false;
+
   /*! \brief Whether the new tokens become pending nodes. */
   bool AppendsPending() const {
-    return pending.value_or(parents != nullptr || (mask && mask->tree_parents() != nullptr));
+    return resume ||
+           pending.value_or(parents != nullptr || (mask && mask->tree_parents() != nullptr));
   }
 };
 

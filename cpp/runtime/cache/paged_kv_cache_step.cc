@@ -86,7 +86,7 @@ void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
     std::vector<int64_t> appended;
     for (const StepRequest& request : requests) {
       ids.push_back(request.seq_id);
-      appended.push_back(request.append_length);
+      appended.push_back(request.resume ? 0 : request.append_length);
     }
     StepLengths lengths = LengthsOf(std::move(ids), std::move(appended));
     if (!table_.in_forward()) partner_.Check(lengths);

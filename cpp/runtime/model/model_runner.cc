@@ -269,13 +269,13 @@ ForwardRows ModelRunner::Forward(const std::vector<StepRequest>& requests,
       const std::vector<int32_t> part(tokens.begin() + row, tokens.begin() + row + rows);
       const ForwardRows found = RunAllRows(step, part, options);
       CopyRows(found.logits, 0, rows, all.logits, row);
-      if (found.hidden.defined()) {
-        const Tensor& one = found.hidden;
-        if (!all.hidden.defined()) {
-          all.hidden =
-              Tensor::Empty({total, one->shape[1], one->shape[2]}, one->dtype, one->device);
-        }
-        CopyRows(one, 0, rows, all.hidden, row);
+      for (Tensor ForwardRows::* part : {&ForwardRows::hidden, &ForwardRows::entering}) {
+        const Tensor& one = found.*part;
+        if (!one.defined()) continue;
+        std::vector<int64_t> shape(one->shape, one->shape + one->ndim);
+        shape[0] = total;
+        if (!(all.*part).defined()) all.*part = Tensor::Empty(shape, one->dtype, one->device);
+        CopyRows(one, 0, rows, all.*part, row);
       }
       row += rows;
     }

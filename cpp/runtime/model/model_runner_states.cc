@@ -55,6 +55,7 @@ void ModelRunner::FindStates() {
   exit_layers_ = Integers(ours, "exit_layers");
   for (int32_t layer : exit_layers_) {
     exits_.push_back(functions_.Find("batch_verify_until_" + std::to_string(layer)));
+    rests_.push_back(functions_.Find("batch_verify_from_" + std::to_string(layer)));
   }
   to_states_ = functions_.Find("batch_verify_to_hidden_states");
   if (!to_states_) to_states_ = functions_.Find("batch_verify_to_last_hidden_states");
@@ -67,12 +68,7 @@ bool ModelRunner::GivesHidden() const { return to_states_ && get_logits_ && !sta
 void ModelRunner::CheckOptions(const ForwardOptions& options) const {
   if (options.hidden.empty() && options.exit_layer == 0) return;
   if (options.exit_layer != 0) {
-    const auto found = std::find(exit_layers_.begin(), exit_layers_.end(), options.exit_layer);
-    if (found == exit_layers_.end() || !get_logits_) {
-      Throw(ErrorKind::kNotImplemented, functions_.path(), " cannot stop after ",
-            options.exit_layer, " layers; it was compiled for ", Listed(exit_layers_),
-            " (kvctl compile --exit-layers)");
-    }
+    ExitOf(options.exit_layer);
   } else if (!GivesHidden()) {
     Throw(ErrorKind::kNotImplemented, functions_.path(), " was compiled without hidden states ",
           "(kvctl compile --hidden-layers)");
@@ -89,11 +85,25 @@ void ModelRunner::CheckOptions(const ForwardOptions& options) const {
   }
 }
 
+size_t ModelRunner::ExitOf(int32_t exit_layer) const {
+  const auto found = std::find(exit_layers_.begin(), exit_layers_.end(), exit_layer);
+  if (found == exit_layers_.end() || !get_logits_) {
+    Throw(ErrorKind::kNotImplemented, functions_.path(), " cannot stop after ", exit_layer,
+          " layers; it was compiled for ", Listed(exit_layers_), " (kvctl compile --exit-layers)");
+  }
+  return found - exit_layers_.begin();
+}
+
+Tensor ModelRunner::LogitsFrom(const Tensor& hidden) const {
+  const ffi::Any logits = get_logits_(hidden, params_);
+  const auto parts = logits.as<ffi::Array<ffi::Any>>();
+  return parts ? (*parts)[0].cast<Tensor>() : logits.cast<Tensor>();
+}
+
 ForwardRows ModelRunner::CallForStates(const Tensor& embedded,
                                        const ForwardOptions& options) const {
   const bool leaves = options.exit_layer != 0;
-  const auto exit = std::find(exit_layers_.begin(), exit_layers_.end(), options.exit_layer);
-  const ModelFunction& function = leaves ? exits_[exit - exit_layers_.begin()] : to_states_;
+  const ModelFunction& function = leaves ? exits_[ExitOf(options.exit_layer)] : to_states_;
   const ffi::Any result = Call(function, embedded);
   const auto several = result.as<ffi::Array<ffi::Any>>();
   Tensor states = several ? (*several)[0].cast<Tensor>() : result.cast<Tensor>();
@@ -104,12 +114,11 @@ ForwardRows ModelRunner::CallForStates(const Tensor& embedded,
   const int64_t width = states->shape[states->ndim - 1];
   states = states.CreateView({rows, columns, width}, states->dtype);
   const auto last = static_cast<int32_t>(columns) - 1;
-  const Tensor read = TakeColumns(states, {last}).CreateView({rows, width}, states->dtype);
 
   ForwardRows found;
-  const ffi::Any logits = get_logits_(read, params_);
-  const auto parts = logits.as<ffi::Array<ffi::Any>>();
-  found.logits = parts ? (*parts)[0].cast<Tensor>() : logits.cast<Tensor>();
+  found.logits = LogitsFrom(TakeColumns(states, {last}).CreateView({rows, width}, states->dtype));
+  if (leaves)
+    found.entering = (*several)[1].cast<Tensor>().CreateView({rows, width}, states->dtype);
   std::vector<int32_t> wanted;
   for (int32_t layer : options.hidden) {
     const auto place = std::find(hidden_layers_.begin(), hidden_layers_.end(), layer);
@@ -119,6 +128,36 @@ ForwardRows ModelRunner::CallForStates(const Tensor& embedded,
   }
   if (!wanted.empty()) found.hidden = TakeColumns(states, wanted);
   return found;
+}
+
+ForwardRows ModelRunner::Complete(const std::vector<int64_t>& seq_ids, const Tensor& entering,
+                                  int32_t exit_layer) {
+  CheckBatch(seq_ids, seq_ids.size(), "sequences");
+  const size_t exit = ExitOf(exit_layer);
+  std::vector<StepRequest> requests;
+  int64_t rows = 0;
+  for (int64_t id : seq_ids) {
+    StepRequest& request = requests.emplace_back();
+    request.seq_id = id;
+    request.resume = true;
+    request.append_length = cache_->PendingLength(id);
+    rows += request.append_length;
+  }
+  if (entering->ndim != 2 || entering->shape[0] != rows) {
+    Throw(ErrorKind::kValue, "the sequences have ", rows, " pending rows, and the rows that enter ",
+          "layer ", exit_layer, " are ",
+          ffi::Shape(entering->shape, entering->shape + entering->ndim));
+  }
+  return RunStep(requests, entering, false, rows, [&](const Tensor& embedded) {
+    const ffi::Any result = Call(rests_[exit], embedded);
+    const auto several = result.as<ffi::Array<ffi::Any>>();
+    const Tensor read = (*several)[0].cast<Tensor>();
+    const int64_t width = read->shape[read->ndim - 1];
+    ForwardRows found;
+    found.logits = LogitsFrom(read.CreateView({rows, width}, read->dtype));
+    found.hidden = read.CreateView({rows, 1, width}, read->dtype);
+    return found;
+  });
 }
 
 Tensor ModelRunner::PrefillEmbeddings(const std::vector<int64_t>& seq_ids,

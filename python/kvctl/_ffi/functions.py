@@ -495,6 +495,9 @@ class recurrent:
 class runner:
     """``kvctl.runner.*``."""
 
+    complete: Callable[[ModelRunnerHandle, Shape, Tensor, int], Sequence[Tensor | None]] = _get(
+        "kvctl.runner.complete"
+    )
     decode: Callable[[ModelRunnerHandle, Shape, Shape], Tensor] = _get("kvctl.runner.decode")
     embed: Callable[[ModelRunnerHandle, Shape], Tensor] = _get("kvctl.runner.embed")
     forward_states: Callable[

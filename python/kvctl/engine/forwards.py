@@ -17,7 +17,6 @@ from ..cache.step_arguments import encode_masks, encode_pending
 from ..mask import Mask
 from ..tree import TokenTree, as_trees, encode_trees
 from .exits.forwards import ExitForwards
-from .exits.partial import Forwarded
 from .exits.states import logits_and_hidden
 from .replay import ReplayingCache
 
@@ -143,7 +142,7 @@ class ModelForwards(ExitForwards):
         else:
             states = ffi.runner.verify_states(self._handle, ids, code, tvm_ffi.Shape(asked), until)
             logits = logits_and_hidden(states, hidden)
-            self._partial.record(seq_ids, until, [_share_of(tree) for tree in trees])
+            self._partial.record(seq_ids, until, [tree.num_rows for tree in trees], states[2])
         if isinstance(self._cache, ReplayingCache):
             for seq_id, tree in zip(seq_ids, trees, strict=True):
                 by_row = dict(zip(tree.rows.tolist(), tree.tokens.tolist(), strict=True))
@@ -217,10 +216,7 @@ class ModelForwards(ExitForwards):
         )
         logits = logits_and_hidden(states, hidden)
         masks: list[Any] = list(mask) if isinstance(mask, list | tuple) else [mask] * len(lengths)
-        if until:
-            places: Any = [None] * len(lengths) if positions is None else positions
-            parts = [to_int64(one, "tokens") for one in tokens]
-            self._partial.record(seq_ids, until, list(map(Forwarded, parts, masks, places)))
+        self._partial.record(seq_ids, until, lengths, states[2])
         special = [positions is not None or not _runs_again(one) for one in masks]
         self._record(seq_ids, lengths, flat, special)
         return logits
@@ -255,13 +251,6 @@ class ModelForwards(ExitForwards):
             flags = [False] * len(lengths) if special is None else special
             for seq_id, length, flag in zip(seq_ids, lengths, flags, strict=True):
                 self._cache.record(seq_id, [next(rest) for _ in range(length)], special=flag)
-
-
-def _share_of(tree: TokenTree) -> Forwarded:
-    """Return what forwards the rows of a tree once more."""
-    tokens = np.zeros(tree.num_rows, np.int64)
-    tokens[tree.rows] = tree.tokens
-    return Forwarded(tokens, tree)
 
 
 def _runs_again(mask: MaskLike | None) -> bool:

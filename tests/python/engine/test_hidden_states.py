@@ -128,8 +128,42 @@ def test_drafts_that_an_exit_makes_itself(runner):
     runner.forward([0], [[5]], layers=range(1))
     runner.forward([0], [[6]], layers=range(1))
     runner.cache.popn(0, 1)
-    with pytest.raises(ValueError, match="1 of 2 pending rows left"):
+    (found,) = numpy([runner.complete([0])])
+    wanted = ReferenceLlama(RandomCheckpoint(CONFIG)).logits([*PROMPT, 21, 22, 5])[-1:]
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    with pytest.raises(ValueError, match="no rows that wait"):
         runner.complete([0])
+
+
+def test_rows_that_cannot_be_completed(runner):
+    runner.verify([0], [TREE], layers=range(1))
+    runner.verify([1], [TREE], layers=range(2))
+    with pytest.raises(ValueError, match=r"stopped before different layers, \[1, 2\]"):
+        runner.complete([0, 1])
+    with pytest.raises(NotImplementedError, match="hidden=True"):
+        runner.complete([0], hidden=[2])
+    runner.cache.abort()
+    mask = kvctl.Mask.causal() & kvctl.Mask.window(2)
+    runner.forward([0], [[1, 2, 3]], mask=mask, layers=range(1))
+    with pytest.raises(ValueError, match="under a mask that is no tree"):
+        runner.complete([0])
+    runner.cache.abort()
+    assert runner.cache.sequence_length(0) == len(PROMPT)
+
+
+def test_a_completion_that_fails_changes_nothing(runner):
+    from kvctl._ffi import functions as ffi
+
+    (plain,) = numpy([runner.verify([0], [TREE])])
+    runner.cache.abort()
+    runner.verify([0], [TREE], layers=range(1))
+    with pytest.raises(ValueError, match="4 pending rows, and the rows that enter layer 1 are"):
+        ffi.runner.complete(runner._handle, (0,), runner.embed([1, 2]), 1)
+    wrong = np.zeros((4, 32), np.float32)
+    with pytest.raises(Exception):  # noqa: B017  (TVM's own, of the graph)
+        ffi.runner.complete(runner._handle, (0,), wrong, 1)
+    (found,) = numpy([runner.complete([0])])
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_embeddings_are_a_prompt(runner):

@@ -48,6 +48,7 @@ void ForwardStep::Begin(const std::vector<StepRequest>& requests, CopyPlan* copi
   table_.RequireNoForward("begin_forward");  // requests_ are those of the step in flight
   requests_ = requests;
   for (StepRequest& request : requests_) {
+    if (request.resume) continue;
     const std::vector<int32_t>& pending = table_.Get(request.seq_id).pending.parents;
     ResolveTree(&request, static_cast<int32_t>(pending.size()),
                 [&](int32_t node) { return pending[node]; });
@@ -67,6 +68,8 @@ void ForwardStep::Begin(CopyPlan* copies, bool by_tvm) {
     all_.lowered = past_.lowered = new_.lowered = false;
     MasksOf(StepKeys::kAll);
     written_.assign(config_.num_layers, false);
+    // Rows that resume have K and V in the layers that all of them ran.
+    for (int64_t layer = 0; layer < LayersResumed(); ++layer) written_[layer] = true;
     in_parts_ = false;
     by_tvm_ = by_tvm;
   } catch (...) {
@@ -82,7 +85,16 @@ void ForwardStep::End() {
           " was not attended in this step, but others were, so it lacks K and V of the new "
           "tokens; attend every layer, or abort; tokens of a part of the model must be pending");
   }
-  table_.EndForward(layer < 0);
+  table_.EndForward(static_cast<int32_t>(layer));
+}
+
+int64_t ForwardStep::LayersResumed() const {
+  int64_t layers = config_.num_layers;
+  for (const StepRequest& request : requests_) {
+    if (!request.resume) return 0;
+    layers = std::min<int64_t>(layers, table_.Get(request.seq_id).pending.layers_written);
+  }
+  return layers;
 }
 
 int64_t ForwardStep::FirstUnwrittenLayer() const {

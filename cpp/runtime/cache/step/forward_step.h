@@ -86,6 +86,8 @@ class ForwardStep {
   /*! \brief Moves what one sequence's mask shows of renumbered sinks to sink_masks_. */
   void SplitOffSinks(size_t index, Mask* mask);
   void SetSinkPositions();
+  /*! \brief How many layers the rows ran before this step: 0 unless all of them resume. */
+  int64_t LayersResumed() const;
   /*! \brief The first layer without K and V of the new tokens where others have them and the step
    * must write all, or -1. */
   int64_t FirstUnwrittenLayer() const;

@@ -11,8 +11,8 @@ import tvm_ffi
 from ..._ffi import functions as ffi
 from ..._ffi.integers import to_int64, to_shape
 from ..replay import ReplayingCache
-from .partial import PartialRows, joined
-from .states import asked_layers, layers_to_run
+from .partial import PartialRows
+from .states import asked_layers, layers_to_run, logits_and_hidden
 
 if TYPE_CHECKING:
     from ...cache.paged_kv_cache import PagedKVCache
@@ -79,16 +79,18 @@ class ExitForwards:
         return ffi.runner.prefill_embeddings(self._handle, to_shape(seq_ids, "seq_ids"), rows)
 
     def complete(self, seq_ids: Sequence[int], *, hidden: bool | Sequence[int] = False) -> Any:
-        """Run all layers of pending rows that ran the first layers only.
+        """Run the other layers of pending rows that ran the first layers only.
 
-        The rows stay pending, and can then be committed. They run again from layer 0.
+        The rows stay where they are, and can then be committed. The layers that ran do not run
+        again.
 
         Parameters
         ----------
         seq_ids : sequence of int
-            (B,) sequences whose pending rows came from forwards with ``layers=``.
+            (B,) sequences whose pending rows came from forwards with one ``layers=``, all together
+            at most the prefill chunk.
         hidden : bool or sequence of int
-            As for :meth:`forward`.
+            True: also return what the output layer reads.
 
         Returns
         -------
@@ -101,36 +103,18 @@ class ExitForwards:
         KeyError
             If there is no such sequence.
         ValueError
-            If a sequence has no rows that wait for their other layers, or not all of them any more.
+            If a sequence has no rows that wait for their other layers, those of two stopped at
+            different layers, or came under a mask that is no tree.
+        NotImplementedError
+            If the outputs of other layers are asked for.
         """
-        waiting = {i: self._partial.waiting(self._cache, i) for i in seq_ids}
-        points = {i: self._cache.checkpoint(i) for i in seq_ids}
-        self._cache.abort(seq_ids)
-        results: dict[int, list[Any]] = {i: [] for i in seq_ids}
-        before = self._partial
-        self._partial = PartialRows()
-        try:
-            for i, forwards in waiting.items():
-                for one in forwards:
-                    found = self.forward(
-                        [i],
-                        [one.tokens],
-                        mask=one.mask,
-                        positions=None if one.positions is None else [one.positions],
-                        pending=True,
-                        hidden=hidden,
-                    )
-                    results[i].append(found if isinstance(found, tuple) else (found,))
-        except BaseException:
-            for i, point in points.items():
-                self._cache.rollback(i, point)
-            self._partial = before
-            raise
-        self._partial = before
-        before.forget(seq_ids)
-        rows = [one for i in seq_ids for one in results[i]]
-        columns = [joined(column) for column in zip(*rows, strict=True)]
-        return columns[0] if hidden is False else (columns[0], columns[1])
+        if not isinstance(hidden, bool):
+            raise NotImplementedError("complete gives what the output layer reads: hidden=True")
+        until, rows = self._partial.waiting(self._cache, seq_ids)
+        ids = to_shape(seq_ids, "seq_ids")
+        states = ffi.runner.complete(self._handle, ids, tvm_ffi.from_dlpack(rows), until)
+        self._partial.forget(seq_ids)
+        return logits_and_hidden(states, hidden)
 
     def _states(
         self, seq_ids: Sequence[int], hidden: bool | Sequence[int], layers: range | None

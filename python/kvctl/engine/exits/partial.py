@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from ...cache.step_arguments import MaskLike
 
 
 class PendingLengths(Protocol):
@@ -21,24 +17,13 @@ class PendingLengths(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Forwarded:
-    """The share of one sequence in a forward, to run it again with all layers."""
-
-    tokens: npt.NDArray[np.int64]
-    mask: MaskLike | None
-    positions: npt.ArrayLike | None = None
-
-
 class PartialRows:
     """What the pending rows of sequences ran, where that was not all layers."""
 
     def __init__(self) -> None:
         self._until: dict[int, int] = {}
-        self._forwards: dict[int, list[Forwarded]] = {}
-
-    def __len__(self) -> int:
-        return len(self._until)
+        #: (rows, hidden_size) what enters the next layer, forward after forward.
+        self._entering: dict[int, list[npt.NDArray[Any]]] = {}
 
     def check(self, cache: PendingLengths, seq_ids: Sequence[int], until: int) -> None:
         """Make sure that rows of one sequence all run the same layers.
@@ -68,41 +53,44 @@ class PartialRows:
                     "commit or abort them before rows that run others"
                 )
 
-    def record(self, seq_ids: Sequence[int], until: int, shares: Sequence[Forwarded]) -> None:
-        """Keep what ran `until` layers."""
-        for seq_id, share in zip(seq_ids, shares, strict=True) if until else ():
+    def record(
+        self, seq_ids: Sequence[int], until: int, lengths: Sequence[int], entering: Any
+    ) -> None:
+        """Keep what enters the next layer: the rows of all sequences, one after another."""
+        if not until:
+            return
+        rows, end = np.from_dlpack(entering), 0
+        for seq_id, length in zip(seq_ids, lengths, strict=True):
+            begin, end = end, end + length
             self._until[seq_id] = until
-            self._forwards.setdefault(seq_id, []).append(share)
+            self._entering.setdefault(seq_id, []).append(rows[begin:end])
 
     def forget(self, seq_ids: Sequence[int]) -> None:
         """Forget the rows of sequences: they are dropped, or complete."""
         for seq_id in seq_ids:
             self._until.pop(seq_id, None)
-            self._forwards.pop(seq_id, None)
+            self._entering.pop(seq_id, None)
 
-    def waiting(self, cache: PendingLengths, seq_id: int) -> list[Forwarded]:
-        """Return the forwards that made the pending rows of a sequence.
+    def waiting(
+        self, cache: PendingLengths, seq_ids: Sequence[int]
+    ) -> tuple[int, npt.NDArray[Any]]:
+        """Return how many layers all pending rows ran, and what enters the next one.
 
         Raises
         ------
         KeyError
             If there is no such sequence.
         ValueError
-            If its pending rows are not those of forwards with one ``layers=``.
+            If a sequence has no such rows, or those of two stopped at different layers.
         """
-        count = cache.pending_length(seq_id)
-        forwards = self._forwards.get(seq_id, [])
-        known = sum(len(one.tokens) for one in forwards)
-        if count == 0 or not forwards:
-            raise ValueError(f"sequence {seq_id} has no rows that wait for their other layers")
-        if known != count:
-            raise ValueError(
-                f"sequence {seq_id} has {count} of {known} pending rows left, so that they cannot "
-                "be completed; abort them"
-            )
-        return forwards
-
-
-def joined(parts: Sequence[Any]) -> Any:
-    """Return the rows of several tensors of the CPU as one array."""
-    return parts[0] if len(parts) == 1 else np.concatenate([np.from_dlpack(p) for p in parts])
+        parts = []
+        for seq_id in seq_ids:
+            count = cache.pending_length(seq_id)
+            rows = self._entering.get(seq_id, [])
+            if count == 0 or sum(map(len, rows)) < count:
+                raise ValueError(f"sequence {seq_id} has no rows that wait for their other layers")
+            parts.append(np.concatenate(rows)[:count])  # popn drops the last
+        stops = sorted({self._until[seq_id] for seq_id in seq_ids})
+        if len(stops) != 1:
+            raise ValueError(f"the sequences' rows stopped before different layers, {stops}")
+        return stops[0], np.concatenate(parts)

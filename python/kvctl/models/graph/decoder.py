@@ -42,26 +42,26 @@ class Decoder(Module):
         )
         self.norm = make_norm(config, layers)
 
-    def forward(self, x: Tensor, cache: PagedKVCache, until: int | None = None) -> Tensor:
-        """``(b, s, hidden)`` and the cache -> ``(b, s, hidden)``, normalised.
-
-        `until` is the number of layers to run; all by default.
-        """
-        return self.states(x, cache, (), until)[-1]
+    def forward(self, x: Tensor, cache: PagedKVCache) -> Tensor:
+        """``(b, s, hidden)`` and the cache -> ``(b, s, hidden)``, normalised."""
+        return self.states(x, cache, range(self.config.num_hidden_layers), ())[-1]
 
     def states(
-        self, x: Tensor, cache: PagedKVCache, layers: Sequence[int], until: int | None = None
+        self, x: Tensor, cache: PagedKVCache, run: range, layers: Sequence[int]
     ) -> list[Tensor]:
-        """Return the outputs of some layers, ascending, and what the output layer reads."""
+        """Run some layers; returns the outputs of `layers`, and last what the output layer reads.
+
+        `x` is what enters the first layer that runs.
+        """
         b, s, hidden = x.shape
         step = DecoderStep(self.config, self.ops, cache, b * s)
-        if self.config.learned_positions:
+        if self.config.learned_positions and run.start == 0:
             rows = self.ops.take_rows(self.embed_positions.weight, step.positions)
             x = self.ops.scale(x, 1.0, op.reshape(rows, (b, s, hidden)))
         outputs = []
         for index, layer in enumerate(self.layers):
-            if index == until:
-                break
+            if index not in run:
+                continue
             x = layer(x, step, index)
             if index in layers:
                 outputs.append(x)
@@ -135,7 +135,8 @@ class DecoderForCausalLM(Module):
         These are the outputs of `hidden_layers`, and last what the output layer reads.
         """
         _, n, width = input_embeds.shape
-        states = self.model.states(input_embeds, paged_kv_cache, self.hidden_layers or ())
+        every = range(self.config.num_hidden_layers)
+        states = self.model.states(input_embeds, paged_kv_cache, every, self.hidden_layers or ())
         columns = [op.reshape(state, (n, 1, width)) for state in states]
         stacked = columns[0] if len(columns) == 1 else op.concat(columns, 1)
         return stacked, paged_kv_cache
@@ -143,11 +144,26 @@ class DecoderForCausalLM(Module):
     def batch_verify_until(self, layers: int) -> Any:
         """Return the function that runs the first so many layers, and then the last norm.
 
-        ``(1, n, hidden)`` -> ``(1, n, hidden)``.
+        ``(1, n, hidden)`` -> what the output layer reads and what the next layer would read,
+        ``(1, n, hidden)`` each.
         """
 
         def run(input_embeds: Tensor, paged_kv_cache: PagedKVCache) -> Any:
-            return self.model(input_embeds, paged_kv_cache, layers), paged_kv_cache
+            outputs = self.model.states(input_embeds, paged_kv_cache, range(layers), (layers - 1,))
+            return outputs[1], outputs[0], paged_kv_cache
+
+        return run
+
+    def batch_verify_from(self, layers: int) -> Any:
+        """Return the function that runs the other layers for rows that ran the first so many.
+
+        ``(1, n, hidden)``, what the next layer reads -> ``(1, n, hidden)``, what the output layer
+        reads.
+        """
+
+        def run(input_embeds: Tensor, paged_kv_cache: PagedKVCache) -> Any:
+            rest = range(layers, self.config.num_hidden_layers)
+            return self.model.states(input_embeds, paged_kv_cache, rest, ())[-1], paged_kv_cache
 
         return run
 
@@ -236,9 +252,10 @@ class DecoderForCausalLM(Module):
         if self.hidden_layers is not None:
             functions["batch_verify_to_hidden_states"] = every_row
         for layers in self.exit_layers:
-            name = f"batch_verify_until_{layers}"
-            setattr(self, name, self.batch_verify_until(layers))
-            functions[name] = every_row
+            for part in ("until", "from"):
+                name = f"batch_verify_{part}_{layers}"
+                setattr(self, name, getattr(self, f"batch_verify_{part}")(layers))
+                functions[name] = every_row
         if self.hidden_layers is not None or self.exit_layers:
             functions["get_logits"] = {"hidden_states": nn.spec.Tensor(["seq_len", hidden], dtype)}
         return functions
