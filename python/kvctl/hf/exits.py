@@ -65,23 +65,33 @@ class PartialRows:
             self.entering[:count],
         )
 
+    def tree_with(self, request: Request) -> list[int]:
+        """Return the parents of these rows and of those that a request puts behind them.
+
+        Raises
+        ------
+        ValueError
+            If together they are no tree.
+        """
+        one = _parents(self.request.mask, len(self), 0)
+        two = _parents(request.mask, len(request), len(self))
+        is_chain = one is not None and one == list(range(-1, len(self) - 1))
+        if one is None or two is None or (request.mask is None and not is_chain):
+            raise ValueError(
+                f"sequence {request.seq_id} has pending rows that ran {self.until} layers, and "
+                "only a tree of such rows grows; complete or abort them first"
+            )
+        return [*one, *two]
+
     def grown(self, more: PartialRows) -> PartialRows:
         """Return these rows and others that ran the same layers behind them."""
-        seq_id = self.request.seq_id
-        one = _parents(self.request.mask, len(self), 0)
-        two = _parents(more.request.mask, len(more), len(self))
-        is_chain = one is not None and one == list(range(-1, len(self) - 1))
-        if one is None or two is None or (more.request.mask is None and not is_chain):
-            raise ValueError(
-                f"sequence {seq_id} has pending rows that ran {self.until} layers, and only a tree "
-                "of such rows grows; complete or abort them first"
-            )
+        seq_id, parents = self.request.seq_id, self.tree_with(more.request)
         tokens = np.concatenate([self.request.tokens, more.request.tokens])
         positions = np.concatenate([self.positions, more.positions])
         explicit = self.request.positions is not None or more.request.positions is not None
         return PartialRows(
             self.until,
-            Request(seq_id, tokens, Mask.tree([*one, *two]), positions if explicit else None),
+            Request(seq_id, tokens, Mask.tree(parents), positions if explicit else None),
             positions,
             [torch.cat(pair, 1) for pair in zip(self.keys, more.keys, strict=True)],
             [torch.cat(pair, 1) for pair in zip(self.values, more.values, strict=True)],

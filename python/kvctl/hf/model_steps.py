@@ -243,7 +243,9 @@ class ModelSteps:
                     f"sequence {seq_id} has {count} pending rows that ran {ran}; complete, commit "
                     "or abort them before rows that run others"
                 )
-            before[seq_id] = rows.first(count) if rows and count else None
+            before[seq_id] = old = rows.first(count) if rows and count else None
+            if old is not None:
+                old.tree_with(request)
         return before
 
     def _kept(

@@ -178,6 +178,16 @@ def test_what_is_refused():
         runner.complete([0])
 
 
+def test_rows_that_would_be_no_tree_are_refused_before_they_run():
+    runner = start(make_model("llama"))
+    mask = kvctl.Mask.full(np.ones((2, 32), bool))
+    runner.forward([0], [DRAFTS[:2]], mask=mask, layers=range(1), pending=True)
+    with pytest.raises(ValueError, match="only a tree of such rows grows"):
+        runner.forward([0], [DRAFTS[2:3]], mask=kvctl.Mask.causal(), layers=range(1))
+    assert runner.cache.pending_length(0) == 2
+    assert runner.complete([0]).shape == (2, 256)
+
+
 def test_stale_rows_are_not_completed():
     """Rows were aborted, and others of as many tokens came that ran all layers."""
     runner = start(make_model("llama"))
