@@ -37,7 +37,9 @@ class Budget:
     margin
         The least relative gain that is worth a bet.
     credit
-        Plain steps that a text may lose before anything was gained.
+        Plain steps that a text may lose before anything was gained; from two texts on it grows with
+        the root of the batch, up to one step, since a text's part of a plain round is smaller
+        there, and a row is a larger part of that.
     allowance
         Plain steps that it may lose in addition for each round.
     """
@@ -83,7 +85,8 @@ class Budget:
         cost = self.cost
         costs = [cost(size + total) / plain for total in range(len(ordered) + 1)]
         parts = [size * (cost - 1.0) / max(total, 1) for total, cost in enumerate(costs)]
-        purses = [max(self.purse(request.id), 0.0) for request in requests]
+        self._begin([request.id for request in requests])
+        purses = [max(self._purses[request.id], 0.0) for request in requests]
         caps, best_gain = [request.limit for request in requests], 1.0 + self._margin
         for _ in range(_PASSES):
             wish, gain, bet = self._take(ordered, caps, costs, parts, purses)
@@ -143,14 +146,22 @@ class Budget:
         self, ids: Sequence[int], nodes: Sequence[int], emitted: Sequence[int], seconds: float
     ) -> None:
         """Learn from a round: the texts, their drafted nodes and emitted tokens, and its time."""
+        self._begin(ids)
         size, drafted = len(ids), sum(nodes)
         self.cost.observe(size + drafted, seconds)
         lost = size * (self.cost(size + drafted) / self.cost(size) - 1.0) if drafted else 0.0
         for id, count, tokens in zip(ids, nodes, emitted, strict=True):
-            purse = self.purse(id) + self._allowance
+            purse = self._purses[id] + self._allowance
             if count:
                 purse += tokens - 1 - lost * count / drafted
             self._purses[id] = purse
+
+    def _begin(self, ids: Sequence[int]) -> None:
+        """Give texts that are new their credit."""
+        new = [id for id in ids if id not in self._purses]
+        if new:
+            grown = self._credit * max(1.0, math.sqrt(len(ids) / 2))
+            self._purses.update(dict.fromkeys(new, max(self._credit, min(grown, 1.0))))
 
     def finish(self, id: int) -> None:
         """Forget a text."""

@@ -185,3 +185,13 @@ def test_rows_that_are_free_cost_an_empty_purse_nothing():
     cost.recall([(2, 1.0), (9, 1.0), (33, 1.0)])
     budget = Budget(cost, credit=0.0, allowance=0.0)
     assert budget.choose(requests(5, 3), [[0.5] * 5, [0.4] * 5]) == [5, 3]
+
+
+def test_a_text_of_a_large_batch_begins_with_more():
+    cost = RoundCost(max_rows=64)
+    cost.recall([(8, 1.2), (16, 1.6)])
+    for size, credit in ((1, 0.3), (2, 0.3), (8, 0.6), (50, 1.0)):
+        budget = Budget(cost, allowance=0.0)
+        budget.choose(requests(*[4] * size), [[0.1]] * size)
+        assert budget.purse(0) == pytest.approx(credit)
+    assert Budget(cost, credit=2.0).purse(0) == 2.0
