@@ -2,9 +2,10 @@
 
     python scripts/make_family_fixtures.py [CASE ...]
 
-It needs torch and transformers 5 (not kvctl), and writes ``tests/python/models/families/CASE.npz``:
-the configuration as transformers saves it, the names and shapes of the weights, which a seed makes
-again (``tests/python/support/family_weights.py``), tokens, and their logits of one forward.
+It needs torch and transformers 5 (not kvctl), and writes
+``tests/python/models/families/logits/CASE.npz``: the configuration as transformers saves it, the
+names and shapes of the weights, which a seed makes again
+(``tests/python/support/family_weights.py``), tokens, and their logits of one forward.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests/python/support"))
 
 from family_weights import seeded_weight  # noqa: E402
 
-OUTPUT = ROOT / "tests/python/models/families"
+OUTPUT = ROOT / "tests/python/models/families/logits"
 LENGTH, VOCAB = 56, 96
 
 SIZES = {

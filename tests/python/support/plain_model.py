@@ -8,13 +8,20 @@ from tiny_model import tiny_config
 
 
 def compile_plain_model(
-    directory, *, seed=0, cache="kvctl", layer_windows=None, last_hidden=False, **metadata
+    directory,
+    *,
+    seed=0,
+    cache="kvctl",
+    layer_windows=None,
+    last_hidden=False,
+    checkpoint=None,
+    **metadata,
 ):
     """The tiny model with the weights of compile_tiny_model, laid out as MLC-LLM does it.
 
     `layer_windows` is the window and, for each layer, whether it slides (cache="tvm" only);
-    `last_hidden` adds MLC-LLM's functions for hidden states; other keywords are what the library
-    says of itself.
+    `last_hidden` adds MLC-LLM's functions for hidden states; `checkpoint` is another model; other
+    keywords are what the library says of itself.
     """
     import tvm
     from tvm import relax
@@ -25,13 +32,13 @@ def compile_plain_model(
     from kvctl.models.graph.decoder import DecoderForCausalLM
     from kvctl.models.graph.plain_layers import PlainLayers
 
-    config = tiny_config()
+    checkpoint = RandomCheckpoint(tiny_config(), seed=seed) if checkpoint is None else checkpoint
+    config = checkpoint.config
     target = tvm.target.Target("llvm")
     kind = DecoderForCausalLM if layer_windows is None else _with_layer_windows(*layer_windows)
     kind = _with_last_hidden() if last_hidden else kind
     model = kind(config, PlainLayers("float32"), cache=cache, target=target)
     module, params = model.export_tvm(model.spec())
-    checkpoint = RandomCheckpoint(config, seed=seed)
     directory.mkdir(parents=True)
     writer = ParamWriter(directory)
     for name, _ in params:

@@ -10,7 +10,7 @@ import numpy as np
 from family_weights import seeded_weights
 from huggingface_files import write_shards
 
-FOLDER = Path(__file__).resolve().parents[2] / "models/families"
+FOLDER = Path(__file__).resolve().parents[2] / "models/families/logits"
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 
 
