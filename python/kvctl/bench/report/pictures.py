@@ -128,7 +128,9 @@ def draw_speedup(content: Content, ax: Any) -> bool:
     if not drawn:
         return False
     end = ax.get_xlim()[1]
-    ax.plot([1, end], [1, end], color="0.6", linewidth=1, linestyle=":", label="drafts for nothing")
+    ax.plot(
+        [1, end], [1, end], color="0.6", linewidth=1, linestyle=":", label="if drafts cost nothing"
+    )
     ax.axhline(1.0, color="0.3", linewidth=1)
     ax.set(xlabel="tokens per round", ylabel="speed-up, prefill included")
     ax.legend(fontsize="small")
