@@ -38,6 +38,19 @@ def read_soft_caps(config: HuggingFaceConfig, default: tuple[Any, Any]) -> dict[
     return {"attention_soft_cap": found[0], "logit_soft_cap": found[1]}
 
 
+def attention_scale(config: HuggingFaceConfig) -> float:
+    """Read what scores are multiplied by."""
+    scalar = config.number("query_pre_attn_scalar", 256.0)
+    if scalar <= 0:
+        raise config.refuse(f"query_pre_attn_scalar must be positive, not {scalar}")
+    return float(scalar**-0.5)
+
+
+def root(number: float) -> float:
+    """Return a square root; what is no size is refused where sizes are checked."""
+    return float(max(number, 1) ** 0.5)
+
+
 def _read(config: HuggingFaceConfig) -> dict[str, Any]:
     layers = config.integer("num_hidden_layers")
     slides = [layer % 2 == 0 for layer in range(layers)]
@@ -45,22 +58,22 @@ def _read(config: HuggingFaceConfig) -> dict[str, Any]:
         **config.rope(),
         **read_soft_caps(config, (50.0, 30.0)),
         "layer_windows": config.windows(config.get("sliding_window", 4096), slides),
-        "attention_scale": config.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        "attention_scale": attention_scale(config),
         "embedding_scale": config.integer("hidden_size") ** 0.5,
     }
 
 
 def _read_gguf(config: GGUFConfig) -> dict[str, Any]:
-    layers, window = config.number("block_count"), config.number("attention.sliding_window", 4096)
+    layers, window = config.num_layers(), config.number("attention.sliding_window", 4096)
     scalar = config.number("attention.key_length", 256)
     if layers == _LAYERS_27B:  # the file does not say so
-        scalar = config.number("embedding_length") // config.number("attention.head_count")
+        scalar = config.number("embedding_length") // max(1, config.number("attention.head_count"))
     return {
         "layer_windows": tuple(window if layer % 2 == 0 else 0 for layer in range(layers)),
         "attention_soft_cap": float(config.number("attn_logit_softcapping", 50.0)),
         "logit_soft_cap": float(config.number("final_logit_softcapping", 30.0)),
-        "attention_scale": float(scalar) ** -0.5,
-        "embedding_scale": config.number("embedding_length") ** 0.5,
+        "attention_scale": float(max(scalar, 1)) ** -0.5,
+        "embedding_scale": root(config.number("embedding_length")),
     }
 
 

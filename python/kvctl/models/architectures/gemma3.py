@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Architecture, Layout
-from .gemma2 import GEMMA_FIELDS, GEMMA_NORMS, read_soft_caps
+from .gemma2 import GEMMA_FIELDS, GEMMA_NORMS, attention_scale, read_soft_caps, root
 from .source import PlusOne, Source
 
 if TYPE_CHECKING:
@@ -37,21 +37,21 @@ def _read(config: HuggingFaceConfig) -> dict[str, Any]:
         **read_soft_caps(config, (None, None)),
         "local_rope_theta": _local_theta(config),
         "layer_windows": config.windows(config.get("sliding_window", 4096), slides),
-        "attention_scale": config.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        "attention_scale": attention_scale(config),
         "embedding_scale": config.integer("hidden_size") ** 0.5,
     }
 
 
 def _read_gguf(config: GGUFConfig) -> dict[str, Any]:
-    layers, window = config.number("block_count"), config.number("attention.sliding_window")
+    layers, window = config.num_layers(), config.number("attention.sliding_window")
     scalar = config.number("attention.key_length", 256)
     if layers == _LAYERS_27B:  # the file does not say so
-        scalar = config.number("embedding_length") // config.number("attention.head_count")
+        scalar = config.number("embedding_length") // max(1, config.number("attention.head_count"))
     return {
         "layer_windows": tuple(window if (i + 1) % _PERIOD else 0 for i in range(layers)),
         "local_rope_theta": float(config.number("rope.freq_base_swa", _LOCAL_THETA)),
-        "attention_scale": float(scalar) ** -0.5,
-        "embedding_scale": config.number("embedding_length") ** 0.5,
+        "attention_scale": float(max(scalar, 1)) ** -0.5,
+        "embedding_scale": root(config.number("embedding_length")),
     }
 
 

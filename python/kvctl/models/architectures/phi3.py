@@ -29,7 +29,7 @@ def _read(config: HuggingFaceConfig) -> dict[str, Any]:
 
 
 def _read_gguf(config: GGUFConfig) -> dict[str, Any]:
-    window, layers = config.number("attention.sliding_window", 0), config.number("block_count")
+    window, layers = config.number("attention.sliding_window", 0), config.num_layers()
     return {"layer_windows": (window,) * layers if window else ()}
 
 

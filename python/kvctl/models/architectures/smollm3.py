@@ -27,7 +27,7 @@ def _read(config: HuggingFaceConfig) -> dict[str, Any]:
 
 
 def _read_gguf(config: GGUFConfig) -> dict[str, Any]:
-    layers = range(config.number("block_count"))
+    layers = range(config.num_layers())
     return {"no_rope_layers": tuple(i for i in layers if (i + 1) % _INTERVAL == 0)}
 
 

@@ -12,6 +12,7 @@ from ..architectures.architecture import Architecture
 from ..architectures.registry import GGUF_ARCHITECTURES
 from .array import Array
 from .config import DecoderConfig
+from .limits import check_size
 from .rope import RopeScaling, yarn_attention_factor
 
 # Keys that change a model, unless its family uses them (`Architecture.uses_gguf`): the values with
@@ -132,6 +133,15 @@ class GGUFConfig:
         if type(value) not in (int, float):
             raise ValueError(f"{self._where} lacks the number {self._name}.{key}")
         return value
+
+    def num_layers(self) -> int:
+        """Return the number of layers, which is one that a model may have."""
+        layers = self.number("block_count")
+        try:
+            check_size("num_hidden_layers", layers)
+        except ValueError as error:
+            raise ValueError(f"{self._where}: {error}") from None
+        return int(layers)
 
     def decimal(self, key: str, default: Any = None) -> float:
         """Return a float32 as the shortest decimal that means it: what the authors wrote."""

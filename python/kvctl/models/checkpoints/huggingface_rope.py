@@ -54,7 +54,7 @@ def read_rope(
         if not isinstance(scaling, dict):
             raise config.refuse(f"{field}: {layers} must be an object, not {scaling!r:.60}")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if scaling.get("type", kind) != kind:
+    if "type" in scaling and scaling["type"] != kind:
         raise config.refuse(f"{field} has the type {scaling['type']!r} and {kind!r}")
     kind = config.rope_kind(kind)
     if not isinstance(kind, str) or kind not in _KEYS:

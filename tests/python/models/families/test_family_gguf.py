@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
+import gguf
+
 from family_files import CASES, Family
 from family_gguf import write_family_gguf
 from kvctl.models import open_checkpoint
@@ -39,3 +41,19 @@ def test_gguf_is_the_same_model(tmp_path, case):
     for name in weight_names(wanted.config):
         assert found.shape(name) == wanted.shape(name), name
         np.testing.assert_array_equal(found.tensor(name), wanted.tensor(name), err_msg=name)
+
+
+@pytest.mark.parametrize("case", ["gemma2", "gemma3", "phi3_window", "smollm3"])
+def test_layers_without_number(tmp_path, case, monkeypatch):
+    """A count beyond reason is refused before anything of that length is made."""
+    monkeypatch.setattr(gguf.GGUFWriter, "add_block_count", lambda self, n: None)
+    add = gguf.GGUFWriter.add_head_count
+
+    def counted(self, heads):
+        add(self, heads)
+        self.add_uint32(f"{self.arch}.block_count", (1 << 32) - 1)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_head_count", counted)
+    path = write_family_gguf(tmp_path / "m.gguf", Family(case))
+    with pytest.raises(ValueError, match=r"m\.gguf: num_hidden_layers must be an integer from 1"):
+        open_checkpoint(path)
