@@ -6,6 +6,7 @@ import pytest
 
 import kvctl
 from runner_conformance import RunnerConformance
+from tiny_model import compile_tiny_model
 
 
 class TestModelRunner(RunnerConformance):
@@ -18,6 +19,18 @@ class TestModelRunnerInChunks(RunnerConformance):
     @pytest.fixture
     def runner(self, tiny_model):
         return kvctl.ModelRunner.load(tiny_model, max_sequences=5, prefill_chunk_size=20)
+
+
+@pytest.fixture(scope="module")
+def hidden_model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("conformance") / "m"
+    return compile_tiny_model(directory, hidden_layers=[0], exit_layers=[1])
+
+
+class TestModelRunnerWithHiddenStates(RunnerConformance):
+    @pytest.fixture
+    def runner(self, hidden_model):
+        return kvctl.ModelRunner.load(hidden_model, max_sequences=5)
 
 
 def test_the_demo_model_knows_its_text(smollm2):
