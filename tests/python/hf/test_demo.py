@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,23 @@ def test_a_directory_without_a_model(tmp_path):
     done = run("generate", f"hf:{tmp_path}", "hi")
     assert done.returncode == 1 and str(tmp_path) in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3, done.stderr
+
+
+def test_the_benchmark_prints_and_writes_what_it_measured(demo, tmp_path):
+    driver = Path(__file__).parents[3] / "benchmarks" / "python" / "bench_hf.py"
+    result = tmp_path / "result.json"
+    options = ["--contexts", "16", "--rows", "1", "2", "--repeat", "1", "--generations", "1"]
+    options += ["--tokens", "4", "--prompts", "open", "--json", str(result)]
+    done = subprocess.run(
+        [sys.executable, driver, demo, *options],
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "A layer's attention" in done.stdout
+    figures = json.loads(result.read_text())
+    assert set(figures["steps"]) == {"16, 1", "16, 2"}
+    plain = figures["generation"]["open, plain"]
+    assert plain["kvctl"]["tokens"] == plain["transformers"]["tokens"]
