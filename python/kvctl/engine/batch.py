@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
 from .._ffi.errors import OutOfPagesError
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 # Tokens that must stay free for each text that runs when another one enters: otherwise it would
 # have to leave soon.
 _HEADROOM = 32
-# How long cleaning up waits for another thread that uses the runner, in seconds.
-_PATIENCE = 10.0
 
 
 class Batch:
@@ -51,7 +48,6 @@ class Batch:
         self._running: list[TextState] = []
         self._window = runner.sliding_window_size
         self._most = len(texts) if most is None else min(most, len(texts))
-        self._added: set[int] = set()  # sequences of this batch, and of nobody else
 
     def run(self) -> None:
         """Run rounds until every text has ended.
@@ -92,7 +88,7 @@ class Batch:
                     f"the {len(new[0].tokens)} tokens of a text do not fit into the cache's free "
                     "pages, though no other text runs"
                 )
-            self._remove_sequence(new[-1].seq_id)
+            self._runner.cache.remove_sequence(new[-1].seq_id)
             self._waiting.appendleft(new.pop())
 
     def _add(self, text: TextState, *, alone: bool) -> bool:
@@ -103,7 +99,6 @@ class Batch:
             if alone:
                 raise
             return False
-        self._added.add(text.seq_id)
         return True
 
     def _forward(self, new: list[TextState]) -> bool:
@@ -130,26 +125,13 @@ class Batch:
         for text in texts:
             self._running.remove(text)
             self._drafting.finish(text)
-            self._remove_sequence(text.seq_id)
+            self._runner.cache.remove_sequence(text.seq_id)
 
     def _remove(self, texts: Sequence[TextState]) -> None:
         """Take everything out that is still there, whatever the drafter raises meanwhile."""
+        cache = self._runner.cache
         with ExitStack() as stack:
             for text in texts:
-                if text.seq_id in self._added:
-                    stack.callback(self._remove_sequence, text.seq_id)
+                if text.seq_id in cache:
+                    stack.callback(cache.remove_sequence, text.seq_id)
                 stack.callback(self._drafting.finish, text)
-
-    def _remove_sequence(self, seq_id: int) -> None:
-        """Remove a sequence; wait for a thread that calls the runner too, which it may not."""
-        end = perf_counter() + _PATIENCE
-        while True:
-            try:
-                if seq_id in self._runner.cache:
-                    self._runner.cache.remove_sequence(seq_id)
-                break
-            except RuntimeError:
-                if perf_counter() > end:
-                    raise
-                sleep(0.001)
-        self._added.discard(seq_id)
