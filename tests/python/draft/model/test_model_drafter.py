@@ -14,7 +14,6 @@ from kvctl.draft import Drafter, ModelDrafter
 from table_world import (
     DRAFT,
     LIMIT,
-    TRIALS,
     TableRunner,
     joint,
     statistic,
@@ -31,6 +30,8 @@ SHAPES = {
     "coupled": {"length": 4, "how": "coupled"},
 }
 SAMPLING = Sampling(temperature=0.7, top_k=12)
+
+TRIALS = 1500
 
 
 class Verified(ModelDrafter):
@@ -130,7 +131,9 @@ RULES = [
 @pytest.mark.parametrize(("rule", "options"), RULES)
 def test_the_joint_distribution_of_four_tokens(rule, options):
     options = {"length": 2, **options}
-    counts, expected, drafted = joint(rule, ModelDrafter(TableRunner(DRAFT), **options))
+    counts, expected, drafted = joint(
+        rule, ModelDrafter(TableRunner(DRAFT), **options), trials=TRIALS
+    )
     assert drafted > TRIALS / 2
     assert statistic(counts, expected) < LIMIT
 
@@ -147,7 +150,7 @@ def test_a_draft_model_that_is_not_the_one_drawn_from_is_seen():
             return drafts
 
     drafter = Lying(TableRunner(DRAFT), how="independent", length=2)
-    counts, expected, _ = joint("token_wise", drafter)
+    counts, expected, _ = joint("token_wise", drafter, trials=TRIALS)
     assert statistic(counts, expected) > 5 * LIMIT
 
 

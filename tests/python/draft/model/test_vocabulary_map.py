@@ -13,9 +13,11 @@ from fake_runner import VOCABULARY, FakeRunner
 from kvctl import generate
 from kvctl.draft import ModelDrafter, VocabularyMap
 from kvctl.text import Tokenizer
-from table_world import DRAFT, LIMIT, TARGET, TRIALS, TableRunner, joint, statistic
+from table_world import DRAFT, LIMIT, TARGET, TableRunner, joint, statistic
 
 TEXT = "the cat sat on the mat, the caf\u00e9 of the cats \u00e9t\u00e9 \u6c34 " * 3
+
+TRIALS = 1500
 
 
 class Letters:
@@ -107,7 +109,9 @@ def test_rules_are_exact_with_a_part_of_the_vocabulary(rule, options):
     """The draft model has tokens 0 and 1 of three, in another order, and one of its own."""
     shared = VocabularyMap(Letters([b"x", b"b", b"a"]), Letters([b"a", b"b", b"c"]))
     model = TableRunner(DRAFT[np.ix_([2, 1, 0], [2, 1, 0])])
-    counts, expected, drafted = joint(rule, ModelDrafter(model, vocabulary=shared, **options))
+    counts, expected, drafted = joint(
+        rule, ModelDrafter(model, vocabulary=shared, **options), trials=TRIALS
+    )
     assert drafted > TRIALS / 4
     assert statistic(counts, expected) < LIMIT
 
@@ -126,7 +130,7 @@ def test_a_distribution_that_was_not_restricted_is_seen():
     shared = VocabularyMap(Letters([b"x", b"b", b"a"]), Letters([b"a", b"b", b"c"]))
     model = TableRunner(DRAFT[np.ix_([2, 1, 0], [2, 1, 0])])
     drafter = Whole(model, vocabulary=shared, how="independent", length=2)
-    counts, expected, _ = joint("token_wise", drafter)
+    counts, expected, _ = joint("token_wise", drafter, trials=TRIALS)
     assert len(TARGET) == 3 and statistic(counts, expected) > 5 * LIMIT
 
 

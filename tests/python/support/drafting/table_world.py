@@ -81,11 +81,11 @@ class TableDrafter(Drafter):
         }
 
 
-def joint(rule, drafter, sampling=None, seed=11):
+def joint(rule, drafter, sampling=None, seed=11, trials=TRIALS):
     """Return how often each outcome of tokens 2 to 4 came, and how often it should have."""
     texts = generate(
         TableRunner(TARGET),
-        [[0]] * TRIALS,
+        [[0]] * trials,
         max_new_tokens=7,
         rule=rule,
         drafter=drafter,
@@ -96,7 +96,7 @@ def joint(rule, drafter, sampling=None, seed=11):
     counts = np.zeros((3, 3, 3))
     for text in texts:
         counts[tuple(text.tokens[1:4])] += 1
-    expected = np.einsum("a,ab,bc,cd->bcd", TARGET[0], TARGET, TARGET, TARGET) * TRIALS
+    expected = np.einsum("a,ab,bc,cd->bcd", TARGET[0], TARGET, TARGET, TARGET) * trials
     drafted = sum(sum(text.statistics.accepted) for text in texts)
     return counts.ravel(), expected.ravel(), drafted
 
