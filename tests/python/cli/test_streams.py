@@ -138,7 +138,9 @@ def test_ctrl_c(talking_model, command):
     finally:
         process.kill()
     assert b"Traceback" not in err and b"Exception ignored" not in err, err
-    assert process.returncode == 130 or (name == "bench" and process.returncode == 0), (out, err)
+    # bench may have ended before the signal came, or be about to: Python itself answers then.
+    late = (0, -signal.SIGINT) if name == "bench" else ()
+    assert process.returncode in (130, *late), (out, err)
 
 
 def test_bench_refuses_a_json_file_before_it_measures(talking_model, tmp_path):
