@@ -12,7 +12,6 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def key_of(identity: str) -> str:
         str(ffi.build.get_isa()),
         str(ffi.build.get_openmp_threads()),
         os.environ.get("KVCTL_LINEAR", ""),
-        version("kvctl"),
+        str(ffi.build.get_version()),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
