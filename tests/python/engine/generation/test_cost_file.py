@@ -60,7 +60,7 @@ def test_another_machine_model_thread_count_or_version_is_another_key(monkeypatc
             patch.setattr(f"kvctl.engine.cost_file.{change}", lambda: "77")
             assert cost_file.key_of("a model") != key
     with monkeypatch.context() as patch:
-        patch.setattr("kvctl.engine.cost_file.version", lambda name: "0")
+        patch.setattr("kvctl.engine.cost_file.ffi.build.get_version", lambda: "0")
         assert cost_file.key_of("a model") != key
 
 
