@@ -230,7 +230,7 @@ class GrowingDrafter(Drafter):
             seed=request.seed,
             request_ids=[request.request_id] * count,
             root_positions=[request.root_position] * count,
-            first_nodes=[len(tree) + i * width for i in range(count)],
+            first_nodes=tree.next_draws(width),
             depths=[depth] * count,
         )
         added = []

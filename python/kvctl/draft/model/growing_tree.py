@@ -37,6 +37,7 @@ class GrowingTree:
         self.rates = [1.0]
         self.frontier = [0]
         self.logits = logits
+        self._draws = 1  # a draw is named as the node that it would be if every one made a node
         self._forwarded: dict[int, int] = {}  # pending rows of the draft cache, by node
         self._distributions: dict[int, npt.NDArray[Any]] = {}
 
@@ -50,6 +51,17 @@ class GrowingTree:
         self.probabilities.append(probability)
         self.rates.append(self.rates[parent] * rate)
         return len(self.tokens) - 1
+
+    def next_draws(self, width: int) -> list[int]:
+        """Name `width` draws from each node of the frontier: the first of each; none comes twice.
+
+        A row whose support is exhausted makes fewer nodes than draws. The nodes alone would name
+        later draws by numbers that have drawn already, and draws that share them are not
+        independent.
+        """
+        first, count = self._draws, len(self.frontier)
+        self._draws += count * width
+        return [first + i * width for i in range(count)]
 
     def drawn_from(self, node: int, distribution: npt.NDArray[Any]) -> None:
         """Remember the distribution that the children of a node were drawn from."""

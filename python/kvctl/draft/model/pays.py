@@ -58,11 +58,9 @@ class DraftingPays:
         depth = max(map(_depth, trees))
         emitted = size + sum(sum(tree.rates) - 1.0 for tree in trees)
         added = rate * sum(max(tree.rates[node] for node in tree.frontier) for tree in trees)
-        plain = budget.cost(size)
-        cost = budget.cost(size + nodes) / plain + depth * level
-        more = level + (
-            budget.cost(size + nodes + len(trees)) / plain - budget.cost(size + nodes) / plain
-        )
+        now, then = budget.cost(size + nodes), budget.cost(size + nodes + len(trees))
+        cost = now / budget.cost(size) + depth * level
+        more = (then - now) / budget.cost(size) + level
         return added * cost > emitted * more
 
     def _level(self, budget: Budget, size: int) -> float | None:

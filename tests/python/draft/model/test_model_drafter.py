@@ -10,7 +10,7 @@ import pytest
 import kvctl
 from fake_runner import VOCABULARY, FakeRunner
 from kvctl import Sampling, generate
-from kvctl.draft import Drafter, ModelDrafter
+from kvctl.draft import Drafter, ModelDrafter, sample
 from table_world import (
     DRAFT,
     LIMIT,
@@ -136,6 +136,31 @@ def test_the_joint_distribution_of_four_tokens(rule, options):
     )
     assert drafted > TRIALS / 2
     assert statistic(counts, expected) < LIMIT
+
+
+def test_no_two_draws_of_a_round_share_a_number(monkeypatch):
+    """Also where a row's support is exhausted, so that it makes fewer nodes than draws."""
+    from kvctl.draft.model import growing_drafter
+
+    rounds: dict[int, list[int]] = {}
+
+    def watched(logits, **options):
+        for position, first in zip(options["root_positions"], options["first_nodes"], strict=True):
+            rounds.setdefault(position, []).extend(range(first, first + options["n"]))
+        return sample(logits, **options)
+
+    monkeypatch.setattr(growing_drafter, "sample", watched)
+    table = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.3, 0.3, 0.4]]) + 1e-30
+    drafter = ModelDrafter(
+        TableRunner(table),
+        how="without_replacement",
+        branching=2,
+        length=3,
+        sampling=Sampling(temperature=1.0, min_p=0.01),
+    )
+    generate(TableRunner(DRAFT), [0], max_new_tokens=40, drafter=drafter)
+    assert max(map(len, rounds.values())) > 6
+    assert all(len(set(draws)) == len(draws) for draws in rounds.values())
 
 
 def test_a_draft_model_that_is_not_the_one_drawn_from_is_seen():
