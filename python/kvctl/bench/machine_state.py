@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._ffi import functions as ffi
-from ..cli.machine import cpu_model
+from ..cli.doctor.machine import cpu_model
 
 _PACKAGES = ("kvctl", "apache-tvm", "apache-tvm-ffi", "numpy", "onednn-cpu-gomp")
 _SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "KVCTL_ISA")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, check_commands, compile, doctor, generate, trace
+from . import bench, check, compile, doctor, generate, trace
 
 app = typer.Typer(
     help="Control of the KV cache for speculative decoding on TVM and MLC-LLM.",
@@ -27,7 +27,7 @@ app.command("compile")(compile.compile_command)
 app.command("generate")(generate.generate_command)
 app.command("trace")(trace.trace_command)
 app.add_typer(bench.app, name="bench")
-app.add_typer(check_commands.app, name="check")
+app.add_typer(check.app, name="check")
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,7 +9,7 @@ from command_line import run
 from kvctl.bench.figures import Interval, figures_from_json, figures_of
 from kvctl.bench.report.results_page import Measured, results_page, speedup_picture
 from kvctl.bench.report.tables import Content
-from kvctl.cli.bench_spec import _drafters
+from kvctl.cli.bench.spec import _drafters
 from kvctl.draft import DRAFTERS
 
 

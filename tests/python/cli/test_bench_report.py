@@ -4,8 +4,8 @@ import json
 
 from fake_runner import FakeRunner
 from kvctl import generate
-from kvctl.cli.bench_steps import speedup_cells
-from kvctl.cli.measure import Steps, Timing, measure_speedup, to_json
+from kvctl.cli.bench.measure import Steps, Timing, measure_speedup, to_json
+from kvctl.cli.bench.steps import speedup_cells
 from kvctl.draft import LookupDrafter
 
 PROMPT = [5, 6, 7, 8, 9, 5, 6]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvctl.cli import doctor, machine, software
-from kvctl.cli.check import Check, Status, fail, note, ok
+from kvctl.cli import doctor
+from kvctl.cli.doctor import machine, software
+from kvctl.cli.doctor.check import Check, Status, fail, note, ok
 
 
 def run(*arguments, **environment):

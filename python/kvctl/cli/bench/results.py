@@ -18,8 +18,8 @@ def results_command(
     ] = None,
 ) -> None:
     """Write a page of several measurements: tables, and where speculation loses."""
-    from .._ffi.replace_file import replacing
-    from ..bench.report.results_page import Measured, results_page, speedup_picture
+    from ..._ffi.replace_file import replacing
+    from ...bench.report.results_page import Measured, results_page, speedup_picture
 
     measured = [Measured(path) for path in summaries]
     link = ""

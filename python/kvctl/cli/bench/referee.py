@@ -25,9 +25,9 @@ def referee_command(
     ] = None,
 ) -> None:
     """Print a table of all rules: exact mean tokens of a round, lossless or not."""
-    from .._ffi.replace_file import replacing
-    from ..referee import ENTRIES, SHAPES, RandomModel
-    from ..referee.table import rows_of, to_markdown
+    from ..._ffi.replace_file import replacing
+    from ...referee import ENTRIES, SHAPES, RandomModel
+    from ...referee.table import rows_of, to_markdown
 
     pairs = [RandomModel(seed) for seed in range(models)]
     with Progress(transient=True) as progress:

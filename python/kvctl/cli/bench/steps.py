@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .._ffi.replace_file import replacing
-from .open_runner import MODEL_HELP, open_runner
+from ..._ffi.replace_file import replacing
+from ..open_runner import MODEL_HELP, open_runner
 
 if TYPE_CHECKING:
     from .measure import Speedup
@@ -47,8 +47,8 @@ def steps_command(
     ] = None,
 ) -> None:
     """Time decode, verification of k tokens, and speculative beside plain generation."""
-    from ..bench.machine_state import describe_machine
-    from ..draft import LookupDrafter
+    from ...bench.machine_state import describe_machine
+    from ...draft import LookupDrafter
     from .measure import measure_speedup, measure_steps, to_json
 
     sizes = _parse_rows(rows)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..draft import Drafter
-    from ..engine.generation import Generation
-    from ..engine.protocol import Runner
+    from ...draft import Drafter
+    from ...engine.generation import Generation
+    from ...engine.protocol import Runner
 
 _SEQUENCE = 0
 
@@ -79,7 +79,7 @@ def measure_steps(
     repeat
         Timings of each, after a first one that is not counted.
     """
-    from ..tree import TokenTree
+    from ...tree import TokenTree
 
     tokens = np.random.default_rng(0).integers(0, runner.vocab_size, context).tolist()
     trees = {n: TokenTree.chain(tokens[:n]) for n in rows}
@@ -127,7 +127,7 @@ def measure_speedup(
 
     `stop_check` makes what tells whether a token ends the text, new for each generation.
     """
-    from .. import generate
+    from ... import generate
 
     def run(drafter: Drafter | None) -> Generation:
         ends = stop_check() if stop_check is not None else None

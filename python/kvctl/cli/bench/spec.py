@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as RichTable
 
-from .open_runner import MODEL_HELP, open_runner
+from ..open_runner import MODEL_HELP, open_runner
 
 # A terminal has no room for every column of the report.
 _NOT_PRINTED = ("behind the prefill", "draft depth", "tokens/round")
 
 if TYPE_CHECKING:
-    from ..bench.report.tables import Table
-    from ..bench.result import Result
+    from ...bench.report.tables import Table
+    from ...bench.result import Result
 
 
 def spec_command(
@@ -69,12 +69,12 @@ def spec_command(
     Writes result.json (everything), summary.json (all but the answers), answers/ (Spec-Bench's
     format, for its scripts), report.html (one file that needs no network) and report.md.
     """
-    from ..bench import read_questions
-    from ..bench.measure import Settings
-    from ..bench.result import Configuration
-    from ..bench.spec import bench_spec, result_name
-    from ..draft import make_drafter
-    from .model_drafter import register_model_drafter
+    from ...bench import read_questions
+    from ...bench.measure import Settings
+    from ...bench.result import Configuration
+    from ...bench.spec import bench_spec, result_name
+    from ...draft import make_drafter
+    from ..model_drafter import register_model_drafter
 
     asked = read_questions(questions, limit=limit)
     settings = Settings(
@@ -116,8 +116,8 @@ def spec_command(
 
 def _drafters(names: list[str]) -> list[tuple[str, str]]:
     """Return drafters and the rules of their own, "" where they have none."""
-    from ..draft import DRAFTERS, make_drafter
-    from ..verification import RULES
+    from ...draft import DRAFTERS, make_drafter
+    from ...verification import RULES
 
     found: list[tuple[str, str]] = []
     for name in names:
@@ -136,10 +136,10 @@ def _drafters(names: list[str]) -> list[tuple[str, str]]:
 
 def write_report(result: Result, output: Path, console: Console) -> None:
     """Write a result's files, and print its first table and its warnings."""
-    from .._ffi.replace_file import replacing
-    from ..bench.answer_files import save_answers
-    from ..bench.report import to_html, to_markdown
-    from ..bench.report.tables import Content
+    from ..._ffi.replace_file import replacing
+    from ...bench.answer_files import save_answers
+    from ...bench.report import to_html, to_markdown
+    from ...bench.report.tables import Content
 
     content = Content(result)
     figures = [one.to_json() for one in content.figures]

@@ -17,9 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .._ffi.build_id import gnu_build_id
+from ..._ffi.build_id import gnu_build_id
+from ..demo import find_demo_gguf
 from .check import Check, fail, note, ok, warn
-from .demo import find_demo_gguf
 
 _PROBE = """
 import json, os

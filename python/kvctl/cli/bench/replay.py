@@ -31,8 +31,8 @@ def replay_command(
     ] = None,
 ) -> None:
     """Show the exact expected tokens of a round, and the speed-up for given costs."""
-    from ..bench.replays import Cost, replay_all
-    from ..verification import Trace
+    from ...bench.replays import Cost, replay_all
+    from ...verification import Trace
 
     found = replay_all(
         Trace.load(trace),

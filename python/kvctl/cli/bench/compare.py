@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..bench.figures import Interval
+    from ...bench.figures import Interval
 
 
 def compare_command(
@@ -18,8 +18,8 @@ def compare_command(
     second: Annotated[Path, typer.Argument(help="Another one.")],
 ) -> None:
     """Compare two results question by question: how much the second gains on the first."""
-    from ..bench.compare import compare, complaints
-    from ..bench.result import Result
+    from ...bench.compare import compare, complaints
+    from ...bench.result import Result
 
     results = [Result.load(path) for path in (first, second)]
     pairs = compare(*results)
