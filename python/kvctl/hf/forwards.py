@@ -11,20 +11,16 @@ import torch
 from .._ffi.integers import to_int64
 from ..torch.batches import (
     Request,
-    check_batch,
-    check_context,
-    check_nothing_pending,
-    check_tokens,
     cut_into_steps,
-    mask_list,
-    token_lists,
-    tree_rows,
+    masked_requests,
+    prefill_requests,
+    tree_requests,
 )
-from ..tree import TokenTree, as_trees
 from .model_steps import ModelSteps
 
 if TYPE_CHECKING:
     from ..cache.step_arguments import MaskLike
+    from ..tree import TokenTree
 
 
 class ModelForwards(ModelSteps):
@@ -58,15 +54,9 @@ class ModelForwards(ModelSteps):
         kvctl.OutOfPagesError
             If the prompts do not fit into the cache's free pages.
         """
-        prompts = token_lists(tokens, "tokens")
-        ids = check_batch(seq_ids, len(prompts), "prompts")
-        requests = [
-            Request(seq_id, prompt, logits="last")
-            for seq_id, prompt in zip(ids, prompts, strict=True)
-        ]
-        for request in requests:
-            check_tokens(request, self._vocab_size)
-            check_context(self._cache, request.seq_id, len(request), self._context)
+        requests = prefill_requests(
+            self._cache, seq_ids, tokens, vocab_size=self._vocab_size, context=self._context
+        )
         steps = self._cut(requests)
         # Of a prompt that is cut, the last part alone has a row of logits.
         for i, pieces in enumerate(steps[:-1]):
@@ -132,13 +122,9 @@ class ModelForwards(ModelSteps):
         kvctl.OutOfPagesError
             If the trees do not fit into the cache's free pages.
         """
-        trees = as_trees(trees)
-        ids = check_batch(seq_ids, len(trees), "trees")
-        requests = []
-        for seq_id, tree in zip(ids, trees, strict=True):
-            check_nothing_pending(self._cache, seq_id)
-            check_context(self._cache, seq_id, int(tree.depths.max()) + 1, self._context)
-            requests.append(Request(seq_id, tree_rows(seq_id, tree), tree))
+        requests = tree_requests(
+            self._cache, seq_ids, trees, vocab_size=self._vocab_size, context=self._context
+        )
         return self._forward(requests, None, hidden, layers)
 
     def forward(
@@ -190,19 +176,9 @@ class ModelForwards(ModelSteps):
         KeyError, ValueError, kvctl.OutOfPagesError, NotImplementedError
             As :meth:`verify`, and what ``begin_forward`` raises.
         """
-        lists = token_lists(tokens, "tokens")
-        ids = check_batch(seq_ids, len(lists), "lists of tokens")
-        masks = mask_list(mask, len(ids))
-        places: list[Any] = [None] * len(ids)
-        if positions is not None:
-            places = token_lists(positions, "positions")
-            lengths, wanted = [len(one) for one in places], [len(one) for one in lists]
-            if lengths != wanted:
-                raise ValueError(f"the positions have lengths {lengths}, the tokens {wanted}")
-        for seq_id, one in zip(ids, masks, strict=True):
-            if isinstance(one, TokenTree):
-                check_nothing_pending(self._cache, seq_id)
-        requests = list(map(Request, ids, lists, masks, places))
+        requests = masked_requests(
+            self._cache, seq_ids, tokens, mask, positions, vocab_size=self._vocab_size
+        )
         return self._forward(requests, pending, hidden, layers)
 
     def _forward(
@@ -213,8 +189,6 @@ class ModelForwards(ModelSteps):
         layers: range | None,
     ) -> Any:
         """Run requests whose every row has logits."""
-        for request in requests:
-            check_tokens(request, self._vocab_size)
         logits, states = self._run_all(
             requests, self._cut(requests), pending=pending, hidden=hidden, layers=layers
         )

@@ -14,7 +14,7 @@ from .._ffi.errors import OutOfPagesError
 from .._ffi.integers import to_int64
 from ..cache import PagedKVCache
 from ..mask import Mask
-from ..tree import TokenTree
+from ..tree import TokenTree, as_trees
 
 if TYPE_CHECKING:
     from ..cache.step_arguments import MaskLike
@@ -163,6 +163,89 @@ def tree_rows(seq_id: int, tree: TokenTree) -> Int64Array:
         row = int(np.flatnonzero(tokens == -1)[0])
         raise ValueError(f"row {row} of the tree of sequence {seq_id} belongs to no node")
     return tokens
+
+
+def prefill_requests(
+    cache: PagedKVCache,
+    seq_ids: Sequence[int],
+    tokens: Sequence[npt.ArrayLike],
+    *,
+    vocab_size: int,
+    context: int | None,
+) -> list[Request]:
+    """Return a request for each prompt: the logits behind its last token are wanted.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If a prompt does not fit the model or the cache.
+    """
+    prompts = token_lists(tokens, "tokens")
+    ids = check_batch(seq_ids, len(prompts), "prompts")
+    requests = [Request(*each, logits="last") for each in zip(ids, prompts, strict=True)]
+    for request in requests:
+        check_tokens(request, vocab_size)
+        check_context(cache, request.seq_id, len(request), context)
+    return requests
+
+
+def tree_requests(
+    cache: PagedKVCache,
+    seq_ids: Sequence[int],
+    trees: TokenTree | Sequence[TokenTree],
+    *,
+    vocab_size: int,
+    context: int | None,
+) -> list[Request]:
+    """Return a request for each tree: the logits of all its rows are wanted.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If a tree does not fit the model or the cache, or its sequence has pending nodes.
+    """
+    trees = as_trees(trees)
+    ids = check_batch(seq_ids, len(trees), "trees")
+    requests = []
+    for seq_id, tree in zip(ids, trees, strict=True):
+        check_nothing_pending(cache, seq_id)
+        check_context(cache, seq_id, int(tree.depths.max()) + 1, context)
+        requests.append(Request(seq_id, tree_rows(seq_id, tree), tree))
+        check_tokens(requests[-1], vocab_size)
+    return requests
+
+
+def masked_requests(
+    cache: PagedKVCache,
+    seq_ids: Sequence[int],
+    tokens: Sequence[npt.ArrayLike],
+    mask: MaskLike | Sequence[MaskLike | None] | None,
+    positions: Sequence[npt.ArrayLike] | None,
+    *,
+    vocab_size: int,
+) -> list[Request]:
+    """Return a request for each list of tokens, under its mask and at its positions.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If something does not fit the model, or a tree's sequence has pending nodes.
+    """
+    lists = token_lists(tokens, "tokens")
+    ids = check_batch(seq_ids, len(lists), "lists of tokens")
+    masks = mask_list(mask, len(ids))
+    places: list[Any] = [None] * len(ids)
+    if positions is not None:
+        places = token_lists(positions, "positions")
+        lengths, wanted = [len(one) for one in places], [len(one) for one in lists]
+        if lengths != wanted:
+            raise ValueError(f"the positions have lengths {lengths}, the tokens {wanted}")
+    requests = list(map(Request, ids, lists, masks, places))
+    for request in requests:
+        if isinstance(request.mask, TokenTree):
+            check_nothing_pending(cache, request.seq_id)
+        check_tokens(request, vocab_size)
+    return requests
 
 
 def check_free_pages(cache: PagedKVCache, requests: Sequence[Request]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +12,13 @@ import torch
 
 from .._ffi.integers import to_int64
 from ..cache import PagedKVCache
-from ..tree import TokenTree, as_trees
 from .batches import (
     Request,
-    check_batch,
-    check_context,
     check_free_pages,
-    check_nothing_pending,
-    check_tokens,
     cut_into_steps,
-    mask_list,
-    token_lists,
-    tree_rows,
+    masked_requests,
+    prefill_requests,
+    tree_requests,
 )
 from .step import forward as cache_step
 from .tensors import cache_device
@@ -31,6 +26,7 @@ from .tensors import cache_device
 if TYPE_CHECKING:
     from ..cache.step_arguments import MaskLike
     from ..text import ModelText
+    from ..tree import TokenTree
 
 
 class ModelRunner:
@@ -116,11 +112,13 @@ class ModelRunner:
         kvctl.OutOfPagesError
             If the prompts do not fit into the cache's free pages.
         """
-        prompts = token_lists(tokens, "tokens")
-        ids = check_batch(seq_ids, len(prompts), "prompts")
-        requests = [Request(*each, logits="last") for each in zip(ids, prompts, strict=True)]
-        for request in requests:
-            check_context(self.cache, request.seq_id, len(request), self.context_window_size)
+        requests = prefill_requests(
+            self.cache,
+            seq_ids,
+            tokens,
+            vocab_size=self.vocab_size,
+            context=self.context_window_size,
+        )
         return self._run_all(requests)
 
     def decode(self, seq_ids: Sequence[int], tokens: npt.ArrayLike) -> torch.Tensor:
@@ -143,13 +141,13 @@ class ModelRunner:
         kvctl.OutOfPagesError
             If the trees do not fit into the cache's free pages.
         """
-        trees = as_trees(trees)
-        ids = check_batch(seq_ids, len(trees), "trees")
-        requests = []
-        for seq_id, tree in zip(ids, trees, strict=True):
-            check_nothing_pending(self.cache, seq_id)
-            check_context(self.cache, seq_id, int(tree.depths.max()) + 1, self.context_window_size)
-            requests.append(Request(seq_id, tree_rows(seq_id, tree), tree))
+        requests = tree_requests(
+            self.cache,
+            seq_ids,
+            trees,
+            vocab_size=self.vocab_size,
+            context=self.context_window_size,
+        )
         return self._run_all(requests)
 
     def forward(
@@ -177,24 +175,13 @@ class ModelRunner:
         KeyError, ValueError, kvctl.OutOfPagesError
             As :meth:`verify`, and what ``begin_forward`` raises.
         """
-        lists = token_lists(tokens, "tokens")
-        ids = check_batch(seq_ids, len(lists), "lists of tokens")
-        masks = mask_list(mask, len(ids))
-        places: list[Any] = [None] * len(ids)
-        if positions is not None:
-            places = token_lists(positions, "positions")
-            lengths, wanted = [len(one) for one in places], [len(one) for one in lists]
-            if lengths != wanted:
-                raise ValueError(f"the positions have lengths {lengths}, the tokens {wanted}")
-        for seq_id, one in zip(ids, masks, strict=True):
-            if isinstance(one, TokenTree):
-                check_nothing_pending(self.cache, seq_id)
-        return self._run_all(list(map(Request, ids, lists, masks, places)), pending)
+        requests = masked_requests(
+            self.cache, seq_ids, tokens, mask, positions, vocab_size=self.vocab_size
+        )
+        return self._run_all(requests, pending)
 
     def _run_all(self, requests: list[Request], pending: bool | None = None) -> torch.Tensor:
         """Run all steps that requests need, or none."""
-        for request in requests:
-            check_tokens(request, self.vocab_size)
         steps = cut_into_steps(requests, self.prefill_chunk_size)
         if len(steps) == 1:
             return self._run(steps[0], pending)
