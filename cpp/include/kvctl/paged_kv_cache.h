@@ -119,7 +119,9 @@ struct SavedSequence {
 
 /*!
  * \brief kvctl's cache. Every operation either happens or throws a tvm::ffi::Error and leaves the
- * cache as it was; use from two threads at once is refused with a RuntimeError.
+ * cache as it was. Use from two threads at once is refused with a RuntimeError; only calls that
+ * clean up (EndForward, AbortForward, DropPending, RemoveSequence, Rollback), and HasSequence,
+ * wait.
  */
 class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
  public:

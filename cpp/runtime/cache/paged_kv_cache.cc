@@ -27,7 +27,7 @@ void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
     discarded_.push_back(std::move(checkpoint));
   }
   // A cache in use must not be touched; its next caller destroys the checkpoint.
-  const ExclusiveScope scope(&busy_);
+  const ExclusiveScope scope(&user_);
   if (scope.entered()) DestroyDiscarded();
 }
 
@@ -49,7 +49,7 @@ void PagedKVCacheImpl::AddSequence(int64_t seq_id) {
 }
 
 void PagedKVCacheImpl::RemoveSequence(int64_t seq_id) {
-  WithLock([&] { table_.Remove(seq_id); });
+  WithLock([&] { table_.Remove(seq_id); }, WhenBusy::kWait);
 }
 
 void PagedKVCacheImpl::ForkSequence(int64_t parent, int64_t child, int64_t position) {
@@ -82,11 +82,12 @@ void PagedKVCacheImpl::SetDefaultWindow(int64_t size, int64_t sinks, int64_t hor
 }
 
 void PagedKVCacheImpl::DropPending(int64_t seq_id) {
-  WithLock([&] { table_.DropPending(seq_id); });
+  WithLock([&] { table_.DropPending(seq_id); }, WhenBusy::kWait);
 }
 
 void PagedKVCacheImpl::DropPending(const std::optional<std::vector<int64_t>>& seq_ids) {
-  WithLock([&] { table_.DropPending(seq_ids.has_value() ? *seq_ids : table_.SequenceIds()); });
+  WithLock([&] { table_.DropPending(seq_ids.has_value() ? *seq_ids : table_.SequenceIds()); },
+           WhenBusy::kWait);
 }
 
 void PagedKVCacheImpl::Evict(int64_t seq_id, const std::vector<int32_t>& keep, bool rerotate) {
@@ -101,11 +102,13 @@ CacheCheckpoint PagedKVCacheImpl::MakeCheckpoint(int64_t seq_id) {
 }
 
 void PagedKVCacheImpl::Rollback(int64_t seq_id, const CacheCheckpoint& checkpoint) {
-  WithLock([&] {
-    const auto* impl = checkpoint.as<CacheCheckpointImpl>();
-    if (impl == nullptr) Throw(ErrorKind::kType, "rollback needs a checkpoint of this cache");
-    table_.Rollback(seq_id, impl->checkpoint());
-  });
+  WithLock(
+      [&] {
+        const auto* impl = checkpoint.as<CacheCheckpointImpl>();
+        if (impl == nullptr) Throw(ErrorKind::kType, "rollback needs a checkpoint of this cache");
+        table_.Rollback(seq_id, impl->checkpoint());
+      },
+      WhenBusy::kWait);
 }
 
 CacheCheckpointImpl::~CacheCheckpointImpl() {
@@ -140,7 +143,7 @@ std::vector<int64_t> PagedKVCacheImpl::PageIds(int64_t seq_id) const {
 }
 
 bool PagedKVCacheImpl::HasSequence(int64_t seq_id) const {
-  return WithLock([&] { return table_.Contains(seq_id); });
+  return WithLock([&] { return table_.Contains(seq_id); }, WhenBusy::kWait);
 }
 
 bool PagedKVCacheImpl::HasWindow(int64_t seq_id) const {

@@ -129,14 +129,20 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
  private:
   friend class CacheCheckpointImpl;
 
-  /*! \brief Runs f as the only caller, errors translated; a second caller at the same time is
-   * refused. */
+  /*!
+   * \brief Runs f as the only caller, errors translated; a second caller at the same time is
+   * refused.
+   *
+   * What closes a step or takes something back waits for the other thread instead: refused, it
+   * would leave behind what it was called to clean up.
+   */
   template <typename F>
-  auto WithLock(F&& f) const {
+  auto WithLock(F&& f, WhenBusy when_busy = WhenBusy::kRefuse) const {
     return Guard([&] {
-      ExclusiveScope scope(&busy_,
+      ExclusiveScope scope(&user_,
                            "the cache is in use by another thread, or by the call that this "
-                           "callback belongs to; one at a time");
+                           "callback belongs to; one at a time",
+                           when_busy);
       DestroyDiscarded();
       return std::forward<F>(f)();
     });
@@ -163,7 +169,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   SequenceTransfer transfer_;
   StepPartner partner_{StepPartner::Kind::kCache};
   CopyPlan copies_;  // of the operation in progress, kept for its memory
-  mutable std::atomic<bool> busy_{false};
+  mutable ObjectUser user_{std::thread::id()};
   mutable std::mutex discarded_mutex_;
   mutable std::vector<CheckpointPtr> discarded_;
 };

@@ -96,17 +96,21 @@ void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
 }
 
 void PagedKVCacheImpl::EndForward() {
-  WithLock([&] {
-    step_.End();
-    partner_.End();
-  });
+  WithLock(
+      [&] {
+        step_.End();
+        partner_.End();
+      },
+      WhenBusy::kWait);
 }
 
 void PagedKVCacheImpl::AbortForward() {
-  WithLock([&] {
-    Change([&](CopyPlan* copies) { table_.AbortForward(copies); });
-    partner_.End();
-  });
+  WithLock(
+      [&] {
+        Change([&](CopyPlan* copies) { table_.AbortForward(copies); });
+        partner_.End();
+      },
+      WhenBusy::kWait);
 }
 
 void PagedKVCacheImpl::Commit(const std::vector<int64_t>& seq_ids,

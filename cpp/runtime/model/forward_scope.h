@@ -19,7 +19,8 @@ namespace kvctl {
 /*!
  * \brief A step of a model's cache and of its recurrent state, from construction to End.
  *
- * Either may be null. The destructor aborts a step that did not end.
+ * Either may be null. The destructor aborts a step that did not end, also where another thread uses
+ * the cache: it waits for that thread.
  */
 class StepScope {
  public:
@@ -44,8 +45,11 @@ class StepScope {
     if (ended_) return;
     try {
       if (state_.defined()) state_->AbortForward();
+    } catch (...) {  // the first error is on its way already
+    }
+    try {
       if (cache_.defined()) cache_->AbortForward();
-    } catch (...) {  // another thread uses the cache; the first error is on its way already
+    } catch (...) {
     }
   }
   StepScope(const StepScope&) = delete;

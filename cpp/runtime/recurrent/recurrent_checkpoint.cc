@@ -57,7 +57,7 @@ void RecurrentStateImpl::CheckRollback(int64_t seq_id,
   WithLock([&] { table_.CheckCheckpoint(seq_id, CheckpointId(checkpoint)); });
 }
 void RecurrentStateImpl::Rollback(int64_t seq_id, const RecurrentCheckpoint& checkpoint) {
-  WithLock([&] { table_.Rollback(seq_id, CheckpointId(checkpoint)); });
+  WithLock([&] { table_.Rollback(seq_id, CheckpointId(checkpoint)); }, WhenBusy::kWait);
 }
 
 }  // namespace kvctl

@@ -132,7 +132,7 @@ void RecurrentStateImpl::AddSequence(int64_t seq_id) {
   WithLock([&] { table_.Add(seq_id); });
 }
 void RecurrentStateImpl::RemoveSequence(int64_t seq_id) {
-  WithLock([&] { table_.Remove(seq_id); });
+  WithLock([&] { table_.Remove(seq_id); }, WhenBusy::kWait);
 }
 int64_t RecurrentStateImpl::Fork(int64_t parent, int64_t child, int64_t position) {
   return WithLock([&] { return table_.Fork(parent, child, position); });
@@ -187,11 +187,11 @@ std::vector<int32_t> RecurrentStateImpl::PlanCommit(
   return WithLock([&] { return table_.PlanCommit(seq_ids, kept); });
 }
 void RecurrentStateImpl::DropPending(int64_t seq_id) {
-  WithLock([&] { table_.DropPending({seq_id}); });
+  WithLock([&] { table_.DropPending({seq_id}); }, WhenBusy::kWait);
 }
 
 void RecurrentStateImpl::DropPending(const std::vector<int64_t>& seq_ids) {
-  WithLock([&] { table_.DropPending(seq_ids); });
+  WithLock([&] { table_.DropPending(seq_ids); }, WhenBusy::kWait);
 }
 
 // Queries -----------------------------------------------------------------------------------------

@@ -82,13 +82,16 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   /*! \brief Whether a state of the step in flight has been set, and how. */
   enum class Written : char { kNot, kFinal, kSteps };
 
-  /*! \brief Runs f as the only caller, errors translated; a second caller at the same time is
-   * refused. */
+  /*!
+   * \brief Runs f as the only caller, errors translated; a second caller at the same time is
+   * refused, or waits where it closes a step or takes something back.
+   */
   template <typename F>
-  auto WithLock(F&& f) const {
+  auto WithLock(F&& f, WhenBusy when_busy = WhenBusy::kRefuse) const {
     return Guard([&]() -> decltype(f()) {
-      ExclusiveScope scope(&busy_,
-                           "the recurrent state is in use by another thread; one thread at a time");
+      ExclusiveScope scope(&user_,
+                           "the recurrent state is in use by another thread; one thread at a time",
+                           when_busy);
       ForgetDiscarded();
       return std::forward<F>(f)();
     });
@@ -118,7 +121,7 @@ class RecurrentStateImpl final : public RecurrentStateObj {
   std::vector<Written> written_;   // [layers * states of a layer]
   bool gives_steps_;               // whether the model computes a state per token
   StepPartner partner_{StepPartner::Kind::kState};
-  mutable std::atomic<bool> busy_{false};
+  mutable ObjectUser user_{std::thread::id()};
   mutable std::mutex discarded_mutex_;
   mutable std::vector<int64_t> discarded_;
 };

@@ -112,25 +112,31 @@ StepOutcome RecurrentStateImpl::Outcome() const {
 }
 
 void RecurrentStateImpl::CheckEndForward() const {
-  WithLock([&] {
-    Step("end_forward");
-    Outcome();
-  });
+  WithLock(
+      [&] {
+        Step("end_forward");
+        Outcome();
+      },
+      WhenBusy::kWait);
 }
 
 void RecurrentStateImpl::EndForward() {
-  WithLock([&] {
-    Step("end_forward");
-    table_.EndForward(Outcome());
-    partner_.End();
-  });
+  WithLock(
+      [&] {
+        Step("end_forward");
+        table_.EndForward(Outcome());
+        partner_.End();
+      },
+      WhenBusy::kWait);
 }
 
 void RecurrentStateImpl::AbortForward() {
-  WithLock([&] {
-    table_.AbortForward();
-    partner_.End();
-  });
+  WithLock(
+      [&] {
+        table_.AbortForward();
+        partner_.End();
+      },
+      WhenBusy::kWait);
 }
 
 const RecurrentStep& RecurrentStateImpl::Step(const char* operation) const {

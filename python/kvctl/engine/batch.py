@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
 from .._ffi.errors import OutOfPagesError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # Tokens that must stay free for each text that runs when another one enters: otherwise it would
 # have to leave soon.
 _HEADROOM = 32
+# How long cleaning up waits for another thread that uses the cache, in seconds.
+_PATIENCE = 5.0
 
 
 class Batch:
@@ -133,5 +136,16 @@ class Batch:
         with ExitStack() as stack:
             for text in texts:
                 if text.seq_id in cache:
-                    stack.callback(cache.remove_sequence, text.seq_id)
+                    stack.callback(self._remove_sequence, text.seq_id)
                 stack.callback(self._drafting.finish, text)
+
+    def _remove_sequence(self, seq_id: int) -> None:
+        """Remove a sequence; wait for a thread that uses the cache too, which it may not."""
+        end = perf_counter() + _PATIENCE
+        while True:
+            try:
+                return self._runner.cache.remove_sequence(seq_id)
+            except RuntimeError:
+                if perf_counter() > end:
+                    raise
+            sleep(0.0005)
