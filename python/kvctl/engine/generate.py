@@ -18,6 +18,7 @@ from .drafting import Drafting
 from .generation import Generation
 from .loop_checks import room_for
 from .rounds import Rounds
+from .sole_use import SoleUse
 from .text_state import TextState
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def generate(
         tokens outside the vocabulary.
     TypeError
         If the drafter proposes something else than a list of `kvctl.draft.Draft`.
+    RuntimeError
+        If another thread generates on this runner; nothing has changed then.
 
     Notes
     -----
@@ -166,30 +169,31 @@ def generate(
         raise ValueError("a rule of your own gives no log_probs")
     if max_batch is not None and max_batch < 1:
         raise ValueError(f"max_batch must be at least 1, got {max_batch}")
-    asked, one = text_arguments(
-        runner,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        seed=seed,
-        request_id=request_id,
-        seq_id=seq_id,
-        stop=stop,
-        stop_strings=stop_strings,
-        stop_when=stop_when,
-        on_tokens=on_tokens,
-    )
-    texts = []
-    for i, text in enumerate(asked):
-        room, limit = room_for(runner, text.prompt, text.max_new_tokens)
-        if text.seq_id in runner.cache:
-            raise ValueError(f"sequence {text.seq_id} exists already")
-        texts.append(TextState(i, text, room, limit, log_probs=log_probs))
-    budget = Budget(cost_of(runner))
-    decider = Decider(rule, log_probs=log_probs)
-    drafting = Drafting(runner, drafter, budget, decider)
-    rounds = Rounds(runner, drafting, budget, decider)
-    Batch(runner, rounds, drafting, texts, max_batch).run()
-    generations = [text.generation() for text in texts]
-    keep_costs(runner, sum(one.statistics.speculative_rounds for one in generations))
-    return generations[0] if one else generations
+    with SoleUse(runner):
+        asked, one = text_arguments(
+            runner,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            seed=seed,
+            request_id=request_id,
+            seq_id=seq_id,
+            stop=stop,
+            stop_strings=stop_strings,
+            stop_when=stop_when,
+            on_tokens=on_tokens,
+        )
+        texts = []
+        for i, text in enumerate(asked):
+            room, limit = room_for(runner, text.prompt, text.max_new_tokens)
+            if text.seq_id in runner.cache:
+                raise ValueError(f"sequence {text.seq_id} exists already")
+            texts.append(TextState(i, text, room, limit, log_probs=log_probs))
+        budget = Budget(cost_of(runner))
+        decider = Decider(rule, log_probs=log_probs)
+        drafting = Drafting(runner, drafter, budget, decider)
+        rounds = Rounds(runner, drafting, budget, decider)
+        Batch(runner, rounds, drafting, texts, max_batch).run()
+        generations = [text.generation() for text in texts]
+        keep_costs(runner, sum(one.statistics.speculative_rounds for one in generations))
+        return generations[0] if one else generations
