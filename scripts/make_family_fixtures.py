@@ -5,7 +5,7 @@
 It needs torch and transformers 5 (not kvctl), and writes
 ``tests/python/models/families/logits/CASE.npz``: the configuration as transformers saves it, the
 names and shapes of the weights, which a seed makes again
-(``tests/python/support/family_weights.py``), tokens, and their logits of one forward.
+(``tests/python/support/models/family_weights.py``), tokens, and their logits of one forward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import transformers
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests/python/support"))
+sys.path.insert(0, str(ROOT / "tests/python/support/models"))
 
 from family_weights import seeded_weight  # noqa: E402
 

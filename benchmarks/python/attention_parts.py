@@ -42,7 +42,7 @@ def tree_parents(new: int) -> list[int]:
 
 def measure_trees(rounds: int, *, tvm: bool) -> list[dict[str, Any]]:
     """Measure attention of token trees in kvctl's cache or in TVM's, in this process."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "python" / "support"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "python" / "support" / "cache"))
     from builtin_cache import Config, _tensor, kvctl_cache, tvm_cache
 
     rows = []

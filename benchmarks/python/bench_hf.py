@@ -171,7 +171,9 @@ def main() -> None:
     if options.model:
         run(options.model, options)
         return
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "python" / "support"))
+    sys.path.append(
+        str(Path(__file__).resolve().parents[2] / "tests" / "python" / "support" / "models")
+    )
     from hf_demo import write_demo
 
     with TemporaryDirectory() as folder:

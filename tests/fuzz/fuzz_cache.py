@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "python" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "python" / "support" / "cache"))
 
 from cache_trial import Setup, Trial
 from random_operations import random_operations

@@ -24,7 +24,7 @@ from typing import IO
 
 HERE = Path(__file__).parent
 SUPPORT = HERE.parent / "python" / "support"
-sys.path[:0] = [str(HERE), str(SUPPORT), str(SUPPORT / "checkpoints")]
+sys.path[:0] = [str(HERE), *(str(SUPPORT / room) for room in ("cache", "checkpoints", "models"))]
 
 SECONDS = 60  # for one input; the slowest takes less than two
 # What a refusal may be.

@@ -129,7 +129,7 @@ np.save(sys.argv[3], step(cache, 5, [40, 41, 42]))
 
 def test_another_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
     cache = saved(tmp_path / "sequence")
-    support = str(Path(__file__).parents[1] / "support")
+    support = str(Path(__file__).parents[1] / "support" / "cache")
     arguments = [support, str(tmp_path / "sequence"), str(tmp_path / "out.npy")]
     subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, *arguments], check=True)
     there = np.load(tmp_path / "out.npy")
