@@ -6,9 +6,10 @@ from .cost import RoundCost
 from .draft import Draft
 from .drafter import Drafter
 from .guesses import JacobiDrafter, LookaheadDrafter, TokenRecyclingDrafter
+from .head import HeadDrafter, MedusaDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
-from .model import ModelDrafter, SelfDrafter, VocabularyMap
+from .model import DraftVocabulary, ModelDrafter, SelfDrafter, VocabularyMap
 from .registry import DRAFTERS, make_drafter, register_drafter
 from .request import Request
 from .round_result import RoundResult
@@ -23,10 +24,13 @@ __all__ = [
     "Budget",
     "Draft",
     "DraftSample",
+    "DraftVocabulary",
     "Drafter",
+    "HeadDrafter",
     "JacobiDrafter",
     "LookaheadDrafter",
     "LookupDrafter",
+    "MedusaDrafter",
     "MixedDrafter",
     "ModelDrafter",
     "Request",

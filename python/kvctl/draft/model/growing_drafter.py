@@ -19,6 +19,7 @@ from ..round_result import RoundResult
 from ..sample import sample
 from ..top_tokens import top_tokens
 from .confidence import Confidence
+from .draft_vocabulary import DraftVocabulary
 from .growing_tree import GrowingTree
 from .pays import DraftingPays
 from .sequences import Sequences
@@ -39,6 +40,8 @@ class GrowingDrafter(Drafter):
         The model's.
     length, max_length, branching, beam, how, sampling
         See `ModelDrafter`.
+    vocabulary
+        Which of the target's tokens the model's logits are about; all of them by default.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class GrowingDrafter(Drafter):
         beam: int | None,
         how: str,
         sampling: Sampling | None,
+        vocabulary: DraftVocabulary | None = None,
     ) -> None:
         for name, value, least in (
             ("length", length, 0),
@@ -78,6 +82,7 @@ class GrowingDrafter(Drafter):
         self._widths = [widths[min(d, len(widths) - 1)] for d in range(self.depth)]
         self._beam = beam
         self._sampling = sampling
+        self._vocabulary = vocabulary
         self._sequences = sequences
         self._pays = DraftingPays()
         self._trees: dict[int, GrowingTree] = {}
@@ -210,6 +215,8 @@ class GrowingDrafter(Drafter):
     def _add_likely(self, tree: GrowingTree, width: int) -> list[int]:
         tokens = top_tokens(tree.logits, width)
         shares = _probabilities(tree.logits, tokens)
+        if self._vocabulary is not None:
+            tokens = self._vocabulary.tokens(tokens)
         added = []
         for parent, row, values in zip(
             tree.frontier, tokens.tolist(), shares.tolist(), strict=True
@@ -222,8 +229,11 @@ class GrowingDrafter(Drafter):
 
     def _draw(self, tree: GrowingTree, width: int, depth: int) -> list[int]:
         request, count = tree.request, len(tree.frontier)
+        logits = tree.logits
+        if self._vocabulary is not None:
+            logits = self._vocabulary.logits(logits)
         drawn = sample(
-            tree.logits,
+            logits,
             how=self.how,
             n=width,
             sampling=self._sampling or request.sampling,
