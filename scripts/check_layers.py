@@ -46,6 +46,7 @@ WITHOUT_TVM = {
     for name in (
         "api",
         "checking",
+        "drafter",
         "dtype",
         "error",
         "mask",

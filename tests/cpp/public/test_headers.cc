@@ -2,6 +2,7 @@
 #include "check.h"
 #include "kvctl/api.h"
 #include "kvctl/checking.h"
+#include "kvctl/drafter.h"
 #include "kvctl/dtype.h"
 #include "kvctl/error.h"
 #include "kvctl/mask.h"
@@ -18,6 +19,7 @@ TEST(HeadersNeedNoTvm) {
   EXPECT_EQ(kvctl::TokenTree::Chain({1, 2}).num_rows(), 2);
   EXPECT_EQ(std::string(kvctl::RuleName(kvctl::Rule::kBestOfK)), "best_of_k");
   EXPECT_EQ(std::string(kvctl::DrawnName(kvctl::Drawn::kCoupled)), "coupled");
+  EXPECT_EQ(kvctl::Draft::Nothing(7).tree.size(), 1);
   EXPECT(kvctl::Mask::Causal().tree_parents() == nullptr);
   EXPECT(!kvctl::SetChecking(true));
   EXPECT(kvctl::Checking() && kvctl::SetChecking(false));

@@ -1,0 +1,28 @@
+/*!
+ * \file runtime/generate/free_tokens.h
+ * \brief The room in a runner's cache.
+ */
+#ifndef KVCTL_RUNTIME_GENERATE_FREE_TOKENS_H_
+#define KVCTL_RUNTIME_GENERATE_FREE_TOKENS_H_
+
+#include <cstdint>
+#include <exception>
+
+#include "kvctl/error.h"
+#include "kvctl/model_runner.h"
+
+namespace kvctl {
+
+/*! \brief Tokens that the free pages of a runner's cache hold. */
+inline int64_t FreeTokens(const ModelRunner& runner) {
+  return int64_t{runner.cache()->GetNumAvailablePages()} * runner.cache()->config().page_size;
+}
+
+/*! \brief Whether an exception says that too few pages are free. */
+inline bool IsOutOfPages(const std::exception& caught) {
+  return AsError(caught).kind() == ErrorKind::kOutOfPages;
+}
+
+}  // namespace kvctl
+
+#endif  // KVCTL_RUNTIME_GENERATE_FREE_TOKENS_H_
