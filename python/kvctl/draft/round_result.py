@@ -27,9 +27,11 @@ class RoundResult:
         The accepted nodes of the draft's tree, in the order of their path; the root is not one.
     emitted : list of int
         The new tokens of the text: the accepted drafts and the one that follows them. It is missing
-        where the text ended with an accepted draft.
+        where the text ended with an accepted draft. Between them may be tokens that the text's
+        grammar left no choice of, which the loop drafted.
     kept : list of int
-        The rows of the verified tree that stayed in the target's cache, the root's first.
+        The rows of the verified tree that stayed in the target's cache, the root's first; those of
+        such tokens too.
     hidden : array or None
         (len(kept), layers, width), the hidden states of those rows; None unless the drafter has
         ``hidden_layers``.

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..draft import Draft
 from ..verification import Verification, verify
 from ..verification.enumeration import Rule
+from .grammar.bitmask import Words, all_allowed
 from .rows import join_rows, joinable, some_rows
 
 if TYPE_CHECKING:
@@ -48,8 +51,19 @@ class Decider:
         """Whether leaving out nodes of any draft, for any reason, cannot bias the rule."""
         return isinstance(self._rule, str) and self._rule in ("auto", "greedy", "target_only")
 
+    @property
+    def certain(self) -> str | None:
+        """How a draft of tokens that have no alternative is declared; None: the rule takes none."""
+        if not isinstance(self._rule, str) or self._rule == "best_of_k":
+            return None
+        return "coupled" if self._rule == "coupled" else "deterministic"
+
     def decide(
-        self, texts: Sequence[TextState], drafts: Sequence[Draft], logits: Any
+        self,
+        texts: Sequence[TextState],
+        drafts: Sequence[Draft],
+        logits: Any,
+        masks: Sequence[Words | None] = (),
     ) -> list[Decision]:
         """Return the decision for each text.
 
@@ -57,6 +71,9 @@ class Decider:
         ----------
         logits
             A row for each row of the drafts' trees, one tree after another.
+        masks
+            For each text (nodes, W) int32, the tokens allowed after each node of its tree; None
+            allows all. Empty where no text has any.
 
         Raises
         ------
@@ -70,7 +87,7 @@ class Decider:
             part = drafts[begin:end]
             rows = sum(draft.tree.num_rows for draft in part)
             mine = logits if len(runs) == 1 else some_rows(logits, row, row + rows)
-            decisions += self._decide(texts[begin:end], part, mine)
+            decisions += self._decide(texts[begin:end], part, mine, masks[begin:end])
             row += rows
         return decisions
 
@@ -97,7 +114,11 @@ class Decider:
         yield begin, len(texts)
 
     def _decide(
-        self, texts: Sequence[TextState], drafts: Sequence[Draft], logits: Any
+        self,
+        texts: Sequence[TextState],
+        drafts: Sequence[Draft],
+        logits: Any,
+        masks: Sequence[Words | None],
     ) -> list[Decision]:
         rule: Any = self._rule
         if rule == "auto":
@@ -110,6 +131,14 @@ class Decider:
             options[name] = join_rows([getattr(draft, form[0]) for draft in drafts])
         if self._log_probs:
             options["log_probs"] = True
+        if any(mask is not None for mask in masks):
+            vocab_size = int(logits.shape[1])
+            options["bitmask"] = np.concatenate(
+                [
+                    all_allowed(len(draft.tree), vocab_size) if mask is None else mask
+                    for draft, mask in zip(drafts, masks, strict=True)
+                ]
+            )
         if any(text.penalized for text in texts):
             options["history"] = [text.tokens[:-1] if text.penalized else () for text in texts]
         drawn: Any = [draft.drawn for draft in drafts]

@@ -8,11 +8,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..draft import Budget, Draft, RoundResult
+from .grammar.masked_draft import FORCED, Freedom, mask_draft
 from .loop_checks import check_drafts
+from .rows import take_rows
 
 if TYPE_CHECKING:
     from ..draft import Drafter
     from .decide import Decider
+    from .grammar.bitmask import Words
     from .protocol import Runner
     from .text_state import TextState
 
@@ -23,9 +26,14 @@ class Share:
 
     text: TextState
     proposed: Draft
-    #: The draft that is verified, which may have fewer nodes, and which of the proposed they are.
+    #: The draft that is verified, which may have fewer nodes, and which of the proposed they are;
+    #: `FORCED` for a token that the text's grammar leaves no choice of.
     draft: Draft
     nodes: Sequence[int]
+    #: (nodes, W) what the text's grammar allows after each node that is verified.
+    masks: Words | None = None
+    #: How many nodes are certain to be accepted.
+    sure: int = 0
 
     @classmethod
     def of(cls, text: TextState, proposed: Draft) -> Share:
@@ -36,21 +44,24 @@ class Share:
         """Verify nothing: a plain step."""
         if len(self.draft.tree) > 1:
             self.draft, self.nodes = Draft.nothing(self.text.tokens[-1]), range(1)
+            self.masks = None if self.masks is None else self.masks[:1]
 
     def cut(self, count: int) -> None:
-        """Verify only the `count` nodes of the best rates."""
-        proposed = self.proposed
+        """Verify only the `count` nodes of the best rates, and those that are sure."""
+        draft, count = self.draft, max(count, self.sure)
         if count == 0:
             self.drop()
-        elif proposed.rates is not None and 1 + count < len(proposed.tree):
-            tree, nodes = proposed.tree.prune(proposed.rates, 1 + count)
-            self.nodes = kept = nodes.tolist()
-            drawn = proposed.drawn
+        elif draft.rates is not None and 1 + count < len(draft.tree):
+            tree, nodes = draft.tree.prune(draft.rates, 1 + count)
+            kept = nodes.tolist()
+            self.nodes = [self.nodes[node] for node in kept]
+            self.masks = None if self.masks is None else self.masks[kept]
+            drawn = draft.drawn
             if not isinstance(drawn, str):
                 drawn = [drawn[node] for node in kept]
             # Only rules that read no distributions verify a part of a tree that was drawn from one.
             self.draft = replace(
-                proposed, tree=tree, drawn=drawn, probs=None, probs_per_node=None, rates=None
+                draft, tree=tree, drawn=drawn, probs=None, probs_per_node=None, rates=None
             )
 
 
@@ -81,6 +92,7 @@ class Drafting:
         self._drafter = drafter
         self._budget = budget
         self._follows = decider.follows_target
+        self._certain = decider.certain
         self._slides = runner.sliding_window_size is not None
         self.layers = tuple(getattr(drafter, "hidden_layers", ()))
         self.wants_logits = bool(getattr(drafter, "wants_logits", False))
@@ -118,17 +130,18 @@ class Drafting:
             If the drafter breaks its contract.
         """
         drafter = self._drafter
-        if drafter is None:
-            return [Share.of(text, Draft.nothing(text.tokens[-1])) for text in texts]
         requests = [text.request for text in texts]
         self._set_limits(texts)
-        drafts = drafter.propose(requests, self._budget)
-        check_drafts(drafter, drafts, requests, self._runner.vocab_size, cut=self._is_cut)
-        shares = [Share.of(text, draft) for text, draft in zip(texts, drafts, strict=True)]
+        if drafter is None:
+            shares = [Share.of(text, Draft.nothing(text.tokens[-1])) for text in texts]
+        else:
+            drafts = drafter.propose(requests, self._budget)
+            check_drafts(drafter, drafts, requests, self._runner.vocab_size, cut=self._is_cut)
+            shares = [Share.of(text, draft) for text, draft in zip(texts, drafts, strict=True)]
+        for share in shares:
+            self._mask(share)
         rates = [
-            one.proposed.rates[1:]
-            if one.proposed.rates is not None and self._is_cut(one.proposed)
-            else ()
+            one.draft.rates[1:] if one.draft.rates is not None and self._is_cut(one.draft) else ()
             for one in shares
         ]
         if any(map(len, rates)):
@@ -146,27 +159,57 @@ class Drafting:
         results = []
         for one in outcomes:
             share = one.share
-            nodes = share.nodes
+            # A drafter learns of forced tokens as of any that it did not draft.
+            own = [row for row, node in enumerate(share.nodes) if node != FORCED]
+            nodes = [share.nodes[row] for row in own]
+            logits = one.logits
+            if logits is not None and len(own) < len(share.nodes):
+                logits = take_rows(logits, own)
+            path = (share.nodes[node] for node in one.path)
             results.append(
                 RoundResult(
                     request=share.text.request,
                     draft=share.proposed,
                     nodes=nodes,
-                    accepted=[nodes[node] for node in one.path],
+                    accepted=[node for node in path if node != FORCED],
                     emitted=one.emitted,
                     kept=one.kept,
                     hidden=one.hidden,
                     rows=rows,
                     seconds=seconds,
                     finished=share.text.finished is not None,
-                    logits=one.logits,
+                    logits=logits,
                 )
             )
         self._drafter.observe(results)
 
+    def _mask(self, share: Share) -> None:
+        """Leave out what a text's grammar forbids, and add what it leaves no choice of."""
+        text = share.text
+        if text.grammar is None:
+            return
+        draft, named = share.draft, self._certain is not None
+        masked = mask_draft(
+            draft,
+            text.grammar,
+            text.request.limit,
+            Freedom(
+                choose=named and self._chooses(draft),
+                # Without rates, a drafter that reads what follows its nodes wants all of them.
+                whole=self.wants_logits and draft.rates is None,
+                drawn=self._certain,
+            ),
+        )
+        share.draft, share.nodes = masked.draft, masked.nodes
+        share.masks, share.sure = masked.masks, masked.sure
+
     def _is_cut(self, draft: Draft) -> bool:
         """Return whether the loop may verify a part of a draft."""
-        return draft.rates is not None and (self._follows or draft.deterministic)
+        return draft.rates is not None and self._chooses(draft)
+
+    def _chooses(self, draft: Draft) -> bool:
+        """Return whether leaving out nodes by their value biases nothing."""
+        return self._follows or draft.deterministic
 
     def _set_limits(self, texts: Sequence[TextState]) -> None:
         """Say how many nodes may be drafted for each text."""

@@ -16,6 +16,7 @@ from .costs import cost_of, keep_costs
 from .decide import Decider
 from .drafting import Drafting
 from .generation import Generation
+from .grammar.arguments import restored_if_raises, text_grammars
 from .loop_checks import room_for
 from .rounds import Rounds
 from .sole_use import SoleUse
@@ -23,6 +24,7 @@ from .text_state import TextState
 
 if TYPE_CHECKING:
     from ..draft import Drafter
+    from .grammar import Grammar
     from .protocol import Runner
 
 
@@ -42,6 +44,7 @@ def generate(
     stop_when: Callable[[int], bool] | None = ...,
     on_tokens: Callable[[list[int]], None] | None = ...,
     log_probs: bool = ...,
+    grammar: Grammar | Callable[[], Grammar | None] | None = ...,
     seq_id: int = ...,
     max_batch: int | None = ...,
 ) -> Generation: ...
@@ -63,6 +66,7 @@ def generate(
     stop_when: Sequence[Callable[[int], bool] | None] | None = ...,
     on_tokens: Callable[[int, list[int]], None] | None = ...,
     log_probs: bool = ...,
+    grammar: Sequence[Grammar | None] | Callable[[], Grammar | None] | None = ...,
     seq_id: int = ...,
     max_batch: int | None = ...,
 ) -> list[Generation]: ...
@@ -83,6 +87,7 @@ def generate(
     stop_when: Any = None,
     on_tokens: Any = None,
     log_probs: bool = False,
+    grammar: Any = None,
     seq_id: int = 0,
     max_batch: int | None = None,
 ) -> Any:
@@ -133,6 +138,12 @@ def generate(
         the prompt before them.
     log_probs
         Also return the log-probability of every new token. Not for a rule of your own.
+    grammar
+        What the text must follow: an ``xgrammar.GrammarMatcher`` or another
+        `kvctl.engine.Grammar`. A matcher follows one text, so many prompts need a list of them (an
+        entry may be None), or a function that returns a new one for each. Tokens that it does not
+        allow have probability 0 everywhere; tokens that it leaves no choice of are drafted without
+        the drafter. The text ends where the grammar does. The matcher then stands behind the text.
     seq_id
         The sequences' ids are this and, for many, the numbers that follow; the cache must not have
         them. They are removed again when this returns or raises.
@@ -152,16 +163,18 @@ def generate(
         window or the cache; if an id is taken; if there is not one entry for each prompt; if the
         rule would be biased for the drafts (the message names one that is not); if a tree of the
         drafter has another root than the last token of its text, more nodes than its limit, or
-        tokens outside the vocabulary.
+        tokens outside the vocabulary; if texts would share a grammar's matcher, or a grammar allows
+        no token, or refuses one.
     TypeError
-        If the drafter proposes something else than a list of `kvctl.draft.Draft`.
+        If the drafter proposes something else than a list of `kvctl.draft.Draft`, or a matcher
+        lacks a method.
     RuntimeError
         If another thread generates on this runner; nothing has changed then.
 
     Notes
     -----
     Whatever is raised, by the drafter or a callback too, or a keyboard interrupt: all sequences of
-    this call are removed, and the cache is as it was before.
+    this call are removed, and the cache is as it was before; matchers take back what they accepted.
     """
     if isinstance(rule, str) and rule not in ("auto", *RULES):
         raise ValueError(f"rule must be auto, {', '.join(RULES)}, or a function; got {rule!r}")
@@ -183,17 +196,19 @@ def generate(
             stop_when=stop_when,
             on_tokens=on_tokens,
         )
+        grammars = text_grammars(grammar, len(asked), runner.vocab_size)
         texts = []
         for i, text in enumerate(asked):
             room, limit = room_for(runner, text.prompt, text.max_new_tokens)
             if text.seq_id in runner.cache:
                 raise ValueError(f"sequence {text.seq_id} exists already")
-            texts.append(TextState(i, text, room, limit, log_probs=log_probs))
+            texts.append(TextState(i, text, room, limit, grammars[i], log_probs=log_probs))
         budget = Budget(cost_of(runner))
         decider = Decider(rule, log_probs=log_probs)
         drafting = Drafting(runner, drafter, budget, decider)
         rounds = Rounds(runner, drafting, budget, decider)
-        Batch(runner, rounds, drafting, texts, max_batch).run()
+        with restored_if_raises(grammars):
+            Batch(runner, rounds, drafting, texts, max_batch).run()
         generations = [text.generation() for text in texts]
         keep_costs(runner, sum(one.statistics.speculative_rounds for one in generations))
         return generations[0] if one else generations

@@ -7,7 +7,7 @@ from typing import Literal
 
 from .stats import Statistics
 
-FinishReason = Literal["stop_token", "stop_string", "length", "context", "cache"]
+FinishReason = Literal["stop_token", "stop_string", "grammar", "length", "context", "cache"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Generation:
         The new tokens; the one that ended the text, where one did, is the last of them.
     finish_reason
         Why the text ended: ``"stop_token"``; ``"stop_string"``, one of `stop_strings` or whatever
-        `stop_when` found; ``"length"``, as many tokens as were asked for; ``"context"``, the
-        model's context window is full; ``"cache"``, the cache is.
+        `stop_when` found; ``"grammar"``, no token may follow; ``"length"``, as many tokens as were
+        asked for; ``"context"``, the model's context window is full; ``"cache"``, the cache is.
     statistics
         Counts and times.
     log_probs
@@ -36,5 +36,5 @@ class Generation:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop token, a stop string or `stop_when` ended the text, and not a limit."""
-        return self.finish_reason in ("stop_token", "stop_string")
+        """Whether the text ended itself, at a stop or with its grammar, and not at a limit."""
+        return self.finish_reason in ("stop_token", "stop_string", "grammar")

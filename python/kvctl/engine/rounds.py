@@ -11,6 +11,7 @@ from ..draft import Budget, Draft
 from ..tree import TokenTree
 from .decide import Decider, Decision
 from .drafting import Drafting, Outcome, Share
+from .grammar.masked_draft import FORCED
 from .rows import some_rows, take_rows
 
 if TYPE_CHECKING:
@@ -56,13 +57,14 @@ class Rounds:
         except OutOfPagesError:
             return False
         drafts = [Draft.nothing(prompt[-1]) for prompt in prompts]
+        masks = [None if text.grammar is None else text.grammar.mask() for text in texts]
         if self._drafting.layers:  # a tensor of logits for each text
             decisions = [
-                self._decider.decide([text], [draft], rows)[0]
-                for text, draft, rows in zip(texts, drafts, logits, strict=True)
+                self._decider.decide([text], [draft], rows, [mask])[0]
+                for text, draft, rows, mask in zip(texts, drafts, logits, masks, strict=True)
             ]
         else:
-            decisions = self._decider.decide(texts, drafts, logits)
+            decisions = self._decider.decide(texts, drafts, logits, masks)
         seconds, total = perf_counter() - begin, sum(map(len, prompts))
         rows = min(total, self._runner.prefill_chunk_size)
         self._budget.cost.observe_prefill(rows, seconds * rows / total)
@@ -122,7 +124,9 @@ class Rounds:
                     raise
         forwarded = perf_counter()
         mine = [share.text for share in shares]
-        decisions = self._decider.decide(mine, [share.draft for share in shares], logits)
+        decisions = self._decider.decide(
+            mine, [share.draft for share in shares], logits, [share.masks for share in shares]
+        )
         verified = perf_counter()
         outcomes = self._outcomes(shares, decisions, logits, hidden)
         cut = perf_counter()
@@ -219,6 +223,7 @@ def _count(
     for outcome in outcomes:
         stats, path, tree = outcome.share.text.stats, outcome.path, outcome.share.draft.tree
         stats.rounds += 1
+        stats.forced_tokens += sum(outcome.share.nodes[node] == FORCED for node in path)
         stats.draft_seconds += draft / size
         stats.forward_seconds += forward / size
         stats.verify_seconds += verify / size

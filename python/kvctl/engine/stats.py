@@ -36,6 +36,9 @@ class Statistics:
     #: Tokens that were forwarded again because their text had to wait for room, and the time.
     replayed_tokens: int = 0
     replay_seconds: float = 0.0
+    #: Tokens that a grammar left no choice of, and that the loop drafted instead of the drafter;
+    #: below they count as drafts.
+    forced_tokens: int = 0
     #: ``drafted[d]``: rounds that drafted at least one token at depth d + 1 of their tree.
     drafted: list[int] = field(default_factory=list)
     #: ``reached[d]``: rounds where a draft at depth d + 1 was up for acceptance: all before it on

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..draft import Request
 from .arguments import TextArguments
 from .generation import FinishReason, Generation
+from .grammar.text_grammar import TextGrammar
 from .stats import Statistics
 
 
@@ -17,6 +18,8 @@ class TextState:
         The text as a drafter sees it.
     tokens
         Prompt and text so far.
+    grammar
+        What the text must follow; it stands behind the last token that `cut` returned.
     drafted
         Whether a drafter has started it.
     """
@@ -27,10 +30,12 @@ class TextState:
         asked: TextArguments,
         room: int,
         limit: FinishReason,
+        grammar: TextGrammar | None = None,
         *,
         log_probs: bool = False,
     ) -> None:
         self.asked = asked
+        self.grammar = grammar
         self.sampling = asked.sampling
         self.penalized = asked.sampling.penalizes
         self.seq_id = asked.seq_id
@@ -58,13 +63,19 @@ class TextState:
 
     def cut(self, emitted: list[int]) -> list[int]:
         """Return the tokens up to the first one that ends the text; remember why it does."""
-        stop, ends = self.asked.stop, self.asked.ends
-        if not ends and stop.isdisjoint(emitted):
+        stop, ends, grammar = self.asked.stop, self.asked.ends, self.grammar
+        if not ends and grammar is None and stop.isdisjoint(emitted):
             return emitted
         for i, token in enumerate(emitted):
+            over = grammar is not None and grammar.advance(token)
             asked = any([end(token) for end in ends])  # each sees every token
-            if asked or token in stop:
-                self.finished = "stop_token" if token in stop else "stop_string"
+            if token in stop:
+                self.finished = "stop_token"
+            elif asked:
+                self.finished = "stop_string"
+            elif over:
+                self.finished = "grammar"
+            if self.finished is not None:
                 return emitted[: i + 1]
         return emitted
 
