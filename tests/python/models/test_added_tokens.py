@@ -11,7 +11,7 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 from checkpoint_files import NAMES, RANDOM
 from huggingface_files import tokenizer_json, write_config, write_shards
 from kvctl.models import compile_model
-from kvctl.models.checkpoints.added_tokens import read_tokenizer_json
+from kvctl.models.checkpoints.tokens.added_tokens import read_tokenizer_json
 from kvctl.text import ModelText, Tokenizer
 
 OPTIONS = {"normalized": False, "lstrip": False, "rstrip": False, "single_word": False}

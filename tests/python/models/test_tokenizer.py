@@ -11,7 +11,7 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import tokenizers
 
-from kvctl.models.checkpoints.tokenizer import tokenizer_from_gguf
+from kvctl.models.checkpoints.tokens.tokenizer import tokenizer_from_gguf
 
 BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 TOKENS = ["<|im_start|>", "<|im_end|>", *BYTES, "12", "he", "llo", "Ġhe", "hello"]

@@ -19,7 +19,7 @@ def tokenizers():
 def smollm2_tokenizer():
     pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
     from kvctl.models.checkpoints.gguf_file import GGUFFile
-    from kvctl.models.checkpoints.tokenizer import tokenizer_from_gguf
+    from kvctl.models.checkpoints.tokens.tokenizer import tokenizer_from_gguf
 
     gguf = find_demo_gguf()
     if gguf is None:

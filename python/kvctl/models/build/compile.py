@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checkpoints.generation_config import unused_settings
-from ..checkpoints.vocabulary import Vocabulary, read_vocabulary
+from ..checkpoints.tokens.vocabulary import Vocabulary, read_vocabulary
 from ..checkpoints.weights import (
     Checkpoint,
     check_parameter,

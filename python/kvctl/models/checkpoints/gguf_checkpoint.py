@@ -11,8 +11,8 @@ from .array import Array
 from .gguf_config import gguf_architecture, read_gguf_config, rope_tensors
 from .gguf_parts import GGUFParts
 from .source_weights import SourceWeights
-from .tokenizer import tokenizer_from_gguf
-from .vocabulary import check_same_vocabulary
+from .tokens.tokenizer import tokenizer_from_gguf
+from .tokens.vocabulary import check_same_vocabulary
 from .weight_names import check_consumed, check_present
 
 

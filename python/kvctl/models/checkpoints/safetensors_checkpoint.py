@@ -11,11 +11,11 @@ import numpy as np
 from ..._ffi.untrusted import read_json_object
 from ...text.sources import fields_of_huggingface
 from ..architectures.registry import ARCHITECTURES
-from .added_tokens import read_tokenizer_json
 from .array import Array
 from .config import DecoderConfig
 from .safetensors_file import FLOAT_DTYPES, SafetensorsFile
 from .source_weights import SourceWeights
+from .tokens.added_tokens import read_tokenizer_json
 from .weight_names import check_consumed, check_present
 
 INDEX_SUFFIX = ".safetensors.index.json"

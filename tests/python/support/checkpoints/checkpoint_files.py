@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import gguf
-import safetensors.numpy
 
+from huggingface_files import write_config, write_shards
 from kvctl.models import RandomCheckpoint
 from tiny_model import tiny_config
 
@@ -95,21 +93,11 @@ def write_gguf(
 
 
 def write_huggingface(directory, dtype=np.float32):
-    config = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "vocab_size": 256,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 512,
-        "eos_token_id": 2,
+    """Write the model in two shards without an index."""
+    write_config(directory)
+    shards = {
+        f"model-{shard}.safetensors": {name: RANDOM.tensor(name).astype(dtype) for name in names}
+        for shard, names in enumerate((NAMES[:7], NAMES[7:]))
     }
-    (directory / "config.json").write_text(json.dumps(config))
-    for shard, names in enumerate((NAMES[:7], NAMES[7:])):
-        arrays = {name: RANDOM.tensor(name).astype(dtype) for name in names}
-        safetensors.numpy.save_file(arrays, directory / f"model-{shard}.safetensors")
+    write_shards(directory, shards, index=False)
     return directory

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...text import library
+from ....text import library
 
 # Kinds of tokens in GGUF files.
 _UNUSED = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..._ffi.untrusted import reading
+from ...._ffi.untrusted import reading
 from .vocabulary import is_padding
 
 # GPT-2's split of text before merging, by llama.cpp's names for it, and whether every digit stands

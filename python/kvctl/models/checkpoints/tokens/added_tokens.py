@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..._ffi.untrusted import read_json_object, read_text, reading
-from ...text import library
+from ...._ffi.untrusted import read_json_object, read_text, reading
+from ....text import library
 
 _OPTIONS = ("single_word", "lstrip", "rstrip", "normalized")
 _CONFIG, _LEGACY, _SPECIAL = (

@@ -1,0 +1,1 @@
+"""The tokenizers of checkpoints: rebuilt from GGUF, completed, and compared with a model."""
