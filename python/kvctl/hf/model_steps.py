@@ -12,6 +12,7 @@ from ..cache import PagedKVCache
 from ..torch import attention
 from ..torch import forward as cache_step
 from ..torch.batches import Request, check_batch, check_free_pages, cut_into_steps
+from ..torch.evaluation import check_evaluation
 from .exits import PartialRows
 from .layers import LayerGates
 from .probe import Layer
@@ -135,11 +136,7 @@ class ModelSteps:
 
         `written` is what the rows' first layers held, where those do not run again.
         """
-        if self._model.training:
-            raise RuntimeError(
-                f"{type(self._model).__name__} has been put into training mode, where dropout "
-                "changes its logits: call the model's eval() first"
-            )
+        check_evaluation(self._model)
         lengths = [len(request) for request in requests]
         masks = [request.mask for request in requests]
         positions = [request.positions for request in requests if request.positions is not None]

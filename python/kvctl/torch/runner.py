@@ -20,6 +20,7 @@ from .batches import (
     prefill_requests,
     tree_requests,
 )
+from .evaluation import check_evaluation, put_into_evaluation
 from .step import forward as cache_step
 from .tensors import cache_device
 
@@ -40,6 +41,7 @@ class ModelRunner:
     model : callable
         ``model(tokens, positions)``: the new tokens and their positions, (n,) int64, the sequences
         of a step one after another; it returns their logits (n, vocab_size). Run in inference mode.
+        A module is put into evaluation mode, and refused where it has been put back since.
     cache : PagedKVCache
         The cache that the model's attention fits.
     vocab_size : int
@@ -72,6 +74,7 @@ class ModelRunner:
         stop_tokens: Iterable[int] = (),
         text: ModelText | None = None,
     ) -> None:
+        put_into_evaluation(model)
         self.model = model
         self.cache = cache
         self.vocab_size = vocab_size
@@ -201,6 +204,7 @@ class ModelRunner:
     @torch.inference_mode()
     def _run(self, requests: list[Request], pending: bool | None) -> torch.Tensor:
         """Run one step; float32 logits of the rows that are asked for."""
+        check_evaluation(self.model)
         lengths = [len(request) for request in requests]
         masks = [request.mask for request in requests]
         places = [request.positions for request in requests if request.positions is not None]

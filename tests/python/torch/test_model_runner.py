@@ -71,6 +71,19 @@ def test_a_compiled_model(runner):
     torch.compiler.reset()
 
 
+def test_dropout_never_changes_logits(runner):
+    """The runner takes a module out of training mode, and notices when it is put back."""
+    prompt = list(range(12))
+    assert not runner.model.training  # which a module is in when it is made
+    tokens = kvctl.generate(runner, prompt, max_new_tokens=4).tokens
+    runner.model.train()
+    with pytest.raises(RuntimeError, match="Decoder has been put into training mode"):
+        kvctl.generate(runner, prompt, max_new_tokens=4)
+    assert runner.cache.empty
+    runner.model.eval()
+    assert kvctl.generate(runner, prompt, max_new_tokens=4).tokens == tokens
+
+
 def test_what_it_was_told(decoder):
     options = {"vocab_size": decoder.VOCAB, "context_window_size": 20, "stop_tokens": [7, 9]}
     runner = kvctl.torch.ModelRunner(decoder.Decoder(), decoder.make_cache(), **options)
