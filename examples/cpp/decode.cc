@@ -1,40 +1,35 @@
 // Decoding of a compiled model, plain or speculative, greedy or sampled, in C++ alone.
 //
-//   decode MODEL_DIR [--draft N] [--max-tokens N] [--temperature T] [--seed S] [--rule NAME] <
-//   prompt
+//   decode MODEL_DIR [--drafter none|lookup|suffix|model DIR] [--draft N] [--max-tokens N]
+//          [--temperature T] [--seed S] [--rule NAME] < prompts
 //
-// The prompt is a list of token ids on standard input; the new ids go to standard output. With
-// --draft 0 every forward yields one token. Otherwise up to N tokens are drafted by looking the
-// last two up in what has been read and written so far, and kvctl::Verify decides which of them
-// stay. Speculation takes fewer forwards. The text is the same in both ways at temperature 0, and
-// for rule target_only with one seed; other rules, such as block, keep its distribution.
-#include <kvctl/api.h>
-#include <kvctl/model_runner.h>
-#include <kvctl/verify.h>
+// Each line of standard input is a prompt, a list of token ids; each line of standard output has
+// the new ids of one. All prompts are decoded together. A drafter changes no token, neither at
+// temperature 0 nor with a seed, unless a rule is named: others, such as block, keep the text's
+// distribution.
+#include <kvctl/generate.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cstdlib>
+#include <cstdint>
 #include <exception>
 #include <iostream>
+#include <memory>
+#include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace {
 
-using tvm::runtime::Tensor;
-
-constexpr int64_t kSequence = 0;
-
 struct Options {
   std::string model;
-  int64_t max_tokens = 64;
+  std::string drafter = "lookup";
+  std::string draft_model;
   int64_t draft = 7;
+  int64_t max_tokens = 64;
   double temperature = 0;
   uint64_t seed = 0;
-  kvctl::Rule rule = kvctl::Rule::kTargetOnly;  // which is greedy at temperature 0
+  std::optional<kvctl::Rule> rule;
 };
 
 kvctl::Rule RuleOf(const std::string& name) {
@@ -44,102 +39,100 @@ kvctl::Rule RuleOf(const std::string& name) {
   throw std::invalid_argument("there is no rule " + name);
 }
 
+template <typename T>
+T NumberOf(const std::string& name, const std::string& text) {
+  std::istringstream words(text);
+  T number;
+  if (words >> number && words.eof()) return number;
+  throw std::invalid_argument(name + " needs a number, got " + text);
+}
+
 Options Parse(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    const bool has_value = i + 1 < argc;
-    if (argument == "--draft" && has_value) {
-      options.draft = std::atoll(argv[++i]);
-    } else if (argument == "--max-tokens" && has_value) {
-      options.max_tokens = std::atoll(argv[++i]);
-    } else if (argument == "--temperature" && has_value) {
-      options.temperature = std::atof(argv[++i]);
-    } else if (argument == "--seed" && has_value) {
-      options.seed = std::strtoull(argv[++i], nullptr, 10);
-    } else if (argument == "--rule" && has_value) {
-      options.rule = RuleOf(argv[++i]);
-    } else if (argument.rfind("--", 0) != 0 && options.model.empty()) {
-      options.model = argument;
+  int at = 1;
+  const auto next = [&]() -> std::string {
+    if (at == argc) throw std::invalid_argument(std::string(argv[at - 1]) + " needs a value");
+    return argv[at++];
+  };
+  while (at < argc) {
+    const std::string name = argv[at++];
+    if (name == "--drafter") {
+      options.drafter = next();
+      if (options.drafter == "model") options.draft_model = next();
+    } else if (name == "--draft") {
+      options.draft = NumberOf<int64_t>(name, next());
+    } else if (name == "--max-tokens") {
+      options.max_tokens = NumberOf<int64_t>(name, next());
+    } else if (name == "--temperature") {
+      options.temperature = NumberOf<double>(name, next());
+    } else if (name == "--seed") {
+      options.seed = NumberOf<uint64_t>(name, next());
+    } else if (name == "--rule") {
+      options.rule = RuleOf(next());
+    } else if (name.rfind("--", 0) != 0 && options.model.empty()) {
+      options.model = name;
     } else {
-      throw std::invalid_argument("unknown argument " + argument);
+      throw std::invalid_argument("unknown argument " + name);
     }
   }
   if (options.model.empty()) throw std::invalid_argument("which model directory?");
   return options;
 }
 
-/*! \brief Up to n tokens that followed the latest earlier occurrence of the last two. */
-std::vector<int32_t> Lookup(const std::vector<int32_t>& tokens, int64_t n) {
-  const auto size = static_cast<int64_t>(tokens.size());
-  for (int64_t end = size - 1; end >= 2; --end) {
-    if (tokens[end - 2] != tokens[size - 2] || tokens[end - 1] != tokens[size - 1]) continue;
-    return {tokens.begin() + end, tokens.begin() + std::min(end + n, size)};
+std::vector<std::vector<int32_t>> ReadPrompts() {
+  std::vector<std::vector<int32_t>> prompts;
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    prompts.emplace_back();
+    for (int32_t token; words >> token;) prompts.back().push_back(token);
   }
-  return {};
+  return prompts;
 }
 
-/*!
- * \brief Verifies a chain by the logits behind it.
- * \param chain the last token, then the drafts behind it.
- * \param logits (chain, vocabulary) float32.
- * \param position the absolute position of the last token.
- */
-kvctl::VerifiedSequence Verify(const Options& options, std::vector<int32_t> chain,
-                               const Tensor& logits, size_t position) {
-  kvctl::VerifyBatch batch;
-  batch.rule = options.rule;
-  batch.trees = {kvctl::TokenTree::Chain(std::move(chain))};
-  batch.drawn = {kvctl::Drawn::kDeterministic};  // looked up, whatever the random numbers are
-  batch.logits = static_cast<const char*>(logits->data) + logits->byte_offset;
-  batch.num_rows = logits->shape[0];
-  batch.vocab_size = logits->shape[1];
-  batch.sampling.resize(1);
-  batch.sampling[0].temperature = options.temperature;
-  batch.seed = options.seed;
-  batch.root_positions = {static_cast<int64_t>(position)};
-  return kvctl::Verify(batch)[0];
-}
-
-/*! \brief One round: forwards the last token with drafts behind it, and commits what is accepted.
- *  \return the new tokens: the accepted drafts, then the bonus. */
-std::vector<int32_t> Round(const Options& options, const std::vector<int32_t>& tokens,
-                           const std::vector<int32_t>& drafts, kvctl::ModelRunner* runner) {
-  std::vector<int32_t> chain = {tokens.back()};
-  chain.insert(chain.end(), drafts.begin(), drafts.end());
-  const Tensor logits = runner->Verify({kSequence}, {kvctl::TokenTree::Chain(chain)});
-  const kvctl::VerifiedSequence verified = Verify(options, chain, logits, tokens.size() - 1);
-  runner->cache()->Commit({kSequence}, {verified.kept});
-  return verified.tokens;
+/*! \brief The drafter that was asked for; a model that drafts is loaded where `model` says. */
+std::unique_ptr<kvctl::Drafter> MakeDrafter(const Options& options,
+                                            std::optional<kvctl::ModelRunner>* model) {
+  const kvctl::CopyOptions copy = {options.draft, options.draft};
+  if (options.drafter == "none") return nullptr;
+  if (options.drafter == "lookup") return std::make_unique<kvctl::LookupDrafter>(copy);
+  if (options.drafter == "suffix") {
+    return std::make_unique<kvctl::SuffixDrafter>(kvctl::SuffixDrafter::Options{copy});
+  }
+  if (options.drafter != "model") throw std::invalid_argument("no drafter " + options.drafter);
+  *model = kvctl::ModelRunner::Load(options.draft_model);
+  kvctl::ModelDrafter::Options how;
+  how.length = options.draft;
+  if (options.rule) how.how = kvctl::Drawn::kIndependent;  // what most rules need
+  if (options.rule == kvctl::Rule::kCoupled) how.how = kvctl::Drawn::kCoupled;
+  return std::make_unique<kvctl::ModelDrafter>(&**model, how);
 }
 
 void Run(const Options& options) {
-  std::vector<int32_t> tokens;
-  for (int32_t token; std::cin >> token;) tokens.push_back(token);
-
   kvctl::Init();
   kvctl::ModelRunner runner = kvctl::ModelRunner::Load(options.model);
-  runner.cache()->AddSequence(kSequence);
-  const size_t prompt_length = tokens.size();
-  const Tensor logits = runner.Prefill({kSequence}, {tokens});
-  tokens.push_back(Verify(options, {tokens.back()}, logits, prompt_length - 1).bonus);
+  std::optional<kvctl::ModelRunner> draft_model;
+  const std::unique_ptr<kvctl::Drafter> drafter = MakeDrafter(options, &draft_model);
 
-  const auto begin = std::chrono::steady_clock::now();
-  const auto wanted = prompt_length + static_cast<size_t>(std::max<int64_t>(options.max_tokens, 1));
-  int64_t forwards = 0;
-  while (tokens.size() < wanted) {
-    const int64_t room = static_cast<int64_t>(wanted - tokens.size()) - 1;
-    const auto drafts = Lookup(tokens, std::min(options.draft, room));
-    const auto emitted = Round(options, tokens, drafts, &runner);
-    tokens.insert(tokens.end(), emitted.begin(), emitted.end());
-    ++forwards;
+  kvctl::GenerateOptions asked;
+  asked.drafter = drafter.get();
+  asked.rule = options.rule;
+  asked.max_new_tokens = {options.max_tokens};
+  asked.seed = {options.seed};
+  asked.sampling.resize(1);
+  asked.sampling[0].temperature = options.temperature;
+  const std::vector<kvctl::Generation> texts = kvctl::Generate(&runner, ReadPrompts(), asked);
+
+  kvctl::Statistics total;
+  double decoded = 0;
+  for (const kvctl::Generation& text : texts) {
+    for (size_t i = 0; i < text.tokens.size(); ++i) std::cout << (i ? " " : "") << text.tokens[i];
+    std::cout << "\n";
+    total += text.statistics;
+    decoded += static_cast<double>(text.tokens.size() - 1);
   }
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-
-  for (size_t i = prompt_length; i < tokens.size(); ++i) std::cout << tokens[i] << "\n";
-  const auto decoded = static_cast<double>(tokens.size() - prompt_length - 1);
-  std::cerr << decoded << " tokens after the first in " << forwards << " forwards, "
-            << decoded / elapsed.count() << " tokens/s\n";
+  std::cerr << decoded << " tokens after the first in " << total.rounds << " rounds, "
+            << total.accepted << " of " << total.drafted << " drafts accepted, "
+            << decoded / total.decode_seconds << " tokens/s\n";
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -22,11 +23,21 @@ def decode(tmp_path_factory):
     return build / "decode"
 
 
-def run(decode, *arguments, prompt=PROMPT):
-    text = " ".join(map(str, prompt))
+def run(decode, *arguments, prompts=(PROMPT,)):
+    text = "".join(" ".join(map(str, prompt)) + "\n" for prompt in prompts)
     command = [decode, *map(str, arguments)]
     # An empty environment: the program finds every library by itself.
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False, env={})
+
+
+def texts(ran):
+    assert ran.returncode == 0, ran.stderr
+    return [list(map(int, line.split())) for line in ran.stdout.splitlines()]
+
+
+def drafters(model):
+    """Return the options for each way to draft, none first; a model drafts for itself."""
+    return [["none"], ["lookup"], ["suffix"], ["model", model]]
 
 
 def greedy(model, count):
@@ -42,14 +53,26 @@ def greedy(model, count):
 
 def test_plain_and_speculative_decoding_agree_with_python(decode, tiny_model):
     expected = greedy(tiny_model, 40)
-    forwards = {}
-    for draft in (0, 7):
-        ran = run(decode, tiny_model, "--draft", draft, "--max-tokens", 40)
-        assert ran.returncode == 0, ran.stderr
-        assert list(map(int, ran.stdout.split())) == expected
-        forwards[draft] = int(ran.stderr.split(" forwards")[0].split()[-1])
-    assert forwards[0] == 39
-    assert forwards[7] < 39  # a random model soon repeats itself
+    rounds = {}
+    for drafter in drafters(tiny_model):
+        ran = run(decode, tiny_model, "--drafter", *drafter, "--max-tokens", 40)
+        assert texts(ran) == [expected]
+        rounds[drafter[0]] = int(ran.stderr.split(" rounds")[0].split()[-1])
+    assert rounds["none"] == 39
+    assert rounds["lookup"] < 39 and rounds["suffix"] < 39  # a random model soon repeats itself
+    assert rounds["model"] == 5  # 7 drafts and the bonus each
+
+
+def test_lines_are_prompts_that_are_decoded_together(decode, tiny_model):
+    prompts = [PROMPT, [3], [8, 8, 1] * 7, [200, 100], PROMPT[2:], [9, 9]]
+    runner = kvctl.ModelRunner.load(tiny_model)
+    expected = kvctl.generate(
+        runner, prompts, max_new_tokens=30, sampling=kvctl.Sampling(temperature=0.5), seed=4
+    )
+    for drafter in drafters(tiny_model):
+        options = ("--drafter", *drafter, "--max-tokens", 30, "--temperature", 0.5, "--seed", 4)
+        ran = run(decode, tiny_model, *options, prompts=prompts)
+        assert texts(ran) == [text.tokens for text in expected]
 
 
 def sampled(model, count, *, temperature, seed):
@@ -71,36 +94,62 @@ def sampled(model, count, *, temperature, seed):
 def test_sampled_decoding_agrees_with_plain_sampling_in_python(decode, tiny_model, temperature):
     expected = sampled(tiny_model, 40, temperature=temperature, seed=11)
     options = ("--max-tokens", 40, "--temperature", temperature, "--seed", 11)
-    for draft in (0, 7):
-        ran = run(decode, tiny_model, "--draft", draft, *options)
-        assert ran.returncode == 0, ran.stderr
-        assert list(map(int, ran.stdout.split())) == expected
+    for drafter in drafters(tiny_model):
+        assert texts(run(decode, tiny_model, "--drafter", *drafter, *options)) == [expected]
 
 
 def test_every_rule_for_chains_decodes(decode, tiny_model):
     expected = greedy(tiny_model, 20)
-    for rule in ("greedy", "target_only", "token_wise", "block", "traversal"):
-        ran = run(decode, tiny_model, "--rule", rule, "--max-tokens", 20)
-        assert ran.returncode == 0, ran.stderr
-        assert list(map(int, ran.stdout.split())) == expected
-    ran = run(decode, tiny_model, "--rule", "block", "--temperature", 1, "--max-tokens", 20)
-    assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.split()) == 20
+    for drafter in (["lookup"], ["model", tiny_model]):
+        options = ("--drafter", *drafter, "--max-tokens", 20)
+        for rule in ("greedy", "target_only", "token_wise", "block", "traversal"):
+            assert texts(run(decode, tiny_model, *options, "--rule", rule)) == [expected]
+        ran = run(decode, tiny_model, *options, "--rule", "block", "--temperature", 1)
+        assert [len(text) for text in texts(ran)] == [20]
+    options = ("--drafter", "model", tiny_model, "--rule", "coupled", "--temperature", 1)
+    ran = run(decode, tiny_model, *options, "--draft", 4, "--max-tokens", 21)
+    assert [len(text) for text in texts(ran)] == [21]
+    assert "16 of 16 drafts accepted" in ran.stderr  # the same model with the same noise
 
 
 def test_errors_are_one_line(decode, tmp_path, tiny_model):
     ran = run(decode, tmp_path / "absent")
     assert ran.returncode == 1
     assert ran.stderr.startswith("decode: there is no model directory")
-    ran = run(decode, tiny_model, prompt=[300])
+    ran = run(decode, tiny_model, prompts=[PROMPT, [300]])
     assert ran.returncode == 1
-    assert "token 300 for sequence 0 is not in the model's vocabulary [0, 256)" in ran.stderr
-    ran = run(decode, tiny_model, prompt=[])
+    assert "prompt 1 has token 300; the vocabulary is 0 to 255" in ran.stderr
+    ran = run(decode, tiny_model, prompts=[[]])
     assert ran.returncode == 1
-    assert "there are no tokens for sequence 0" in ran.stderr
+    assert "prompt 0 must have at least one token" in ran.stderr
     ran = run(decode, tiny_model, "--rule", "best")
     assert ran.returncode == 1
     assert ran.stderr == "decode: there is no rule best\n"
     ran = run(decode, tiny_model, "--rule", "greedy", "--temperature", 1)
     assert ran.returncode == 1
     assert "rule 'greedy' is lossless only at temperature 0, got temperature 1" in ran.stderr
+    ran = run(decode, tiny_model, "--drafter", "oracle")
+    assert ran.stderr == "decode: no drafter oracle\n"
+    ran = run(decode, tiny_model, "--drafter", "model")
+    assert ran.stderr == "decode: model needs a value\n"
+    ran = run(decode, tiny_model, "--seed", "four")
+    assert ran.stderr == "decode: --seed needs a number, got four\n"
+    ran = run(decode, tiny_model, "--draft", 0)
+    assert ran.stderr == "decode: length must be at least 1, got 0\n"
+
+
+def test_the_program_of_the_docs(tmp_path, tiny_model):
+    """docs/drafting.md has a whole program, with a drafter of one's own."""
+    text = (SOURCE.parents[1] / "docs" / "drafting.md").read_text()
+    [program] = re.findall(r"^```cpp\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "decode.cc").write_text(program)
+    (tmp_path / "CMakeLists.txt").write_text((SOURCE / "CMakeLists.txt").read_text())
+    build_project(tmp_path, tmp_path / "build")
+    command = [tmp_path / "build" / "decode", tiny_model]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    assert ran.returncode == 0, ran.stderr
+    runner = kvctl.ModelRunner.load(tiny_model)
+    sampling = kvctl.Sampling(temperature=0.7)
+    prompts = [[5, 9, 30, 7], [3, 3]]
+    expected = kvctl.generate(runner, prompts, max_new_tokens=20, sampling=sampling, seed=3)
+    assert texts(ran) == [text.tokens for text in expected]
