@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from .._ffi.untrusted import reading
 from ..draft import Drafter, make_drafter
 from ..verification import Sampling
 from .conversation import answer_text, encode_turn, fits
+from .progress import Progress
 from .questions import MAX_QUESTIONS, Question
 from .recording import RecordingDrafter
-from .result import Answer, Configuration, Round, Times
+from .result import Answer, Configuration, Round, Times, answer_from_json
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..engine.generation import Generation
     from ..engine.protocol import Runner
 
 _WARM_UP_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How answers are generated, whatever the configuration.
-
-    Attributes
-    ----------
-    max_new_tokens : int
-        Of one turn.
-    temperature : float
-        0 is greedy.
-    seed : int
-        Of the random numbers; each turn of each question has its own.
-    passes : int
-        How often everything is measured. Every pass has new drafters.
-    raw : bool
-        Continue the questions as plain text, without the chat template.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    seed: int = 0
-    passes: int = 1
-    raw: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
 
 
 class Measurement:
@@ -70,8 +41,8 @@ class Measurement:
         Turns that have no room in the model's context.
     trees : dict
         By configuration, question and turn: the trees of the rounds.
-    set_up_seconds : float
-        What warming up and making the drafters took.
+    run_seconds : float
+        What everything took but warming up and making the drafters.
     """
 
     def __init__(
@@ -81,12 +52,14 @@ class Measurement:
         configurations: Sequence[Configuration],
         settings: Settings,
         *,
+        progress: Progress | None = None,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
         self._runner = runner
         self._questions = list(questions)
         self._places = {question.id: place for place, question in enumerate(questions)}
         self._settings = settings
+        self._progress = progress
         self._advance = advance
         self.configurations: list[Configuration] = []
         for one in configurations:
@@ -99,7 +72,8 @@ class Measurement:
         self.answers: list[Answer] = []
         self.skipped: list[dict[str, Any]] = []
         self.trees: dict[tuple[int, int | str, int], list[Any]] = {}
-        self.set_up_seconds = 0.0
+        self.run_seconds = 0.0
+        self._done: set[tuple[int, int, int]] = set()
         self._known: dict[tuple[int, int | str, int], Answer] = {}
         self._said: dict[int | str, list[str]] = {}
 
@@ -109,22 +83,69 @@ class Measurement:
         groups = (-(-len(self._questions) // one.batch) for one in self.configurations)
         return self._settings.passes * sum(groups)
 
+    def take_up(self, parts: Sequence[dict[str, Any]]) -> None:
+        """Take the parts of an interrupted measurement, which `progress` returned, as done.
+
+        Drafters that learn begin anew behind them.
+
+        Raises
+        ------
+        ValueError
+            If a part is damaged.
+        """
+        with reading("what was interrupted"):
+            for part in parts:
+                for content in part["answers"]:
+                    answer = answer_from_json(content, len(self.configurations))
+                    key = (answer.configuration, answer.question_id, answer.turn)
+                    self.trees[key], answer.trees = answer.trees, []
+                    self._known[key] = answer
+                self._said.update({question: list(said) for question, said in part["said"]})
+                self.skipped = list(part["skipped"])
+                self.run_seconds += float(part["seconds"])
+                self._done.add((int(part["pass"]), int(part["batch"]), int(part["group"])))
+
     def run(self) -> None:
-        """Measure everything."""
-        begin = perf_counter()
+        """Measure everything that is not done."""
         self._warm_up()
-        self.set_up_seconds = perf_counter() - begin
-        for _ in range(self._settings.passes):
-            begin = perf_counter()
+        for number in range(self._settings.passes):
             drafters = [self._make(one) for one in self.configurations]
-            self.set_up_seconds += perf_counter() - begin
+            mark = perf_counter()
             # The smallest batch first: a conversation goes on from its plain answers.
             for batch in sorted({one.batch for one in self.configurations}):
                 numbers = [i for i, one in enumerate(self.configurations) if one.batch == batch]
                 for place, begin in enumerate(range(0, len(self._questions), batch)):
                     group = self._questions[begin : begin + batch]
-                    self._group(group, _rotated(numbers, place), drafters)
+                    if (number, batch, place) not in self._done:
+                        self._group(group, _rotated(numbers, place), drafters)
+                        seconds, mark = perf_counter() - mark, perf_counter()
+                        self.run_seconds += seconds
+                        self._note((number, batch, place), group, numbers, seconds)
+                    for _ in numbers:
+                        self._advance()
         self.answers = [self._known[key] for key in self._ordered()]
+
+    def _note(
+        self,
+        place: tuple[int, int, int],
+        group: Sequence[Question],
+        numbers: Sequence[int],
+        seconds: float,
+    ) -> None:
+        """Write down what a group's questions were answered."""
+        if self._progress is None:
+            return
+        ids = [question.id for question in group]
+        answers = [
+            {**asdict(self._known[key]), "trees": self.trees[key]}
+            for key in self._known
+            if key[0] in numbers and key[1] in ids
+        ]
+        self._progress.add(
+            dict(zip(("pass", "batch", "group"), place, strict=True))
+            | {"seconds": seconds, "answers": answers, "skipped": self.skipped}
+            | {"said": [(id, self._said[id]) for id in ids if id in self._said]}
+        )
 
     def _ordered(self) -> list[tuple[int, int | str, int]]:
         return sorted(self._known, key=lambda key: (self._places[key[1]], key[2], key[0]))
@@ -174,8 +195,6 @@ class Measurement:
                 plain = self._known[self._plain_of(numbers), question.id, turn]
                 if len(self._said[question.id]) == turn:
                     self._said[question.id].append(plain.text)
-        for _ in numbers:
-            self._advance()
 
     def _plain_of(self, numbers: Sequence[int]) -> int:
         return next(i for i in numbers if self.configurations[i].drafter is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,7 +38,8 @@ class Configuration:
     @property
     def name(self) -> str:
         """What tables call it."""
-        parts = [self.drafter or "plain"]
+        # Of a directory the last part is enough.
+        parts = [re.sub(r"=[^,+]*/(?=[^,+/])", "=", self.drafter or "plain")]
         if self.rule != "auto":
             parts.append(self.rule)
         if self.batch > 1:
@@ -212,24 +214,26 @@ class Result:
             return _from_json(content)
 
 
+def answer_from_json(content: dict[str, Any], configurations: int) -> Answer:
+    """Return the answer that `asdict` made JSON values of; there are so many configurations."""
+    answer = Answer(
+        **{
+            **content,
+            "times": Times(*map(float, content["times"])),
+            "rounds": [Round(*map(int, values)) for values in content["rounds"]],
+            "trees": [tuple(values) for values in content["trees"]],
+        }
+    )
+    if not 0 <= answer.configuration < configurations:
+        raise ValueError(f"an answer is of configuration {answer.configuration}")
+    if not answer.seconds or not all(second > 0 for second in answer.seconds):
+        raise ValueError("an answer has no positive seconds")
+    return answer
+
+
 def _from_json(content: dict[str, Any]) -> Result:
     configurations = [Configuration(**one) for one in content["configurations"]]
-    answers = [
-        Answer(
-            **{
-                **one,
-                "times": Times(*map(float, one["times"])),
-                "rounds": [Round(*map(int, values)) for values in one["rounds"]],
-                "trees": [tuple(values) for values in one["trees"]],
-            }
-        )
-        for one in content["answers"]
-    ]
-    for answer in answers:
-        if not 0 <= answer.configuration < len(configurations):
-            raise ValueError(f"an answer is of configuration {answer.configuration}")
-        if not answer.seconds or not all(second > 0 for second in answer.seconds):
-            raise ValueError("an answer has no positive seconds")
+    answers = [answer_from_json(one, len(configurations)) for one in content["answers"]]
     return Result(
         content["model"],
         dict(content["questions"]),

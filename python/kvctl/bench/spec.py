@@ -8,7 +8,6 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from itertools import takewhile
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +15,11 @@ import numpy as np
 from .conversation import answer_text, encode_turn
 from .difference import first_difference
 from .machine_state import describe_machine, machine_load
-from .measure import Measurement, Settings
+from .measure import Measurement
+from .progress import Progress
 from .questions import Question
 from .result import Answer, Configuration, Difference, Result
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..engine.protocol import Runner
@@ -36,6 +37,7 @@ def bench_spec(
     *,
     model: str = "",
     name: str = "",
+    progress: Progress | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Result:
     """Measure configurations beside plain decoding of the same engine.
@@ -52,6 +54,8 @@ def bench_spec(
         How answers are generated.
     model, name
         What the result calls the model and the questions.
+    progress
+        Where to write what is done, and what to go on from.
     advance
         Called after each group of questions that a configuration answered.
 
@@ -63,34 +67,46 @@ def bench_spec(
     ------
     ValueError
         If there is no question or configuration, or a drafter or rule is unknown or refused; if no
-        question has room in the model's context.
+        question has room in the model's context; if `progress` is of another measurement.
     """
     if not questions:
         raise ValueError("there is no question")
     if not configurations:
         raise ValueError("there is no configuration to compare with plain decoding")
     settings = Settings() if settings is None else settings
-    measurement = Measurement(runner, questions, configurations, settings, advance=advance)
-    machine = describe_machine() | {"before": machine_load()}
-    begin = perf_counter()
+    measurement = Measurement(
+        runner, questions, configurations, settings, progress=progress, advance=advance
+    )
+    described, before = describe_machine(), machine_load()
+    asked = {"name": name, "count": len(questions), "sha256": _digest(questions)}
+    if progress is not None:
+        what: dict[str, Any] = {
+            "model": model,
+            "questions": asked,
+            "settings": asdict(settings),
+            "configurations": [asdict(one) for one in measurement.configurations],
+            "machine": described,
+        }
+        measurement.take_up(progress.begin(what, before))
+        before = progress.before
+    machine = described | {"before": before}
     measurement.run()
-    whole = perf_counter() - begin
     if not measurement.answers:
         raise ValueError(
             f"no question has room in the model's context for {settings.max_new_tokens} new tokens"
         )
     machine |= {"after": machine_load(), "plain_step": _plain_step(measurement)}
     timed = sum(sum(one.seconds) for one in measurement.answers)
-    digest = hashlib.sha256(repr(list(questions)).encode()).hexdigest()
     result = Result(
         model,
-        {"name": name, "count": len(questions), "sha256": digest},
+        asked,
         asdict(settings)
         | {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "measured_seconds": timed,
-            "driver_overhead": (whole - measurement.set_up_seconds) / timed - 1.0,
-        },
+            "driver_overhead": measurement.run_seconds / timed - 1.0,
+        }
+        | ({"resumed": progress.resumed} if progress is not None and progress.resumed else {}),
         machine,
         measurement.configurations,
         measurement.answers,
@@ -99,6 +115,10 @@ def bench_spec(
     result.differences = _differences(runner, questions, result, settings)
     _look_closely(runner, result, measurement)
     return result
+
+
+def _digest(questions: Sequence[Question]) -> str:
+    return hashlib.sha256(repr(list(questions)).encode()).hexdigest()
 
 
 def same_text_expected(configuration: Configuration, temperature: float) -> bool:
@@ -184,10 +204,3 @@ def _look_closely(runner: Runner, result: Result, measurement: Measurement) -> N
 def result_name(path: str | Path) -> str:
     """Return what a result calls a question set."""
     return Path(path).name.split(".")[0]
-
-
-def describe(settings: dict[str, Any]) -> str:
-    """Return the settings as a reader of a report wants them."""
-    how = "greedy" if settings["temperature"] == 0 else f"temperature {settings['temperature']:g}"
-    passes = f", least of {settings['passes']} passes" if settings["passes"] > 1 else ""
-    return f"{how}, up to {settings['max_new_tokens']} new tokens a turn{passes}"

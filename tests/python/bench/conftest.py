@@ -4,7 +4,7 @@ import pytest
 
 from bench_questions import CONFIGURATIONS, QUESTIONS
 from fake_text import talking_runner
-from kvctl.bench.measure import Settings
+from kvctl.bench.settings import Settings
 from kvctl.bench.spec import bench_spec
 
 

@@ -9,8 +9,9 @@ from fake_text import talking_runner
 from kvctl import generate
 from kvctl.bench import Question
 from kvctl.bench.conversation import encode_turn
-from kvctl.bench.measure import Measurement, Settings
+from kvctl.bench.measure import Measurement
 from kvctl.bench.result import Configuration, Result
+from kvctl.bench.settings import Settings
 from kvctl.bench.spec import bench_spec
 from kvctl.draft import DRAFTERS, Draft, Drafter
 from kvctl.tree import TokenTree

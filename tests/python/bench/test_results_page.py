@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from command_line import run
+from fake_text import talking_runner
 from kvctl.bench.figures import Interval, figures_from_json, figures_of
 from kvctl.bench.report.results_page import Measured, results_page, speedup_picture
 from kvctl.bench.report.tables import Content
@@ -69,12 +70,13 @@ def test_a_result_without_figures_is_refused(result, tmp_path):
 
 
 def test_drafters_of_the_command_line():
-    assert _drafters(["lookup@traversal", "suffix", "suffix"]) == [
+    runner = talking_runner()
+    assert _drafters(["lookup@traversal", "suffix", "suffix"], runner) == [
         ("lookup", "traversal"),
         ("suffix", ""),
     ]
-    every = [name for name, _ in _drafters(["all"])]
-    assert "lookup" in every and set(every) <= set(DRAFTERS)
+    every = [name for name, _ in _drafters(["all"], runner)]
+    assert "lookup" in every and set(every) <= {*DRAFTERS, "self:window=64,how=coupled"}
 
 
 def test_the_whole_command(smollm2, tmp_path):

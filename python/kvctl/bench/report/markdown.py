@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..figures import Figures
 from ..result import Difference, Result
-from ..spec import describe
+from ..settings import describe
 from .tables import Cell, Content, Table, machine_lines
 
 

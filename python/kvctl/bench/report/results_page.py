@@ -9,13 +9,14 @@ from pathlib import Path
 from ..._ffi.untrusted import parse_json_object, read_text
 from ..figures import OVERALL, Figures, figures_from_json
 from ..result import MAX_BYTES, Result
-from ..spec import describe
+from ..settings import describe
 from .markdown import to_markdown
 
 _INTRODUCTION = """# Measured: drafters beside plain decoding
 
-`make results` makes this page. {questions} The figures as JSON are in `benchmarks/results`, and
-`docs/benchmarks.md` says how they are measured and what they mean.
+`make results` makes this page. {questions} Plain decoding and all drafters answer each question in
+turns, and each drafter lives through all questions. The figures as JSON are in
+`benchmarks/results`, and `docs/benchmarks.md` says how they are measured and what they mean.
 """
 
 

@@ -235,4 +235,10 @@ def machine_lines(result: Result) -> Sequence[str]:
             f"{1e3 * step['p90']:.1f} ms in 80 % of the answers"
         )
     lines.append(f"the driver's own time: {result.settings['driver_overhead']:.2%}")
+    resumed = result.settings.get("resumed", 0)
+    if resumed:
+        lines.append(
+            f"interrupted and resumed {resumed} times: drafters that learn from earlier texts "
+            "began anew there"
+        )
     return lines

@@ -16,9 +16,13 @@ from ..open_runner import MODEL_HELP, open_runner
 # A terminal has no room for every column of the report.
 _NOT_PRINTED = ("behind the prefill", "draft depth", "tokens/round")
 
+# Drafters of 'all' beside those that need no option.
+_OF_ALL = ("self:window=64,how=coupled",)
+
 if TYPE_CHECKING:
     from ...bench.report.tables import Table
     from ...bench.result import Result
+    from ...engine.protocol import Runner
 
 
 def spec_command(
@@ -38,7 +42,8 @@ def spec_command(
             "--drafter",
             "-d",
             help="As name or name:option=value,...; several are compared. 'all' are those that "
-            "need no option; '@' and a rule behind one is its own. By default lookup.",
+            "need no option, and self:window=64 where the model can; '@' and a rule behind one is "
+            "its own. By default lookup.",
         ),
     ] = None,
     rules: Annotated[
@@ -63,15 +68,23 @@ def spec_command(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the questions as they are: no chat template.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on where the same measurement was interrupted, if it was."
+        ),
+    ] = False,
 ) -> None:
     """Measure drafters and rules beside plain decoding of the same engine, in turns.
 
     Writes result.json (everything), summary.json (all but the answers), answers/ (Spec-Bench's
-    format, for its scripts), report.html (one file that needs no network) and report.md.
+    format, for its scripts), report.html (one file that needs no network) and report.md. Until it
+    is over, progress.jsonl has what is done; with --resume it stays.
     """
     from ...bench import read_questions
-    from ...bench.measure import Settings
+    from ...bench.progress import Progress as Done
     from ...bench.result import Configuration
+    from ...bench.settings import Settings
     from ...bench.spec import bench_spec, result_name
     from ...draft import make_drafter
     from ..model_drafter import register_model_drafter
@@ -87,19 +100,20 @@ def spec_command(
     sizes = batches or [1]
     if min(sizes) < 1:
         raise ValueError(f"--batch takes positive numbers, not {min(sizes)}")
-    named = _drafters(drafters or ["lookup"])
+    output.mkdir(parents=True, exist_ok=True)
+    register_model_drafter()
+    runner = open_runner(model, max_sequences=max(4, *sizes))
+    named = _drafters(drafters or ["lookup"], runner)
     configurations = [
         Configuration(drafter, own or rule, batch)
         for (drafter, own), rule, batch in product(named, rules or ["auto"], sizes)
     ]
-    output.mkdir(parents=True, exist_ok=True)
-    register_model_drafter()
-    runner = open_runner(model, max_sequences=max(4, *sizes))
     for one in dict.fromkeys(one.drafter for one in configurations if one.drafter):
         make_drafter(one, runner)  # refuses what is wrong before anything is measured
     console = Console(soft_wrap=True, highlight=False)
     plain = {one.plain for one in configurations}
     groups = [-(-len(asked) // one.batch) for one in {*plain, *configurations}]
+    done = Done(output / "progress.jsonl", resume=resume)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=passes * sum(groups))
         result = bench_spec(
@@ -109,12 +123,15 @@ def spec_command(
             settings,
             model=model,
             name=result_name(questions),
+            progress=done,
             advance=lambda: progress.advance(task),
         )
     write_report(result, output, console)
+    if not resume:
+        done.remove()
 
 
-def _drafters(names: list[str]) -> list[tuple[str, str]]:
+def _drafters(names: list[str], runner: Runner) -> list[tuple[str, str]]:
     """Return drafters and the rules of their own, "" where they have none."""
     from ...draft import DRAFTERS, make_drafter
     from ...verification import RULES
@@ -125,10 +142,10 @@ def _drafters(names: list[str]) -> list[tuple[str, str]]:
             drafter, _, rule = name.rpartition("@")
             found.append((drafter, rule) if rule in RULES and drafter else (name, ""))
             continue
-        for one in sorted(DRAFTERS):
+        for one in sorted([*DRAFTERS, *_OF_ALL]):
             try:
-                make_drafter(one)
-            except (TypeError, ValueError):  # it needs an option, or the runner
+                make_drafter(one, runner)
+            except (TypeError, ValueError, NotImplementedError):  # it needs an option, or cannot
                 continue
             found.append((one, ""))
     return list(dict.fromkeys(found))
