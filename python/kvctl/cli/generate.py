@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .open_runner import MODEL_HELP, open_runner
 from .report import make_console, print_comparison, print_statistics
+from .text_grammar import read_grammar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +59,14 @@ def generate_command(
             "--literal", help="Take '<|im_end|>' and the like in the prompt as plain text."
         ),
     ] = False,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(help="The text follows this JSON schema. Needs xgrammar: kvctl[grammar]."),
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option(help="The text follows this grammar, in xgrammar's EBNF."),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Generate plainly, then speculatively; show both."),
@@ -83,8 +93,9 @@ def generate_command(
         Sampling(temperature=temperature, top_p=top_p, top_k=top_k) if temperature > 0 else None
     )
     drafter = LookupDrafter(length=draft_length, branches=branches)
+    matcher = read_grammar(runner, json_schema, grammar)
     console = make_console()
-    session = _Session(runner, tokens, max_new_tokens, sampling, seed, console)
+    session = _Session(runner, tokens, max_new_tokens, sampling, seed, matcher, console)
     if not (is_chat or raw):
         console.print("[dim]no chat template: the prompt is continued as it is (--raw)[/]")
     if not compare:
@@ -142,6 +153,7 @@ class _Session:
         max_new_tokens: int,
         sampling: Sampling | None,
         seed: int,
+        grammar: Callable[[], Any] | None,
         console: Console,
     ) -> None:
         self._runner = runner
@@ -150,6 +162,7 @@ class _Session:
         self._max_new_tokens = max_new_tokens
         self._sampling = sampling
         self._seed = seed
+        self._grammar = grammar
         self._console = console
 
     def warm_up(self) -> None:
@@ -175,6 +188,7 @@ class _Session:
             drafter=drafter,
             sampling=self._sampling,
             seed=self._seed,
+            grammar=self._grammar,
             stop=self._text.stop_tokens,
             stop_when=show,
         )

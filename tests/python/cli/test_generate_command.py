@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -33,12 +34,22 @@ def test_prompt_from_a_file_plainly(talking_model, tmp_path):
     assert "accepted" not in done.stdout
 
 
+@pytest.mark.skipif(find_spec("xgrammar") is not None, reason="xgrammar is installed")
+def test_without_xgrammar_a_grammar_is_refused(talking_model, tmp_path):
+    (tmp_path / "schema.json").write_text("{}")
+    done = run("generate", talking_model, "hi", "--json-schema", tmp_path / "schema.json")
+    assert done.returncode == 1
+    assert "which is not installed: pip install kvctl[grammar]" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["no-such-model", "hi"], "has no mlc-chat-config.json: is it a model directory?"),
         (["{model}", "hi", "--draft", "magic"], "--draft is lookup or none, not magic"),
         (["{model}", " "], "the prompt is empty"),
+        (["{model}", "hi", "--grammar", "a", "--json-schema", "b"], "either --json-schema or"),
+        (["{model}", "hi", "--grammar", "no-such-file"], "no-such-file"),
         (["{model}", "hi", "--prompt-file", "x"], "either as an argument or as a file"),
         (["{model}", "--prompt-file", "no-such-file"], "no-such-file"),
         (["{model}", "--prompt-file", sys.executable], "is no text in UTF-8"),
