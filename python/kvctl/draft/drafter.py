@@ -63,7 +63,11 @@ class Drafter(Protocol):
         """Learn from the outcome of a round: a result for each text that found room in it."""
 
     def finish(self, request: Request) -> None:
-        """Forget a text: it has ended or must wait, or the generation is being given up."""
+        """Forget a text: it has ended or must wait, or the generation is being given up.
+
+        Where a keyboard interrupt comes in between, it may be a text whose `start` did not end, or
+        that was finished already.
+        """
 
     def __or__(self, other: Drafter) -> MixedDrafter:
         """Return the drafter of both: one tree from what each of them proposes."""

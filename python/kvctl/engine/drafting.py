@@ -118,8 +118,10 @@ class Drafting:
         if text.finished is not None:
             self._budget.finish(text.request.id)
         if self._drafter is not None and text.drafted:
-            text.drafted = False
-            self._drafter.finish(text.request)
+            try:
+                self._drafter.finish(text.request)
+            finally:  # behind the call: an interrupt just before it must not leave it out
+                text.drafted = False
 
     def propose(self, texts: Sequence[TextState]) -> list[Share]:
         """Return the drafts of a round, each cut to what pays.

@@ -109,9 +109,10 @@ class DraftSequences:
 
     def finish(self, request: Request) -> None:
         """Remove a text's sequence; others may have its room."""
-        id = self._ids.pop(request.id, None)
+        id = self._ids.get(request.id)
         if id is not None and id in self._runner.cache:
             self._runner.cache.remove_sequence(id)
+        self._ids.pop(request.id, None)
         self._crowded.clear()
 
     def _enter(self, request: Request) -> bool:
@@ -124,16 +125,18 @@ class DraftSequences:
         cache, id = self._runner.cache, 0
         while id in cache:
             id += 1
+        self._ids[request.id] = id  # first: a sequence whose text is not known would stay for ever
         try:
             cache.add_sequence(id)
         except ValueError:  # as many sequences as the cache was made for
+            del self._ids[request.id]
             self._crowded.add(request.id)
             return False
-        self._ids[request.id] = id
         return True
 
     def _leave(self, request: Request) -> None:
-        self._runner.cache.remove_sequence(self._ids.pop(request.id))
+        self._runner.cache.remove_sequence(self._ids[request.id])
+        del self._ids[request.id]
         self._crowded.add(request.id)
 
     def _lacking(self, request: Request) -> list[int]:
