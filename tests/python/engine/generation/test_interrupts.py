@@ -49,10 +49,10 @@ for turn in range(repetitions):
         sent.set()
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
     ended = False
     try:
         try:
+            thread.start()
             generate(drafter)
             ended = True
             sent.wait()
