@@ -26,6 +26,7 @@ _BITS = {
     "F4": 4,
 }
 _NUMPY: dict[str, npt.DTypeLike] = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+_INTEGERS: dict[str, npt.DTypeLike] = {"I64": np.int64, "I32": np.int32, "BOOL": np.uint8}
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -92,6 +93,23 @@ class SafetensorsFile:
         """Return a tensor of one of `FLOAT_DTYPES` as float32; `name` must be one of `names`."""
         info = self._tensors[name]
         return self._read(info, info.begin, info.end).reshape(info.shape)
+
+    def integers(self, name: str) -> npt.NDArray[np.int64]:
+        """Return a tensor of integers or truth values; `name` must be one of `names`.
+
+        Raises
+        ------
+        ValueError
+            If it is of another dtype.
+        """
+        info = self._tensors[name]
+        if info.dtype not in _INTEGERS:
+            raise ValueError(
+                f"{self.path}: tensor '{name}' is {info.dtype}, and must be one of "
+                f"{', '.join(_INTEGERS)}"
+            )
+        raw = self._data[self._start + info.begin : self._start + info.end]
+        return raw.view(_INTEGERS[info.dtype]).astype(np.int64).reshape(info.shape)
 
     def rows(self, name: str, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return the rows [begin, end) of a tensor as float32; only these are read."""

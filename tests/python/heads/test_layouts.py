@@ -1,0 +1,52 @@
+"""Published heads say what a torch reading of their papers says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from head_files import CASES, TOKENS
+from kvctl import Mask
+
+OUTPUTS = Path(__file__).parent / "outputs"
+EAGLES = [case for case in CASES if case != "medusa"]
+
+
+@pytest.mark.parametrize("chunk", [21, 4], ids=["at once", "in chunks"])
+@pytest.mark.parametrize("case", EAGLES)
+def test_a_text_and_a_tree_behind_it(compiled, case, chunk):
+    head, expected = compiled(case), np.load(OUTPUTS / f"{case}.npz")
+    tokens, parents = expected["tokens"].tolist(), expected["parents"].tolist()
+    count = len(expected["hidden"])
+    features = head.features(expected["hidden"])
+    np.testing.assert_allclose(features, expected["features"], atol=2e-5)
+    head.cache.add_sequence(0)
+    after = np.concatenate(
+        [
+            head.forward([0], [tokens[i : min(i + chunk, count)]], features[i : i + chunk])
+            for i in range(0, count, chunk)
+        ]
+    )
+    for first, last in ((0, 2), (2, 5), (5, 6)):  # level by level
+        rows = [count + parent if parent >= 0 else count - 1 for parent in parents[first:last]]
+        mask = [Mask.tree(parents[first:last])]
+        new = head.forward([0], [tokens[count + first : count + last]], after[rows], mask=mask)
+        after = np.concatenate([after, new])
+    np.testing.assert_allclose(after, expected["after"], atol=1e-4)
+    np.testing.assert_allclose(head.logits(after), expected["logits"], atol=2e-4)
+
+
+def test_medusa(compiled):
+    expected = np.load(OUTPUTS / "medusa.npz")
+    logits = compiled("medusa").logits(expected["hidden"])
+    np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
+
+
+def test_layers_and_tokens_are_counted_as_published(compiled):
+    assert compiled("eagle").hidden_layers == (7,)
+    assert compiled("eagle").vocabulary is None
+    assert compiled("eagle3").hidden_layers == (1, 3, 4)  # what enters layers 2, 4 and 5
+    assert compiled("eagle3_speculators").hidden_layers == (1, 4, 6)
+    assert compiled("eagle3").vocabulary.token_ids.tolist() == TOKENS.tolist()
