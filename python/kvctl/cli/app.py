@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, check, compile, doctor, generate, trace
+from . import bench, check, compile, doctor, generate, heads, trace
 
 app = typer.Typer(
     help="Control of the KV cache for speculative decoding on TVM and MLC-LLM.",
@@ -28,6 +28,7 @@ app.command("generate")(generate.generate_command)
 app.command("trace")(trace.trace_command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(check.app, name="check")
+app.add_typer(heads.app, name="heads")
 
 
 def _print_version(wanted: bool) -> None:

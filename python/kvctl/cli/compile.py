@@ -61,7 +61,7 @@ def compile_command(
 ) -> None:
     """Compile a model: a library, its parameters, its tokenizer."""
     console = make_console()
-    path = _resolve(source)
+    path = resolve(source)
     if not path.exists():
         raise FileNotFoundError(f"there is no model at {path}")
 
@@ -136,7 +136,7 @@ def _cleaning_up_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _resolve(source: str) -> Path:
+def resolve(source: str) -> Path:
     """Return the files that a source names."""
     if source != DEMO_NAME or Path(source).exists():
         return Path(source)

@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..draft import DRAFTERS, ModelDrafter, register_drafter
+from .head_drafter import head_drafter
 from .open_runner import open_runner
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def _opened(directory: str, max_sequences: int) -> Runner:
     return open_runner(directory, talks=False, max_sequences=max_sequences)
 
 
-def register_model_drafter() -> None:
-    """Let this process know the drafter by its name."""
-    if "model" not in DRAFTERS:
-        register_drafter("model", model_drafter)
+def register_drafters() -> None:
+    """Let this process know the drafters that read files by their names."""
+    for name, make in (("model", model_drafter), ("head", head_drafter)):
+        if name not in DRAFTERS:
+            register_drafter(name, make)

@@ -28,12 +28,12 @@ def trace_command(
     from ..bench import read_questions
     from ..bench.tracing import record
     from ..draft import make_drafter
-    from .model_drafter import register_model_drafter
+    from .model_drafter import register_drafters
 
     asked = read_questions(questions)
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no directory for --output {output}")
-    register_model_drafter()
+    register_drafters()
     runner = open_runner(model)
     with Progress(transient=True) as progress:
         task = progress.add_task("recording", total=len(asked))

