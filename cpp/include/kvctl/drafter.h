@@ -79,8 +79,9 @@ struct RoundResult {
  * The calls come in this order: Start once for a text, then Propose and Observe in turns for all
  * texts that run, then Finish. A text that has to wait for room finishes too, perhaps after it was
  * drafted for, and starts anew with the same tokens when it comes back. A drafter keeps what it
- * knows of a text under Request::id. It may throw from any call: the generation is given up, every
- * text that was started is finished, and the exception reaches the caller.
+ * knows of a text under Request::id, and serves one generation at a time. It may throw from any
+ * call: the generation is given up, every text that was started is finished, and the exception
+ * reaches the caller.
  */
 class KVCTL_API Drafter {
  public:

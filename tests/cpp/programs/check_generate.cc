@@ -47,7 +47,10 @@ class RandomDrafter : public kvctl::Drafter {
     return drafts;
   }
   void Observe(const std::vector<RoundResult>&) override { Count(); }
-  void Finish(const Request& request) override { EXPECT_EQ(started.erase(request.id), 1u); }
+  void Finish(const Request& request) override {
+    EXPECT_EQ(started.erase(request.id), 1u);
+    Count();
+  }
 
   std::set<int64_t> started;
   std::map<int64_t, std::vector<int32_t>> answers;  // by Request::id

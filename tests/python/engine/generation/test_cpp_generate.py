@@ -14,6 +14,7 @@ import pytest
 import kvctl
 from cmake_project import build_project
 from kvctl.draft import ModelDrafter
+from plain_model import compile_plain_model
 from tiny_model import compile_tiny_model
 
 SOURCE = Path(__file__).parents[3] / "cpp" / "programs"
@@ -189,6 +190,42 @@ def test_stop_tokens_are_those_of_python(programs, tiny_model):
     assert [text.tokens for text in found] == [text.tokens for text in expected]
     assert [text.reason for text in found] == [text.finish_reason for text in expected]
     assert found[0].reason == "stop_token"
+
+
+@pytest.mark.parametrize("words", ["none", "lookup branches=1", "suffix", "model"])
+def test_a_sliding_window_has_no_end(programs, tmp_path, draft_model, words):
+    directory = compile_plain_model(
+        tmp_path / "model", context_window_size=-1, sliding_window_size=20, attention_sink_size=4
+    )
+    sampling = [kvctl.Sampling(temperature=t) for t in (0.0, 0.8) * 3]
+    expected = kvctl.generate(
+        kvctl.ModelRunner.load(directory, max_total_tokens=1024, max_sequences=6),
+        PROMPTS,
+        max_new_tokens=60,
+        sampling=sampling,
+        seed=2,
+    )
+    found = texts(
+        programs,
+        directory,
+        PROMPTS,
+        f"drafter={words} draft_model={draft_model}",
+        "max_total_tokens=120 page_size=4 max_sequences=5 prefill_chunk_size=16",
+        length=60,
+        seed=2,
+        temperature=[0.0, 0.8] * 3,
+    )
+    assert [text.tokens for text in found] == [text.tokens for text in expected]
+
+
+@pytest.mark.parametrize("kind", ["delta", "hybrid"])
+def test_models_with_recurrent_layers_are_refused(programs, tiny_model, recurrent_models, kind):
+    recurrent = recurrent_models(kind, emit_steps=True)
+    with pytest.raises(AssertionError, match="has recurrent layers, whose state kvctl::Generate"):
+        texts(programs, recurrent, PROMPTS, length=4)
+    with pytest.raises(AssertionError, match="has recurrent layers, whose state a ModelDrafter"):
+        words = f"drafter=model draft_model={recurrent}"
+        texts(programs, tiny_model, PROMPTS, words, length=4)
 
 
 # The joint distribution of three tokens, of two models with four.
