@@ -60,6 +60,12 @@ ffi::Array<ffi::String> FunctionNames(const FunctionTableRef& library) {
   return names;
 }
 
+/*! \brief callback: see FunctionTable::Instrument; nullopt ends it. */
+void InstrumentLibrary(const FunctionTableRef& library,
+                       const ffi::Optional<ffi::Function>& callback) {
+  library->table.Instrument(callback.value_or(nullptr));
+}
+
 ffi::String LibraryPath(const FunctionTableRef& library) { return library->table.path(); }
 
 ffi::String LibraryMetadata(const FunctionTableRef& library) {
@@ -274,6 +280,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.runner.has_function", Guarded(HasFunction), "Whether a library has a function")
       .def("kvctl.runner.get_function_names", Guarded(FunctionNames),
            "Names of the functions of a library's virtual machine")
+      .def("kvctl.runner.instrument_library", Guarded(InstrumentLibrary),
+           "Call a function around every call of a library's virtual machine")
       .def("kvctl.runner.get_library_metadata", Guarded(LibraryMetadata),
            "JSON text of a library's _metadata, or an empty string")
       .def("kvctl.runner.get_library_path", Guarded(LibraryPath), "The file of a library")

@@ -93,6 +93,13 @@ class KVCTL_API FunctionTable {
   const std::string& metadata_text() const;
   const std::string& path() const;
   DLDevice device() const;
+  /*!
+   * \brief Calls `callback` before and after every call that the virtual machine makes, until this
+   * is called with nullptr. All copies of the table share it.
+   * \param callback f(function, its name, true before and false after the call, what the call
+   * returned, its arguments...)
+   */
+  void Instrument(const tvm::ffi::Function& callback) const;
 
   // Functions of a language model, each present or absent.
   ModelFunction embed;                  //!< (ids, params) -> (n, hidden)

@@ -141,4 +141,8 @@ const std::string& FunctionTable::metadata_text() const { return library_->metad
 const std::string& FunctionTable::path() const { return library_->path; }
 DLDevice FunctionTable::device() const { return library_->device; }
 
+void FunctionTable::Instrument(const ffi::Function& callback) const {
+  library_->machine->GetFunction("set_instrument").value()(callback);
+}
+
 }  // namespace kvctl

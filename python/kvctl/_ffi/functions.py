@@ -541,6 +541,9 @@ class runner:
     get_vocab_size: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.get_vocab_size")
     gives_hidden: Callable[[ModelRunnerHandle], bool] = _get("kvctl.runner.gives_hidden")
     has_function: Callable[[FunctionTableHandle, str], bool] = _get("kvctl.runner.has_function")
+    instrument_library: Callable[[FunctionTableHandle, Callable[..., Any] | None], None] = _get(
+        "kvctl.runner.instrument_library"
+    )
     load_library: Callable[[str, Device], FunctionTableHandle] = _get("kvctl.runner.load_library")
     load_model: Callable[
         [

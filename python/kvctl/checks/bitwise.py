@@ -5,19 +5,17 @@ Where they are, speculative text is plain decoding's: greedily, and sampled seed
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..tree import TokenTree
+from .operations import Event, can_record, first_difference, recorded
+from .sequences import Sequences
 
 if TYPE_CHECKING:
     from ..engine.protocol import Runner
@@ -42,7 +40,8 @@ class Finding:
     flips : int
         Rows whose most probable token is another one.
     where : str
-        The first row that differs, and the first layer if the runner can say; "" where none does.
+        The first row that differs, and the first layer and the operation if the runner can say; ""
+        where none does.
     """
 
     what: str
@@ -73,74 +72,13 @@ def check_bitwise(
     Finding
         For chains of 1 to `rows` rows, for a tree, and for batches of 2 to `batch` sequences.
     """
-    chain, reference = _reference(runner, rows, seed)
+    chain, reference = decode_alone(runner, rows, seed)
     for n in range(1, rows + 1):
-        found = np.concatenate(list(_chunks(runner, chain, n)))
-        yield _compare(runner, f"{n} rows", reference, found, chain, n)
+        found = np.concatenate(list(decode_in_chunks(runner, chain, n)))
+        yield _compare(f"{n} rows", reference, found, partial(_where_in_chain, runner, chain, n))
     yield _tree(runner, chain, reference)
     for size in range(2, batch + 1):
         yield _batch(runner, chain, reference, size, seed)
-
-
-def check_threads(model: str, threads: Sequence[int], *, rows: int = 16) -> Iterator[Finding]:
-    """Compare digests of the logits of processes with other numbers of threads.
-
-    Parameters
-    ----------
-    model
-        As the commands take it.
-    threads
-        Numbers of threads, for OpenMP and for TVM.
-    rows
-        Tokens to decode, one by one and at once.
-
-    Yields
-    ------
-    Finding
-        For each number but the first, which the others are compared with.
-    """
-    digests = [_digests_with(model, count, rows) for count in threads]
-    for count, digest in zip(threads[1:], digests[1:], strict=True):
-        places = [i for i, (a, b) in enumerate(zip(digests[0], digest, strict=True)) if a != b]
-        where = f"row {places[0]}" if places else ""
-        difference = float("nan") if places else 0.0
-        what = f"{count} threads beside {threads[0]}"
-        yield Finding(what, not places, difference, 0, where)
-
-
-def digests(runner: Runner, rows: int, seed: int = 0) -> list[str]:
-    """Return a digest of each row of logits: decoded one by one, then all at once."""
-    chain, reference = _reference(runner, rows, seed)
-    [at_once] = _chunks(runner, chain, rows)
-    return [hashlib.sha256(row.tobytes()).hexdigest() for row in (*reference, *at_once)]
-
-
-_CHILD = """
-import json, sys
-from kvctl.checks.bitwise import digests
-from kvctl.cli.open_runner import open_runner
-print(json.dumps(digests(open_runner(sys.argv[1], talks=False), int(sys.argv[2]))))
-"""
-
-
-def _digests_with(model: str, threads: int, rows: int) -> list[str]:
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "TVM_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "passive",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, model, str(rows)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise RuntimeError(f"the process with {threads} threads failed: {lines[-1]}")
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def _tokens(runner: Runner, n: int, seed: int) -> list[int]:
@@ -153,17 +91,17 @@ def _rows(logits: Any) -> Float32:
     return rows
 
 
-def _reference(runner: Runner, rows: int, seed: int) -> tuple[list[int], Float32]:
+def decode_alone(runner: Runner, rows: int, seed: int) -> tuple[list[int], Float32]:
     """Return tokens behind the prompt, and the logits of decoding them one by one."""
     chain = _tokens(runner, _PROMPT + rows, seed)
-    with _Sequences(runner, {0: chain[:_PROMPT]}):
+    with Sequences(runner, {0: chain[:_PROMPT]}):
         parts = [_rows(runner.decode([0], [token])) for token in chain[_PROMPT:]]
     return chain, np.concatenate(parts)
 
 
-def _chunks(runner: Runner, chain: Sequence[int], n: int) -> Iterator[Float32]:
+def decode_in_chunks(runner: Runner, chain: Sequence[int], n: int) -> Iterator[Float32]:
     """Yield the logits of forwards of n rows until the chain ends; the last one may have fewer."""
-    with _Sequences(runner, {0: list(chain[:_PROMPT])}):
+    with Sequences(runner, {0: list(chain[:_PROMPT])}):
         for begin in range(_PROMPT, len(chain), n):
             part = chain[begin : begin + n]
             yield _rows(runner.verify([0], [TokenTree.chain(part)]))
@@ -172,17 +110,21 @@ def _chunks(runner: Runner, chain: Sequence[int], n: int) -> Iterator[Float32]:
 
 def _tree(runner: Runner, chain: Sequence[int], reference: Float32) -> Finding:
     """Compare a tree whose other branches hold anything."""
-    n = len(chain) - _PROMPT
     tokens, parents, own = [chain[_PROMPT]], [-1], [0]
     for token in chain[_PROMPT + 1 :]:
         for child in ((token + 1) % runner.vocab_size, token):
             tokens.append(child)
             parents.append(own[-1])
         own.append(len(tokens) - 1)
-    with _Sequences(runner, {0: list(chain[:_PROMPT])}):
-        found = _rows(runner.verify([0], [TokenTree(tokens, parents)]))[own]
+    tree = TokenTree(tokens, parents)
+    with Sequences(runner, {0: list(chain[:_PROMPT])}):
+        found = _rows(runner.verify([0], [tree]))[own]
         runner.cache.abort([0])
-    return _compare(runner, f"a tree of {len(tokens)} rows", reference, found, chain, n)
+
+    def where(row: int) -> str:
+        return _operation(runner, chain, 0, tree, own)
+
+    return _compare(f"a tree of {len(tokens)} rows", reference, found, where)
 
 
 def _batch(
@@ -190,43 +132,88 @@ def _batch(
 ) -> Finding:
     """Compare a sequence among others of other lengths."""
     others = {i: _tokens(runner, 5 + 9 * i, seed + i) for i in range(1, size)}
-    found = []
-    with _Sequences(runner, {**others, 0: list(chain[:_PROMPT])}):
-        ids = [*others, 0]
-        for token in chain[_PROMPT:]:
-            rows = _rows(runner.decode(ids, [(token + i) % runner.vocab_size for i in ids]))
-            found.append(rows[-1:])
-    return _compare(runner, f"{size} sequences", reference, np.concatenate(found), chain, 1)
+    prompts, ids = {**others, 0: list(chain[:_PROMPT])}, [*others, 0]
+
+    def step(token: int) -> Float32:
+        rows = _rows(runner.decode(ids, [(token + i) % runner.vocab_size for i in ids]))
+        return rows[-1:]
+
+    with Sequences(runner, prompts):
+        found = [step(token) for token in chain[_PROMPT:]]
+
+    def where(row: int) -> str:
+        if not can_record(runner):
+            return ""
+        before, token = chain[_PROMPT : _PROMPT + row], chain[_PROMPT + row]
+        with Sequences(runner, prompts):
+            for earlier in before:
+                step(earlier)
+            with recorded(runner) as many:
+                step(token)
+        with Sequences(runner, {0: list(chain[:_PROMPT])}):
+            for earlier in before:
+                runner.decode([0], [earlier])
+            with recorded(runner) as alone:
+                runner.decode([0], [token])
+        return _named(first_difference(many, size, [(size - 1, alone)]))
+
+    return _compare(f"{size} sequences", reference, np.concatenate(found), where)
 
 
-class _Sequences:
-    """Sequences with prompts, for as long as a block runs."""
-
-    def __init__(self, runner: Runner, prompts: dict[int, list[int]]) -> None:
-        self._runner = runner
-        self._prompts = prompts
-
-    def __enter__(self) -> None:
-        for id, tokens in self._prompts.items():
-            self._runner.cache.add_sequence(id)
-            self._runner.prefill([id], [tokens])
-
-    def __exit__(self, *_: object) -> None:
-        for id in self._prompts:
-            self._runner.cache.remove_sequence(id)
-
-
-def _compare(
-    runner: Runner, what: str, reference: Float32, found: Float32, chain: Sequence[int], n: int
-) -> Finding:
+def _compare(what: str, reference: Float32, found: Float32, where: Callable[[int], str]) -> Finding:
+    """Compare logits; `where` says more about the first row that differs."""
     bits = reference.view(np.int32) != found.view(np.int32)
     if not bits.any():
         return Finding(what, True)
     row = int(np.flatnonzero(bits.any(axis=1))[0])
     flips = int((reference.argmax(axis=1) != found.argmax(axis=1)).sum())
+    place = f"row {row}{where(row)}"
+    return Finding(what, False, float(np.abs(reference - found).max()), flips, place)
+
+
+def _where_in_chain(runner: Runner, chain: Sequence[int], n: int, row: int) -> str:
+    """Return the operation, or else the layer, that makes a row of forwards of n rows differ."""
+    if can_record(runner):
+        begin = row // n * n
+        part = chain[_PROMPT + begin : _PROMPT + begin + n]
+        return _operation(runner, chain, begin, TokenTree.chain(part), range(len(part)))
     layer = _first_layer(runner, chain, n) if n > 1 else None
-    where = f"row {row}" + (f", layer {layer}" if layer is not None else "")
-    return Finding(what, False, float(np.abs(reference - found).max()), flips, where)
+    return f", layer {layer}" if layer is not None else ""
+
+
+def _operation(
+    runner: Runner, chain: Sequence[int], begin: int, tree: TokenTree, own: Sequence[int]
+) -> str:
+    """Return the first operation that gives the rows `own` of a tree other bits than a chain's.
+
+    `begin` tokens of the chain are behind the prompt already.
+    """
+    if not can_record(runner):
+        return ""
+
+    def alone(token: int) -> None:
+        runner.verify([0], [TokenTree.chain([token])])
+        runner.cache.commit([0], [[0]])
+
+    rows = []
+    with Sequences(runner, {0: list(chain[:_PROMPT])}):
+        for token in chain[_PROMPT : _PROMPT + begin]:
+            alone(token)
+        with recorded(runner) as many:
+            runner.verify([0], [tree])
+        runner.cache.abort([0])
+        for row, token in zip(own, chain[_PROMPT + begin :], strict=False):
+            with recorded(runner) as events:
+                alone(token)
+            rows.append((row, events))
+    return _named(first_difference(many, len(tree), rows))
+
+
+def _named(event: Event | None) -> str:
+    if event is None:
+        return ""
+    shape = ", ".join(map(str, event.value.shape))
+    return f", operation {event.name}, which gives ({shape})"
 
 
 def _first_layer(runner: Runner, chain: Sequence[int], n: int) -> int | None:
@@ -242,7 +229,7 @@ def _first_layer(runner: Runner, chain: Sequence[int], n: int) -> int | None:
     if not layers:
         return None
     for size in (1, n):
-        with _Sequences(runner, {0: list(chain[:_PROMPT])}):
+        with Sequences(runner, {0: list(chain[:_PROMPT])}):
             parts = []
             for begin in range(_PROMPT, _PROMPT + n, size):
                 tokens = chain[begin : begin + size]
@@ -256,7 +243,7 @@ def _given_layers(runner: Any, chain: Sequence[int]) -> list[int]:
     """Return the layers whose outputs the runner gives."""
     found = []
     for layer in range(int(runner.cache.num_layers)):
-        with _Sequences(runner, {0: list(chain[:1])}):
+        with Sequences(runner, {0: list(chain[:1])}):
             try:
                 runner.forward([0], [chain[1:2]], hidden=[layer])
             except (ValueError, NotImplementedError):

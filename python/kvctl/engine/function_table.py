@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -69,6 +70,27 @@ class FunctionTable(Mapping[str, Callable[..., Any]]):
         text = str(ffi.runner.get_library_metadata(self._handle))
         metadata: dict[str, Any] = json.loads(text) if text else {}
         return metadata
+
+    @contextmanager
+    def instrumented(self, callback: Callable[[str, Any, Sequence[Any]], None]) -> Iterator[None]:
+        """Have a function called after every call that the virtual machine makes.
+
+        Parameters
+        ----------
+        callback
+            It is called with the name of what was called, the result and the arguments. A function
+            that writes its results has their tensors as its last arguments.
+        """
+
+        def called(function: Any, name: str, before: bool, result: Any, /, *arguments: Any) -> None:
+            if not before:
+                callback(name, result, arguments)
+
+        ffi.runner.instrument_library(self._handle, called)
+        try:
+            yield
+        finally:
+            ffi.runner.instrument_library(self._handle, None)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         return ffi.runner.get_function(self._handle, name)

@@ -6,7 +6,8 @@ import pytest
 from command_line import run
 from fake_runner import FakeRunner
 from kvctl import ModelRunner
-from kvctl.checks.bitwise import _first_layer, _given_layers, check_bitwise, check_threads
+from kvctl.checks.bitwise import _first_layer, _given_layers, check_bitwise
+from kvctl.checks.threads import check_threads
 from tiny_model import compile_tiny_model
 
 

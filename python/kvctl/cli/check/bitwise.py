@@ -19,7 +19,8 @@ def bitwise_command(
     ] = "1,2",
 ) -> None:
     """Compare logits of many rows, sequences and threads, bit for bit, with decoding one by one."""
-    from ...checks.bitwise import check_bitwise, check_threads
+    from ...checks.bitwise import check_bitwise
+    from ...checks.threads import check_threads
 
     counts = _numbers(threads, "--threads")
     runner = open_runner(model, talks=False, max_sequences=max(4, batch))
