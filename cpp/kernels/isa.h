@@ -16,6 +16,14 @@ enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
  */
 Isa CpuIsa();
 
+/*!
+ * \brief Whether tiles of bfloat16 (AMX) may be used.
+ *
+ * That is so where the processor has them, KVCTL_ISA is not set, and the operating system gives
+ * this process the room to save them. The system is asked once, by the first call.
+ */
+bool CpuHasTiles();
+
 /*! \brief "baseline", "avx2" or "avx512". */
 const char* IsaName(Isa isa);
 

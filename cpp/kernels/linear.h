@@ -19,20 +19,22 @@
 
 namespace kvctl {
 
-/*! \brief How weights are stored; products and sums are float32 either way. */
+/*! \brief How weights are stored; sums are float32 either way. */
 enum class WeightType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
 
 /*! \brief The library that multiplies. */
 enum class LinearBackend : int32_t {
   kOwn = 0,    //!< kvctl's kernels: row results are bitwise independent of the number of rows
+  kAmx = 2,    //!< kvctl's kernels with tiles (bfloat16 weights only): the inputs are rounded to
+               //!< bfloat16 too; row results are bitwise independent of the number of rows
   kOneDNN = 1  //!< oneDNN (float32 only): bitwise independent for 1..64 rows with AVX-512, as
                //!< measured; not on AVX2
 };
 
 /*!
  * \brief The backend that new weights are packed for: oneDNN for float32 on AVX-512 machines where
- * the plugin is installed, else kvctl's own. The environment variable KVCTL_LINEAR ("own",
- * "onednn") overrides; read once.
+ * the plugin is installed, tiles for bfloat16 where CpuHasTiles(), else kvctl's own. The
+ * environment variable KVCTL_LINEAR ("own", "onednn") overrides; read once.
  */
 LinearBackend ChooseLinearBackend(WeightType type);
 

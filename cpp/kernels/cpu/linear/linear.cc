@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/cpu/linear/linear_onednn.h"
+#include "kernels/cpu/linear/linear_tiles.h"
 #include "kernels/cpu/linear/model_kernels.h"
 #include "kernels/team.h"
 #include "kvctl/error.h"
@@ -73,7 +74,10 @@ LinearBackend ChooseLinearBackend(WeightType type) {
     Throw(ErrorKind::kValue, "the environment variable KVCTL_LINEAR must be own or onednn, not '",
           wanted, "'");
   }
-  if (type != WeightType::kFloat32 || OneDNN() == nullptr) return LinearBackend::kOwn;
+  if (type == WeightType::kBFloat16) {
+    return CpuHasTiles() ? LinearBackend::kAmx : LinearBackend::kOwn;
+  }
+  if (OneDNN() == nullptr) return LinearBackend::kOwn;
   if (wanted != nullptr && std::strcmp(wanted, "own") == 0) return LinearBackend::kOwn;
   if (wanted != nullptr && std::strcmp(wanted, "onednn") == 0) return LinearBackend::kOneDNN;
   return CpuIsa() == Isa::kAvx512 ? LinearBackend::kOneDNN : LinearBackend::kOwn;
@@ -86,8 +90,10 @@ size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend ba
           " rows and columns, not (", n, ", ", k, ")");
   }
   if (backend == LinearBackend::kOneDNN) return sizeof(Head) + OneDNN()->packed_bytes(n, k);
-  const int width = ModelKernelsFor(CpuIsa()).panel_width;
+  const bool tiles = backend == LinearBackend::kAmx;
+  const int width = tiles ? kTilePanelWidth : ModelKernelsFor(CpuIsa()).panel_width;
   const int64_t columns = (n + width - 1) / width * width;
+  if (tiles) k = TileInputs(k);
   if (columns > std::numeric_limits<int64_t>::max() / 8 / k) {
     Throw(ErrorKind::kValue, "a weight of (", n, ", ", k, ") is too large");
   }
@@ -102,6 +108,8 @@ void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, Line
   if (backend == LinearBackend::kOneDNN) {
     UseTeam(true);
     OneDNN()->pack(weight, n, k, Body(packed));
+  } else if (backend == LinearBackend::kAmx) {
+    PackTiles(weight, n, k, Body(packed));
   } else {
     PackPanels(weight, n, k, type, ModelKernelsFor(head.isa).panel_width, Body(packed));
   }
@@ -126,6 +134,10 @@ void Linear(const float* x, int64_t m, const void* packed, const float* addend, 
   if (head.backend == LinearBackend::kOneDNN) {
     UseTeam(true);
     OneDNN()->linear(x, m, Body(packed), head.n, head.k, addend, out);
+    return;
+  }
+  if (head.backend == LinearBackend::kAmx) {
+    LinearTiles(x, m, Body(packed), head.n, head.k, addend, out);
     return;
   }
   const ModelKernels& kernels = ModelKernelsFor(head.isa);

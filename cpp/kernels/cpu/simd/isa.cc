@@ -1,6 +1,8 @@
 #include "kernels/isa.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -35,7 +37,34 @@ Isa Detect() {
         "the environment variable KVCTL_ISA must be baseline, avx2 or avx512, not '", wanted, "'");
 }
 
+constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, edx
+constexpr unsigned kAvx512Bf16 = 1u << 5;                                          // subleaf 1, eax
+
+bool ProcessorHasTiles() {
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kAll = kAmxBf16 | kAmxTile | kAmxInt8;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kAll) != kAll) return false;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvx512Bf16) != 0;
+}
+
+/*! \brief Asks Linux for the room to save a thread's tiles: without it their first use ends the
+ * process. */
+bool SystemPermitsTiles() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, since Linux 5.16
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
 }  // namespace
+
+bool CpuHasTiles() {
+  static const bool has = [] {
+    const char* wanted = std::getenv("KVCTL_ISA");
+    if (wanted != nullptr && *wanted != '\0') return false;
+    return CpuIsa() == Isa::kAvx512 && ProcessorHasTiles() && SystemPermitsTiles();
+  }();
+  return has;
+}
 
 Isa CpuIsa() {
   static const Isa isa = Detect();

@@ -1,0 +1,94 @@
+#include <omp.h>
+
+#include <cmath>
+
+#include "check.h"
+#include "kernels/convert.h"
+#include "kernels/isa.h"
+#include "packed_weight.h"
+
+using namespace kvctl;
+
+namespace {
+
+constexpr WeightType kBFloat16 = WeightType::kBFloat16;
+constexpr LinearBackend kAmx = LinearBackend::kAmx;
+
+float Rounded(float value) {
+  BFloat16 narrow;
+  FromFloat(value, &narrow);
+  return ToFloat(narrow);
+}
+
+}  // namespace
+
+TEST(TilesAreChosenForBFloat16WhereTheyMayBeUsed) {
+  EXPECT(ChooseLinearBackend(kBFloat16) == (CpuHasTiles() ? kAmx : LinearBackend::kOwn));
+  EXPECT(ChooseLinearBackend(WeightType::kFloat32) != kAmx);
+  EXPECT(!CpuHasTiles() || CpuIsa() == Isa::kAvx512);
+}
+
+TEST(TilesRoundInputsAndWeightsToNearest) {
+  if (!CpuHasTiles()) return;
+  for (auto [n, k] : kShapes) {
+    Weight weight(n, k, kBFloat16, kAmx);
+    std::vector<float> x = Input(19, k);
+    const std::vector<float> out = Run(weight, x, 19);
+    for (float& value : x) value = Rounded(value);
+    for (float& value : weight.plain) value = Rounded(value);
+    EXPECT(WorstError(weight, x, 19, out, (k + 1) * std::ldexp(1.0, -24)) <= 1.0);
+  }
+}
+
+TEST(ARowOnTilesIsTheSameAmongAnyNumberOfRows) {
+  if (!CpuHasTiles()) return;
+  for (auto [n, k] : kShapes) {
+    Weight weight(n, k, kBFloat16, kAmx);
+    const std::vector<float> x = Input(200, k);
+    const std::vector<float> all = Run(weight, x, 200);
+    for (int64_t m = 1; m <= 64; ++m) {
+      EXPECT(SameBits(Run(weight, x, m).data(), all.data(), m * n));
+      const std::vector<float> tail(x.end() - m * k, x.end());
+      EXPECT(SameBits(Run(weight, tail, m).data(), all.data() + (200 - m) * n, m * n));
+    }
+  }
+}
+
+TEST(ARowOnTilesIsTheSameWithAnyNumberOfThreads) {
+  if (!CpuHasTiles()) return;
+  Weight weight(200, 700, kBFloat16, kAmx);
+  const std::vector<float> x = Input(37, 700);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const std::vector<float> alone = Run(weight, x, 37);
+  for (int count : {2, 3, 9}) {
+    omp_set_num_threads(count);
+    EXPECT(SameBits(Run(weight, x, 37).data(), alone.data(), 37 * 200));
+  }
+  omp_set_num_threads(threads);
+}
+
+TEST(TilesAddTheAddendOnce) {
+  if (!CpuHasTiles()) return;
+  Weight weight(45, 200, kBFloat16, kAmx);
+  const std::vector<float> x = Input(9, 200);
+  const std::vector<float> plain = Run(weight, x, 9);
+  const std::vector<float> addend = Input(9, 45);
+  std::vector<float> sum = Run(weight, x, 9, addend.data());
+  for (size_t i = 0; i < sum.size(); ++i) EXPECT_EQ(sum[i], plain[i] + addend[i]);
+  std::vector<float> in_place = addend;
+  Linear(x.data(), 9, weight.packed, in_place.data(), in_place.data());
+  EXPECT(SameBits(in_place.data(), sum.data(), 9 * 45));
+}
+
+TEST(NaNOnTilesStaysInItsRow) {
+  if (!CpuHasTiles()) return;
+  Weight weight(40, 30, kBFloat16, kAmx);
+  std::vector<float> x = Input(24, 30);
+  const std::vector<float> clean = Run(weight, x, 24);
+  x[19 * 30 + 7] = NAN;
+  const std::vector<float> out = Run(weight, x, 24);
+  for (int64_t i = 0; i < 24 * 40; ++i) {
+    EXPECT(i / 40 == 19 ? std::isnan(out[i]) : out[i] == clean[i]);
+  }
+}
