@@ -89,19 +89,20 @@ class ModelRunnerRef : public ffi::ObjectRef {
   TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(ModelRunnerRef, ffi::ObjectRef, ModelRunnerObj);
 };
 
-/*! \brief library: one that is loaded already, or nullopt. progress: f(bytes read, bytes), or
- * nullopt. */
+/*! \brief library: one that is loaded already, or nullopt. kv_dtype: "" is its own. progress:
+ * f(bytes read, bytes), or nullopt. */
 ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
                          const ffi::Optional<FunctionTableRef>& library, int64_t max_sequences,
                          int64_t max_total_tokens, int64_t prefill_chunk_size, int64_t page_size,
-                         int64_t max_history, int64_t max_state_bytes, bool keep_steps,
-                         const ffi::Optional<ffi::Function>& progress) {
+                         const ffi::String& kv_dtype, int64_t max_history, int64_t max_state_bytes,
+                         bool keep_steps, const ffi::Optional<ffi::Function>& progress) {
   RunnerOptions options;
   options.device = device;
   options.max_sequences = max_sequences;
   options.max_total_tokens = max_total_tokens;
   options.prefill_chunk_size = prefill_chunk_size;
   options.page_size = page_size;
+  if (!kv_dtype.empty()) options.kv_dtype = ffi::StringToDLDataType(kv_dtype);
   options.max_history = max_history;
   options.max_state_bytes = max_state_bytes;
   options.keep_steps = keep_steps;

@@ -35,6 +35,8 @@ struct RunnerOptions {
   int64_t max_total_tokens = 0;
   int64_t prefill_chunk_size = 0;  //!< new tokens of one forward; at most the library's
   int64_t page_size = 16;
+  /*! \brief The type of K and V in the cache's pages; with 0 bits the library's own. */
+  DLDataType kv_dtype = {kDLFloat, 0, 1};
   // Of models with recurrent layers.
   int64_t max_history = 16;     //!< tokens by which a sequence can be rolled back
   int64_t max_state_bytes = 0;  //!< memory for kept states; see RecurrentStateConfig::max_bytes

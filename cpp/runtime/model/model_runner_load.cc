@@ -113,11 +113,11 @@ ModelWindow WindowOf(const FunctionTable& functions, const JsonObject& config) {
 }
 
 PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
-                         int64_t max_total_tokens, int64_t chunk, int64_t page_size,
+                         int64_t max_total_tokens, int64_t chunk, const RunnerOptions& options,
                          const ModelWindow& window) {
   ffi::Any created = functions.create_paged_kv_cache(
       ffi::Shape({max_sequences}), ffi::Shape({max_total_tokens}), ffi::Shape({chunk}),
-      ffi::Shape({page_size}), ffi::Shape({static_cast<int64_t>(window.size > 0)}));
+      ffi::Shape({options.page_size}), ffi::Shape({static_cast<int64_t>(window.size > 0)}));
   auto cache = created.as<PagedKVCache>();
   if (!cache.has_value() || !cache->defined()) {
     Throw(
@@ -125,6 +125,11 @@ PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
         " instead of kvctl's cache: it was loaded before that was installed, and a virtual ",
         "machine keeps the functions that it found when it started. Install kvctl's cache first, ",
         "or give the runner the directory alone");
+  }
+  if (options.kv_dtype.bits > 0 && options.kv_dtype != (*cache)->config().dtype) {
+    PagedKVCacheConfig config = (*cache)->config();
+    config.dtype = options.kv_dtype;
+    cache = PagedKVCache::Create(config);
   }
   // Where layers have windows of their own, the library's says how large those are.
   const PagedKVCacheConfig& config = (*cache)->config();
@@ -228,10 +233,13 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
           max_total_tokens, " and ", options.page_size);
   }
   const std::string kind = StateKind(metadata);
+  if (kind == "rnn_state" && options.kv_dtype.bits > 0) {
+    Throw(ErrorKind::kValue, functions.path(), " has no K and V, so kv_dtype cannot be chosen");
+  }
   if (kind != "rnn_state") {
     runner.cache_ =
-        CreateCache(functions, max_sequences, max_total_tokens, runner.prefill_chunk_size_,
-                    options.page_size, WindowOf(functions, files.config));
+        CreateCache(functions, max_sequences, max_total_tokens, runner.prefill_chunk_size_, options,
+                    WindowOf(functions, files.config));
   }
   if (kind != "kv_cache") {
     runner.state_ = CreateState(functions, max_sequences, options);

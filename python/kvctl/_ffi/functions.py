@@ -554,6 +554,7 @@ class runner:
             int,
             int,
             int,
+            str,
             int,
             int,
             bool,

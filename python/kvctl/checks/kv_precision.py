@@ -1,7 +1,8 @@
 """What a coarser type of K and V would change: logits, choices, and the acceptance of drafts.
 
-The cache keeps its own type. After every forward, the new K and V are rounded to the other type and
-written back, so that each later token reads what such a cache would hold.
+Where the cache has the other type, the same model runs on such a cache. Where it has not, the cache
+keeps float32: after every forward the new K and V are rounded to the other type and written back,
+so that each later token reads what such a cache would hold.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ KV_DTYPES: dict[str, Callable[[Float32], Float32]] = {
 }
 
 
+#: Those of them that a cache can have.
+CACHE_DTYPES = ("float16", "bfloat16")
+
+
 @dataclass(frozen=True)
 class KvReport:
     """What a type of K and V changes over a text.
@@ -60,6 +65,8 @@ class KvReport:
     ----------
     dtype : str
         One of `KV_DTYPES`.
+    in_cache : bool
+        Whether a cache held that type; else the values of a float32 cache were rounded.
     tokens : int
         Positions that were compared.
     max_error, mean_error : float
@@ -72,6 +79,7 @@ class KvReport:
     """
 
     dtype: str
+    in_cache: bool
     tokens: int
     max_error: float
     mean_error: float
@@ -84,6 +92,7 @@ def check_kv(
     prompts: Sequence[Sequence[int]],
     dtype: str,
     *,
+    coarser: Runner | None = None,
     new_tokens: int = 32,
     temperature: float = 1.0,
 ) -> KvReport:
@@ -97,6 +106,8 @@ def check_kv(
         Tokens of the prompts.
     dtype
         One of `KV_DTYPES`.
+    coarser
+        The same model on a cache of that type; without it, K and V are rounded.
     new_tokens
         Of each text. The rounded run is given the same tokens, so that positions compare.
     temperature
@@ -105,7 +116,7 @@ def check_kv(
     Raises
     ------
     ValueError
-        If there is no such type, no prompt, or the cache holds another type than float32.
+        If there is no such type, no prompt, or a cache holds another type than it must.
     NotImplementedError
         If the model keeps its state elsewhere than in a `kvctl.PagedKVCache`.
     """
@@ -118,18 +129,23 @@ def check_kv(
         raise NotImplementedError("a model with recurrent layers keeps state that is no K and V")
     if cache.dtype != "float32":
         raise ValueError(f"the cache must hold float32, to round from; it holds {cache.dtype}")
+    if coarser is not None and coarser.cache.dtype != dtype:  # type: ignore[attr-defined]
+        found = coarser.cache.dtype  # type: ignore[attr-defined]
+        raise ValueError(f"the coarser runner's cache must hold {dtype}, it holds {found}")
     own, other = [], []
+    rounding = KV_DTYPES[dtype] if coarser is None else None
     for prompt in prompts:
         text = list(prompt)
         first = _logits(runner, text, new_tokens, None, [])
         emitted = [int(row.argmax()) for row in first]
         own.append(first)
-        other.append(_logits(runner, text, new_tokens, KV_DTYPES[dtype], emitted))
+        other.append(_logits(coarser or runner, text, new_tokens, rounding, emitted))
     exact, rounded = np.concatenate(own), np.concatenate(other)
     error = np.abs(exact - rounded)
     p, q = _softmax(exact / temperature), _softmax(rounded / temperature)
     return KvReport(
         dtype,
+        coarser is not None,
         len(exact),
         float(error.max()),
         float(error.mean()),

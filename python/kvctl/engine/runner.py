@@ -80,6 +80,7 @@ class ModelRunner(ModelForwards):
         max_total_tokens: int | None = None,
         prefill_chunk_size: int | None = None,
         page_size: int = 16,
+        kv_dtype: str | None = None,
         max_history: int = 16,
         max_state_bytes: int | None = None,
         keep_steps: bool = True,
@@ -104,6 +105,8 @@ class ModelRunner(ModelForwards):
             New tokens of one forward; the library's own by default, which is also the limit.
         page_size : int
             Tokens in a page of the cache.
+        kv_dtype : {"float32", "float16", "bfloat16"}, optional
+            The type of K and V in the pages; the library's own by default. On CUDA it is 16-bit.
         max_history, max_state_bytes, keep_steps
             Of models with recurrent layers: how their states are kept; see
             :meth:`kvctl.RecurrentState.create`.
@@ -120,6 +123,8 @@ class ModelRunner(ModelForwards):
         ValueError
             If a file is truncated, if the files do not belong together, or if a size is out of
             range. Nothing is loaded then.
+        TypeError
+            If there is no such type of K and V.
         NotImplementedError
             If the model needs something that the runner cannot do, such as several devices.
         RuntimeError
@@ -137,6 +142,7 @@ class ModelRunner(ModelForwards):
                 _at_least_one("max_total_tokens", max_total_tokens),
                 _at_least_one("prefill_chunk_size", prefill_chunk_size),
                 page_size,
+                kv_dtype or "",
                 max_history,
                 _at_least_one("max_state_bytes", max_state_bytes),
                 keep_steps,

@@ -6,7 +6,7 @@ import pytest
 from command_line import run
 from kvctl import ModelRunner
 from kvctl.checks import kv_precision
-from kvctl.checks.kv_precision import KV_DTYPES, check_kv
+from kvctl.checks.kv_precision import CACHE_DTYPES, KV_DTYPES, check_kv
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,23 @@ def test_coarser_types_change_more(runner):
         for name in ("float16", "bfloat16", "float8_e4m3")
     ]
     assert 0 < errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("name", CACHE_DTYPES)
+def test_a_cache_of_the_type_is_as_good_as_rounding(runner, tiny_model, name):
+    coarser = ModelRunner.load(tiny_model, kv_dtype=name)
+    assert coarser.cache.dtype == name
+    found = check_kv(runner, PROMPTS, name, coarser=coarser, new_tokens=12)
+    rounded = check_kv(runner, PROMPTS, name, new_tokens=12)
+    assert found.in_cache and not rounded.in_cache
+    assert 0 < found.mean_error < 3 * rounded.mean_error
+    assert rounded.mean_error < 3 * found.mean_error
+    assert found.acceptance == pytest.approx(rounded.acceptance, abs=1e-3)
+    same = ModelRunner.load(tiny_model, kv_dtype="float32")
+    with pytest.raises(ValueError, match=f"must hold {name}, it holds float32"):
+        check_kv(runner, PROMPTS, name, coarser=same)
+    with pytest.raises(TypeError, match="must be float32, float16 or bfloat16, got int8"):
+        ModelRunner.load(tiny_model, kv_dtype="int8")
 
 
 def test_rounding():
@@ -58,8 +75,10 @@ def test_what_is_wrong_is_refused(runner, monkeypatch):
 
 
 def test_the_command(smollm2):
-    done = run("check", "kv", smollm2, "--kv-dtype", "float16", "-n", 4)
+    done = run("check", "kv", smollm2, "--kv-dtype", "float16", "--kv-dtype", "int8", "-n", 4)
     assert done.returncode == 0 and "float16" in done.stdout, done.stderr
+    how = {line.split()[1]: line for line in done.stdout.splitlines() if "%" in line}
+    assert "in cache" in how["float16"] and "rounded" in how["int8"]
     done = run("check", "kv", smollm2, "--kv-dtype", "int3", "-n", 2)
     assert done.returncode == 1 and "got 'int3'" in done.stderr
 
