@@ -43,6 +43,7 @@ void Tile(const float* x, int64_t x_stride, const Weight* w, int64_t count, cons
     Vec w_low, w_high;
     LoadWeights(w + i * kPanelWidth, &w_low, &w_high);
     __builtin_prefetch(ahead + i * ahead_step);
+    if (ahead_step > kCacheLine) __builtin_prefetch(ahead + i * ahead_step + kCacheLine);
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
       Vec value = Splat(x[r * x_stride + i]);
