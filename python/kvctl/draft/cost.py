@@ -148,9 +148,9 @@ class RoundCost:
             Pairs of a row count and its cost in plain steps, as `points` returns them; costs of
             less than a step or not finite, and row counts that are not predicted, are left out.
         """
-        if self._unit is None:
-            self._unit, self._samples[1] = 1, deque([1.0])
         for rows, cost in points:
+            if self._unit is None:
+                self._unit, self._samples[1] = 1, deque([1.0])
             if 1 < rows <= self._max_rows and 1.0 <= cost < math.inf and rows not in self._samples:
                 believed = [cost * self._units(1)] * _CALIBRATION_WEIGHT
                 self._samples[rows] = deque(believed, maxlen=_SHAPE_WINDOW)
@@ -166,7 +166,9 @@ class RoundCost:
         """Learn from a round of ``rows`` rows that took ``seconds``."""
         known, kind = self._units(rows), _bucket(rows)
         if self._unit is None:
-            self._unit, self._samples[kind] = kind, deque([known])
+            self._unit = kind
+        if kind not in self._samples and not self._comparable():
+            self._samples[kind] = deque([known], maxlen=_SHAPE_WINDOW)
         is_known = kind in self._samples and kind not in self._first
         self._recent.append((kind if is_known else _NOTHING, seconds / known))
         self._steps_since_prefill += 1
@@ -174,6 +176,14 @@ class RoundCost:
         # What the prefill cost in steps is settled by the first few steps behind it.
         if timed or (self._prefill and self._steps_since_prefill <= _SCALE_WINDOW):
             self._fit()
+
+    def _comparable(self) -> bool:
+        """Return whether a recent round had a row count that others can be compared with.
+
+        Where none had, as in a batch on a runner that is known from single texts, a row count is
+        believed to cost what lies between its neighbours, and others are compared with it.
+        """
+        return any(kind != _NOTHING for kind, _ in self._recent)
 
     def _scale(self) -> float:
         """Return the present seconds of a unit of cost."""

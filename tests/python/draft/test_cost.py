@@ -164,3 +164,29 @@ def test_many_row_counts_share_samples():
     assert len(cost.points) <= 40
     for rows in (1, 7, 30, 100, 256):
         assert cost(rows) == pytest.approx(1 + 0.01 * (rows - 1), rel=0.05)
+
+
+def cost_of_a_batch(rows):
+    """Seconds of a round: rows are cheap up to 16, and dear from there on."""
+    return 0.05 + 0.0005 * min(rows, 16) + 0.002 * max(rows - 16, 0)
+
+
+@pytest.mark.parametrize("remembered", [[], [(2, 1.1), (4, 1.2)], [(3, 1.3)]])
+def test_a_batch_learns_what_its_rounds_cost_whatever_single_texts_left(remembered):
+    """No round of a batch has a row count that single texts have timed."""
+    cost = RoundCost(max_rows=128)
+    cost.recall(remembered)
+    cost.observe_prefill(512, 20 * cost_of_a_batch(1))
+    for rows in [8] * 4 + [16, 32, 64, 8, 16, 32, 64, 8, 16, 32, 64]:
+        cost.observe(rows, cost_of_a_batch(rows))
+    for rows in (16, 32, 64):
+        real = cost_of_a_batch(rows) / cost_of_a_batch(8)
+        assert cost(rows) / cost(8) == pytest.approx(real, rel=0.02)
+
+
+def test_nothing_remembered_is_nothing_known():
+    cost = RoundCost()
+    cost.recall([])
+    assert not cost.points and not cost.calibrated
+    cost.observe(8, 1.0)
+    assert cost.seconds_per_step == pytest.approx(1.0 / 8)
