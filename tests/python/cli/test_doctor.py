@@ -74,9 +74,12 @@ def test_runs_where_its_packages_are_missing(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_says_nothing_of_instructions_that_it_could_not_ask_for(monkeypatch):
+def test_says_that_onednn_must_be_asked_for(monkeypatch):
     monkeypatch.setattr(software.Path, "exists", lambda path: True)
-    assert "AVX-512" not in software._onednn({"error": "no import"}).found
+    monkeypatch.delenv("KVCTL_LINEAR", raising=False)
+    assert "for KVCTL_LINEAR=onednn" in software._onednn().found
+    monkeypatch.setenv("KVCTL_LINEAR", "onednn")
+    assert "for KVCTL_LINEAR" not in software._onednn().found
 
 
 def test_missing_tvm_says_what_to_install():

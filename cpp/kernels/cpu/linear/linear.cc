@@ -77,10 +77,8 @@ LinearBackend ChooseLinearBackend(WeightType type) {
   if (type == WeightType::kBFloat16) {
     return CpuHasTiles() ? LinearBackend::kAmx : LinearBackend::kOwn;
   }
-  if (OneDNN() == nullptr) return LinearBackend::kOwn;
-  if (wanted != nullptr && std::strcmp(wanted, "own") == 0) return LinearBackend::kOwn;
-  if (wanted != nullptr && std::strcmp(wanted, "onednn") == 0) return LinearBackend::kOneDNN;
-  return CpuIsa() == Isa::kAvx512 ? LinearBackend::kOneDNN : LinearBackend::kOwn;
+  const bool onednn = wanted != nullptr && std::strcmp(wanted, "onednn") == 0;
+  return onednn && OneDNN() != nullptr ? LinearBackend::kOneDNN : LinearBackend::kOwn;
 }
 
 size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend backend) {

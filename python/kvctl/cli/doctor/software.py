@@ -77,7 +77,7 @@ def software_checks(probed: dict[str, Any]) -> Iterator[Check]:
         yield fail("import kvctl", probed["error"], "see the lines above; then reinstall kvctl")
     else:
         yield ok("import kvctl", f"version {probed['version']}")
-    yield _onednn(probed)
+    yield _onednn()
     yield _compiler(tvm)
     yield _mlc()
     yield _demo()
@@ -157,28 +157,29 @@ def _build_id(name: str, directory: Path | None, library: str, expected: str, wa
     )
 
 
-def _onednn(probed: dict[str, Any]) -> Check:
+def _onednn() -> Check:
     spec = importlib.util.find_spec("kvctl._core")
     plugin = (
         Path(spec.origin).parent / "lib" / "libkvctl_onednn.so" if spec and spec.origin else None
     )
     library = Path(sys.prefix) / "lib" / "libdnnl.so.3"
     if not library.exists():
-        return warn(
+        return note(
             "oneDNN",
-            f"no {library}: linear layers run on kvctl's own kernel",
-            "pip install onednn-cpu-gomp==2023.2.0",
+            f"no {library}: not needed, linear layers run on kvctl's own kernels",
+            "for KVCTL_LINEAR=onednn: pip install onednn-cpu-gomp==2023.2.0",
         )
     if plugin is None or not plugin.exists():
-        return warn(
+        return note(
             "oneDNN",
-            "kvctl was built without its plugin: linear layers run on kvctl's own kernel",
-            "pip install onednn-devel-cpu-gomp==2023.2.0, then rebuild kvctl",
+            "kvctl was built without its plugin: linear layers run on kvctl's own kernels",
+            "for KVCTL_LINEAR=onednn: pip install onednn-devel-cpu-gomp==2023.2.0, then rebuild "
+            "kvctl",
         )
-    # See kernels/cpu/linear/linear.cc: without AVX-512, oneDNN's packed matmul is the slower one.
-    isa = probed.get("isa")  # unknown where kvctl cannot be imported
-    unused = "; not used here, where there is no AVX-512" if isa not in (None, "avx512") else ""
-    return ok("oneDNN", f"{library}, with kvctl's plugin{unused}")
+    used = os.environ.get("KVCTL_LINEAR") == "onednn"
+    return ok(
+        "oneDNN", f"{library}, with kvctl's plugin{'' if used else ', for KVCTL_LINEAR=onednn'}"
+    )
 
 
 def _compiler(tvm: Path | None) -> Check:
