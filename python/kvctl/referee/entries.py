@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..verification.enumeration import Rule
-from .rules import hsd, optimal_transport, specinfer, spectr
+from .rules import coupling, hsd, optimal_transport, specinfer, spectr
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,24 @@ ENTRIES = [
     Entry("SpecTr, k-sequential", "arXiv 2310.15141", spectr.k_sequential),
     Entry(
         "optimal transport by token",
-        "arXiv 2310.15141; Khisti et al., arXiv 2410.18234",
+        "arXiv 2310.15141; 2410.18234; 2502.18779; 2511.15898",
         optimal_transport.optimal_transport,
-        note="A linear program, the bound of every rule that decides token by token.",
+        note="A linear program, the bound of every rule that decides token by token. "
+        "Khisti et al., Hu et al. and Thomas and Pal solve the same problem in other ways.",
+    ),
+    Entry(
+        "drafter-invariant, Gumbel",
+        "arXiv 2408.07978",
+        coupling.gumbel,
+        chains_only=True,
+        note="Its text depends on the seed alone, whoever drafts; that costs acceptance. As "
+        '`how="coupled"` in kvctl.',
+    ),
+    Entry(
+        "drafter-invariant, weighted MinHash",
+        "arXiv 2408.07978",
+        coupling.min_hash,
+        chains_only=True,
     ),
     Entry("GBV (`best_of_k`)", "arXiv 2602.16961", "best_of_k"),
     Entry("traversal (`traversal`)", "arXiv 2505.12398", "traversal"),
@@ -95,5 +110,13 @@ ENTRIES = [
 
 #: Rules that were looked for, and why they are not in the table.
 ABSENT = {
-    "UniVer, arXiv 2605.04543": "only its abstract could be had, which does not define it",
+    "UniVer, arXiv 2605.04543": "only its abstract could be had, which does not define it. Its "
+    "page on arXiv, summaries of it and public repositories were searched for its algorithm in "
+    "November 2026; no code was found",
+    "SpecHub, arXiv 2411.05289": "it is for pairs of siblings that are drawn together, one of them "
+    "the most probable token, neither independently nor without replacement",
+    "greedy draft sampling, arXiv 2502.18779": "it is for siblings of which all but one are the "
+    "most probable tokens, neither drawn independently nor without replacement",
+    "list-level Gumbel sampling, openreview GJbrk55Bt8": "given several drafts, the distribution "
+    "of its token is an integral over as many variables, which is not enumerated",
 }

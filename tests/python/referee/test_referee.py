@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvctl.referee import ENTRIES, SHAPES, RandomModel, judge
-from kvctl.referee.rules import hsd, optimal_transport, specinfer, spectr
+from kvctl.referee.rules import coupling, hsd, optimal_transport, specinfer, spectr
 from kvctl.referee.table import rows_of, to_markdown
 from kvctl.testing.distribution import acceptance_of
 
@@ -47,6 +47,37 @@ def test_hsd_with_the_capped_ratio_emits_as_block_verification():
     for length in (2, 3):
         shape = tuple(range(-1, length))
         assert mean(hsd.last_ratio_capped, shape) == pytest.approx(mean("block", shape), abs=1e-12)
+
+
+def test_coupled_sides_have_their_own_distributions():
+    """The two sides together: each has its distribution, and they agree as often as promised."""
+    rng = np.random.default_rng(0)
+    for shares in (coupling._gumbel_shares, coupling._min_hash_shares):
+        for n in (2, 3, 6):
+            p, q = rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(n))
+            p[0] = 0 if n > 2 else p[0]
+            p /= p.sum()
+            both = np.array([shares(p, q, token) for token in range(n)])
+            np.testing.assert_allclose(both.sum(axis=1), q, atol=1e-12)
+            np.testing.assert_allclose(both.sum(axis=0), p, atol=1e-12)
+            promised = np.minimum(p, q).sum() / np.maximum(p, q).sum()
+            assert np.trace(both) >= promised - 1e-12
+
+
+def test_gumbel_shares_are_those_of_noise():
+    rng = np.random.default_rng(1)
+    p, q = np.array([0.5, 0.2, 0.3]), np.array([0.1, 0.6, 0.3])
+    noise = rng.exponential(size=(200_000, 3))
+    found = np.zeros((3, 3))
+    np.add.at(found, ((noise / q).argmin(axis=1), (noise / p).argmin(axis=1)), 1 / len(noise))
+    exact = np.array([coupling._gumbel_shares(p, q, token) for token in range(3)])
+    np.testing.assert_allclose(found, exact, atol=0.005)
+
+
+def test_drafter_invariance_costs_acceptance():
+    for shape in ((-1, 0), CHAIN):
+        means = [mean(rule, shape) for rule in ("target_only", coupling.min_hash, coupling.gumbel)]
+        assert means == sorted(means) and means[-1] < mean("token_wise", shape)
 
 
 def test_specinfer_is_recursive_rejection_for_independent_siblings():
