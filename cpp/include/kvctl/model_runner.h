@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,9 @@
 namespace kvctl {
 
 struct PromptPiece;
+struct ReplayLog;
+struct ReplayTarget;
+struct SequenceTokens;
 
 /*! \brief How a model is loaded. 0 means: what the model's library says. */
 struct RunnerOptions {
@@ -71,15 +75,22 @@ struct ForwardRows {
   tvm::runtime::Tensor entering{};
 };
 
+/*! \brief A point that one sequence of a ModelRunner can return to; it holds what it needs. */
+struct RunnerCheckpoint {
+  CacheCheckpoint cache;
+  RecurrentCheckpoint state;
+  std::shared_ptr<const SequenceTokens> tokens;
+};
+
 /*!
  * \brief A model directory, loaded: MLC-LLM's layout, compiled by kvctl or by anybody.
  *
  * Sequences live in the cache: add them there, and take tokens back there (PopN, Commit,
  * Rollback). Those of a model with recurrent layers live in the state, those of a hybrid in both,
- * in equal lengths: where going back in the state returns a number of tokens to run again, bring
- * the cache to the same length and prefill them. (In Python, runner.cache does all that.) Every
- * call here either happens for all sequences that it names or leaves the cache as it was, whatever
- * is thrown in the middle of the model. One thread at a time.
+ * in equal lengths: the runner's own AddSequence, PopN, Commit and so on change both at once. Where
+ * no state is kept at the target, they go back further and run tokens again. They do for any model.
+ * Every call here either happens for all sequences that it names or leaves the cache as it was,
+ * whatever is thrown in the middle of the model. One thread at a time.
  *
  * Errors are kvctl::Error for what the runner sees and tvm::ffi::Error for what the cache, the
  * virtual machine and the model's kernels say; AsError in kvctl/error.h makes one of them.
@@ -166,6 +177,37 @@ class KVCTL_API ModelRunner {
   tvm::runtime::Tensor PrefillEmbeddings(const std::vector<int64_t>& seq_ids,
                                          const std::vector<tvm::runtime::Tensor>& embeddings);
 
+  // Sequences of the cache and of the state together. A sequence is changed either by these or by
+  // the methods of cache() and state(), not by both.
+  /*! \brief Adds an empty sequence. \throws Error kValue if the id is taken. */
+  void AddSequence(int64_t seq_id);
+  /*! \brief Removes a sequence; its checkpoints become invalid. */
+  void RemoveSequence(int64_t seq_id);
+  /*!
+   * \brief Makes `child` a copy of the first `position` tokens of `parent`, -1: of all.
+   * \throws Error kValue if tokens have to run again that cannot (see PopN).
+   */
+  void ForkSequence(int64_t parent, int64_t child, int64_t position = -1);
+  /*! \brief Commits a path of each sequence's pending nodes and drops the others; see PopN. */
+  void Commit(const std::vector<int64_t>& seq_ids, const std::vector<std::vector<int32_t>>& kept);
+  /*! \brief Drops the pending nodes of some sequences. */
+  void DropPending(const std::vector<int64_t>& seq_ids);
+  /*!
+   * \brief Takes back the last n tokens: first pending nodes, then committed ones.
+   * \throws Error kValue if a sequence has fewer, or if no state is kept at the target and the
+   * tokens that lead there ran under a mask or at positions of their own; kOutOfPages if what has
+   * to run again does not fit.
+   */
+  void PopN(int64_t seq_id, int64_t n);
+  RunnerCheckpoint MakeCheckpoint(int64_t seq_id);
+  /*! \brief Makes a sequence exactly what it was; the checkpoint stays valid. */
+  void Rollback(int64_t seq_id, const RunnerCheckpoint& checkpoint);
+  /*! \brief Tokens of a sequence, pending ones counted. */
+  int64_t SequenceLength(int64_t seq_id) const;
+  int64_t PendingLength(int64_t seq_id) const;
+  /*! \brief How many tokens have run again so far. */
+  int64_t replayed_tokens() const;
+
   /*! \brief The cache of the attention layers; null for a model that has none. */
   const PagedKVCache& cache() const { return cache_; }
   /*! \brief The state of the recurrent layers; null for a model that has none. */
@@ -179,7 +221,16 @@ class KVCTL_API ModelRunner {
   int64_t prefill_chunk_size() const { return prefill_chunk_size_; }
 
  private:
-  explicit ModelRunner(FunctionTable functions) : functions_(std::move(functions)) {}
+  explicit ModelRunner(FunctionTable functions);
+
+  void CheckPair(int64_t seq_id) const;
+  SequenceTokens& TokensOf(int64_t seq_id) const;
+  void Record(int64_t seq_id, const int32_t* tokens, int64_t count, bool special = false);
+  void RunAgain(std::vector<ReplayTarget> targets);
+  void RunAgainOrReturn(std::vector<ReplayTarget> targets, const std::vector<int64_t>& seq_ids,
+                        const std::vector<RunnerCheckpoint>& points);
+  tvm::runtime::Tensor RunPrompts(const std::vector<int64_t>& seq_ids,
+                                  const std::vector<std::vector<int32_t>>& tokens);
 
   using ModelCall = std::function<ForwardRows(const tvm::runtime::Tensor& embeddings)>;
   tvm::runtime::Tensor RunPrefill(const std::vector<StepRequest>& requests,
@@ -187,6 +238,8 @@ class KVCTL_API ModelRunner {
                                   const std::vector<int32_t>& logit_rows);
   ForwardRows RunAllRows(const std::vector<StepRequest>& requests,
                          const std::vector<int32_t>& tokens, const ForwardOptions& options);
+  ForwardRows RunRequests(const std::vector<StepRequest>& requests,
+                          const std::vector<int32_t>& tokens, const ForwardOptions& options);
   ForwardRows RunStep(const std::vector<StepRequest>& requests,
                       const tvm::runtime::Tensor& embedded, bool one_row_each, int64_t num_logits,
                       const ModelCall& model);
@@ -220,6 +273,7 @@ class KVCTL_API ModelRunner {
   std::vector<ModelFunction> rests_;    // the layers after each of them
   ModelFunction to_states_;             // kvctl's or MLC-LLM's; absent: no hidden states
   ModelFunction get_logits_;
+  std::shared_ptr<ReplayLog> log_;  // of a model with recurrent layers
   bool limit_threads_ = false;  // our own models run on OpenMP; TVM's pool would only disturb it
 };
 

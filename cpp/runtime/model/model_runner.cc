@@ -1,12 +1,12 @@
 #include "kvctl/model_runner.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "kernels/team.h"
 #include "kvctl/error.h"
 #include "runtime/model/batch.h"
 #include "runtime/model/forward_scope.h"
+#include "runtime/model/replay_log.h"
 #include "runtime/model/row_tensors.h"
 
 namespace kvctl {
@@ -29,6 +29,9 @@ Tensor LogitsOf(const ffi::Any& result) {
 }
 
 }  // namespace
+
+ModelRunner::ModelRunner(FunctionTable functions)
+    : functions_(std::move(functions)), log_(std::make_shared<ReplayLog>()) {}
 
 void ModelRunner::CheckTokens(int64_t seq_id, const int32_t* tokens, int64_t count) const {
   if (count < 1) Throw(ErrorKind::kValue, "there are no tokens for sequence ", seq_id);
@@ -111,6 +114,15 @@ ForwardRows ModelRunner::RunAllRows(const std::vector<StepRequest>& requests,
 
 Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,
                             const std::vector<std::vector<int32_t>>& tokens) {
+  Tensor logits = RunPrompts(seq_ids, tokens);
+  for (size_t i = 0; i < seq_ids.size(); ++i) {
+    Record(seq_ids[i], tokens[i].data(), static_cast<int64_t>(tokens[i].size()));
+  }
+  return logits;
+}
+
+Tensor ModelRunner::RunPrompts(const std::vector<int64_t>& seq_ids,
+                               const std::vector<std::vector<int32_t>>& tokens) {
   CheckBatch(seq_ids, tokens.size(), "prompts");
   std::vector<int64_t> lengths;
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -184,103 +196,12 @@ Tensor ModelRunner::Decode(const std::vector<int64_t>& seq_ids,
     requests[i].seq_id = seq_ids[i];
     requests[i].append_length = 1;
   }
-  return RunStep(requests, Embed(tokens), true, batch,
-                 [&](const Tensor& rows) {
-                   const auto& decode = single ? functions_.decode : functions_.batch_decode;
-                   return ForwardRows{LogitsOf(Call(decode, rows)), Tensor()};
-                 })
-      .logits;
-}
-
-Tensor ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
-                           const std::vector<TokenTree>& trees) {
-  return Verify(seq_ids, trees, ForwardOptions()).logits;
-}
-
-ForwardRows ModelRunner::Verify(const std::vector<int64_t>& seq_ids,
-                                const std::vector<TokenTree>& trees,
-                                const ForwardOptions& options) {
-  CheckBatch(seq_ids, trees.size(), "trees");
-  std::vector<StepRequest> requests(trees.size());
-  std::vector<int32_t> tokens;
-  for (size_t i = 0; i < trees.size(); ++i) {
-    const TokenTree& tree = trees[i];
-    CheckNothingPending(cache_, state_, seq_ids[i]);
-    const int32_t depth = *std::max_element(tree.depths().begin(), tree.depths().end());
-    CheckContext(cache_, state_, context_window_, seq_ids[i], depth + 1);
-    requests[i].seq_id = seq_ids[i];
-    requests[i].append_length = tree.num_rows();
-    requests[i].mask = Mask::Tree(tree.RowParents());
-    const size_t first = tokens.size();
-    tokens.resize(first + tree.num_rows());
-    for (int32_t node = 0; node < tree.size(); ++node) {
-      tokens[first + tree.rows()[node]] = tree.tokens()[node];
-    }
-  }
-  return Forward(requests, tokens, options);
-}
-
-Tensor ModelRunner::Forward(const std::vector<StepRequest>& requests,
-                            const std::vector<int32_t>& tokens) {
-  return Forward(requests, tokens, ForwardOptions()).logits;
-}
-
-ForwardRows ModelRunner::Forward(const std::vector<StepRequest>& requests,
-                                 const std::vector<int32_t>& tokens,
-                                 const ForwardOptions& options) {
-  CheckOptions(options);
-  std::vector<int64_t> seq_ids;
-  std::vector<int64_t> lengths;
-  const auto total = static_cast<int64_t>(tokens.size());
-  int64_t at = 0;
-  for (const StepRequest& request : requests) {
-    const int64_t length = request.append_length;
-    if (length > total - at) {
-      Throw(ErrorKind::kValue, "the requests have more new tokens than the ", total, " given");
-    }
-    CheckTokens(request.seq_id, tokens.data() + at, length);
-    if (length > prefill_chunk_size_ && !CanCut(request)) {
-      Throw(ErrorKind::kValue, "sequence ", request.seq_id, " has ", length,
-            " new tokens, and one forward under a mask takes at most the prefill chunk of ",
-            prefill_chunk_size_);
-    }
-    seq_ids.push_back(request.seq_id);
-    lengths.push_back(length);
-    at += length;
-  }
-  if (at != total) {
-    Throw(ErrorKind::kValue, "the requests have ", at, " new tokens, and ", total,
-          " tokens were given");
-  }
-  CheckBatch(seq_ids, requests.size(), "requests");
-  const bool one_step = !one_sequence_per_step_ || requests.size() == 1;
-  if (total <= prefill_chunk_size_ && one_step) return RunAllRows(requests, tokens, options);
-
-  CheckFreePages(cache_, seq_ids, lengths);
-  return AllOrNothing(cache_, state_, seq_ids, [&] {
-    ForwardRows all;
-    all.logits =
-        Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
-    int64_t row = 0;
-    for (const std::vector<StepRequest>& step :
-         CutIntoSteps(requests, prefill_chunk_size_, one_sequence_per_step_)) {
-      int64_t rows = 0;
-      for (const StepRequest& request : step) rows += request.append_length;
-      const std::vector<int32_t> part(tokens.begin() + row, tokens.begin() + row + rows);
-      const ForwardRows found = RunAllRows(step, part, options);
-      CopyRows(found.logits, 0, rows, all.logits, row);
-      for (Tensor ForwardRows::* part : {&ForwardRows::hidden, &ForwardRows::entering}) {
-        const Tensor& one = found.*part;
-        if (!one.defined()) continue;
-        std::vector<int64_t> shape(one->shape, one->shape + one->ndim);
-        shape[0] = total;
-        if (!(all.*part).defined()) all.*part = Tensor::Empty(shape, one->dtype, one->device);
-        CopyRows(one, 0, rows, all.*part, row);
-      }
-      row += rows;
-    }
-    return all;
+  const ForwardRows found = RunStep(requests, Embed(tokens), true, batch, [&](const Tensor& rows) {
+    const auto& decode = single ? functions_.decode : functions_.batch_decode;
+    return ForwardRows{LogitsOf(Call(decode, rows)), Tensor()};
   });
+  for (size_t i = 0; i < seq_ids.size(); ++i) Record(seq_ids[i], &tokens[i], 1);
+  return found.logits;
 }
 
 }  // namespace kvctl
