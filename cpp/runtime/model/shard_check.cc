@@ -5,6 +5,7 @@
 
 #include "core/support/md5.h"
 #include "kvctl/error.h"
+#include "runtime/model/file_md5.h"
 #include "runtime/support/elf_file.h"
 
 namespace kvctl {
@@ -43,9 +44,9 @@ ShardCheck::ShardCheck(const std::vector<ParamShard>& shards)
   std::stable_sort(order_.begin(), order_.end(),
                    [&shards](size_t a, size_t b) { return shards[a].nbytes > shards[b].nbytes; });
   const size_t cores = std::max(1U, std::thread::hardware_concurrency());
-  const size_t count = std::min({order_.size(), cores, kMaxThreads});
+  threads_wanted_ = std::min({order_.size(), cores, kMaxThreads});
   try {
-    while (threads_.size() < count) threads_.emplace_back([this] { Run(); });
+    while (threads_.size() < threads_wanted_) threads_.emplace_back([this] { Run(); });
   } catch (const std::system_error&) {
     // With fewer threads it takes longer; with none, Finish does it all.
   } catch (...) {
@@ -67,19 +68,17 @@ void ShardCheck::Join() {
 }
 
 void ShardCheck::Run() {
-  std::vector<char> piece(kPieceBytes);
-  for (size_t i = next_++; i < order_.size() && !given_up_; i = next_++) {
-    std::ifstream file(shards_[order_[i]].path, std::ios::binary);
-    Md5 md5;
-    int64_t left = shards_[order_[i]].nbytes;
-    while (left > 0 && !given_up_) {
-      const int64_t size = std::min(left, static_cast<int64_t>(piece.size()));
-      if (!file.read(piece.data(), size)) break;
-      md5.Update(piece.data(), static_cast<size_t>(size));
-      left -= size;
-    }
-    if (left == 0) found_[order_[i]] = md5.Finish();
-  }
+  const size_t threads = std::max<size_t>(1, threads_wanted_);
+  HashFiles(
+      [this](HashedFile* file) {
+        const size_t i = next_++;
+        if (i >= order_.size()) return false;
+        *file = {shards_[order_[i]].path, shards_[order_[i]].nbytes, order_[i]};
+        return true;
+      },
+      [this](size_t index, const std::string& md5) { found_[index] = md5; },
+      [this] { return given_up_.load(); },
+      static_cast<int>((order_.size() + threads - 1) / threads));
 }
 
 void ShardCheck::Finish() {

@@ -52,6 +52,7 @@ class ShardCheck {
   const std::vector<ParamShard>& shards_;
   std::vector<size_t> order_;  //!< of shards with a checksum, the largest first
   std::vector<std::string> found_;
+  size_t threads_wanted_ = 0;  //!< each hashes so many shards at once that all are at work
   std::atomic<size_t> next_{0};
   std::atomic<bool> given_up_{false};
   std::vector<std::thread> threads_;

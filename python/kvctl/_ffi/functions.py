@@ -364,6 +364,12 @@ class checking:
     set: Callable[[bool], bool] = _get("kvctl.checking.set")
 
 
+class checkpoint:
+    """``kvctl.checkpoint.*``."""
+
+    file_md5: Callable[[Sequence[str]], Sequence[str]] = _get("kvctl.checkpoint.file_md5")
+
+
 class model:
     """``kvctl.model.*``."""
 

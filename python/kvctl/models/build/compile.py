@@ -38,6 +38,8 @@ Note = Callable[[str], None]
 _PREFILL_CHUNK = 512
 # What would be rounded to infinity.
 _BFLOAT16_LIMIT = 255.5 * 2.0**120
+_CHECKED_AT_ONCE = 1 << 17
+"""Numbers that the processor's nearest cache holds."""
 _QUANTIZATION = {"float32": "q0f32", "float16": "q0f16", "bfloat16": "q0bf16"}
 
 
@@ -262,12 +264,21 @@ def _converted(
     """Return a parameter in the type that it is saved in; every number of it is below a limit."""
     with np.errstate(over="ignore"):
         converted = array.astype(param.dtype, copy=False)
-    if (np.abs(converted) < limit).all():
+    if _are_below(converted.reshape(-1), limit):
         return converted
     finite = np.isfinite(array).all()
     problem = "is beyond the range of its type" if finite else "is not finite (NaN or infinity)"
     where = "" if checkpoint.source is None else f"{checkpoint.source}: "
     raise ValueError(f"{where}weight '{param.name}' {problem}")
+
+
+def _are_below(values: npt.NDArray[Any], limit: float) -> bool:
+    """Whether all numbers are finite and of a magnitude below a limit; values (n,)."""
+    for begin in range(0, len(values), _CHECKED_AT_ONCE):
+        part = values[begin : begin + _CHECKED_AT_ONCE]
+        if not (-limit < part.min() and part.max() < limit):  # NaN is the extreme of where it is
+            return False
+    return True
 
 
 def _halves(param: ParamSpec, dtype: str) -> int:

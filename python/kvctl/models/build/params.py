@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..._ffi import functions as ffi
+
 _SHARD_BYTES = 32 << 20
 """A shard is closed before it would grow past this; a larger parameter gets one of its own."""
+
+
+_HASHED_AT_ONCE = 16
+"""Shards whose checksums take hardly longer than that of one of them."""
 
 
 def largest_shard(sizes: list[int]) -> int:
@@ -52,8 +58,12 @@ class ParamWriter:
         self._directory = directory
         self._shards: list[dict[str, Any]] = []
         # Of the shard that is being written.
-        self._size, self._hash = 0, hashlib.md5(usedforsecurity=False)
+        self._size = 0
         self._records: list[dict[str, Any]] = []
+        # Shards without a checksum so far, and those whose checksums are on their way.
+        self._unhashed: list[dict[str, Any]] = []
+        self._hashes: list[Future[None]] = []
+        self._writer, self._hasher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._where: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
 
     def add(self, name: str, array: npt.NDArray[Any], *, bfloat16: bool = False) -> None:
@@ -86,19 +96,21 @@ class ParamWriter:
             "byteOffset": self._size,
         }
         path = self._directory / self._shard_name()
-        # Two threads write and hash a piece while the next one is read.
-        with path.open("ab") as file, ThreadPoolExecutor(2) as pool:
-            waiting: list[Future[Any]] = []
-            for chunk in chunks:
-                array = np.ascontiguousarray(chunk)
-                saved: Any = (_to_bfloat16(array) if bfloat16 else array).reshape(-1)
-                data = memoryview(saved).cast("B")
-                for one in waiting:
-                    one.result()
-                waiting = [pool.submit(act, data) for act in (file.write, self._hash.update)]
-                self._size += data.nbytes
-            for one in waiting:
-                one.result()
+        # A thread writes a piece while the next one is read.
+        with path.open("ab", buffering=0) as file:
+            waiting: Future[None] | None = None
+            try:
+                for chunk in chunks:
+                    array = np.ascontiguousarray(chunk)
+                    saved: Any = (_to_bfloat16(array) if bfloat16 else array).reshape(-1)
+                    data = memoryview(saved).cast("B")
+                    if waiting is not None:
+                        waiting.result()
+                    waiting = self._writer.submit(_write, file, data)
+                    self._size += data.nbytes
+            finally:
+                if waiting is not None:
+                    waiting.result()
         self._records.append(record)
         self._where[name] = (self._records, record)
 
@@ -110,6 +122,9 @@ class ParamWriter:
     def finish(self, metadata: dict[str, Any]) -> None:
         """Write the last shard, and then the index, without which the directory is no model."""
         self._close_shard()
+        self._hash_shards()
+        for one in self._hashes:
+            one.result()
         index = {
             "metadata": {"ParamSize": sum(len(s["records"]) for s in self._shards), **metadata},
             "records": self._shards,
@@ -122,14 +137,34 @@ class ParamWriter:
     def _close_shard(self) -> None:
         if not self._size:
             return
-        self._shards.append(
-            {
-                "dataPath": self._shard_name(),
-                "format": "raw-shard",
-                "nbytes": self._size,
-                "records": self._records,
-                "md5sum": self._hash.hexdigest(),
-            }
-        )
-        self._hash = hashlib.md5(usedforsecurity=False)
+        shard = {
+            "dataPath": self._shard_name(),
+            "format": "raw-shard",
+            "nbytes": self._size,
+            "records": self._records,
+            "md5sum": "",
+        }
+        self._shards.append(shard)
+        self._unhashed.append(shard)
         self._size, self._records = 0, []
+        if len(self._unhashed) == _HASHED_AT_ONCE:
+            self._hash_shards()
+
+    def _hash_shards(self) -> None:
+        """Have a thread compute checksums, from pages that the system has still in memory."""
+        shards, self._unhashed = self._unhashed, []
+
+        def act() -> None:
+            # The longest first: the others take turns beside it.
+            shards.sort(key=lambda shard: -shard["nbytes"])
+            paths = [str(self._directory / shard["dataPath"]) for shard in shards]
+            for shard, md5 in zip(shards, ffi.checkpoint.file_md5(paths), strict=True):
+                shard["md5sum"] = str(md5)
+
+        self._hashes.append(self._hasher.submit(act))
+
+
+def _write(file: FileIO, data: memoryview) -> None:
+    """Write all of some bytes, however many calls that takes."""
+    while data:
+        data = data[file.write(data) :]

@@ -174,7 +174,10 @@ class GGUFFile:
         first, last = info.offset + begin * size, info.offset + end * size
         rows = np.ascontiguousarray(self._data[first:last]).reshape(-1, size)
         with np.errstate(all="ignore"):  # scales may be damaged; the caller checks the numbers
-            values = dequantize(rows, GGMLQuantizationType(info.kind))
+            kind = GGMLQuantizationType(info.kind)
+            if kind == GGMLQuantizationType.Q8_0:
+                return _dequantize_q8_0(rows)
+            values = dequantize(rows, kind)
         return np.ascontiguousarray(values, dtype=np.float32)
 
     def _info(self, name: str) -> _TensorInfo:
@@ -273,3 +276,11 @@ class GGUFFile:
         if of != _STRING:
             raise ValueError(f"{self._path}: an array of the unsupported type {of}")
         return [self._string() for _ in range(self._count(size, 8, "strings", _MAX_ARRAY))]
+
+
+def _dequantize_q8_0(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return what ``gguf`` does, bit for bit, without a call for every sixteen rows."""
+    blocks = rows.reshape(-1, 2 + 32)
+    scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
+    values = np.multiply(blocks[:, 2:].view(np.int8), scales, dtype=np.float32)
+    return values.reshape(len(rows), -1)
