@@ -4,6 +4,7 @@
 # make test   everything that must always hold
 # make lint       formatters, linters, types, layers, and whether generated files are up to date
 # make ffi        write the table of packed functions, after a change of one's name, arguments or result
+# make heads      train an EAGLE-3 head for the demo model, about 90 minutes: build/heads/smollm2; it goes on where it was interrupted
 # make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
 # make fuzz       damaged files of every kind that is read: no crash, no hang, a sentence for each
@@ -17,7 +18,7 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo report results test lint ffi docs bench fuzz sanitize clean same-python
+.PHONY: build demo report results heads test lint ffi docs bench fuzz sanitize clean same-python
 
 build: $(VENV)/built
 
@@ -66,6 +67,15 @@ demo: $(VENV)/built $(VENV)/weights
 report: $(MODEL)/lib.so $(VENV)/dev
 	$(BIN)/kvctl bench spec $(MODEL) --questions benchmarks/questions/short.jsonl --limit 12 --max-new-tokens 64 \
 	  --drafter lookup --drafter lookup:length=4 --output build/report
+
+heads: $(VENV)/built $(VENV)/weights
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install torch==2.13.0
+	$(BIN)/kvctl compile smollm2 --dtype bfloat16 --hidden-layers 1,14,26,29 --output build/models/smollm2-states
+	$(BIN)/kvctl heads collect build/models/smollm2-states --text README.md --text docs/architecture.md --text docs/drafting.md \
+	  --text docs/cache.md --text docs/masks.md --minutes 40 --output build/heads/answers
+	$(BIN)/kvctl heads train build/heads/answers --minutes 42 --output build/heads/eagle3
+	$(BIN)/kvctl heads compile build/heads/eagle3 --force --output build/heads/smollm2
+	$(BIN)/kvctl compile smollm2 --hidden-layers 1,14,26 --output build/models/smollm2-hidden
 
 test: $(VENV)/built $(VENV)/dev $(VENV)/weights
 	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure

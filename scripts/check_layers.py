@@ -33,7 +33,7 @@ PYTHON = {
     "hf": "_ffi mask tree cache torch engine text",
     "text": "_ffi",
     "models": "_ffi text",
-    "heads": "_ffi cache mask draft engine models text",
+    "heads": "_ffi cache mask verification draft engine models text",
     "testing": "tree verification",
     "bench": "*",
     "checks": "*",

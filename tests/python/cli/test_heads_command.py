@@ -68,3 +68,15 @@ def test_a_head_of_another_model_is_refused(files, tmp_path):
     done = run("heads", "compile", head, *arguments)
     assert done.returncode == 1
     assert "trained for a vocabulary of 95 tokens, and the target has 96" in done.stderr
+
+
+def test_collecting_wants_hidden_states_and_training_answers(files, tmp_path):
+    plain = tmp_path / "plain"
+    assert run("compile", files / "files", "--output", plain).returncode == 0
+    done = run("heads", "collect", plain, "--output", tmp_path / "answers")
+    assert done.returncode == 1 and "compile it with --hidden-layers" in done.stderr
+    assert not (tmp_path / "answers").exists()
+    pytest.importorskip("torch", reason="needs torch: pip install 'kvctl[torch]'")
+    arguments = ("--target-model", files / "files", "--output", tmp_path / "head")
+    done = run("heads", "train", tmp_path, *arguments)
+    assert done.returncode == 1 and "'kvctl heads collect' makes one" in done.stderr

@@ -1,0 +1,163 @@
+"""Answers of the target to prompts, with its hidden states, in shards on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...engine.generate import generate
+from ...engine.runner import ModelRunner
+from ...models.checkpoints.safetensors_file import SafetensorsFile
+from ...models.checkpoints.safetensors_writer import write_safetensors
+from ...verification import Sampling
+from .recorder import Recorder
+
+MANIFEST = "collection.json"
+_SHARD = "answers_{:05d}.safetensors"
+#: Prompts whose answers are generated together and saved as one shard.
+GROUP = 48
+
+
+def collect(
+    runner: ModelRunner,
+    prompts: Sequence[Sequence[int]],
+    output: str | Path,
+    *,
+    layers: Sequence[int],
+    max_new_tokens: int = 192,
+    temperature: float = 0.7,
+    seed: int = 0,
+    enough: Callable[[], bool] | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> int:
+    """Generate the target's answers in batches, and save them with the hidden states.
+
+    A shard is written when all its answers are there, so a call that was interrupted goes on where
+    it stopped; it must be given the same prompts and settings.
+
+    Parameters
+    ----------
+    runner
+        The target, compiled with these layers as hidden layers.
+    prompts
+        Tokens of each.
+    output
+        The directory of the shards.
+    layers
+        Layers whose outputs are saved, ascending: those that the head reads, and the last one.
+    max_new_tokens, temperature, seed
+        Of the answers. Each prompt has its own random stream.
+    enough
+        Asked before each shard; True ends the collection.
+    progress
+        Called with the prompts done, all prompts, and the tokens so far.
+
+    Returns
+    -------
+    int
+        Tokens in the collection, prompts included.
+
+    Raises
+    ------
+    ValueError
+        If the directory holds a collection of other prompts or settings, or the runner gives no
+        hidden states.
+    """
+    if "hidden" not in runner.abilities:
+        names = ",".join(map(str, layers))
+        raise ValueError(
+            f"the model gives no hidden states: compile it with --hidden-layers {names}"
+        )
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_manifest(
+        folder,
+        {
+            "layers": list(layers),
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "prompts": len(prompts),
+            "first_prompts": [list(map(int, prompt)) for prompt in prompts[:4]],
+            "vocab_size": runner.vocab_size,
+        },
+    )
+    total = 0
+    for shard, first in enumerate(range(0, len(prompts), GROUP)):
+        path = folder / _SHARD.format(shard)
+        some = prompts[first : first + GROUP]
+        if path.exists():
+            total += SafetensorsFile(path).shape("tokens")[0]
+        elif enough is not None and enough():
+            break
+        else:
+            total += _collect_shard(
+                runner, some, path, layers, max_new_tokens, temperature, seed, first
+            )
+        if progress is not None:
+            progress(first + len(some), len(prompts), total)
+    return total
+
+
+def _collect_shard(
+    runner: ModelRunner,
+    prompts: Sequence[Sequence[int]],
+    path: Path,
+    layers: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    first: int,
+) -> int:
+    """Generate the answers of a shard and write it; returns its tokens."""
+    recorder = Recorder(layers)
+    texts = generate(
+        runner,
+        [list(prompt) for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        drafter=recorder,
+        sampling=Sampling(temperature=temperature),
+        stop=runner.stop_tokens,
+        seed=seed,
+        request_id=first,
+    )
+    tokens, hidden, lengths, starts = [], [], [], []
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        if len(text.tokens) < 2:  # it ended at once: nothing was recorded, or next to nothing
+            recorder.hidden.pop(first + i, None)
+            continue
+        states = recorder.take(first + i)
+        row = [*prompt, *text.tokens][: len(states) + 1]
+        tokens += row
+        # The last token has none: it was never read.
+        hidden.append(np.concatenate([states, np.zeros_like(states[:1])])[: len(row)])
+        lengths.append(len(row))
+        starts.append(len(prompt))
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "tokens": np.array(tokens, np.int32),
+        "lengths": np.array(lengths, np.int32),
+        "prompt_lengths": np.array(starts, np.int32),
+        "hidden": np.concatenate(hidden),
+    }
+    write_safetensors(path, arrays, bfloat16=frozenset(["hidden"]))
+    return len(tokens)
+
+
+def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:
+    """Write what the collection is of, or check that it is of the same."""
+    path = folder / MANIFEST
+    if not path.exists():
+        path.write_text(json.dumps(settings, indent=1))
+        return
+    before = json.loads(path.read_text())
+    other = [name for name in settings if before.get(name) != settings[name]]
+    if other:
+        raise ValueError(
+            f"{folder} holds a collection with another {', '.join(other)}: give it the same "
+            "settings to go on, or another directory"
+        )

@@ -1,0 +1,74 @@
+"""Write a safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "int64": "I64",
+    "int32": "I32",
+    "bool": "BOOL",
+}
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    *,
+    bfloat16: frozenset[str] = frozenset(),
+) -> None:
+    """Write arrays to a file that others see whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file; what is there is replaced.
+    tensors
+        Arrays of float64, float32, float16, int64, int32 or bool by name.
+    bfloat16
+        Names of uint16 arrays that hold the bits of bfloat16 numbers.
+
+    Raises
+    ------
+    ValueError
+        If an array is of another type.
+    """
+    entries, begin = {}, 0
+    for name, array in tensors.items():
+        kind = "BF16" if name in bfloat16 else _NAMES.get(str(array.dtype))
+        if kind is None or (name in bfloat16 and array.dtype != np.uint16):
+            raise ValueError(f"tensor '{name}' is {array.dtype}, which is not written")
+        entries[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [begin, begin + array.nbytes],
+        }
+        begin += array.nbytes
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for array in tensors.values():
+                file.write(np.ascontiguousarray(array).data)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def to_bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Return the bits of the nearest bfloat16 numbers, ties to even; for finite numbers."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (rounded >> np.uint32(16)).astype(np.uint16)
