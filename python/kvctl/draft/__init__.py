@@ -9,7 +9,14 @@ from .guesses import JacobiDrafter, LookaheadDrafter, TokenRecyclingDrafter
 from .head import HeadDrafter, MedusaDrafter
 from .lookup import LookupDrafter
 from .mixed import MixedDrafter
-from .model import DraftVocabulary, ModelDrafter, SelfDrafter, VocabularyMap
+from .model import (
+    DraftVocabulary,
+    ModelDrafter,
+    SelfDrafter,
+    StringDrafter,
+    StringMap,
+    VocabularyMap,
+)
 from .registry import DRAFTERS, make_drafter, register_drafter
 from .request import Request
 from .round_result import RoundResult
@@ -38,6 +45,8 @@ __all__ = [
     "RoundResult",
     "ScriptedDrafter",
     "SelfDrafter",
+    "StringDrafter",
+    "StringMap",
     "SuffixDrafter",
     "SuffixStore",
     "SyntheticDrafter",

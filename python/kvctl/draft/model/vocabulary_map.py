@@ -82,7 +82,7 @@ class VocabularyMap:
             raise ValueError(
                 f"the vocabularies share {len(pairs)} of the target's "
                 f"{target_tokenizer.vocab_size} tokens, less than a twentieth: such a model cannot "
-                "draft token by token"
+                "draft token by token; StringDrafter drafts through text"
             )
         self.draft_ids = np.array([draft for draft, _ in pairs], np.int32)
         self.target_ids = np.array([target for _, target in pairs], np.int32)
