@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .axes import axes_or_new
 
 # Curves differ in black and white too: by marker and by line.
-_MARKERS = "osD^vX"
+_MARKERS = "osD^vXP*"
 _LINES = ("-", "--", ":", "-.")
 
 

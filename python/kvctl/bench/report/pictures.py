@@ -16,7 +16,7 @@ from ..result import Answer, Result
 from .tables import Content
 
 _MARKERS = "osD^vXP*"
-_SIZE = (6.4, 4.0)
+_SIZE = (8.8, 4.0)
 _LONGEST_LABEL = 40
 # SVG with text as text: small, and found by a browser's search.
 _STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
@@ -68,8 +68,11 @@ def _drawn(title: str, draw: Callable[[Any, Any], bool], content: Any, size: Any
     # The salt keeps the ids of several pictures in one page apart, and the same in every run.
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
         figure = Figure(figsize=size, layout="constrained")
-        if not draw(content, figure.subplots()):
+        ax = figure.subplots()
+        if not draw(content, ax):
             return ""
+        if ax.get_legend() is not None:  # beside the axes it covers nothing
+            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue()
@@ -114,7 +117,8 @@ def draw_speedup(content: Content, ax: Any) -> bool:
         points = _points(result.of(number), result.of(plain))
         xs, ys = [x for x, _ in points], [y for _, y in points]
         marker = _MARKERS[drawn % len(_MARKERS)]
-        face = {} if drawn % 2 == 0 else {"facecolors": "none", "edgecolors": f"C{drawn % 10}"}
+        color = f"C{drawn % 10}"
+        face = "none" if drawn % 2 else color
         ax.scatter(
             xs,
             ys,
@@ -122,7 +126,8 @@ def draw_speedup(content: Content, ax: Any) -> bool:
             marker=marker,
             label=_label(content, content.overall[number]),
             alpha=0.8,
-            **face,
+            facecolors=face,
+            edgecolors=color,
         )
         drawn += 1
     if not drawn:
@@ -133,7 +138,7 @@ def draw_speedup(content: Content, ax: Any) -> bool:
     )
     ax.axhline(1.0, color="0.3", linewidth=1)
     ax.set(xlabel="tokens per round", ylabel="speed-up, prefill included")
-    ax.legend(fontsize="small")
+    ax.legend()
     return True
 
 
@@ -171,7 +176,7 @@ def draw_depth(content: Content, ax: Any) -> bool:
             )
     ax.set(xlabel="mean depth of the drafts", ylabel="tokens/s, prefill included", ylim=(0, None))
     ax.set_xlim(0, None)
-    ax.legend(fontsize="small")
+    ax.legend()
     return bool(curves)
 
 
@@ -188,5 +193,5 @@ def draw_times(content: Content, ax: Any) -> bool:
     ax.invert_yaxis()
     ax.set(xlabel="milliseconds of a token")
     ax.set_yticks(places, names)
-    ax.legend(fontsize="small")
+    ax.legend()
     return True
