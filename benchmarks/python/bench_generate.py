@@ -15,95 +15,22 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
-from statistics import median
-from time import sleep
 from typing import Any
 
 from engines import open_engine
+from workers import Worker, in_turns, serve, spread
 
 PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts"
 CONTEXT = 128
-
-
-class Worker:
-    """An engine in a process of its own; requests and answers are lines of JSON."""
-
-    def __init__(self, name: str, argument: str) -> None:
-        self.name = name
-        environment = dict(os.environ)
-        environment.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, argument],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.version = self._answer()
-
-    def ask(self, **request: Any) -> Any:
-        """Return the engine's answer; idle engines' threads get time to fall asleep first."""
-        sleep(0.05)
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-
-
-def work(name: str, argument: str) -> None:
-    """Answer requests until the input ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries may print; only answers go to stdout
-    engine = open_engine(name, argument)
-
-    def answer(value: Any) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
-    answer(engine.version())
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request.pop("op") == "step":
-            answer(engine.step(**request))
-        else:
-            answer(engine.generate(**request))
-
-
-def interleaved(workers: list[Worker], repeat: int, **request: Any) -> dict[str, list[Any]]:
-    """Ask every engine the same in turns; drop the first answers, which warm up."""
-    answers: dict[str, list[Any]] = {worker.name: [] for worker in workers}
-    for _ in range(repeat + 1):
-        for worker in workers:
-            answers[worker.name].append(worker.ask(**request))
-    return {name: values[1:] for name, values in answers.items()}
-
-
-def spread(seconds: list[float]) -> dict[str, float]:
-    return {"median": median(seconds), "least": min(seconds), "most": max(seconds)}
 
 
 def measure(workers: list[Worker], text: Any, options: argparse.Namespace) -> dict[str, Any]:
     steps: dict[str, dict[int, Any]] = {worker.name: {} for worker in workers}
     context = text.encode((PROMPTS / "copy_repeat.txt").read_text() * 4)[:CONTEXT]
     for rows in options.rows:
-        answers = interleaved(workers, 3 * options.repeat, op="step", context=context, rows=rows)
+        answers = in_turns(workers, 3 * options.repeat, "step", context=context, rows=rows)
         for name, seconds in answers.items():
             steps[name][rows] = spread(seconds)
     generations: dict[str, dict[str, Any]] = {}
@@ -112,8 +39,8 @@ def measure(workers: list[Worker], text: Any, options: argparse.Namespace) -> di
         tokens = text.encode_chat(message)
         result: dict[str, Any] = {worker.name: {} for worker in workers}
         for kind, lookup in (("plain", False), ("lookup", True)):
-            request = {"op": "generate", "prompt": tokens, "count": options.tokens}
-            answers = interleaved(workers, options.repeat, lookup=lookup, **request)
+            request = {"prompt": tokens, "count": options.tokens, "lookup": lookup}
+            answers = in_turns(workers, options.repeat, "generate", **request)
             for name, runs in answers.items():
                 result[name][kind] = spread([seconds for _, seconds in runs])
                 result[name][f"{kind}_tokens"] = runs[-1][0]
@@ -164,7 +91,7 @@ def main() -> None:
         chosen["transformers"] = options.gguf
     if options.f32_gguf and importlib.util.find_spec("llama_cpp"):
         chosen["llama.cpp"] = options.f32_gguf
-    workers = [Worker(name, str(Path(path).resolve())) for name, path in chosen.items()]
+    workers = [Worker(__file__, name, str(Path(path).resolve())) for name, path in chosen.items()]
     try:
         result = measure(workers, ModelText.load(options.model), options)
     finally:
@@ -184,6 +111,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(*sys.argv[2:4])
+        serve(lambda: open_engine(*sys.argv[2:4]))
     else:
         main()

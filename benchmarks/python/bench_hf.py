@@ -15,80 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from time import sleep
 from typing import Any
+
+from workers import Worker, in_turns, serve, spread
 
 PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts"
 
 
-class Worker:
-    """An engine in a process of its own; requests and answers are lines of JSON."""
-
-    def __init__(self, name: str, directory: str) -> None:
-        self.name = name
-        environment = dict(os.environ)
-        environment.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, directory],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.version = self._answer()
-
-    def ask(self, operation: str, *arguments: Any, **named: Any) -> Any:
-        """Return the engine's answer; the other's threads get time to fall asleep first."""
-        sleep(0.05)
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([operation, arguments, named]) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with {self._process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-
-
 def work(name: str, directory: str) -> None:
-    """Answer requests until the input ends."""
+    """Be the process of an engine."""
     from hf_engines import ENGINES
 
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries may print; only answers go to stdout
-    engine = ENGINES[name](directory)
-    print(json.dumps(engine.version()), file=answers, flush=True)
-    for line in sys.stdin:
-        operation, arguments, named = json.loads(line)
-        answer = getattr(engine, operation)(*arguments, **named)
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-def spread(seconds: list[float]) -> dict[str, float]:
-    return {"median": median(seconds), "least": min(seconds), "most": max(seconds)}
-
-
-def in_turns(workers: list[Worker], repeat: int, *request: Any, **named: Any) -> dict[str, Any]:
-    """Ask every engine the same in turns; drop the first answers, which warm up."""
-    answers: dict[str, list[Any]] = {worker.name: [] for worker in workers}
-    for _ in range(repeat + 1):
-        for worker in workers:
-            answers[worker.name].append(worker.ask(*request, **named))
-    return {name: values[1:] for name, values in answers.items()}
+    serve(lambda: ENGINES[name](directory))
 
 
 def measure(workers: list[Worker], text: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -143,7 +84,7 @@ def run(directory: str, options: argparse.Namespace) -> None:
     from kvctl.bench.machine_state import describe_machine
     from kvctl.hf.text import load_text
 
-    workers = [Worker(name, directory) for name in ("kvctl", "transformers")]
+    workers = [Worker(__file__, name, directory) for name in ("kvctl", "transformers")]
     try:
         result = measure(workers, load_text(directory), options)
     finally:
