@@ -1,12 +1,12 @@
 // Decoding of a compiled model, plain or speculative, greedy or sampled, in C++ alone.
 //
 //   decode MODEL_DIR [--drafter none|lookup|suffix|model DIR] [--draft N] [--max-tokens N]
-//          [--temperature T] [--seed S] [--rule NAME] < prompts
+//          [--temperature T] [--seed S] [--rule NAME] [--always] < prompts
 //
 // Each line of standard input is a prompt, a list of token ids; each line of standard output has
 // the new ids of one. All prompts are decoded together. A drafter changes no token, neither at
 // temperature 0 nor with a seed, unless a rule is named: others, such as block, keep the text's
-// distribution.
+// distribution. With --always every round drafts, whether that pays or not.
 #include <kvctl/generate.h>
 
 #include <cstdint>
@@ -27,6 +27,7 @@ struct Options {
   std::string draft_model;
   int64_t draft = 7;
   int64_t max_tokens = 64;
+  bool always = false;
   double temperature = 0;
   uint64_t seed = 0;
   std::optional<kvctl::Rule> rule;
@@ -61,6 +62,8 @@ Options Parse(int argc, char** argv) {
       if (options.drafter == "model") options.draft_model = next();
     } else if (name == "--draft") {
       options.draft = NumberOf<int64_t>(name, next());
+    } else if (name == "--always") {
+      options.always = true;
     } else if (name == "--max-tokens") {
       options.max_tokens = NumberOf<int64_t>(name, next());
     } else if (name == "--temperature") {
@@ -116,6 +119,7 @@ void Run(const Options& options) {
   kvctl::GenerateOptions asked;
   asked.drafter = drafter.get();
   asked.rule = options.rule;
+  asked.adapt = !options.always;
   asked.max_new_tokens = {options.max_tokens};
   asked.seed = {options.seed};
   asked.sampling.resize(1);

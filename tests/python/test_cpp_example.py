@@ -55,7 +55,9 @@ def test_plain_and_speculative_decoding_agree_with_python(decode, tiny_model):
     expected = greedy(tiny_model, 40)
     rounds = {}
     for drafter in drafters(tiny_model):
-        ran = run(decode, tiny_model, "--drafter", *drafter, "--max-tokens", 40)
+        options = ("--drafter", *drafter, "--max-tokens", 40)
+        assert texts(run(decode, tiny_model, *options)) == [expected]
+        ran = run(decode, tiny_model, *options, "--always")
         assert texts(ran) == [expected]
         rounds[drafter[0]] = int(ran.stderr.split(" rounds")[0].split()[-1])
     assert rounds["none"] == 39

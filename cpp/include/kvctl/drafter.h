@@ -77,11 +77,12 @@ struct RoundResult {
  * \brief Guesses how texts go on; Generate verifies its guesses.
  *
  * The calls come in this order: Start once for a text, then Propose and Observe in turns for all
- * texts that run, then Finish. A text that has to wait for room finishes too, perhaps after it was
- * drafted for, and starts anew with the same tokens when it comes back. A drafter keeps what it
- * knows of a text under Request::id, and serves one generation at a time. It may throw from any
- * call: the generation is given up, every text that was started is finished, and the exception
- * reaches the caller.
+ * texts that run, then Finish. A round for which drafting does not pay (GenerateOptions::adapt) is
+ * observed without Propose; its drafts are the roots alone. A text that has to wait for room
+ * finishes too, perhaps after it was drafted for, and starts anew with the same tokens when it
+ * comes back. A drafter keeps what it knows of a text under Request::id, and serves one generation
+ * at a time. It may throw from any call: the generation is given up, every text that was started is
+ * finished, and the exception reaches the caller.
  */
 class KVCTL_API Drafter {
  public:

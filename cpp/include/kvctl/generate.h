@@ -35,6 +35,11 @@ struct GenerateOptions {
    * but give another text than plain sampling.
    */
   std::optional<Rule> rule;
+  /*!
+   * \brief Draft only while that pays, by the measured times of rounds; false: in every round, and
+   * so it is under other rules than kGreedy and kTargetOnly, whose text depends on what is drafted.
+   */
+  bool adapt = true;
   std::vector<Sampling> sampling;  //!< empty: greedy. Its stop tokens end the text too.
   std::vector<uint64_t> seed = {0};
   /*! \brief One for each text, or that of the first: the i-th has this plus i. */

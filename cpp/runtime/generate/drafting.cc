@@ -51,13 +51,17 @@ void Drafting::Finish(TextState* text) {
   drafter_->Finish(text->request);
 }
 
-std::vector<Share> Drafting::Propose(const std::vector<TextState*>& texts) {
+std::vector<Share> Drafting::ProposeNothing(const std::vector<TextState*>& texts) {
   std::vector<Share> shares;
   shares.reserve(texts.size());
-  if (drafter_ == nullptr) {
-    for (TextState* text : texts) shares.push_back({text, Draft::Nothing(text->request.root())});
-    return shares;
-  }
+  for (TextState* text : texts) shares.push_back({text, Draft::Nothing(text->request.root())});
+  return shares;
+}
+
+std::vector<Share> Drafting::Propose(const std::vector<TextState*>& texts) {
+  if (drafter_ == nullptr) return ProposeNothing(texts);
+  std::vector<Share> shares;
+  shares.reserve(texts.size());
   SetLimits(texts);
   std::vector<const Request*> requests;
   for (const TextState* text : texts) requests.push_back(&text->request);

@@ -25,6 +25,8 @@ class Drafting {
   void Finish(TextState* text);
   /*! \brief The drafts of a round. \throws Error kValue if the drafter breaks its contract. */
   std::vector<Share> Propose(const std::vector<TextState*>& texts);
+  /*! \brief A round in which nobody is asked. */
+  static std::vector<Share> ProposeNothing(const std::vector<TextState*>& texts);
   /*! \brief Teaches the drafter what became of its drafts. */
   void Observe(const std::vector<RoundResult>& results);
 

@@ -142,7 +142,11 @@ std::vector<Generation> Generate(ModelRunner* runner,
   std::vector<TextState> texts = MakeTexts(*runner, prompts, options);
   const int64_t window = SizeOf(*runner, "sliding_window_size");
   Drafting drafting(runner, options.drafter, window > 0);
-  Rounds rounds(runner, &drafting, Decider(options.rule, options.log_probs));
+  // Under other rules the text would depend on the times of rounds.
+  const bool follows =
+      !options.rule || *options.rule == Rule::kGreedy || *options.rule == Rule::kTargetOnly;
+  Rounds rounds(runner, &drafting, Decider(options.rule, options.log_probs),
+                options.adapt && follows);
   const auto count = static_cast<int64_t>(texts.size());
   const int64_t most = options.max_batch == 0 ? count : std::min(options.max_batch, count);
   TextBatch(runner, &rounds, &drafting, &texts, window, most).Run();

@@ -107,10 +107,15 @@ Rounds::Forwarded Rounds::ForwardWhatFits(std::vector<Share>* shares,
   }
 }
 
+bool Rounds::Drafts(const std::vector<TextState*>& texts) {
+  return !adapts_ || pays_.Worthwhile(static_cast<int64_t>(texts.size()));
+}
+
 void Rounds::Run(const std::vector<TextState*>& texts,
                  const std::function<void(TextState*)>& leave) {
   const Clock::time_point begin = Clock::now();
-  std::vector<Share> shares = drafting_->Propose(texts);
+  std::vector<Share> shares =
+      Drafts(texts) ? drafting_->Propose(texts) : Drafting::ProposeNothing(texts);
   const Clock::time_point drafted = Clock::now();
   const Forwarded rows = ForwardWhatFits(&shares, leave);
   const Clock::time_point forwarded = Clock::now();
@@ -148,6 +153,12 @@ void Rounds::Run(const std::vector<TextState*>& texts,
 
   const auto size = static_cast<double>(shares.size());
   const double learnt = Seconds(committed, Clock::now());
+  const double seconds = Seconds(begin, committed) + learnt;
+  int64_t emitted = 0;
+  for (const RoundResult& result : results) {
+    emitted += static_cast<int64_t>(result.emitted.size());
+  }
+  pays_.Observe(static_cast<int64_t>(shares.size()), rows.pending, emitted, seconds);
   for (size_t i = 0; i < shares.size(); ++i) {
     Statistics& statistics = shares[i].text->statistics;
     ++statistics.rounds;
@@ -158,7 +169,7 @@ void Rounds::Run(const std::vector<TextState*>& texts,
     }
     statistics.draft_seconds += (Seconds(begin, drafted) + learnt) / size;
     statistics.forward_seconds += Seconds(drafted, forwarded) / size;
-    statistics.decode_seconds += (Seconds(begin, committed) + learnt) / size;
+    statistics.decode_seconds += seconds / size;
   }
   for (size_t i = 0; i < shares.size(); ++i) shares[i].text->Tell(results[i].emitted);
 }

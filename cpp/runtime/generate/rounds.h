@@ -9,14 +9,16 @@
 #include <vector>
 
 #include "runtime/generate/drafting.h"
+#include "runtime/generate/drafting_pays.h"
 
 namespace kvctl {
 
 /*! \brief Prefills texts and runs rounds over them; their sequences are in the runner's cache. */
 class Rounds {
  public:
-  Rounds(ModelRunner* runner, Drafting* drafting, const Decider& decider)
-      : runner_(runner), drafting_(drafting), decider_(decider) {}
+  /*! \param adapts Whether rounds draft only while that pays. */
+  Rounds(ModelRunner* runner, Drafting* drafting, const Decider& decider, bool adapts)
+      : runner_(runner), drafting_(drafting), decider_(decider), adapts_(adapts) {}
 
   /*!
    * \brief Forwards prompts, and emits the first token of each text.
@@ -37,6 +39,7 @@ class Rounds {
 
  private:
   struct Forwarded;
+  bool Drafts(const std::vector<TextState*>& texts);
   Forwarded Forward(const std::vector<Share>& shares);
   Forwarded ForwardWhatFits(std::vector<Share>* shares,
                             const std::function<void(TextState*)>& leave);
@@ -44,6 +47,8 @@ class Rounds {
   ModelRunner* runner_;
   Drafting* drafting_;
   Decider decider_;
+  bool adapts_;
+  DraftingPays pays_;
 };
 
 }  // namespace kvctl

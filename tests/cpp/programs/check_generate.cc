@@ -1,11 +1,13 @@
 // kvctl::Generate: batches of random texts, drafters and callbacks that throw, a store that is
 // shared.
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <random>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -132,6 +134,7 @@ TEST(RandomBatchesAreTheTextsAlone) {
       if (random() % 4 != 0) drafter.answers[i] = expected.back().tokens;
     }
     options.drafter = trial % 4 == 0 ? nullptr : &drafter;
+    options.adapt = trial % 4 == 1;
     options.max_batch = random() % 5;
     std::map<int64_t, std::vector<int32_t>> told;
     options.on_tokens = [&](int64_t text, const std::vector<int32_t>& tokens) {
@@ -171,6 +174,7 @@ TEST(WhateverThrowsLeavesNothingBehind) {
       GenerateOptions options;
       options.drafter = &drafter;
       options.max_new_tokens = {12};
+      options.adapt = call % 5 == 4;
       if (call % 3 == 1) options.max_batch = 2;
       try {
         kvctl::Generate(&runner, prompts, options);
@@ -236,6 +240,7 @@ TEST(ASuffixStoreLearnsAndIsShared) {
   options.max_new_tokens = {40};
   const auto expected = Generate(&runner, options)[0];
   options.drafter = &drafter;
+  options.adapt = false;
   const auto first = Generate(&runner, options)[0];
   EXPECT(first.tokens == expected.tokens);
   EXPECT_EQ(drafter.num_texts(), 1);
@@ -256,4 +261,39 @@ TEST(ASuffixStoreLearnsAndIsShared) {
   other.Learn({{1, 2}, {3}});
   EXPECT_EQ(other.num_texts(), 5);
   EXPECT_ERROR(other.Learn({{-1}}), kValue, "-1");
+}
+
+TEST(RoundsDraftOnlyWhileThatPays) {
+  /*! \brief Drafts four tokens that are right, or that are wrong and took long to find. */
+  struct Oracle : kvctl::Drafter {
+    std::vector<Draft> Propose(const std::vector<const Request*>& requests) override {
+      ++calls;
+      if (!right) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      const int64_t at = static_cast<int64_t>(requests[0]->tokens.size()) - 3;
+      std::vector<int32_t> chain = {requests[0]->root()};
+      for (int64_t i = 0; i < std::min<int64_t>(4, requests[0]->limit); ++i) {
+        chain.push_back((answer[at + i] + (right ? 0 : 1)) % kVocabSize);
+      }
+      return {{TokenTree::Chain(chain)}};
+    }
+    std::vector<int32_t> answer;
+    bool right = true;
+    int calls = 0;
+  };
+  kvctl::ModelRunner runner = LoadTarget();
+  GenerateOptions options;
+  options.max_new_tokens = {200};
+  Oracle oracle;
+  oracle.answer = Generate(&runner, options)[0].tokens;
+  options.drafter = &oracle;
+  EXPECT(Generate(&runner, options)[0].tokens == oracle.answer);
+  EXPECT(oracle.calls > 20);
+  oracle.calls = 0;
+  oracle.right = false;
+  EXPECT(Generate(&runner, options)[0].tokens == oracle.answer);
+  EXPECT(oracle.calls >= 3 && oracle.calls < 20);  // of 199 rounds
+  oracle.calls = 0;
+  options.adapt = false;
+  EXPECT(Generate(&runner, options)[0].tokens == oracle.answer);
+  EXPECT_EQ(oracle.calls, 199);
 }

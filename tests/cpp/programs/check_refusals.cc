@@ -77,6 +77,7 @@ TEST(DraftsThatBreakTheContractAreRefused) {
     Fixed drafter;
     drafter.drafts = std::move(drafts);
     options.drafter = &drafter;
+    options.adapt = false;
     EXPECT_ERROR(Generate(&runner, options), kValue, why);
     EXPECT(runner.cache()->SequenceIds().empty());
   };

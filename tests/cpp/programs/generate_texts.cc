@@ -127,6 +127,7 @@ void Run(int argc, char** argv) {
   }
   options.max_batch = arguments.Number("max_batch", 0);
   options.log_probs = arguments.Has("log_probs");
+  options.adapt = arguments.Has("adapt");
   const int64_t length = arguments.Number("length", 4);
 
   const std::string name = arguments.Get("drafter");

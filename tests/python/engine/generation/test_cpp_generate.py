@@ -109,6 +109,9 @@ def test_texts_are_those_of_python(programs, tiny_model, draft_model, words, tem
     assert {text.reason for text in found} == {"length"}
     if temperature == 0.0 and words in WORDS[:-1]:
         assert sum(text.accepted for text in found) > 0
+    asked_for = {"length": LENGTHS, "seed": seeds, **asked}
+    adapted = texts(programs, tiny_model, PROMPTS, *options, "adapt=1", **asked_for)
+    assert [text.tokens for text in adapted] == [text.tokens for text in expected]
     i = 1
     alone = texts(
         programs,
