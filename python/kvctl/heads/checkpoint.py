@@ -114,20 +114,17 @@ class HeadCheckpoint:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         own = self._layout.is_own(name)
-        return self._files[name].shape(name) if own else self._target.shape(_target_name(name))
+        return self._files[name].shape(name) if own else self._target.shape(self._targets(name))
 
     def _tensor(self, name: str) -> Array:
-        if self._layout.is_own(name):
-            return self._files[name].tensor(name)
-        name = _target_name(name)
-        if name == "lm_head.weight" and self._target.config.tie_word_embeddings:
-            name = "model.embed_tokens.weight"
-        return self._target.tensor(name)
+        own = self._layout.is_own(name)
+        return self._files[name].tensor(name) if own else self._target.tensor(self._targets(name))
 
-
-def _target_name(name: str) -> str:
-    """Return a weight's name in the target, without the mark that it is one."""
-    return name.removeprefix("target:")
+    def _targets(self, name: str) -> str:
+        """Return a weight's name in the target, without the mark that it is one."""
+        name = name.removeprefix("target:")
+        tied = name == "lm_head.weight" and self._target.config.tie_word_embeddings
+        return "model.embed_tokens.weight" if tied else name
 
 
 def _open_files(source: Path) -> dict[str, Any]:
