@@ -7,7 +7,9 @@ Prints three tables and writes one JSON.
 The host's part is measured with a model that computes nothing, so it needs no MODEL_DIR. With one:
 plain batches beside plain single texts, and lookup drafts beside plain decoding, in turns; ratios
 take the least of each side. What the first text has to find out is in its time: nothing is
-remembered from earlier runs.
+remembered from earlier runs. Eight copy-edits end where their texts do, and stand beside drafts
+whose author knows the answer, which is the most that any drafter could bring; with their prefill
+too. Texts of unequal lengths share fewer and fewer rounds, and some leave their source early.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import numpy as np
 
 import kvctl
 from kvctl.bench.machine_state import describe_machine
-from kvctl.draft import Budget, Draft, Drafter, LookupDrafter, Request
+from kvctl.draft import Budget, Draft, Drafter, LookupDrafter, Request, ScriptedDrafter
 from kvctl.engine.stats import Statistics
 
 PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts"
@@ -147,11 +149,18 @@ def in_turns(kinds: dict[str, Callable[[], Any]], repeat: int) -> dict[str, dict
         name: {
             "tokens_per_second": max(one.tokens_per_second for one in runs),
             "runs": [one.tokens_per_second for one in runs],
+            "with_prefill": max(_with_prefill(one) for one in runs),
             "tokens": runs[-1].new_tokens,
             "mean_acceptance_length": runs[-1].mean_acceptance_length,
         }
         for name, runs in found.items()
     }
+
+
+def _with_prefill(one: Statistics) -> float:
+    """Return tokens per second of a batch, its prefill counted."""
+    decoded = one.new_tokens - one.texts
+    return one.new_tokens / (decoded / one.tokens_per_second + one.prefill_seconds)
 
 
 def measure_model(model: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -169,21 +178,34 @@ def measure_model(model: str, options: argparse.Namespace) -> dict[str, Any]:
     kvctl.generate(plain, prompts[0], max_new_tokens=4)
     kvctl.generate(lookup, prompts[0], max_new_tokens=4)
 
-    def run(runner: Any, prompt: Any, drafts: bool) -> Callable[[], Any]:
+    def run(
+        runner: Any, prompt: Any, drafts: bool, answers: Any = None, **asked: Any
+    ) -> Callable[[], Any]:
         def once() -> Any:
-            drafter = LookupDrafter() if drafts else None
-            return kvctl.generate(runner, prompt, max_new_tokens=count, drafter=drafter)
+            drafter = (
+                None if not drafts else ScriptedDrafter(answers) if answers else LookupDrafter()
+            )
+            options = {"max_new_tokens": count, "drafter": drafter, **asked}
+            return kvctl.generate(runner, prompt, **options)
 
         return once
 
     batches = {"1": run(plain, prompts[0], False), "8": run(plain, prompts, False)}
     out: dict[str, Any] = {"batch": in_turns(batches, options.repeat), "drafts": {}}
-    cases = {"8 open": prompts, "8 copy": copies}
+    cases = {"8 open": prompts}
     for name in options.prompts:
         cases[name] = text.encode_chat((PROMPTS / f"{name}.txt").read_text().strip())
     for name, prompt in cases.items():
         sides = {"plain": run(plain, prompt, False), "lookup": run(lookup, prompt, True)}
         out["drafts"][name] = in_turns(sides, options.repeat)
+    ends = {"max_new_tokens": 2 * count, "stop": plain.stop_tokens}
+    answers = [one.tokens for one in kvctl.generate(plain, copies, **ends)]
+    sides = {
+        "plain": run(plain, copies, False, **ends),
+        "lookup": run(lookup, copies, True, **ends),
+        "answer known": run(load(), copies, True, answers, **ends),
+    }
+    out["drafts"]["8 copy"] = in_turns(sides, options.repeat)
     return out
 
 
@@ -208,6 +230,13 @@ def show(result: dict[str, Any]) -> None:
         print(
             f"  {name:16} plain {plain:7.1f}   lookup {lookup:7.1f}   {lookup / plain:.2f}x"
             f"   acceptance length {sides['lookup']['mean_acceptance_length']:.2f}"
+        )
+    eight = result["drafts"]["8 copy"]
+    for what, title in (("tokens_per_second", "decoding"), ("with_prefill", "with prefill")):
+        plain = eight["plain"][what]
+        print(
+            f"  8 copy, {title}: lookup {eight['lookup'][what] / plain:.2f}x of plain, "
+            f"with the answer known {eight['answer known'][what] / plain:.2f}x"
         )
 
 

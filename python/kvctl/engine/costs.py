@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -51,6 +52,12 @@ def cost_of(runner: Runner) -> RoundCost:
     What an earlier process remembered of a runner that has an ``identity`` is where it begins.
     """
     return _of(runner).cost
+
+
+def forget_costs(runner: Runner) -> None:
+    """Forget what is known of the cost of a runner's rounds, as in a new process."""
+    with contextlib.suppress(TypeError):
+        _known.pop(runner, None)
 
 
 def keep_costs(runner: Runner, speculative_rounds: int) -> None:
