@@ -22,8 +22,26 @@ message(STATUS "CUDA kernels: ${kvctl_has_cuda} (${KVCTL_NVCC})")
 if(kvctl_has_cuda)
   # nvcc is called directly: CMake's CUDA language links a test program first, which needs libraries that a machine
   # that only compiles does not have.
-  set(cuda_flags -std=c++17 -O3 -lineinfo -Xcompiler=-fPIC,-Wall,-Wextra,-fvisibility=hidden -Werror=all-warnings
-      -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90)
+  set(cuda_flags -std=c++17 -O3 -lineinfo -Xcompiler=-fPIC,-Wall,-Wextra,-fvisibility=hidden -Werror=all-warnings)
+  # Those that nvcc knows, and the PTX of 9.0, from which a driver compiles for every later GPU. A list of one shortens
+  # the build while kernels are written.
+  set(KVCTL_CUDA_ARCHITECTURES 80 90 100 120 CACHE STRING "GPU architectures of the CUDA kernels")
+  execute_process(COMMAND "${KVCTL_NVCC}" --list-gpu-code OUTPUT_VARIABLE nvcc_architectures)
+  set(cuda_architectures "")
+  foreach(architecture ${KVCTL_CUDA_ARCHITECTURES})
+    if(nvcc_architectures MATCHES "sm_${architecture}[^0-9a-z]")
+      list(APPEND cuda_architectures ${architecture})
+      list(APPEND cuda_flags "-gencode=arch=compute_${architecture},code=sm_${architecture}")
+    endif()
+  endforeach()
+  list(FIND cuda_architectures 90 has_sm_90)
+  if(NOT has_sm_90 EQUAL -1)
+    list(APPEND cuda_flags -gencode=arch=compute_90,code=compute_90)
+  endif()
+  if(NOT cuda_architectures)
+    message(FATAL_ERROR "${KVCTL_NVCC} knows none of the architectures ${KVCTL_CUDA_ARCHITECTURES}")
+  endif()
+  message(STATUS "CUDA architectures: ${cuda_architectures}, PTX of 9.0 if among them")
   file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS cpp/kernels/cuda/*.cu)
   file(GLOB_RECURSE cuda_host_sources CONFIGURE_DEPENDS cpp/kernels/cuda/*.cc)
   list(FILTER cuda_host_sources EXCLUDE REGEX "/plugin\\.cc$")

@@ -29,6 +29,17 @@ def shapes(quick: bool) -> Iterator[tuple[int, int, int]]:
                 yield batch, new, kv
 
 
+def visible_keys(parents: list[int], past: int) -> Any:
+    """Return which keys the nodes of a tree see, (nodes, past + nodes)."""
+    visible = torch.zeros(len(parents), past + len(parents), dtype=torch.bool, device="cuda")
+    visible[:, :past] = True
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            visible[node] = visible[parent]
+        visible[node, past + node] = True
+    return visible
+
+
 class Case:
     """A cache whose layers together are larger than any cache of the chip."""
 
@@ -80,6 +91,37 @@ class Case:
 
         return run
 
+    def error(self, mask: Any, parents: list[int]) -> float:
+        """Return the relative error of a step's last layer against torch in float32.
+
+        K and V are read out of the cache's own pages, so that slots and page tables count too.
+        """
+        run = self.step(mask)
+        try:
+            self.out.fill_(float("nan"))
+            run()
+            tables = self.cache.page_table(range(self.batch))
+            indptr, indices, _ = (torch.from_dlpack(part) for part in tables)
+            pages = torch.from_dlpack(self.cache.layer_pages(self.layers - 1))
+            worst = 0.0
+            for seq in range(min(self.batch, 2)):
+                kv = pages[indices[indptr[seq] : indptr[seq + 1]].long()].permute(1, 2, 0, 3, 4)
+                kv = kv.reshape(2, KV_HEADS, -1, DIM)[:, :, : self.kv + self.new].float()
+                rows = slice(seq * self.new, (seq + 1) * self.new)
+                q = self.qkv[rows, :QO_HEADS].transpose(0, 1).float()
+                want = torch.nn.functional.scaled_dot_product_attention(
+                    q[None],
+                    kv[:1],
+                    kv[1:],
+                    attn_mask=visible_keys(parents, self.kv),
+                    enable_gqa=True,
+                )[0].transpose(0, 1)
+                difference = torch.linalg.vector_norm(self.out[rows].float() - want)
+                worst = max(worst, float(difference / torch.linalg.vector_norm(want)))
+            return worst if math.isfinite(float(self.out.float().sum())) else math.inf
+        finally:
+            self.cache.abort()
+
     def time(self, mask: Any, *, graph: bool) -> dict[str, float]:
         run = self.step(mask)
         try:
@@ -100,13 +142,7 @@ class Peers:
         self.q = torch.randn(
             case.batch, QO_HEADS, case.new, DIM, dtype=torch.float16, device="cuda"
         )
-        visible = torch.zeros(case.new, total, dtype=torch.bool, device="cuda")
-        visible[:, : case.kv] = True
-        for node, parent in enumerate(parents):
-            if parent >= 0:
-                visible[node] = visible[parent]
-            visible[node, case.kv + node] = True
-        self.visible = visible
+        self.visible = visible_keys(parents, case.kv)
 
     def sdpa(self) -> dict[str, float]:
         def run() -> None:
@@ -169,6 +205,9 @@ def measure(batch: int, new: int, kv: int, bandwidth: float, peers: bool) -> dic
     parents = random_tree(new)
     tree = [kvctl.Mask.tree(parents)] * batch
     row: dict[str, Any] = {"batch": batch, "new": new, "kv": kv, "layers": case.layers}
+    row["error"] = case.error(tree, parents)
+    if not row["error"] < 2e-3:
+        raise RuntimeError(f"wrong results at {batch} x {new} over {kv}: error {row['error']}")
     row["eager"] = case.time(tree, graph=False)
     try:
         row["tree"] = case.time(tree, graph=True)

@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any
 
 import torch
-import tvm_ffi
 
 
 def spread(times: list[float]) -> dict[str, float]:
@@ -34,11 +33,11 @@ def graph_of(run: Callable[[], Any]) -> Callable[[], Any]:
     """`run` as a CUDA graph, kvctl's launches in it; replayed without the host's share."""
     warm = torch.cuda.Stream()
     warm.wait_stream(torch.cuda.current_stream())
-    with tvm_ffi.use_torch_stream(torch.cuda.stream(warm)):
+    with torch.cuda.stream(warm):
         run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with tvm_ffi.use_torch_stream(torch.cuda.graph(graph)):
+    with torch.cuda.graph(graph):
         run()
     return graph.replay
 

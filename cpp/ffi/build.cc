@@ -7,6 +7,7 @@
 #include "kernels/isa.h"
 #include "kvctl/api.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/stream_scope.h"
 
 namespace kvctl {
 namespace {
@@ -29,7 +30,9 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "The instruction set of the CPU kernels: baseline, avx2 or avx512")
       .def("kvctl.build.get_openmp_threads", Guarded(OpenMPThreads),
            "How many threads a parallel region of the caller's would have")
-      .def("kvctl.build.init", Guarded(InitDevice), "Check the loaded TVM and make a device ready");
+      .def("kvctl.build.init", Guarded(InitDevice), "Check the loaded TVM and make a device ready")
+      .def("kvctl.build.set_stream_source", Guarded(SetStreamSource),
+           "Set what names the CUDA stream of the caller's framework");
 }
 
 }  // namespace kvctl

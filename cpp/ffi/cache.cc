@@ -2,6 +2,7 @@
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/shape.h>
 #include <tvm/ffi/reflection/registry.h>
+#include <tvm/runtime/memory/memory_manager.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,6 +17,7 @@
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/cache/window_pages.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/stream_scope.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
@@ -180,6 +182,16 @@ void CheckScale(double sm_scale, double soft_cap) {
   }
 }
 
+/*! \brief A new tensor. On CUDA from TVM's pool: cudaMalloc and cudaFree would wait for the device
+ * at every call. */
+Tensor NewTensor(const ffi::Shape& shape, DLDataType dtype, DLDevice device) {
+  using tvm::runtime::memory::AllocatorType;
+  using tvm::runtime::memory::MemoryManager;
+  if (!IsCuda(device)) return Tensor::Empty(shape, dtype, device);
+  return MemoryManager::GetOrCreateAllocator(device, AllocatorType::kPooled)
+      ->Empty(shape, dtype, device);
+}
+
 bool AttentionInPlace(const PagedKVCache& cache, int64_t layer, const Tensor& q, const Tensor& k,
                       const Tensor& v, const Tensor& out, double sm_scale, double soft_cap,
                       const ffi::Optional<Tensor>& alibi_slopes, const ffi::Optional<Tensor>& sinks,
@@ -204,10 +216,9 @@ Tensor Attention(const PagedKVCache& cache, int64_t layer, const Tensor& qkv,
             " new tokens");
     }
   }
-  Tensor result = out.has_value()
-                      ? out.value()
-                      : Tensor::Empty({qkv->shape[0], config.num_qo_heads, config.head_dim},
-                                      qkv->dtype, config.device);
+  Tensor result = out.has_value() ? out.value()
+                                  : NewTensor({qkv->shape[0], config.num_qo_heads, config.head_dim},
+                                              qkv->dtype, config.device);
   cache->Attention(layer, qkv, result, sm_scale, {soft_cap, alibi_slopes, sinks, lse, mass});
   return result;
 }
@@ -236,6 +247,39 @@ ffi::Array<Tensor> GetKV(const PagedKVCache& cache, int64_t seq_id, int64_t begi
   return {k, v};
 }
 
+Tensor LayerPages(const PagedKVCache& cache, int64_t layer) { return cache->LayerPages(layer); }
+void ForgetGraphs(const PagedKVCache& cache) { cache->ForgetGraphs(); }
+
+Tensor ToDevice(const std::vector<int32_t>& values, DLDevice device) {
+  Tensor tensor =
+      Tensor::Empty({static_cast<int64_t>(values.size())}, DLDataType{kDLInt, 32, 1}, device);
+  if (!values.empty()) tensor.CopyFromBytes(values.data(), values.size() * sizeof(int32_t));
+  return tensor;
+}
+
+/*! \brief indptr [sequences + 1], indices and last_page_len [sequences], as FlashInfer takes them.
+ */
+ffi::Array<Tensor> PageTable(const PagedKVCache& cache, const ffi::Shape& seq_ids) {
+  const PagedKVCacheConfig& config = cache->config();
+  std::vector<int32_t> indptr = {0}, indices, last_page_len;
+  for (int64_t seq_id : seq_ids) {
+    for (int64_t page : cache->PageIds(seq_id)) {
+      if (page < 0) {
+        Throw(ErrorKind::kValue, "sequence ", seq_id,
+              " has evicted pages, which a page table "
+              "without a mask cannot leave out");
+      }
+      indices.push_back(static_cast<int32_t>(page));
+    }
+    indptr.push_back(static_cast<int32_t>(indices.size()));
+    const int64_t length = cache->KVLength(seq_id);
+    last_page_len.push_back(
+        length == 0 ? 0 : static_cast<int32_t>((length - 1) % config.page_size + 1));
+  }
+  const DLDevice device = config.device;
+  return {ToDevice(indptr, device), ToDevice(indices, device), ToDevice(last_page_len, device)};
+}
+
 void PoisonUnused(const PagedKVCache& cache) { cache->PoisonUnused(); }
 
 }  // namespace
@@ -248,28 +292,32 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Create a paged cache from within a compiled model")
       .def("kvctl.cache.create_with_windows", Guarded(CreateWithWindows),
            "The same, whose layers have windows of their own")
-      .def("kvctl.cache.begin_forward", Guarded(BeginForward), "Begin a step under masks")
-      .def("kvctl.cache.end_forward", Guarded(EndForward), "End the step in flight")
-      .def("kvctl.cache.abort_forward", Guarded(AbortForward), "Take the step in flight back")
+      .def("kvctl.cache.begin_forward", OnStream(BeginForward), "Begin a step under masks")
+      .def("kvctl.cache.end_forward", OnStream(EndForward), "End the step in flight")
+      .def("kvctl.cache.abort_forward", OnStream(AbortForward), "Take the step in flight back")
       .def("kvctl.cache.is_in_forward", Guarded(InForward), "Whether a step is in flight")
-      .def("kvctl.cache.drop_pending", Guarded(DropPending), "Drop the sequences' pending nodes")
-      .def("kvctl.cache.commit", Guarded(Commit), "Commit kept pending nodes, drop the others")
-      .def("kvctl.cache.popn", Guarded(PopN), "Take back the last n tokens")
+      .def("kvctl.cache.drop_pending", OnStream(DropPending), "Drop the sequences' pending nodes")
+      .def("kvctl.cache.commit", OnStream(Commit), "Commit kept pending nodes, drop the others")
+      .def("kvctl.cache.popn", OnStream(PopN), "Take back the last n tokens")
       .def("kvctl.cache.set_sliding_window", Guarded(SetSlidingWindow), "Give a sequence a window")
       .def("kvctl.cache.checkpoint", Guarded(MakeCheckpoint), "A point to roll back to")
-      .def("kvctl.cache.rollback", Guarded(Rollback), "Return to a checkpoint")
+      .def("kvctl.cache.rollback", OnStream(Rollback), "Return to a checkpoint")
       .def("kvctl.cache.has_sequence", Guarded(HasSequence), "Whether a sequence exists")
       .def("kvctl.cache.get_sequence_ids", Guarded(SequenceIds), "The ids of all sequences")
       .def("kvctl.cache.get_page_ids", Guarded(PageIds), "Pages of a sequence, -1 for evicted ones")
       .def("kvctl.cache.get_pending_length", Guarded(PendingLength), "Pending nodes of a sequence")
-      .def("kvctl.cache.attend", Guarded(Attention), "Append a layer's K/V and attend")
-      .def("kvctl.cache.attend_in_place", Guarded(AttentionInPlace),
+      .def("kvctl.cache.attend", OnStream(Attention), "Append a layer's K/V and attend")
+      .def("kvctl.cache.attend_in_place", OnStream(AttentionInPlace),
            "Attention with q, k and v apart; false if they must be in one tensor")
       .def("kvctl.cache.set_page_selector", Guarded(SetPageSelector), "Choose pages by queries")
       .def("kvctl.cache.set_observer", Guarded(SetObserver), "Watch what attention gives to tokens")
-      .def("kvctl.cache.get_kv", Guarded(GetKV), "K and V of a range of tokens")
+      .def("kvctl.cache.get_kv", OnStream(GetKV), "K and V of a range of tokens")
       .def("kvctl.cache.get_config", Guarded(ConfigOf), "What a cache was created with")
-      .def("kvctl.cache.debug_poison", Guarded(PoisonUnused), "Fill unused slots with NaN")
+      .def("kvctl.cache.get_layer_pages", Guarded(LayerPages), "A layer's pages, where they lie")
+      .def("kvctl.cache.get_page_table", OnStream(PageTable), "Where sequences lie in the pages")
+      .def("kvctl.cache.forget_graphs", Guarded(ForgetGraphs),
+           "Recorded CUDA graphs are not replayed any more")
+      .def("kvctl.cache.debug_poison", OnStream(PoisonUnused), "Fill unused slots with NaN")
       .def("kvctl.cache.install", Guarded(InstallCache), "Put kvctl's cache behind TVM's function")
       .def("kvctl.cache.uninstall", Guarded(UninstallCache), "Put TVM's cache back")
       .def("kvctl.cache.is_installed", Guarded(CacheInstalled),

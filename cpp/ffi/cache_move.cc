@@ -9,6 +9,7 @@
 #include "ffi/cache_records.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/stream_scope.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
@@ -76,9 +77,9 @@ ffi::String KVLayout(const PagedKVCache& cache) {
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   refl::GlobalDef()
-      .def("kvctl.cache.evict", Guarded(Evict), "Keep some committed tokens, drop the others")
-      .def("kvctl.cache.save_sequence", Guarded(SaveSequence), "A copy of a sequence")
-      .def("kvctl.cache.load_sequence", Guarded(LoadSequence), "Add a saved sequence")
+      .def("kvctl.cache.evict", OnStream(Evict), "Keep some committed tokens, drop the others")
+      .def("kvctl.cache.save_sequence", OnStream(SaveSequence), "A copy of a sequence")
+      .def("kvctl.cache.load_sequence", OnStream(LoadSequence), "Add a saved sequence")
       .def("kvctl.cache.get_kv_layout", Guarded(KVLayout), "What K and V mean in a cache, as JSON");
 }
 

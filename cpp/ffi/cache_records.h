@@ -79,6 +79,9 @@ class SavedSequenceRecord : public tvm::ffi::ObjectRef {
                                              SavedSequenceRecordObj);
 };
 
+/*! \brief For OnStream. */
+inline DLDevice DeviceOf(const PagedKVCache& cache) { return cache->config().device; }
+
 }  // namespace kvctl
 
 #endif  // KVCTL_FFI_CACHE_RECORDS_H_

@@ -16,6 +16,7 @@
 #include "kvctl/function_table.h"
 #include "kvctl/model_runner.h"
 #include "runtime/support/guard.h"
+#include "runtime/support/stream_scope.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
@@ -88,6 +89,8 @@ class ModelRunnerRef : public ffi::ObjectRef {
       : ffi::ObjectRef(ffi::make_object<ModelRunnerObj>(std::move(runner))) {}
   TVM_FFI_DEFINE_OBJECT_REF_METHODS_NULLABLE(ModelRunnerRef, ffi::ObjectRef, ModelRunnerObj);
 };
+
+DLDevice DeviceOf(const ModelRunnerRef& self) { return self->runner.functions().device(); }
 
 /*! \brief library: one that is loaded already, or nullopt. kv_dtype: "" is its own. progress:
  * f(bytes read, bytes), or nullopt. */
@@ -287,16 +290,16 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "JSON text of a library's _metadata, or an empty string")
       .def("kvctl.runner.get_library_path", Guarded(LibraryPath), "The file of a library")
       .def("kvctl.runner.load_model", Guarded(LoadModel), "Load a model directory")
-      .def("kvctl.runner.prefill", Guarded(Prefill), "Append prompts, in chunks")
-      .def("kvctl.runner.decode", Guarded(Decode), "Append one token to each sequence")
-      .def("kvctl.runner.verify", Guarded(Verify), "Forward token trees, leaving them pending")
-      .def("kvctl.runner.verify_states", Guarded(VerifyStates),
+      .def("kvctl.runner.prefill", OnStream(Prefill), "Append prompts, in chunks")
+      .def("kvctl.runner.decode", OnStream(Decode), "Append one token to each sequence")
+      .def("kvctl.runner.verify", OnStream(Verify), "Forward token trees, leaving them pending")
+      .def("kvctl.runner.verify_states", OnStream(VerifyStates),
            "Forward token trees; logits and hidden states")
-      .def("kvctl.runner.forward_states", Guarded(ForwardStates),
+      .def("kvctl.runner.forward_states", OnStream(ForwardStates),
            "Forward tokens under any masks; logits and hidden states")
-      .def("kvctl.runner.complete", Guarded(Complete), "Run the other layers of pending rows")
-      .def("kvctl.runner.embed", Guarded(Embed), "The rows that enter layer 0")
-      .def("kvctl.runner.prefill_embeddings", Guarded(PrefillEmbeddings),
+      .def("kvctl.runner.complete", OnStream(Complete), "Run the other layers of pending rows")
+      .def("kvctl.runner.embed", OnStream(Embed), "The rows that enter layer 0")
+      .def("kvctl.runner.prefill_embeddings", OnStream(PrefillEmbeddings),
            "Append prompts that are embeddings, in chunks")
       .def("kvctl.runner.gives_hidden", Guarded(GivesHidden),
            "Whether a library gives what the output layer reads")

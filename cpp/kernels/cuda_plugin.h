@@ -52,6 +52,7 @@ class CudaCache {
    * \brief Uploads the plan of a step, in one copy.
    * \param rope host [num_query_tokens, rotary_dim], or nullptr.
    * \param positions [num_query_tokens] receives the step's positions.
+   * \throws kRuntime if the plan would have to move after attention was captured; nothing was done.
    */
   virtual void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
                          int32_t* positions, void* stream) = 0;
@@ -60,6 +61,9 @@ class CudaCache {
   virtual void Attend(const CudaAttention& call, void* stream) = 0;
   /*! \brief Writes K and V of the step's new tokens into their slots. */
   virtual void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) = 0;
+  /*! \brief Lets later steps move the plan that recorded attention calls read: they are not replayed
+   * any more. */
+  virtual void ForgetGraphs() = 0;
   virtual void Move(const CopyPlan& moves, void* stream) = 0;
   /*! \param slots on the host. */
   virtual void ReadSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,
@@ -90,7 +94,7 @@ struct CudaPlugin {
   CudaCache* (*create_cache)(const CudaCacheConfig& config);
   CudaVerify* (*create_verify)(int device);
 };
-constexpr int32_t kCudaPluginVersion = 1;
+constexpr int32_t kCudaPluginVersion = 2;
 constexpr const char* kCudaPluginSymbol = "kvctl_cuda_plugin";
 
 }  // namespace kvctl

@@ -6,6 +6,7 @@ from ._ffi import libraries  # first: everything below needs the libraries it lo
 
 # isort: split
 from . import draft, text
+from ._ffi import streams
 from ._ffi.errors import OutOfPagesError
 from ._ffi.libraries import cmake_dir
 from .cache.install import install, installed, uninstall
@@ -22,6 +23,8 @@ from .recurrent.hybrid_cache import HybridCache
 from .recurrent.state import RecurrentState
 from .tree import TokenTree
 from .verification import Sampling, Verification, sample, target_probs, verify
+
+streams.follow_torch()
 
 __version__ = libraries.build_info()["kvctl"]
 

@@ -229,6 +229,21 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   /*! \brief The pages of a sequence, in the order of its tokens; -1 where its window evicted one.
    */
   virtual std::vector<int64_t> PageIds(int64_t seq_id) const = 0;
+  /*! \brief Keys of a sequence: committed, pending, and those of a step in flight. */
+  virtual int64_t KVLength(int64_t seq_id) const = 0;
+  /*!
+   * \brief The pages of a layer, where they lie: (num_pages, 2, num_kv_heads, page_size, head_dim),
+   * K and then V. Key c of a sequence lies in its page c / page_size.
+   *
+   * \throws IndexError if there is no such layer.
+   */
+  virtual tvm::runtime::Tensor LayerPages(int64_t layer) = 0;
+  /*!
+   * \brief Says that CUDA graphs recorded with this cache's attention are not replayed any more.
+   *
+   * A step whose plan would move is refused while one may be.
+   */
+  virtual void ForgetGraphs() = 0;
   /*!
    * \brief For tests: checks the pages' reference counts, and fills every slot that no sequence and
    * no checkpoint uses with NaN.

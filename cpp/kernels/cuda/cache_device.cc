@@ -29,8 +29,8 @@ int32_t Attribute(cudaDeviceAttr attribute, int device) {
 
 class Cache final : public CudaCache {
  public:
+  /*! \brief On the config's device, which is current. */
   explicit Cache(const CudaCacheConfig& config) : config_(config), plan_(MakePlanShape(config)) {
-    const DeviceScope device(config.device);
     layers_.Reserve(config.pages.size() * sizeof(void*));
     Check(cudaMemcpyAsync(layers_.As<void>(), config.pages.data(),
                           config.pages.size() * sizeof(void*), cudaMemcpyHostToDevice, nullptr),
@@ -39,6 +39,10 @@ class Cache final : public CudaCache {
     const PlanShape& shape = plan_.shape();
     partial_sums_.Reserve(sizeof(float) * shape.max_partial_queries * config.page.head_dim);
     partial_scale_.Reserve(2 * sizeof(float) * shape.max_partial_queries);
+    // All that attention may need, and its kernels, before a capture begins.
+    q_rows_.Reserve(int64_t{config.max_query_tokens} * config.num_qo_heads * config.page.head_dim *
+                    DTypeSize(config.page.dtype));
+    Check(PrepareAppend(), "loading the kernels");
     // Large enough for most steps, so that graphs recorded early keep valid addresses.
     arena_.Reserve((1 << 18) + 4 * size_t(config.num_pages) +
                    size_t(config.max_query_tokens) * (16 + 4 * config.rotary_dim));
@@ -52,6 +56,11 @@ class Cache final : public CudaCache {
             "first, capture the attention calls, and replay them after each begin_forward");
     }
     plan_.Build(plan, masks, rope);
+    if (captured_ && static_cast<size_t>(plan_.num_bytes()) > arena_.size()) {
+      Throw(ErrorKind::kRuntime, "the step's plan takes ", plan_.num_bytes(),
+            " bytes and would move, but recorded graphs read it where it is, in ", arena_.size(),
+            " bytes: call forget_graphs() and record them again");
+    }
     num_query_tokens_ = plan.num_query_tokens();
     arena_.Copy(plan_.arena().data(), plan_.num_bytes(), Stream(stream));
     Check(cudaMemcpyAsync(positions, arena_.As<char>() + plan_.header().positions,
@@ -72,13 +81,13 @@ class Cache final : public CudaCache {
     void* q_out = nullptr;
     const bool aligned = q.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(q.data) % 16 == 0;
     if (call.rotates || q.dtype != config_.page.dtype || !aligned) {
-      q_out = q_rows_.Reserve(config_.max_query_tokens * width * DTypeSize(config_.page.dtype));
+      q_out = q_rows_.As<void>();
       q = {q_out, config_.page.dtype, width};
     }
     AppendRows(call.layer, call.q, call.k, call.v, call.rotates, q_out, stream);
     AttentionParams params{};
     params.plan = Plan();
-    params.layer_class = plan_.layer_class(call.layer);
+    params.layer = call.layer;
     params.q = q.data;
     params.q_row_stride = q.row_stride;
     params.num_qo_heads = config_.num_qo_heads;
@@ -94,9 +103,13 @@ class Cache final : public CudaCache {
     params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
     AttentionLaunch launch{plan_.few_queries(), plan_.num_blocks(), 0};
     // A recorded launch must also fit later steps, whose sequences are longer.
-    if (plan_.num_merges() > 0 || IsCapturing(stream)) launch.merge_blocks = launch.num_blocks;
+    const bool capturing = IsCapturing(stream);
+    captured_ |= capturing;
+    if (plan_.num_merges() > 0 || capturing) launch.merge_blocks = launch.num_blocks;
     Check(Attention(params, launch, Stream(stream)), "attention");
   }
+
+  void ForgetGraphs() final { captured_ = false; }
 
   void Move(const CopyPlan& moves, void* stream) final {
     const DeviceScope device(config_.device);
@@ -143,18 +156,15 @@ class Cache final : public CudaCache {
  private:
   static PlanShape MakePlanShape(const CudaCacheConfig& config) {
     const int32_t processors = Attribute(cudaDevAttrMultiProcessorCount, config.device);
-    const int32_t shared = Attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, config.device);
-    const auto blocks = [&](bool few_queries) {
-      return processors *
-             AttentionBlocksPerMultiprocessor(config.page.head_dim, few_queries, shared);
-    };
+    AttentionOccupancy occupancy{};
+    Check(PrepareAttention(config.page, &occupancy), "loading the kernels");
     PlanShape shape{};
     shape.num_layers = config.num_layers;
     shape.num_kv_heads = config.page.num_kv_heads;
     shape.group = config.num_qo_heads / config.page.num_kv_heads;
     shape.page_size = config.page.page_size;
-    shape.few_blocks = blocks(true);
-    shape.num_blocks = blocks(false);
+    shape.few_blocks = processors * std::max(1, occupancy.few);
+    shape.num_blocks = processors * std::max(1, occupancy.many);
     shape.max_partial_queries =
         2 * std::max(shape.few_blocks * kFewQueries, shape.num_blocks * kMaxItemQueries);
     shape.rotary_dim = config.rotary_dim;
@@ -180,14 +190,20 @@ class Cache final : public CudaCache {
   }
 
   const int32_t* SlotList(const std::vector<int32_t>& slots, void* stream) {
-    slot_list_.Copy(slots.data(), slots.size() * sizeof(int32_t), Stream(stream));
+    if (slots != uploaded_slots_) {  // the layers of a sequence share one list
+      uploaded_slots_.clear();
+      slot_list_.Copy(slots.data(), slots.size() * sizeof(int32_t), Stream(stream));
+      uploaded_slots_ = slots;
+    }
     return slot_list_.As<int32_t>();
   }
 
   const CudaCacheConfig config_;
   DevicePlanBuilder plan_;
+  bool captured_ = false;  // whether a graph may read the arena where it is
   int32_t num_query_tokens_ = 0;
   std::vector<SlotPair> pairs_;
+  std::vector<int32_t> uploaded_slots_;  // what slot_list_ holds
   Upload arena_, move_list_, slot_list_;
   DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_;
 };
@@ -208,6 +224,13 @@ CudaCache* CreateCache(const CudaCacheConfig& config) {
     Throw(ErrorKind::kNotImplemented, "on CUDA devices at most ", kMaxItemQueries,
           " query heads may share a KV head, got ", config.num_qo_heads / config.page.num_kv_heads);
   }
+  const int32_t shared = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, config.device);
+  if (AttentionSharedBytes(head_dim) > static_cast<size_t>(shared)) {
+    Throw(ErrorKind::kNotImplemented, "attention with head_dim ", head_dim, " needs ",
+          AttentionSharedBytes(head_dim), " bytes of shared memory in a block, and this GPU has ",
+          shared, ": use a smaller head_dim, or a GPU of compute capability 8.0, 9.0 or 10.0");
+  }
+  const DeviceScope device(config.device);
   return new Cache(config);
 }
 

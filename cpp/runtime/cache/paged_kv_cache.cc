@@ -158,6 +158,33 @@ bool PagedKVCacheImpl::InForward() const {
   return WithLock([&] { return table_.in_forward(); });
 }
 
+int64_t PagedKVCacheImpl::KVLength(int64_t seq_id) const {
+  return WithLock([&] {
+    const Sequence& sequence = table_.Get(seq_id);
+    // Sequences learn of a step's tokens when it ends; its plan points to the pages of each.
+    for (const SequencePlan& entry : table_.plan().sequences) {
+      if (table_.in_forward() && entry.pages == sequence.pages.data()) {
+        return int64_t{entry.kv_len()};
+      }
+    }
+    return int64_t{sequence.kv_len()};
+  });
+}
+
+tvm::runtime::Tensor PagedKVCacheImpl::LayerPages(int64_t layer) {
+  return WithLock([&] {
+    if (layer < 0 || layer >= config_.num_layers) {
+      Throw(ErrorKind::kIndex, "layer ", layer, " is not in a cache of ", config_.num_layers,
+            " layers");
+    }
+    return backend_->LayerPages(layer);
+  });
+}
+
+void PagedKVCacheImpl::ForgetGraphs() {
+  WithLock([&] { backend_->ForgetGraphs(); });
+}
+
 void PagedKVCacheImpl::PoisonUnused() {
   WithLock([&] {
     const std::vector<int32_t> held = table_.CountReferences();

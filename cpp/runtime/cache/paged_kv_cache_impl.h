@@ -122,6 +122,9 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   std::vector<int64_t> SequenceIds() const final;
   int64_t PendingLength(int64_t seq_id) const final;
   std::vector<int64_t> PageIds(int64_t seq_id) const final;
+  int64_t KVLength(int64_t seq_id) const final;
+  Tensor LayerPages(int64_t layer) final;
+  void ForgetGraphs() final;
   void PoisonUnused() final;
 
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.PagedKVCacheImpl", PagedKVCacheImpl, PagedKVCacheObj);

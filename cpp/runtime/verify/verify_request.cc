@@ -11,6 +11,7 @@
 #include "kvctl/checking.h"
 #include "kvctl/error.h"
 #include "runtime/support/device.h"
+#include "runtime/support/stream_scope.h"
 #include "runtime/support/tensor_view.h"
 #include "runtime/verify/request_arrays.h"
 #include "runtime/verify/sample_draft.h"
@@ -194,6 +195,7 @@ RowTensors RowTensorsOf(const VerifyRequestObj& request) {
 
 void MoveToHost(RowTensors* tensors) {
   if (IsCpu(tensors->logits->device)) return;
+  const StreamScope scope(tensors->logits->device);
   CudaVerify* cuda = &VerifierOf(tensors->logits->device);
   tensors->logits = OnHost(tensors->logits, cuda);
   for (MaybeTensor* tensor : {&tensors->draft_probs, &tensors->draft_ids, &tensors->bitmask}) {
@@ -246,6 +248,7 @@ static bool Decide(const VerifyRequestObj& request, const RowTensors& tensors, C
 static void Run(const VerifyRequestObj& request, const Tensor& out,
                 const MaybeTensor& out_log_probs, std::vector<std::string>* errors) {
   RowTensors tensors = RowTensorsOf(request);
+  const StreamScope scope(tensors.logits->device);
   if (!IsCpu(tensors.logits->device)) {
     CudaVerify* cuda = &VerifierOf(tensors.logits->device);
     try {

@@ -257,6 +257,9 @@ class build:
     get_tvm_version: Callable[[], str] = _get("kvctl.build.get_tvm_version")
     get_version: Callable[[], str] = _get("kvctl.build.get_version")
     init: Callable[[str], None] = _get("kvctl.build.init")
+    set_stream_source: Callable[[Callable[..., Any] | None], None] = _get(
+        "kvctl.build.set_stream_source"
+    )
 
 
 class cache:
@@ -316,14 +319,21 @@ class cache:
     )
     end_forward: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.end_forward")
     evict: Callable[[PagedKVCacheHandle, int, Shape, bool], None] = _get("kvctl.cache.evict")
+    forget_graphs: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.forget_graphs")
     get_capabilities: Callable[[], str] = _get("kvctl.cache.get_capabilities")
     get_config: Callable[[PagedKVCacheHandle], CacheConfig] = _get("kvctl.cache.get_config")
     get_kv: Callable[[PagedKVCacheHandle, int, int, int], Sequence[Tensor]] = _get(
         "kvctl.cache.get_kv"
     )
     get_kv_layout: Callable[[PagedKVCacheHandle], str] = _get("kvctl.cache.get_kv_layout")
+    get_layer_pages: Callable[[PagedKVCacheHandle, int], Tensor] = _get(
+        "kvctl.cache.get_layer_pages"
+    )
     get_page_ids: Callable[[PagedKVCacheHandle, int], tuple[int, ...]] = _get(
         "kvctl.cache.get_page_ids"
+    )
+    get_page_table: Callable[[PagedKVCacheHandle, Shape], Sequence[Tensor]] = _get(
+        "kvctl.cache.get_page_table"
     )
     get_pending_length: Callable[[PagedKVCacheHandle, int], int] = _get(
         "kvctl.cache.get_pending_length"

@@ -13,11 +13,12 @@ from .._ffi import functions as ffi
 from .._ffi.integers import to_shape
 from .attention import CacheAttention
 from .contents import CacheContents
+from .pages import CachePages
 from .rope import Rope
 from .step import CacheStep
 
 
-class PagedKVCache(CacheStep, CacheAttention, CacheContents):
+class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
     """A paged KV cache for any compiled model, and for attention called from Python.
 
     :meth:`create` makes one; :meth:`wrap` makes one around the cache that a model library created.

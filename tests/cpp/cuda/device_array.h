@@ -51,7 +51,7 @@ class DeviceArray {
   }
 
  private:
-  T* data_;
+  T* data_ = nullptr;
   size_t size_;
 };
 

@@ -75,7 +75,6 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   const DeviceArray<float> sinks(per_head(options.args.sinks));
   cuda::AttentionParams params{};
   params.plan = reinterpret_cast<const cuda::PlanHeader*>(arena.data());
-  params.layer_class = builder.layer_class(0);
   params.q = device_q.data();
   params.q_row_stride = int64_t{shape.qo_heads} * shape.head_dim;
   params.num_qo_heads = shape.qo_heads;
@@ -90,6 +89,8 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   params.sinks = options.args.sinks == nullptr ? nullptr : sinks.data();
   params.lse = lse.data();
   params.partials = {sums.data(), reinterpret_cast<float2*>(scale.data())};
+  cuda::AttentionOccupancy occupancy;
+  Must(cuda::PrepareAttention(params.page, &occupancy));
   Must(cuda::Attention(params, {builder.few_queries(), options.num_blocks, 2}, nullptr));
 
   Output result;

@@ -4,23 +4,28 @@
 #include "kernels/cuda/attention/attention_tile.cuh"
 
 namespace kvctl::cuda {
+
 namespace {
 
-template <int kQueryWarps>
-int32_t SharedBytes(int32_t head_dim) {
-  return head_dim == 64    ? TileShape<64, kQueryWarps>::kSharedBytes
-         : head_dim == 128 ? TileShape<128, kQueryWarps>::kSharedBytes
-                           : TileShape<256, kQueryWarps>::kSharedBytes;
+template <int kHeadDim>
+size_t MostSharedBytes() {
+  return std::max(TileShape<kHeadDim, 4>::kSharedBytes, TileShape<kHeadDim, 1>::kSharedBytes);
 }
 
 }  // namespace
 
-int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_queries, int32_t shared_bytes) {
-  constexpr int32_t kMost = 4, kReserved = 1024;  // bytes of each block that CUDA reserves
-  const int32_t bytes = few_queries ? SharedBytes<1>(head_dim) : SharedBytes<4>(head_dim);
-  // Registers: up to 232 of kThreads threads each, of 65536.
-  const int32_t by_registers = few_queries ? kMost : 2;
-  return std::max(1, std::min(shared_bytes / (bytes + kReserved), by_registers));
+size_t AttentionSharedBytes(int32_t head_dim) {
+  return head_dim == 64    ? MostSharedBytes<64>()
+         : head_dim == 128 ? MostSharedBytes<128>()
+                           : MostSharedBytes<256>();
+}
+
+cudaError_t PrepareAttention(const PageShape& page, AttentionOccupancy* occupancy) {
+  cudaError_t error = cudaErrorInvalidValue;
+  if (page.head_dim == 64) error = PrepareHeads<64>(page.dtype, occupancy);
+  if (page.head_dim == 128) error = PrepareHeads<128>(page.dtype, occupancy);
+  if (page.head_dim == 256) error = PrepareHeads<256>(page.dtype, occupancy);
+  return error == cudaSuccess ? PrepareMerge() : error;
 }
 
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,

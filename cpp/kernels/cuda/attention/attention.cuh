@@ -27,7 +27,7 @@ struct Partials {
 /*! \brief AttentionArgs for the kernels. q, K and V have the pages' type, float16 or bfloat16. */
 struct AttentionParams {
   const PlanHeader* plan;
-  int32_t layer_class;
+  int32_t layer;
   const void* q;
   int64_t q_row_stride;
   int32_t num_qo_heads, group;
@@ -49,8 +49,16 @@ struct AttentionLaunch {
   int32_t merge_blocks;  //!< 0: no item has partial results
 };
 
-/*! \brief How many blocks of the attention kernel fit a multiprocessor of `shared_bytes`. */
-int32_t AttentionBlocksPerMultiprocessor(int32_t head_dim, bool few_queries, int32_t shared_bytes);
+/*! \brief How many blocks of the attention kernel run on a multiprocessor at once; 0: it needs more
+ * shared memory than the device has. */
+struct AttentionOccupancy {
+  int many, few;  //!< for items of kMaxItemQueries and of kFewQueries
+};
+
+/*! \brief Makes the kernels of a cache ready on the current device; before the first launch. */
+cudaError_t PrepareAttention(const PageShape& page, AttentionOccupancy* occupancy);
+/*! \brief The most shared memory that a block of these kernels needs. */
+size_t AttentionSharedBytes(int32_t head_dim);
 
 /*! \brief cudaErrorInvalidValue for a head_dim other than 64, 128 and 256, or a float32 cache. */
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,
@@ -60,6 +68,9 @@ cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& laun
 template <int kHeadDim>
 cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream);
+template <int kHeadDim>
+cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy);
+cudaError_t PrepareMerge();
 /*! \brief Merges partial results, in order. */
 cudaError_t MergePartials(const AttentionParams& params, int32_t num_blocks, cudaStream_t stream);
 

@@ -5,4 +5,6 @@ namespace kvctl::cuda {
 template cudaError_t AttendHeads<256>(const AttentionParams& params, const AttentionLaunch& launch,
                                       cudaStream_t stream);
 
+template cudaError_t PrepareHeads<256>(DType dtype, AttentionOccupancy* occupancy);
+
 }  // namespace kvctl::cuda

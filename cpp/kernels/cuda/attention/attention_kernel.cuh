@@ -333,7 +333,7 @@ class AttentionBlock {
 template <typename T, int kHeadDim, int kQueryWarps>
 __global__ void __launch_bounds__(kThreads) AttentionKernel(AttentionParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
-  const PlanClass work = PlanPart<PlanClass>(params.plan, params.plan->classes)[params.layer_class];
+  const PlanClass work = ClassOf(params.plan, params.layer);
   const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
   AttentionBlock<T, kHeadDim, kQueryWarps> block(params, shared);
   for (int32_t i = blockIdx.x; i < work.num_items; i += gridDim.x) block.Run(items[i]);
@@ -347,6 +347,24 @@ cudaError_t LaunchAttention(const AttentionParams& params, int32_t num_blocks,
                 "results fit where K and V were");
   return Launch(AttentionKernel<T, kHeadDim, kQueryWarps>, dim3(static_cast<unsigned>(num_blocks)),
                 dim3(kThreads), S::kSharedBytes, stream, params);
+}
+
+template <typename T, int kHeadDim>
+cudaError_t PrepareKernels(AttentionOccupancy* occupancy) {
+  const auto prepare = [](auto* kernel, int shared_bytes, int* blocks) {
+    return Prepare(kernel, kThreads, shared_bytes, blocks);
+  };
+  const cudaError_t error = prepare(AttentionKernel<T, kHeadDim, 4>,
+                                    TileShape<kHeadDim, 4>::kSharedBytes, &occupancy->many);
+  if (error != cudaSuccess) return error;
+  return prepare(AttentionKernel<T, kHeadDim, 1>, TileShape<kHeadDim, 1>::kSharedBytes,
+                 &occupancy->few);
+}
+
+template <int kHeadDim>
+cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy) {
+  return dtype == DType::kFloat16 ? PrepareKernels<Half, kHeadDim>(occupancy)
+                                  : PrepareKernels<Bfloat, kHeadDim>(occupancy);
 }
 
 template <int kHeadDim>

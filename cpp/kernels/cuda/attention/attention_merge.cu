@@ -8,7 +8,7 @@ namespace {
 /*! \brief A warp per query; partial results are added in the order of keys. */
 __global__ void MergeKernel(AttentionParams params) {
   const PlanHeader* plan = params.plan;
-  const PlanClass work = PlanPart<PlanClass>(plan, plan->classes)[params.layer_class];
+  const PlanClass work = ClassOf(plan, params.layer);
   const MergeItem* merges = PlanPart<MergeItem>(plan, plan->merges) + work.first_merge;
   const int32_t lane = threadIdx.x % 32, head_dim = params.page.head_dim;
   const int32_t num_warps = gridDim.x * kWarps;
@@ -47,6 +47,8 @@ __global__ void MergeKernel(AttentionParams params) {
 }
 
 }  // namespace
+
+cudaError_t PrepareMerge() { return Prepare(MergeKernel, kThreads, 0, nullptr); }
 
 cudaError_t MergePartials(const AttentionParams& params, int32_t num_blocks, cudaStream_t stream) {
   return Launch(MergeKernel, dim3(static_cast<unsigned>(num_blocks)), dim3(kThreads), 0, stream,

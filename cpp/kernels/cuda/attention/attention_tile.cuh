@@ -38,6 +38,11 @@ __device__ inline const T* PlanPart(const PlanHeader* plan, int32_t offset) {
   return reinterpret_cast<const T*>(reinterpret_cast<const char*>(plan) + offset);
 }
 
+__device__ inline PlanClass ClassOf(const PlanHeader* plan, int32_t layer) {
+  return PlanPart<PlanClass>(plan,
+                             plan->classes)[PlanPart<int32_t>(plan, plan->layer_classes)[layer]];
+}
+
 __device__ inline int32_t KeyPosition(const PlanHeader* plan, const PlanSequence& sequence,
                                       int32_t key) {
   const int32_t pending = key - sequence.num_committed;

@@ -187,6 +187,7 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   header.spans = Append(spans_.data(), spans_.size());
   header.words = Append(words_.data(), words_.size());
   header.classes = Append(classes_.data(), classes_.size());
+  header.layer_classes = Append(layer_classes_.data(), layer_classes_.size());
   header.items = Append(items_.data(), items_.size());
   header.merges = Append(merges_.data(), merges_.size());
   std::memcpy(arena_.data(), &header, sizeof(header));

@@ -35,7 +35,9 @@ struct PlanHeader {
   int32_t items;        //!< WorkItem
   int32_t merges;       //!< MergeItem
   int32_t few_queries;  //!< whether the items are for kFewQueries queries
-  int32_t unused;
+  /*! \brief [num_layers] int32, the class of each layer's masks: not a kernel's argument, since a
+   * later step's masks may differ in other layers than those of the step that was recorded. */
+  int32_t layer_classes;
 };
 
 /*! \brief SequencePlan; arrays as byte offsets from the header, -1 for none. */

@@ -10,6 +10,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#ifdef KVCTL_CUDA_EMULATED
+#include <tuple>
+#endif
 
 #ifndef KVCTL_CUDA_EMULATED
 #define KVCTL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
@@ -21,23 +24,40 @@
 
 namespace kvctl::cuda {
 
-/*! \brief Dynamic shared memory that a block gets by default. */
-constexpr size_t kDefaultSharedBytes = 48 * 1024;
-
-/*! \brief Launches a kernel. Returns the error of the launch. */
-template <typename... Parameters, typename... Arguments>
-cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                   cudaStream_t stream, const Arguments&... arguments) {
+/*!
+ * \brief Loads a kernel and lets it have more than 48 KB of shared memory.
+ *
+ * Both are done when a cache is created, so that a first launch can be captured.
+ * \param blocks out, how many blocks of it run on a multiprocessor at once; may be nullptr.
+ */
+template <typename... Parameters>
+cudaError_t Prepare(void (*kernel)(Parameters...), int threads, size_t shared_bytes, int* blocks) {
+  constexpr size_t kDefaultSharedBytes = 48 * 1024;
   if (shared_bytes > kDefaultSharedBytes) {
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
+  int resident = 0;
+  const cudaError_t error =
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared_bytes);
+  if (blocks != nullptr) *blocks = resident;
+  return error;
+}
+
+/*! \brief Launches a kernel, prepared before if it uses more than 48 KB of shared memory. Returns
+ * the error of the launch. */
+template <typename... Parameters, typename... Arguments>
+cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                   cudaStream_t stream, const Arguments&... arguments) {
 #ifndef KVCTL_CUDA_EMULATED
   kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);
 #else
-  (void)stream;
-  emulate::Launch(grid, block, shared_bytes, [&] { kernel(Parameters(arguments)...); });
+  emulate::CheckPrepared(reinterpret_cast<const void*>(kernel), shared_bytes);
+  emulate::UseStream(stream);
+  emulate::Do([=, values = std::tuple<Parameters...>(Parameters(arguments)...)] {
+    emulate::Launch(grid, block, shared_bytes, [&] { std::apply(kernel, values); });
+  });
 #endif
   return cudaGetLastError();
 }

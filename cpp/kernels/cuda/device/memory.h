@@ -38,6 +38,7 @@ class DeviceBuffer {
 
   /*! \brief Reserves at least `bytes`, aligned to 256. Waits for the device if it grows. */
   void* Reserve(size_t bytes);
+  size_t size() const { return size_; }
   template <typename T>
   T* As() const {
     return static_cast<T*>(data_);
@@ -73,6 +74,8 @@ class Upload {
 
   /*! \brief Reserves device memory, so that later copies keep the same address. */
   void Reserve(size_t bytes) { target_.Reserve(bytes); }
+  /*! \brief What fits without another address. */
+  size_t size() const { return target_.size(); }
   /*! \brief Starts the copy. Earlier work on the stream still reads the previous contents. */
   void Copy(const void* data, size_t bytes, cudaStream_t stream);
   template <typename T>

@@ -49,6 +49,8 @@ __global__ void AppendKernel(AppendArgs args) {
 
 }  // namespace
 
+cudaError_t PrepareAppend() { return Prepare(AppendKernel, kThreads, 0, nullptr); }
+
 cudaError_t Append(const AppendArgs& args, cudaStream_t stream) {
   if (args.num_query_tokens == 0) return cudaSuccess;
   return Launch(AppendKernel, dim3(static_cast<unsigned>(args.num_query_tokens)), dim3(kThreads), 0,

@@ -42,6 +42,8 @@ struct AppendArgs {
   int32_t rotary_dim;
 };
 
+/*! \brief Makes the kernel ready on the current device; before the first launch. */
+cudaError_t PrepareAppend();
 cudaError_t Append(const AppendArgs& args, cudaStream_t stream);
 
 }  // namespace kvctl::cuda

@@ -117,6 +117,10 @@ class CacheBackend {
    */
   virtual void WriteSlots(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
                           const KVRows& v, const KVRows& plain_k) = 0;
+  /*! \brief CudaCache::ForgetGraphs; nothing on the CPU. */
+  virtual void ForgetGraphs() {}
+  /*! \brief The pages of a layer: (num_pages, 2, num_kv_heads, page_size, head_dim). */
+  const tvm::runtime::Tensor& LayerPages(int64_t layer) const { return pages_[layer]; }
   /*! \brief Fills slots with NaN. */
   virtual void PoisonSlots(const std::vector<int32_t>& slots) = 0;
   /*! \brief Rotates cached keys in place with kvctl's rotation. */

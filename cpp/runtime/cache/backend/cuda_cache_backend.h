@@ -31,6 +31,7 @@ class CudaCacheBackend final : public CacheBackend {
                   const KVRows& v, const KVRows& plain_k) final;
   using CacheBackend::ReadSlots;
   using CacheBackend::WriteSlots;
+  void ForgetGraphs() final { kernels_->ForgetGraphs(); }
   void PoisonSlots(const std::vector<int32_t>& slots) final;
 
  protected:

@@ -63,16 +63,19 @@ using cudaEvent_t = void*;
 constexpr cudaError_t cudaSuccess = 0;
 constexpr cudaError_t cudaErrorInvalidValue = 1;
 constexpr cudaError_t cudaErrorMemoryAllocation = 2;
+constexpr cudaError_t cudaErrorStreamCaptureUnsupported = 900;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaEventDisableTiming = 2 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
-  cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : "out of memory";
+  return error == cudaSuccess                 ? "no error"
+         : error == cudaErrorMemoryAllocation ? "out of memory"
+                                              : "operation not permitted when stream is capturing";
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) {
@@ -80,18 +83,38 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+/*! \brief What may not be called while a stream is captured. */
+inline cudaError_t OutsideCaptures() {
+  return emulate::IsCapturing() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+/*! \brief The most shared memory that a block may have; KVCTL_EMULATED_SHARED_KB: of another GPU.
+ */
+inline size_t EmulatedSharedBytes() {
+  const char* given = std::getenv("KVCTL_EMULATED_SHARED_KB");
+  return given == nullptr ? emulate::kMaxSharedMemory : std::strtoull(given, nullptr, 10) * 1024;
+}
 /*! \brief Two multiprocessors: fewer than the blocks of most grids. */
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : 228 * 1024;
+  *value =
+      attribute == cudaDevAttrMultiProcessorCount ? 2 : static_cast<int>(EmulatedSharedBytes());
   return cudaSuccess;
 }
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+cudaError_t cudaFuncSetAttribute(Kernel kernel, int, int shared_bytes) {
+  emulate::Prepare(reinterpret_cast<const void*>(kernel), shared_bytes);
+  return cudaSuccess;
+}
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel kernel, int,
+                                                          size_t shared_bytes) {
+  emulate::Prepare(reinterpret_cast<const void*>(kernel), shared_bytes);
+  *blocks = shared_bytes > EmulatedSharedBytes() ? 0 : 2;
   return cudaSuccess;
 }
 /*! \brief New memory holds NaN patterns: no code may rely on zeros. */
 template <typename T>
 cudaError_t cudaMalloc(T** pointer, size_t size) {
+  if (OutsideCaptures() != cudaSuccess) return OutsideCaptures();
   *pointer = static_cast<T*>(std::aligned_alloc(256, (size + 256) / 256 * 256));
   if (*pointer == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*pointer, 0xFF, size);
@@ -107,12 +130,14 @@ cudaError_t cudaMallocHost(T** pointer, size_t size) {
 }
 inline cudaError_t cudaFreeHost(void* pointer) { return cudaFree(pointer); }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind,
-                                   cudaStream_t) {
-  if (size > 0) std::memcpy(to, from, size);
+                                   cudaStream_t stream) {
+  emulate::UseStream(stream);
+  if (size > 0) emulate::Do([=] { std::memcpy(to, from, size); });
   return cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t) {
-  if (size > 0) std::memset(to, value, size);
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t stream) {
+  emulate::UseStream(stream);
+  if (size > 0) emulate::Do([=] { std::memset(to, value, size); });
   return cudaSuccess;
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -121,11 +146,11 @@ inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone };
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return OutsideCaptures(); }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return OutsideCaptures(); }
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
+  *status = emulate::IsCapturing() ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 

@@ -1,12 +1,17 @@
 // TVM's device API of the emulated device: host memory with device type CUDA, so that TVM's tensors
 // and the cache can be "on CUDA" on a machine without a GPU.
+#include <tvm/ffi/container/array.h>
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/runtime/device_api.h>
 
 #include <cstdlib>
 #include <cstring>
 
+#include "machine.h"
+
 namespace {
+
+int64_t num_allocations = 0;
 
 class EmulatedDevice final : public tvm::runtime::DeviceAPI {
  public:
@@ -15,6 +20,7 @@ class EmulatedDevice final : public tvm::runtime::DeviceAPI {
     if (kind == tvm::runtime::kExist) *value = device.device_id == 0;
   }
   void* AllocDataSpace(tvm::Device, size_t size, size_t, DLDataType) final {
+    ++num_allocations;
     const size_t bytes = (size + 256) / 256 * 256;
     void* data = std::aligned_alloc(256, bytes);
     std::memset(data, 0xFF, bytes);
@@ -32,11 +38,28 @@ class EmulatedDevice final : public tvm::runtime::DeviceAPI {
   }
 };
 
+tvm::ffi::Array<int64_t> Streams() {
+  tvm::ffi::Array<int64_t> streams;
+  for (void* stream : emulate::TakeStreams()) streams.push_back(reinterpret_cast<int64_t>(stream));
+  return streams;
+}
+int64_t NumAllocations() { return num_allocations; }
+int64_t EndCapture() { return emulate::EndCapture(); }
+void Replay(int64_t graph) { emulate::Replay(static_cast<int>(graph)); }
+
 }  // namespace
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("device_api.cuda", [] {
-    static EmulatedDevice device;
-    return static_cast<void*>(&device);
-  });
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      .def("device_api.cuda",
+           [] {
+             static EmulatedDevice device;
+             return static_cast<void*>(&device);
+           })
+      .def("emulate.take_streams", Streams, "The streams that work was queued on since last asked")
+      .def("emulate.get_num_allocations", NumAllocations, "Tensors' allocations until now")
+      .def("emulate.begin_capture", emulate::BeginCapture)
+      .def("emulate.end_capture", EndCapture)
+      .def("emulate.replay", Replay);
 }

@@ -4,9 +4,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #ifdef __SANITIZE_ADDRESS__
@@ -209,6 +211,70 @@ void RunBlock() {
 }  // namespace
 
 void SetOrder(Order order) { machine.order = order; }
+
+namespace {
+
+using Graph = std::vector<std::function<void()>>;
+
+struct Driver {
+  std::map<const void*, size_t> prepared;  // shared bytes of each kernel
+  std::vector<void*> streams;
+  bool capturing = false;
+  std::vector<Graph> graphs;
+};
+
+thread_local Driver driver;
+
+}  // namespace
+
+void Prepare(const void* kernel, size_t shared_bytes) {
+  size_t& most = driver.prepared[kernel];
+  most = std::max(most, shared_bytes);
+}
+
+void CheckPrepared(const void* kernel, size_t shared_bytes) {
+  constexpr size_t kDefault = 48 * 1024;
+  const auto found = driver.prepared.find(kernel);
+  if (found == driver.prepared.end() && driver.capturing) {
+    Die("a kernel is launched for the first time in a capture");
+  }
+  if (shared_bytes >
+      (found == driver.prepared.end() ? kDefault : std::max(kDefault, found->second))) {
+    Die("a kernel is launched with more shared memory than it was prepared for");
+  }
+  Prepare(kernel, 0);
+}
+
+void UseStream(void* stream) {
+  auto& streams = driver.streams;
+  if (std::find(streams.begin(), streams.end(), stream) == streams.end()) streams.push_back(stream);
+}
+
+std::vector<void*> TakeStreams() { return std::exchange(driver.streams, {}); }
+
+void BeginCapture() {
+  driver.capturing = true;
+  driver.graphs.emplace_back();
+}
+
+int EndCapture() {
+  driver.capturing = false;
+  return static_cast<int>(driver.graphs.size()) - 1;
+}
+
+bool IsCapturing() { return driver.capturing; }
+
+void Replay(int graph) {
+  for (const auto& work : driver.graphs.at(graph)) work();
+}
+
+void Do(const std::function<void()>& work) {
+  if (driver.capturing) {
+    driver.graphs.back().push_back(work);
+  } else {
+    work();
+  }
+}
 
 unsigned char* DynamicShared() { return reinterpret_cast<unsigned char*>(machine.shared.data()); }
 

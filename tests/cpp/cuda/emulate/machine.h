@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace emulate {
 
@@ -38,10 +39,33 @@ constexpr int kWarpSize = 32;
 /*! \brief The most that a block of an H100 may request. */
 constexpr size_t kMaxSharedMemory = 227 * 1024;
 
-/*! \brief Runs body in every thread of the grid. Shared memory starts as NaN patterns. */
+/*! \brief Runs body in every thread of the grid. Shared memory starts as NaN patterns. During a
+ * capture it is only recorded. */
 void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 /*! \brief The block's dynamic shared memory. */
 unsigned char* DynamicShared();
+
+/*! \brief Makes a kernel ready for launches, as loading its module and setting its attributes do.
+ */
+void Prepare(const void* kernel, size_t shared_bytes);
+/*! \brief Ends the process where a launch would not be safe: a kernel whose first launch is
+ * captured, or that was prepared for less shared memory. */
+void CheckPrepared(const void* kernel, size_t shared_bytes);
+
+// Streams. Work is done at once, so that they only say where a call meant to queue it.
+/*! \brief Notes that work was queued on a stream. */
+void UseStream(void* stream);
+/*! \brief The streams that work was queued on since the last call, each once. */
+std::vector<void*> TakeStreams();
+
+// Graphs: launches and copies are recorded with their arguments, and done at each replay.
+void BeginCapture();
+/*! \brief The number of the graph. */
+int EndCapture();
+bool IsCapturing();
+void Replay(int graph);
+/*! \brief Does work now, or records it. */
+void Do(const std::function<void()>& work);
 
 void SyncThreads();
 void SyncWarp();
