@@ -78,9 +78,10 @@ class Measurement:
         self._said: dict[int | str, list[str]] = {}
 
     @property
-    def steps(self) -> int:
-        """How often `advance` is called."""
-        groups = (-(-len(self._questions) // one.batch) for one in self.configurations)
+    def parts(self) -> int:
+        """How many parts are noted: the groups of questions of every batch size and pass."""
+        batches = {one.batch for one in self.configurations}
+        groups = (-(-len(self._questions) // batch) for batch in batches)
         return self._settings.passes * sum(groups)
 
     def take_up(self, parts: Sequence[dict[str, Any]]) -> None:

@@ -37,13 +37,17 @@ class Progress:
         self.resumed = 0
         self.before: dict[str, Any] = {}
 
-    def begin(self, what: dict[str, Any], before: dict[str, Any]) -> list[dict[str, Any]]:
+    def begin(
+        self, what: dict[str, Any], count: int, before: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         """Begin, or go on: return the parts that are there.
 
         Parameters
         ----------
         what
             What is measured, as JSON values; a file of another measurement is refused.
+        count
+            How many parts it has.
         before
             The machine's state.
 
@@ -56,7 +60,7 @@ class Progress:
         self.before = before
         if self._resume and self._path.exists():
             parts = self._read(what)
-            self.resumed += 1
+            self.resumed += 0 < len(parts) < count
         lines = [{"schema": SCHEMA, "what": what, "before": self.before, "resumed": self.resumed}]
         unfinished = self._path.with_name(self._path.name + ".new")
         unfinished.write_text("".join(map(_line, [*lines, *parts])), encoding="utf-8")

@@ -87,7 +87,7 @@ def bench_spec(
             "configurations": [asdict(one) for one in measurement.configurations],
             "machine": described,
         }
-        measurement.take_up(progress.begin(what, before))
+        measurement.take_up(progress.begin(what, measurement.parts, before))
         before = progress.before
     machine = described | {"before": before}
     measurement.run()
