@@ -5,7 +5,7 @@
 # room's headers are reached through links in the build folder, so that an include of another room does not compile.
 # scripts/check_layers.py reads these calls, too: a room may include only what it names here.
 # INSIDE names subfolders that are no rooms of their own; with HEADERS the sources are compiled by another target.
-# Kernels for one instruction set (*_baseline.cc, *_avx2.cc, *_avx512.cc, *_amx.cc) and the oneDNN plugin are compiled elsewhere.
+# Kernels for one instruction set (*_baseline.cc, *_avx2.cc, *_avx512.cc, *_vnni.cc, *_amx.cc) and the oneDNN plugin are compiled elsewhere.
 function(kvctl_room folder)
   cmake_parse_arguments(room "HEADERS" "" "USES;LINKS;INSIDE" ${ARGN})
   string(REPLACE "/" "_" name "room_${folder}")
@@ -27,7 +27,7 @@ function(kvctl_room folder)
   endforeach()
 
   file(GLOB sources CONFIGURE_DEPENDS "${source_dir}/*.cc")
-  list(FILTER sources EXCLUDE REGEX "_(baseline|avx2|avx512|amx|onednn)\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "_(baseline|avx2|avx512|vnni|amx|onednn)\\.cc$")
   if(sources AND NOT room_HEADERS)
     add_library(${name} OBJECT ${sources})
     target_link_libraries(${name} PRIVATE ${name}_headers)

@@ -11,6 +11,7 @@
 #include "kernels/embed.h"
 #include "kernels/isa.h"
 #include "kernels/linear.h"
+#include "kernels/quantized_blocks.h"
 #include "kernels/rms_norm.h"
 #include "kernels/silu_mul.h"
 #include "kvctl/error.h"
@@ -54,6 +55,40 @@ Tensor PackAs(const TensorView& weight, WeightType type) {
 
 Tensor PackFloat32(const TensorView& weight) { return PackAs(weight, WeightType::kFloat32); }
 Tensor PackBFloat16(const TensorView& weight) { return PackAs(weight, WeightType::kBFloat16); }
+
+/*! \brief The type of weights whose blocks have this many bytes. */
+WeightType TypeOfBlocks(int64_t bytes) {
+  if (bytes == BlockBytes(WeightType::kInt8)) return WeightType::kInt8;
+  if (bytes == BlockBytes(WeightType::kInt4)) return WeightType::kInt4;
+  Throw(ErrorKind::kValue, "a block of quantized weights must have ", BlockBytes(WeightType::kInt8),
+        " bytes (int8) or ", BlockBytes(WeightType::kInt4), " (int4), not ", bytes);
+}
+
+Tensor Quantize(const TensorView& weight, int64_t bits) {
+  CheckTensor(weight, kFloat32, 2, "weight");
+  if (bits != 8 && bits != 4) Throw(ErrorKind::kValue, "bits must be 8 or 4, not ", bits);
+  const WeightType type = bits == 8 ? WeightType::kInt8 : WeightType::kInt4;
+  const Rows shape = RowsOf(weight);
+  PackedLinearBytes(shape.rows, shape.cols, type, LinearBackend::kOwn);  // checks the shape
+  const int64_t blocks = shape.cols / kBlockInputs;
+  Tensor quantized = Tensor::FromNDAlloc(PackedAllocator(),
+                                         tvm::ffi::Shape({shape.rows, blocks, BlockBytes(type)}),
+                                         kBytes, weight.device());
+  QuantizeBlocks(Data<const float>(weight), shape.rows * shape.cols, type,
+                 static_cast<uint8_t*>(quantized.data_ptr()));
+  return quantized;
+}
+
+Tensor PackQuantized(const TensorView& blocks) {
+  CheckTensor(blocks, kBytes, 3, "blocks");
+  const WeightType type = TypeOfBlocks(blocks.size(2));
+  const int64_t n = blocks.size(0), k = blocks.size(1) * kBlockInputs;
+  const int64_t bytes = static_cast<int64_t>(PackedLinearBytes(n, k, type, LinearBackend::kOwn));
+  Tensor packed =
+      Tensor::FromNDAlloc(PackedAllocator(), tvm::ffi::Shape({bytes}), kBytes, blocks.device());
+  PackBlocks(Data<const uint8_t>(blocks), n, k, type, packed.data_ptr());
+  return packed;
+}
 
 void Multiply(const TensorView& x, const TensorView& packed, const TensorView* residual,
               const TensorView& out) {
@@ -125,6 +160,11 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Pack a float32 (outputs, inputs) weight for this machine")
       .def("kvctl.model.pack_linear_bf16", Guarded(PackBFloat16),
            "Pack a float32 (outputs, inputs) weight for this machine, rounded to bfloat16")
+      .def("kvctl.model.quantize", Guarded(Quantize),
+           "Quantise a float32 (outputs, inputs) weight to (outputs, inputs / 32, bytes) blocks of "
+           "8 or 4 bits")
+      .def("kvctl.model.pack_quantized", Guarded(PackQuantized),
+           "Pack (outputs, inputs / 32, bytes) blocks for this machine")
       .def("kvctl.model.backend", Guarded(Backend),
            "Who multiplies float32 weights: \"onednn\", or \"own\" and the instruction set")
       .def("kvctl.model.linear", Guarded(LinearOp), "out = x Wᵀ")

@@ -20,7 +20,12 @@
 namespace kvctl {
 
 /*! \brief How weights are stored; sums are float32 either way. */
-enum class WeightType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
+enum class WeightType : int32_t {
+  kFloat32 = 0,
+  kBFloat16 = 1,
+  kInt8 = 2,  //!< blocks of 32 with a scale, see quantized_blocks.h; k must be a multiple of 32
+  kInt4 = 3   //!< the same with 4 bits
+};
 
 /*! \brief The library that multiplies. */
 enum class LinearBackend : int32_t {
@@ -45,7 +50,8 @@ LinearBackend ChooseLinearBackend(WeightType type);
 /*!
  * \brief Bytes of a packed (n, k) weight on this machine.
  *
- * Throws kValue when n or k is not positive or the size does not fit.
+ * Throws kValue when n or k is not positive, the size does not fit, or k is not a whole number of
+ * blocks.
  */
 size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend backend);
 

@@ -405,9 +405,11 @@ class model:
     )
     pack_linear: Callable[[SupportsDLPack], Tensor] = _get("kvctl.model.pack_linear")
     pack_linear_bf16: Callable[[SupportsDLPack], Tensor] = _get("kvctl.model.pack_linear_bf16")
+    pack_quantized: Callable[[SupportsDLPack], Tensor] = _get("kvctl.model.pack_quantized")
     qk_norm: Callable[
         [SupportsDLPack, SupportsDLPack, SupportsDLPack, int, int, float, SupportsDLPack], None
     ] = _get("kvctl.model.qk_norm")
+    quantize: Callable[[SupportsDLPack, int], Tensor] = _get("kvctl.model.quantize")
     rms_norm: Callable[[SupportsDLPack, SupportsDLPack, float, SupportsDLPack], None] = _get(
         "kvctl.model.rms_norm"
     )

@@ -5,8 +5,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "kernels/cpu/linear/linear_onednn.h"
+#include "kernels/cpu/linear/linear_quantized.h"
 #include "kernels/cpu/linear/linear_tiles.h"
 #include "kernels/cpu/linear/model_kernels.h"
 #include "kernels/team.h"
@@ -32,7 +34,18 @@ static_assert(sizeof(Head) == 64, "panels are aligned behind it");
 const void* Body(const void* packed) { return static_cast<const char*>(packed) + sizeof(Head); }
 void* Body(void* packed) { return static_cast<char*>(packed) + sizeof(Head); }
 
+bool IsQuantized(WeightType type) { return type == WeightType::kInt8 || type == WeightType::kInt4; }
+
 size_t WeightSize(WeightType type) { return type == WeightType::kFloat32 ? 4 : 2; }
+
+size_t QuantizedBytes(int64_t n, int64_t k, WeightType type) {
+  if (k % kBlockInputs != 0) {
+    Throw(ErrorKind::kValue, "a weight of 8 or 4 bits must have a multiple of ", kBlockInputs,
+          " columns, not ", k);
+  }
+  const int64_t panels = (n + kQuantizedWidth - 1) / kQuantizedWidth;
+  return static_cast<size_t>(panels * (k / kBlockInputs) * PanelBlockBytes(type));
+}
 
 /*! \brief Rounds to the nearest bfloat16, ties to even; NaN stays NaN. */
 uint16_t ToBFloat16(float value) {
@@ -77,6 +90,7 @@ LinearBackend ChooseLinearBackend(WeightType type) {
   if (type == WeightType::kBFloat16) {
     return CpuHasTiles() ? LinearBackend::kAmx : LinearBackend::kOwn;
   }
+  if (IsQuantized(type)) return LinearBackend::kOwn;
   const bool onednn = wanted != nullptr && std::strcmp(wanted, "onednn") == 0;
   return onednn && OneDNN() != nullptr ? LinearBackend::kOneDNN : LinearBackend::kOwn;
 }
@@ -88,6 +102,7 @@ size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend ba
           " rows and columns, not (", n, ", ", k, ")");
   }
   if (backend == LinearBackend::kOneDNN) return sizeof(Head) + OneDNN()->packed_bytes(n, k);
+  if (IsQuantized(type)) return sizeof(Head) + QuantizedBytes(n, k, type);
   const bool tiles = backend == LinearBackend::kAmx;
   const int width = tiles ? kTilePanelWidth : ModelKernelsFor(CpuIsa()).panel_width;
   const int64_t columns = (n + width - 1) / width * width;
@@ -98,9 +113,22 @@ size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend ba
   return sizeof(Head) + static_cast<size_t>(columns * k) * WeightSize(type);
 }
 
+void PackBlocks(const uint8_t* blocks, int64_t n, int64_t k, WeightType type, void* packed) {
+  const size_t bytes = PackedLinearBytes(n, k, type, LinearBackend::kOwn);
+  const Head head{kMagic, LinearBackend::kOwn, type, CpuIsa(), n, k, static_cast<int64_t>(bytes)};
+  std::memcpy(packed, &head, sizeof(head));
+  PackQuantizedPanels(blocks, n, k, type, Body(packed));
+}
+
 void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, LinearBackend backend,
                 void* packed) {
   const size_t bytes = PackedLinearBytes(n, k, type, backend);
+  if (IsQuantized(type)) {
+    std::vector<uint8_t> blocks(static_cast<size_t>(n * (k / kBlockInputs) * BlockBytes(type)));
+    QuantizeBlocks(weight, n * k, type, blocks.data());
+    PackBlocks(blocks.data(), n, k, type, packed);
+    return;
+  }
   Head head{kMagic, backend, type, CpuIsa(), n, k, static_cast<int64_t>(bytes)};
   std::memcpy(packed, &head, sizeof(head));
   if (backend == LinearBackend::kOneDNN) {
@@ -136,6 +164,10 @@ void Linear(const float* x, int64_t m, const void* packed, const float* addend, 
   }
   if (head.backend == LinearBackend::kAmx) {
     LinearTiles(x, m, Body(packed), head.n, head.k, addend, out);
+    return;
+  }
+  if (IsQuantized(head.type)) {
+    LinearQuantized(x, m, Body(packed), head.n, head.k, head.type, addend, out);
     return;
   }
   const ModelKernels& kernels = ModelKernelsFor(head.isa);

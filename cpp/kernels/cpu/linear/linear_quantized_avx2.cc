@@ -1,0 +1,7 @@
+#include "kernels/cpu/linear/linear_quantized-inl.h"
+
+namespace kvctl {
+
+const QuantizedKernels kQuantizedKernelsAvx2 = kQuantizedKernels;
+
+}  // namespace kvctl

@@ -1,0 +1,7 @@
+#include "kernels/cpu/linear/linear_quantized-inl.h"
+
+namespace kvctl {
+
+const QuantizedKernels kQuantizedKernelsBaseline = kQuantizedKernels;
+
+}  // namespace kvctl

@@ -1,0 +1,98 @@
+#include "kernels/quantized_blocks.h"
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+
+#include "kernels/convert.h"
+#include "kernels/team.h"
+
+namespace kvctl {
+namespace {
+
+/*! \brief The weight of the largest magnitude, with its sign. */
+float Largest(const float* w) {
+  float largest = 0.0f;
+  for (int i = 0; i < kBlockInputs; ++i) {
+    if (std::fabs(w[i]) > std::fabs(largest)) largest = w[i];
+  }
+  return largest;
+}
+
+/*! \brief The float16 nearest to value, as a float. */
+float ToScale(float value) {
+  Float16 half;
+  FromFloat(value, &half);
+  return ToFloat(half);
+}
+
+/*! \brief Whether every weight is scale times an integer from low to high. */
+bool IsExact(const float* w, float scale, int low, int high) {
+  for (int i = 0; i < kBlockInputs; ++i) {
+    const float q = std::nearbyint(w[i] / scale);
+    if (!(q >= static_cast<float>(low) && q <= static_cast<float>(high)) || q * scale != w[i]) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/*! \brief The scale of a block of integers from low to high. */
+float ScaleOf(const float* w, int low, int high) {
+  const float largest = Largest(w);
+  // With 4 bits there is one integer more below zero than above: the largest weight takes it.
+  const float usual = ToScale(low == -high ? std::fabs(largest) / static_cast<float>(high)
+                                           : largest / static_cast<float>(low));
+  if (usual == 0.0f || !std::isfinite(usual) || IsExact(w, usual, low, high)) return usual;
+  for (int q = -low; q >= 1; --q) {
+    for (int signed_q : {-q, q}) {
+      if (signed_q > high) continue;
+      const float scale = largest / static_cast<float>(signed_q);
+      if (scale * static_cast<float>(signed_q) == largest && ToScale(scale) == scale &&
+          IsExact(w, scale, low, high)) {
+        return scale;
+      }
+    }
+  }
+  return usual;
+}
+
+int Quantized(float weight, float scale, int low, int high) {
+  if (scale == 0.0f) return 0;
+  const float q = std::nearbyint(weight / scale);
+  return q < static_cast<float>(low)    ? low
+         : q > static_cast<float>(high) ? high
+                                        : static_cast<int>(q);
+}
+
+void QuantizeBlock(const float* w, WeightType type, uint8_t* block) {
+  const bool bytes = type == WeightType::kInt8;
+  const int low = bytes ? -127 : -8, high = bytes ? 127 : 7;
+  const float scale = ScaleOf(w, low, high);
+  Float16 half;
+  FromFloat(scale, &half);
+  std::memcpy(block, &half, sizeof(half));
+  uint8_t* values = block + sizeof(half);
+  for (int i = 0; i < kBlockInputs; ++i) {
+    const int q = Quantized(w[i], scale, low, high);
+    if (bytes) {
+      values[i] = static_cast<uint8_t>(q);
+    } else if (i < kBlockInputs / 2) {
+      values[i] = static_cast<uint8_t>(q + 8);
+    } else {
+      values[i - kBlockInputs / 2] |= static_cast<uint8_t>((q + 8) << 4);
+    }
+  }
+}
+
+}  // namespace
+
+void QuantizeBlocks(const float* weights, int64_t count, WeightType type, uint8_t* blocks) {
+  const int64_t whole = count / kBlockInputs;
+#pragma omp parallel for schedule(static) if (UseTeam(true))
+  for (int64_t b = 0; b < whole; ++b) {
+    QuantizeBlock(weights + b * kBlockInputs, type, blocks + b * BlockBytes(type));
+  }
+}
+
+}  // namespace kvctl
