@@ -30,8 +30,8 @@ enum class WeightType : int32_t {
 /*! \brief The library that multiplies. */
 enum class LinearBackend : int32_t {
   kOwn = 0,    //!< kvctl's kernels: row results are bitwise independent of the number of rows
-  kAmx = 2,    //!< kvctl's kernels with tiles (bfloat16 weights only): the inputs are rounded to
-               //!< bfloat16 too; row results are bitwise independent of the number of rows
+  kAmx = 2,    //!< kvctl's kernels with tiles (bfloat16 weights only), which keep 16 bits of an
+               //!< input; row results are bitwise independent of the number of rows
   kOneDNN = 1  //!< oneDNN (float32 only): bitwise independent for 1..64 rows with AVX-512, as
                //!< measured; not on AVX2
 };

@@ -4,10 +4,11 @@
  *
  * A tile holds 16 rows of 32 bfloat16 inputs, or the weights of 16 output columns for 32 inputs. A
  * panel is 32 columns wide; for each 32 inputs it holds two tiles of weights, side by side. An
- * instruction adds the products of pairs of inputs to a float32 sum, pair after pair, for each row
- * of the tile by itself. A row's sum is therefore the same bits whatever rows are beside it.
- * Weights are read once for all rows, and even one row's products take less time than reading its
- * weights from memory: one row runs on the same tiles as many.
+ * input is the sum of two bfloat16, itself rounded and what rounding left, which keeps 16 bits of
+ * it. An instruction adds the products of pairs of inputs to a float32 sum, pair after pair, for
+ * each row of the tile by itself. A row's sum is therefore the same bits whatever rows are beside
+ * it. Weights are read once for all rows, and even one row's products take less time than reading
+ * its weights from memory: one row runs on the same tiles as many.
  */
 #ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILES_H_
 #define KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILES_H_
@@ -26,7 +27,7 @@ constexpr int64_t TileInputs(int64_t k) { return (k + kTileStep - 1) / kTileStep
 
 /*! \brief One product over tiles. */
 struct TileProduct {
-  const uint16_t* x;      //!< blocks of 16 rows, each TileInputs(k) / 32 tiles
+  const uint16_t* x;      //!< blocks of 16 rows, each TileInputs(k) / 32 pairs of tiles
   const uint16_t* tiles;  //!< panels of TileInputs(k) / 32 pairs of tiles
   const float* addend;    //!< (m, n) or nullptr
   float* out;             //!< (m, n)
@@ -44,8 +45,8 @@ void LinearTiles(const float* x, int64_t m, const void* tiles, int64_t n, int64_
 
 // What linear_tiles_amx.cc does; only where CpuHasTiles().
 
-/*! \brief Rounds rows [row, min(row + 16, m)) of x (m, k) to a block of tiles. */
-void RoundRowsToTiles(const float* x, int64_t m, int64_t k, int64_t row, uint16_t* block);
+/*! \brief Splits rows [row, min(row + 16, m)) of x (m, k) into a block of pairs of tiles. */
+void SplitRowsToTiles(const float* x, int64_t m, int64_t k, int64_t row, uint16_t* block);
 
 /*! \brief Computes the output columns of panels [begin, end). */
 void MultiplyTiles(const TileProduct& product, int64_t begin, int64_t end);

@@ -55,7 +55,7 @@ void Chunk(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps
       _tile_loadd(3, sums + kSums + kSums / 2, kTileLine);
     }
   }
-  for (int64_t s = 0; s < steps; ++s, x += kTileSize, w += 2 * kTileSize) {
+  for (int64_t s = 0; s < steps; ++s, x += 2 * kTileSize, w += 2 * kTileSize) {
     if (ask) {
       const char* ahead = reinterpret_cast<const char*>(w + kAheadSteps * 2 * kTileSize);
       for (int line = 0; line < 2 * kTileSide; ++line) {
@@ -63,12 +63,20 @@ void Chunk(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps
       }
     }
     _tile_loadd(6, w, kTileLine);
+    _tile_loadd(7, w + kTileSize, kTileLine);
     _tile_loadd(4, x, kTileLine);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, w + kTileSize, kTileLine);
     _tile_dpbf16ps(1, 4, 7);
     if (kBlocks == 2) {
       _tile_loadd(5, x + x_stride, kTileLine);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_loadd(4, x + kTileSize, kTileLine);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    if (kBlocks == 2) {
+      _tile_loadd(5, x + x_stride + kTileSize, kTileLine);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
@@ -79,6 +87,20 @@ void Chunk(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps
     _tile_stored(2, sums + kSums, kTileLine);
     _tile_stored(3, sums + kSums + kSums / 2, kTileLine);
   }
+}
+
+/*! \brief Thirty-two floats as bfloat16. */
+__m512i Round(__m512 low, __m512 high) {
+  const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
+  return reinterpret_cast<const __m512i&>(rounded);
+}
+
+/*! \brief What rounding left of x; zero where x has become an infinity. */
+__m512 Rest(__m512 x, __m256i rounded) {
+  const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
+  const __m512 infinity = _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000));
+  const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(wide), infinity, _CMP_LT_OQ);
+  return _mm512_maskz_sub_ps(finite, x, wide);
 }
 
 /*! \brief Writes the first `columns` sums of a row and adds the addend. */
@@ -96,7 +118,7 @@ void WriteRow(const float* sums, const float* addend, int64_t columns, float* ou
 
 }  // namespace
 
-void RoundRowsToTiles(const float* x, int64_t m, int64_t k, int64_t row, uint16_t* block) {
+void SplitRowsToTiles(const float* x, int64_t m, int64_t k, int64_t row, uint16_t* block) {
   for (int64_t r = 0; r < kTileSide; ++r) {
     const float* source = x + (row + r) * k;
     for (int64_t begin = 0; begin < k; begin += kTileStep) {
@@ -107,9 +129,12 @@ void RoundRowsToTiles(const float* x, int64_t m, int64_t k, int64_t row, uint16_
         low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), source + begin);
         high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), source + begin + 16);
       }
-      const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
-      _mm512_storeu_si512(block + begin / kTileStep * kTileSize + r * kTileStep,
-                          reinterpret_cast<const __m512i&>(rounded));
+      uint16_t* line = block + begin / kTileStep * 2 * kTileSize + r * kTileStep;
+      const __m512i rounded = Round(low, high);
+      _mm512_storeu_si512(line, rounded);
+      low = Rest(low, _mm512_castsi512_si256(rounded));
+      high = Rest(high, _mm512_extracti64x4_epi64(rounded, 1));
+      _mm512_storeu_si512(line + kTileSize, Round(low, high));
     }
   }
 }
@@ -118,7 +143,7 @@ void MultiplyTiles(const TileProduct& product, int64_t begin, int64_t end) {
   alignas(64) float sums[kGroupBlocks * kSums];
   const int64_t blocks = (product.m + kTileSide - 1) / kTileSide;
   const int64_t steps = TileInputs(product.k) / kTileStep;
-  const int64_t x_stride = steps * kTileSize;
+  const int64_t x_stride = steps * 2 * kTileSize;
   Configure(static_cast<int>(product.m < kTileSide ? product.m : kTileSide));
   for (int64_t p = begin; p < end; ++p) {
     const uint16_t* panel = product.tiles + p * steps * 2 * kTileSize;
@@ -131,7 +156,7 @@ void MultiplyTiles(const TileProduct& product, int64_t begin, int64_t end) {
         const int64_t count = steps - s < kChunkSteps ? steps - s : kChunkSteps;
         const uint16_t* w = panel + s * 2 * kTileSize;
         for (int64_t block = 0; block < last; block += 2) {
-          const uint16_t* x = product.x + (group + block) * x_stride + s * kTileSize;
+          const uint16_t* x = product.x + (group + block) * x_stride + s * 2 * kTileSize;
           auto chunk = last - block >= 2 ? Chunk<2> : Chunk<1>;
           chunk(x, x_stride, w, count, s == 0, block == 0, sums + block * kSums);
         }

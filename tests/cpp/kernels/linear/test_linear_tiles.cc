@@ -28,16 +28,29 @@ TEST(TilesAreChosenForBFloat16WhereTheyMayBeUsed) {
   EXPECT(!CpuHasTiles() || CpuIsa() == Isa::kAvx512);
 }
 
-TEST(TilesRoundInputsAndWeightsToNearest) {
+TEST(TilesRoundWeightsToNearestAndKeepInputs) {
   if (!CpuHasTiles()) return;
   for (auto [n, k] : kShapes) {
     Weight weight(n, k, kBFloat16, kAmx);
-    std::vector<float> x = Input(19, k);
+    const std::vector<float> x = Input(19, k);
     const std::vector<float> out = Run(weight, x, 19);
-    for (float& value : x) value = Rounded(value);
     for (float& value : weight.plain) value = Rounded(value);
-    EXPECT(WorstError(weight, x, 19, out, (k + 1) * std::ldexp(1.0, -24)) <= 1.0);
+    const double bound = std::ldexp(1.0, -17) + 2 * (k + 1) * std::ldexp(1.0, -24);
+    EXPECT(WorstError(weight, x, 19, out, bound) <= 1.0);
   }
+}
+
+TEST(AnInfiniteInputStaysInfiniteOnTiles) {
+  if (!CpuHasTiles()) return;
+  const std::vector<float> weights = {1.0f, -2.0f};
+  alignas(64) unsigned char packed[4096];
+  EXPECT(PackedLinearBytes(2, 1, kBFloat16, kAmx) <= sizeof(packed));
+  PackLinear(weights.data(), 2, 1, kBFloat16, kAmx, packed);
+  const float x[2] = {INFINITY, 3.0f};
+  float out[4];
+  Linear(x, 2, packed, nullptr, out);
+  EXPECT(out[0] == INFINITY && out[1] == -INFINITY);
+  EXPECT(out[2] == 3.0f && out[3] == -6.0f);
 }
 
 TEST(ARowOnTilesIsTheSameAmongAnyNumberOfRows) {
