@@ -95,7 +95,8 @@ def weight_bytes(metadata: dict[str, Any]) -> int:
     for param in metadata["params"]:
         if "embed_tokens" not in param["name"]:
             narrow = packed.get(param["name"], "").endswith("bf16")
-            total += (2 if narrow else 4) * int(np.prod(param["shape"]))
+            size = 1 if param["dtype"] == "uint8" else 2 if narrow else 4
+            total += size * int(np.prod(param["shape"]))
     return total
 
 

@@ -17,7 +17,7 @@ from ..models.build.output import check_output
 from ..models.build.params import ParamWriter
 from ..models.build.staging import staged
 from ..models.checkpoints.weights import Checkpoint, open_checkpoint
-from ..models.graph.layers import KvctlLayers, Layers, ParamSpec
+from ..models.graph.layers import BLOCK_BYTES, KvctlLayers, Layers, ParamSpec
 from ..models.graph.plain_layers import PlainLayers
 from .checkpoint import HeadCheckpoint
 from .config import HeadConfig
@@ -76,6 +76,8 @@ def compile_head(
     check_output(output, source=Path(source), force=force)
     head = HeadCheckpoint.open(Path(source), checkpoint)
     on_cpu = target == "cpu"
+    if dtype in BLOCK_BYTES:
+        raise ValueError(f"a head's dtype must be float32, float16 or bfloat16, not '{dtype}'")
     dtype = dtype or ("float32" if on_cpu else "float16")
     module, params = export_head(head.config, dtype=dtype, on_cpu=on_cpu)
     for param in params:

@@ -340,6 +340,31 @@ def test_bfloat16_is_widened(tmp_path):
     assert any(s.shape == expected.shape and np.array_equal(s, expected) for s in seen)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.02), ("int8", 0.04), ("int4", 0.4)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_narrow_weights_give_nearly_the_same_logits(tmp_path, dtype, bound, tied):
+    changes = {"tie_word_embeddings": tied}
+    plain = compile_tiny_model(tmp_path / "plain", changes=changes)
+    narrow = compile_tiny_model(tmp_path / "narrow", changes=changes, dtype=dtype)
+    logits = []
+    for directory in (plain, narrow):
+        runner = kvctl.ModelRunner.load(directory)
+        runner.cache.add_sequence(0)
+        logits.append(np.from_dlpack(runner.prefill([0], [[5, 9, 2, 40, 1]])))
+    assert 0 < (logits[1] - logits[0]).std() < bound * logits[0].std()
+    size = [sum(one.stat().st_size for one in d.glob("params_*")) for d in (plain, narrow)]
+    assert size[1] < size[0]
+
+
+def test_quantized_weights_are_saved_as_blocks(tmp_path):
+    directory = compile_tiny_model(tmp_path / "model", dtype="int4")
+    index = json.loads((directory / "tensor-cache.json").read_text())
+    qkv = "model.layers.0.self_attn.qkv_proj.weight"
+    found = {name: record_of(name)(index) for name in ("lm_head.weight", qkv)}
+    assert [one["dtype"] for one in found.values()] == ["uint8", "uint8"]
+    assert [one["shape"][-1] for one in found.values()] == [34, 18]
+
+
 def test_a_packing_function_that_nobody_registered(directory):
     name = "kvctl.model.pack_linear"
     pack = tvm_ffi.get_global_func(name)

@@ -131,7 +131,7 @@ def test_a_gguf_in_the_output_is_never_deleted(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int4"}, "dtype must be one of float32, bfloat16, not 'int4'"),
+        ({"dtype": "int3"}, "dtype must be one of float32, bfloat16, int8, int4, not 'int3'"),
         ({"target": "tpu"}, "target must be .* not 'tpu'"),
         ({"target": "cuda:90"}, "target must be .* not 'cuda:90'"),
         ({"context_window_size": 513}, "from 1 to the model's 512, not 513"),

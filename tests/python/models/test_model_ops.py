@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import tvm_ffi
@@ -119,6 +120,31 @@ def test_bfloat16_weights_take_half_the_memory():
     assert 1.9 < packed[0].shape[0] / packed[1].shape[0] < 2.1
 
 
+@pytest.mark.parametrize(("bits", "steps"), [(8, 127), (4, 8)])
+def test_quantized_weights(bits, steps):
+    weight, x = random(70, 96), random(9, 96)
+    blocks = model_op("quantize")(tensor(weight), bits)
+    assert blocks.shape == (70, 3, 34 if bits == 8 else 18)
+    out = np.empty((9, 70), np.float32)
+    packed = model_op("pack_quantized")(blocks)
+    model_op("linear")(tensor(x), packed, tensor(out))
+    error = np.abs(out - x @ weight.T).max() / np.abs(x @ weight.T).std()
+    assert error < 8 / steps
+    one = np.empty((1, 70), np.float32)
+    model_op("linear")(tensor(x[4:5]), packed, tensor(one))
+    np.testing.assert_array_equal(one[0], out[4])
+
+
+def test_weights_from_gguf_keep_their_blocks():
+    """Its quantized weights, read as floats, become the same scales and integers again."""
+    for quantization, bits in (("Q8_0", 8), ("Q4_0", 4)):
+        kind = gguf.GGMLQuantizationType[quantization]
+        blocks = gguf.quants.quantize(random(40, 128), kind)
+        weight = gguf.quants.dequantize(blocks, kind).astype(np.float32)
+        ours = np.from_dlpack(model_op("quantize")(tensor(weight), bits))
+        np.testing.assert_array_equal(ours.reshape(blocks.shape), blocks)
+
+
 def test_the_other_layers():
     x, gain, ids = random(3, 20), random(20), np.array([2, 0], np.int32)
     out = np.empty_like(x)
@@ -151,6 +177,10 @@ OUT = np.zeros((2, 4), np.float32)
         ("linear_add", (random(2, 6), PACKED, random(2, 3), OUT), ValueError, "2 rows of 4"),
         ("pack_linear", (random(3),), ValueError, "2 or more dimensions, not 1"),
         ("pack_linear", (random(0, 3),), ValueError, r"not \(0, 3\)"),
+        ("quantize", (random(2, 40), 8), ValueError, "a multiple of 32 columns, not 40"),
+        ("quantize", (random(2, 64), 5), ValueError, "bits must be 8 or 4, not 5"),
+        ("pack_quantized", (np.zeros((2, 3, 20), np.uint8),), ValueError, "18 .int4., not 20"),
+        ("pack_quantized", (np.zeros((0, 3, 34), np.uint8),), ValueError, r"not \(0, 96\)"),
         ("silu_mul", (random(2, 3), random(2, 1)), ValueError, "two halves, not 3"),
         ("rms_norm", (OUT, OUT[0], -1.0, OUT), ValueError, "epsilon must be"),
         ("rms_norm", (OUT, OUT, 1e-5, OUT), ValueError, "weight must be 1 rows of 4, not 2"),

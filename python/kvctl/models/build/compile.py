@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from ..checkpoints.config import DecoderConfig
 from ..checkpoints.generation_config import unused_settings
 from ..checkpoints.tokens.vocabulary import Vocabulary, read_vocabulary
 from ..checkpoints.weights import (
@@ -27,6 +27,7 @@ from .library import build, check_compiler, make_target
 from .metadata import cache_shape, make_metadata
 from .output import check_output
 from .params import ParamWriter, largest_shard
+from .saved import converted_parameter, is_halved, saved_bytes, saved_size
 from .staging import check_space, staged
 
 Progress = Callable[[str, float], None]
@@ -36,11 +37,13 @@ Note = Callable[[str], None]
 """Called with a sentence about the model that its user should know."""
 
 _PREFILL_CHUNK = 512
-# What would be rounded to infinity.
-_BFLOAT16_LIMIT = 255.5 * 2.0**120
-_CHECKED_AT_ONCE = 1 << 17
-"""Numbers that the processor's nearest cache holds."""
-_QUANTIZATION = {"float32": "q0f32", "float16": "q0f16", "bfloat16": "q0bf16"}
+_QUANTIZATION = {
+    "float32": "q0f32",
+    "float16": "q0f16",
+    "bfloat16": "q0bf16",
+    "int8": "q8f32",
+    "int4": "q4f32",
+}
 
 
 def compile_model(
@@ -76,8 +79,10 @@ def compile_model(
         "cpu", "cuda", or "cuda:sm_90" for another architecture than sm_80; nvcc is needed, a GPU
         is not.
     dtype : str, optional
-        For the CPU the type of the linear layers' weights, "float32" (default) or "bfloat16"; for
-        CUDA the type of everything, "float16" (default) or "float32".
+        For the CPU the type of the linear layers' weights, "float32" (default), "bfloat16",
+        "int8" or "int4"; for CUDA the type of everything, "float16" (default) or "float32".
+        Weights of 8 and 4 bits have a scale for every 32 inputs. Those that a GGUF file has as Q8_0
+        or Q4_0 keep their bits; the output layer of int4 has 8.
     cache : str, optional
         "kvctl" (default for the CPU) for a library that creates kvctl's cache, "tvm" (default for
         CUDA) for one that creates TVM's, in whose place ``kvctl.install()`` puts kvctl's.
@@ -169,11 +174,7 @@ def compile_model(
         kvctl=_layers_metadata(hidden_layers, exit_layers),
     )
     check_compiler()
-    sizes = [
-        _size(param) * np.dtype(param.dtype).itemsize // _halves(param, dtype)
-        for param in params
-        if not (config.tie_word_embeddings and param.name == "lm_head.weight")
-    ]
+    sizes = [saved_bytes(param) for param in params if not _is_embedding(param, config)]
     check_space(output, sum(sizes), largest_shard(sizes))
     with tempfile.TemporaryDirectory(prefix="kvctl-") as scratch:
         # LLVM ends the process where it cannot write: then nothing lies beside the output yet.
@@ -185,7 +186,7 @@ def compile_model(
             size(sum(sizes))
         with staged(output) as staging:
             shutil.copy(library, staging / "lib.so")
-            _write_params(checkpoint, params, staging, dtype=dtype, report=report)
+            _write_params(checkpoint, params, staging, report=report)
             if tokenizer is not None:
                 (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
             (staging / "mlc-chat-config.json").write_text(
@@ -208,32 +209,31 @@ def _write_params(
     params: list[ParamSpec],
     directory: Path,
     *,
-    dtype: str,
     report: Progress,
 ) -> None:
     writer = ParamWriter(directory)
-    tied = checkpoint.config.tie_word_embeddings
     # The tied pair first: the output layer is the embedding table under a second name.
     names = {param.name: param for param in params}
-    total = sum(_size(one) for one in params if not (tied and one.name == "lm_head.weight"))
+    aliases = [one.name for one in params if _is_embedding(one, checkpoint.config)]
+    total = sum(saved_size(one) for one in params if one.name not in aliases)
     done = 0
     for name in ["model.embed_tokens.weight", *names]:
         param = names.pop(name, None)
-        if param is None or (tied and name == "lm_head.weight"):
+        if param is None or name in aliases:
             continue
-        bfloat16 = _halves(param, dtype) == 2
-        limit = _BFLOAT16_LIMIT if bfloat16 else np.inf
 
-        def chunks(param: ParamSpec = param, limit: float = limit) -> Iterator[npt.NDArray[Any]]:
+        def chunks(param: ParamSpec = param) -> Iterator[npt.NDArray[Any]]:
             nonlocal done
             for chunk in parameter_chunks(checkpoint, param.name):
-                yield _converted(chunk, param, checkpoint, limit=limit)
-                done += chunk.size
+                converted = converted_parameter(chunk, param, checkpoint)
+                yield converted
+                done += converted.size
                 report("weights", done / total)
 
-        writer.add_chunks(name, param.shape, param.dtype, chunks(), bfloat16=bfloat16)
-        if tied and name == "model.embed_tokens.weight":
-            writer.alias("lm_head.weight", name)
+        writer.add_chunks(name, param.shape, param.dtype, chunks(), bfloat16=is_halved(param))
+        if name == "model.embed_tokens.weight":
+            for alias in aliases:
+                writer.alias(alias, name)
     writer.finish({})
 
 
@@ -258,36 +258,6 @@ def _vocabulary(checkpoint: Checkpoint, tokenizer: str | None, note: Note) -> Vo
     return vocabulary
 
 
-def _converted(
-    array: npt.NDArray[np.float32], param: ParamSpec, checkpoint: Checkpoint, *, limit: float
-) -> npt.NDArray[Any]:
-    """Return a parameter in the type that it is saved in; every number of it is below a limit."""
-    with np.errstate(over="ignore"):
-        converted = array.astype(param.dtype, copy=False)
-    if _are_below(converted.reshape(-1), limit):
-        return converted
-    finite = np.isfinite(array).all()
-    problem = "is beyond the range of its type" if finite else "is not finite (NaN or infinity)"
-    where = "" if checkpoint.source is None else f"{checkpoint.source}: "
-    raise ValueError(f"{where}weight '{param.name}' {problem}")
-
-
-def _are_below(values: npt.NDArray[Any], limit: float) -> bool:
-    """Whether all numbers are finite and of a magnitude below a limit; values (n,)."""
-    for begin in range(0, len(values), _CHECKED_AT_ONCE):
-        part = values[begin : begin + _CHECKED_AT_ONCE]
-        if not (-limit < part.min() and part.max() < limit):  # NaN is the extreme of where it is
-            return False
-    return True
-
-
-def _halves(param: ParamSpec, dtype: str) -> int:
-    """Return by what a parameter's bytes are divided where they are saved."""
-    return 2 if dtype == "bfloat16" and param.packed is not None else 1
-
-
-def _size(param: ParamSpec) -> int:
-    size = 1
-    for extent in param.shape:
-        size *= extent
-    return size
+def _is_embedding(param: ParamSpec, config: DecoderConfig) -> bool:
+    """Return whether a parameter is the embedding table's bytes under a second name."""
+    return config.tie_word_embeddings and param.name == "lm_head.weight" and param.dtype != "uint8"

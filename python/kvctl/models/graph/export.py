@@ -49,8 +49,8 @@ def export(
     config : DecoderConfig
         The model's shape.
     dtype : str
-        On the CPU what the linear weights are packed as, "float32" or "bfloat16" (activations are
-        float32); elsewhere the type of everything.
+        On the CPU what the linear weights are packed as, "float32", "bfloat16", "int8" or "int4"
+        (activations are float32); elsewhere the type of everything.
     cache : str
         "kvctl", or "tvm" for TVM's own cache (its kernels are compiled into the library).
     target : tvm.target.Target, optional
@@ -94,7 +94,7 @@ def export(
         ParamSpec(
             name,
             tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),
-            "float32" if on_cpu else dtype,
+            param.attrs.get("plain_dtype", "float32") if on_cpu else dtype,
             param.attrs.get("packed"),
         )
         for name, param in params

@@ -109,14 +109,30 @@ def _like(x: Tensor) -> Tensor:
     return Tensor.placeholder(x.shape, "float32")
 
 
+PACK_BFLOAT16 = "kvctl.model.pack_linear_bf16"
+_PACKS = {
+    "float32": "kvctl.model.pack_linear",
+    "bfloat16": PACK_BFLOAT16,
+    "int8": "kvctl.model.pack_quantized",
+    "int4": "kvctl.model.pack_quantized",
+}
+BLOCK_INPUTS = 32
+BLOCK_BYTES = {"int8": 34, "int4": 18}
+"""Of the blocks of 32 weights that quantized weights are saved in: kernels/quantized_blocks.h."""
+
+
 class KvctlLinear(Module):
     """``kvctl.model.linear`` over a packed weight, and ``add_bias`` where it has one."""
 
-    def __init__(self, kind: str, inputs: int, outputs: int, pack: str, *, bias: bool) -> None:
+    def __init__(self, kind: str, inputs: int, outputs: int, weights: str, *, bias: bool) -> None:
         super().__init__()
         self.weight = Parameter((f"{kind}_packed_bytes",), "uint8")
-        self.weight.attrs["plain_shape"] = (outputs, inputs)
-        self.weight.attrs["packed"] = pack
+        if weights in BLOCK_BYTES:
+            blocks = (outputs, inputs // BLOCK_INPUTS, BLOCK_BYTES[weights])
+            self.weight.attrs.update(plain_shape=blocks, plain_dtype="uint8")
+        else:
+            self.weight.attrs["plain_shape"] = (outputs, inputs)
+        self.weight.attrs["packed"] = _PACKS[weights]
         self.bias = Parameter((outputs,), "float32") if bias else None
         self.outputs = outputs
 
@@ -167,23 +183,28 @@ class KvctlLayers:
     Parameters
     ----------
     weights : str
-        "float32" or "bfloat16": what the packed linear weights are stored as.
+        "float32", "bfloat16", "int8" or "int4": what the packed linear weights are stored as.
+        Blocks of 8 or 4 bits have 32 inputs: a layer with another number of inputs has bfloat16.
+        The output layer of int4 has 8 bits, as all logits depend on it directly.
     """
 
     dtype = "float32"
 
     def __init__(self, weights: str) -> None:
-        packs = {
-            "float32": "kvctl.model.pack_linear",
-            "bfloat16": "kvctl.model.pack_linear_bf16",
-        }
-        if weights not in packs:
-            raise ValueError(f"on the CPU dtype must be one of {', '.join(packs)}, not '{weights}'")
-        self._pack = packs[weights]
+        if weights not in _PACKS:
+            allowed = ", ".join(_PACKS)
+            raise ValueError(f"on the CPU dtype must be one of {allowed}, not '{weights}'")
+        self._weights = weights
 
     def linear(self, kind: str, inputs: int, outputs: int, *, bias: bool = False) -> LinearLayer:
         """See `Layers`."""
-        layer: LinearLayer = KvctlLinear(kind, inputs, outputs, self._pack, bias=bias)
+        weights = self._weights
+        if weights in BLOCK_BYTES:
+            if inputs % BLOCK_INPUTS:
+                weights = "bfloat16"
+            elif kind == "lm_head":
+                weights = "int8"
+        layer: LinearLayer = KvctlLinear(kind, inputs, outputs, weights, bias=bias)
         return layer
 
     def rms_norm(self, size: int, epsilon: float) -> Callable[[Tensor], Tensor]:
