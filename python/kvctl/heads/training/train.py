@@ -22,6 +22,7 @@ from .files import load_state, save_state, write_head
 from .medusa import Medusa
 from .shared import Shared
 
+_WARM = 0.05  # of the training, in which the rate rises
 KINDS: dict[str, Callable[..., Any]] = {"eagle3": Eagle3, "medusa": Medusa}
 
 
@@ -88,7 +89,8 @@ def train(
     training
         How.
     minutes
-        End after so much time, with what is best by then.
+        End after so much time, with what is best by then. The rate then falls by the time where
+        that is over before the batches are, and another machine trains another head.
     progress
         Called with the batch, how many there are at most, and its loss.
 
@@ -117,8 +119,8 @@ def train(
     )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(training, folder, model, optimizer, texts, shared)
-    run.go(minutes, progress)
+    run = _Run(training, folder, model, optimizer, texts, shared, minutes)
+    run.go(progress)
     return run.record
 
 
@@ -133,7 +135,9 @@ class _Run:
         optimizer: Any,
         texts: Collection,
         shared: Shared,
+        minutes: float | None,
     ) -> None:
+        self.minutes = minutes
         self.training, self.folder, self.texts = training, folder, texts
         self.model, self.optimizer, self.shared = model, optimizer, shared
         self.order = [
@@ -154,7 +158,7 @@ class _Run:
         }
         self.at = load_state(folder, model, optimizer, self.record)
 
-    def go(self, minutes: float | None, progress: Callable[[int, int, float], None] | None) -> None:
+    def go(self, progress: Callable[[int, int, float], None] | None) -> None:
         begin, before = perf_counter(), self.record["seconds"]
         if self.at == 0:
             self._measure()
@@ -167,14 +171,14 @@ class _Run:
                 progress(self.at, len(self.order), loss)
             if self.at % self.training.every == 0 or self.at == len(self.order):
                 self._measure()
-            if minutes is not None and self.record["seconds"] > 60 * minutes:
+            if self.minutes is not None and self.record["seconds"] > 60 * self.minutes:
                 break
         if self.record["held_out"][-1]["batch"] != self.at:
             self._measure()
 
     def _step(self, indices: list[int]) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.rate * _share(self.at, len(self.order))
+            group["lr"] = self.training.rate * _share(self._fraction())
         self.optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             loss, _ = self.model.loss(self._batch(indices))
@@ -182,6 +186,13 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         return float(loss.detach())
+
+    def _fraction(self) -> float:
+        """Return how much of the training is over, by batches or by the time that there is."""
+        done = self.at / len(self.order)
+        if self.minutes is not None:
+            done = max(done, self.record["seconds"] / (60 * self.minutes) if self.minutes else 1.0)
+        return min(done, 1.0)
 
     def _measure(self) -> None:
         """Measure the held-out texts, save the state, and the head if it is the best so far."""
@@ -222,13 +233,11 @@ class _Run:
         )
 
 
-def _share(at: int, count: int) -> float:
-    """Return the share of the largest rate that a batch is trained with."""
-    warm = max(1, count // 20)
-    if at < warm:
-        return (at + 1) / warm
-    fraction = (at - warm) / max(1, count - warm)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * fraction))
+def _share(fraction: float) -> float:
+    """Return the share of the largest rate at a fraction of the training."""
+    if fraction < _WARM:
+        return max(0.01, fraction / _WARM)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (fraction - _WARM) / (1 - _WARM)))
 
 
 def _check(texts: Collection, target: Checkpoint, kind: str) -> None:
