@@ -113,8 +113,8 @@ struct Generation {
  * \throws Error kValue for a prompt that is empty, has a token outside the vocabulary or does not
  * fit; for an option that is out of its range or has neither one entry nor one for each prompt; for
  * a sequence that exists; for a draft that breaks the contract of Drafter::Propose; for a rule that
- * would be biased for the drafts (the message names one that is not). kNotImplemented for a model
- * with recurrent layers.
+ * would be biased for the drafts (the message names one that is not); for a tree that is no chain,
+ * where the model has recurrent layers that give the state after the last token alone.
  */
 KVCTL_API std::vector<Generation> Generate(ModelRunner* runner,
                                            const std::vector<std::vector<int32_t>>& prompts,
@@ -142,8 +142,7 @@ class KVCTL_API ModelDrafter : public Drafter {
   /*!
    * \param runner The draft model, which must live as long as this; not the target. It takes
    * sequences of its own, beside those that others have in its cache.
-   * \throws Error kValue for an option out of its range; kNotImplemented for a model with recurrent
-   * layers.
+   * \throws Error kValue for an option out of its range.
    */
   explicit ModelDrafter(ModelRunner* runner);
   ModelDrafter(ModelRunner* runner, const Options& options);

@@ -6,6 +6,7 @@
 #include "kvctl/error.h"
 #include "kvctl/mask.h"
 #include "runtime/support/json.h"
+#include "runtime/support/runner_sequence.h"
 
 namespace kvctl {
 namespace {
@@ -27,8 +28,7 @@ ModelDrafter::Sequences::Sequences(ModelRunner* runner)
 ModelDrafter::Sequences::~Sequences() {
   for (const auto& entry : sequences_) {
     try {
-      const PagedKVCache& cache = runner_->cache();
-      if (cache->HasSequence(entry.second.id)) cache->RemoveSequence(entry.second.id);
+      if (HasSequence(*runner_, entry.second.id)) runner_->RemoveSequence(entry.second.id);
     } catch (...) {  // another thread uses the cache
     }
   }
@@ -44,7 +44,7 @@ Tensor ModelDrafter::Sequences::CatchUp(std::vector<const Request*>* texts) {
       Sequence& sequence = sequences_.at(text->id);
       // The root came with a round that the text then was left out of.
       if (const int64_t beyond = sequence.length - (SizeOf(*text) - 1); beyond > 0) {
-        runner_->cache()->Pop(sequence.id, beyond);
+        runner_->PopN(sequence.id, beyond);
         sequence.length -= beyond;
       }
       ids.push_back(sequence.id);
@@ -99,7 +99,7 @@ void ModelDrafter::Sequences::Keep(const std::vector<RoundResult>& results) {
     }
   }
   if (ids.empty()) return;
-  runner_->cache()->Commit(ids, kept);
+  runner_->Commit(ids, kept);
   for (size_t i = 0; i < ids.size(); ++i) {
     sequences[i]->pending = 0;
     sequences[i]->length += static_cast<int64_t>(kept[i].size());
@@ -110,7 +110,7 @@ void ModelDrafter::Sequences::DropPending(const std::vector<const Request*>& tex
   for (const Request* text : texts) {
     const auto found = sequences_.find(text->id);
     if (found == sequences_.end() || found->second.pending == 0) continue;
-    runner_->cache()->DropPending(found->second.id);
+    runner_->DropPending({found->second.id});
     found->second.pending = 0;
   }
 }
@@ -121,7 +121,7 @@ void ModelDrafter::Sequences::Finish(const Request& request) {
   if (found == sequences_.end()) return;
   const int64_t id = found->second.id;
   sequences_.erase(found);
-  if (runner_->cache()->HasSequence(id)) runner_->cache()->RemoveSequence(id);
+  if (HasSequence(*runner_, id)) runner_->RemoveSequence(id);
 }
 
 int64_t ModelDrafter::Sequences::DepthRoom(const Request& request) const {
@@ -144,14 +144,13 @@ bool ModelDrafter::Sequences::Enter(const Request& request) {
   if (SizeOf(request) > context_window_ || crowded_.count(request.id) > 0) return false;
   if (sequences_.count(request.id) > 0) return true;
   int64_t id = 0;
-  while (runner_->cache()->HasSequence(id)) ++id;
+  while (HasSequence(*runner_, id)) ++id;
   sequences_.emplace(request.id, Sequence{id});
   try {
-    runner_->cache()->AddSequence(id);
+    runner_->AddSequence(id);
   } catch (const std::exception& caught) {
     sequences_.erase(request.id);
-    // As many sequences as the cache was made for.
-    if (AsError(caught).kind() != ErrorKind::kValue) throw;
+    if (!IsFull(caught)) throw;
     crowded_.insert(request.id);
     return false;
   }
@@ -160,7 +159,7 @@ bool ModelDrafter::Sequences::Enter(const Request& request) {
 
 void ModelDrafter::Sequences::Leave(const Request& request) {
   crowded_.insert(request.id);
-  runner_->cache()->RemoveSequence(sequences_.at(request.id).id);
+  runner_->RemoveSequence(sequences_.at(request.id).id);
   sequences_.erase(request.id);
 }
 

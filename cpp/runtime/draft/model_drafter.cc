@@ -65,11 +65,6 @@ ModelDrafter::ModelDrafter(ModelRunner* runner, const Options& options) : option
           static_cast<int>(options.how));
   }
   if (options.sampling) options.sampling->Check(static_cast<int32_t>(runner->vocab_size()));
-  if (!runner->cache().defined() || runner->state().defined()) {
-    Throw(ErrorKind::kNotImplemented, runner->functions().path(),
-          " has recurrent layers, whose state a ModelDrafter cannot roll back; it takes models ",
-          "whose layers all attend");
-  }
   sequences_ = std::make_unique<Sequences>(runner);
 }
 

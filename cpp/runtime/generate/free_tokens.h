@@ -7,14 +7,16 @@
 
 #include <cstdint>
 #include <exception>
+#include <limits>
 
 #include "kvctl/error.h"
 #include "kvctl/model_runner.h"
 
 namespace kvctl {
 
-/*! \brief Tokens that the free pages of a runner's cache hold. */
+/*! \brief Tokens that the free pages of a runner's cache hold; any number if no layer attends. */
 inline int64_t FreeTokens(const ModelRunner& runner) {
+  if (!runner.cache().defined()) return std::numeric_limits<int32_t>::max();
   return int64_t{runner.cache()->GetNumAvailablePages()} * runner.cache()->config().page_size;
 }
 

@@ -9,6 +9,7 @@
 #include "runtime/generate/free_tokens.h"
 #include "runtime/generate/text_batch.h"
 #include "runtime/support/json.h"
+#include "runtime/support/runner_sequence.h"
 
 namespace kvctl {
 namespace {
@@ -33,11 +34,6 @@ const T& EntryOf(const std::vector<T>& values, size_t i) {
 }
 
 void CheckOptions(const ModelRunner& runner, const GenerateOptions& options, size_t count) {
-  if (!runner.cache().defined() || runner.state().defined()) {
-    Throw(ErrorKind::kNotImplemented, runner.functions().path(),
-          " has recurrent layers, whose state kvctl::Generate cannot roll back; it runs models ",
-          "whose layers all attend");
-  }
   if (options.rule) {
     const auto rule = static_cast<int>(*options.rule);
     if (rule >= kNumRules) {
@@ -120,7 +116,7 @@ std::vector<TextState> MakeTexts(const ModelRunner& runner,
     request.seed = EntryOf(options.seed, i);
     request.request_id =
         options.request_id.size() == 1 ? options.request_id[0] + i : options.request_id[i];
-    if (runner.cache()->HasSequence(request.seq_id)) {
+    if (HasSequence(runner, request.seq_id)) {
       Throw(ErrorKind::kValue, "sequence ", request.seq_id, " of text ", i,
             " exists already; first_seq_id must name sequences that do not, got ",
             options.first_seq_id);

@@ -132,7 +132,7 @@ void Rounds::Run(const std::vector<TextState*>& texts,
     ids.push_back(shares[i].text->request.seq_id);
     kept.push_back(decision.kept);
   }
-  if (rows.pending) runner_->cache()->Commit(ids, kept);
+  if (rows.pending) runner_->Commit(ids, kept);
 
   const Clock::time_point committed = Clock::now();
   std::vector<RoundResult> results;

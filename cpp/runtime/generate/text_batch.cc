@@ -5,6 +5,7 @@
 
 #include "kvctl/error.h"
 #include "runtime/generate/free_tokens.h"
+#include "runtime/support/runner_sequence.h"
 
 namespace kvctl {
 namespace {
@@ -71,7 +72,7 @@ void TextBatch::Enter() {
             last->request.id, " do not fit into the ", FreeTokens(*runner_),
             " tokens of the cache's free pages, though no other text runs");
     }
-    runner_->cache()->RemoveSequence(last->request.seq_id);
+    runner_->RemoveSequence(last->request.seq_id);
     entering.pop_back();
     waiting_.push_front(last);
   }
@@ -79,10 +80,9 @@ void TextBatch::Enter() {
 
 bool TextBatch::Add(const TextState& text, bool alone) {
   try {
-    runner_->cache()->AddSequence(text.request.seq_id);
+    runner_->AddSequence(text.request.seq_id);
   } catch (const std::exception& caught) {
-    // As many sequences as the cache was made for.
-    if (alone || AsError(caught).kind() != ErrorKind::kValue) throw;
+    if (alone || !IsFull(caught)) throw;
     return false;
   }
   return true;
@@ -106,7 +106,7 @@ bool TextBatch::Forward(std::vector<TextState*>* entering) {
 void TextBatch::Leave(TextState* text) {
   running_.erase(std::find(running_.begin(), running_.end(), text));
   drafting_->Finish(text);
-  runner_->cache()->RemoveSequence(text->request.seq_id);
+  runner_->RemoveSequence(text->request.seq_id);
 }
 
 void TextBatch::LeaveEnded() {
@@ -122,8 +122,8 @@ void TextBatch::RemoveAll() noexcept {
     } catch (...) {  // the first exception is on its way already
     }
     try {
-      const PagedKVCache& cache = runner_->cache();
-      if (cache->HasSequence(text.request.seq_id)) cache->RemoveSequence(text.request.seq_id);
+      const int64_t id = text.request.seq_id;
+      if (HasSequence(*runner_, id)) runner_->RemoveSequence(id);
     } catch (...) {  // another thread uses the cache
     }
   }
