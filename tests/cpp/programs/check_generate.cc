@@ -1,13 +1,11 @@
 // kvctl::Generate: batches of random texts, drafters and callbacks that throw, a store that is
 // shared.
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <random>
 #include <set>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -261,39 +259,4 @@ TEST(ASuffixStoreLearnsAndIsShared) {
   other.Learn({{1, 2}, {3}});
   EXPECT_EQ(other.num_texts(), 5);
   EXPECT_ERROR(other.Learn({{-1}}), kValue, "-1");
-}
-
-TEST(RoundsDraftOnlyWhileThatPays) {
-  /*! \brief Drafts four tokens that are right, or that are wrong and took long to find. */
-  struct Oracle : kvctl::Drafter {
-    std::vector<Draft> Propose(const std::vector<const Request*>& requests) override {
-      ++calls;
-      if (!right) std::this_thread::sleep_for(std::chrono::milliseconds(3));
-      const int64_t at = static_cast<int64_t>(requests[0]->tokens.size()) - 3;
-      std::vector<int32_t> chain = {requests[0]->root()};
-      for (int64_t i = 0; i < std::min<int64_t>(4, requests[0]->limit); ++i) {
-        chain.push_back((answer[at + i] + (right ? 0 : 1)) % kVocabSize);
-      }
-      return {{TokenTree::Chain(chain)}};
-    }
-    std::vector<int32_t> answer;
-    bool right = true;
-    int calls = 0;
-  };
-  kvctl::ModelRunner runner = LoadTarget();
-  GenerateOptions options;
-  options.max_new_tokens = {200};
-  Oracle oracle;
-  oracle.answer = Generate(&runner, options)[0].tokens;
-  options.drafter = &oracle;
-  EXPECT(Generate(&runner, options)[0].tokens == oracle.answer);
-  EXPECT(oracle.calls > 20);
-  oracle.calls = 0;
-  oracle.right = false;
-  EXPECT(Generate(&runner, options)[0].tokens == oracle.answer);
-  EXPECT(oracle.calls >= 3 && oracle.calls < 20);  // of 199 rounds
-  oracle.calls = 0;
-  options.adapt = false;
-  EXPECT(Generate(&runner, options)[0].tokens == oracle.answer);
-  EXPECT_EQ(oracle.calls, 199);
 }
