@@ -125,10 +125,10 @@ sanitize: $(VENV)/built
 
 RESULTS := build/results
 # About 25 minutes on two quiet cores. An interrupted run goes on with the next question; remove build/results to begin
-# anew. The rule "auto" is the strongest one for each of these drafters: they guess one token, or draw it with the
-# target's random numbers. The draft model is the same model with the weights of its linear layers in bfloat16.
+# anew. Each drafter has the rule that is strongest for it: block verification where drafts are drawn at random, else
+# "auto". The draft model is the same model with the weights of its linear layers in bfloat16.
 DRAFT_MODEL := build/models/smollm2_bfloat16
-DRAFTERS ?= all model:directory=$(DRAFT_MODEL),length=4,how=coupled
+DRAFTERS ?= all model:directory=$(DRAFT_MODEL),length=4,how=independent@block
 TOKENS ?= 56
 PASSES ?= 1
 SPEC = $(BIN)/kvctl bench spec $(MODEL) --questions benchmarks/questions/short.jsonl $(addprefix --drafter ,$(DRAFTERS)) \

@@ -76,7 +76,7 @@ def test_drafters_of_the_command_line():
         ("suffix", ""),
     ]
     every = [name for name, _ in _drafters(["all"], runner)]
-    assert "lookup" in every and set(every) <= {*DRAFTERS, "self:window=64,how=coupled"}
+    assert "lookup" in every and set(every) <= {*DRAFTERS, "self:window=64,how=independent"}
 
 
 def test_the_whole_command(smollm2, tmp_path):

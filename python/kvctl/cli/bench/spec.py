@@ -16,8 +16,8 @@ from ..open_runner import MODEL_HELP, open_runner
 # A terminal has no room for every column of the report.
 _NOT_PRINTED = ("behind the prefill", "draft depth", "tokens/round")
 
-# Drafters of 'all' beside those that need no option.
-_OF_ALL = ("self:window=64,how=coupled",)
+# Drafters of "all" beside those that need no option, and the rules that accept most of them.
+_OF_ALL = {"self:window=64,how=independent": "block"}
 
 if TYPE_CHECKING:
     from ...bench.report.tables import Table
@@ -42,8 +42,8 @@ def spec_command(
             "--drafter",
             "-d",
             help="As name or name:option=value,...; several are compared. 'all' are those that "
-            "need no option, and self:window=64 where the model can; '@' and a rule behind one is "
-            "its own. By default lookup.",
+            "need no option, and self:window=64 with block verification where the model can; '@' "
+            "and a rule behind one is its own. By default lookup.",
         ),
     ] = None,
     rules: Annotated[
@@ -147,7 +147,7 @@ def _drafters(names: list[str], runner: Runner) -> list[tuple[str, str]]:
                 make_drafter(one, runner)
             except (TypeError, ValueError, NotImplementedError):  # it needs an option, or cannot
                 continue
-            found.append((one, ""))
+            found.append((one, _OF_ALL.get(one, "")))
     return list(dict.fromkeys(found))
 
 
