@@ -25,7 +25,7 @@ cudaError_t PrepareAttention(const PageShape& page, AttentionOccupancy* occupanc
   if (page.head_dim == 64) error = PrepareHeads<64>(page.dtype, occupancy);
   if (page.head_dim == 128) error = PrepareHeads<128>(page.dtype, occupancy);
   if (page.head_dim == 256) error = PrepareHeads<256>(page.dtype, occupancy);
-  return error == cudaSuccess ? PrepareMerge() : error;
+  return error == cudaSuccess ? PrepareMerge(page.head_dim) : error;
 }
 
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,

@@ -70,7 +70,7 @@ cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& la
                         cudaStream_t stream);
 template <int kHeadDim>
 cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy);
-cudaError_t PrepareMerge();
+cudaError_t PrepareMerge(int32_t head_dim);
 /*! \brief Merges partial results, in order. */
 cudaError_t MergePartials(const AttentionParams& params, int32_t num_blocks, cudaStream_t stream);
 

@@ -5,40 +5,75 @@
 namespace kvctl::cuda {
 namespace {
 
-/*! \brief A warp per query; partial results are added in the order of keys. */
-__global__ void MergeKernel(AttentionParams params) {
+template <int kSize>
+struct alignas(4 * kSize) Floats {
+  float at[kSize];
+};
+
+/*!
+ * \brief A warp per query. Lane i reads the scale of partial result i, so that those of 32 are read
+ * at once; the sums come in vectors, their weights by shuffles.
+ */
+template <int kHeadDim>
+__global__ void __launch_bounds__(kThreads) MergeKernel(AttentionParams params) {
+  constexpr int kSize = kHeadDim >= 128 ? 4 : 2;  // floats of a vector
+  constexpr int kVectors = kHeadDim / 32 / kSize;
   const PlanHeader* plan = params.plan;
   const PlanClass work = ClassOf(plan, params.layer);
   const MergeItem* merges = PlanPart<MergeItem>(plan, plan->merges) + work.first_merge;
-  const int32_t lane = threadIdx.x % 32, head_dim = params.page.head_dim;
-  const int32_t num_warps = gridDim.x * kWarps;
+  const int32_t lane = threadIdx.x % 32, num_warps = gridDim.x * kWarps;
   for (int32_t unit = blockIdx.x * kWarps + threadIdx.x / 32;
        unit < work.num_merges * kMaxItemQueries; unit += num_warps) {
-    const MergeItem& merge = merges[unit / kMaxItemQueries];
+    const MergeItem merge = merges[unit / kMaxItemQueries];
     const int32_t query = unit % kMaxItemQueries;
     const int32_t queries = (merge.token_end - merge.token_begin) * params.group;
     if (query >= queries) continue;
-    const auto at = [&](int32_t piece) {
-      return static_cast<int64_t>(merge.partial) + static_cast<int64_t>(piece) * queries + query;
-    };
+    const float2* scales = params.partials.scale + merge.partial + query;
+    const float* sums = params.partials.sums +
+                        static_cast<int64_t>(merge.partial + query) * kHeadDim + lane * kSize;
     float m = -INFINITY, l = 0;
-    for (int32_t i = 0; i < merge.num_partials; ++i) m = fmaxf(m, params.partials.scale[at(i)].x);
-    for (int32_t i = 0; i < merge.num_partials; ++i) {
-      const float2 scale = params.partials.scale[at(i)];
-      l += scale.y * Weight(scale.x, m);
+    for (int32_t i = lane; i < merge.num_partials; i += 32) {
+      m = fmaxf(m, scales[static_cast<int64_t>(i) * queries].x);
     }
+#pragma unroll
+    for (int delta = 16; delta > 0; delta /= 2) {
+      m = fmaxf(m, __shfl_xor_sync(0xFFFFFFFFu, m, delta));
+    }
+    Floats<kSize> total[kVectors] = {};
+    for (int32_t first = 0; first < merge.num_partials; first += 32) {
+      const int32_t count = min(32, merge.num_partials - first);
+      float weight = 0;
+      if (lane < count) {
+        const float2 scale = scales[static_cast<int64_t>(first + lane) * queries];
+        weight = Weight(scale.x, m);
+        l += scale.y * weight;
+      }
+#pragma unroll 4
+      for (int32_t i = 0; i < count; ++i) {
+        const float w = __shfl_sync(0xFFFFFFFFu, weight, i);
+        const float* from = sums + static_cast<int64_t>(first + i) * queries * kHeadDim;
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+          const auto part = *reinterpret_cast<const Floats<kSize>*>(from + v * 32 * kSize);
+#pragma unroll
+          for (int j = 0; j < kSize; ++j) total[v].at[j] += part.at[j] * w;
+        }
+      }
+    }
+#pragma unroll
+    for (int delta = 16; delta > 0; delta /= 2) l += __shfl_xor_sync(0xFFFFFFFFu, l, delta);
     const PlanSequence& sequence = PlanPart<PlanSequence>(plan, plan->sequences)[merge.sequence];
     const int64_t token = sequence.query_begin + merge.token_begin + query / params.group;
     const int32_t head = merge.kv_head * params.group + query % params.group;
     const QueryResult result(m, l, params.sinks, head);
-    for (int32_t d = lane; d < head_dim; d += 32) {
-      float sum = 0;
-      for (int32_t i = 0; i < merge.num_partials; ++i) {
-        sum +=
-            params.partials.sums[at(i) * head_dim + d] * Weight(params.partials.scale[at(i)].x, m);
+    const int64_t out = token * params.out.row_stride + static_cast<int64_t>(head) * kHeadDim;
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        StoreElement(total[v].at[j] * result.factor, params.out.data, params.out.dtype,
+                     out + (v * 32 + lane) * kSize + j);
       }
-      StoreElement(sum * result.factor, params.out.data, params.out.dtype,
-                   token * params.out.row_stride + static_cast<int64_t>(head) * head_dim + d);
     }
     if (lane == 0 && params.lse != nullptr) {
       params.lse[token * params.num_qo_heads + head] = result.lse;
@@ -46,13 +81,21 @@ __global__ void MergeKernel(AttentionParams params) {
   }
 }
 
+using Kernel = void (*)(AttentionParams);
+
+Kernel KernelOf(int32_t head_dim) {
+  return head_dim == 64 ? MergeKernel<64> : head_dim == 128 ? MergeKernel<128> : MergeKernel<256>;
+}
+
 }  // namespace
 
-cudaError_t PrepareMerge() { return Prepare(MergeKernel, kThreads, 0, nullptr); }
+cudaError_t PrepareMerge(int32_t head_dim) {
+  return Prepare(KernelOf(head_dim), kThreads, 0, nullptr);
+}
 
 cudaError_t MergePartials(const AttentionParams& params, int32_t num_blocks, cudaStream_t stream) {
-  return Launch(MergeKernel, dim3(static_cast<unsigned>(num_blocks)), dim3(kThreads), 0, stream,
-                params);
+  return Launch(KernelOf(params.page.head_dim), dim3(static_cast<unsigned>(num_blocks)),
+                dim3(kThreads), 0, stream, params);
 }
 
 }  // namespace kvctl::cuda
