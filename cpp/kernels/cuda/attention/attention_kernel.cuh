@@ -19,7 +19,9 @@
 
 namespace kvctl::cuda {
 
-template <typename T, int kHeadDim, int kQueryWarps>
+/*! \brief kShaped: scores have a soft cap or ALiBi. Its own kernel, since that code costs the plain
+ * one registers in its innermost loop. */
+template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 class AttentionBlock {
   using S = TileShape<kHeadDim, kQueryWarps>;
   static constexpr int kVectors = kHeadDim / 8;  // of 16 bytes, in a query
@@ -52,10 +54,10 @@ class AttentionBlock {
       CommitCopies();
       WaitCopies<1>();
       __syncthreads();  // all copies of this step are done, its offsets free
-      if (params_.alibi_slopes != nullptr) KeepPositions(stage);
+      if (HasSlopes()) KeepPositions(stage);
       more = more && ahead.Next();
       if (more) {
-        if (params_.alibi_slopes != nullptr) __syncthreads();
+        if (HasSlopes()) __syncthreads();
         Locate(ahead, stage);
       }
       Compute(current, stage);
@@ -66,6 +68,8 @@ class AttentionBlock {
   }
 
  private:
+  __device__ bool HasSlopes() const { return kShaped && params_.alibi_slopes != nullptr; }
+
   __device__ void Begin(const WorkItem& item) {
     item_ = item;
     sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences)[item.sequence];
@@ -88,7 +92,7 @@ class AttentionBlock {
       l_[i] = 0;
       slope_[i] = 0;
       query_position_[i] = 0;
-      if (params_.alibi_slopes != nullptr && exists_[i]) {
+      if (HasSlopes() && exists_[i]) {
         slope_[i] = params_.alibi_slopes[item.kv_head * params_.group + query % params_.group];
         const int32_t key = sequence_.kv_len - sequence_.num_query_tokens + token_[i];
         query_position_[i] = static_cast<float>(KeyPosition(params_.plan, sequence_, key));
@@ -111,7 +115,7 @@ class AttentionBlock {
         const int32_t slot = page * params_.page.page_size + key % params_.page.page_size;
         offset = SlotOffset(params_.page, slot, 0, item_.kv_head);
       }
-      if (params_.alibi_slopes != nullptr) {
+      if (HasSlopes()) {
         positions_[stage * S::kKeys + c] =
             static_cast<float>(KeyPosition(params_.plan, sequence_, key));
       }
@@ -126,9 +130,11 @@ class AttentionBlock {
         static_cast<int64_t>(params_.page.num_kv_heads) * params_.page.page_size * kHeadDim;
     T* k = Keys(stage);
     T* v = Values(stage);
-#pragma unroll 4
-    for (int32_t i = threadIdx.x; i < S::kKeys * kVectors; i += kThreads) {
-      const int32_t c = i / kVectors, vector = i % kVectors;
+    const int32_t vector = threadIdx.x % kVectors, first = threadIdx.x / kVectors;
+    constexpr int kStep = kThreads / kVectors;  // keys that the block copies at a time
+#pragma unroll
+    for (int i = 0; i < S::kKeys / kStep; ++i) {
+      const int32_t c = first + i * kStep;
       const int64_t offset = offsets_[stage * S::kKeys + c];
       const T* from = offset < 0 ? pages : pages + offset + vector * 8;
       const int bytes = offset < 0 ? 0 : 16;
@@ -159,7 +165,7 @@ class AttentionBlock {
         word = PlanPart<uint64_t>(params_.plan,
                                   params_.plan->words)[cursor.words + token_[i] % kBlockQueries];
       }
-      visible[i] = exists_[i] ? cursor.Visible(word) : 0;
+      visible[i] = cursor.Visible(word);  // queries that do not exist see all: nothing is written
     }
     Soften(visible, scores);
     Weigh(stage, scores);
@@ -187,7 +193,8 @@ class AttentionBlock {
   /*! \brief Turns scores into weights p, and rescales m, l and the sums to the new maximum. */
   __device__ void Soften(const uint64_t (&visible)[2], float (&scores)[S::kWarpKeys / 8][4]) {
     float largest[2] = {m_[0], m_[1]};
-    const bool plain = params_.soft_cap <= 0 && params_.alibi_slopes == nullptr;
+    constexpr uint64_t kAll = ~uint64_t{0} >> (64 - S::kKeys);
+    const bool all = __all_sync(0xFFFFFFFFu, visible[0] == kAll && visible[1] == kAll) != 0;
     const float scale = params_.sm_scale * kLog2E;
 #pragma unroll
     for (int n = 0; n < S::kWarpKeys / 8; ++n) {
@@ -195,17 +202,28 @@ class AttentionBlock {
       for (int j = 0; j < 4; ++j) {
         const int i = j / 2;
         float& score = scores[n][j];
-        if (plain) {
-          score *= scale;
-        } else {
-          const float distance = params_.alibi_slopes != nullptr
-                                     ? key_position_[2 * n + j % 2] - query_position_[i]
-                                     : 0;
+        if constexpr (kShaped) {
+          const float distance =
+              HasSlopes() ? key_position_[2 * n + j % 2] - query_position_[i] : 0;
           score = Shape(score, params_.sm_scale, params_.soft_cap, slope_[i], distance);
+        } else {
+          score *= scale;
         }
-        if ((visible[i] >> (WarpKey(n) + j % 2) & 1) == 0) score = -INFINITY;
-        largest[i] = fmaxf(largest[i], score);
       }
+    }
+    if (!all) {
+#pragma unroll
+      for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if ((visible[j / 2] >> (WarpKey(n) + j % 2) & 1) == 0) scores[n][j] = -INFINITY;
+        }
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) largest[j / 2] = fmaxf(largest[j / 2], scores[n][j]);
     }
     float shrink[2];
 #pragma unroll
@@ -252,7 +270,7 @@ class AttentionBlock {
   /*! \brief Combines the warps' results in shared memory, and writes the outputs of the queries. */
   __device__ void Finish() {
     __syncthreads();
-    auto* sums = reinterpret_cast<float*>(stages_);     // [key warps, queries, head_dim]
+    auto* sums = reinterpret_cast<float*>(stages_);     // [key warps, queries, kSumStride]
     auto* scale = reinterpret_cast<float2*>(queries_);  // [key warps, queries]
     const int32_t first = key_warp_ * S::kQueries + query_warp_ * 16;
 #pragma unroll
@@ -263,8 +281,8 @@ class AttentionBlock {
       if (lane_ % 4 == 0) scale[query] = float2{m_[i], l_[i]};
 #pragma unroll
       for (int d = 0; d < kHeadDim / 8; ++d) {
-        sums[query * kHeadDim + d * 8 + lane_ % 4 * 2] = sums_[d][2 * i];
-        sums[query * kHeadDim + d * 8 + lane_ % 4 * 2 + 1] = sums_[d][2 * i + 1];
+        *reinterpret_cast<float2*>(sums + query * S::kSumStride + d * 8 + lane_ % 4 * 2) =
+            float2{sums_[d][2 * i], sums_[d][2 * i + 1]};
       }
     }
     __syncthreads();
@@ -289,7 +307,7 @@ class AttentionBlock {
     for (int32_t d = lane_; d < kHeadDim; d += 32) {
       float sum = 0;
       for (int w = 0; w < S::kKeyWarps; ++w) {
-        sum += sums[(w * S::kQueries + query) * kHeadDim + d] * weights[w];
+        sum += sums[(w * S::kQueries + query) * S::kSumStride + d] * weights[w];
       }
       if (item_.partial >= 0) {
         params_.partials.sums[partial * kHeadDim + d] = sum;
@@ -330,12 +348,12 @@ class AttentionBlock {
   float sums_[kHeadDim / 8][4];
 };
 
-template <typename T, int kHeadDim, int kQueryWarps>
+template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 __global__ void __launch_bounds__(kThreads) AttentionKernel(AttentionParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
   const PlanClass work = ClassOf(params.plan, params.layer);
   const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
-  AttentionBlock<T, kHeadDim, kQueryWarps> block(params, shared);
+  AttentionBlock<T, kHeadDim, kQueryWarps, kShaped> block(params, shared);
   for (int32_t i = blockIdx.x; i < work.num_items; i += gridDim.x) block.Run(items[i]);
 }
 
@@ -343,28 +361,38 @@ template <typename T, int kHeadDim, int kQueryWarps>
 cudaError_t LaunchAttention(const AttentionParams& params, int32_t num_blocks,
                             cudaStream_t stream) {
   using S = TileShape<kHeadDim, kQueryWarps>;
-  static_assert(S::kKeyWarps * S::kQueries * kHeadDim * 4 <= 2 * S::kStageBytes,
+  static_assert(S::kKeyWarps * S::kQueries * S::kSumStride * 4 <= 2 * S::kStageBytes,
                 "results fit where K and V were");
-  return Launch(AttentionKernel<T, kHeadDim, kQueryWarps>, dim3(static_cast<unsigned>(num_blocks)),
-                dim3(kThreads), S::kSharedBytes, stream, params);
+  const bool shaped = params.soft_cap > 0 || params.alibi_slopes != nullptr;
+  return Launch(shaped ? AttentionKernel<T, kHeadDim, kQueryWarps, true>
+                       : AttentionKernel<T, kHeadDim, kQueryWarps, false>,
+                dim3(static_cast<unsigned>(num_blocks)), dim3(kThreads), S::kSharedBytes, stream,
+                params);
+}
+
+/*! \brief \param blocks out, of the kernel that needs more registers. */
+template <typename T, int kHeadDim, int kQueryWarps>
+cudaError_t PrepareKernels(int* blocks) {
+  constexpr int kBytes = TileShape<kHeadDim, kQueryWarps>::kSharedBytes;
+  int shaped = 0;
+  cudaError_t error =
+      Prepare(AttentionKernel<T, kHeadDim, kQueryWarps, true>, kThreads, kBytes, &shaped);
+  if (error != cudaSuccess) return error;
+  error = Prepare(AttentionKernel<T, kHeadDim, kQueryWarps, false>, kThreads, kBytes, blocks);
+  if (shaped < *blocks) *blocks = shaped;  // the grid is the same for both
+  return error;
 }
 
 template <typename T, int kHeadDim>
-cudaError_t PrepareKernels(AttentionOccupancy* occupancy) {
-  const auto prepare = [](auto* kernel, int shared_bytes, int* blocks) {
-    return Prepare(kernel, kThreads, shared_bytes, blocks);
-  };
-  const cudaError_t error = prepare(AttentionKernel<T, kHeadDim, 4>,
-                                    TileShape<kHeadDim, 4>::kSharedBytes, &occupancy->many);
-  if (error != cudaSuccess) return error;
-  return prepare(AttentionKernel<T, kHeadDim, 1>, TileShape<kHeadDim, 1>::kSharedBytes,
-                 &occupancy->few);
+cudaError_t PrepareType(AttentionOccupancy* occupancy) {
+  const cudaError_t error = PrepareKernels<T, kHeadDim, 4>(&occupancy->many);
+  return error == cudaSuccess ? PrepareKernels<T, kHeadDim, 1>(&occupancy->few) : error;
 }
 
 template <int kHeadDim>
 cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy) {
-  return dtype == DType::kFloat16 ? PrepareKernels<Half, kHeadDim>(occupancy)
-                                  : PrepareKernels<Bfloat, kHeadDim>(occupancy);
+  return dtype == DType::kFloat16 ? PrepareType<Half, kHeadDim>(occupancy)
+                                  : PrepareType<Bfloat, kHeadDim>(occupancy);
 }
 
 template <int kHeadDim>

@@ -27,6 +27,8 @@ struct TileShape {
   /*! \brief Elements from one row to the next: 16 bytes of padding spread the rows of a tile over
    * the banks. */
   static constexpr int kStride = kHeadDim + 8;
+  /*! \brief Floats from one query's results to the next: the rows of a warp in other banks. */
+  static constexpr int kSumStride = kHeadDim + 8;
   static constexpr int kQueryBytes = kQueries * kStride * 2;
   static constexpr int kStageBytes = 2 * kKeys * kStride * 2;  // K and V
   static constexpr int kTileBytes = kQueryBytes + 2 * kStageBytes;

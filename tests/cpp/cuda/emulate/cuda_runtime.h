@@ -55,6 +55,11 @@ template <typename T>
 T __shfl_sync(uint32_t, T value, int source) {
   return emulate::Shuffle(value, [=](int) { return source; });
 }
+inline int __all_sync(uint32_t mask, int predicate) {
+  int all = predicate != 0;
+  for (int delta = 16; delta > 0; delta /= 2) all &= __shfl_xor_sync(mask, all, delta);
+  return all;
+}
 
 // The host API.
 using cudaError_t = int;
