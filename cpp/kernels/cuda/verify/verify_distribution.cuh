@@ -77,7 +77,8 @@ class SequenceDistributions : public SequenceTarget {
   /*! \brief Residual::SampleToken. */
   __device__ KVCTL_NOINLINE int32_t SampleResidual(const LevelState& level, const TargetRow& target,
                                                    uint64_t bits) {
-    uint64_t rest = Below(SumResidual(level, target), bits);
+    const bool summed = sums_node_ == level.node && sums_steps_ == level.num_steps;
+    uint64_t rest = Below(summed ? sums_total_ : SumResidual(level, target), bits);
     for (int32_t b = 0; b < num_blocks_; ++b) {
       const uint64_t mass = shared_->block_sums[b];
       if (rest < mass) {
@@ -174,6 +175,7 @@ class SequenceDistributions : public SequenceTarget {
 
   /*! \brief Appends a step to those of a level. Another level of the walk may overwrite it. */
   __device__ void PutStep(LevelState* level, const DistributionStep& step) {
+    if (sums_node_ == level->node) sums_node_ = -1;  // they may be of a step that this one replaces
     __syncthreads();
     if (threadIdx.x == 0) steps_[nodes_[level->node].first_step + level->num_steps] = step;
     __syncthreads();
@@ -183,6 +185,46 @@ class SequenceDistributions : public SequenceTarget {
   /*! \brief The sum of the residual over the vocabulary; shared memory receives the sum of each
    * block. */
   __device__ uint64_t SumResidual(const LevelState& level, const TargetRow& target) {
+    const DistributionStep* steps = steps_ + nodes_[level.node].first_step;
+    const bool first_rest = target.greedy < 0 && level.num_steps == 1 && InFloats(steps[0].child);
+    if (!first_rest) {
+      SumBlocks(target, [&](const ExpTerms& terms, int32_t x) {
+        return static_cast<uint64_t>(Weight(level, target, terms, x));
+      });
+    } else if (sequence_.target_type == DType::kFloat32) {
+      SumFirstRest<DType::kFloat32>(steps[0], target);
+    } else if (sequence_.target_type == DType::kFloat16) {
+      SumFirstRest<DType::kFloat16>(steps[0], target);
+    } else {
+      SumFirstRest<DType::kBFloat16>(steps[0], target);
+    }
+    uint64_t total = 0;
+    for (int32_t b = 0; b < num_blocks_; ++b) total += shared_->block_sums[b];
+    sums_node_ = level.node;
+    sums_steps_ = level.num_steps;
+    sums_total_ = total;
+    return total;
+  }
+
+  /*! \brief Weight after the first subtraction of a row of floats, the most frequent one: nothing
+   * but the logits and that row is read for a token. */
+  template <DType kType>
+  __device__ void SumFirstRest(const DistributionStep& step, const TargetRow& target) {
+    const double r_factor = step.r_factor, d_factor = step.d_factor;
+    const void* logits = target.logits;
+    const auto* draft = static_cast<const float*>(sequence_.draft) +
+                        static_cast<int64_t>(DraftRow(step.child)) * params_.vocab_size;
+    SumBlocks(target, [=](const ExpTerms& terms, int32_t x) {
+      const RestFactors factors = MakeRestFactors(r_factor * terms.factor, d_factor);
+      const float e = Exp2Scaled(LoadElement(logits, kType, x), terms.grid);
+      return static_cast<uint64_t>(static_cast<double>(FixedRest(e, draft[x], factors)) *
+                                   kGridOfFixed);
+    });
+  }
+
+  /*! \brief Sums weight(terms of the block, token) over each block of the vocabulary. */
+  template <typename F>
+  __device__ void SumBlocks(const TargetRow& target, F weight) {
     const int32_t lane = threadIdx.x % 32, warps = blockDim.x / 32;
     __syncthreads();
     for (int32_t b = threadIdx.x / 32; b < num_blocks_; b += warps) {
@@ -192,18 +234,19 @@ class SequenceDistributions : public SequenceTarget {
       uint64_t sum = 0;
 #pragma unroll 4
       for (int32_t x = begin + lane; x < end; x += 32) {
-        sum += static_cast<uint64_t>(Weight(level, target, terms, x));
+        sum += weight(terms, x);
       }
       sum = WarpSum(sum);
       if (lane == 0) shared_->block_sums[b] = sum;
     }
     __syncthreads();
-    uint64_t total = 0;
-    for (int32_t b = 0; b < num_blocks_; ++b) total += shared_->block_sums[b];
-    return total;
   }
 
   DistributionStep* steps_;
+  /*! \brief Whose sums the shared memory holds: a residual is often sampled right after it was
+   * summed. */
+  int32_t sums_node_ = -1, sums_steps_ = 0;
+  uint64_t sums_total_ = 0;
 };
 
 }  // namespace kvctl::cuda
