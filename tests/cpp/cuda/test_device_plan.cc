@@ -77,6 +77,24 @@ TEST(DevicePlanSplitsEveryBlockIntoItemsThatCoverIt) {
                                            (std::get<2>(key) / kBlockQueries + 1) * kBlockQueries);
         EXPECT_EQ(end, (sequence.num_committed + block_end + kTileKeys - 1) / kTileKeys);
       }
+      // The grid's blocks have all items, in order, and none much more than its share of the tiles.
+      const int32_t* range = Part<int32_t>(builder, header.ranges) + work.first_range;
+      int32_t total = 0;
+      for (int32_t i = 0; i < work.num_items; ++i) {
+        const WorkItem& item = Part<WorkItem>(builder, header.items)[i];
+        total += item.tile_end - item.tile_begin;
+      }
+      EXPECT_EQ(range[0], 0);
+      EXPECT_EQ(range[blocks], work.num_items);
+      for (int32_t b = 0; b < blocks; ++b) {
+        EXPECT(range[b] <= range[b + 1]);
+        int32_t tiles = 0;
+        for (int32_t i = range[b]; i < range[b + 1]; ++i) {
+          const WorkItem& item = Part<WorkItem>(builder, header.items)[i];
+          tiles += item.tile_end - item.tile_begin;
+        }
+        if (capacity == 1 << 20) EXPECT(tiles <= std::max(4, (total + blocks - 1) / blocks) + 4);
+      }
       int32_t merged = 0;
       for (int32_t i = 0; i < work.num_merges; ++i) {
         const MergeItem& merge = Part<MergeItem>(builder, header.merges)[i];

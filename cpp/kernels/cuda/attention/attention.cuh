@@ -45,7 +45,7 @@ struct AttentionParams {
 /*! \brief The launch parameters: the grids do not depend on the step. */
 struct AttentionLaunch {
   bool few_queries;      //!< DevicePlanBuilder::few_queries
-  int32_t num_blocks;    //!< of the attention kernel; each processes items until none is left
+  int32_t num_blocks;    //!< DevicePlanBuilder::num_blocks: each has a range of items
   int32_t merge_blocks;  //!< 0: no item has partial results
 };
 

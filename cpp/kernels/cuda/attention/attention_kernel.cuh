@@ -354,7 +354,9 @@ __global__ void __launch_bounds__(kThreads) AttentionKernel(AttentionParams para
   const PlanClass work = ClassOf(params.plan, params.layer);
   const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
   AttentionBlock<T, kHeadDim, kQueryWarps, kShaped> block(params, shared);
-  for (int32_t i = blockIdx.x; i < work.num_items; i += gridDim.x) block.Run(items[i]);
+  const auto* range = PlanPart<int32_t>(params.plan, params.plan->ranges) + work.first_range;
+  const int32_t end = range[blockIdx.x + 1];
+  for (int32_t i = range[blockIdx.x]; i < end; ++i) block.Run(items[i]);
 }
 
 template <typename T, int kHeadDim, int kQueryWarps>

@@ -55,6 +55,7 @@ int32_t DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block, Block* 
 }
 
 void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
+  const size_t first_range = ranges_.size();
   const int32_t item_queries = few_queries_ ? kFewQueries : kMaxItemQueries;
   int32_t tile_tokens = 1;  // a power of two, so that it divides the blocks of the mask
   while (2 * tile_tokens * shape_.group <= item_queries && 2 * tile_tokens <= kBlockQueries) {
@@ -64,14 +65,37 @@ void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
   for (const Block& block : blocks) {
     total += int64_t{block.num_tiles} * ((block.num_tokens + tile_tokens - 1) / tile_tokens);
   }
-  const int32_t per_block =
-      static_cast<int32_t>(std::max<int64_t>(kMinTiles, (total + num_blocks() - 1) / num_blocks()));
+  // Each block of the grid gets one range of `share` tiles, so that all end together; a group of
+  // queries is cut only where a range ends.
+  const int64_t share = std::max<int64_t>(kMinTiles, (total + num_blocks() - 1) / num_blocks());
+  const size_t first_item = items_.size();
   int32_t partial_queries = 0;
+  int64_t before = 0;  // tiles of earlier groups
+  const auto add = [&](const WorkItem& item) {
+    // A range has the items whose middle lies in it. Those of a block that has them all are
+    // counted.
+    const int64_t middle = before + (item.tile_begin + item.tile_end) / 2;
+    const int64_t owner = std::min<int64_t>(middle / share, num_blocks() - 1);
+    const size_t ends = first_range + owner + 1;
+    while (ranges_.size() < ends) {
+      ranges_.push_back(static_cast<int32_t>(items_.size() - first_item));
+    }
+    items_.push_back(item);
+  };
   for (const Block& block : blocks) {
     for (int32_t first = 0; first < block.num_tokens; first += tile_tokens) {
       const int32_t tokens = std::min(tile_tokens, block.num_tokens - first);
       const int32_t queries = tokens * shape_.group;
-      int32_t pieces = std::max(1, (block.num_tiles + per_block - 1) / per_block);
+      std::vector<int32_t> cuts = {0};
+      for (int64_t end = (before / share + 1) * share; end < before + block.num_tiles;
+           end += share) {
+        const auto cut = static_cast<int32_t>(end - before);
+        const bool worth =
+            cut - cuts.back() >= kMinTiles / 2 && block.num_tiles - cut >= kMinTiles / 2;
+        if (worth) cuts.push_back(cut);
+      }
+      auto pieces = static_cast<int32_t>(cuts.size());
+      cuts.push_back(block.num_tiles);
       if (partial_queries + pieces * queries > shape_.max_partial_queries) pieces = 1;
       WorkItem item{block.sequence,
                     block.kv_head,
@@ -83,19 +107,24 @@ void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
                     block.num_tiles,
                     -1};
       if (pieces == 1) {
-        items_.push_back(item);
+        add(item);
+        before += block.num_tiles;
         continue;
       }
       merges_.push_back(
           {item.sequence, item.kv_head, item.token_begin, item.token_end, partial_queries, pieces});
       for (int32_t piece = 0; piece < pieces; ++piece) {
-        item.tile_begin = static_cast<int32_t>(int64_t{block.num_tiles} * piece / pieces);
-        item.tile_end = static_cast<int32_t>(int64_t{block.num_tiles} * (piece + 1) / pieces);
+        item.tile_begin = cuts[piece];
+        item.tile_end = cuts[piece + 1];
         item.partial = partial_queries;
         partial_queries += queries;
-        items_.push_back(item);
+        add(item);
       }
+      before += block.num_tiles;
     }
+  }
+  while (ranges_.size() < first_range + num_blocks() + 1) {
+    ranges_.push_back(static_cast<int32_t>(items_.size() - first_item));
   }
 }
 
@@ -129,7 +158,7 @@ void DevicePlanBuilder::AddClass(const StepPlan& step, const LayerMasks& masks) 
     }
   }
   PlanClass plan_class{static_cast<int32_t>(items_.size()), 0, static_cast<int32_t>(merges_.size()),
-                       0};
+                       0, static_cast<int32_t>(ranges_.size())};
   Cut(blocks);
   plan_class.num_items = static_cast<int32_t>(items_.size()) - plan_class.first_item;
   plan_class.num_merges = static_cast<int32_t>(merges_.size()) - plan_class.first_merge;
@@ -142,6 +171,7 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   words_.clear();
   classes_.clear();
   items_.clear();
+  ranges_.clear();
   merges_.clear();
   layer_classes_.clear();
   few_queries_ = true;
@@ -188,6 +218,7 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   header.words = Append(words_.data(), words_.size());
   header.classes = Append(classes_.data(), classes_.size());
   header.layer_classes = Append(layer_classes_.data(), layer_classes_.size());
+  header.ranges = Append(ranges_.data(), ranges_.size());
   header.items = Append(items_.data(), items_.size());
   header.merges = Append(merges_.data(), merges_.size());
   std::memcpy(arena_.data(), &header, sizeof(header));

@@ -38,6 +38,8 @@ struct PlanHeader {
   /*! \brief [num_layers] int32, the class of each layer's masks: not a kernel's argument, since a
    * later step's masks may differ in other layers than those of the step that was recorded. */
   int32_t layer_classes;
+  int32_t ranges;  //!< int32, see PlanClass
+  int32_t unused;
 };
 
 /*! \brief SequencePlan; arrays as byte offsets from the header, -1 for none. */
@@ -71,9 +73,14 @@ struct MergeItem {
   int32_t partial, num_partials;
 };
 
-/*! \brief The items and merges of the layers of one class of masks. */
+/*!
+ * \brief The items and merges of the layers of one class of masks.
+ *
+ * Block b of the grid has the items from ranges[first_range + b] to ranges[first_range + b + 1],
+ * counted from first_item.
+ */
 struct PlanClass {
-  int32_t first_item, num_items, first_merge, num_merges;
+  int32_t first_item, num_items, first_merge, num_merges, first_range;
 };
 
 /*! \brief Sizes that a plan depends on, beside the step. */
@@ -127,6 +134,7 @@ class DevicePlanBuilder {
   std::vector<uint64_t> words_;
   std::vector<PlanClass> classes_;
   std::vector<WorkItem> items_;
+  std::vector<int32_t> ranges_;
   std::vector<MergeItem> merges_;
 };
 
