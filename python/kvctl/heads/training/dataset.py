@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...models.checkpoints.safetensors_file import SafetensorsFile
 from .collect import MANIFEST
 
-_HELD_OUT = 20  # one text of so many is never trained on
+_HELD_OUT = 20  # one text of so many, or of fewer where there are not as many, is held out
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Collection:
     ------
     FileNotFoundError
         If there is no collection, or none of its shards.
+    ValueError
+        If it has fewer than two answers to learn from.
     """
 
     def __init__(self, folder: str | Path, *, longest: int = 320) -> None:
@@ -74,9 +76,12 @@ class Collection:
                     self._tokens.append(tokens[first : first + size])
                     self._starts.append(int(start))
                 first += length
-        order = np.arange(len(self._where))
-        self.held_out: list[int] = order[order % _HELD_OUT == _HELD_OUT - 1].tolist()
-        self.training: list[int] = order[order % _HELD_OUT != _HELD_OUT - 1].tolist()
+        every = min(_HELD_OUT, len(self._where))
+        if every < 2:
+            raise ValueError(f"{folder} has {every} answers of more than two tokens: collect more")
+        texts = range(len(self._where))
+        self.held_out = [index for index in texts if index % every == every - 1]
+        self.training = [index for index in texts if index % every != every - 1]
 
     @property
     def num_tokens(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, silu
 
-from .shared import Shared, rms_norm, weight
+from .shared import Shared, mean_product, rms_norm, weight
 
 _DISCOUNT = 0.8  # of the loss, for each step of the head's own features
 
@@ -63,7 +63,7 @@ class Eagle3(nn.Module):
         for step, feature in enumerate(self.features(tokens, hidden)):
             normed = rms_norm(feature[trained], self.by_name["norm.weight"], config)
             logits = linear(normed, self.shared.output).float()
-            total = total - _DISCOUNT**step * (target * logits.log_softmax(-1)).sum(-1).mean()
+            total = total - _DISCOUNT**step * mean_product(target, logits.log_softmax(-1))
             right = torch.zeros_like(trained)
             right[trained] = logits.argmax(-1) == best
             right &= reached

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, silu
 
-from .shared import Shared, rms_norm
+from .shared import Shared, mean_product, rms_norm
 
 _DISCOUNT = 0.8  # of the loss, for each head
 
@@ -53,7 +53,7 @@ class Medusa(nn.Module):
             )
             w, b = (self.by_name[f"{head}.0.linear.{name}"] for name in ("weight", "bias"))
             logits = linear(rows + silu(linear(rows, w, b)), self.shared.output).float()
-            total = total - _DISCOUNT**head * (target * logits.log_softmax(-1)).sum(-1).mean()
+            total = total - _DISCOUNT**head * mean_product(target, logits.log_softmax(-1))
             right = (logits.argmax(-1) == best) & reached
             counts.append(torch.stack([right.sum(), reached.sum()]))
             reached = right

@@ -112,6 +112,11 @@ def rms_norm(x: Any, weight: Any, config: DecoderConfig) -> Any:
     return x * scale * weight
 
 
+def mean_product(target: Any, log_shares: Any) -> Any:
+    """Return the mean over rows of the sum of products; 0 of no rows."""
+    return (target * log_shares).sum() / max(1, len(target))
+
+
 def weight(*shape: int, scale: float = 1.0) -> Any:
     """Return a matrix to train, of normal numbers."""
     return nn.Parameter(torch.randn(*shape) * (scale * shape[-1] ** -0.5))

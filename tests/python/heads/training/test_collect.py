@@ -82,6 +82,16 @@ def test_batches_have_every_text_once(collection):
     assert batches != list(texts.batches(texts.training, most=200, seed=2))
 
 
+def test_few_answers(runner, prompts, tmp_path):
+    options = {"layers": LAYERS, "max_new_tokens": 6}
+    collect(runner, prompts[:4], tmp_path / "four", **options)
+    texts = Collection(tmp_path / "four")
+    assert (texts.training, texts.held_out) == ([0, 1, 2], [3])
+    collect(runner, prompts[:1], tmp_path / "one", **options)
+    with pytest.raises(ValueError, match="has 1 answers of more than two tokens: collect more"):
+        Collection(tmp_path / "one")
+
+
 def test_the_most_frequent_tokens(collection):
     texts = Collection(collection)
     seen = np.zeros(96, int)
