@@ -36,3 +36,16 @@ def test_driver_prints_a_table_and_writes_json(driver, arguments, tmp_path, smol
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 2
     assert json.loads(result.read_text())
+
+
+def test_perplexity_of_even_logits_is_the_vocabulary(monkeypatch):
+    np = pytest.importorskip("numpy")
+    monkeypatch.syspath_prepend(str(DRIVERS))
+    import perplexity
+
+    tokens = [3, 1, 4, 1] * 128
+    even = perplexity.log_probability(np.full((512, 8), 2.5, np.float32), tokens)
+    assert perplexity.perplexity([even, even]) == pytest.approx(8)
+    sure = np.full((512, 8), -1e4, np.float32)
+    sure[np.arange(511), tokens[1:]] = 0
+    assert perplexity.perplexity([perplexity.log_probability(sure, tokens)]) == pytest.approx(1)
