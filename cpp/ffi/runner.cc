@@ -214,6 +214,13 @@ ffi::Array<ffi::Optional<Tensor>> Complete(const ModelRunnerRef& self, const ffi
 
 bool GivesHidden(const ModelRunnerRef& self) { return self->runner.GivesHidden(); }
 
+void CheckSize(const ffi::Shape& lengths, const ffi::Shape& seq_ids) {
+  if (lengths.size() != seq_ids.size()) {
+    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", lengths.size(),
+          " token lists given");
+  }
+}
+
 /*! \brief masks: one per sequence or nullopt. positions: flat, or nullopt. pending: 1, 0, or -1 for
  * exactly when the mask is a tree. hidden, exit_layer: as VerifyStates takes them. */
 ffi::Array<ffi::Optional<Tensor>> ForwardStates(
@@ -222,10 +229,7 @@ ffi::Array<ffi::Optional<Tensor>> ForwardStates(
     const ffi::Optional<ffi::Shape>& positions, int64_t pending, const ffi::Shape& hidden,
     int64_t exit_layer) {
   CheckLengths(tokens, lengths, "token");
-  if (lengths.size() != seq_ids.size()) {
-    Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", lengths.size(),
-          " token lists given");
-  }
+  CheckSize(lengths, seq_ids);
   if (masks.has_value() && masks.value().size() != seq_ids.size()) {
     Throw(ErrorKind::kValue, seq_ids.size(), " sequences were named and ", masks.value().size(),
           " masks given");
@@ -249,6 +253,23 @@ ffi::Array<ffi::Optional<Tensor>> ForwardStates(
   }
   return ToArray(
       self->runner.Forward(requests, ToInt32(tokens, "token"), OptionsOf(hidden, exit_layer)));
+}
+
+/*! \brief Prompts with the hidden states of all their tokens; hidden as VerifyStates takes it. */
+ffi::Array<ffi::Optional<Tensor>> PrefillStates(const ModelRunnerRef& self,
+                                                const ffi::Shape& seq_ids,
+                                                const ffi::Shape& lengths, const ffi::Shape& tokens,
+                                                const ffi::Shape& hidden) {
+  CheckLengths(tokens, lengths, "token");
+  CheckSize(lengths, seq_ids);
+  std::vector<StepRequest> requests(seq_ids.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].seq_id = seq_ids[i];
+    requests[i].append_length = lengths[i];
+  }
+  ForwardOptions options = OptionsOf(hidden, 0);
+  options.last_logits = true;
+  return ToArray(self->runner.Forward(requests, ToInt32(tokens, "token"), options));
 }
 
 ffi::Optional<PagedKVCache> CacheOf(const ModelRunnerRef& self) {
@@ -297,6 +318,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Forward token trees; logits and hidden states")
       .def("kvctl.runner.forward_states", OnStream(ForwardStates),
            "Forward tokens under any masks; logits and hidden states")
+      .def("kvctl.runner.prefill_states", Guarded(PrefillStates),
+           "Append prompts; logits behind them and hidden states")
       .def("kvctl.runner.complete", OnStream(Complete), "Run the other layers of pending rows")
       .def("kvctl.runner.embed", OnStream(Embed), "The rows that enter layer 0")
       .def("kvctl.runner.prefill_embeddings", OnStream(PrefillEmbeddings),

@@ -64,6 +64,15 @@ struct ForwardOptions {
    * library must have been compiled for that number.
    */
   int32_t exit_layer = 0;
+  /*!
+   * \brief Logits behind the last token of each request alone, in their order, as Prefill gives
+   * them; hidden states are those of all tokens. For requests without hidden states or an exit it
+   * changes nothing.
+   */
+  bool last_logits = false;
+
+  /*! \brief Whether a forward returns something else than the logits of all layers. */
+  bool Special() const { return !hidden.empty() || exit_layer > 0; }
 };
 
 /*! \brief The rows of a forward. */
@@ -237,14 +246,15 @@ class KVCTL_API ModelRunner {
                                   const tvm::runtime::Tensor& embedded,
                                   const std::vector<int32_t>& logit_rows);
   ForwardRows RunAllRows(const std::vector<StepRequest>& requests,
-                         const std::vector<int32_t>& tokens, const ForwardOptions& options);
+                         const std::vector<int32_t>& tokens, const ForwardOptions& options,
+                         const std::vector<int32_t>& logit_rows);
   ForwardRows RunRequests(const std::vector<StepRequest>& requests,
                           const std::vector<int32_t>& tokens, const ForwardOptions& options);
   ForwardRows RunStep(const std::vector<StepRequest>& requests,
                       const tvm::runtime::Tensor& embedded, bool one_row_each, int64_t num_logits,
                       const ModelCall& model);
-  ForwardRows CallForStates(const tvm::runtime::Tensor& embedded,
-                            const ForwardOptions& options) const;
+  ForwardRows CallForStates(const tvm::runtime::Tensor& embedded, const ForwardOptions& options,
+                            const std::vector<int32_t>& logit_rows) const;
   void CheckOptions(const ForwardOptions& options) const;
   size_t ExitOf(int32_t exit_layer) const;
   tvm::runtime::Tensor LogitsFrom(const tvm::runtime::Tensor& hidden) const;

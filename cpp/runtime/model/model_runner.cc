@@ -102,11 +102,13 @@ Tensor ModelRunner::RunPrefill(const std::vector<StepRequest>& requests, const T
 
 ForwardRows ModelRunner::RunAllRows(const std::vector<StepRequest>& requests,
                                     const std::vector<int32_t>& tokens,
-                                    const ForwardOptions& options) {
-  return RunStep(requests, Embed(tokens), false, static_cast<int64_t>(tokens.size()),
+                                    const ForwardOptions& options,
+                                    const std::vector<int32_t>& logit_rows) {
+  const size_t num_logits = logit_rows.empty() ? tokens.size() : logit_rows.size();
+  return RunStep(requests, Embed(tokens), false, static_cast<int64_t>(num_logits),
                  [&](const Tensor& rows) {
-                   if (!options.hidden.empty() || options.exit_layer > 0) {
-                     return CallForStates(rows, options);
+                   if (options.Special()) {
+                     return CallForStates(rows, options, logit_rows);
                    }
                    return ForwardRows{LogitsOf(Call(functions_.batch_verify, rows)), Tensor()};
                  });

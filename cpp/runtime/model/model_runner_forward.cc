@@ -96,21 +96,40 @@ ForwardRows ModelRunner::RunRequests(const std::vector<StepRequest>& requests,
   }
   CheckBatch(seq_ids, requests.size(), "requests");
   const bool one_step = !one_sequence_per_step_ || requests.size() == 1;
-  if (total <= prefill_chunk_size_ && one_step) return RunAllRows(requests, tokens, options);
+  const bool last_logits = options.last_logits && options.Special();
+  if (total <= prefill_chunk_size_ && one_step) {
+    std::vector<int32_t> ends;
+    int64_t end = 0;
+    for (int64_t length : lengths) ends.push_back(static_cast<int32_t>((end += length) - 1));
+    if (!last_logits) ends.clear();
+    return RunAllRows(requests, tokens, options, ends);
+  }
 
   CheckFreePages(cache_, seq_ids, lengths);
   return AllOrNothing(cache_, state_, seq_ids, [&] {
     ForwardRows all;
+    const int64_t num_logits = last_logits ? static_cast<int64_t>(requests.size()) : total;
     all.logits =
-        Tensor::Empty({total, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
-    int64_t row = 0;
+        Tensor::Empty({num_logits, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
+    int64_t row = 0, logit_row = 0, left = lengths[0];
     for (const std::vector<StepRequest>& step :
          CutIntoSteps(requests, prefill_chunk_size_, one_sequence_per_step_)) {
       int64_t rows = 0;
-      for (const StepRequest& request : step) rows += request.append_length;
+      std::vector<int32_t> ends;  // of requests whose last token is in this step
+      for (const StepRequest& request : step) {
+        rows += request.append_length;
+        left -= request.append_length;
+        if (left > 0 || !last_logits) continue;
+        ends.push_back(static_cast<int32_t>(rows) - 1);
+        const size_t next = logit_row + ends.size();
+        if (next < lengths.size()) left = lengths[next];
+      }
+      const int64_t given = last_logits ? static_cast<int64_t>(ends.size()) : rows;
+      if (last_logits && ends.empty()) ends.push_back(0);  // the model computes at least one row
       const std::vector<int32_t> part(tokens.begin() + row, tokens.begin() + row + rows);
-      const ForwardRows found = RunAllRows(step, part, options);
-      CopyRows(found.logits, 0, rows, all.logits, row);
+      const ForwardRows found = RunAllRows(step, part, options, ends);
+      if (given > 0) CopyRows(found.logits, 0, given, all.logits, logit_row);
+      logit_row += given;
       for (Tensor ForwardRows::* part : {&ForwardRows::hidden, &ForwardRows::entering}) {
         const Tensor& one = found.*part;
         if (!one.defined()) continue;

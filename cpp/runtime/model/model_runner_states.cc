@@ -46,6 +46,14 @@ Tensor TakeColumns(const Tensor& states, const std::vector<int32_t>& columns) {
   return taken;
 }
 
+/*! \brief Some rows of (rows, width). */
+Tensor TakeRows(const Tensor& all, const std::vector<int32_t>& rows) {
+  const auto count = static_cast<int64_t>(rows.size());
+  Tensor taken = Tensor::Empty({count, all->shape[1]}, all->dtype, all->device);
+  for (int64_t i = 0; i < count; ++i) CopyRows(all, rows[i], rows[i] + 1, taken, i);
+  return taken;
+}
+
 }  // namespace
 
 void ModelRunner::FindStates() {
@@ -100,8 +108,8 @@ Tensor ModelRunner::LogitsFrom(const Tensor& hidden) const {
   return parts ? (*parts)[0].cast<Tensor>() : logits.cast<Tensor>();
 }
 
-ForwardRows ModelRunner::CallForStates(const Tensor& embedded,
-                                       const ForwardOptions& options) const {
+ForwardRows ModelRunner::CallForStates(const Tensor& embedded, const ForwardOptions& options,
+                                       const std::vector<int32_t>& logit_rows) const {
   const bool leaves = options.exit_layer != 0;
   const ModelFunction& function = leaves ? exits_[ExitOf(options.exit_layer)] : to_states_;
   const ffi::Any result = Call(function, embedded);
@@ -116,7 +124,9 @@ ForwardRows ModelRunner::CallForStates(const Tensor& embedded,
   const auto last = static_cast<int32_t>(columns) - 1;
 
   ForwardRows found;
-  found.logits = LogitsFrom(TakeColumns(states, {last}).CreateView({rows, width}, states->dtype));
+  Tensor read = TakeColumns(states, {last}).CreateView({rows, width}, states->dtype);
+  if (!logit_rows.empty()) read = TakeRows(read, logit_rows);
+  found.logits = LogitsFrom(read);
   if (leaves)
     found.entering = (*several)[1].cast<Tensor>().CreateView({rows, width}, states->dtype);
   std::vector<int32_t> wanted;

@@ -586,6 +586,9 @@ class runner:
     prefill_embeddings: Callable[[ModelRunnerHandle, Shape, Sequence[Tensor]], Tensor] = _get(
         "kvctl.runner.prefill_embeddings"
     )
+    prefill_states: Callable[
+        [ModelRunnerHandle, Shape, Shape, Shape, Shape], Sequence[Tensor | None]
+    ] = _get("kvctl.runner.prefill_states")
     verify: Callable[[ModelRunnerHandle, Shape, Tensor], Tensor] = _get("kvctl.runner.verify")
     verify_states: Callable[
         [ModelRunnerHandle, Shape, Tensor, Shape, int], Sequence[Tensor | None]

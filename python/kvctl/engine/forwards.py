@@ -31,7 +31,13 @@ class ModelForwards(ExitForwards):
     _handle: ffi.ModelRunnerHandle
     _cache: PagedKVCache | ReplayingCache
 
-    def prefill(self, seq_ids: Sequence[int], tokens: Sequence[npt.ArrayLike]) -> tvm_ffi.Tensor:
+    def prefill(
+        self,
+        seq_ids: Sequence[int],
+        tokens: Sequence[npt.ArrayLike],
+        *,
+        hidden: bool | Sequence[int] = False,
+    ) -> Any:
         """Append prompts of any lengths, in chunks.
 
         Parameters
@@ -40,11 +46,14 @@ class ModelForwards(ExitForwards):
             (B,) sequences of the cache, each at most once.
         tokens : sequence of array-like of int
             (B,) prompts, each (n_i,) with n_i at least 1.
+        hidden
+            As for :meth:`forward`: also return hidden states of all new tokens.
 
         Returns
         -------
         tensor
-            (B, vocab_size) float32, what follows the last token of each prompt.
+            (B, vocab_size) float32, what follows the last token of each prompt. With ``hidden`` a
+            pair, the hidden states as :meth:`forward` returns them.
 
         Raises
         ------
@@ -56,8 +65,17 @@ class ModelForwards(ExitForwards):
             maximal length.
         kvctl.OutOfPagesError
             If the prompts do not fit into the cache's free pages.
+        NotImplementedError
+            If the library was not compiled for these layers.
         """
         lengths, flat = _flatten(tokens, "tokens")
+        if hidden is not False:
+            asked, _ = self._states(seq_ids, hidden, None)
+            states = ffi.runner.prefill_states(
+                self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat, tvm_ffi.Shape(asked)
+            )
+            self._record(seq_ids, lengths, flat)
+            return logits_and_hidden(states, hidden)
         logits = ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
         self._record(seq_ids, lengths, flat)
         return logits

@@ -61,9 +61,10 @@ class Runner(Protocol):
     def abilities(self) -> frozenset[str]:
         """Which optional abilities the runner has.
 
-        ``"hidden"``: `verify` and `forward` take ``hidden=`` and then return the logits and a
-        tensor ``(rows, layers, hidden_size)``. True asks for one layer, what the output layer
-        reads; a sequence of layers asks for the outputs of these layers, counted from 0.
+        ``"hidden"``: `prefill`, `verify` and `forward` take ``hidden=`` and then return the logits
+        and a tensor ``(rows, layers, hidden_size)``, with a row for each new token. True asks for
+        one layer, what the output layer reads; a sequence of layers asks for the outputs of these
+        layers, counted from 0.
 
         ``"layers"``: `verify` and `forward` take ``layers=``, a range of layers that starts at 0.
         The final norm and the output layer follow it (an early exit). The rows are pending and can

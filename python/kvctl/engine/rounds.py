@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,7 @@ class Rounds:
             return False
         drafts = [Draft.nothing(prompt[-1]) for prompt in prompts]
         masks = [None if text.grammar is None else text.grammar.mask() for text in texts]
-        if self._drafting.layers:  # a tensor of logits for each text
-            decisions = [
-                self._decider.decide([text], [draft], rows, [mask])[0]
-                for text, draft, rows, mask in zip(texts, drafts, logits, masks, strict=True)
-            ]
-        else:
-            decisions = self._decider.decide(texts, drafts, logits, masks)
+        decisions = self._decider.decide(texts, drafts, logits, masks)
         seconds, total = perf_counter() - begin, sum(map(len, prompts))
         rows = min(total, self._runner.prefill_chunk_size)
         self._budget.cost.observe_prefill(rows, seconds * rows / total)
@@ -151,30 +146,21 @@ class Rounds:
             outcome.share.text.tell(outcome.emitted)
 
     def _append(self, texts: Sequence[TextState], tokens: list[list[int]]) -> tuple[Any, list[Any]]:
-        """Forward tokens, and return logits behind the last ones and hidden states.
+        """Forward tokens; logits (texts, V) behind the last ones, and hidden states for each text.
 
-        With hidden states, both are a list with an entry for each text.
+        Raises
+        ------
+        kvctl.OutOfPagesError
+            If there is no room; nothing has changed then.
         """
-        layers = self._drafting.layers
-        if not layers:
-            logits = self._runner.prefill([text.seq_id for text in texts], tokens)
-            return logits, [None] * len(texts)
         runner: Any = self._runner
-        done: list[TextState] = []
-        logits, hidden = [], []
-        try:
-            for text, new in zip(texts, tokens, strict=True):
-                rows, states = runner.forward([text.seq_id], [new], hidden=layers)
-                done.append(text)
-                logits.append(some_rows(rows, len(new) - 1, len(new)))
-                hidden.append(states)
-        except OutOfPagesError:
-            for text in done:
-                self._runner.cache.popn(
-                    text.seq_id, self._runner.cache.sequence_length(text.seq_id)
-                )
-            raise
-        return logits, hidden
+        ids, layers = [text.seq_id for text in texts], self._drafting.layers
+        if not layers:
+            return runner.prefill(ids, tokens), [None] * len(texts)
+        logits, states = runner.prefill(ids, tokens, hidden=layers)
+        ends = list(accumulate(map(len, tokens)))
+        pieces = zip([0, *ends], ends, strict=False)
+        return logits, [some_rows(states, begin, end) for begin, end in pieces]
 
     def _forward(self, shares: Sequence[Share]) -> tuple[Any, Any, bool]:
         """Return logits for each row of the trees, hidden states, and whether the rows pend."""

@@ -29,7 +29,13 @@ class ModelForwards(ModelSteps):
     _vocab_size: int
     _context: int | None
 
-    def prefill(self, seq_ids: Sequence[int], tokens: Sequence[npt.ArrayLike]) -> torch.Tensor:
+    def prefill(
+        self,
+        seq_ids: Sequence[int],
+        tokens: Sequence[npt.ArrayLike],
+        *,
+        hidden: bool | Sequence[int] = False,
+    ) -> Any:
         """Append prompts of any lengths, in chunks.
 
         Parameters
@@ -38,11 +44,14 @@ class ModelForwards(ModelSteps):
             (B,) sequences of the cache, each at most once.
         tokens : sequence of array-like of int
             (B,) prompts, each (n_i,) with n_i at least 1.
+        hidden
+            As for :meth:`forward`: also return hidden states of all new tokens.
 
         Returns
         -------
         tensor
-            (B, vocab_size) float32, what follows the last token of each prompt.
+            (B, vocab_size) float32, what follows the last token of each prompt. With ``hidden`` a
+            pair, the hidden states as :meth:`forward` returns them.
 
         Raises
         ------
@@ -62,7 +71,8 @@ class ModelForwards(ModelSteps):
         for i, pieces in enumerate(steps[:-1]):
             if pieces[-1].seq_id == steps[i + 1][0].seq_id:
                 pieces[-1].logits = "none"
-        return self._run_all(requests, steps)[0]
+        logits, states = self._run_all(requests, steps, hidden=hidden)
+        return logits if states is None else (logits, states)
 
     def decode(self, seq_ids: Sequence[int], tokens: npt.ArrayLike) -> torch.Tensor:
         """Append one token to each sequence.
@@ -84,7 +94,8 @@ class ModelForwards(ModelSteps):
         KeyError, ValueError, kvctl.OutOfPagesError
             As :meth:`prefill`.
         """
-        return self.prefill(seq_ids, list(to_int64(tokens, "tokens")[:, None]))
+        logits: torch.Tensor = self.prefill(seq_ids, list(to_int64(tokens, "tokens")[:, None]))
+        return logits
 
     def verify(
         self,

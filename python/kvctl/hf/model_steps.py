@@ -155,7 +155,9 @@ class ModelSteps:
             rows: Any = 0
             if any(request.logits != "all" for request in requests):
                 rows = _logit_rows(requests, lengths).to(places.device)
-            options = {"logits_to_keep": rows} if self._keeps_logits else {}
+            # The model drops the other rows before its output layer reads them.
+            keeps = self._keeps_logits and not step.wants_final
+            options = {"logits_to_keep": rows} if keeps else {}
             with entered(step):
                 logits = self._model(
                     input_ids=torch.from_numpy(tokens).to(places.device)[None],
@@ -163,7 +165,7 @@ class ModelSteps:
                     use_cache=False,
                     **options,
                 ).logits[0]
-            if not self._keeps_logits and isinstance(rows, torch.Tensor):
+            if not keeps and isinstance(rows, torch.Tensor):
                 logits = logits[rows]
             if step.keeps:
                 step.positions = places.cpu().numpy().copy()

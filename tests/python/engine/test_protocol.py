@@ -33,6 +33,12 @@ class TestModelRunnerWithHiddenStates(RunnerConformance):
         return kvctl.ModelRunner.load(hidden_model, max_sequences=5)
 
 
+class TestModelRunnerWithHiddenStatesInChunks(RunnerConformance):
+    @pytest.fixture
+    def runner(self, hidden_model):
+        return kvctl.ModelRunner.load(hidden_model, max_sequences=5, prefill_chunk_size=14)
+
+
 def test_the_demo_model_knows_its_text(smollm2):
     runner = kvctl.ModelRunner.load(smollm2)
     assert runner.text.has_template

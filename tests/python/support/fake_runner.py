@@ -136,14 +136,17 @@ class FakeRunner:
             raise RuntimeError("the forward broke")
         return np.stack([self._logits(context) for context in contexts])
 
-    def prefill(self, seq_ids, tokens):
-        contexts = []
+    def prefill(self, seq_ids, tokens, hidden=None):
+        contexts, all_contexts = [], []
         self.cache.check_room(seq_ids, tokens)
         for seq_id, new in zip(seq_ids, tokens, strict=True):
             self.forwards.append(len(new))
             self.cache.append(seq_id, [int(token) for token in new])
-            contexts.append(self.cache.committed[seq_id])
-        return self._rows(contexts)
+            past = self.cache.committed[seq_id]
+            contexts.append(past)
+            all_contexts += [past[: len(past) - len(new) + i + 1] for i in range(len(new))]
+        logits = self._rows(contexts)
+        return logits if hidden is None else (logits, hidden_states(all_contexts, hidden))
 
     def decode(self, seq_ids, tokens):
         return self.prefill(seq_ids, [[token] for token in tokens])

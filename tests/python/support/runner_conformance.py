@@ -165,6 +165,28 @@ class RunnerConformance:
             np.from_dlpack(hidden)[:, 0], states[PATHS[5], 0], rtol=0, atol=100 * self.tolerance
         )
 
+    def test_hidden_states_of_prompts(self, runner, tokens):
+        if "hidden" not in runner.abilities:
+            pytest.skip("gives no hidden states")
+        prompts = {3: tokens[:23], 0: tokens[23:24], 2: tokens[24:60]}
+        expected = []
+        for prompt in prompts.values():
+            runner.cache.add_sequence(9)
+            rows, states = runner.forward([9], [prompt], hidden=True)
+            expected.append((np.from_dlpack(rows)[-1].copy(), np.from_dlpack(states).copy()))
+            runner.cache.remove_sequence(9)
+        for seq_id in prompts:
+            runner.cache.add_sequence(seq_id)
+        logits, hidden = runner.prefill(list(prompts), list(prompts.values()), hidden=True)
+        self.close(logits, np.stack([row for row, _ in expected]))
+        np.testing.assert_allclose(
+            np.from_dlpack(hidden),
+            np.concatenate([states for _, states in expected]),
+            rtol=0,
+            atol=100 * self.tolerance,
+        )
+        self.close(runner.decode([0], [tokens[9]]), self.alone(runner, [tokens[23], tokens[9]]))
+
     def test_refused_calls_change_nothing(self, runner, tokens):
         cache = runner.cache
         cache.add_sequence(0)
