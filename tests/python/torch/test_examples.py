@@ -21,7 +21,7 @@ def example(monkeypatch):
     """Imports an example by name, as it is imported when another one runs."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     yield importlib.import_module
-    for name in ("decoder", "tree", "h2o", "quest", "masks"):
+    for name in ("decoder", "tree", "h2o", "quest", "masks", "pages"):
         importlib.sys.modules.pop(name, None)
 
 
@@ -225,3 +225,9 @@ def test_masks(example):
     logits = masks.under(model, cache(), PROMPT, some)
     expected = recompute(fresh(plain), PROMPT, sees=[some] * decoder.LAYERS)
     assert (logits - expected).abs().max() < BOUND
+
+
+def test_torch_attends_over_the_cache_s_pages(example):
+    torch.manual_seed(0)
+    distances = example("pages").compare()
+    assert distances["torch"] < BOUND
