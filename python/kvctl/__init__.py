@@ -14,10 +14,10 @@ from .cache.observe import AttentionMass
 from .cache.paged_kv_cache import PagedKVCache
 from .cache.rope import Rope
 from .checking import checking
-from .engine.function_table import FunctionTable
+from .engine.compiled.function_table import FunctionTable
+from .engine.compiled.runner import ModelRunner
 from .engine.generate import generate
 from .engine.generation import Generation
-from .engine.runner import ModelRunner
 from .mask import Mask
 from .recurrent.hybrid_cache import HybridCache
 from .recurrent.state import RecurrentState

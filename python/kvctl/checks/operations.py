@@ -18,7 +18,7 @@ import tvm_ffi
 
 from .._ffi import functions as ffi
 from .._ffi.convert import to_numpy
-from ..engine.function_table import FunctionTable
+from ..engine.compiled.function_table import FunctionTable
 
 if TYPE_CHECKING:
     from ..engine.protocol import Runner

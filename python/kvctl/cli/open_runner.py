@@ -33,7 +33,7 @@ def open_runner(model: str, *, talks: bool = True, **options: Any) -> Runner:
 
         return hf.ModelRunner.load(model.removeprefix(HF), **options)
 
-    from ..engine.runner import ModelRunner
+    from ..engine.compiled.runner import ModelRunner
     from ..text.model_text import require_text_files
 
     if talks:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 class RunnerCache(Protocol):
     """The cache of a :class:`kvctl.ModelRunner`.
 
-    :class:`kvctl.PagedKVCache` and :class:`kvctl.engine.replay.ReplayingCache` have these methods;
-    see there for what they raise.
+    :class:`kvctl.PagedKVCache` and :class:`kvctl.engine.compiled.replay.ReplayingCache` have these
+    methods; see there for what they raise.
     """
 
     @property

@@ -12,7 +12,7 @@ import tvm_ffi
 
 from ..draft import DraftVocabulary
 from ..draft.arrays import to_host
-from ..engine.runner import ModelRunner
+from ..engine.compiled.runner import ModelRunner
 
 if TYPE_CHECKING:
     from ..cache import PagedKVCache

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import kvctl
-from kvctl.engine.replay import ReplayingCache
+from kvctl.engine.compiled.replay import ReplayingCache
 from recurrent_models import KINDS
 from recurrent_vm import RecurrentVM
 

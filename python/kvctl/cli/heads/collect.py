@@ -42,7 +42,7 @@ def collect_command(
 
     A call that was interrupted goes on where it stopped.
     """
-    from ...engine.runner import ModelRunner
+    from ...engine.compiled.runner import ModelRunner
     from ...heads.training.collect import collect
     from ...heads.training.sources import make_prompts
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...engine.compiled.runner import ModelRunner
 from ...engine.generate import generate
-from ...engine.runner import ModelRunner
 from ...models.checkpoints.safetensors_file import SafetensorsFile
 from ...models.checkpoints.safetensors_writer import write_safetensors
 from ...verification import Sampling

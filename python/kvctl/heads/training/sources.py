@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from ...engine.compiled.runner import ModelRunner
 from ...engine.generate import generate
-from ...engine.runner import ModelRunner
 from ...verification import Sampling
 from .prompts import PromptGrammar, passages
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..._ffi.integers import to_int64
+from ...._ffi.integers import to_int64
 
 _LAST = -1
 """What libkvctl calls the rows that the output layer reads."""

@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
-from .._ffi import functions as ffi
-from .._ffi.integers import to_int64, to_shape
-from ..cache.step_arguments import encode_masks, encode_pending
-from ..mask import Mask
-from ..tree import TokenTree, as_trees, encode_trees
+from ..._ffi import functions as ffi
+from ..._ffi.integers import to_int64, to_shape
+from ...cache.step_arguments import encode_masks, encode_pending
+from ...mask import Mask
+from ...tree import TokenTree, as_trees, encode_trees
 from .exits.forwards import ExitForwards
 from .exits.states import logits_and_hidden
 from .replay import ReplayingCache
 
 if TYPE_CHECKING:
-    from ..cache.paged_kv_cache import PagedKVCache
-    from ..cache.step_arguments import MaskLike
+    from ...cache.paged_kv_cache import PagedKVCache
+    from ...cache.step_arguments import MaskLike
 
 
 class ModelForwards(ExitForwards):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import tvm_ffi
 
-from ..._ffi import functions as ffi
-from ..._ffi.integers import to_int64, to_shape
+from ...._ffi import functions as ffi
+from ...._ffi.integers import to_int64, to_shape
 from ..replay import ReplayingCache
 from .partial import PartialRows
 from .states import asked_layers, layers_to_run, logits_and_hidden
 
 if TYPE_CHECKING:
-    from ...cache.paged_kv_cache import PagedKVCache
+    from ....cache.paged_kv_cache import PagedKVCache
 
 
 class ExitForwards:

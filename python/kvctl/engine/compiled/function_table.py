@@ -10,9 +10,9 @@ from typing import Any
 
 import tvm_ffi
 
-from .._ffi import functions as ffi
-from .._ffi.convert import to_path
-from .._ffi.cuda_compiler import prepare_device
+from ..._ffi import functions as ffi
+from ..._ffi.convert import to_path
+from ..._ffi.cuda_compiler import prepare_device
 
 
 class FunctionTable(Mapping[str, Callable[..., Any]]):

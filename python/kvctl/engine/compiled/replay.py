@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..cache.paged_kv_cache import PagedKVCache
-from ..recurrent.hybrid_cache import HybridCache
-from ..recurrent.state import RecurrentState
+from ...cache.paged_kv_cache import PagedKVCache
+from ...recurrent.hybrid_cache import HybridCache
+from ...recurrent.state import RecurrentState
 
 Append = Callable[[list[int], list[list[int]]], None]
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
-from .._ffi import functions as ffi
-from .._ffi.convert import to_path
-from .._ffi.cuda_compiler import prepare_device
-from ..cache.paged_kv_cache import PagedKVCache
-from ..recurrent.state import RecurrentState
-from ..text import ModelText
-from ..text.turn_end import named_stop_tokens
+from ..._ffi import functions as ffi
+from ..._ffi.convert import to_path
+from ..._ffi.cuda_compiler import prepare_device
+from ...cache.paged_kv_cache import PagedKVCache
+from ...recurrent.state import RecurrentState
+from ...text import ModelText
+from ...text.turn_end import named_stop_tokens
 from .exits.partial import PartialRows
 from .forwards import ModelForwards
 from .function_table import FunctionTable
@@ -26,7 +26,7 @@ from .replay import ReplayingCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .runner_cache import RunnerCache
+    from ..runner_cache import RunnerCache
 
 
 class ModelRunner(ModelForwards):
@@ -156,7 +156,7 @@ class ModelRunner(ModelForwards):
         """The cache that holds the model's sequences.
 
         It is a :class:`kvctl.PagedKVCache`, or for models with recurrent layers a
-        :class:`kvctl.engine.replay.ReplayingCache` with the same operations.
+        :class:`kvctl.engine.compiled.replay.ReplayingCache` with the same operations.
         """
         return self._cache
 

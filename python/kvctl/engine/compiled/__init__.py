@@ -1,0 +1,1 @@
+"""A compiled model: the functions of its library, and its forwards on a cache."""
