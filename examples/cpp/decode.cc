@@ -88,6 +88,7 @@ std::vector<std::vector<int32_t>> ReadPrompts() {
     std::istringstream words(line);
     prompts.emplace_back();
     for (int32_t token; words >> token;) prompts.back().push_back(token);
+    if (!words.eof()) throw std::invalid_argument("a prompt is a line of token ids, got " + line);
   }
   return prompts;
 }
