@@ -61,8 +61,8 @@ class CudaCache {
   virtual void Attend(const CudaAttention& call, void* stream) = 0;
   /*! \brief Writes K and V of the step's new tokens into their slots. */
   virtual void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) = 0;
-  /*! \brief Lets later steps move the plan that recorded attention calls read: they are not replayed
-   * any more. */
+  /*! \brief Lets later steps move the plan that recorded attention calls read: they are not
+   * replayed any more. */
   virtual void ForgetGraphs() = 0;
   virtual void Move(const CopyPlan& moves, void* stream) = 0;
   /*! \param slots on the host. */
