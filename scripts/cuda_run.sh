@@ -46,7 +46,7 @@ bench() {
     "$python" scripts/seed_weights.py "$bundle/model"
     model=(--model "$bundle/model")
   fi
-  "$python" benchmarks/python/bench_cuda.py --json "$results/cuda.json" "${model[@]}" ${BENCH_OPTIONS:-}
+  "$python" benchmarks/python/cuda/bench_cuda.py --json "$results/cuda.json" "${model[@]}" ${BENCH_OPTIONS:-}
 }
 
 export -f build bench

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "kernels/cpu/linear/linear_onednn.h"
-#include "kernels/cpu/linear/linear_quantized.h"
-#include "kernels/cpu/linear/linear_tiles.h"
 #include "kernels/cpu/linear/model_kernels.h"
+#include "kernels/cpu/quantized/linear_quantized.h"
+#include "kernels/cpu/tiles/linear_tiles.h"
 #include "kernels/team.h"
 #include "kvctl/error.h"
 

@@ -1,5 +1,5 @@
 /*!
- * \file kernels/cpu/linear/linear_tiles.h
+ * \file kernels/cpu/tiles/linear_tiles.h
  * \brief Linear layers of bfloat16 on AMX tiles.
  *
  * A tile holds 16 rows of 32 bfloat16 inputs, or the weights of 16 output columns for 32 inputs. A
@@ -10,8 +10,8 @@
  * it. Weights are read once for all rows, and even one row's products take less time than reading
  * its weights from memory: one row runs on the same tiles as many.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILES_H_
-#define KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILES_H_
+#ifndef KVCTL_KERNELS_CPU_TILES_LINEAR_TILES_H_
+#define KVCTL_KERNELS_CPU_TILES_LINEAR_TILES_H_
 
 #include <cstdint>
 
@@ -53,4 +53,4 @@ void MultiplyTiles(const TileProduct& product, int64_t begin, int64_t end);
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_LINEAR_TILES_H_
+#endif  // KVCTL_KERNELS_CPU_TILES_LINEAR_TILES_H_

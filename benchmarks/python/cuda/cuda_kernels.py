@@ -20,8 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-NOTE = """`benchmarks/python/cuda_kernels.py`, nvcc 13.0, sm_90; no GPU was used. Where two
+ROOT = Path(__file__).parents[3]
+NOTE = """`benchmarks/python/cuda/cuda_kernels.py`, nvcc 13.0, sm_90; no GPU was used. Where two
 figures stand, the first is of the kernels at 8bb3969. *loop*: instructions of the
 shortest loop with tensor core instructions, without any of the longest innermost
 loop. Dynamic shared memory of a block of attention with head_dim 128: 88,576 bytes

@@ -1,16 +1,16 @@
 /*!
- * \file kernels/cpu/linear/linear_quantized-inl.h
+ * \file kernels/cpu/quantized/linear_quantized-inl.h
  * \brief The product of linear_quantized.h, for the instruction set of the including file.
  *
  * Blocks of a panel are processed in chunks that stay in the first-level cache while groups of rows
  * pass over them, so weights are read from DRAM once. Between chunks the sums are stored in
  * float32, which changes no bit of them.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_QUANTIZED_INL_H_
-#define KVCTL_KERNELS_CPU_LINEAR_LINEAR_QUANTIZED_INL_H_
+#ifndef KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_INL_H_
+#define KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_INL_H_
 
-#include "kernels/cpu/linear/linear_quantized.h"
-#include "kernels/cpu/linear/quantized_lanes-inl.h"
+#include "kernels/cpu/quantized/linear_quantized.h"
+#include "kernels/cpu/quantized/quantized_lanes-inl.h"
 
 namespace kvctl {
 namespace {
@@ -185,4 +185,4 @@ constexpr QuantizedKernels kQuantizedKernels = {QuantizeRow, QuantizedPanels<tru
 }  // namespace
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_LINEAR_QUANTIZED_INL_H_
+#endif  // KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_INL_H_

@@ -1,9 +1,9 @@
-#include "kernels/cpu/linear/linear_tiles.h"
+#include "kernels/cpu/tiles/linear_tiles.h"
 
 #include <omp.h>
 
 #include "kernels/convert.h"
-#include "kernels/cpu/linear/scratch.h"
+#include "kernels/cpu/simd/scratch.h"
 #include "kernels/team.h"
 
 namespace kvctl {

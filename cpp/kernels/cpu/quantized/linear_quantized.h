@@ -1,5 +1,5 @@
 /*!
- * \file kernels/cpu/linear/linear_quantized.h
+ * \file kernels/cpu/quantized/linear_quantized.h
  * \brief Linear layers whose weights have 8 or 4 bits.
  *
  * Inputs are quantised too, to 8 bits with one scale per row and 32 inputs, so that products are
@@ -11,8 +11,8 @@
  * side (eight lines of 128 unsigned bytes, weight + 128; with 4 bits four lines, whose high halves
  * are the inputs from 16 on, weight + 8), and then the columns' float16 scales.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_LINEAR_QUANTIZED_H_
-#define KVCTL_KERNELS_CPU_LINEAR_LINEAR_QUANTIZED_H_
+#ifndef KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_H_
+#define KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_H_
 
 #include <cstdint>
 
@@ -68,4 +68,4 @@ void LinearQuantized(const float* x, int64_t m, const void* panels, int64_t n, i
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_LINEAR_QUANTIZED_H_
+#endif  // KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_H_

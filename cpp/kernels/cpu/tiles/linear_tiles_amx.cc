@@ -1,6 +1,6 @@
 #include <immintrin.h>
 
-#include "kernels/cpu/linear/linear_tiles.h"
+#include "kernels/cpu/tiles/linear_tiles.h"
 
 namespace kvctl {
 namespace {

@@ -1,10 +1,10 @@
-#include "kernels/cpu/linear/linear_quantized.h"
+#include "kernels/cpu/quantized/linear_quantized.h"
 
 #include <omp.h>
 
 #include <cstring>
 
-#include "kernels/cpu/linear/scratch.h"
+#include "kernels/cpu/simd/scratch.h"
 #include "kernels/team.h"
 
 namespace kvctl {

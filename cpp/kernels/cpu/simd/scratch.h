@@ -1,9 +1,9 @@
 /*!
- * \file kernels/cpu/linear/scratch.h
+ * \file kernels/cpu/simd/scratch.h
  * \brief Memory of a thread for the inputs of a linear layer, converted.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_SCRATCH_H_
-#define KVCTL_KERNELS_CPU_LINEAR_SCRATCH_H_
+#ifndef KVCTL_KERNELS_CPU_SIMD_SCRATCH_H_
+#define KVCTL_KERNELS_CPU_SIMD_SCRATCH_H_
 
 #include <cstddef>
 
@@ -18,4 +18,4 @@ void* LinearScratch(size_t bytes);
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_SCRATCH_H_
+#endif  // KVCTL_KERNELS_CPU_SIMD_SCRATCH_H_

@@ -1,4 +1,4 @@
-#include "kernels/cpu/linear/linear_quantized-inl.h"
+#include "kernels/cpu/quantized/linear_quantized-inl.h"
 
 namespace kvctl {
 

@@ -1,5 +1,5 @@
 /*!
- * \file kernels/cpu/linear/quantized_lanes-inl.h
+ * \file kernels/cpu/quantized/quantized_lanes-inl.h
  * \brief Products of bytes, four inputs of a column to a lane, for the instruction set of the
  * including file.
  *
@@ -7,8 +7,8 @@
  * DotInt8 and DotInt4 add the products of one quad of inputs; FinishInt8 and FinishInt4 turn what
  * has been added up into the sum over a block, given minus the sum of its inputs.
  */
-#ifndef KVCTL_KERNELS_CPU_LINEAR_QUANTIZED_LANES_INL_H_
-#define KVCTL_KERNELS_CPU_LINEAR_QUANTIZED_LANES_INL_H_
+#ifndef KVCTL_KERNELS_CPU_QUANTIZED_QUANTIZED_LANES_INL_H_
+#define KVCTL_KERNELS_CPU_QUANTIZED_QUANTIZED_LANES_INL_H_
 
 #include <immintrin.h>
 
@@ -130,4 +130,4 @@ inline Vec LoadScales(const uint8_t* p) {
 }  // namespace
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_CPU_LINEAR_QUANTIZED_LANES_INL_H_
+#endif  // KVCTL_KERNELS_CPU_QUANTIZED_QUANTIZED_LANES_INL_H_

@@ -1,4 +1,4 @@
-#include "kernels/cpu/linear/scratch.h"
+#include "kernels/cpu/simd/scratch.h"
 
 #include <cstdlib>
 #include <memory>
