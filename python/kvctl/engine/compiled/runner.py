@@ -214,7 +214,11 @@ class ModelRunner(ModelForwards):
         path = Path(self._functions.path).resolve()
         status = path.stat()
         device = self.params[0].device if len(self.params) else "cpu"
-        return f"{path} {status.st_size} {status.st_mtime_ns} {device}"
+        # What reading K and V costs, and what a rollback of recurrent layers does.
+        paged, state = ffi.runner.get_cache(self._handle), ffi.runner.get_state(self._handle)
+        kv_dtype = None if paged is None else PagedKVCache.wrap(paged).dtype
+        steps = "" if state is None else f" steps={RecurrentState.wrap(state).keep_steps}"
+        return f"{path} {status.st_size} {status.st_mtime_ns} {device} {kv_dtype}{steps}"
 
     @cached_property
     def text(self) -> ModelText:

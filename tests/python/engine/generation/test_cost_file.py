@@ -89,6 +89,12 @@ def test_a_compiled_model_is_remembered(tiny_model, folder):
     assert costs.cost_of(again).points
 
 
+def test_the_type_of_k_and_v_is_part_of_a_models_name(tiny_model):
+    runners = [ModelRunner.load(tiny_model, kv_dtype=one) for one in (None, "float16", "bfloat16")]
+    assert len({runner.identity for runner in runners}) == 3
+    assert ModelRunner.load(tiny_model, kv_dtype="float32").identity == runners[0].identity
+
+
 BROKEN = {
     "nothing": b"",
     "no JSON": b"{",
