@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..tree import TokenTree
+from .differences import difference
 from .operations import Event, can_record, first_difference, recorded
 from .sequences import Sequences
 
@@ -168,7 +169,7 @@ def _compare(what: str, reference: Float32, found: Float32, where: Callable[[int
     row = int(np.flatnonzero(bits.any(axis=1))[0])
     flips = int((reference.argmax(axis=1) != found.argmax(axis=1)).sum())
     place = f"row {row}{where(row)}"
-    return Finding(what, False, float(np.abs(reference - found).max()), flips, place)
+    return Finding(what, False, float(difference(reference, found).max()), flips, place)
 
 
 def _where_in_chain(runner: Runner, chain: Sequence[int], n: int, row: int) -> str:

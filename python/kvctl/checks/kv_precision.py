@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .._ffi import functions as ffi
 from .._ffi.convert import to_numpy, to_tensor
 from ..cache.sequence_file import NUMBERS
+from .differences import difference
 
 if TYPE_CHECKING:
     from ..engine.protocol import Runner
@@ -116,7 +117,8 @@ def check_kv(
     Raises
     ------
     ValueError
-        If there is no such type, no prompt, or a cache holds another type than it must.
+        If there is no such type, no prompt, a number is out of its range, or a cache holds another
+        type than it must.
     NotImplementedError
         If the model keeps its state elsewhere than in a `kvctl.PagedKVCache`.
     """
@@ -124,6 +126,10 @@ def check_kv(
         raise ValueError(f"the type of K and V is one of {', '.join(KV_DTYPES)}; got {dtype!r}")
     if not prompts:
         raise ValueError("there is no prompt")
+    if not temperature > 0:
+        raise ValueError(f"the temperature of the acceptance must be above 0, got {temperature}")
+    if new_tokens < 1:
+        raise ValueError(f"new_tokens must be at least 1, got {new_tokens}")
     cache: Any = runner.cache
     if not hasattr(cache, "get_kv"):
         raise NotImplementedError("a model with recurrent layers keeps state that is no K and V")
@@ -141,7 +147,7 @@ def check_kv(
         own.append(first)
         other.append(_logits(coarser or runner, text, new_tokens, rounding, emitted))
     exact, rounded = np.concatenate(own), np.concatenate(other)
-    error = np.abs(exact - rounded)
+    error = difference(exact, rounded)
     p, q = _softmax(exact / temperature), _softmax(rounded / temperature)
     return KvReport(
         dtype,

@@ -39,6 +39,18 @@ def test_the_tiny_model_keeps_its_promise(tiny_model):
     assert not any(id in runner.cache for id in range(3))
 
 
+def test_masked_tokens_hide_no_difference():
+    class Masked(DeviousRunner):
+        def _rows(self, contexts):
+            rows = super()._rows(contexts)
+            rows[:, 7] = -np.inf
+            return rows
+
+    found = {one.what: one for one in check_bitwise(Masked(4, 1e-3), rows=8, batch=2)}
+    assert found["4 rows"].same and not found["5 rows"].same
+    assert found["5 rows"].difference == pytest.approx(1e-3, rel=0.01)
+
+
 def test_a_difference_is_found_and_measured():
     found = {one.what: one for one in check_bitwise(DeviousRunner(4, 1e-3), rows=8, batch=2)}
     assert [what for what, one in found.items() if not one.same] == [

@@ -33,6 +33,29 @@ def test_coarser_types_change_more(runner):
     assert 0 < errors[0] < errors[1] < errors[2]
 
 
+def test_masked_tokens_have_no_error(runner, monkeypatch):
+    class Masked:
+        cache = runner.cache
+
+        def prefill(self, ids, prompts):
+            return self.masked(runner.prefill(ids, prompts))
+
+        def decode(self, ids, tokens):
+            return self.masked(runner.decode(ids, tokens))
+
+        def masked(self, logits):
+            rows = np.array(np.from_dlpack(logits))
+            rows[:, 9] = -np.inf
+            return rows
+
+    found = check_kv(Masked(), PROMPTS, "bfloat16", new_tokens=6)
+    assert 0 < found.mean_error < found.max_error < 1
+    assert 0.9 < found.acceptance < 1
+    for options in ({"temperature": 0.0}, {"temperature": float("nan")}, {"new_tokens": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}"):
+            check_kv(runner, PROMPTS, "bfloat16", **options)
+
+
 @pytest.mark.parametrize("name", CACHE_DTYPES)
 def test_a_cache_of_the_type_is_as_good_as_rounding(runner, tiny_model, name):
     coarser = ModelRunner.load(tiny_model, kv_dtype=name)
