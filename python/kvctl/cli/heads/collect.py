@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -44,7 +43,7 @@ def collect_command(
     """
     from ...engine.compiled.runner import ModelRunner
     from ...heads.training.collect import collect
-    from ...heads.training.sources import make_prompts
+    from ...heads.training.sources import kept_prompts
 
     longest = max_new_tokens + 320
     runner = ModelRunner.load(model, max_sequences=batch, max_total_tokens=batch * longest)
@@ -54,12 +53,8 @@ def collect_command(
             f"{model} gives no hidden states: compile it with --hidden-layers, naming the layers "
             "that the head reads and the last one"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    kept, begin = output / "prompts.json", perf_counter()
-    if not kept.exists():
-        prompts = make_prompts(runner, count, texts=texts or (), free=free, seed=seed)
-        kept.write_text(json.dumps(prompts))
-    prompts = json.loads(kept.read_text())
+    begin = perf_counter()
+    prompts = kept_prompts(output, model, runner, count, texts=texts or (), free=free, seed=seed)
     columns = (
         TextColumn("answers"),
         BarColumn(),

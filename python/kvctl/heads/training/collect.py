@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..._ffi.replace_file import replacing
+from ..._ffi.untrusted import read_json_object
 from ...engine.compiled.runner import ModelRunner
 from ...engine.generate import generate
 from ...models.checkpoints.safetensors_file import SafetensorsFile
@@ -138,6 +140,9 @@ def _collect_shard(
         hidden.append(np.concatenate([states, np.zeros_like(states[:1])])[: len(row)])
         lengths.append(len(row))
         starts.append(len(prompt))
+    if not hidden:  # all of them ended at once: the shard says so, and the next ones follow
+        width = int(runner.config["model_config"]["hidden_size"])
+        hidden.append(np.zeros((0, len(layers), width), np.uint16))
     arrays: dict[str, npt.NDArray[Any]] = {
         "tokens": np.array(tokens, np.int32),
         "lengths": np.array(lengths, np.int32),
@@ -152,10 +157,21 @@ def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:
     """Write what the collection is of, or check that it is of the same."""
     path = folder / MANIFEST
     if not path.exists():
-        path.write_text(json.dumps(settings, indent=1))
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(settings, indent=1))
         return
-    before = json.loads(path.read_text())
-    other = [name for name in settings if before.get(name) != settings[name]]
+    check_same(folder, read_json_object(path), settings)
+
+
+def check_same(folder: Path, before: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Make sure that a collection goes on with the settings that it began with.
+
+    Raises
+    ------
+    ValueError
+        If a setting is another one.
+    """
+    other = [name for name in asked if before.get(name) != asked[name]]
     if other:
         raise ValueError(
             f"{folder} holds a collection with another {', '.join(other)}: give it the same "

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from ..._ffi.replace_file import replacing
+from ..._ffi.untrusted import read_json_object, reading
 from ...engine.compiled.runner import ModelRunner
 from ...engine.generate import generate
 from ...verification import Sampling
+from .collect import check_same
 from .prompts import PromptGrammar, passages
+
+_PROMPTS = "prompts.json"
 
 _LONGEST = 320  # tokens of a prompt
 _FREE_TOKENS = 64
@@ -58,6 +65,48 @@ def make_prompts(
     )
     prompts = [runner.text.encode_chat(text) for _, _, text in spread]
     return [prompt for prompt in prompts if len(prompt) <= _LONGEST]
+
+
+def kept_prompts(
+    folder: Path,
+    model: Path,
+    runner: ModelRunner,
+    count: int,
+    *,
+    texts: Sequence[Path] = (),
+    free: float = 0.25,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Return the prompts of a collection: those that it began with, or new ones, which it keeps.
+
+    Parameters
+    ----------
+    folder
+        The collection's directory.
+    model
+        The target's directory.
+    runner, count, texts, free, seed
+        See `make_prompts`.
+
+    Raises
+    ------
+    ValueError
+        If the collection began with other settings or another target, or its file is damaged.
+    """
+    file = folder / _PROMPTS
+    weights = hashlib.sha256((model / "tensor-cache.json").read_bytes()).hexdigest()
+    names = [str(text) for text in texts]
+    asked = {"count": count, "text": names, "free": free, "seed": seed, "model": weights}
+    if file.exists():
+        kept = read_json_object(file)
+        with reading(str(file)):
+            check_same(folder, dict(kept["asked"]), asked)
+            return [[int(token) for token in prompt] for prompt in kept["prompts"]]
+    prompts = make_prompts(runner, count, texts=texts, free=free, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as unfinished:
+        unfinished.write_text(json.dumps({"asked": asked, "prompts": prompts}))
+    return prompts
 
 
 def free_prompts(runner: ModelRunner, count: int, *, seed: int = 0) -> list[str]:

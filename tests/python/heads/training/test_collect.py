@@ -13,6 +13,7 @@ import kvctl
 from kvctl.heads.training.collect import collect
 from kvctl.heads.training.dataset import Collection
 from kvctl.heads.training.prompts import PromptGrammar, passages
+from kvctl.models.checkpoints.safetensors_file import SafetensorsFile
 
 LAYERS = [1, 3, 4, 7]
 ROOT = Path(__file__).parents[4]
@@ -58,6 +59,17 @@ def test_an_interrupted_collection_goes_on(runner, collection, prompts, tmp_path
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match=r"a collection with another temperature: give it the"):
         collect(runner, prompts, tmp_path, **{**options, "temperature": 0.4})
+
+
+def test_answers_that_all_end_at_once(runner, prompts, tmp_path, monkeypatch):
+    options = {"layers": LAYERS, "max_new_tokens": 9, "temperature": 0.3}
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(runner), "stop_tokens", frozenset(range(96)))
+        assert collect(runner, prompts[:3], tmp_path / "none", **options) == 0
+        with pytest.raises(ValueError, match="has 0 answers of more than two tokens: collect more"):
+            Collection(tmp_path / "none")
+        first = next(iter(SafetensorsFile(path) for path in (tmp_path / "none").glob("*.sa*")))
+    assert first.shape("hidden") == (0, 4, 64)
 
 
 def test_enough_is_enough(runner, prompts, tmp_path):
