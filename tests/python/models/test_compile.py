@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -59,6 +60,29 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         compile_model(_BrokenCheckpoint(tiny_config(), seed=3), directory, force=True)
     assert (directory / "params_shard_0.bin").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_graph_that_fails_beside_the_weights_leaves_what_was_there(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no such kernel")
+
+    directory = compile_tiny_model(tmp_path / "m")
+    before = (directory / "lib.so").read_bytes()
+    monkeypatch.setattr(library, "build", fail)
+    with pytest.raises(ValueError, match="no such kernel"):
+        compile_tiny_model(directory, seed=3, force=True)
+    assert (directory / "lib.so").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+def test_no_room_for_the_library(tmp_path, monkeypatch):
+    def fail(file, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(library.os, "posix_fallocate", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*lib\.so'"):
+        compile_tiny_model(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
 
 
 class _OddCheckpoint(RandomCheckpoint):

@@ -14,7 +14,8 @@ from checkpoint_files import NAMES, RANDOM, write_gguf
 from gguf_files import byte_level_metadata
 from huggingface_files import tokenizer_json, write_config, write_shards
 from kvctl.models import compile_model
-from kvctl.models.build import compile as compiling
+from kvctl.models.build.saved import converted_parameter
+from kvctl.models.graph.layers import ParamSpec
 
 WEIGHTS = {name: RANDOM.tensor(name) for name in NAMES}
 NAN, INF = float("nan"), float("inf")
@@ -61,12 +62,10 @@ def test_weights_beyond_the_type_that_they_are_saved_in(directory, tmp_path):
 
 
 def test_float16_of_cuda_is_checked_as_it_is_saved():
-    class Param:
-        name, dtype = "w", "float16"
-
+    param = ParamSpec("w", (3,), "float16", None)
     big = np.full(3, 1e6, np.float32)
     with pytest.raises(ValueError, match="weight 'w' is beyond the range of its type"):
-        compiling._converted(big, Param(), RANDOM, limit=np.inf)
+        converted_parameter(big, param, RANDOM)
 
 
 @pytest.mark.parametrize("value", ["2", NAN, 2.0, -2, 256, True, [2, "x"], [2, 300], {"a": 2}])

@@ -23,7 +23,7 @@ from ..checkpoints.weights import (
 from ..graph.export import check_layers, export
 from ..graph.layers import ParamSpec
 from .chat_config import checked_chat, make_chat_config
-from .library import build, check_compiler, make_target
+from .library import building, check_compiler, make_target
 from .metadata import cache_shape, make_metadata
 from .output import check_output
 from .params import ParamWriter, largest_shard
@@ -96,7 +96,7 @@ def compile_model(
     force : bool
         Replace a compiled model that is in `output_dir` already.
     progress : callable, optional
-        Called with a stage ("compile", then "weights") and the fraction of it that is done.
+        Called with a stage and the fraction of it that is done: "compile", and beside it "weights".
     note : callable, optional
         Called with a sentence about what the user should know, such as masked rows.
     size : callable, optional
@@ -176,22 +176,33 @@ def compile_model(
     check_compiler()
     sizes = [saved_bytes(param) for param in params if not _is_embedding(param, config)]
     check_space(output, sum(sizes), largest_shard(sizes))
-    with tempfile.TemporaryDirectory(prefix="kvctl-") as scratch:
-        # LLVM ends the process where it cannot write: then nothing lies beside the output yet.
-        report("compile", 0.3)
-        library = Path(scratch) / "lib.so"
-        build(module, metadata, tvm_target).export_library(str(library))
-        report("compile", 1.0)
-        if size is not None:
-            size(sum(sizes))
-        with staged(output) as staging:
-            shutil.copy(library, staging / "lib.so")
-            _write_params(checkpoint, params, staging, report=report)
-            if tokenizer is not None:
-                (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-            (staging / "mlc-chat-config.json").write_text(
-                json.dumps(make_chat_config(checkpoint, chat, metadata, library), indent=1)
-            )
+    report("compile", 0.3)
+    if size is not None:
+        size(sum(sizes))
+    with (
+        tempfile.TemporaryDirectory(prefix="kvctl-") as scratch,
+        staged(output) as staging,
+        building(module, metadata, tvm_target, Path(scratch) / "lib.so") as library,
+    ):
+        compiled = False
+
+        def report_weights(stage: str, fraction: float) -> None:
+            nonlocal compiled
+            if library.done() and not compiled:
+                library.result()  # where that raises, nothing more is written
+                report("compile", 1.0)
+                compiled = True
+            report(stage, fraction)
+
+        _write_params(checkpoint, params, staging, report=report_weights)
+        library.result()
+        if not compiled:
+            report("compile", 1.0)
+        shutil.copy(Path(scratch) / "lib.so", staging / "lib.so")
+        if tokenizer is not None:
+            (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+        chat_config = make_chat_config(checkpoint, chat, metadata, staging / "lib.so")
+        (staging / "mlc-chat-config.json").write_text(json.dumps(chat_config, indent=1))
     report("weights", 1.0)
     return output
 

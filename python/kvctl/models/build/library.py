@@ -7,6 +7,10 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -14,6 +18,9 @@ from tvm import relax
 from tvm.support.cc import get_cc
 
 _DEFAULT_ARCH = "sm_80"
+
+LIBRARY_BYTES = 16 << 20
+"""More than a compiled library, and the object files that it is linked from, take."""
 
 
 def make_target(name: str) -> Any:
@@ -75,6 +82,35 @@ def build(module: tvm.IRModule, metadata: dict[str, Any], target: Any) -> Any:
     if target.kind.name == "cuda":
         _check_kernels(executable.mod, target.attrs["arch"])
     return executable
+
+
+@contextmanager
+def building(
+    module: tvm.IRModule, metadata: dict[str, Any], target: Any, library: Path
+) -> Iterator[Future[None]]:
+    """Compile the graph into a file in a thread, while the caller does something else.
+
+    The thread has ended when the context is left, whatever was raised in it. The future raises
+    what `build` does, and OSError if there is no room for the file.
+    """
+
+    def act() -> None:
+        executable = build(module, metadata, target)
+        _check_room(library)
+        executable.export_library(str(library))
+
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(act)
+
+
+def _check_room(library: Path) -> None:
+    """Make sure that a library can be written: where it cannot, LLVM ends the process."""
+    with library.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, LIBRARY_BYTES)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(library)) from None
+    library.unlink()
 
 
 def _check_kernels(module: Any, arch: str) -> None:

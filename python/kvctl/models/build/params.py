@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from ..._ffi import functions as ffi
 
 _SHARD_BYTES = 32 << 20
 """A shard is closed before it would grow past this; a larger parameter gets one of its own."""
+
+
+_WRITTEN_AT_ONCE = 4
+"""Pieces that are in memory and not written yet; the thread that writes seldom waits for one."""
 
 
 _HASHED_AT_ONCE = 16
@@ -96,21 +101,23 @@ class ParamWriter:
             "byteOffset": self._size,
         }
         path = self._directory / self._shard_name()
-        # A thread writes a piece while the next one is read.
+        # A thread writes pieces while the next ones are read.
         with path.open("ab", buffering=0) as file:
-            waiting: Future[None] | None = None
+            waiting: deque[Future[None]] = deque()
             try:
                 for chunk in chunks:
                     array = np.ascontiguousarray(chunk)
                     saved: Any = (_to_bfloat16(array) if bfloat16 else array).reshape(-1)
                     data = memoryview(saved).cast("B")
-                    if waiting is not None:
-                        waiting.result()
-                    waiting = self._writer.submit(_write, file, data)
+                    if len(waiting) == _WRITTEN_AT_ONCE:
+                        waiting.popleft().result()
+                    waiting.append(self._writer.submit(_write, file, data))
                     self._size += data.nbytes
             finally:
-                if waiting is not None:
-                    waiting.result()
+                # All of them first: the file is closed when none is written any more.
+                wait(waiting)
+            for one in waiting:
+                one.result()
         self._records.append(record)
         self._where[name] = (self._records, record)
 

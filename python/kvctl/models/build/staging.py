@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .library import LIBRARY_BYTES
+
 # In a scratch directory: what is being written, and what it replaces.
 _NEW, _OLD = "new", "old"
 
@@ -68,20 +70,16 @@ def check_space(output: Path, total: int, largest: int) -> None:
     """
     parent = next(parent for parent in output.parents if parent.exists())
     for place in {parent, Path(tempfile.gettempdir())}:
-        wanted = total if place == parent else _LIBRARY_BYTES
+        wanted = total if place == parent else LIBRARY_BYTES
         free = shutil.disk_usage(place).free
         if free < wanted:
             raise OSError(f"{place} has room for {free >> 20} MiB, and {wanted >> 20} are needed")
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit not in (resource.RLIM_INFINITY, -1) and limit < max(largest, _LIBRARY_BYTES):
+    if limit not in (resource.RLIM_INFINITY, -1) and limit < max(largest, LIBRARY_BYTES):
         raise OSError(
             f"this process may write files of {limit} bytes (ulimit -f), and the model has one of "
-            f"{max(largest, _LIBRARY_BYTES)}"
+            f"{max(largest, LIBRARY_BYTES)}"
         )
-
-
-_LIBRARY_BYTES = 16 << 20
-"""More than a compiled library, and the object files that it is linked from, take."""
 
 
 def _locked_directory(output: Path) -> tuple[Path, int]:
