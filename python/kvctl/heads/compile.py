@@ -8,22 +8,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..models.build.chat_config import file_md5
 from ..models.build.library import build, check_compiler, make_target
 from ..models.build.metadata import cache_shape, make_metadata
 from ..models.build.output import check_output
 from ..models.build.params import ParamWriter
+from ..models.build.saved import converted_parameter, is_halved
 from ..models.build.staging import staged
 from ..models.checkpoints.weights import Checkpoint, open_checkpoint
-from ..models.graph.layers import BLOCK_BYTES, KvctlLayers, Layers, ParamSpec
+from ..models.graph.layers import KvctlLayers, Layers, ParamSpec
 from ..models.graph.plain_layers import PlainLayers
 from .checkpoint import HeadCheckpoint
 from .config import HeadConfig
 from .graph import EagleHead, MedusaHead
 
 _CHUNK = 512
+_DTYPES = {True: ("float32", "bfloat16"), False: ("float16", "float32")}  # by whether on the CPU
 _QUANTIZATION = {"float32": "q0f32", "float16": "q0f16", "bfloat16": "q0bf16"}
 
 
@@ -76,9 +76,10 @@ def compile_head(
     check_output(output, source=Path(source), force=force)
     head = HeadCheckpoint.open(Path(source), checkpoint)
     on_cpu = target == "cpu"
-    if dtype in BLOCK_BYTES:
-        raise ValueError(f"a head's dtype must be float32, float16 or bfloat16, not '{dtype}'")
     dtype = dtype or ("float32" if on_cpu else "float16")
+    if dtype not in (allowed := _DTYPES[on_cpu]):
+        where = "the CPU" if on_cpu else "a GPU"
+        raise ValueError(f"on {where} a head's dtype must be {' or '.join(allowed)}, not '{dtype}'")
     module, params = export_head(head.config, dtype=dtype, on_cpu=on_cpu)
     for param in params:
         if head.shape(param.name) != param.shape:
@@ -96,10 +97,8 @@ def compile_head(
             writer = ParamWriter(staging)
             for param in params:
                 array = head.tensor(param.name)
-                if not np.isfinite(array).all():
-                    raise ValueError(f"{source}: weight '{head.name(param.name)}' is not finite")
-                half = dtype == "bfloat16" and param.packed is not None
-                writer.add(param.name, array.astype(param.dtype, copy=False), bfloat16=half)
+                saved = converted_parameter(array, param, source, head.name(param.name))
+                writer.add(param.name, saved, bfloat16=is_halved(param))
             writer.finish({})
             (staging / "mlc-chat-config.json").write_text(
                 json.dumps(_chat_config(head.config, metadata, library), indent=1)

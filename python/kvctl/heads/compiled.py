@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
+from .._ffi.untrusted import reading
 from ..draft import DraftVocabulary
 from ..draft.arrays import to_host
 from ..engine.compiled.runner import ModelRunner
+from .config import KINDS, check_read_layers
 
 if TYPE_CHECKING:
     from ..cache import PagedKVCache
@@ -47,7 +49,7 @@ class CompiledHead:
         Raises
         ------
         ValueError
-            If the model has another vocabulary, or gives no hidden states.
+            If the model has another vocabulary, width or depth, or gives no hidden states.
         """
         size = self.description["target"]["vocab_size"]
         if runner.vocab_size != size:
@@ -55,6 +57,13 @@ class CompiledHead:
                 f"the head was made for a vocabulary of {size} tokens, and the model has "
                 f"{runner.vocab_size}"
             )
+        own = runner.config.get("model_config", {}) if isinstance(runner, ModelRunner) else {}
+        for name in ("hidden_size", "num_hidden_layers"):
+            made, found = self.description["target"][name], own.get(name)
+            if found is not None and found != made:
+                raise ValueError(
+                    f"the head was made for a model with {name} {made}, and the model's is {found}"
+                )
         if "hidden" not in runner.abilities:
             layers = ",".join(map(str, self.hidden_layers))
             raise ValueError(
@@ -164,8 +173,32 @@ def load(
     description = runner.config.get("kvctl", {}).get("head")
     if not isinstance(description, dict):
         raise ValueError(f"{directory} is no head: 'kvctl heads compile' makes one")
-    kind = CompiledMedusa if description.get("kind") == "medusa" else CompiledFeatureHead
-    return kind(runner, description)
+    where = f"{Path(directory) / 'mlc-chat-config.json'}: head"
+    with reading(where):
+        _check(description, runner.metadata["kvctl"]["head"])
+        kind = CompiledMedusa if description["kind"] == "medusa" else CompiledFeatureHead
+        return kind(runner, description)
+
+
+def _check(description: dict[str, Any], compiled: str) -> None:
+    """Make sure that a description fits together, and is of the kind that was compiled.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If it does not, or a part of it is missing or of another type.
+    """
+    kind, target, ids = description["kind"], description["target"], description["token_ids"]
+    if kind not in KINDS or kind != compiled:
+        raise ValueError(f"kind is {kind!r}, and the library is a head of kind {compiled!r}")
+    sizes = {name: target[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    for name, size in {**sizes, "head's vocab_size": description["vocab_size"]}.items():
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, not {size!r}")
+    check_read_layers(kind, tuple(description["hidden_layers"]), sizes["num_hidden_layers"])
+    wanted = len(ids) if ids else sizes["vocab_size"]
+    if description["vocab_size"] != wanted:
+        raise ValueError(f"vocab_size is {description['vocab_size']}, where {wanted} fit")
 
 
 def _rows(array: npt.NDArray[Any]) -> Any:

@@ -55,15 +55,7 @@ class HeadConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"a head is one of {', '.join(KINDS)}, not {self.kind!r}")
-        last = self.target.num_hidden_layers - 1
-        wanted = 3 if self.kind == "eagle3" else 1
-        layers = self.hidden_layers
-        inside = all(type(one) is int and 0 <= one <= last for one in layers)
-        if len(layers) != wanted or not inside or list(layers) != sorted(set(layers)):
-            raise ValueError(
-                f"an {self.kind} head reads {wanted} layers that ascend from 0 to {last}, not "
-                f"{list(layers)}"
-            )
+        check_read_layers(self.kind, self.hidden_layers, self.target.num_hidden_layers)
         if self.token_ids and len(self.token_ids) != self.vocab_size:
             raise ValueError(
                 f"the head's vocabulary has {self.vocab_size} tokens, and the map names "
@@ -104,6 +96,22 @@ class HeadConfig:
                 "vocab_size": self.target.vocab_size,
             },
         }
+
+
+def check_read_layers(kind: str, layers: tuple[int, ...], num_layers: int) -> None:
+    """Make sure that a head of a kind may read these of the target's layers.
+
+    Raises
+    ------
+    ValueError
+        If there is another number of them, or they do not ascend within the target's.
+    """
+    last, wanted = num_layers - 1, 3 if kind == "eagle3" else 1
+    inside = all(type(one) is int and 0 <= one <= last for one in layers)
+    if len(layers) != wanted or not inside or list(layers) != sorted(set(layers)):
+        raise ValueError(
+            f"an {kind} head reads {wanted} layers that ascend from 0 to {last}, not {list(layers)}"
+        )
 
 
 def default_layers(num_layers: int) -> tuple[int, int, int]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from head_checkpoint import Target, write_head
 from head_files import TOKENS, VOCAB, head_weights
+from kvctl import ModelRunner
 from kvctl.heads import load
 from kvctl.heads.checkpoint import HeadCheckpoint
 from kvctl.heads.compile import compile_head
+from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
 
 MAP = (TOKENS - np.arange(40)).astype(np.int64)
 NARROW = np.zeros((32, 64), np.float32)
@@ -101,3 +106,62 @@ def test_a_target_that_is_too_shallow_or_another(tmp_path):
 def test_a_model_is_no_head(tiny_model):
     with pytest.raises(ValueError, match=r"is no head"):
         load(tiny_model)
+
+
+def test_what_bfloat16_cannot_hold(tmp_path, target):
+    """It was saved as infinity once."""
+    large = {"fc.weight": np.full((64, 128), 3.4e38, np.float32)}
+    head = write_head(tmp_path / "head", "eagle", tensors=large)
+    with pytest.raises(ValueError, match=r"head: weight 'fc.weight' is beyond the range of its"):
+        compile_head(head, tmp_path / "compiled", target_model=target, dtype="bfloat16")
+    assert not (tmp_path / "compiled").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "dtype"), [("cpu", "int8"), ("cpu", "float16"), ("cuda", "int4")]
+)
+def test_types_that_heads_have_not(tmp_path, target, where, dtype):
+    head = write_head(tmp_path / "head", "eagle")
+    with pytest.raises(ValueError, match=f"a head's dtype must be float.. or .*, not '{dtype}'"):
+        compile_head(head, tmp_path / "out", target_model=target, target=where, dtype=dtype)
+
+
+DESCRIPTIONS = [
+    ({"hidden_layers": None}, "is damaged: TypeError"),
+    ({"hidden_layers": "abc"}, "reads 3 layers that ascend from 0 to 7, not .'a'"),
+    ({"hidden_layers": [-1, 3, 4]}, "reads 3 layers that ascend"),
+    ({"hidden_layers": [1, 3, 8]}, "reads 3 layers that ascend"),
+    ({"vocab_size": "x"}, "vocab_size must be an integer of at least 1, not 'x'"),
+    ({"vocab_size": 3}, "vocab_size is 3, where 40 fit"),
+    ({"token_ids": [1, 2]}, "vocab_size is 40, where 2 fit"),
+    ({"token_ids": []}, "vocab_size is 40, where 96 fit"),
+    ({"token_ids": [1000] * 40}, "has token 1000; the target's are 0 to 95"),
+    ({"token_ids": [1.5] * 40}, "is damaged: TypeError: token_ids must be integers"),
+    ({"kind": "medusa"}, "kind is 'medusa', and the library is a head of kind 'eagle3'"),
+    ({"kind": ["x"]}, "kind is .'x'."),
+    ({"target": 3}, "is damaged: TypeError"),
+    ({"target": {"hidden_size": 64}}, "is damaged: KeyError: 'num_hidden_layers'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), DESCRIPTIONS)
+def test_a_damaged_description(compiled, tmp_path, fields, message):
+    directory = Path(compiled("eagle3")._runner._directory)
+    for file in directory.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((directory / "mlc-chat-config.json").read_text())
+    config["kvctl"]["head"] |= fields
+    (tmp_path / "mlc-chat-config.json").unlink()
+    (tmp_path / "mlc-chat-config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers"])
+def test_a_target_of_the_same_vocabulary_and_another_shape(compiled, tmp_path, name):
+    """TVM's check of the shape said so in the middle of a generation."""
+    other = {"hidden_size": 32, "num_hidden_layers": 9}[name]
+    config = LlamaConfig(**{**vars(Target().config), name: other})
+    model = compile_model(RandomCheckpoint(config, seed=3), tmp_path / "m", hidden_layers=[1, 3, 4])
+    with pytest.raises(ValueError, match=f"a model with {name} .*, and the model's is {other}"):
+        compiled("eagle3").check_target(ModelRunner.load(model))

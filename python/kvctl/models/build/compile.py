@@ -236,7 +236,7 @@ def _write_params(
         def chunks(param: ParamSpec = param) -> Iterator[npt.NDArray[Any]]:
             nonlocal done
             for chunk in parameter_chunks(checkpoint, param.name):
-                converted = converted_parameter(chunk, param, checkpoint)
+                converted = converted_parameter(chunk, param, checkpoint.source)
                 yield converted
                 done += converted.size
                 report("weights", done / total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy.typing as npt
 import tvm_ffi
 
 from ..._ffi import functions as ffi
-from ..checkpoints.weights import Checkpoint
 from ..graph.layers import BLOCK_BYTES, PACK_BFLOAT16, ParamSpec
 
 # What would be rounded to infinity.
@@ -21,9 +21,15 @@ _CHECKED_AT_ONCE = 1 << 17
 
 
 def converted_parameter(
-    array: npt.NDArray[np.float32], param: ParamSpec, checkpoint: Checkpoint
+    array: npt.NDArray[np.float32],
+    param: ParamSpec,
+    source: str | Path | None,
+    name: str | None = None,
 ) -> npt.NDArray[Any]:
-    """Return a parameter as it is saved; its numbers are finite and in the range of its type."""
+    """Return a parameter as it is saved; its numbers are finite and in the range of its type.
+
+    Messages name `source`, where it comes from, and the weight, where that has a `name` of its own.
+    """
     bits = _bits(param)
     limit = _BLOCK_LIMITS[bits] if bits else _BFLOAT16_LIMIT if is_halved(param) else np.inf
     with np.errstate(over="ignore"):
@@ -32,8 +38,8 @@ def converted_parameter(
         return _quantize(converted, bits) if bits else converted
     finite = np.isfinite(array).all()
     problem = "is beyond the range of its type" if finite else "is not finite (NaN or infinity)"
-    where = "" if checkpoint.source is None else f"{checkpoint.source}: "
-    raise ValueError(f"{where}weight '{param.name}' {problem}")
+    where = "" if source is None else f"{source}: "
+    raise ValueError(f"{where}weight '{name or param.name}' {problem}")
 
 
 def _are_below(values: npt.NDArray[Any], limit: float) -> bool:
