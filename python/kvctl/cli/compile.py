@@ -66,11 +66,25 @@ def compile_command(
         raise FileNotFoundError(f"there is no model at {path}")
 
     from ..models import compile_model
+    from ..models.build.asked import asked_for, compare_with
     from ..models.build.output import check_output
 
     check_output(output, source=path, force=True)
+    hidden = None if hidden_layers is None else _layers(hidden_layers)
+    exits = _layers(exit_layers or "")
     if output.is_dir() and any(output.iterdir()) and not force:
-        console.print(f"{output} is there already (--force compiles it again)")
+        asked = asked_for(
+            path,
+            target=target,
+            dtype=dtype,
+            cache=cache,
+            context_window_size=context,
+            hidden_layers=hidden,
+            exit_layers=exits,
+        )
+        current = compare_with(output, asked)
+        by = "" if current else ", compiled by another build of kvctl"
+        console.print(f"{output} is there already{by} (--force compiles it again)")
         return
 
     notes: list[str] = []
@@ -95,8 +109,8 @@ def compile_command(
             dtype=dtype,
             cache=cache,
             context_window_size=context,
-            hidden_layers=None if hidden_layers is None else _layers(hidden_layers),
-            exit_layers=_layers(exit_layers or ""),
+            hidden_layers=hidden,
+            exit_layers=exits,
             force=force,
             progress=report,
             note=notes.append,

@@ -1,9 +1,12 @@
+import json
 import os
+import re
 import sys
 
 import pytest
 
 from command_line import run
+from family_files import Family
 from kvctl.cli import demo
 from kvctl.cli.compile import resolve
 
@@ -15,6 +18,49 @@ def test_a_model_that_is_there_is_kept(tmp_path):
     (output / "mlc-chat-config.json").write_text("{}")
     done = run("compile", str(source), "-o", str(output))
     assert done.returncode == 0 and "is there already" in done.stdout
+
+
+OTHERS = [
+    (("--dtype", "int4"), "with dtype float32, not int4"),
+    (("--context", "64"), "with context None, not 64"),
+    (("--hidden-layers", "last"), "with hidden_layers None, not .."),
+    (("--exit-layers", "1"), "with exit_layers .., not .1."),
+    (("--cache", "tvm"), "with cache kvctl, not tvm"),
+]
+
+
+def test_a_model_that_was_compiled_for_something_else_is_not_taken_for_it(tmp_path):
+    """The command said that it was there already, and succeeded, whatever was asked for."""
+    pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+    source = Family("llama3").write(tmp_path / "source")
+    output = tmp_path / "out"
+    assert run("compile", source, "-o", output).returncode == 0
+    again = run("compile", source, "-o", output, "--dtype", "float32", "--cache", "kvctl")
+    assert again.returncode == 0 and "is there already (--force" in again.stdout.replace("\n", " ")
+    for options, message in OTHERS:
+        done = run("compile", source, "-o", output, *options)
+        assert done.returncode == 1 and re.search(message, done.stderr), done.stderr
+        assert "--force" in done.stderr
+    other = tmp_path / "another"
+    source.rename(other)
+    done = run("compile", other, "-o", output)
+    assert done.returncode == 1 and "with source source, not another" in done.stderr
+
+    config = json.loads((output / "mlc-chat-config.json").read_text())
+    config["kvctl"]["compiler"] = "0.0.1 0123"
+    (output / "mlc-chat-config.json").write_text(json.dumps(config))
+    other.rename(source)
+    done = run("compile", source, "-o", output)
+    assert done.returncode == 0
+    assert "compiled by another build of kvctl" in done.stdout.replace("\n", " ")
+    del config["kvctl"]["asked"]  # as builds before left it
+    (output / "mlc-chat-config.json").write_text(json.dumps(config))
+    assert run("compile", source, "-o", output).returncode == 0
+    done = run("compile", source, "-o", output, "--dtype", "int8")
+    assert done.returncode == 1 and "with dtype float32, not int8" in done.stderr
+    (output / "mlc-chat-config.json").write_text("{")
+    done = run("compile", source, "-o", output)
+    assert done.returncode == 1 and "is no whole model; --force replaces it" in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--force",)])

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...text import ModelText, Tokenizer
 from ..checkpoints.weights import Checkpoint
+from .asked import compiler_id
 
 _FIELDS = (
     "model_type",
@@ -27,7 +28,11 @@ def file_md5(path: Path) -> str:
 
 
 def make_chat_config(
-    checkpoint: Checkpoint, chat: dict[str, Any], metadata: dict[str, Any], library: Path
+    checkpoint: Checkpoint,
+    chat: dict[str, Any],
+    metadata: dict[str, Any],
+    library: Path,
+    asked: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the contents of the file.
 
@@ -41,6 +46,8 @@ def make_chat_config(
         What its library says of itself.
     library : Path
         The library, whose checksum the file holds.
+    asked : dict
+        What it was compiled from and for, by `asked_for`.
     """
     return {
         "version": "0.1.0",
@@ -50,7 +57,7 @@ def make_chat_config(
         "temperature": 1.0,
         "top_p": 1.0,
         "tokenizer_files": ["tokenizer.json"],
-        "kvctl": {"library_md5": file_md5(library)},
+        "kvctl": {"library_md5": file_md5(library), "asked": asked, "compiler": compiler_id()},
         **chat,
     }
 

@@ -22,6 +22,7 @@ from ..checkpoints.weights import (
 )
 from ..graph.export import check_layers, export
 from ..graph.layers import ParamSpec
+from .asked import QUANTIZATION, asked_for, default_dtype
 from .chat_config import checked_chat, make_chat_config
 from .library import building, check_compiler, make_target
 from .metadata import cache_shape, make_metadata
@@ -37,13 +38,6 @@ Note = Callable[[str], None]
 """Called with a sentence about the model that its user should know."""
 
 _PREFILL_CHUNK = 512
-_QUANTIZATION = {
-    "float32": "q0f32",
-    "float16": "q0f16",
-    "bfloat16": "q0bf16",
-    "int8": "q8f32",
-    "int4": "q4f32",
-}
 
 
 def compile_model(
@@ -140,7 +134,7 @@ def compile_model(
     check_layers(config, hidden_layers or (), exit_layers)
     tvm_target = make_target(target)
     on_cpu = target == "cpu"
-    dtype = dtype or ("float32" if on_cpu else "float16")
+    dtype = dtype or default_dtype(target)
     cache = cache or ("kvctl" if on_cpu or config.attention_soft_cap is not None else "tvm")
     tokenizer = checkpoint.tokenizer_json()
     vocabulary = _vocabulary(checkpoint, tokenizer, note or (lambda sentence: None))
@@ -166,7 +160,7 @@ def compile_model(
     metadata = make_metadata(
         params,
         model_type=config.model_type,
-        quantization=_QUANTIZATION[dtype],
+        quantization=QUANTIZATION[dtype],
         context_window_size=context,
         prefill_chunk_size=min(context, _PREFILL_CHUNK),
         vocab_size=config.vocab_size,
@@ -201,7 +195,16 @@ def compile_model(
         shutil.copy(Path(scratch) / "lib.so", staging / "lib.so")
         if tokenizer is not None:
             (staging / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-        chat_config = make_chat_config(checkpoint, chat, metadata, staging / "lib.so")
+        asked = asked_for(
+            path,
+            target=target,
+            dtype=dtype,
+            cache=cache,
+            context_window_size=context_window_size,
+            hidden_layers=hidden_layers,
+            exit_layers=exit_layers,
+        )
+        chat_config = make_chat_config(checkpoint, chat, metadata, staging / "lib.so", asked)
         (staging / "mlc-chat-config.json").write_text(json.dumps(chat_config, indent=1))
     report("weights", 1.0)
     return output
