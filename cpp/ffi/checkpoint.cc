@@ -1,10 +1,14 @@
 // "kvctl.checkpoint.*": what compiling a checkpoint asks of its files.
 #include <tvm/ffi/container/array.h>
+#include <tvm/ffi/function.h>
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
-#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "kvctl/error.h"
@@ -16,23 +20,33 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-ffi::Array<ffi::String> FileMd5(const ffi::Array<ffi::String>& paths) {
-  std::vector<std::string> digests(paths.size());
-  size_t at = 0;
+// How long a caller that has no file is not asked for one again.
+constexpr std::chrono::milliseconds kPause(2);
+
+ffi::Array<ffi::String> FileMd5(const ffi::Function& next) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<std::string> paths, digests;
+  Clock::time_point asked_again;
   HashFiles(
-      [&](HashedFile* file) {
-        if (at == paths.size()) return false;
-        *file = {paths[static_cast<int64_t>(at)], -1, at};
-        ++at;
+      [&](int64_t left, HashedFile* file) {
+        if (left > 0 && Clock::now() < asked_again) return false;
+        const auto path = next(left).cast<ffi::String>();
+        if (path.empty()) {
+          asked_again = Clock::now() + kPause;
+          return false;
+        }
+        std::error_code missing;
+        const auto nbytes = static_cast<int64_t>(std::filesystem::file_size(path.c_str(), missing));
+        *file = {path, missing ? 0 : nbytes, paths.size()};
+        paths.push_back(path);
+        digests.emplace_back();
         return true;
       },
       [&](size_t index, const std::string& digest) { digests[index] = digest; },
-      [] { return false; }, static_cast<int>(std::min<size_t>(paths.size(), 16)));
+      [] { return false; }, 16);
   ffi::Array<ffi::String> found;
   for (size_t i = 0; i < digests.size(); ++i) {
-    if (digests[i].empty()) {
-      Throw(ErrorKind::kFileNotFound, "cannot read ", paths[static_cast<int64_t>(i)]);
-    }
+    if (digests[i].empty()) Throw(ErrorKind::kFileNotFound, "cannot read ", paths[i]);
     found.push_back(digests[i]);
   }
   return found;
@@ -41,8 +55,10 @@ ffi::Array<ffi::String> FileMd5(const ffi::Array<ffi::String>& paths) {
 }  // namespace
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("kvctl.checkpoint.file_md5", Guarded(FileMd5),
-                                        "MD5 of files, sixteen at once in one thread");
+  tvm::ffi::reflection::GlobalDef().def(
+      "kvctl.checkpoint.file_md5", Guarded(FileMd5),
+      "MD5 of the files whose paths next(left) gives, sixteen at once in "
+      "one thread; \"\" is none so far, and where left is 0 the end");
 }
 
 }  // namespace kvctl

@@ -33,7 +33,7 @@ struct Stream {
 
 class Hasher {
  public:
-  Hasher(const std::function<bool(HashedFile*)>& next,
+  Hasher(const std::function<bool(int64_t left, HashedFile*)>& next,
          const std::function<void(size_t, const std::string&)>& found, int at_once)
       : next_(next), found_(found), streams_(std::clamp(at_once, 1, kMd5Lanes)) {}
   Hasher(const Hasher&) = delete;
@@ -90,7 +90,7 @@ class Hasher {
 
   bool Open(size_t lane) {
     HashedFile file;
-    while (next_(&file)) {
+    while (next_(Left(), &file)) {
       Stream& stream = streams_[lane] = Stream();
       stream.index = file.index;
       stream.whole = file.nbytes < 0;
@@ -101,6 +101,16 @@ class Hasher {
       found_(file.index, "");
     }
     return false;
+  }
+
+  /*! \brief The most bytes that an open file has left, those in its buffer among them. */
+  int64_t Left() const {
+    int64_t left = 0;
+    for (const Stream& stream : streams_) {
+      if (stream.file < 0) continue;
+      left = std::max(left, stream.left + static_cast<int64_t>(stream.held));
+    }
+    return left;
   }
 
   /*! \brief Fills a stream's buffer, and pads the last piece. \return false if bytes are missing.
@@ -144,7 +154,7 @@ class Hasher {
     return digest;
   }
 
-  const std::function<bool(HashedFile*)>& next_;
+  const std::function<bool(int64_t left, HashedFile*)>& next_;
   const std::function<void(size_t, const std::string&)>& found_;
   std::vector<Stream> streams_;
   Md5LaneStates states_{};
@@ -153,7 +163,7 @@ class Hasher {
 
 }  // namespace
 
-void HashFiles(const std::function<bool(HashedFile*)>& next,
+void HashFiles(const std::function<bool(int64_t left, HashedFile*)>& next,
                const std::function<void(size_t, const std::string&)>& found,
                const std::function<bool()>& stop, int at_once) {
   Hasher hasher(next, found, at_once);

@@ -19,14 +19,16 @@ struct HashedFile {
 };
 
 /*!
- * \brief Hashes files until there are no more.
- * \param next Gives the next file, or false.
+ * \brief Hashes files until none is open and there are no more.
+ * \param next Gives the next file, or false if there is none, or none yet. It is told the most
+ * bytes that an open file has left: a file no longer than that takes no time of its own. 0: none is
+ * open.
  * \param found Called with the file's index and its 32 hexadecimal digits, or "" where so many
  * bytes cannot be read.
  * \param stop Asked often; true gives up.
  * \param at_once How many files are open at once, at most 16. One takes as long as sixteen.
  */
-void HashFiles(const std::function<bool(HashedFile*)>& next,
+void HashFiles(const std::function<bool(int64_t left, HashedFile*)>& next,
                const std::function<void(size_t, const std::string&)>& found,
                const std::function<bool()>& stop, int at_once);
 

@@ -70,7 +70,7 @@ void ShardCheck::Join() {
 void ShardCheck::Run() {
   const size_t threads = std::max<size_t>(1, threads_wanted_);
   HashFiles(
-      [this](HashedFile* file) {
+      [this](int64_t, HashedFile* file) {
         const size_t i = next_++;
         if (i >= order_.size()) return false;
         *file = {shards_[order_[i]].path, shards_[order_[i]].nbytes, order_[i]};

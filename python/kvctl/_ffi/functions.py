@@ -377,7 +377,7 @@ class checking:
 class checkpoint:
     """``kvctl.checkpoint.*``."""
 
-    file_md5: Callable[[Sequence[str]], Sequence[str]] = _get("kvctl.checkpoint.file_md5")
+    file_md5: Callable[[Callable[..., Any]], Sequence[str]] = _get("kvctl.checkpoint.file_md5")
 
 
 class model:

@@ -28,6 +28,10 @@ _HASHED_AT_ONCE = 16
 """Shards whose checksums take hardly longer than that of one of them."""
 
 
+_LONG_BYTES = 256 << 20
+"""A shard whose checksum takes so long that those of others come while it is computed."""
+
+
 def largest_shard(sizes: list[int]) -> int:
     """Return the most bytes that a file has, for parameters of these sizes."""
     return min(sum(sizes), max(_SHARD_BYTES, *sizes))
@@ -65,9 +69,9 @@ class ParamWriter:
         # Of the shard that is being written.
         self._size = 0
         self._records: list[dict[str, Any]] = []
-        # Shards without a checksum so far, and those whose checksums are on their way.
+        # Shards that no checksum was begun of, and the thread that takes them.
         self._unhashed: list[dict[str, Any]] = []
-        self._hashes: list[Future[None]] = []
+        self._hashing: Future[None] | None = None
         self._writer, self._hasher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._where: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
 
@@ -129,9 +133,9 @@ class ParamWriter:
     def finish(self, metadata: dict[str, Any]) -> None:
         """Write the last shard, and then the index, without which the directory is no model."""
         self._close_shard()
-        self._hash_shards()
-        for one in self._hashes:
-            one.result()
+        if self._hashing is not None:
+            self._hashing.result()
+        self._hash_shards(all_of_them=True)
         index = {
             "metadata": {"ParamSize": sum(len(s["records"]) for s in self._shards), **metadata},
             "records": self._shards,
@@ -154,21 +158,33 @@ class ParamWriter:
         self._shards.append(shard)
         self._unhashed.append(shard)
         self._size, self._records = 0, []
-        if len(self._unhashed) == _HASHED_AT_ONCE:
-            self._hash_shards()
+        if self._hashing is None or self._hashing.done():
+            if self._hashing is not None:
+                self._hashing.result()
+            self._hashing = self._hasher.submit(self._hash_shards)
 
-    def _hash_shards(self) -> None:
-        """Have a thread compute checksums, from pages that the system has still in memory."""
-        shards, self._unhashed = self._unhashed, []
+    def _hash_shards(self, *, all_of_them: bool = False) -> None:
+        """Compute checksums, from pages that the system has still in memory.
 
-        def act() -> None:
-            # The longest first: the others take turns beside it.
-            shards.sort(key=lambda shard: -shard["nbytes"])
-            paths = [str(self._directory / shard["dataPath"]) for shard in shards]
-            for shard, md5 in zip(shards, ffi.checkpoint.file_md5(paths), strict=True):
-                shard["md5sum"] = str(md5)
+        It begins where enough shards wait, and takes what comes meanwhile if that costs no time of
+        its own: what is no longer than the rest of the longest that it reads.
+        """
+        taken: list[dict[str, Any]] = []
 
-        self._hashes.append(self._hasher.submit(act))
+        def take(left: int) -> str:
+            waiting = sorted(self._unhashed, key=lambda shard: -shard["nbytes"])
+            enough = all_of_them or len(waiting) >= _HASHED_AT_ONCE
+            if not left and (enough or (waiting and waiting[0]["nbytes"] >= _LONG_BYTES)):
+                left = waiting[0]["nbytes"] if waiting else 0
+            for shard in waiting:
+                if shard["nbytes"] <= left:
+                    self._unhashed.remove(shard)
+                    taken.append(shard)
+                    return str(self._directory / shard["dataPath"])
+            return ""
+
+        for shard, md5 in zip(taken, ffi.checkpoint.file_md5(take), strict=True):
+            shard["md5sum"] = str(md5)
 
 
 def _write(file: FileIO, data: memoryview) -> None:
