@@ -86,7 +86,8 @@ class Progress:
         if first.get("schema") != SCHEMA:
             raise ValueError(f"{name} is of schema {first.get('schema')!r}, not {SCHEMA!r}")
         with reading(name):
-            differs = [key for key in what if first["what"].get(key) != what[key]]
+            begun = {"library": what.get("library"), **first["what"]}  # older files name none
+            differs = [key for key in what if begun.get(key) != what[key]]
             if differs:
                 raise ValueError(
                     f"another measurement was interrupted, with other {', '.join(differs)}; "

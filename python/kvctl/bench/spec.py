@@ -82,6 +82,7 @@ def bench_spec(
     if progress is not None:
         what: dict[str, Any] = {
             "model": model,
+            "library": _library(runner),
             "questions": asked,
             "settings": asdict(settings),
             "configurations": [asdict(one) for one in measurement.configurations],
@@ -115,6 +116,14 @@ def bench_spec(
     result.differences = _differences(runner, questions, result, settings)
     _look_closely(runner, result, measurement)
     return result
+
+
+def _library(runner: Runner) -> str | None:
+    """Return what tells a model from one that was compiled since under the same name."""
+    try:
+        return getattr(runner, "identity", None)
+    except OSError:
+        return None
 
 
 def _digest(questions: Sequence[Question]) -> str:

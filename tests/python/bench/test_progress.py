@@ -18,7 +18,7 @@ class Interrupted(Exception):
     pass
 
 
-def measure(progress, *, calls=None, questions=QUESTIONS, settings=SETTINGS):
+def measure(progress, *, calls=None, questions=QUESTIONS, settings=SETTINGS, identity=None):
     """Measure; interrupt it after so many calls of `advance`."""
     left = [calls]
 
@@ -28,8 +28,10 @@ def measure(progress, *, calls=None, questions=QUESTIONS, settings=SETTINGS):
             if left[0] < 0:
                 raise Interrupted
 
+    runner = talking_runner()
+    runner.identity = identity
     return bench_spec(
-        talking_runner(), questions, CONFIGURATIONS, settings, progress=progress, advance=advance
+        runner, questions, CONFIGURATIONS, settings, progress=progress, advance=advance
     )
 
 
@@ -110,3 +112,18 @@ def test_a_damaged_part_is_refused(tmp_path):
     path.write_text(first + '{"answers": []}\n')
     with pytest.raises(ValueError, match="is damaged"):
         measure(Progress(path, resume=True))
+
+
+def test_a_model_that_was_compiled_again_is_another(tmp_path):
+    """What was measured of the library before was given as the new one's."""
+    path = tmp_path / "progress.jsonl"
+    measure(Progress(path), identity="lib.so 1")
+    before = path.read_text()
+    with pytest.raises(ValueError, match=r"another measurement was .*, with other library; begin"):
+        measure(Progress(path, resume=True), identity="lib.so 2")
+    assert path.read_text() == before
+    measure(Progress(path, resume=True), identity="lib.so 1")
+    older = json.loads(before.splitlines()[0])
+    del older["what"]["library"]
+    path.write_text("\n".join([json.dumps(older), *before.splitlines()[1:]]) + "\n")
+    measure(Progress(path, resume=True), identity="lib.so 2")
