@@ -69,8 +69,9 @@ def test_a_cache_of_the_type_is_as_good_as_rounding(runner, tiny_model, name):
     same = ModelRunner.load(tiny_model, kv_dtype="float32")
     with pytest.raises(ValueError, match=f"must hold {name}, it holds float32"):
         check_kv(runner, PROMPTS, name, coarser=same)
-    with pytest.raises(TypeError, match="must be float32, float16 or bfloat16, got int8"):
-        ModelRunner.load(tiny_model, kv_dtype="int8")
+    for other in ("int8", "Float16", "", b"float16", 3):
+        with pytest.raises(TypeError, match=f"must be float32, float16 or bfloat16, got {other}"):
+            ModelRunner.load(tiny_model, kv_dtype=other)
 
 
 def test_rounding():

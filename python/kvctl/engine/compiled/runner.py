@@ -132,6 +132,8 @@ class ModelRunner(ModelForwards):
         """
         if library is not None and not isinstance(library, FunctionTable):
             raise TypeError(f"library must be a kvctl.FunctionTable, got {type(library).__name__}")
+        if kv_dtype is not None and kv_dtype not in ("float32", "float16", "bfloat16"):
+            raise TypeError(f"kv_dtype must be float32, float16 or bfloat16, got {kv_dtype}")
         prepare_device(device)
         return cls(
             ffi.runner.load_model(
