@@ -199,18 +199,18 @@ class StringDrafter(Drafter):
         contents = [self._strings.draft_bytes(token) or b"" for token in text.drafted]
         pending = text.spelled.pending
         tokens = self._strings.to_target(request.tokens, pending, b"".join(contents))
-        at, ends, written = -len(pending), [], 0
+        # Places count from the first byte that is drafted anew; `pending` lies before it.
+        begin, at, ends, written = -len(pending), 0, [], -len(pending)
         for content in contents:
             written += len(content)
             ends.append(written)
         for token in tokens[: request.limit]:
-            begin, at = at, at + len(self._strings.target_bytes(token) or b"")
+            at += len(self._strings.target_bytes(token) or b"")
             # A token is as likely as those that end with or within it.
             inside = [
-                share
-                for end, share in zip(ends, text.shares, strict=True)
-                if begin < end - len(pending) <= at
+                share for end, share in zip(ends, text.shares, strict=True) if begin < end <= at
             ]
+            begin = at
             text.chain.append((token, float(np.prod(inside))))
         if not text.chain:
             return Draft.nothing(request.root)

@@ -10,7 +10,7 @@ import pytest
 import kvctl
 from fake_runner import FakeRunner
 from kvctl import Sampling, generate
-from kvctl.draft import Drafter, StringDrafter, StringMap
+from kvctl.draft import Drafter, Request, StringDrafter, StringMap
 from pieces import TEXT, Pieces, Writer, pieces
 from table_world import DRAFT, LIMIT, TableRunner, joint, statistic
 
@@ -229,3 +229,25 @@ def test_what_cannot_be_is_refused():
         StringDrafter(FakeRunner(), strings)
     with pytest.raises(ValueError, match="length must be at least 0, got -1"):
         StringDrafter(FakeRunner(), strings, length=-1)
+
+
+def test_a_token_behind_half_a_character_has_the_share_of_its_own_bytes():
+    """They were counted from the half that the target has: each token had its neighbour's share."""
+    target = Pieces([b"a", b"\xc3", b"\xa9", b"b", b"c"])
+    draft = Pieces(["\u00e9".encode(), b"b", b"c", b"a"])
+
+    class Written(Writer):
+        def _logits(self, context):
+            row = np.zeros(4, np.float32)
+            row[len(context) - 1] = (3.0, 2.0, 1.0)[len(context) - 1]
+            return row
+
+    drafter = StringDrafter(Written(draft), StringMap(draft, target), length=3)
+    request = Request(0, [0, 1], prompt_length=1, seq_id=0, sampling=SAMPLING)
+    request.limit = 5
+    drafter.start(request)
+    [found] = drafter.propose([request], None)
+    assert found.tree.tokens.tolist() == [1, 2, 3, 4]
+    shares = [np.exp(top) / (np.exp(top) + 3) for top in (3.0, 2.0, 1.0)]
+    assert [token for token, _ in drafter._texts[0].chain] == [2, 3, 4]
+    np.testing.assert_allclose([share for _, share in drafter._texts[0].chain], shares, rtol=1e-6)
