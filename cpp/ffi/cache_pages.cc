@@ -19,6 +19,13 @@ using tvm::runtime::Tensor;
 Tensor LayerPages(const PagedKVCache& cache, int64_t layer) { return cache->LayerPages(layer); }
 void ForgetGraphs(const PagedKVCache& cache) { cache->ForgetGraphs(); }
 
+/*! \brief The members of GraphState, in their order. */
+ffi::Array<int64_t> GetGraphState(const PagedKVCache& cache) {
+  const GraphState state = cache->ReadGraphState();
+  return {state.num_new_tokens, int64_t{state.few_rows}, state.generation, state.num_captured,
+          static_cast<int64_t>(state.stream)};
+}
+
 Tensor ToDevice(const std::vector<int32_t>& values, DLDevice device) {
   Tensor tensor =
       Tensor::Empty({static_cast<int64_t>(values.size())}, DLDataType{kDLInt, 32, 1}, device);
@@ -57,7 +64,9 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.get_layer_pages", Guarded(LayerPages), "A layer's pages, where they lie")
       .def("kvctl.cache.get_page_table", OnStream(PageTable), "Where sequences lie in the pages")
       .def("kvctl.cache.forget_graphs", Guarded(ForgetGraphs),
-           "Recorded CUDA graphs are not replayed any more");
+           "Recorded CUDA graphs are not replayed any more")
+      .def("kvctl.cache.get_graph_state", Guarded(GetGraphState),
+           "What a graph recorded now would depend on");
 }
 
 }  // namespace kvctl

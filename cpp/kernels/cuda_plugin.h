@@ -17,6 +17,7 @@
 #include "core/cache/step_plan.h"
 #include "core/mask/mask_plan.h"
 #include "kernels/kv_copy.h"
+#include "kvctl/graph_state.h"
 
 namespace kvctl {
 
@@ -52,7 +53,8 @@ class CudaCache {
    * \brief Uploads the plan of a step, in one copy.
    * \param rope host [num_query_tokens, rotary_dim], or nullptr.
    * \param positions [num_query_tokens] receives the step's positions.
-   * \throws kRuntime if the plan would have to move after attention was captured; nothing was done.
+   * \throws kRuntime if the plan would have to move after attention was captured, or a recorded
+   * call was seen to run in a step that it does not fit; nothing was done.
    */
   virtual void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
                          int32_t* positions, void* stream) = 0;
@@ -64,6 +66,7 @@ class CudaCache {
   /*! \brief Lets later steps move the plan that recorded attention calls read: they are not
    * replayed any more. */
   virtual void ForgetGraphs() = 0;
+  virtual GraphState ReadGraphState() const = 0;
   virtual void Move(const CopyPlan& moves, void* stream) = 0;
   /*! \param slots on the host. */
   virtual void ReadSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,
@@ -94,7 +97,7 @@ struct CudaPlugin {
   CudaCache* (*create_cache)(const CudaCacheConfig& config);
   CudaVerify* (*create_verify)(int device);
 };
-constexpr int32_t kCudaPluginVersion = 2;
+constexpr int32_t kCudaPluginVersion = 3;
 constexpr const char* kCudaPluginSymbol = "kvctl_cuda_plugin";
 
 }  // namespace kvctl

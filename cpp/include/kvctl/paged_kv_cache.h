@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kvctl/api.h"
+#include "kvctl/graph_state.h"
 #include "kvctl/step_request.h"
 
 namespace kvctl {
@@ -244,6 +245,11 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    * A step whose plan would move is refused while one may be.
    */
   virtual void ForgetGraphs() = 0;
+  /*!
+   * \brief What a graph recorded now would depend on.
+   * \throws NotImplementedError on the CPU.
+   */
+  virtual GraphState ReadGraphState() const = 0;
   /*!
    * \brief For tests: checks the pages' reference counts, and fills every slot that no sequence and
    * no checkpoint uses with NaN.

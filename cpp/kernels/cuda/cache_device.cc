@@ -43,6 +43,7 @@ class Cache final : public CudaCache {
     q_rows_.Reserve(int64_t{config.max_query_tokens} * config.num_qo_heads * config.page.head_dim *
                     DTypeSize(config.page.dtype));
     Check(PrepareAppend(), "loading the kernels");
+    *Misfit() = 0;
     // Large enough for most steps, so that graphs recorded early keep valid addresses.
     arena_.Reserve((1 << 18) + 4 * size_t(config.num_pages) +
                    size_t(config.max_query_tokens) * (16 + 4 * config.rotary_dim));
@@ -55,13 +56,22 @@ class Cache final : public CudaCache {
       Throw(ErrorKind::kRuntime, "a step cannot begin while its stream is captured: begin it ",
             "first, capture the attention calls, and replay them after each begin_forward");
     }
+    if (*Misfit() != 0) {
+      *Misfit() = 0;
+      Throw(ErrorKind::kRuntime,
+            "a recorded graph was replayed in a step of another number of new ",
+            "tokens, or with more or fewer rows for each head, than the step that it was recorded ",
+            "in: it did not append or attend. Roll back to before that step; ",
+            "kvctl.cuda.StepGraph records again where that is needed");
+    }
     plan_.Build(plan, masks, rope);
-    if (captured_ && static_cast<size_t>(plan_.num_bytes()) > arena_.size()) {
+    if (num_captured_ > forgotten_ && static_cast<size_t>(plan_.num_bytes()) > arena_.size()) {
       Throw(ErrorKind::kRuntime, "the step's plan takes ", plan_.num_bytes(),
             " bytes and would move, but recorded graphs read it where it is, in ", arena_.size(),
             " bytes: call forget_graphs() and record them again");
     }
     num_query_tokens_ = plan.num_query_tokens();
+    stream_ = stream;
     arena_.Copy(plan_.arena().data(), plan_.num_bytes(), Stream(stream));
     Check(cudaMemcpyAsync(positions, arena_.As<char>() + plan_.header().positions,
                           num_query_tokens_ * sizeof(int32_t), cudaMemcpyDeviceToDevice,
@@ -104,12 +114,20 @@ class Cache final : public CudaCache {
     AttentionLaunch launch{plan_.few_queries(), plan_.num_blocks(), 0};
     // A recorded launch must also fit later steps, whose sequences are longer.
     const bool capturing = IsCapturing(stream);
-    captured_ |= capturing;
+    num_captured_ += capturing;
     if (plan_.num_merges() > 0 || capturing) launch.merge_blocks = launch.num_blocks;
     Check(Attention(params, launch, Stream(stream)), "attention");
   }
 
-  void ForgetGraphs() final { captured_ = false; }
+  void ForgetGraphs() final {
+    forgotten_ = num_captured_;
+    ++generation_;
+  }
+
+  GraphState ReadGraphState() const final {
+    return {num_query_tokens_, plan_.few_queries(), generation_, num_captured_,
+            reinterpret_cast<uintptr_t>(stream_)};
+  }
 
   void Move(const CopyPlan& moves, void* stream) final {
     const DeviceScope device(config_.device);
@@ -171,6 +189,9 @@ class Cache final : public CudaCache {
     return shape;
   }
 
+  volatile int32_t* Misfit() {
+    return static_cast<volatile int32_t*>(misfit_.Reserve(sizeof(int32_t)));
+  }
   const PlanHeader* Plan() const { return arena_.As<PlanHeader>(); }
 
   void AppendRows(int32_t layer, const KVRows& q, const KVRows& k, const KVRows& v, bool rotates,
@@ -178,6 +199,7 @@ class Cache final : public CudaCache {
     AppendArgs args{};
     args.plan = Plan();
     args.num_query_tokens = num_query_tokens_;
+    args.few_queries = plan_.few_queries();
     args.q = ToHeads(q);
     args.k = ToHeads(k);
     args.v = ToHeads(v);
@@ -186,6 +208,7 @@ class Cache final : public CudaCache {
     args.page = config_.page;
     args.pages = config_.pages[layer];
     args.rotary_dim = rotates ? config_.rotary_dim : 0;
+    args.misfit = const_cast<int32_t*>(Misfit());
     Check(cuda::Append(args, Stream(stream)), "writing K and V");
   }
 
@@ -200,7 +223,12 @@ class Cache final : public CudaCache {
 
   const CudaCacheConfig config_;
   DevicePlanBuilder plan_;
-  bool captured_ = false;  // whether a graph may read the arena where it is
+  // Attention calls that were captured, and how many of them are not replayed any more: graphs may
+  // read the arena where it is if there are others.
+  int64_t num_captured_ = 0, forgotten_ = 0;
+  int64_t generation_ = 0;
+  void* stream_ = nullptr;  // of the step
+  PinnedBuffer misfit_;     // set by the device, see AppendArgs
   int32_t num_query_tokens_ = 0;
   std::vector<SlotPair> pairs_;
   std::vector<int32_t> uploaded_slots_;  // what slot_list_ holds

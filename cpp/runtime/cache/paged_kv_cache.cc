@@ -185,6 +185,10 @@ void PagedKVCacheImpl::ForgetGraphs() {
   WithLock([&] { backend_->ForgetGraphs(); });
 }
 
+GraphState PagedKVCacheImpl::ReadGraphState() const {
+  return WithLock([&] { return backend_->ReadGraphState(); });
+}
+
 void PagedKVCacheImpl::PoisonUnused() {
   WithLock([&] {
     const std::vector<int32_t> held = table_.CountReferences();

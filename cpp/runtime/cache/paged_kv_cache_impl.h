@@ -125,6 +125,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   int64_t KVLength(int64_t seq_id) const final;
   Tensor LayerPages(int64_t layer) final;
   void ForgetGraphs() final;
+  GraphState ReadGraphState() const final;
   void PoisonUnused() final;
 
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.PagedKVCacheImpl", PagedKVCacheImpl, PagedKVCacheObj);

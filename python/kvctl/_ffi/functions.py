@@ -322,6 +322,9 @@ class cache:
     forget_graphs: Callable[[PagedKVCacheHandle], None] = _get("kvctl.cache.forget_graphs")
     get_capabilities: Callable[[], str] = _get("kvctl.cache.get_capabilities")
     get_config: Callable[[PagedKVCacheHandle], CacheConfig] = _get("kvctl.cache.get_config")
+    get_graph_state: Callable[[PagedKVCacheHandle], Sequence[int]] = _get(
+        "kvctl.cache.get_graph_state"
+    )
     get_kv: Callable[[PagedKVCacheHandle, int, int, int], Sequence[Tensor]] = _get(
         "kvctl.cache.get_kv"
     )

@@ -81,6 +81,7 @@ void CheckAppend(DType input, DType cache, int32_t rotary_dim, bool keep_q, std:
   cuda::AppendArgs args{};
   args.plan = reinterpret_cast<const cuda::PlanHeader*>(arena.data());
   args.num_query_tokens = rows;
+  args.few_queries = builder.few_queries();
   const int64_t element = DTypeSize(input);
   args.q = {qkv.data(), input, width};
   args.k = {qkv.data() + kQoHeads * kHeadDim * element, input, width};

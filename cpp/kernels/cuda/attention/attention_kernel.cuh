@@ -351,6 +351,7 @@ class AttentionBlock {
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 __global__ void __launch_bounds__(kThreads) AttentionKernel(AttentionParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  if (params.plan->misfit != 0) return;
   const PlanClass work = ClassOf(params.plan, params.layer);
   const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
   AttentionBlock<T, kHeadDim, kQueryWarps, kShaped> block(params, shared);

@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(AttentionParams params) 
   constexpr int kSize = kHeadDim >= 128 ? 4 : 2;  // floats of a vector
   constexpr int kVectors = kHeadDim / 32 / kSize;
   const PlanHeader* plan = params.plan;
+  if (plan->misfit != 0) return;
   const PlanClass work = ClassOf(plan, params.layer);
   const MergeItem* merges = PlanPart<MergeItem>(plan, plan->merges) + work.first_merge;
   const int32_t lane = threadIdx.x % 32, num_warps = gridDim.x * kWarps;

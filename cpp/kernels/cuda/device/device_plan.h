@@ -39,7 +39,9 @@ struct PlanHeader {
    * later step's masks may differ in other layers than those of the step that was recorded. */
   int32_t layer_classes;
   int32_t ranges;  //!< int32, see PlanClass
-  int32_t unused;
+  /*! \brief Set on the device by a replayed append that does not fit the plan: attention after it
+   * does nothing, since its blocks are made for other items. */
+  int32_t misfit;
 };
 
 /*! \brief SequencePlan; arrays as byte offsets from the header, -1 for none. */

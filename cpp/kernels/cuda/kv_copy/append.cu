@@ -54,8 +54,23 @@ __device__ void StoreVector(const Vector& vector, void* data, DType dtype, int64
       uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
+/*! \brief Whether the plan is of the shape that the launch, and that of attention after it, are
+ * for; otherwise the host is told. */
+__device__ bool Fits(const AppendArgs& args) {
+  if (args.plan->num_query_tokens == args.num_query_tokens &&
+      args.plan->few_queries == args.few_queries) {
+    return true;
+  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    const_cast<PlanHeader*>(args.plan)->misfit = 1;
+    *args.misfit = 1;
+  }
+  return false;
+}
+
 /*! \brief A thread processes one vector of a head, or the two that are rotated with each other. */
 __global__ void __launch_bounds__(kThreads) AppendVectorsKernel(AppendArgs args) {
+  if (!Fits(args)) return;
   const char* base = reinterpret_cast<const char*>(args.plan);
   const auto* slots = reinterpret_cast<const int32_t*>(base + args.plan->slots);
   const auto* rope = reinterpret_cast<const float*>(base + args.plan->rope);
@@ -107,6 +122,7 @@ bool FitsVectors(const HeadRows& rows) {
 /*! \brief For what does not fit vectors. A block per token; a thread processes pairs of elements of
  * the heads of q, k and v. */
 __global__ void AppendKernel(AppendArgs args) {
+  if (!Fits(args)) return;
   const char* base = reinterpret_cast<const char*>(args.plan);
   const auto* slots = reinterpret_cast<const int32_t*>(base + args.plan->slots);
   const auto* rope = reinterpret_cast<const float*>(base + args.plan->rope);

@@ -33,13 +33,16 @@ struct HeadRows {
  */
 struct AppendArgs {
   const PlanHeader* plan;
-  int32_t num_query_tokens;  //!< of the plan, for the size of the grid
+  /*! \brief Of the plan that was launched for. A graph may replay the launch on another plan: then
+   * no K and V are written, and misfit and the plan's are set. */
+  int32_t num_query_tokens, few_queries;
   HeadRows q, k, v;
   int32_t num_qo_heads;
   HeadRows q_out;  //!< data nullptr: q is read in place
   PageShape page;
   void* pages;  //!< of the layer
   int32_t rotary_dim;
+  int32_t* misfit;  //!< pinned host memory
 };
 
 /*! \brief Makes the kernel ready on the current device; before the first launch. */

@@ -44,6 +44,11 @@ CacheBackend::CacheBackend(CacheDevice device, const PagedKVCacheConfig& config,
   }
 }
 
+GraphState CacheBackend::ReadGraphState() const {
+  Throw(ErrorKind::kNotImplemented,
+        "CUDA graphs record caches on CUDA devices, and this one is on the CPU");
+}
+
 void CacheBackend::Attend(ForwardStep* step, const FusedAttention& call) {
   const int32_t layer = step->AttendedLayer(call.layer_id);
   const int64_t num_rows = step->plan().num_query_tokens();

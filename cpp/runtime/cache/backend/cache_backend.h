@@ -119,6 +119,8 @@ class CacheBackend {
                           const KVRows& v, const KVRows& plain_k) = 0;
   /*! \brief CudaCache::ForgetGraphs; nothing on the CPU. */
   virtual void ForgetGraphs() {}
+  /*! \brief CudaCache::ReadGraphState. \throws Error kNotImplemented on the CPU. */
+  virtual GraphState ReadGraphState() const;
   /*! \brief The pages of a layer: (num_pages, 2, num_kv_heads, page_size, head_dim). */
   const tvm::runtime::Tensor& LayerPages(int64_t layer) const { return pages_[layer]; }
   /*! \brief Fills slots with NaN. */

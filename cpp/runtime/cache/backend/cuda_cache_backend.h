@@ -32,6 +32,7 @@ class CudaCacheBackend final : public CacheBackend {
   using CacheBackend::ReadSlots;
   using CacheBackend::WriteSlots;
   void ForgetGraphs() final { kernels_->ForgetGraphs(); }
+  GraphState ReadGraphState() const final { return kernels_->ReadGraphState(); }
   void PoisonSlots(const std::vector<int32_t>& slots) final;
 
  protected:
