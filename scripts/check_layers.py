@@ -29,6 +29,7 @@ PYTHON = {
     "verification": "_core _ffi drawing tree",
     "draft": "_core _ffi drawing mask tree verification",
     "torch": "_ffi mask tree cache text",
+    "cuda": "_ffi cache torch",
     "engine": "_ffi mask tree cache recurrent verification draft text",
     "hf": "_ffi mask tree cache torch engine text",
     "text": "_ffi",
