@@ -87,8 +87,14 @@ std::vector<std::vector<int32_t>> ReadPrompts() {
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
     prompts.emplace_back();
-    for (int32_t token; words >> token;) prompts.back().push_back(token);
-    if (!words.eof()) throw std::invalid_argument("a prompt is a line of token ids, got " + line);
+    for (std::string word; words >> word;) {
+      std::istringstream number(word);
+      int32_t token;
+      if (!(number >> token && number.eof())) {
+        throw std::invalid_argument("a prompt is a line of token ids, got " + line);
+      }
+      prompts.back().push_back(token);
+    }
   }
   return prompts;
 }
@@ -137,7 +143,7 @@ void Run(const Options& options) {
   }
   std::cerr << decoded << " tokens after the first in " << total.rounds << " rounds, "
             << total.accepted << " of " << total.drafted << " drafts accepted, "
-            << decoded / total.decode_seconds << " tokens/s\n";
+            << (decoded > 0 ? decoded / total.decode_seconds : 0) << " tokens/s\n";
 }
 
 }  // namespace

@@ -126,6 +126,10 @@ def test_errors_are_one_line(decode, tmp_path, tiny_model):
     assert "prompt 0 must have at least one token" in ran.stderr
     ran = run(decode, tiny_model, prompts=[PROMPT, [5, "nine", 30]])
     assert ran.stderr == "decode: a prompt is a line of token ids, got 5 nine 30\n"
+    ran = run(decode, tiny_model, prompts=[[5, 99999999999]])  # its last id was left out once
+    assert ran.stderr == "decode: a prompt is a line of token ids, got 5 99999999999\n"
+    ran = run(decode, tiny_model, prompts=[])
+    assert ran.returncode == 0 and "nan" not in ran.stderr
     ran = run(decode, tiny_model, "--rule", "best")
     assert ran.returncode == 1
     assert ran.stderr == "decode: there is no rule best\n"
