@@ -52,7 +52,7 @@ class CachePages(SequenceStore):
         Parameters
         ----------
         seq_ids : sequence of int
-            The sequences, each at most once.
+            The sequences; one that is named twice has its pages twice.
 
         Returns
         -------
