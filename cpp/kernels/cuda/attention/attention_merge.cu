@@ -12,10 +12,11 @@ struct alignas(4 * kSize) Floats {
 
 /*!
  * \brief A warp per query. Lane i reads the scale of partial result i, so that those of 32 are read
- * at once; the sums come in vectors, their weights by shuffles.
+ * at once; the sums come in vectors, their weights by shuffles. The grid has fewer than 7 blocks
+ * for each processor: without that bound, ptxas makes room for 12 and spills registers.
  */
 template <int kHeadDim>
-__global__ void __launch_bounds__(kThreads) MergeKernel(AttentionParams params) {
+__global__ void __launch_bounds__(kThreads, 6) MergeKernel(AttentionParams params) {
   constexpr int kSize = kHeadDim >= 128 ? 4 : 2;  // floats of a vector
   constexpr int kVectors = kHeadDim / 32 / kSize;
   const PlanHeader* plan = params.plan;
