@@ -17,7 +17,6 @@ if shutil.which("nvcc") is None:
 
 from family_files import CASES, Family
 from kvctl.models import compile_model
-from kvctl.models.build import compile as compile_module
 from kvctl.models.build import library
 
 # MLC-LLM's names; "_metadata" is added to them when the library is built.
@@ -47,14 +46,14 @@ LONG = "KVCTL_LONG_TESTS" in os.environ
 def compile_for_cuda(monkeypatch, tmp_path, case, **options):
     """Return the directory, the names of the graph's functions, and the library's metadata."""
     seen = {}
-    build = compile_module.build
+    build = library.build
 
     def spy(module, metadata, target):
         seen["names"] = {variable.name_hint for variable in module.get_global_vars()}
         seen["metadata"] = metadata
         return build(module, metadata, target)
 
-    monkeypatch.setattr(compile_module, "build", spy)
+    monkeypatch.setattr(library, "build", spy)
     source = Family(case).write(tmp_path / "source")
     directory = compile_model(source, tmp_path / "m", target="cuda:sm_90", **options)
     return directory, seen["names"], seen["metadata"]
