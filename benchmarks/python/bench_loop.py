@@ -9,7 +9,8 @@ plain batches beside plain single texts, and lookup drafts beside plain decoding
 take the least of each side. What the first text has to find out is in its time: nothing is
 remembered from earlier runs. Eight copy-edits end where their texts do, and stand beside drafts
 whose author knows the answer, which is the most that any drafter could bring; with their prefill
-too. Texts of unequal lengths share fewer and fewer rounds, and some leave their source early.
+too. Texts of unequal lengths share fewer and fewer rounds, and some leave their source early; of
+24 texts, eight at a time, the next takes the place of one that ends.
 """
 
 from __future__ import annotations
@@ -200,12 +201,15 @@ def measure_model(model: str, options: argparse.Namespace) -> dict[str, Any]:
         out["drafts"][name] = in_turns(sides, options.repeat)
     ends = {"max_new_tokens": 2 * count, "stop": plain.stop_tokens}
     answers = [one.tokens for one in kvctl.generate(plain, copies, **ends)]
-    sides = {
-        "plain": run(plain, copies, False, **ends),
-        "lookup": run(lookup, copies, True, **ends),
-        "answer known": run(load(), copies, True, answers, **ends),
-    }
-    out["drafts"]["8 copy"] = in_turns(sides, options.repeat)
+    known = load()
+    for times in (1, 3):
+        many = copies * times
+        sides = {
+            "plain": run(plain, many, False, **ends),
+            "lookup": run(lookup, many, True, **ends),
+            "answer known": run(known, many, True, answers * times, **ends),
+        }
+        out["drafts"][f"{len(many)} copy"] = in_turns(sides, options.repeat)
     return out
 
 
@@ -231,13 +235,14 @@ def show(result: dict[str, Any]) -> None:
             f"  {name:16} plain {plain:7.1f}   lookup {lookup:7.1f}   {lookup / plain:.2f}x"
             f"   acceptance length {sides['lookup']['mean_acceptance_length']:.2f}"
         )
-    eight = result["drafts"]["8 copy"]
-    for what, title in (("tokens_per_second", "decoding"), ("with_prefill", "with prefill")):
-        plain = eight["plain"][what]
-        print(
-            f"  8 copy, {title}: lookup {eight['lookup'][what] / plain:.2f}x of plain, "
-            f"with the answer known {eight['answer known'][what] / plain:.2f}x"
-        )
+    for texts in ("8 copy", "24 copy"):
+        sides = result["drafts"][texts]
+        for what, title in (("tokens_per_second", "decoding"), ("with_prefill", "with prefill")):
+            plain = sides["plain"][what]
+            print(
+                f"  {texts}, {title}: lookup {sides['lookup'][what] / plain:.2f}x of plain, "
+                f"with the answer known {sides['answer known'][what] / plain:.2f}x"
+            )
 
 
 def main() -> None:

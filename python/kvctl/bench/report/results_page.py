@@ -106,7 +106,7 @@ def speedup_picture(measured: Sequence[Measured]) -> bytes:
         )
     )
     height = 0.8 / len(measured)
-    figure = Figure(figsize=(7.0, 1.2 + 0.45 * len(names)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.6 + 0.6 * len(names)), layout="constrained")
     ax = figure.subplots()
     for i, one in enumerate(measured):
         for figures in one.drafted():
@@ -125,10 +125,12 @@ def speedup_picture(measured: Sequence[Measured]) -> bytes:
             if low == low:
                 ax.plot([low, high], [place, place], color="black", linewidth=1.5)
     ax.axvline(1.0, color="black", linewidth=1)
-    ax.set_yticks(range(len(names)), names)
+    # A name with options takes a line for each, or it leaves no room for the bars.
+    labels = [name.replace(":", ":\n").replace(",", ",\n").replace(" / ", "\n") for name in names]
+    ax.set_yticks(range(len(names)), labels, fontsize="small")
     ax.invert_yaxis()
     ax.set_xlabel("speed-up over plain decoding, prefill included; 95 % intervals by question")
-    ax.legend(fontsize="small")
+    figure.legend(loc="outside upper center", ncols=len(measured), fontsize="small")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     return file.getvalue()
