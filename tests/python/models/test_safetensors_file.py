@@ -7,12 +7,14 @@ import os
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 
 pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 from huggingface_files import encode
 from kvctl.models.checkpoints.safetensors_file import SafetensorsFile
+from kvctl.models.checkpoints.safetensors_writer import write_safetensors
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float16)
 
@@ -24,9 +26,10 @@ def path(tmp_path):
     return path
 
 
-def header(**changes):
+def header(*, metadata=None, **changes):
     """Return a header of two tensors with changes to the second."""
     entries = {
+        "__metadata__": metadata,
         "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
         "b": {"dtype": "F16", "shape": [4], "data_offsets": [24, 32], **changes},
     }
@@ -48,6 +51,29 @@ def test_what_safetensors_writes(tmp_path):
     file = SafetensorsFile(tmp_path / "m.safetensors")
     for name, array in tensors.items():
         np.testing.assert_array_equal(file.tensor(name), array)
+
+
+def test_what_is_written(tmp_path):
+    path, tensors = tmp_path / "m.safetensors", {"a": A, "b": B}
+    write_safetensors(path, tensors, metadata={"record": '{"é": 1}'})
+    assert SafetensorsFile(path).metadata == {"record": '{"é": 1}'}
+    with safetensors.safe_open(path, "numpy") as file:
+        assert file.metadata() == {"record": '{"é": 1}'}
+        for name, array in tensors.items():
+            np.testing.assert_array_equal(file.get_tensor(name), array)
+    whole = path.read_bytes()
+    with pytest.raises(ValueError, match="tensor 'c' is complex128, which is not written"):
+        write_safetensors(path, {"c": np.zeros(2, complex)})
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("metadata", [[], "text", 1, {"a": 1}, {"a": None}])
+def test_metadata_that_is_no_text(path, metadata):
+    path.write_bytes(encode({"a": A, "b": B}, header=header(metadata=metadata)))
+    file = SafetensorsFile(path)
+    np.testing.assert_array_equal(file.tensor("a"), A)
+    with pytest.raises(ValueError, match="its __metadata__ must hold texts by name"):
+        _ = file.metadata
 
 
 @pytest.mark.parametrize(

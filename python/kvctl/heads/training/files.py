@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..._ffi.untrusted import parse_json_object, reading
 from ...models.checkpoints.safetensors_file import SafetensorsFile
 from ...models.checkpoints.safetensors_writer import to_bfloat16, write_safetensors
 from .shared import Shared
 
-_STATE, _RECORD = "state/weights.safetensors", "state/record.json"  # no part of the head
+_STATE = "state/training.safetensors"  # not beside the head's files, whose part it is not
 
 
 def write_head(folder: Path, kind: str, model: Any, shared: Shared, layers: list[int]) -> None:
@@ -59,8 +60,11 @@ def write_head(folder: Path, kind: str, model: Any, shared: Shared, layers: list
 def save_state(
     folder: Path, model: Any, optimizer: Any, batch: int, record: dict[str, Any]
 ) -> None:
-    """Write the weights and what AdamW knows of them, after so many batches."""
-    tensors: dict[str, Any] = {"batch": np.array([batch], np.int64)}
+    """Write the weights, what AdamW knows of them, and the record, after so many batches.
+
+    It is one file, so a save that is interrupted leaves the state before it.
+    """
+    tensors: dict[str, Any] = {}
     for i, (name, one) in enumerate(model.by_name.items()):
         tensors[name] = _numpy(one)
         state = optimizer.state_dict()["state"].get(i)
@@ -68,8 +72,8 @@ def save_state(
             tensors[f"{name}:mean"] = _numpy(state["exp_avg"])
             tensors[f"{name}:square"] = _numpy(state["exp_avg_sq"])
     (folder / _STATE).parent.mkdir(exist_ok=True)
-    (folder / _RECORD).write_text(json.dumps({**record, "batch": batch}))
-    write_safetensors(folder / _STATE, tensors)
+    metadata = {"record": json.dumps({**record, "batch": batch})}
+    write_safetensors(folder / _STATE, tensors, metadata=metadata)
 
 
 def load_state(folder: Path, model: Any, optimizer: Any, record: dict[str, Any]) -> int:
@@ -78,33 +82,32 @@ def load_state(folder: Path, model: Any, optimizer: Any, record: dict[str, Any])
     Raises
     ------
     ValueError
-        If it is the state of another training.
+        If it is the state of another training, or damaged.
     """
-    if not (folder / _STATE).exists() or not (folder / _RECORD).exists():
+    path = folder / _STATE
+    if not path.exists():
         return 0
-    before = json.loads((folder / _RECORD).read_text())
-    for name in ("training", "texts", "tokens"):
-        if before.get(name) != record[name]:
-            raise ValueError(
-                f"{folder} holds the state of another training ({name} {before.get(name)!r}, not "
-                f"{record[name]!r}): choose another directory, or remove {_STATE}"
-            )
-    file = SafetensorsFile(folder / _STATE)
-    batch = int(file.integers("batch")[0])
-    if batch != before["batch"]:
-        raise ValueError(f"{folder}: {_RECORD} and {_STATE} are of different batches")
-    state = {}
-    with torch.no_grad():
-        for i, (name, one) in enumerate(model.by_name.items()):
-            one.copy_(torch.from_numpy(file.tensor(name)))
-            if f"{name}:mean" in file:
-                state[i] = {
-                    "step": torch.tensor(float(batch)),
-                    "exp_avg": torch.from_numpy(file.tensor(f"{name}:mean")),
-                    "exp_avg_sq": torch.from_numpy(file.tensor(f"{name}:square")),
-                }
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    record.update({name: before[name] for name in ("seconds", "losses", "held_out")})
+    file = SafetensorsFile(path)
+    with reading(str(path)):
+        before = parse_json_object(file.metadata["record"], f"the record of {path}")
+        for name in ("training", "texts", "tokens"):
+            if before.get(name) != record[name]:
+                raise ValueError(
+                    f"{folder} holds the state of another training ({name} {before.get(name)!r}, "
+                    f"not {record[name]!r}): choose another directory, or remove {_STATE}"
+                )
+        batch, state = int(before["batch"]), {}
+        with torch.no_grad():
+            for i, (name, one) in enumerate(model.by_name.items()):
+                one.copy_(torch.from_numpy(file.tensor(name)))
+                if f"{name}:mean" in file:
+                    state[i] = {
+                        "step": torch.tensor(float(batch)),
+                        "exp_avg": torch.from_numpy(file.tensor(f"{name}:mean")),
+                        "exp_avg_sq": torch.from_numpy(file.tensor(f"{name}:square")),
+                    }
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        record.update({name: before[name] for name in ("seconds", "losses", "held_out")})
     return batch
 
 

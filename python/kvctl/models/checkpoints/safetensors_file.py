@@ -69,7 +69,7 @@ class SafetensorsFile:
             header = parse_json_object(text, "its header")
         except ValueError as error:
             raise self._damaged(str(error)) from None
-        header.pop("__metadata__", None)
+        self._metadata = header.pop("__metadata__", None)
         self._tensors = {name: self._info(name, entry) for name, entry in header.items()}
         self._check_layout(size - self._start)
 
@@ -77,6 +77,20 @@ class SafetensorsFile:
     def names(self) -> list[str]:
         """Names of all tensors."""
         return list(self._tensors)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The texts of its header by name.
+
+        Raises
+        ------
+        ValueError
+            If they are none.
+        """
+        texts = {} if self._metadata is None else self._metadata
+        if not isinstance(texts, dict) or not all(isinstance(one, str) for one in texts.values()):
+            raise self._damaged("its __metadata__ must hold texts by name")
+        return texts
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,10 @@ from kvctl.heads.training.files import write_head
 from kvctl.heads.training.medusa import Medusa
 from kvctl.heads.training.shared import Shared
 from kvctl.heads.training.train import Training, train
+from kvctl.models.checkpoints.safetensors_file import SafetensorsFile
+from kvctl.models.checkpoints.safetensors_writer import write_safetensors
 
+STATE = "state/training.safetensors"
 QUICK = {"vocabulary": 60, "steps": 3, "epochs": 30, "tokens": 400, "rate": 4e-3, "every": 20}
 
 
@@ -124,25 +128,64 @@ def _verified(head, kind):
     return HeadDrafter(head, length=3) if kind == "eagle3" else Always(head.drafter(nodes=3))
 
 
-def test_an_interrupted_training_goes_on(collection, checkpoint, tmp_path):
-    class Interrupted(Exception):
-        pass
+class Interrupted(Exception):
+    pass
 
+
+def between_saves(monkeypatch):
     def stop(at, of, loss):
         if at == 9:
             raise Interrupted
 
+    return stop
+
+
+def within_the_third_save(monkeypatch):
+    """A save was two files once: between them it left a state that was refused."""
+    replace, saves = Path.replace, []
+
+    def stop(path, target):
+        if Path(target).parent.name == "state":
+            saves.append(target)
+            if len(saves) == 3:
+                raise Interrupted
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+
+
+@pytest.mark.parametrize("interrupted", [between_saves, within_the_third_save])
+def test_an_interrupted_training_goes_on(
+    collection, checkpoint, tmp_path, monkeypatch, interrupted
+):
     training = Training(**{**QUICK, "epochs": 3, "every": 4, "patience": 99})
     whole = train(collection, tmp_path / "whole", target=checkpoint, training=training)
-    with pytest.raises(Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop = interrupted(patch)
         train(collection, tmp_path / "parts", target=checkpoint, training=training, progress=stop)
     parts = train(collection, tmp_path / "parts", target=checkpoint, training=training)
     assert parts["losses"] == whole["losses"] and parts["held_out"] == whole["held_out"]
-    names = ("model.safetensors", "state/weights.safetensors")
-    for name in names:
-        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    name = "model.safetensors"
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    states = [SafetensorsFile(tmp_path / one / STATE) for one in ("parts", "whole")]
+    assert states[0].names == states[1].names
+    for name in states[0].names:
+        np.testing.assert_array_equal(states[0].tensor(name), states[1].tensor(name))
     with pytest.raises(ValueError, match=r"the state of another training \(training"):
         train(collection, tmp_path / "parts", target=checkpoint, training=Training(**QUICK))
+
+
+def test_a_damaged_state_is_refused(collection, checkpoint, tmp_path):
+    training = Training(**{**QUICK, "epochs": 1})
+    train(collection, tmp_path, target=checkpoint, training=training)
+    state = SafetensorsFile(tmp_path / STATE)
+    record = json.loads(state.metadata["record"])
+    tensors = {name: state.tensor(name) for name in state.names}
+    del record["batch"]
+    for damaged in ({}, {"record": "["}, {"record": json.dumps(record)}):
+        write_safetensors(tmp_path / STATE, tensors, metadata=damaged)
+        with pytest.raises(ValueError, match=r"state/training\.safetensors is (damaged|no JSON)"):
+            train(collection, tmp_path, target=checkpoint, training=training)
 
 
 def test_what_does_not_belong_together(collection, checkpoint, tmp_path):
