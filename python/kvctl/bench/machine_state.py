@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._ffi import functions as ffi
-from ..cli.doctor.machine import cpu_model
+from .._ffi.cpu_info import cpu_info, cpu_model
 
 _PACKAGES = ("kvctl", "apache-tvm", "apache-tvm-ffi", "numpy", "onednn-cpu-gomp")
 _SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "KVCTL_ISA")
@@ -45,10 +45,7 @@ def machine_load() -> dict[str, Any]:
         ``megahertz`` of the fastest core; ``governor``, None where the system does not say;
         ``settings``, the environment's of threads.
     """
-    cpuinfo = Path("/proc/cpuinfo").read_text()
-    clocks = [
-        float(line.split(":")[1]) for line in cpuinfo.splitlines() if line.startswith("cpu MHz")
-    ]
+    clocks = [float(value) for value in cpu_info("cpu MHz")]
     return {
         "load": round(os.getloadavg()[0], 2),
         "megahertz": round(max(clocks)) if clocks else None,

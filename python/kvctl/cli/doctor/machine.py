@@ -12,6 +12,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+from ..._ffi.cpu_info import cpu_info, cpu_model
 from .check import Check, note, ok, warn
 
 
@@ -25,18 +26,8 @@ def machine_checks(probed: dict[str, Any], tvm: Path | None) -> Iterator[Check]:
     yield _nvcc()
 
 
-def _cpuinfo(field: str) -> str:
-    found = re.search(rf"^{field}\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found.group(1) if found else ""
-
-
-def cpu_model() -> str:
-    """Return the processor's name."""
-    return _cpuinfo("model name") or "unknown processor"
-
-
 def _instructions(probed: dict[str, Any]) -> Check:
-    flags = _cpuinfo("flags").split()
+    flags = next(iter(cpu_info("flags")), "").split()
     wanted = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16")
     has = [name for name in wanted if name in flags]
     used = probed.get("isa")
