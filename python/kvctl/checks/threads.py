@@ -52,7 +52,7 @@ def digests(runner: Runner, rows: int, seed: int = 0) -> list[str]:
 _CHILD = """
 import json, sys
 from kvctl.checks.threads import digests
-from kvctl.cli.open_runner import open_runner
+from kvctl.open_runner import open_runner
 print(json.dumps(digests(open_runner(sys.argv[1], talks=False), int(sys.argv[2]))))
 """
 

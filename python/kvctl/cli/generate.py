@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .open_runner import MODEL_HELP, open_runner
+from ..open_runner import MODEL_HELP, open_runner
 from .report import make_console, print_comparison, print_statistics
 from .text_grammar import read_grammar
 

@@ -6,8 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..draft import DRAFTERS, ModelDrafter, register_drafter
+from ..open_runner import open_runner
 from .head_drafter import head_drafter
-from .open_runner import open_runner
 
 if TYPE_CHECKING:
     from ..draft import Drafter

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from .open_runner import MODEL_HELP, open_runner
+from ..open_runner import MODEL_HELP, open_runner
 
 
 def trace_command(

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..._ffi.replace_file import replacing
-from ..open_runner import MODEL_HELP, open_runner
+from ...open_runner import MODEL_HELP, open_runner
 
 if TYPE_CHECKING:
     from .measure import Speedup

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..open_runner import MODEL_HELP, open_runner
+from ...open_runner import MODEL_HELP, open_runner
 
 
 def bitwise_command(

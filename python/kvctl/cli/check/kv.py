@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..open_runner import MODEL_HELP, open_runner
+from ...open_runner import MODEL_HELP, open_runner
 
 _QUESTION = "Explain how a bicycle stays upright when it moves."
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..engine.protocol import Runner
+    from .engine.protocol import Runner
 
 HF = "hf:"
 #: How an argument of a command names a model; every command prints it.
@@ -29,12 +29,12 @@ def open_runner(model: str, *, talks: bool = True, **options: Any) -> Runner:
         As :meth:`kvctl.ModelRunner.load`, and ``kvctl.hf.ModelRunner.load``.
     """
     if model.startswith(HF):
-        from .. import hf
+        from . import hf
 
         return hf.ModelRunner.load(model.removeprefix(HF), **options)
 
-    from ..engine.compiled.runner import ModelRunner
-    from ..text.model_text import require_text_files
+    from .engine.compiled.runner import ModelRunner
+    from .text.model_text import require_text_files
 
     if talks:
         require_text_files(Path(model))  # before the parameters are read
