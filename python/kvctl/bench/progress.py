@@ -86,7 +86,8 @@ class Progress:
         if first.get("schema") != SCHEMA:
             raise ValueError(f"{name} is of schema {first.get('schema')!r}, not {SCHEMA!r}")
         with reading(name):
-            begun = {"library": what.get("library"), **first["what"]}  # older files name none
+            # Older files do not name the library, nor those of drafters.
+            begun = {key: what.get(key) for key in ("library", "drafters")} | first["what"]
             differs = [key for key in what if begun.get(key) != what[key]]
             if differs:
                 raise ValueError(

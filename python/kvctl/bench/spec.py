@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..draft import make_drafter
+from ..draft.identity import identity_of
 from .conversation import answer_text, encode_turn
 from .difference import first_difference
 from .machine_state import describe_machine, machine_load
@@ -82,7 +84,12 @@ def bench_spec(
     if progress is not None:
         what: dict[str, Any] = {
             "model": model,
-            "library": _library(runner),
+            "library": identity_of(runner),
+            "drafters": {
+                name: identity_of(make_drafter(name, runner))
+                for name in {one.drafter for one in configurations}
+                if name is not None
+            },
             "questions": asked,
             "settings": asdict(settings),
             "configurations": [asdict(one) for one in measurement.configurations],
@@ -116,14 +123,6 @@ def bench_spec(
     result.differences = _differences(runner, questions, result, settings)
     _look_closely(runner, result, measurement)
     return result
-
-
-def _library(runner: Runner) -> str | None:
-    """Return what tells a model from one that was compiled since under the same name."""
-    try:
-        return getattr(runner, "identity", None)
-    except OSError:
-        return None
 
 
 def _digest(questions: Sequence[Question]) -> str:

@@ -31,10 +31,14 @@ class Drafter(Protocol):
         default.
     wants_logits : bool
         Whether it wants the target's logits with `observe`; not by default.
+    identity : str or None
+        Names the files that it drafts with, and their versions; None by default. A benchmark does
+        not go on with a drafter of another identity.
     """
 
     hidden_layers: tuple[int, ...] = ()
     wants_logits: bool = False
+    identity: str | None = None
 
     def start(self, request: Request) -> None:
         """Begin a text: its tokens are the prompt and what was emitted so far, at least a token."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from ..draft import RoundCost
+from ..draft.identity import identity_of
 from . import cost_file
 
 if TYPE_CHECKING:
@@ -24,10 +25,7 @@ class _Known:
     def __init__(self, runner: Runner) -> None:
         self.cost = RoundCost(max_rows=_MAX_ROWS)
         self.speculative_rounds = 0
-        try:
-            identity = getattr(runner, "identity", None)
-        except OSError:
-            identity = None
+        identity = identity_of(runner)
         self.key = None if identity is None else cost_file.key_of(identity)
         if self.key is not None:
             self.cost.recall(cost_file.recall(self.key))

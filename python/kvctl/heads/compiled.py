@@ -71,6 +71,11 @@ class CompiledHead:
                 f"--hidden-layers {layers}"
             )
 
+    @property
+    def identity(self) -> str:
+        """Name the head's library, its version and the device."""
+        return self._runner.identity
+
     def _call(self, name: str, *arguments: Any) -> Any:
         return self._functions[name](*arguments, self._runner.params)
 

@@ -8,8 +8,10 @@ import pytest
 from bench_questions import CONFIGURATIONS, QUESTIONS
 from fake_text import talking_runner
 from kvctl.bench.progress import Progress
+from kvctl.bench.result import Configuration
 from kvctl.bench.settings import Settings
 from kvctl.bench.spec import bench_spec
+from kvctl.draft import DRAFTERS, ModelDrafter
 
 SETTINGS = Settings(max_new_tokens=20, passes=2)
 
@@ -18,7 +20,15 @@ class Interrupted(Exception):
     pass
 
 
-def measure(progress, *, calls=None, questions=QUESTIONS, settings=SETTINGS, identity=None):
+def measure(
+    progress,
+    *,
+    calls=None,
+    questions=QUESTIONS,
+    configurations=CONFIGURATIONS,
+    settings=SETTINGS,
+    identity=None,
+):
     """Measure; interrupt it after so many calls of `advance`."""
     left = [calls]
 
@@ -31,7 +41,7 @@ def measure(progress, *, calls=None, questions=QUESTIONS, settings=SETTINGS, ide
     runner = talking_runner()
     runner.identity = identity
     return bench_spec(
-        runner, questions, CONFIGURATIONS, settings, progress=progress, advance=advance
+        runner, questions, configurations, settings, progress=progress, advance=advance
     )
 
 
@@ -127,3 +137,24 @@ def test_a_model_that_was_compiled_again_is_another(tmp_path):
     del older["what"]["library"]
     path.write_text("\n".join([json.dumps(older), *before.splitlines()[1:]]) + "\n")
     measure(Progress(path, resume=True), identity="lib.so 2")
+
+
+def test_a_draft_model_that_was_compiled_again_is_another(tmp_path, monkeypatch):
+    """Answers drafted by the model before were given as the new one's."""
+    path, draft_model = tmp_path / "progress.jsonl", talking_runner()
+    monkeypatch.setitem(DRAFTERS, "drafting", lambda: ModelDrafter(draft_model, length=2))
+    for spec in ("drafting", "lookup+drafting"):
+        configurations = [Configuration(spec)]
+        draft_model.identity = "draft.so 1"
+        measure(Progress(path), configurations=configurations)
+        before = path.read_text()
+        draft_model.identity = "draft.so 2"
+        with pytest.raises(ValueError, match=r"was interrupted, with other drafters; begin anew"):
+            measure(Progress(path, resume=True), configurations=configurations)
+        assert path.read_text() == before
+        draft_model.identity = "draft.so 1"
+        measure(Progress(path, resume=True), configurations=configurations)
+    older = json.loads(before.splitlines()[0])
+    del older["what"]["drafters"]
+    path.write_text("\n".join([json.dumps(older), *before.splitlines()[1:]]) + "\n")
+    measure(Progress(path, resume=True), configurations=configurations)

@@ -54,6 +54,7 @@ def test_a_head_is_compiled_and_drafts(files, tmp_path):
     register_drafters()
     runner = kvctl.ModelRunner.load(files / "compiled")
     drafter = make_drafter(f"head:directory={output},nodes=6", runner)
+    assert str(output) in drafter.identity
     assert isinstance(drafter, HeadDrafter)
     text = kvctl.generate(runner, [1, 2, 3], drafter=drafter, max_new_tokens=12)
     assert text.tokens == kvctl.generate(runner, [1, 2, 3], max_new_tokens=12).tokens

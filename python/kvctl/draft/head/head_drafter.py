@@ -9,6 +9,7 @@ from operator import index
 from ...verification import Sampling
 from ..budget import Budget
 from ..draft import Draft
+from ..identity import identity_of
 from ..model.growing_drafter import GrowingDrafter
 from ..request import Request
 from ..round_result import RoundResult
@@ -71,6 +72,7 @@ class HeadDrafter(GrowingDrafter):
         self._nodes = nodes
         self._heads = HeadSequences(head)
         self.hidden_layers = tuple(head.hidden_layers)
+        self.identity = identity_of(head)
         super().__init__(
             self._heads,
             vocab_size=head.vocab_size,

@@ -12,6 +12,7 @@ from ..arrays import to_host
 from ..budget import Budget
 from ..draft import Draft
 from ..drafter import Drafter
+from ..identity import identity_of
 from ..model.confidence import Confidence
 from ..request import Request
 from ..round_result import RoundResult
@@ -47,6 +48,7 @@ class MedusaDrafter(Drafter):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.hidden_layers = tuple(head.hidden_layers)
+        self.identity = identity_of(head)
         self._head, self._candidates, self._nodes = head, candidates, nodes
         self._last: dict[int, npt.NDArray[Any]] = {}  # the hidden states that roots came from
         self._offered: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..arrays import as_array
 from ..budget import Budget
 from ..draft import Draft
+from ..identity import identity_of
 from ..request import Request
 from ..round_result import RoundResult
 from .merge import Merged, merge
@@ -55,6 +56,8 @@ class MixedDrafter:
         layers = {layer for one in self.drafters for layer in one.hidden_layers}
         self.hidden_layers = tuple(sorted(layers))
         self.wants_logits = any(one.wants_logits for one in self.drafters)
+        named = [name for one in self.drafters if (name := identity_of(one)) is not None]
+        self.identity = " + ".join(named) or None
         self._merged: dict[int, Merged] = {}
 
     def start(self, request: Request) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...verification import Sampling
+from ..identity import identity_of
 from .draft_sequences import DraftSequences
 from .growing_drafter import GrowingDrafter
 from .mapped_runner import MappedRunner
@@ -72,6 +73,7 @@ class ModelDrafter(GrowingDrafter):
         sampling: Sampling | None = None,
         vocabulary: VocabularyMap | None = None,
     ) -> None:
+        self.identity = identity_of(runner)
         if vocabulary is not None:
             runner = MappedRunner(runner, vocabulary)
         super().__init__(

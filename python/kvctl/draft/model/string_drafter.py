@@ -15,6 +15,7 @@ from ...tree import TokenTree
 from ..budget import Budget
 from ..draft import Draft
 from ..drafter import Drafter
+from ..identity import identity_of
 from ..request import Request
 from ..round_result import RoundResult
 from .confidence import Confidence
@@ -103,6 +104,7 @@ class StringDrafter(Drafter):
         self.length = length
         self.depth = max_length if length is None else length
         self.confidence = Confidence()
+        self.identity = identity_of(runner)
         self._runner = runner
         self._strings = strings
         self._sequences = DraftSequences(runner)
