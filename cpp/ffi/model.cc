@@ -8,12 +8,12 @@
 #include <new>
 
 #include "ffi/model_arguments.h"
+#include "kernels/activation.h"
 #include "kernels/embed.h"
 #include "kernels/isa.h"
 #include "kernels/linear.h"
 #include "kernels/quantized_blocks.h"
 #include "kernels/rms_norm.h"
-#include "kernels/silu_mul.h"
 #include "kvctl/error.h"
 #include "runtime/support/guard.h"
 

@@ -32,6 +32,13 @@ void Activate(const float* x, int64_t count, Activation activation, float* out);
 void GatedActivate(const float* gate_up, int64_t rows, int64_t cols, Activation activation,
                    float* out);
 
+/*!
+ * \brief GatedActivate with kSilu (SwiGLU, Shazeer 2020), by the vectors of this machine.
+ *
+ * Its exponential is not that of the C library: results differ in the last bits.
+ */
+void SiluMul(const float* gate_up, int64_t rows, int64_t cols, float* out);
+
 }  // namespace kvctl
 
 #endif  // KVCTL_KERNELS_ACTIVATION_H_

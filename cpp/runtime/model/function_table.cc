@@ -8,8 +8,8 @@
 #include <filesystem>
 #include <optional>
 
+#include "core/support/elf_file.h"
 #include "kvctl/error.h"
-#include "runtime/support/elf_file.h"
 #include "runtime/support/json.h"
 
 namespace kvctl {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <fstream>
 
+#include "core/support/elf_file.h"
 #include "core/support/md5.h"
 #include "kvctl/error.h"
 #include "runtime/model/file_md5.h"
-#include "runtime/support/elf_file.h"
 
 namespace kvctl {
 namespace {

@@ -1,5 +1,4 @@
-#include "kernels/silu_mul.h"
-
+#include "kernels/activation.h"
 #include "kernels/cpu/linear/model_kernels.h"
 #include "kernels/team.h"
 

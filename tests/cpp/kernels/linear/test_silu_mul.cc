@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "check.h"
-#include "kernels/silu_mul.h"
+#include "kernels/activation.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "runtime/support/elf_file.h"
+#include "core/support/elf_file.h"
 
 #include <elf.h>
 

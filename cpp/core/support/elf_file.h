@@ -1,9 +1,9 @@
 /*!
- * \file runtime/support/elf_file.h
+ * \file core/support/elf_file.h
  * \brief Checks that the file of a shared library is complete.
  */
-#ifndef KVCTL_RUNTIME_SUPPORT_ELF_FILE_H_
-#define KVCTL_RUNTIME_SUPPORT_ELF_FILE_H_
+#ifndef KVCTL_CORE_SUPPORT_ELF_FILE_H_
+#define KVCTL_CORE_SUPPORT_ELF_FILE_H_
 
 #include <string>
 
@@ -21,4 +21,4 @@ void CheckElfFile(const std::string& path);
 
 }  // namespace kvctl
 
-#endif  // KVCTL_RUNTIME_SUPPORT_ELF_FILE_H_
+#endif  // KVCTL_CORE_SUPPORT_ELF_FILE_H_
