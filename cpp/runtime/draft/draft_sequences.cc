@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <exception>
 
-#include "kvctl/error.h"
 #include "kvctl/mask.h"
 #include "runtime/support/json.h"
 #include "runtime/support/runner_sequence.h"
@@ -55,7 +54,7 @@ Tensor ModelDrafter::Sequences::CatchUp(std::vector<const Request*>* texts) {
       for (const Request* text : *texts) sequences_.at(text->id).length = SizeOf(*text);
       return logits;
     } catch (const std::exception& caught) {
-      if (AsError(caught).kind() != ErrorKind::kOutOfPages) throw;
+      if (!IsOutOfPages(caught)) throw;
       Leave(*texts->back());
       texts->pop_back();
     }
@@ -78,7 +77,7 @@ Tensor ModelDrafter::Sequences::Grow(const std::vector<const Request*>& texts,
     for (const Request* text : texts) ++sequences_.at(text->id).pending;
     return logits;
   } catch (const std::exception& caught) {
-    if (AsError(caught).kind() != ErrorKind::kOutOfPages) throw;
+    if (!IsOutOfPages(caught)) throw;
     return Tensor();
   }
 }

@@ -6,10 +6,8 @@
 #define KVCTL_RUNTIME_GENERATE_FREE_TOKENS_H_
 
 #include <cstdint>
-#include <exception>
 #include <limits>
 
-#include "kvctl/error.h"
 #include "kvctl/model_runner.h"
 
 namespace kvctl {
@@ -18,11 +16,6 @@ namespace kvctl {
 inline int64_t FreeTokens(const ModelRunner& runner) {
   if (!runner.cache().defined()) return std::numeric_limits<int32_t>::max();
   return int64_t{runner.cache()->GetNumAvailablePages()} * runner.cache()->config().page_size;
-}
-
-/*! \brief Whether an exception says that too few pages are free. */
-inline bool IsOutOfPages(const std::exception& caught) {
-  return AsError(caught).kind() == ErrorKind::kOutOfPages;
 }
 
 }  // namespace kvctl

@@ -5,7 +5,7 @@
 #include <exception>
 #include <utility>
 
-#include "runtime/generate/free_tokens.h"
+#include "runtime/support/runner_sequence.h"
 
 namespace kvctl {
 namespace {

@@ -1,6 +1,6 @@
 /*!
  * \file runtime/support/runner_sequence.h
- * \brief Whether a model has a sequence, and room for one more.
+ * \brief Whether a model has a sequence, and room for one more or for more tokens.
  */
 #ifndef KVCTL_RUNTIME_SUPPORT_RUNNER_SEQUENCE_H_
 #define KVCTL_RUNTIME_SUPPORT_RUNNER_SEQUENCE_H_
@@ -24,6 +24,11 @@ inline bool HasSequence(const ModelRunner& runner, int64_t seq_id) {
 inline bool IsFull(const std::exception& caught) {
   const ErrorKind kind = AsError(caught).kind();
   return kind == ErrorKind::kValue || kind == ErrorKind::kRuntime;
+}
+
+/*! \brief Whether an exception says that too few pages are free. */
+inline bool IsOutOfPages(const std::exception& caught) {
+  return AsError(caught).kind() == ErrorKind::kOutOfPages;
 }
 
 }  // namespace kvctl
