@@ -17,6 +17,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -44,8 +45,11 @@ template <typename T>
 T NumberOf(const std::string& name, const std::string& text) {
   std::istringstream words(text);
   T number;
-  if (words >> number && words.eof()) return number;
-  throw std::invalid_argument(name + " needs a number, got " + text);
+  // A stream reads a negative number as an unsigned one, modulo 2^64.
+  const bool fits = std::is_signed_v<T> || text.find('-') == std::string::npos;
+  if (fits && words >> number && words.eof()) return number;
+  throw std::invalid_argument(name + " needs a number" + (std::is_signed_v<T> ? "" : " from 0 on") +
+                              ", got " + text);
 }
 
 Options Parse(int argc, char** argv) {

@@ -141,7 +141,11 @@ def test_errors_are_one_line(decode, tmp_path, tiny_model):
     ran = run(decode, tiny_model, "--drafter", "model")
     assert ran.stderr == "decode: model needs a value\n"
     ran = run(decode, tiny_model, "--seed", "four")
-    assert ran.stderr == "decode: --seed needs a number, got four\n"
+    assert ran.stderr == "decode: --seed needs a number from 0 on, got four\n"
+    ran = run(decode, tiny_model, "--seed", -1)  # it was 2^64 - 1 once
+    assert ran.stderr == "decode: --seed needs a number from 0 on, got -1\n"
+    ran = run(decode, tiny_model, "--max-tokens", "all")
+    assert ran.stderr == "decode: --max-tokens needs a number, got all\n"
     ran = run(decode, tiny_model, "--draft", 0)
     assert ran.stderr == "decode: length must be at least 1, got 0\n"
 
