@@ -318,7 +318,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Forward token trees; logits and hidden states")
       .def("kvctl.runner.forward_states", OnStream(ForwardStates),
            "Forward tokens under any masks; logits and hidden states")
-      .def("kvctl.runner.prefill_states", Guarded(PrefillStates),
+      .def("kvctl.runner.prefill_states", OnStream(PrefillStates),
            "Append prompts; logits behind them and hidden states")
       .def("kvctl.runner.complete", OnStream(Complete), "Run the other layers of pending rows")
       .def("kvctl.runner.embed", OnStream(Embed), "The rows that enter layer 0")
