@@ -213,10 +213,12 @@ class Cache final : public CudaCache {
   }
 
   const int32_t* SlotList(const std::vector<int32_t>& slots, void* stream) {
-    if (slots != uploaded_slots_) {  // the layers of a sequence share one list
+    // The layers of a sequence share one list. Another stream would not wait for its copy.
+    if (slots != uploaded_slots_ || stream != uploaded_on_) {
       uploaded_slots_.clear();
       slot_list_.Copy(slots.data(), slots.size() * sizeof(int32_t), Stream(stream));
       uploaded_slots_ = slots;
+      uploaded_on_ = stream;
     }
     return slot_list_.As<int32_t>();
   }
@@ -232,6 +234,7 @@ class Cache final : public CudaCache {
   int32_t num_query_tokens_ = 0;
   std::vector<SlotPair> pairs_;
   std::vector<int32_t> uploaded_slots_;  // what slot_list_ holds
+  void* uploaded_on_ = nullptr;          // the stream of its copy
   Upload arena_, move_list_, slot_list_;
   DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_;
 };
