@@ -35,10 +35,10 @@ class StepGraph:
     Parameters
     ----------
     step : callable
-        ``step(*inputs)`` attends over the cache and returns tensors. It gets tensors on the
-        cache's device that always lie at the same addresses. It runs twice when it is captured, so
-        it may change nothing but the cache's new tokens. Python in it runs at captures only: it
-        must not decide by the step's masks, lengths or values.
+        ``step(*inputs)`` attends over every layer of the cache and returns tensors. It gets tensors
+        on the cache's device that always lie at the same addresses. It runs twice when it is
+        captured, so it may change nothing but the cache's new tokens. Python in it runs at captures
+        only: it must not decide by the step's masks, lengths or values.
     cache : PagedKVCache
         The cache, on a CUDA device.
     max_new_tokens : int
@@ -111,8 +111,8 @@ class StepGraph:
         Raises
         ------
         RuntimeError
-            If no step of the cache is in flight, or the step captured no attention over it. Abort
-            the step: nothing was replayed.
+            If no step of the cache is in flight, or the step did not capture attention over all of
+            its layers. Abort the step: nothing was replayed.
         TypeError, ValueError
             If an input is no tensor, or a step of another cache surrounds the call.
         """
@@ -141,10 +141,14 @@ class StepGraph:
 
     def _record(self, inputs: tuple[Any, ...], state: _GraphState) -> Recording:
         recording = self._recorder.record(self._step, inputs, state.stream)
-        if self._state().num_captured == state.num_captured:
+        # A replay goes unseen by the cache, which could not tell that a layer lacks its K and V.
+        captured = self._state().num_captured - state.num_captured
+        layers = self.cache.num_layers
+        if captured < layers:
+            some = f"attention in {captured} of {layers} layers" if captured else "no attention"
             raise RuntimeError(
-                "the step captured no attention over the graph's cache: it attends over another "
-                "one, or on another stream than the one that is captured"
+                f"the step captured {some} over the graph's cache: it attends over another "
+                "one, leaves layers out, or works on another stream than the one that is captured"
             )
         self.num_captures += 1
         return recording

@@ -199,6 +199,25 @@ class TestUnderEmulation:
         assert cache.sequence_length(0) == 40
         assert graph.num_captures == 0
 
+    def test_a_step_that_leaves_layers_to_another_cache_is_refused(self):
+        """At every call: a replay would write no K and V in them, and the cache would not know."""
+        cache, other = make_cache(), make_cache()
+
+        def step(qkv, out):
+            cache.attention(0, qkv, out)
+            return other.attention(1, qkv, out)
+
+        graph = StepGraph(step, cache, recorder=EmulatedRecorder())
+        other.begin_forward([0], [1])
+        for _ in range(2):
+            with (
+                pytest.raises(RuntimeError, match="captured attention in 1 of 2 layers over"),
+                cache.forward([0], [1]),
+            ):
+                graph(put(rows(1), "cuda"))
+        assert cache.sequence_length(0) == 40
+        assert graph.num_captures == 0
+
     @pytest.mark.parametrize(
         ("ids", "lengths"), [([0, 1], [7, 1]), ([0], [3]), ([0, 1], [8, 8])], ids=str
     )
