@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..tree import TokenTree
 from .differences import difference
 from .operations import Event, can_record, first_difference, recorded
-from .sequences import Sequences
+from .sequences import sequences
 
 if TYPE_CHECKING:
     from ..engine.protocol import Runner
@@ -95,14 +95,14 @@ def _rows(logits: Any) -> Float32:
 def decode_alone(runner: Runner, rows: int, seed: int) -> tuple[list[int], Float32]:
     """Return tokens behind the prompt, and the logits of decoding them one by one."""
     chain = _tokens(runner, _PROMPT + rows, seed)
-    with Sequences(runner, {0: chain[:_PROMPT]}):
+    with sequences(runner, {0: chain[:_PROMPT]}):
         parts = [_rows(runner.decode([0], [token])) for token in chain[_PROMPT:]]
     return chain, np.concatenate(parts)
 
 
 def decode_in_chunks(runner: Runner, chain: Sequence[int], n: int) -> Iterator[Float32]:
     """Yield the logits of forwards of n rows until the chain ends; the last one may have fewer."""
-    with Sequences(runner, {0: list(chain[:_PROMPT])}):
+    with sequences(runner, {0: list(chain[:_PROMPT])}):
         for begin in range(_PROMPT, len(chain), n):
             part = chain[begin : begin + n]
             yield _rows(runner.verify([0], [TokenTree.chain(part)]))
@@ -118,7 +118,7 @@ def _tree(runner: Runner, chain: Sequence[int], reference: Float32) -> Finding:
             parents.append(own[-1])
         own.append(len(tokens) - 1)
     tree = TokenTree(tokens, parents)
-    with Sequences(runner, {0: list(chain[:_PROMPT])}):
+    with sequences(runner, {0: list(chain[:_PROMPT])}):
         found = _rows(runner.verify([0], [tree]))[own]
         runner.cache.abort([0])
 
@@ -139,19 +139,19 @@ def _batch(
         rows = _rows(runner.decode(ids, [(token + i) % runner.vocab_size for i in ids]))
         return rows[-1:]
 
-    with Sequences(runner, prompts):
+    with sequences(runner, prompts):
         found = [step(token) for token in chain[_PROMPT:]]
 
     def where(row: int) -> str:
         if not can_record(runner):
             return ""
         before, token = chain[_PROMPT : _PROMPT + row], chain[_PROMPT + row]
-        with Sequences(runner, prompts):
+        with sequences(runner, prompts):
             for earlier in before:
                 step(earlier)
             with recorded(runner) as many:
                 step(token)
-        with Sequences(runner, {0: list(chain[:_PROMPT])}):
+        with sequences(runner, {0: list(chain[:_PROMPT])}):
             for earlier in before:
                 runner.decode([0], [earlier])
             with recorded(runner) as alone:
@@ -197,7 +197,7 @@ def _operation(
         runner.cache.commit([0], [[0]])
 
     rows = []
-    with Sequences(runner, {0: list(chain[:_PROMPT])}):
+    with sequences(runner, {0: list(chain[:_PROMPT])}):
         for token in chain[_PROMPT : _PROMPT + begin]:
             alone(token)
         with recorded(runner) as many:
@@ -230,7 +230,7 @@ def _first_layer(runner: Runner, chain: Sequence[int], n: int) -> int | None:
     if not layers:
         return None
     for size in (1, n):
-        with Sequences(runner, {0: list(chain[:_PROMPT])}):
+        with sequences(runner, {0: list(chain[:_PROMPT])}):
             parts = []
             for begin in range(_PROMPT, _PROMPT + n, size):
                 tokens = chain[begin : begin + size]
@@ -244,7 +244,7 @@ def _given_layers(runner: Any, chain: Sequence[int]) -> list[int]:
     """Return the layers whose outputs the runner gives."""
     found = []
     for layer in range(int(runner.cache.num_layers)):
-        with Sequences(runner, {0: list(chain[:1])}):
+        with sequences(runner, {0: list(chain[:1])}):
             try:
                 runner.forward([0], [chain[1:2]], hidden=[layer])
             except (ValueError, NotImplementedError):

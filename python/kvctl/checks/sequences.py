@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..engine.protocol import Runner
 
 
-class Sequences:
-    """Sequences with prompts, for as long as a block runs."""
+@contextmanager
+def sequences(runner: Runner, prompts: Mapping[int, Sequence[int]]) -> Iterator[None]:
+    """Have sequences with prompts, by their ids, for as long as a block runs.
 
-    def __init__(self, runner: Runner, prompts: dict[int, list[int]]) -> None:
-        self._runner = runner
-        self._prompts = prompts
-
-    def __enter__(self) -> None:
-        for id, tokens in self._prompts.items():
-            self._runner.cache.add_sequence(id)
-            self._runner.prefill([id], [tokens])
-
-    def __exit__(self, *_: object) -> None:
-        for id in self._prompts:
-            self._runner.cache.remove_sequence(id)
+    They go too where one of them finds no room.
+    """
+    with ExitStack() as stack:
+        for id, tokens in prompts.items():
+            runner.cache.add_sequence(id)
+            stack.callback(runner.cache.remove_sequence, id)
+            runner.prefill([id], [tokens])
+        yield

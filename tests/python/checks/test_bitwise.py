@@ -5,7 +5,7 @@ import pytest
 
 from command_line import run
 from fake_runner import FakeRunner
-from kvctl import ModelRunner
+from kvctl import ModelRunner, OutOfPagesError
 from kvctl.checks.bitwise import _first_layer, _given_layers, check_bitwise
 from kvctl.checks.threads import check_threads
 from tiny_model import compile_tiny_model
@@ -113,3 +113,10 @@ def test_layers_of_a_compiled_model(tmp_path):
     runner = ModelRunner.load(directory)
     assert _given_layers(runner, [1, 2]) == [0, 2]
     assert _first_layer(runner, list(range(60)), 5) is None
+
+
+def test_sequences_go_where_one_finds_no_room():
+    runner = FakeRunner(pages=3)  # too few for a batch
+    with pytest.raises(OutOfPagesError):
+        list(check_bitwise(runner, rows=2, batch=4))
+    assert not runner.cache.committed
