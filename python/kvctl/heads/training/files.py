@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from ..._ffi.untrusted import parse_json_object, reading
+from ...models.checkpoints.bfloat16 import to_bfloat16
 from ...models.checkpoints.safetensors_file import SafetensorsFile
-from ...models.checkpoints.safetensors_writer import to_bfloat16, write_safetensors
+from ...models.checkpoints.safetensors_writer import write_safetensors
 from .shared import Shared
 
 _STATE = "state/training.safetensors"  # not beside the head's files, whose part it is not

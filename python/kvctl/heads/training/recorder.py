@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...draft import Budget, Draft, Drafter, Request, RoundResult
 from ...draft.arrays import to_host
-from ...models.checkpoints.safetensors_writer import to_bfloat16
+from ...models.checkpoints.bfloat16 import to_bfloat16
 
 
 class Recorder(Drafter):

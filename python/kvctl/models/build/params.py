@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._ffi import functions as ffi
+from ..checkpoints.bfloat16 import to_bfloat16
 
 _SHARD_BYTES = 32 << 20
 """A shard is closed before it would grow past this; a larger parameter gets one of its own."""
@@ -35,15 +36,6 @@ _LONG_BYTES = 256 << 20
 def largest_shard(sizes: list[int]) -> int:
     """Return the most bytes that a file has, for parameters of these sizes."""
     return min(sum(sizes), max(_SHARD_BYTES, *sizes))
-
-
-def _to_bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Round to the nearest bfloat16, ties to even; NaN stays NaN."""
-    bits = array.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(array), (bits >> np.uint32(16)) | np.uint32(0x40), rounded).astype(
-        np.uint16
-    )
 
 
 class ParamWriter:
@@ -111,7 +103,7 @@ class ParamWriter:
             try:
                 for chunk in chunks:
                     array = np.ascontiguousarray(chunk)
-                    saved: Any = (_to_bfloat16(array) if bfloat16 else array).reshape(-1)
+                    saved: Any = (to_bfloat16(array) if bfloat16 else array).reshape(-1)
                     data = memoryview(saved).cast("B")
                     if len(waiting) == _WRITTEN_AT_ONCE:
                         waiting.popleft().result()

@@ -65,10 +65,3 @@ def write_safetensors(
         file.write(len(header).to_bytes(8, "little") + header)
         for array in tensors.values():
             file.write(np.ascontiguousarray(array).data)
-
-
-def to_bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Return the bits of the nearest bfloat16 numbers, ties to even; for finite numbers."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (rounded >> np.uint32(16)).astype(np.uint16)
