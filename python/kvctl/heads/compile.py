@@ -16,6 +16,7 @@ from ..models.build.params import ParamWriter
 from ..models.build.saved import converted_parameter, is_halved
 from ..models.build.staging import staged
 from ..models.checkpoints.weights import Checkpoint, open_checkpoint
+from ..models.graph.export import export_module, module_spec
 from ..models.graph.layers import KvctlLayers, Layers, ParamSpec
 from ..models.graph.plain_layers import PlainLayers
 from .checkpoint import HeadCheckpoint
@@ -118,16 +119,7 @@ def export_head(
     """
     layers: Layers = KvctlLayers(dtype) if on_cpu else PlainLayers(dtype)
     model = (MedusaHead if config.kind == "medusa" else EagleHead)(config, layers)
-    module, params = model.export_tvm(model.spec())
-    return module, [
-        ParamSpec(
-            name,
-            tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),
-            "float32" if on_cpu else dtype,
-            param.attrs.get("packed"),
-        )
-        for name, param in params
-    ]
+    return export_module(model, module_spec(model), dtype="float32" if on_cpu else dtype)
 
 
 def _metadata(config: HeadConfig, params: list[ParamSpec], dtype: str) -> dict[str, Any]:

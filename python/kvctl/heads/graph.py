@@ -16,9 +16,9 @@ from tvm.relax.frontend.nn import Module, Tensor, op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 
 from ..models.checkpoints.config import DecoderConfig
-from ..models.graph.decoder import Embedding
+from ..models.graph.decoder import Embedding, scale_logits
 from ..models.graph.decoder_layer import DecoderStep, FeedForward, make_norm
-from ..models.graph.kv_cache import SIZES, create_kvctl_cache
+from ..models.graph.kv_cache import create_kvctl_cache
 from ..models.graph.layers import Layers
 from .config import HeadConfig
 
@@ -85,12 +85,45 @@ class EagleLayer(Module):
         return self.mlp(self.post_attention_layernorm(x), x)
 
 
-class EagleHead(Module):
-    """The functions of a library of EAGLE's: features, a step, logits."""
+class Head(Module):
+    """What the libraries of all heads have: a cache, which Medusa's heads do not use."""
 
     def __init__(self, config: HeadConfig, layers: Layers) -> None:
         super().__init__()
         self.config, self.ops = config, layers
+
+    def create_tir_paged_kv_cache(
+        self,
+        max_batch_size: tirx.Var,
+        max_total_seq_len: tirx.Var,
+        prefill_chunk_size: tirx.Var,
+        page_size: tirx.Var,
+        support_sliding_window: tirx.Var,
+    ) -> PagedKVCache:
+        """Create the head's cache, of one layer."""
+        sizes = [
+            max_batch_size,
+            max_total_seq_len,
+            prefill_chunk_size,
+            page_size,
+            support_sliding_window,
+        ]
+        shape = self.config.layer
+        return create_kvctl_cache(
+            shape,
+            1,
+            sizes,
+            self.ops.dtype,
+            rope_scale=shape.rope_scale,
+            rotates=shape.cache_rotates,
+        )
+
+
+class EagleHead(Head):
+    """The functions of a library of EAGLE's: features, a step, logits."""
+
+    def __init__(self, config: HeadConfig, layers: Layers) -> None:
+        super().__init__(config, layers)
         shape, target = config.layer, config.target
         width, self.wide = shape.hidden_size, config.kind == "eagle3"
         self.embed_tokens = Embedding(target.vocab_size, width, layers)
@@ -127,7 +160,7 @@ class EagleHead(Module):
         """``(n, width)`` -> ``(n, vocab)`` float32."""
         if self.wide:
             return _float32(self.lm_head(self.norm(features)))
-        return _target_logits(self.config.target, self.ops, self.lm_head(features))
+        return scale_logits(self.config.target, self.ops, self.lm_head(features))
 
     def functions(self) -> dict[str, dict[str, Any]]:
         """Return the arguments of the functions that compute."""
@@ -143,44 +176,6 @@ class EagleHead(Module):
             "head_logits": {"features": nn.spec.Tensor(["n", width], dtype)},
         }
 
-    def create_tir_paged_kv_cache(
-        self,
-        max_batch_size: tirx.Var,
-        max_total_seq_len: tirx.Var,
-        prefill_chunk_size: tirx.Var,
-        page_size: tirx.Var,
-        support_sliding_window: tirx.Var,
-    ) -> PagedKVCache:
-        """Create the head's cache, of one layer."""
-        sizes = [
-            max_batch_size,
-            max_total_seq_len,
-            prefill_chunk_size,
-            page_size,
-            support_sliding_window,
-        ]
-        shape = self.config.layer
-        return create_kvctl_cache(
-            shape,
-            1,
-            sizes,
-            self.ops.dtype,
-            rope_scale=shape.rope_scale,
-            rotates=shape.cache_rotates,
-        )
-
-    def spec(self) -> Any:
-        """Return the functions' signatures as TVM's exporter takes them."""
-        packed = {"param_mode": "packed", "effect_mode": "none"}
-        spec: dict[str, Any] = {
-            name: {**arguments, "$": dict(packed)} for name, arguments in self.functions().items()
-        }
-        spec["create_tir_paged_kv_cache"] = {
-            **dict.fromkeys(SIZES, int),
-            "$": {"param_mode": "none", "effect_mode": "none"},
-        }
-        return nn.spec.ModuleSpec.from_raw(spec, self)
-
 
 class ResBlock(Module):
     """A row plus the SiLU of a layer of it."""
@@ -195,12 +190,11 @@ class ResBlock(Module):
         return self.ops.scale(self.ops.activate(self.linear(x), "silu"), 1.0, x)
 
 
-class MedusaHead(EagleHead):
-    """The function of a library of Medusa's: logits of all heads. Its cache is not used."""
+class MedusaHead(Head):
+    """The function of a library of Medusa's: logits of all heads."""
 
     def __init__(self, config: HeadConfig, layers: Layers) -> None:
-        Module.__init__(self)
-        self.config, self.ops = config, layers
+        super().__init__(config, layers)
         width = config.target.hidden_size
         self.feature_norm = make_norm(config.target, layers)
         self.blocks = nn.ModuleList(
@@ -223,18 +217,10 @@ class MedusaHead(EagleHead):
         return tuple(logits)
 
     def functions(self) -> dict[str, dict[str, Any]]:
-        """See `EagleHead`."""
+        """Return the arguments of the function that computes."""
         shape = ["n", 1, self.config.target.hidden_size]
         return {"head_logits": {"hidden_states": nn.spec.Tensor(shape, self.ops.dtype)}}
 
 
 def _float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == "float32" else logits.astype("float32")
-
-
-def _target_logits(target: DecoderConfig, ops: Layers, logits: Tensor) -> Tensor:
-    """Return logits of the target's output layer as the target makes them."""
-    if target.logit_scale != 1.0:
-        logits = ops.scale(logits, target.logit_scale)
-    logits = _float32(logits)
-    return logits if target.logit_soft_cap is None else ops.soft_cap(logits, target.logit_soft_cap)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm.relax.frontend import nn
 
+from ..graph.export import export_module
 from ..graph.gated_delta_net import GatedDeltaNetConfig, RecurrentForCausalLM
 from ..graph.hybrid import HybridConfig, HybridForCausalLM
 from ..graph.layers import KvctlLayers, ParamSpec
@@ -40,16 +41,8 @@ def export_recurrent(
     """
     kind = HybridForCausalLM if isinstance(config, HybridConfig) else RecurrentForCausalLM
     model = kind(config, KvctlLayers("float32"), emit_steps=emit_steps)
-    module, params = model.export_tvm(nn.spec.ModuleSpec.from_raw(model.functions(), model))
-    return module, [
-        ParamSpec(
-            name,
-            tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),
-            "float32",
-            param.attrs.get("packed"),
-        )
-        for name, param in params
-    ]
+    spec = nn.spec.ModuleSpec.from_raw(model.functions(), model)
+    return export_module(model, spec, dtype="float32")
 
 
 def random_parameter(param: ParamSpec, *, seed: int) -> npt.NDArray[np.float32]:

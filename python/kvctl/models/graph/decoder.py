@@ -15,7 +15,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedK
 
 from ..checkpoints.config import DecoderConfig
 from .decoder_layer import DecoderLayer, DecoderStep, make_norm
-from .kv_cache import SIZES, create_kvctl_cache
+from .kv_cache import create_kvctl_cache
 from .layers import Layers
 from .logit_mask import make_logit_mask
 
@@ -26,6 +26,14 @@ class Embedding(Module):
     def __init__(self, rows: int, hidden: int, layers: Layers) -> None:
         super().__init__()
         self.weight = Parameter((rows, hidden), layers.dtype)
+
+
+def scale_logits(config: DecoderConfig, ops: Layers, logits: Tensor) -> Tensor:
+    """Return what an output layer gave as float32 logits, scaled and capped as the model does."""
+    if config.logit_scale != 1.0:
+        logits = ops.scale(logits, config.logit_scale)
+    logits = logits if logits.dtype == "float32" else logits.astype("float32")
+    return logits if config.logit_soft_cap is None else ops.soft_cap(logits, config.logit_soft_cap)
 
 
 class Decoder(Module):
@@ -69,7 +77,7 @@ class Decoder(Module):
 
 
 class DecoderForCausalLM(Module):
-    """The functions of a model library; ``spec`` gives their signatures.
+    """The functions of a model library; ``functions`` gives their arguments.
 
     A tied embedding is two parameters here, a plain table to take rows from and a packed weight to
     multiply by; on disk they are the same bytes. The logits of `unused` ids are minus infinity.
@@ -96,13 +104,7 @@ class DecoderForCausalLM(Module):
         self.mask = make_logit_mask(config.vocab_size, unused)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = self.lm_head(hidden)
-        if self.config.logit_scale != 1.0:
-            logits = self.ops.scale(logits, self.config.logit_scale)
-        logits = logits if logits.dtype == "float32" else logits.astype("float32")
-        if self.config.logit_soft_cap is not None:
-            logits = self.ops.soft_cap(logits, self.config.logit_soft_cap)
-        return self.mask(logits)
+        return self.mask(scale_logits(self.config, self.ops, self.lm_head(hidden)))
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """``(n,)`` int32 -> ``(n, hidden)``."""
@@ -259,15 +261,3 @@ class DecoderForCausalLM(Module):
         if self.hidden_layers is not None or self.exit_layers:
             functions["get_logits"] = {"hidden_states": nn.spec.Tensor(["seq_len", hidden], dtype)}
         return functions
-
-    def spec(self) -> Any:
-        """Return the functions' signatures as TVM's exporter takes them."""
-        packed = {"param_mode": "packed", "effect_mode": "none"}
-        spec: dict[str, Any] = {
-            name: {**arguments, "$": dict(packed)} for name, arguments in self.functions().items()
-        }
-        spec["create_tir_paged_kv_cache"] = {
-            **dict.fromkeys(SIZES, int),
-            "$": {"param_mode": "none", "effect_mode": "none"},
-        }
-        return nn.spec.ModuleSpec.from_raw(spec, self)

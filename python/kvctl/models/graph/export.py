@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import tvm
+from tvm.relax.frontend import nn
 
 from ..checkpoints.config import DecoderConfig
 from .decoder import DecoderForCausalLM
+from .kv_cache import SIZES
 from .layers import KvctlLayers, Layers, ParamSpec
 from .plain_layers import PlainLayers
 
@@ -89,12 +91,50 @@ def export(
         hidden_layers=hidden_layers,
         exit_layers=exit_layers,
     )
-    module, params = model.export_tvm(model.spec())
+    return export_module(model, module_spec(model), dtype="float32" if on_cpu else dtype)
+
+
+def module_spec(model: Any) -> Any:
+    """Return the signatures of a module's functions, and of the one that creates its cache.
+
+    Parameters
+    ----------
+    model
+        Has ``functions()``, the arguments of its functions by their names, and
+        ``create_tir_paged_kv_cache``.
+    """
+    packed = {"param_mode": "packed", "effect_mode": "none"}
+    spec: dict[str, Any] = {
+        name: {**arguments, "$": dict(packed)} for name, arguments in model.functions().items()
+    }
+    spec["create_tir_paged_kv_cache"] = {
+        **dict.fromkeys(SIZES, int),
+        "$": {"param_mode": "none", "effect_mode": "none"},
+    }
+    return nn.spec.ModuleSpec.from_raw(spec, model)
+
+
+def export_module(model: Any, spec: Any, *, dtype: str) -> tuple[tvm.IRModule, list[ParamSpec]]:
+    """Export the functions of a module.
+
+    Parameters
+    ----------
+    model, spec
+        The module, and its signatures.
+    dtype : str
+        Of saved parameters that do not name their own.
+
+    Returns
+    -------
+    module, params
+        The functions, and the parameters in the order in which they take them.
+    """
+    module, params = model.export_tvm(spec)
     return module, [
         ParamSpec(
             name,
             tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),
-            param.attrs.get("plain_dtype", "float32") if on_cpu else dtype,
+            param.attrs.get("plain_dtype", dtype),
             param.attrs.get("packed"),
         )
         for name, param in params

@@ -30,6 +30,7 @@ def compile_plain_model(
     from kvctl.models.build.params import ParamWriter
     from kvctl.models.checkpoints.weights import load_parameter
     from kvctl.models.graph.decoder import DecoderForCausalLM
+    from kvctl.models.graph.export import module_spec
     from kvctl.models.graph.plain_layers import PlainLayers
 
     checkpoint = RandomCheckpoint(tiny_config(), seed=seed) if checkpoint is None else checkpoint
@@ -38,7 +39,7 @@ def compile_plain_model(
     kind = DecoderForCausalLM if layer_windows is None else _with_layer_windows(*layer_windows)
     kind = _with_last_hidden() if last_hidden else kind
     model = kind(config, PlainLayers("float32"), cache=cache, target=target)
-    module, params = model.export_tvm(model.spec())
+    module, params = model.export_tvm(module_spec(model))
     directory.mkdir(parents=True)
     writer = ParamWriter(directory)
     for name, _ in params:
