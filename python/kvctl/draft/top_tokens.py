@@ -1,4 +1,4 @@
-"""The most likely tokens of many rows of logits."""
+"""The most likely tokens of many rows of logits, and their probabilities."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ def top_tokens(logits: Any, k: int) -> npt.NDArray[np.int32]:
     behind = np.broadcast_to(np.arange(whole, vocab), (count, vocab - whole))
     tokens = np.concatenate([inside, behind], axis=1)
     return _sorted(np.take_along_axis(rows, tokens, axis=1), tokens, k)
+
+
+def probabilities(
+    logits: npt.NDArray[Any], tokens: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Return (R, k), the softmax of each row (R, V) at some tokens (R, k)."""
+    largest = logits.max(axis=1, keepdims=True)
+    total = np.exp(logits - largest, dtype=np.float32).sum(axis=1, dtype=np.float64)
+    at = np.take_along_axis(logits, tokens.astype(np.int64), axis=1) - largest
+    return np.asarray(np.exp(at, dtype=np.float64) / total[:, None])
 
 
 def _sorted(values: npt.NDArray[Any], tokens: npt.NDArray[Any], k: int) -> npt.NDArray[np.int32]:

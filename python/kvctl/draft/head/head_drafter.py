@@ -75,8 +75,7 @@ class HeadDrafter(GrowingDrafter):
         self.identity = identity_of(head)
         super().__init__(
             self._heads,
-            vocab_size=head.vocab_size,
-            prefill_chunk_size=head.prefill_chunk_size,
+            head,
             length=length,
             max_length=max_length,
             branching=branching,

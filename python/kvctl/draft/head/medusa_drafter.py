@@ -16,7 +16,7 @@ from ..identity import identity_of
 from ..model.confidence import Confidence
 from ..request import Request
 from ..round_result import RoundResult
-from ..top_tokens import top_tokens
+from ..top_tokens import probabilities, top_tokens
 from ..trees import best_first
 from .protocols import MarginalHead
 
@@ -88,10 +88,7 @@ class MedusaDrafter(Drafter):
         count, depth, vocab = logits.shape
         rows = logits.reshape(count * depth, vocab)
         tokens = top_tokens(rows, min(self._candidates, vocab))
-        largest = rows.max(axis=1, keepdims=True)
-        total = np.exp(rows - largest, dtype=np.float32).sum(axis=1, dtype=np.float64)
-        at = np.take_along_axis(rows, tokens.astype(np.int64), axis=1) - largest
-        shares = np.exp(at, dtype=np.float64) / total[:, None]
+        shares = probabilities(rows, tokens)
         while len(self._confidence) < depth:
             self._confidence.append(Confidence())
         for i, request in enumerate(requests):

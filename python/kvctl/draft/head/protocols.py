@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from ..model.draft_vocabulary import DraftVocabulary
-from ..model.runner import DraftModelCache
+from ..model.runner import DraftModel
 
 if TYPE_CHECKING:
     from ...mask import Mask
 
 
-class FeatureHead(Protocol):
+class FeatureHead(DraftModel, Protocol):
     """A head that reads a feature and the token behind it, as EAGLE's do.
 
     An entry of its cache is the feature of a position together with the *next* token, so a text of
     n tokens has n - 1 entries, and the last of them holds the last token, the root. What the head
     gives for an entry is its guess at the next feature, from which come the logits of the token
-    after.
+    after. Its cache and its sizes count entries.
 
     Attributes
     ----------
@@ -32,26 +32,6 @@ class FeatureHead(Protocol):
 
     hidden_layers: tuple[int, ...]
     vocabulary: DraftVocabulary | None
-
-    @property
-    def cache(self) -> DraftModelCache:
-        """The cache of its entries."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Length of a row of its logits."""
-        ...
-
-    @property
-    def prefill_chunk_size(self) -> int:
-        """New entries that one forward takes at most."""
-        ...
-
-    @property
-    def context_window_size(self) -> int | None:
-        """Entries that a sequence may have; None without a limit."""
-        ...
 
     def features(self, hidden: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the features (n, F) of hidden states (n, layers, width)."""

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import index
 from time import perf_counter
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ...verification import Sampling
 from ..budget import Budget
@@ -17,11 +13,12 @@ from ..drafter import Drafter
 from ..request import Request
 from ..round_result import RoundResult
 from ..sample import sample
-from ..top_tokens import top_tokens
+from ..top_tokens import probabilities, top_tokens
 from .confidence import Confidence
 from .draft_vocabulary import DraftVocabulary
 from .growing_tree import GrowingTree
 from .pays import DraftingPays
+from .runner import DraftModel
 from .sequences import Sequences
 
 _HOW = ("deterministic", "independent", "without_replacement", "coupled")
@@ -36,8 +33,8 @@ class GrowingDrafter(Drafter):
     ----------
     sequences
         Where the model's tokens are kept.
-    vocab_size, prefill_chunk_size
-        The model's.
+    model
+        The model; only its sizes are asked for.
     length, max_length, branching, beam, how, sampling
         See `ModelDrafter`.
     vocabulary
@@ -47,9 +44,8 @@ class GrowingDrafter(Drafter):
     def __init__(
         self,
         sequences: Sequences,
+        model: DraftModel,
         *,
-        vocab_size: int,
-        prefill_chunk_size: int,
         length: int | None,
         max_length: int,
         branching: int | Sequence[int],
@@ -86,18 +82,18 @@ class GrowingDrafter(Drafter):
         self._sequences = sequences
         self._pays = DraftingPays()
         self._trees: dict[int, GrowingTree] = {}
-        if max(widths) > vocab_size:
+        if max(widths) > model.vocab_size:
             raise ValueError(
-                f"branching must be at most the model's vocabulary of {vocab_size} "
+                f"branching must be at most the model's vocabulary of {model.vocab_size} "
                 f"tokens, got {max(widths)}"
             )
-        widest = self._widest()
-        if widest > prefill_chunk_size:
+        widest, chunk = self._widest(), model.prefill_chunk_size
+        if widest > chunk:
             raise ValueError(
                 f"a level of the tree has {widest} nodes to extend, and the model forwards "
-                f"at most {prefill_chunk_size} tokens at once; give a beam or less branching"
+                f"at most {chunk} tokens at once; give a beam or less branching"
             )
-        self._group = max(1, prefill_chunk_size // max(1, widest))
+        self._group = max(1, chunk // max(1, widest))
 
     def start(self, request: Request) -> None:
         """Begin a text; the model reads it with the first draft."""
@@ -214,7 +210,7 @@ class GrowingDrafter(Drafter):
 
     def _add_likely(self, tree: GrowingTree, width: int) -> list[int]:
         tokens = top_tokens(tree.logits, width)
-        shares = _probabilities(tree.logits, tokens)
+        shares = probabilities(tree.logits, tokens)
         if self._vocabulary is not None:
             tokens = self._vocabulary.tokens(tokens)
         added = []
@@ -252,13 +248,3 @@ class GrowingDrafter(Drafter):
                 if token >= 0:  # the support may have fewer
                     added.append(tree.add(parent, token, float(distribution[token]), 1.0))
         return added
-
-
-def _probabilities(
-    logits: npt.NDArray[Any], tokens: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float64]:
-    """Return the softmax of each row at some tokens."""
-    largest = logits.max(axis=1, keepdims=True)
-    total = np.exp(logits - largest, dtype=np.float32).sum(axis=1, dtype=np.float64)
-    at = np.take_along_axis(logits, tokens.astype(np.int64), axis=1) - largest
-    return np.asarray(np.exp(at, dtype=np.float64) / total[:, None])

@@ -78,8 +78,7 @@ class ModelDrafter(GrowingDrafter):
             runner = MappedRunner(runner, vocabulary)
         super().__init__(
             DraftSequences(runner),
-            vocab_size=runner.vocab_size,
-            prefill_chunk_size=runner.prefill_chunk_size,
+            runner,
             length=length,
             max_length=max_length,
             branching=branching,

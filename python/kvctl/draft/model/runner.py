@@ -40,8 +40,8 @@ class DraftModelCache(Protocol):
         ...
 
 
-class DraftRunner(Protocol):
-    """A draft model on a cache of its own; every ``kvctl.engine.Runner`` is one."""
+class DraftModel(Protocol):
+    """A model that drafts: its cache and its sizes, whatever its forwards take."""
 
     @property
     def cache(self) -> DraftModelCache:
@@ -62,6 +62,10 @@ class DraftRunner(Protocol):
     def context_window_size(self) -> int | None:
         """Tokens that a sequence may have; None without a limit."""
         ...
+
+
+class DraftRunner(DraftModel, Protocol):
+    """A draft model that reads tokens; every ``kvctl.engine.Runner`` is one."""
 
     def prefill(self, seq_ids: Sequence[int], tokens: Sequence[Any]) -> Any:
         """Append tokens; logits (B, vocab_size) behind each sequence's."""

@@ -70,8 +70,7 @@ class SelfDrafter(GrowingDrafter):
             )
         super().__init__(
             OwnSequences(runner, self.view),
-            vocab_size=runner.vocab_size,
-            prefill_chunk_size=runner.prefill_chunk_size,
+            runner,
             length=length,
             max_length=max_length,
             branching=branching,
