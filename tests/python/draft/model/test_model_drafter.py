@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 import kvctl
+from drafters import DRAWN, SHORT_CACHES, Around, Lying, Verified
 from fake_runner import VOCABULARY, FakeRunner
 from kvctl import Sampling, generate
-from kvctl.draft import Drafter, ModelDrafter, sample
+from kvctl.draft import ModelDrafter, sample
 from table_world import (
     DRAFT,
     LIMIT,
@@ -34,30 +33,19 @@ SAMPLING = Sampling(temperature=0.7, top_k=12)
 TRIALS = 1500
 
 
-class Verified(ModelDrafter):
-    """Its trees are verified whatever rounds cost, as far as they may be."""
-
-    def propose(self, requests, budget):
-        return [
-            replace(draft, rates=None) if len(draft.tree) <= 1 + request.limit else draft
-            for request, draft in zip(requests, super().propose(requests, budget), strict=True)
-        ]
+class VerifiedModel(Verified, ModelDrafter):
+    pass
 
 
-class InStep(Drafter):
+class InStep(Around):
     """Checks after each round that the draft cache holds what a prefill of the text makes."""
 
     def __init__(self, drafter, runner):
-        self.drafter, self.runner, self.checks = drafter, runner, 0
-
-    def start(self, request):
-        self.drafter.start(request)
-
-    def propose(self, requests, budget):
-        return self.drafter.propose(requests, budget)
+        super().__init__(drafter)
+        self.runner, self.checks = runner, 0
 
     def observe(self, results):
-        self.drafter.observe(results)
+        super().observe(results)
         for result in results:
             if result.request in self.drafter._sequences:
                 self.check(self.drafter._sequences.id_of(result.request), result.request.tokens)
@@ -74,9 +62,6 @@ class InStep(Drafter):
         cache.remove_sequence(97)
         cache.remove_sequence(98)
         self.checks += 1
-
-    def finish(self, request):
-        self.drafter.finish(request)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +85,7 @@ def test_texts_are_plain_and_the_cache_is_in_step(target, draft_model, shape, sa
     prompts = [rng.integers(0, 256, n).tolist() for n in (5, 40, 17, 1, 9)]
     options = {"sampling": sampling, "seed": [4, 5, 6, 7, 8], "max_new_tokens": [20, 9, 30, 25, 2]}
     expected = [text.tokens for text in generate(target, prompts, **options)]
-    drafter = InStep(Verified(draft_model, **SHAPES[shape]), draft_model)
+    drafter = InStep(VerifiedModel(draft_model, **SHAPES[shape]), draft_model)
     got = generate(target, prompts, drafter=drafter, **options)
     assert [text.tokens for text in got] == expected
     assert drafter.checks > 0
@@ -115,14 +100,7 @@ def test_what_the_target_would_say_is_accepted_whole(target, tiny_model):
 
 
 RULES = [
-    ("token_wise", {"how": "independent", "length": 3}),
-    ("block", {"how": "independent", "length": 3}),
-    ("recursive", {"how": "independent", "branching": (2, 2)}),
-    ("recursive", {"how": "without_replacement", "branching": (2, 2)}),
-    ("traversal", {"how": "without_replacement", "branching": (2, 1, 2), "length": 3}),
-    ("best_of_k", {"how": "independent", "branching": (2, 1), "length": 3}),
-    ("coupled", {"how": "coupled", "length": 3}),
-    ("auto", {"how": "without_replacement", "branching": (2, 1)}),
+    *DRAWN,
     ("auto", {"how": "deterministic", "branching": (2, 2)}),
     ("traversal", {"how": "deterministic", "branching": (2, 2), "length": 2}),
 ]
@@ -166,28 +144,19 @@ def test_no_two_draws_of_a_round_share_a_number(monkeypatch):
 def test_a_draft_model_that_is_not_the_one_drawn_from_is_seen():
     """The negative control: the distributions are another model's."""
 
-    class Lying(ModelDrafter):
-        def propose(self, requests, budget):
-            drafts = super().propose(requests, budget)
-            for draft in drafts:
-                if draft.probs is not None:
-                    draft.probs[:] = draft.probs[:, ::-1]
-            return drafts
+    class Liar(Lying, ModelDrafter):
+        pass
 
-    drafter = Lying(TableRunner(DRAFT), how="independent", length=2)
+    drafter = Liar(TableRunner(DRAFT), how="independent", length=2)
     counts, expected, _ = joint("token_wise", drafter, trials=TRIALS)
     assert statistic(counts, expected) > 5 * LIMIT
 
 
-@pytest.mark.parametrize(
-    "cache",
-    [{"pages": 3, "page_size": 8}, {"sequences": 2}, {"pages": 1, "page_size": 4}, {"chunk": 4}],
-    ids=["pages", "sequences", "nothing fits", "chunk"],
-)
-def test_a_draft_model_without_room_drafts_less(cache):
+@pytest.mark.parametrize("short", SHORT_CACHES)
+def test_a_draft_model_without_room_drafts_less(short):
     prompts = [[1, 2, 3], [4] * 12, [5, 6], [7]]
     expected = [text.tokens for text in generate(FakeRunner(), prompts, max_new_tokens=24)]
-    drafter = ModelDrafter(FakeRunner(**cache), branching=(2, 1), length=3)
+    drafter = ModelDrafter(FakeRunner(**SHORT_CACHES[short]), branching=(2, 1), length=3)
     got = generate(FakeRunner(), prompts, max_new_tokens=24, drafter=drafter)
     assert [text.tokens for text in got] == expected
 

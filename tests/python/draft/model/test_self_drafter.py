@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 import kvctl
+from drafters import Verified
 from fake_runner import FakeRunner
 from kvctl import Sampling, generate
 from kvctl.draft import SelfDrafter
@@ -22,14 +21,8 @@ VIEWS = {
 }
 
 
-class Verified(SelfDrafter):
-    """Its trees are verified whatever rounds cost, as far as they may be."""
-
-    def propose(self, requests, budget):
-        return [
-            replace(draft, rates=None) if len(draft.tree) <= 1 + request.limit else draft
-            for request, draft in zip(requests, super().propose(requests, budget), strict=True)
-        ]
+class VerifiedSelf(Verified, SelfDrafter):
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,7 @@ def test_texts_are_plain(runner, view, sampling):
     options = {"sampling": sampling, "seed": [4, 5, 6, 7, 8], "max_new_tokens": [20, 9, 30, 25, 2]}
     expected = [text.tokens for text in generate(runner, prompts, **options)]
     free = runner.cache.num_available_tokens
-    got = generate(runner, prompts, drafter=Verified(runner, **VIEWS[view]), **options)
+    got = generate(runner, prompts, drafter=VerifiedSelf(runner, **VIEWS[view]), **options)
     assert [text.tokens for text in got] == expected
     assert sum(text.statistics.speculative_rounds for text in got) > 0
     assert runner.cache.num_available_tokens == free

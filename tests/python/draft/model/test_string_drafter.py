@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import kvctl
+from drafters import Around
 from fake_runner import FakeRunner
 from kvctl import Sampling, generate
-from kvctl.draft import Drafter, Request, StringDrafter, StringMap
+from kvctl.draft import Request, StringDrafter, StringMap
 from pieces import TEXT, Pieces, Writer, pieces
 from table_world import DRAFT, LIMIT, TableRunner, joint, statistic
 
@@ -18,20 +19,15 @@ SAMPLING = Sampling(temperature=1.0)
 TRIALS = 1500
 
 
-class InStep(Drafter):
+class InStep(Around):
     """Checks after each round what the draft model's cache holds."""
 
     def __init__(self, drafter, check):
-        self.drafter, self.check, self.checks = drafter, check, 0
-
-    def start(self, request):
-        self.drafter.start(request)
-
-    def propose(self, requests, budget):
-        return self.drafter.propose(requests, budget)
+        super().__init__(drafter)
+        self.check, self.checks = check, 0
 
     def observe(self, results):
-        self.drafter.observe(results)
+        super().observe(results)
         for result in results:
             request, sequences = result.request, self.drafter._sequences
             text = self.drafter._texts[request.id]
@@ -40,9 +36,6 @@ class InStep(Drafter):
                 assert text.committed == spelled[: len(text.committed)]
                 self.check(sequences.id_of(request), text.committed)
                 self.checks += 1
-
-    def finish(self, request):
-        self.drafter.finish(request)
 
 
 def holds(runner):

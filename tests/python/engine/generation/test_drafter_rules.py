@@ -54,7 +54,7 @@ class Liar(Always):
 @pytest.mark.parametrize(
     ("rule", "make"),
     [
-        ("traversal", lambda: suffix()._drafter),
+        ("traversal", lambda: suffix().drafter),
         ("recursive", lambda: TokenRecyclingDrafter(candidates=2, nodes=6)),
         ("block", lambda: JacobiDrafter(length=3)),
     ],
