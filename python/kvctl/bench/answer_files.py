@@ -7,7 +7,7 @@ import re
 from itertools import groupby
 from pathlib import Path
 
-from .result import Configuration, Result
+from .result import Result
 
 
 def save_answers(result: Result, directory: str | Path) -> list[Path]:
@@ -26,8 +26,10 @@ def save_answers(result: Result, directory: str | Path) -> list[Path]:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, configuration in enumerate(result.configurations):
-        path = directory / f"{file_name(configuration)}.jsonl"
+    for number, name in enumerate(map(file_name, result.names)):
+        path = directory / f"{name}.jsonl"
+        if path in paths:  # a character that was replaced was all the difference
+            path = directory / f"{name}-{number}.jsonl"
         lines = []
         for id, group in groupby(result.of(number), key=lambda one: one.question_id):
             turns = list(group)
@@ -42,7 +44,7 @@ def save_answers(result: Result, directory: str | Path) -> list[Path]:
             line = {
                 "question_id": id,
                 "category": turns[0].category,
-                "model_id": f"{Path(result.model).name}-{file_name(configuration)}",
+                "model_id": f"{Path(result.model).name}-{path.stem}",
                 "choices": [choice],
             }
             lines.append(json.dumps(line) + "\n")
@@ -51,6 +53,6 @@ def save_answers(result: Result, directory: str | Path) -> list[Path]:
     return paths
 
 
-def file_name(configuration: Configuration) -> str:
+def file_name(name: str) -> str:
     """Return a configuration's name with the characters that every file system takes."""
-    return re.sub(r"[^A-Za-z0-9.=-]+", "-", configuration.name).strip("-")
+    return re.sub(r"[^A-Za-z0-9.=-]+", "-", name).strip("-")

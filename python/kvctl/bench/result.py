@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,14 +37,20 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
-        # Of a directory the last part is enough.
-        parts = [re.sub(r"=[^,+]*/(?=[^,+/])", "=", self.drafter or "plain")]
+        """All that tells it from others, in words."""
+        parts = [self.drafter or "plain"]
         if self.rule != "auto":
             parts.append(self.rule)
         if self.batch > 1:
             parts.append(f"batch {self.batch}")
         return " / ".join(parts)
+
+    @property
+    def short_name(self) -> str:
+        """The name with the last part alone of each directory."""
+        if self.drafter is None:
+            return self.name
+        return replace(self, drafter=re.sub(r"=[^,+]*/(?=[^,+/])", "=", self.drafter)).name
 
     @property
     def plain(self) -> Configuration:
@@ -162,6 +168,15 @@ class Result:
     skipped: list[dict[str, Any]] = field(default_factory=list)
     tokens: dict[str, str] = field(default_factory=dict)
     """The text of every token of the trees, by its number."""
+
+    @property
+    def names(self) -> list[str]:
+        """What tables call the configurations: their short names, where these tell them apart."""
+        short = [one.short_name for one in self.configurations]
+        return [
+            one.name if short.count(name) > 1 else name
+            for one, name in zip(self.configurations, short, strict=True)
+        ]
 
     def of(self, configuration: int) -> list[Answer]:
         """Return the answers of one configuration."""

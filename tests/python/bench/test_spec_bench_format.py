@@ -1,12 +1,14 @@
 """The answers, evaluated as Spec-Bench's scripts evaluate them, give the report's figures."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kvctl.bench.answer_files import save_answers
 from kvctl.bench.figures import figures_of
+from kvctl.bench.result import Configuration
 
 MT_BENCH = {
     "writing",
@@ -78,3 +80,25 @@ def test_a_line_has_spec_benchs_fields(result, tmp_path):
                 assert len(choice[name]) == turns
             assert len(choice["accept_lengths"]) == sum(choice["decoding_steps"])
             assert sum(choice["accept_lengths"]) == sum(choice["new_tokens"]) - turns
+
+
+def test_drafters_whose_directories_end_alike_stay_apart(result, tmp_path):
+    """The last one's answers were all that was left, and the tables called both the same."""
+    directories = ["a/head", "b/head", "b-head"]
+    drafters = [f"head:directory={one},nodes=6" for one in directories]
+    configurations = [Configuration(None), *map(Configuration, drafters)]
+    changed = replace(result, configurations=configurations, differences=[])
+    changed.answers = [one for one in result.answers if one.configuration < 3]
+    changed.answers += [replace(one, configuration=3) for one in result.of(1)]
+    assert changed.names == [
+        "plain",
+        "head:directory=a/head,nodes=6",
+        "head:directory=b/head,nodes=6",
+        "head:directory=b-head,nodes=6",
+    ]
+    paths = save_answers(changed, tmp_path)
+    assert len(set(paths)) == 4 and all(path.read_text() for path in paths)
+    assert paths[2].read_text() != paths[3].read_text()
+    changed.configurations = [Configuration(None), *map(Configuration, drafters[1:])]
+    changed.answers = changed.of(0) + changed.of(1)
+    assert changed.names[1:] == ["head:directory=head,nodes=6", "head:directory=b-head,nodes=6"]

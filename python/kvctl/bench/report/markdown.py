@@ -68,7 +68,7 @@ def difference_table(result: Result) -> Table:
     """Return the texts that should be plain decoding's and are not."""
 
     def row(one: Difference) -> list[Cell]:
-        name = result.configurations[one.configuration].name
+        name = result.names[one.configuration]
         texts = [repr(text)[:80] for text in (one.before, one.plain, one.drafted)]
         gap = Cell("-", -1.0) if one.gap is None else Cell(f"{one.gap:.1e}", one.gap)
         where = Cell(f"{one.question_id}, turn {one.turn + 1}", str(one.question_id))

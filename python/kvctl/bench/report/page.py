@@ -93,14 +93,14 @@ def _generations(result: Result) -> Iterator[str]:
     yield f"<h2>One generation, token by token</h2>\n<p>{escape(asked)}. "
     yield _LEGEND
     for answer in answers:
-        configuration = result.configurations[answer.configuration]
-        if configuration.drafter is None:
+        if result.configurations[answer.configuration].drafter is None:
             continue
+        name = escape(result.names[answer.configuration])
         # "<" as an escape, so that no text of a token ends the script.
         trees = json.dumps(round_trees(result, answer)).replace("<", "\\u003c")
         seconds = f"{len(answer.tokens)} tokens in {answer.least_seconds:.2f} s"
         yield (
-            f'<section class="generation"><h3>{escape(configuration.name)}: {seconds}</h3>\n'
+            f'<section class="generation"><h3>{name}: {seconds}</h3>\n'
             f'<div class="timeline">{timeline(result, answer)}</div>\n<pre class="tree"></pre>\n'
             f'<script type="application/json">{trees}</script>'
         )

@@ -83,7 +83,7 @@ def _losses(measured: Measured) -> Iterator[str]:
         elif high >= 1:
             sure = "; the interval does not exclude a gain"
         where = "all questions together" if one.category == OVERALL else one.category
-        yield f"- {configuration.name}, {where}: {value:.2f}x{ends}{sure}."
+        yield f"- {measured.result.names[one.configuration]}, {where}: {value:.2f}x{ends}{sure}."
     if not found:
         yield "Nowhere among these categories."
 
@@ -100,9 +100,7 @@ def speedup_picture(measured: Sequence[Measured]) -> bytes:
 
     names = list(
         dict.fromkeys(
-            one.result.configurations[figures.configuration].name
-            for one in measured
-            for figures in one.drafted()
+            one.result.names[figures.configuration] for one in measured for figures in one.drafted()
         )
     )
     height = 0.8 / len(measured)
@@ -110,7 +108,7 @@ def speedup_picture(measured: Sequence[Measured]) -> bytes:
     ax = figure.subplots()
     for i, one in enumerate(measured):
         for figures in one.drafted():
-            name = one.result.configurations[figures.configuration].name
+            name = one.result.names[figures.configuration]
             place = names.index(name) + (i - (len(measured) - 1) / 2) * height
             value, low, high = figures.speedup
             ax.barh(

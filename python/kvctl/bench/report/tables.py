@@ -68,7 +68,7 @@ class Content:
 
     def name(self, figures: Figures) -> str:
         """Return the name of the figures' configuration."""
-        return self.result.configurations[figures.configuration].name
+        return self.result.names[figures.configuration]
 
     def _overall(self) -> Table:
         rows = []
@@ -175,16 +175,17 @@ class Content:
             elif value < 1:
                 found.append(f"{name}: slower than plain decoding.")
         temperature = result.settings["temperature"]
+        names = result.names
         for number, configuration in enumerate(result.configurations):
             count = sum(one.configuration == number for one in result.differences)
             if count:
                 found.append(
-                    f"{configuration.name}: {count} texts are not plain decoding's, and should be. "
+                    f"{names[number]}: {count} texts are not plain decoding's, and should be. "
                     "The first differences stand below."
                 )
             elif not same_text_expected(configuration, temperature):
                 found.append(
-                    f"{configuration.name}: its texts are others than plain decoding's, drawn from "
+                    f"{names[number]}: its texts are others than plain decoding's, drawn from "
                     "the same distribution if the rule is lossless (kvctl check rule)."
                 )
         if result.skipped:
