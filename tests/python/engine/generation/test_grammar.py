@@ -296,6 +296,33 @@ def test_what_is_no_matcher_of_its_own_is_refused():
     assert not runner.cache.committed and not shared.tokens
 
 
+@pytest.mark.parametrize("rule", ["auto", "target_only", "token_wise", "block", "traversal"])
+def test_nothing_behind_a_drafted_stop_token_is_verified(rule):
+    """The only token that is allowed there may have no probability: plain decoding ends before."""
+
+    class Masking(FakeRunner):
+        def _rows(self, contexts):
+            rows = super()._rows(contexts)
+            rows[:, 7] = -np.inf
+            return rows
+
+    forced, free = sequence({1}, {5}, {6}, {7}, {7}), sequence({1}, {5, 8}, {6, 9}, {7}, {7})
+    runner = Masking(tokens_after=lambda context: [5, 6])
+    for drafter, allowed in [(None, forced), (Chain([5, 6, 7]), forced), (Chain([5, 6, 7]), free)]:
+        for sampling in SAMPLINGS[:2] if allowed is forced else [None]:
+            text = generate(
+                runner,
+                [0],
+                drafter=drafter,
+                rule=rule,
+                grammar=RuleGrammar(allowed),
+                sampling=sampling,
+                stop=[6],
+            )
+            assert text.tokens == [1, 5, 6] and text.finish_reason == "stop_token"
+            assert sum(text.statistics.accepted) == 2
+
+
 def test_a_grammar_that_is_stuck_or_contradicts_itself_is_refused():
     stuck, runner = RuleGrammar(sequence({1}, {2}, set())), FakeRunner()
     for drafter in (None, Chain([2, 3])):
