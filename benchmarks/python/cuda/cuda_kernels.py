@@ -4,8 +4,8 @@
 
 Needs nvcc and no GPU. Each source of cpp/kernels/cuda is compiled to a cubin; with ``nvdisasm``
 (``pip install nvidia-cuda-nvdisasm``, or on the PATH) the instructions are counted too, and those
-of the longest loop. ``--before FILE``, the JSON of other sources, adds their figures to the table.
-Dynamic shared memory is not in it: the launch asks for it.
+of the loop that matters (see `loops`). ``--before FILE``, the JSON of other sources, adds their
+figures to the table. Dynamic shared memory is not in it: the launch asks for it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def loops(lines: list[str]) -> tuple[int, int]:
 
 
 def instructions(cubin: Path, tool: str) -> dict[str, tuple[int, int]]:
-    """Return (instructions, instructions of the longest loop) of each kernel of a cubin."""
+    """Return what `loops` counts, of each kernel of a cubin."""
     text = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=True)
     kernels: dict[str, list[str]] = {}
     name = ""
