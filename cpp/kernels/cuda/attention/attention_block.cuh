@@ -1,0 +1,353 @@
+/*!
+ * \file kernels/cuda/attention/attention_block.cuh
+ * \brief A block of the attention kernel: its queries against the keys that it copies.
+ *
+ * A block processes work items: up to 64 queries (new tokens x the query heads of a KV head)
+ * against the tiles of keys that the mask shows. Asynchronous copies load K and V from their pages,
+ * one step ahead of the tensor cores. The softmax is computed online (Milakov & Gimelshein 2018,
+ * arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Few items are split along the keys
+ * into several that leave partial results.
+ *
+ * Longer than 300 lines: it is one class, whose steps share registers. With one of them in a
+ * function of its own, ptxas allocates other registers, and spills some with head_dim 64.
+ */
+#ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_BLOCK_CUH_
+#define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_BLOCK_CUH_
+
+#include "kernels/cuda/attention/attention_tile.cuh"
+#include "kernels/cuda/device/elements.cuh"
+
+namespace kvctl::cuda {
+
+/*! \brief kShaped: scores have a soft cap or ALiBi. Its own kernel, since that code costs the plain
+ * one registers in its innermost loop. */
+template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
+class AttentionBlock {
+  using S = TileShape<kHeadDim, kQueryWarps>;
+  static constexpr int kVectors = kHeadDim / 8;  // of 16 bytes, in a query
+
+ public:
+  __device__ AttentionBlock(const AttentionParams& params, unsigned char* shared)
+      : params_(params),
+        queries_(reinterpret_cast<T*>(shared)),
+        stages_(reinterpret_cast<T*>(shared + S::kQueryBytes)),
+        offsets_(reinterpret_cast<int64_t*>(shared + S::kTileBytes)),
+        positions_(reinterpret_cast<float*>(offsets_ + 2 * S::kKeys)),
+        warp_(threadIdx.x / 32),
+        lane_(threadIdx.x % 32),
+        query_warp_(warp_ % kQueryWarps),
+        key_warp_(warp_ / kQueryWarps) {}
+
+  __device__ void Run(const WorkItem& item) {
+    Begin(item);
+    TileCursor<S::kKeys> current(params_.plan, item), ahead(params_.plan, item);
+    bool more = ahead.Next();  // whether the step of `ahead` exists
+    if (more) Locate(ahead, 0);
+    __syncthreads();
+    if (more) Fetch(0);
+    CommitCopies();
+    more = more && ahead.Next();
+    if (more) Locate(ahead, 1);
+    __syncthreads();
+    for (int32_t stage = 0; current.Next(); stage ^= 1) {
+      if (more) Fetch(stage ^ 1);
+      CommitCopies();
+      WaitCopies<1>();
+      __syncthreads();  // all copies of this step are done, its offsets free
+      if (HasSlopes()) KeepPositions(stage);
+      more = more && ahead.Next();
+      if (more) {
+        if (HasSlopes()) __syncthreads();
+        Locate(ahead, stage);
+      }
+      Compute(current, stage);
+      __syncthreads();  // its stage is free, the offsets of the step after the next are ready
+    }
+    WaitCopies<0>();
+    Finish();
+  }
+
+ private:
+  __device__ bool HasSlopes() const { return kShaped && params_.alibi_slopes != nullptr; }
+
+  __device__ void Begin(const WorkItem& item) {
+    item_ = item;
+    sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences)[item.sequence];
+    num_queries_ = (item.token_end - item.token_begin) * params_.group;
+    const T* q = static_cast<const T*>(params_.q);
+    for (int32_t i = threadIdx.x; i < S::kQueries * kVectors; i += kThreads) {
+      const int32_t query = i / kVectors, vector = i % kVectors;
+      const int32_t token = sequence_.query_begin + item.token_begin + query / params_.group;
+      const int32_t head = item.kv_head * params_.group + query % params_.group;
+      const T* from = query < num_queries_ ? q + token * params_.q_row_stride +
+                                                 static_cast<int64_t>(head) * kHeadDim + vector * 8
+                                           : q;
+      CopyAsync(queries_ + query * S::kStride + vector * 8, from, query < num_queries_ ? 16 : 0);
+    }
+    for (int i = 0; i < 2; ++i) {
+      const int32_t query = query_warp_ * 16 + lane_ / 4 + 8 * i;
+      token_[i] = item.token_begin + query / params_.group;
+      exists_[i] = query < num_queries_;
+      m_[i] = -INFINITY;
+      l_[i] = 0;
+      slope_[i] = 0;
+      query_position_[i] = 0;
+      if (HasSlopes() && exists_[i]) {
+        slope_[i] = params_.alibi_slopes[item.kv_head * params_.group + query % params_.group];
+        const int32_t key = sequence_.kv_len - sequence_.num_query_tokens + token_[i];
+        query_position_[i] = static_cast<float>(KeyPosition(params_.plan, sequence_, key));
+      }
+    }
+    for (auto& tile : sums_) tile[0] = tile[1] = tile[2] = tile[3] = 0;
+  }
+
+  /*! \brief Finds the addresses of a step's keys: element offsets into the pages, -1 where there is
+   * nothing to read. */
+  __device__ void Locate(const TileCursor<S::kKeys>& cursor, int32_t stage) {
+    const int32_t c = threadIdx.x;
+    if (c >= S::kKeys) return;
+    int64_t offset = -1;
+    const int32_t key = cursor.first_key + c;
+    if (cursor.any >> c & 1) {
+      const int32_t page =
+          PlanPart<int32_t>(params_.plan, sequence_.page_table)[key / params_.page.page_size];
+      if (page >= 0) {
+        const int32_t slot = page * params_.page.page_size + key % params_.page.page_size;
+        offset = SlotOffset(params_.page, slot, 0, item_.kv_head);
+      }
+      if (HasSlopes()) {
+        positions_[stage * S::kKeys + c] =
+            static_cast<float>(KeyPosition(params_.plan, sequence_, key));
+      }
+    }
+    offsets_[stage * S::kKeys + c] = offset;
+  }
+
+  /*! \brief Starts the copies of a step's K and V; hidden keys become zeros. */
+  __device__ void Fetch(int32_t stage) {
+    const T* pages = static_cast<const T*>(params_.pages);
+    const int64_t to_value =
+        static_cast<int64_t>(params_.page.num_kv_heads) * params_.page.page_size * kHeadDim;
+    T* k = Keys(stage);
+    T* v = Values(stage);
+    const int32_t vector = threadIdx.x % kVectors, first = threadIdx.x / kVectors;
+    constexpr int kStep = kThreads / kVectors;  // keys that the block copies at a time
+#pragma unroll
+    for (int i = 0; i < S::kKeys / kStep; ++i) {
+      const int32_t c = first + i * kStep;
+      const int64_t offset = offsets_[stage * S::kKeys + c];
+      const T* from = offset < 0 ? pages : pages + offset + vector * 8;
+      const int bytes = offset < 0 ? 0 : 16;
+      CopyAsync(k + c * S::kStride + vector * 8, from, bytes);
+      CopyAsync(v + c * S::kStride + vector * 8, offset < 0 ? pages : from + to_value, bytes);
+    }
+  }
+
+  /*! \brief Saves the positions of this thread's keys before those of a later step replace them. */
+  __device__ void KeepPositions(int32_t stage) {
+#pragma unroll
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+      for (int j = 0; j < 2; ++j) {
+        key_position_[2 * n + j] = positions_[stage * S::kKeys + WarpKey(n) + j];
+      }
+    }
+  }
+
+  __device__ void Compute(const TileCursor<S::kKeys>& cursor, int32_t stage) {
+    if (query_warp_ * 16 >= num_queries_) return;  // the same for the whole warp
+    float scores[S::kWarpKeys / 8][4];
+    for (auto& tile : scores) tile[0] = tile[1] = tile[2] = tile[3] = 0;
+    Score(stage, scores);
+    uint64_t visible[2];
+    for (int i = 0; i < 2; ++i) {
+      uint64_t word = ~uint64_t{0};
+      if (cursor.words >= 0 && exists_[i]) {
+        word = PlanPart<uint64_t>(params_.plan,
+                                  params_.plan->words)[cursor.words + token_[i] % kBlockQueries];
+      }
+      visible[i] = cursor.Visible(word);  // queries that do not exist see all: nothing is written
+    }
+    Soften(visible, scores);
+    Weigh(stage, scores);
+  }
+
+  __device__ void Score(int32_t stage, float (&scores)[S::kWarpKeys / 8][4]) {
+    const T* k = Keys(stage) + key_warp_ * S::kWarpKeys * S::kStride;
+    const int32_t tile = lane_ / 8, within = lane_ % 8;
+    const T* q_at =
+        queries_ + (query_warp_ * 16 + tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
+    const T* k_at = k + (tile / 2 * 8 + within) * S::kStride + tile % 2 * 8;
+#pragma unroll
+    for (int d = 0; d < kHeadDim; d += 16) {
+      uint32_t a[4], b[4];
+      LoadTiles(a, q_at + d);
+#pragma unroll
+      for (int n = 0; n < S::kWarpKeys / 8; n += 2) {
+        LoadTiles(b, k_at + n * 8 * S::kStride + d);
+        MultiplyAdd(T{}, scores[n], a, b[0], b[1]);
+        MultiplyAdd(T{}, scores[n + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  /*! \brief Turns scores into weights p, and rescales m, l and the sums to the new maximum. */
+  __device__ void Soften(const uint64_t (&visible)[2], float (&scores)[S::kWarpKeys / 8][4]) {
+    float largest[2] = {m_[0], m_[1]};
+    constexpr uint64_t kAll = ~uint64_t{0} >> (64 - S::kKeys);
+    const bool all = __all_sync(0xFFFFFFFFu, visible[0] == kAll && visible[1] == kAll) != 0;
+    const float scale = params_.sm_scale * kLog2E;
+#pragma unroll
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int i = j / 2;
+        float& score = scores[n][j];
+        if constexpr (kShaped) {
+          const float distance =
+              HasSlopes() ? key_position_[2 * n + j % 2] - query_position_[i] : 0;
+          score = Shape(score, params_.sm_scale, params_.soft_cap, slope_[i], distance);
+        } else {
+          score *= scale;
+        }
+      }
+    }
+    if (!all) {
+#pragma unroll
+      for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if ((visible[j / 2] >> (WarpKey(n) + j % 2) & 1) == 0) scores[n][j] = -INFINITY;
+        }
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) largest[j / 2] = fmaxf(largest[j / 2], scores[n][j]);
+    }
+    float shrink[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xFFFFFFFFu, largest[i], 1));
+      largest[i] = fmaxf(largest[i], __shfl_xor_sync(0xFFFFFFFFu, largest[i], 2));
+      shrink[i] = Weight(m_[i], largest[i]);
+      m_[i] = largest[i];
+      l_[i] *= shrink[i];
+    }
+#pragma unroll
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        scores[n][j] = Weight(scores[n][j], m_[j / 2]);
+        l_[j / 2] += scores[n][j];
+      }
+    }
+#pragma unroll
+    for (auto& tile : sums_) {
+      for (int j = 0; j < 4; ++j) tile[j] *= shrink[j / 2];
+    }
+  }
+
+  /*! \brief sums += p v. The registers of the scores have the layout of a left factor. */
+  __device__ void Weigh(int32_t stage, const float (&p)[S::kWarpKeys / 8][4]) {
+    const T* v = Values(stage) + key_warp_ * S::kWarpKeys * S::kStride;
+    const int32_t tile = lane_ / 8, within = lane_ % 8;
+    const T* v_at = v + (tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
+#pragma unroll
+    for (int n = 0; n < S::kWarpKeys / 8; n += 2) {
+      const uint32_t a[4] = {Pack<T>(p[n][0], p[n][1]), Pack<T>(p[n][2], p[n][3]),
+                             Pack<T>(p[n + 1][0], p[n + 1][1]), Pack<T>(p[n + 1][2], p[n + 1][3])};
+#pragma unroll
+      for (int d = 0; d < kHeadDim / 8; d += 2) {
+        uint32_t b[4];
+        LoadTilesTransposed(b, v_at + n * 8 * S::kStride + d * 8);
+        MultiplyAdd(T{}, sums_[d], a, b[0], b[1]);
+        MultiplyAdd(T{}, sums_[d + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  /*! \brief Combines the warps' results in shared memory, and writes the outputs of the queries. */
+  __device__ void Finish() {
+    __syncthreads();
+    auto* sums = reinterpret_cast<float*>(stages_);     // [key warps, queries, kSumStride]
+    auto* scale = reinterpret_cast<float2*>(queries_);  // [key warps, queries]
+    const int32_t first = key_warp_ * S::kQueries + query_warp_ * 16;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 1);
+      l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 2);
+      const int32_t query = first + lane_ / 4 + 8 * i;
+      if (lane_ % 4 == 0) scale[query] = float2{m_[i], l_[i]};
+#pragma unroll
+      for (int d = 0; d < kHeadDim / 8; ++d) {
+        *reinterpret_cast<float2*>(sums + query * S::kSumStride + d * 8 + lane_ % 4 * 2) =
+            float2{sums_[d][2 * i], sums_[d][2 * i + 1]};
+      }
+    }
+    __syncthreads();
+    for (int32_t query = warp_; query < num_queries_; query += kWarps)
+      WriteQuery(query, sums, scale);
+    __syncthreads();  // before the next item's queries are loaded
+  }
+
+  /*! \brief One warp sums a query's results over the key warps, into the output or the partials. */
+  __device__ void WriteQuery(int32_t query, const float* sums, const float2* scale) {
+    float m = -INFINITY, l = 0;
+    for (int w = 0; w < S::kKeyWarps; ++w) m = fmaxf(m, scale[w * S::kQueries + query].x);
+    float weights[S::kKeyWarps];
+    for (int w = 0; w < S::kKeyWarps; ++w) {
+      weights[w] = Weight(scale[w * S::kQueries + query].x, m);
+      l += scale[w * S::kQueries + query].y * weights[w];
+    }
+    const int64_t partial = item_.partial + query;
+    const int64_t token = sequence_.query_begin + item_.token_begin + query / params_.group;
+    const int32_t head = item_.kv_head * params_.group + query % params_.group;
+    const QueryResult result(m, l, params_.sinks, head);
+    for (int32_t d = lane_; d < kHeadDim; d += 32) {
+      float sum = 0;
+      for (int w = 0; w < S::kKeyWarps; ++w) {
+        sum += sums[(w * S::kQueries + query) * S::kSumStride + d] * weights[w];
+      }
+      if (item_.partial >= 0) {
+        params_.partials.sums[partial * kHeadDim + d] = sum;
+      } else {
+        StoreElement(sum * result.factor, params_.out.data, params_.out.dtype,
+                     token * params_.out.row_stride + static_cast<int64_t>(head) * kHeadDim + d);
+      }
+    }
+    if (lane_ != 0) return;
+    if (item_.partial >= 0) {
+      params_.partials.scale[partial] = float2{m, l};
+    } else if (params_.lse != nullptr) {
+      params_.lse[token * params_.num_qo_heads + head] = result.lse;
+    }
+  }
+
+  __device__ T* Keys(int32_t stage) { return stages_ + stage * 2 * S::kKeys * S::kStride; }
+  __device__ T* Values(int32_t stage) { return Keys(stage) + S::kKeys * S::kStride; }
+  /*! \brief The first of this thread's two adjacent keys in tile n of its warp. */
+  __device__ int32_t WarpKey(int n) const {
+    return key_warp_ * S::kWarpKeys + n * 8 + lane_ % 4 * 2;
+  }
+
+  const AttentionParams& params_;
+  T* queries_;
+  T* stages_;
+  int64_t* offsets_;  // [2, kKeys]
+  float* positions_;  // [2, kKeys]
+  const int32_t warp_, lane_, query_warp_, key_warp_;
+  WorkItem item_;
+  PlanSequence sequence_;
+  int32_t num_queries_;
+  // Of queries lane / 4 and lane / 4 + 8 of the warp.
+  int32_t token_[2];
+  bool exists_[2];
+  float m_[2], l_[2], slope_[2], query_position_[2];
+  float key_position_[S::kWarpKeys / 4];
+  float sums_[kHeadDim / 8][4];
+};
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_BLOCK_CUH_
