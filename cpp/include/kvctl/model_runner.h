@@ -66,8 +66,7 @@ struct ForwardOptions {
   int32_t exit_layer = 0;
   /*!
    * \brief Logits behind the last token of each request alone, in their order, as Prefill gives
-   * them; hidden states are those of all tokens. For requests without hidden states or an exit it
-   * changes nothing.
+   * them; hidden states are those of all tokens.
    */
   bool last_logits = false;
 
@@ -97,9 +96,9 @@ struct RunnerCheckpoint {
  * Sequences live in the cache: add them there, and take tokens back there (PopN, Commit,
  * Rollback). Those of a model with recurrent layers live in the state, those of a hybrid in both,
  * in equal lengths: the runner's own AddSequence, PopN, Commit and so on change both at once. Where
- * no state is kept at the target, they go back further and run tokens again. They do for any model.
- * Every call here either happens for all sequences that it names or leaves the cache as it was,
- * whatever is thrown in the middle of the model. One thread at a time.
+ * no state is kept at the target, they go back further and run tokens again. They serve models
+ * without recurrent layers, too. Every call here either happens for all sequences that it names or
+ * leaves the cache as it was, whatever is thrown in the middle of the model. One thread at a time.
  *
  * Errors are kvctl::Error for what the runner sees and tvm::ffi::Error for what the cache, the
  * virtual machine and the model's kernels say; AsError in kvctl/error.h makes one of them.

@@ -104,14 +104,16 @@ ForwardRows ModelRunner::RunAllRows(const std::vector<StepRequest>& requests,
                                     const std::vector<int32_t>& tokens,
                                     const ForwardOptions& options,
                                     const std::vector<int32_t>& logit_rows) {
-  const size_t num_logits = logit_rows.empty() ? tokens.size() : logit_rows.size();
-  return RunStep(requests, Embed(tokens), false, static_cast<int64_t>(num_logits),
-                 [&](const Tensor& rows) {
-                   if (options.Special()) {
-                     return CallForStates(rows, options, logit_rows);
-                   }
-                   return ForwardRows{LogitsOf(Call(functions_.batch_verify, rows)), Tensor()};
-                 });
+  // batch_verify computes the logits of all rows.
+  const bool takes = !options.Special() && !logit_rows.empty();
+  const size_t num_logits = takes || logit_rows.empty() ? tokens.size() : logit_rows.size();
+  ForwardRows found = RunStep(
+      requests, Embed(tokens), false, static_cast<int64_t>(num_logits), [&](const Tensor& rows) {
+        if (options.Special()) return CallForStates(rows, options, logit_rows);
+        return ForwardRows{LogitsOf(Call(functions_.batch_verify, rows)), Tensor()};
+      });
+  if (takes) found.logits = TakeRows(found.logits, logit_rows);
+  return found;
 }
 
 Tensor ModelRunner::Prefill(const std::vector<int64_t>& seq_ids,

@@ -96,7 +96,7 @@ ForwardRows ModelRunner::RunRequests(const std::vector<StepRequest>& requests,
   }
   CheckBatch(seq_ids, requests.size(), "requests");
   const bool one_step = !one_sequence_per_step_ || requests.size() == 1;
-  const bool last_logits = options.last_logits && options.Special();
+  const bool last_logits = options.last_logits;
   if (total <= prefill_chunk_size_ && one_step) {
     std::vector<int32_t> ends;
     int64_t end = 0;

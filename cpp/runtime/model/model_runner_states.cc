@@ -46,14 +46,6 @@ Tensor TakeColumns(const Tensor& states, const std::vector<int32_t>& columns) {
   return taken;
 }
 
-/*! \brief Some rows of (rows, width). */
-Tensor TakeRows(const Tensor& all, const std::vector<int32_t>& rows) {
-  const auto count = static_cast<int64_t>(rows.size());
-  Tensor taken = Tensor::Empty({count, all->shape[1]}, all->dtype, all->device);
-  for (int64_t i = 0; i < count; ++i) CopyRows(all, rows[i], rows[i] + 1, taken, i);
-  return taken;
-}
-
 }  // namespace
 
 void ModelRunner::FindStates() {

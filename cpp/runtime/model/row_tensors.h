@@ -8,6 +8,7 @@
 #include <tvm/runtime/tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace kvctl {
 
@@ -37,6 +38,15 @@ inline void CopyRows(const tvm::runtime::Tensor& source, int64_t begin, int64_t 
                      const tvm::runtime::Tensor& target, int64_t at) {
   const int64_t size = RowSize(source);
   CopyElements(source, begin * size, (end - begin) * size, target, at * size);
+}
+
+/*! \brief Some rows of (rows, width). */
+inline tvm::runtime::Tensor TakeRows(const tvm::runtime::Tensor& all,
+                                     const std::vector<int32_t>& rows) {
+  const auto count = static_cast<int64_t>(rows.size());
+  auto taken = tvm::runtime::Tensor::Empty({count, all->shape[1]}, all->dtype, all->device);
+  for (int64_t i = 0; i < count; ++i) CopyRows(all, rows[i], rows[i] + 1, taken, i);
+  return taken;
 }
 
 }  // namespace kvctl
