@@ -175,7 +175,6 @@ def measure_model(model: str, options: argparse.Namespace) -> dict[str, Any]:
     count = options.tokens
     prompts = [text.encode_chat(prompt) for prompt in OPEN]
     copies = [text.encode_chat((PROMPTS / f"{name}.txt").read_text().strip()) for name in COPY]
-    copies = [copies[i % len(copies)] for i in range(8)]
     kvctl.generate(plain, prompts[0], max_new_tokens=4)
     kvctl.generate(lookup, prompts[0], max_new_tokens=4)
 
@@ -192,7 +191,7 @@ def measure_model(model: str, options: argparse.Namespace) -> dict[str, Any]:
         return once
 
     batches = {"1": run(plain, prompts[0], False), "8": run(plain, prompts, False)}
-    out: dict[str, Any] = {"batch": in_turns(batches, options.repeat), "drafts": {}}
+    out: dict[str, Any] = {"batch": in_turns(batches, options.repeat), "drafts": {}, "copies": {}}
     cases = {"8 open": prompts}
     for name in options.prompts:
         cases[name] = text.encode_chat((PROMPTS / f"{name}.txt").read_text().strip())
@@ -202,14 +201,15 @@ def measure_model(model: str, options: argparse.Namespace) -> dict[str, Any]:
     ends = {"max_new_tokens": 2 * count, "stop": plain.stop_tokens}
     answers = [one.tokens for one in kvctl.generate(plain, copies, **ends)]
     known = load()
-    for times in (1, 3):
-        many = copies * times
+    for texts in options.copies:
+        times = -(-texts // len(copies))
+        many = (copies * times)[:texts]
         sides = {
             "plain": run(plain, many, False, **ends),
             "lookup": run(lookup, many, True, **ends),
-            "answer known": run(known, many, True, answers * times, **ends),
+            "answer known": run(known, many, True, (answers * times)[:texts], **ends),
         }
-        out["drafts"][f"{len(many)} copy"] = in_turns(sides, options.repeat)
+        out["copies"][str(texts)] = in_turns(sides, options.repeat)
     return out
 
 
@@ -235,12 +235,11 @@ def show(result: dict[str, Any]) -> None:
             f"  {name:16} plain {plain:7.1f}   lookup {lookup:7.1f}   {lookup / plain:.2f}x"
             f"   acceptance length {sides['lookup']['mean_acceptance_length']:.2f}"
         )
-    for texts in ("8 copy", "24 copy"):
-        sides = result["drafts"][texts]
+    for texts, sides in result["copies"].items():
         for what, title in (("tokens_per_second", "decoding"), ("with_prefill", "with prefill")):
             plain = sides["plain"][what]
             print(
-                f"  {texts}, {title}: lookup {sides['lookup'][what] / plain:.2f}x of plain, "
+                f"  {texts} copies, {title}: lookup {sides['lookup'][what] / plain:.2f}x of plain, "
                 f"with the answer known {sides['answer known'][what] / plain:.2f}x"
             )
 
@@ -252,6 +251,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--prompts", nargs="*", default=["copy_edit", "copy_repeat", "open"])
+    parser.add_argument("--copies", type=int, nargs="*", default=[8, 24])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KVCTL_CACHE_DIR"] = folder

@@ -20,7 +20,7 @@ DRIVERS = Path(__file__).parents[2] / "benchmarks" / "python"
         ("model", ["{smollm2}", "--repeat", "1", "--rows", "1", "2"]),
         ("generate", ["{smollm2}", "--repeat", "1", "--tokens", "8", "--prompts", "open"]),
         ("rules", ["{smollm2}", "--rounds", "1", "--prompts", "1"]),
-        ("loop", ["{smollm2}", "--repeat", "1", "--tokens", "8", "--prompts", "open"]),
+        ("loop", ["{smollm2}", *"--repeat 1 --tokens 8 --prompts open --copies 4".split()]),
     ],
 )
 def test_driver_prints_a_table_and_writes_json(driver, arguments, tmp_path, smollm2):
