@@ -138,6 +138,7 @@ class Batch:
                 if text.seq_id in cache:
                     stack.callback(self._remove_sequence, text.seq_id)
                 stack.callback(self._drafting.finish, text)
+                stack.callback(self._drafting.finish, text)  # one of them may be interrupted
 
     def _remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence; wait for a thread that uses the cache too, which it may not."""

@@ -120,8 +120,10 @@ class Drafting:
         if self._drafter is not None and text.drafted:
             try:
                 self._drafter.finish(text.request)
-            finally:  # behind the call: an interrupt just before it must not leave it out
+            except Exception:
                 text.drafted = False
+                raise
+            text.drafted = False  # not where it was interrupted: the batch then calls it again
 
     def propose(self, texts: Sequence[TextState]) -> list[Share]:
         """Return the drafts of a round, each cut to what pays.

@@ -63,11 +63,13 @@ class HeadSequences:
         cache, id = self._head.cache, 0
         while id in cache:
             id += 1
+        # First: a sequence whose text is not known would stay for ever.
+        self._texts[request.id] = self._by_id[id] = _Text(id)
         try:
             cache.add_sequence(id)
         except ValueError:  # as many sequences as the cache was made for
+            self.finish(request)
             return
-        self._texts[request.id] = self._by_id[id] = _Text(id)
         self.extend(request, request.tokens[1:], request.prompt_hidden)
 
     def extend(self, request: Request, tokens: Sequence[int], hidden: Any) -> None:
@@ -144,11 +146,12 @@ class HeadSequences:
 
     def finish(self, request: Request) -> None:
         """Remove a text's sequence."""
-        text = self._texts.pop(request.id, None)
+        text = self._texts.get(request.id)
         if text is not None:
-            del self._by_id[text.id]
             if text.id in self._head.cache:
                 self._head.cache.remove_sequence(text.id)
+            self._by_id.pop(text.id, None)
+            del self._texts[request.id]  # last: until here it can be called again
 
     def _root(self, request: Request) -> npt.NDArray[Any]:
         root = self._texts[request.id].root
