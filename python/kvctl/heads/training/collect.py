@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -84,8 +85,7 @@ def collect(
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "seed": seed,
-            "prompts": len(prompts),
-            "first_prompts": [list(map(int, prompt)) for prompt in prompts[:4]],
+            "prompts": _digest(prompts),
             "vocab_size": runner.vocab_size,
         },
     )
@@ -151,6 +151,12 @@ def _collect_shard(
     }
     write_safetensors(path, arrays, bfloat16=frozenset(["hidden"]))
     return len(tokens)
+
+
+def _digest(prompts: Sequence[Sequence[int]]) -> str:
+    """Return a number that tells prompts from others."""
+    text = json.dumps([list(map(int, prompt)) for prompt in prompts])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..._ffi.untrusted import read_json_object, reading
 from ...models.checkpoints.safetensors_file import SafetensorsFile
 from .collect import MANIFEST
 
@@ -50,16 +50,18 @@ class Collection:
     FileNotFoundError
         If there is no collection, or none of its shards.
     ValueError
-        If it has fewer than two answers to learn from.
+        If it has fewer than two answers to learn from, or a file is damaged.
     """
 
     def __init__(self, folder: str | Path, *, longest: int = 320) -> None:
         folder = Path(folder)
-        if not (folder / MANIFEST).exists():
+        path = folder / MANIFEST
+        if not path.exists():
             raise FileNotFoundError(f"{folder} has no {MANIFEST}: 'kvctl heads collect' makes one")
-        manifest = json.loads((folder / MANIFEST).read_text())
-        self.layers: list[int] = manifest["layers"]
-        self.vocab_size: int = manifest["vocab_size"]
+        manifest = read_json_object(path)
+        with reading(str(path)):
+            self.layers: list[int] = list(manifest["layers"])
+            self.vocab_size = int(manifest["vocab_size"])
         self._files = [SafetensorsFile(path) for path in sorted(folder.glob("*.safetensors"))]
         if not self._files:
             raise FileNotFoundError(f"{folder} has no shards yet")

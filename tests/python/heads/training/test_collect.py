@@ -61,6 +61,15 @@ def test_an_interrupted_collection_goes_on(runner, collection, prompts, tmp_path
         collect(runner, prompts, tmp_path, **{**options, "temperature": 0.4})
 
 
+def test_other_prompts_are_refused(runner, prompts, tmp_path):
+    """Only the first four were compared once: answers to others came into the same collection."""
+    options = {"layers": LAYERS, "max_new_tokens": 4}
+    collect(runner, prompts[:6], tmp_path, **options)
+    collect(runner, prompts[:6], tmp_path, **options)
+    with pytest.raises(ValueError, match="a collection with another prompts: give it the same"):
+        collect(runner, [*prompts[:5], prompts[6]], tmp_path, **options)
+
+
 def test_answers_that_all_end_at_once(runner, prompts, tmp_path, monkeypatch):
     options = {"layers": LAYERS, "max_new_tokens": 9, "temperature": 0.3}
     with monkeypatch.context() as patch:
@@ -75,6 +84,13 @@ def test_answers_that_all_end_at_once(runner, prompts, tmp_path, monkeypatch):
 def test_enough_is_enough(runner, prompts, tmp_path):
     assert collect(runner, prompts, tmp_path, layers=LAYERS, enough=lambda: True) == 0
     with pytest.raises(FileNotFoundError, match="has no shards yet"):
+        Collection(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", ["[", "[]", "{}", '{"layers": [1, 3]}'])
+def test_a_damaged_manifest_is_named(tmp_path, manifest):
+    (tmp_path / "collection.json").write_text(manifest)
+    with pytest.raises(ValueError, match=r"collection\.json"):
         Collection(tmp_path)
 
 
