@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 import head_files
 import kvctl
+from drafters import Verified
 from head_checkpoint import write_head
 from kvctl.draft import HeadDrafter
 from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
@@ -22,7 +21,7 @@ OPTIONS = [
 SAMPLING = kvctl.Sampling(temperature=0.7, top_k=12)
 
 
-class InStep(HeadDrafter):
+class InStep(Verified, HeadDrafter):
     """Before each draft: the head's cache is that of a fresh prefill, bit for bit."""
 
     def __init__(self, head, target, **options):
@@ -35,10 +34,7 @@ class InStep(HeadDrafter):
         for request in requests:
             if request in self._heads and not self._heads._texts[request.id].tokens:
                 self.check(self._heads.id_of(request), list(request.tokens))
-        return [
-            replace(one, rates=None) if len(one.tree) <= 1 + request.limit else one
-            for request, one in zip(requests, drafts, strict=True)
-        ]
+        return drafts
 
     def check(self, id, tokens):
         target, head = self.target, self.head
