@@ -52,6 +52,8 @@ def write_head(folder: Path, kind: str, model: Any, shared: Shared, layers: list
             "hidden_act": "silu",
             "eagle_aux_hidden_state_layer_ids": [layer + 1 for layer in layers[:3]],
         }
+        if config.rope_scale != 1.0:
+            fields["rope_scaling"] = {"rope_type": "linear", "factor": 1.0 / config.rope_scale}
     else:
         fields |= {"medusa_num_heads": model.steps, "medusa_num_layers": 1}
     (folder / "config.json").write_text(json.dumps(fields, indent=1))

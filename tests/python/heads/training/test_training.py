@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,9 +58,14 @@ def compiled(model, kind, shared, checkpoint, folder):
     return load(compile_head(head, folder / "compiled", target_model=checkpoint))
 
 
-def test_training_sees_what_a_draft_sees(shared, checkpoint, texts, tmp_path):
-    """At step s, each entry has the feature of the s-th node of a draft that is a chain."""
+@pytest.mark.parametrize("rope_scale", [1.0, 0.25])
+def test_training_sees_what_a_draft_sees(shared, checkpoint, texts, tmp_path, rope_scale):
+    """At step s, each entry has the feature of the s-th node of a draft that is a chain.
+
+    The scale of RoPE was left out of the files once: a head was compiled without it.
+    """
     torch.manual_seed(1)
+    shared = replace(shared, config=replace(shared.config, rope_scale=rope_scale))
     model = rounded(Eagle3(shared, steps=3))
     head = compiled(model, "eagle3", shared, checkpoint, tmp_path)
     batch = texts.batch([texts.training[3]])
