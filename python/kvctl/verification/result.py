@@ -24,11 +24,6 @@ class Verification:
     bonus : numpy.ndarray
         (B,) int32, the next root of each sequence: the token emitted last, which no forward has
         seen yet; -1 where the sequence is finished.
-    finished : numpy.ndarray
-        (B,) bool, whether a stop token was emitted. What came after it was dropped.
-    draft_mismatch : numpy.ndarray
-        (B,) bool, whether a drafted token had probability 0 under its draft distribution. On the
-        CPU that is an error instead, so here it is False.
     lossless : bool
         Whether the emitted tokens follow the target's distribution.
     num_accepted : numpy.ndarray
@@ -62,11 +57,10 @@ class Verification:
         self._out_tokens = out[num_nodes : 2 * num_nodes]
         self._out_kept = out[2 * num_nodes : 3 * num_nodes]
         counts = out[3 * num_nodes :].reshape(4, len(trees))
-        self.num_accepted: Int32 = counts[0]
-        self.num_emitted: Int32 = counts[1]
-        self.bonus: Int32 = counts[2]
-        self.finished: npt.NDArray[np.bool_] = counts[3] != 0
-        self.draft_mismatch: npt.NDArray[np.bool_] = np.zeros(counts.shape[1], bool)
+        self.num_accepted: Int32
+        self.num_emitted: Int32
+        self.bonus: Int32
+        self.num_accepted, self.num_emitted, self.bonus, self._finished = counts
         self.lossless = lossless
         self.errors = [str(e) for e in errors] if errors is not None else [""] * len(trees)
         self.log_probs = (
@@ -141,6 +135,22 @@ class Verification:
 
     def __len__(self) -> int:
         return len(self.bonus)
+
+    # The arrays that few callers read are made when they are read: a call of few rows takes
+    # microseconds.
+
+    @cached_property
+    def finished(self) -> npt.NDArray[np.bool_]:
+        """(B,) bool, whether a stop token was emitted. What came after it was dropped."""
+        return self._finished.astype(bool)
+
+    @cached_property
+    def draft_mismatch(self) -> npt.NDArray[np.bool_]:
+        """(B,) bool, whether a drafted token had probability 0 under its draft distribution.
+
+        On the CPU that is an error instead, so here it is False.
+        """
+        return np.zeros(len(self), bool)
 
     @property
     def next_tokens(self) -> Int32:

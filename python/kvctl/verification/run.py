@@ -123,9 +123,9 @@ def verify(
     [[2, 0]]
     """
     trees = as_trees(trees)
-    for name, threshold in (("epsilon", epsilon), ("delta", delta)):
-        if not 0 <= threshold < math.inf:
-            raise ValueError(f"{name} must be at least 0 and finite, got {threshold}")
+    if not (0 <= epsilon < math.inf and 0 <= delta < math.inf):
+        name, threshold = ("delta", delta) if 0 <= epsilon < math.inf else ("epsilon", epsilon)
+        raise ValueError(f"{name} must be at least 0 and finite, got {threshold}")
     if draft_probs is not None and draft_probs_per_node is not None:
         raise ValueError("give either draft_probs or draft_probs_per_node")
     each = kind(errors, ("raise", "status"), "errors") == 1

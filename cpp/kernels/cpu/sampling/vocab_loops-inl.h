@@ -19,26 +19,53 @@ namespace {
 constexpr uint32_t kMostProbBits = 0x3f8020c4u;  // the largest float up to 1.001
 
 float MaxLoop(const float* logits, int32_t n) {
-  const Vec lowest = Set(-kInfinity);
-  Vec max[4] = {lowest, lowest, lowest, lowest};
-  int32_t i = 0;
+  // As many as hide the latency of a maximum behind the loads of a row in the second-level cache.
+  constexpr int kCount = 8;
+  Vec max[kCount];
+  for (Vec& one : max) one = Set(-kInfinity);
   // If either operand is NaN, Max returns the second.
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    for (int j = 0; j < 4; ++j) max[j] = Max(Load(logits + i + kLanes * j), max[j]);
+  if (n < kLanes) {
+    max[0] = Max(LoadSome(logits, n, -kInfinity), max[0]);
+  } else {
+    // The ends take a vector each, which may overlap the others: a row of an array of NumPy's
+    // begins anywhere, and loads that cross cache lines take twice as long.
+    max[0] = Max(Load(logits), max[0]);
+    max[1] = Max(Load(logits + n - kLanes), max[1]);
+    const auto address = reinterpret_cast<uintptr_t>(logits);
+    auto i = static_cast<int32_t>((0 - address) / sizeof(float) % kLanes);
+    // What follows this block begins to arrive before its last sums have been compared.
+    for (int line = 0; line < 512; line += 16) Prefetch(address + (n + line) * sizeof(float));
+    for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
+      for (int j = 0; j < kCount; ++j) max[j] = Max(Load(logits + i + kLanes * j), max[j]);
+    }
+    for (; i + kLanes <= n; i += kLanes) max[0] = Max(Load(logits + i), max[0]);
   }
-  ForRuns<kLanes>(n - i, [&](int32_t at, int32_t count) {
-    max[0] = Max(LoadSome(logits + i + at, count, -kInfinity), max[0]);
-  });
+  for (int half = kCount / 2; half > 0; half /= 2) {
+    for (int j = 0; j < half; ++j) max[j] = Max(max[j], max[j + half]);
+  }
   float lanes[kLanes];
-  Store(lanes, Max(Max(max[0], max[1]), Max(max[2], max[3])));
+  Store(lanes, max[0]);
   float best = lanes[0];
   for (float lane : lanes) best = lane > best ? lane : best;
   return best;
 }
 
 int32_t FindLoop(const float* logits, int32_t n, float value) {
+  constexpr int kCount = 4;
   const Vec wanted = Set(value);
-  for (int32_t i = 0; i < n; i += kLanes) {
+  int32_t i = 0;
+  for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
+    uint32_t equal[kCount], any = 0;
+    for (int j = 0; j < kCount; ++j) {
+      equal[j] = EqualLanes(Load(logits + i + kLanes * j), wanted);
+      any |= equal[j];
+    }
+    if (any == 0) continue;
+    for (int j = 0;; ++j) {
+      if (equal[j] != 0) return i + kLanes * j + __builtin_ctz(equal[j]);
+    }
+  }
+  for (; i < n; i += kLanes) {
     const int32_t count = n - i < kLanes ? n - i : kLanes;
     uint32_t equal = EqualLanes(LoadSome(logits + i, count, 0.0f), wanted);
     if (count < kLanes) equal &= (1u << count) - 1;

@@ -107,6 +107,25 @@ TEST(VectorLoopsMatchScalarLoopsBitForBit) {
   }
 }
 
+TEST(TheFirstLargestLogitIsFoundWhereverARowBeginsAndEnds) {
+  const kvctl::VocabOps& scalar = kvctl::ScalarVocabOps();
+  const kvctl::VocabOps& fast = kvctl::CpuVocabOps();
+  std::mt19937 random(7);
+  std::vector<float> logits(400);
+  for (int begin = 0; begin < 17; ++begin) {
+    for (int n = 1; n < 300; n += 1 + n / 40) {
+      for (float& logit : logits) logit = static_cast<float>(random() % 64);
+      for (int bad = 0; bad < 20; ++bad) logits[random() % logits.size()] = NAN;
+      logits[begin + random() % n] = 99.0f;
+      const float* row = logits.data() + begin;
+      EXPECT_EQ(fast.max(row, n), scalar.max(row, n));
+      EXPECT_EQ(fast.find(row, n, 99.0f), scalar.find(row, n, 99.0f));
+      const float least = static_cast<float>(random() % 64);
+      EXPECT_EQ(fast.find(row, n, least), scalar.find(row, n, least));
+    }
+  }
+}
+
 TEST(LongRowsAtTheLargestExponentialSumExactly) {
   // Every exponential is as large as the contract allows: the most that vector lanes can hold.
   const int n = 3 * kvctl::kVocabBlock + 5;
