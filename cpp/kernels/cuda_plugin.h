@@ -96,8 +96,11 @@ struct CudaPlugin {
   int32_t version;
   CudaCache* (*create_cache)(const CudaCacheConfig& config);
   CudaVerify* (*create_verify)(int device);
+  /*! \brief The calling thread's current device, or -1 if there is none. */
+  int (*current_device)();
+  void (*set_current_device)(int device);
 };
-constexpr int32_t kCudaPluginVersion = 3;
+constexpr int32_t kCudaPluginVersion = 4;
 constexpr const char* kCudaPluginSymbol = "kvctl_cuda_plugin";
 
 }  // namespace kvctl

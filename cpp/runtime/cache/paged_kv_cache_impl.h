@@ -40,6 +40,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   using Tensor = tvm::runtime::Tensor;
 
   explicit PagedKVCacheImpl(const PagedKVCacheConfig& config);
+  ~PagedKVCacheImpl() { device_.Note(); }
 
   // KVState.
   void Clear() final;
@@ -164,6 +165,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief What a step for sequences will append, -1 tokens for one that does not exist. */
   StepLengths LengthsOf(std::vector<int64_t> seq_ids, std::vector<int64_t> appended) const;
 
+  KeepCurrentDevice device_;  // first: its destructor runs after those that free device memory
   const PagedKVCacheConfig config_;
   SequenceTable table_;
   KeyRotator rotator_;

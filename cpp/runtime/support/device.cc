@@ -6,6 +6,7 @@
 #include <tvm/runtime/device_api.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -13,6 +14,7 @@
 #include <string>
 
 #include "kvctl/error.h"
+#include "runtime/support/current_device.h"
 
 namespace kvctl {
 namespace {
@@ -28,6 +30,12 @@ std::string PluginPath() {
   return path + "libkvctl_cuda.so";
 }
 
+/*! \brief The plugin, once it is open. */
+std::atomic<const CudaPlugin*> opened{nullptr};
+/*! \brief The current device of the thread that opened it, then: what scopes begun before put back.
+ */
+thread_local int device_at_opening = -1;
+
 const CudaPlugin& Open() {
   const std::string path = PluginPath();
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open
@@ -40,6 +48,8 @@ const CudaPlugin& Open() {
   if (entry == nullptr || entry()->version != kCudaPluginVersion) {
     Throw(ErrorKind::kNotImplemented, path, " does not belong to this kvctl: build both together");
   }
+  device_at_opening = entry()->current_device();
+  opened = entry();
   return *entry();
 }
 
@@ -65,6 +75,18 @@ const CudaPlugin& CudaKernels() {
   static const CudaPlugin& plugin = Open();  // tried again if it threw
   LoadTvmCuda();
   return plugin;
+}
+
+void KeepCurrentDevice::Note() {
+  const CudaPlugin* plugin = opened.load(std::memory_order_acquire);
+  before_ = plugin == nullptr ? -1 : plugin->current_device();
+}
+
+KeepCurrentDevice::~KeepCurrentDevice() {
+  const CudaPlugin* plugin = opened.load(std::memory_order_acquire);
+  if (plugin == nullptr) return;
+  const int before = before_ < 0 ? device_at_opening : before_;
+  if (before >= 0 && plugin->current_device() != before) plugin->set_current_device(before);
 }
 
 void* CurrentStream(DLDevice device) {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "kvctl/error.h"
+#include "runtime/support/current_device.h"
 
 namespace kvctl {
 
@@ -34,11 +35,13 @@ inline tvm::ffi::Error ToFFIError(const Error& error) {
 /*!
  * \brief Runs f and turns what it throws into FFI errors.
  *
- * Stands around every FFI entry and every virtual method that TVM calls: an exception of another
- * type would lose its kind at the boundary, or abort the process.
+ * The current CUDA device is afterwards what it was before. Stands around every FFI entry and every
+ * virtual method that TVM calls: an exception of another type would lose its kind at the boundary,
+ * or abort the process.
  */
 template <typename F>
 auto Guard(F&& f) -> decltype(f()) {
+  const KeepCurrentDevice device;
   try {
     return std::forward<F>(f)();
   } catch (const Error& error) {

@@ -13,6 +13,17 @@ void Check(cudaError_t error, const char* what) {
   Throw(ErrorKind::kRuntime, "CUDA: ", what, ": ", cudaGetErrorString(error));
 }
 
+int CurrentDevice() {
+  int device = -1;
+  if (cudaGetDevice(&device) == cudaSuccess) return device;
+  cudaGetLastError();
+  return -1;
+}
+
+void SetCurrentDevice(int device) {
+  if (cudaSetDevice(device) != cudaSuccess) cudaGetLastError();
+}
+
 DeviceScope::DeviceScope(int device) {
   Check(cudaGetDevice(&before_), "querying the current device");
   if (before_ == device) return;

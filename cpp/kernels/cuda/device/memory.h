@@ -10,23 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/device/current_device.h"
+
 namespace kvctl::cuda {
 
 /*! \throws Error kRuntime that names the operation that failed. */
 void Check(cudaError_t error, const char* what);
-
-/*! \brief Makes a device current during its lifetime. */
-class DeviceScope {
- public:
-  explicit DeviceScope(int device);
-  ~DeviceScope();
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 /*! \brief Memory on the current device. Growing it discards its contents. */
 class DeviceBuffer {

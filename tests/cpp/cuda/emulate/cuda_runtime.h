@@ -84,10 +84,13 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = emulate::CurrentDevice();
   return cudaSuccess;
 }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) {
+  emulate::SetDevice(device);
+  return cudaSuccess;
+}
 /*! \brief What may not be called while a stream is captured. */
 inline cudaError_t OutsideCaptures() {
   return emulate::IsCapturing() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;

@@ -15,11 +15,13 @@ int64_t num_allocations = 0;
 
 class EmulatedDevice final : public tvm::runtime::DeviceAPI {
  public:
-  void SetDevice(tvm::Device) final {}
+  // As TVM's own device API, what allocates, frees, copies or waits leaves its device current.
+  void SetDevice(tvm::Device device) final { emulate::SetDevice(device.device_id); }
   void GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, tvm::ffi::Any* value) final {
-    if (kind == tvm::runtime::kExist) *value = device.device_id == 0;
+    if (kind == tvm::runtime::kExist) *value = device.device_id < 2;
   }
-  void* AllocDataSpace(tvm::Device, size_t size, size_t, DLDataType) final {
+  void* AllocDataSpace(tvm::Device device, size_t size, size_t, DLDataType) final {
+    SetDevice(device);
     ++num_allocations;
     const size_t bytes = (size + 256) / 256 * 256;
     void* data = std::aligned_alloc(256, bytes);
@@ -27,12 +29,17 @@ class EmulatedDevice final : public tvm::runtime::DeviceAPI {
     return data;
   }
   using DeviceAPI::AllocDataSpace;
-  void FreeDataSpace(tvm::Device, void* data) final { std::free(data); }
-  void StreamSync(tvm::Device, TVMStreamHandle) final {}
+  void FreeDataSpace(tvm::Device device, void* data) final {
+    SetDevice(device);
+    std::free(data);
+  }
+  void StreamSync(tvm::Device device, TVMStreamHandle) final { SetDevice(device); }
 
  protected:
   void CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset, size_t size,
-                      tvm::Device, tvm::Device, DLDataType, TVMStreamHandle) final {
+                      tvm::Device device_from, tvm::Device device_to, DLDataType,
+                      TVMStreamHandle) final {
+    SetDevice(device_from.device_type == kDLCUDA ? device_from : device_to);
     std::memcpy(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
                 size);
   }
@@ -59,6 +66,10 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            })
       .def("emulate.take_streams", Streams, "The streams that work was queued on since last asked")
       .def("emulate.get_num_allocations", NumAllocations, "Tensors' allocations until now")
+      .def("emulate.get_device", emulate::CurrentDevice, "The device that this thread has chosen")
+      .def(
+          "emulate.set_device",
+          [](int64_t device) { emulate::SetDevice(static_cast<int>(device)); }, "Choose a device")
       .def("emulate.begin_capture", emulate::BeginCapture)
       .def("emulate.end_capture", EndCapture)
       .def("emulate.replay", Replay);

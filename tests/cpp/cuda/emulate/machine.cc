@@ -219,6 +219,7 @@ using Graph = std::vector<std::function<void()>>;
 struct Driver {
   std::map<const void*, size_t> prepared;  // shared bytes of each kernel
   std::vector<void*> streams;
+  int device = 0;
   bool capturing = false;
   std::vector<Graph> graphs;
 };
@@ -244,6 +245,9 @@ void CheckPrepared(const void* kernel, size_t shared_bytes) {
   }
   Prepare(kernel, 0);
 }
+
+int CurrentDevice() { return driver.device; }
+void SetDevice(int device) { driver.device = device; }
 
 void UseStream(void* stream) {
   auto& streams = driver.streams;

@@ -52,6 +52,10 @@ void Prepare(const void* kernel, size_t shared_bytes);
  * captured, or that was prepared for less shared memory. */
 void CheckPrepared(const void* kernel, size_t shared_bytes);
 
+/*! \brief The device that the thread has chosen, of two that are alike. Work is not told apart. */
+int CurrentDevice();
+void SetDevice(int device);
+
 // Streams. Work is done at once, so that they only say where a call meant to queue it.
 /*! \brief Notes that work was queued on a stream. */
 void UseStream(void* stream);
