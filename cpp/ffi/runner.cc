@@ -78,6 +78,12 @@ class ModelRunnerObj : public ffi::Object {
  public:
   explicit ModelRunnerObj(ModelRunner value) : runner(std::move(value)) {}
   ModelRunner runner;
+  bool joins_logits = true;  //!< of several workers: the first one's logits are those of all
+
+  /*! \brief The logits of a forward as its caller wants them. */
+  Tensor Logits(const Tensor& local) const {
+    return joins_logits ? runner.GatherLogits(local) : local;
+  }
 
   static constexpr bool _type_mutable = true;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.ModelRunner", ModelRunnerObj, ffi::Object);
@@ -98,7 +104,8 @@ ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
                          const ffi::Optional<FunctionTableRef>& library, int64_t max_sequences,
                          int64_t max_total_tokens, int64_t prefill_chunk_size, int64_t page_size,
                          const ffi::String& kv_dtype, int64_t max_history, int64_t max_state_bytes,
-                         bool keep_steps, const ffi::Optional<ffi::Function>& progress) {
+                         bool keep_steps, int64_t shard,
+                         const ffi::Optional<ffi::Function>& progress) {
   RunnerOptions options;
   options.device = device;
   options.max_sequences = max_sequences;
@@ -109,6 +116,7 @@ ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
   options.max_history = max_history;
   options.max_state_bytes = max_state_bytes;
   options.keep_steps = keep_steps;
+  options.shard = shard;
   if (progress.has_value()) {
     options.progress = [report = *progress](int64_t done, int64_t total) { report(done, total); };
   }
@@ -156,28 +164,28 @@ std::vector<std::vector<int32_t>> Split(const ffi::Shape& flat, const ffi::Shape
 
 Tensor Prefill(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& lengths,
                const ffi::Shape& tokens) {
-  return self->runner.Prefill(ToVector(seq_ids), Split(tokens, lengths, "token"));
+  return self->Logits(self->runner.Prefill(ToVector(seq_ids), Split(tokens, lengths, "token")));
 }
 
 Tensor Decode(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const ffi::Shape& tokens) {
-  return self->runner.Decode(ToVector(seq_ids), ToInt32(tokens, "token"));
+  return self->Logits(self->runner.Decode(ToVector(seq_ids), ToInt32(tokens, "token")));
 }
 
 /*! \brief trees: encoded, one after another. */
 Tensor Verify(const ModelRunnerRef& self, const ffi::Shape& seq_ids, const Tensor& trees) {
   const auto* code = TensorData<const int32_t>(trees, "trees", {kAnyExtent});
-  return self->runner.Verify(ToVector(seq_ids), DecodeTrees(code, trees->shape[0]));
+  return self->Logits(self->runner.Verify(ToVector(seq_ids), DecodeTrees(code, trees->shape[0])));
 }
 
 ForwardOptions OptionsOf(const ffi::Shape& hidden, int64_t exit_layer) {
   return {ToInt32(hidden, "layer"), Narrow(exit_layer, "layers")};
 }
 
-ffi::Array<ffi::Optional<Tensor>> ToArray(const ForwardRows& rows) {
+ffi::Array<ffi::Optional<Tensor>> ToArray(const ModelRunnerRef& self, const ForwardRows& rows) {
   ffi::Optional<Tensor> hidden, entering;
   if (rows.hidden.defined()) hidden = rows.hidden;
   if (rows.entering.defined()) entering = rows.entering;
-  return {ffi::Optional<Tensor>(rows.logits), hidden, entering};
+  return {ffi::Optional<Tensor>(self->Logits(rows.logits)), hidden, entering};
 }
 
 /*! \brief hidden: layers, -1 being what the output layer reads. exit_layer: 0, or how many run. */
@@ -185,8 +193,8 @@ ffi::Array<ffi::Optional<Tensor>> VerifyStates(const ModelRunnerRef& self,
                                                const ffi::Shape& seq_ids, const Tensor& trees,
                                                const ffi::Shape& hidden, int64_t exit_layer) {
   const auto* code = TensorData<const int32_t>(trees, "trees", {kAnyExtent});
-  return ToArray(self->runner.Verify(ToVector(seq_ids), DecodeTrees(code, trees->shape[0]),
-                                     OptionsOf(hidden, exit_layer)));
+  return ToArray(self, self->runner.Verify(ToVector(seq_ids), DecodeTrees(code, trees->shape[0]),
+                                           OptionsOf(hidden, exit_layer)));
 }
 
 Tensor Embed(const ModelRunnerRef& self, const ffi::Shape& tokens) {
@@ -203,13 +211,15 @@ Tensor Embed(const ModelRunnerRef& self, const ffi::Shape& tokens) {
 
 Tensor PrefillEmbeddings(const ModelRunnerRef& self, const ffi::Shape& seq_ids,
                          const ffi::Array<Tensor>& embeddings) {
-  return self->runner.PrefillEmbeddings(ToVector(seq_ids), {embeddings.begin(), embeddings.end()});
+  return self->Logits(
+      self->runner.PrefillEmbeddings(ToVector(seq_ids), {embeddings.begin(), embeddings.end()}));
 }
 
 /*! \brief entering: (rows of all sequences, hidden). */
 ffi::Array<ffi::Optional<Tensor>> Complete(const ModelRunnerRef& self, const ffi::Shape& seq_ids,
                                            const Tensor& entering, int64_t exit_layer) {
-  return ToArray(self->runner.Complete(ToVector(seq_ids), entering, Narrow(exit_layer, "layers")));
+  return ToArray(self,
+                 self->runner.Complete(ToVector(seq_ids), entering, Narrow(exit_layer, "layers")));
 }
 
 bool GivesHidden(const ModelRunnerRef& self) { return self->runner.GivesHidden(); }
@@ -251,8 +261,8 @@ ffi::Array<ffi::Optional<Tensor>> ForwardStates(
     if (pending >= 0) requests[i].pending = pending != 0;
     at += lengths[i];
   }
-  return ToArray(
-      self->runner.Forward(requests, ToInt32(tokens, "token"), OptionsOf(hidden, exit_layer)));
+  return ToArray(self, self->runner.Forward(requests, ToInt32(tokens, "token"),
+                                            OptionsOf(hidden, exit_layer)));
 }
 
 /*! \brief Prompts with the hidden states of all their tokens; hidden as VerifyStates takes it. */
@@ -269,7 +279,7 @@ ffi::Array<ffi::Optional<Tensor>> PrefillStates(const ModelRunnerRef& self,
   }
   ForwardOptions options = OptionsOf(hidden, 0);
   options.last_logits = true;
-  return ToArray(self->runner.Forward(requests, ToInt32(tokens, "token"), options));
+  return ToArray(self, self->runner.Forward(requests, ToInt32(tokens, "token"), options));
 }
 
 ffi::Optional<PagedKVCache> CacheOf(const ModelRunnerRef& self) {
@@ -290,6 +300,12 @@ ffi::String ConfigOf(const ModelRunnerRef& self) {
   return ffi::json::Stringify(self->runner.config());
 }
 int64_t VocabSizeOf(const ModelRunnerRef& self) { return self->runner.vocab_size(); }
+int64_t LogitColumnsOf(const ModelRunnerRef& self) { return self->runner.logit_columns(); }
+int64_t NumShardsOf(const ModelRunnerRef& self) { return self->runner.num_shards(); }
+void SetJoinLogits(const ModelRunnerRef& self, bool join) { self->joins_logits = join; }
+Tensor GatherLogits(const ModelRunnerRef& self, const Tensor& local) {
+  return self->runner.GatherLogits(local);
+}
 int64_t PrefillChunkOf(const ModelRunnerRef& self) { return self->runner.prefill_chunk_size(); }
 
 }  // namespace
@@ -332,6 +348,13 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.runner.get_params", Guarded(ParamsOf), "A runner's parameters")
       .def("kvctl.runner.get_config", Guarded(ConfigOf), "JSON text of mlc-chat-config.json")
       .def("kvctl.runner.get_vocab_size", Guarded(VocabSizeOf), "Size of a model's vocabulary")
+      .def("kvctl.runner.get_logit_columns", Guarded(LogitColumnsOf),
+           "Length of the rows of logits that a worker computes")
+      .def("kvctl.runner.get_num_shards", Guarded(NumShardsOf), "Workers that run a model together")
+      .def("kvctl.runner.set_join_logits", Guarded(SetJoinLogits),
+           "Whether forwards return on worker 0 the logits of all workers, or each its own")
+      .def("kvctl.runner.gather_logits", OnStream(GatherLogits),
+           "The logits of all workers, on worker 0")
       .def("kvctl.runner.get_prefill_chunk_size", Guarded(PrefillChunkOf),
            "New tokens that one forward takes");
 }

@@ -41,6 +41,11 @@ struct RunnerOptions {
   int64_t page_size = 16;
   /*! \brief The type of K and V in the cache's pages; with 0 bits the library's own. */
   DLDataType kv_dtype = {kDLFloat, 0, 1};
+  /*!
+   * \brief Which worker this is, counted from 0, of those that a library was compiled for
+   * (tensor_parallel_shards); -1: none of several.
+   */
+  int64_t shard = -1;
   // Of models with recurrent layers.
   int64_t max_history = 16;     //!< tokens by which a sequence can be rolled back
   int64_t max_state_bytes = 0;  //!< memory for kept states; see RecurrentStateConfig::max_bytes
@@ -171,6 +176,14 @@ class KVCTL_API ModelRunner {
    */
   ForwardRows Complete(const std::vector<int64_t>& seq_ids, const tvm::runtime::Tensor& entering,
                        int32_t exit_layer);
+  /*!
+   * \brief Joins the logits of all workers; every worker calls it, with the rows that the same
+   * call returned to each.
+   * \param local (rows, logit_columns) float32.
+   * \return On worker 0 (rows, vocabulary); on others `local`.
+   * \throws Error kValue for another shape; kRuntime if no collectives are there.
+   */
+  tvm::runtime::Tensor GatherLogits(const tvm::runtime::Tensor& local) const;
   /*! \brief Whether the library gives what the output layer reads; see ForwardOptions::hidden. */
   bool GivesHidden() const;
   /*! \brief The rows that enter layer 0, (n, hidden). */
@@ -226,6 +239,13 @@ class KVCTL_API ModelRunner {
   /*! \brief mlc-chat-config.json. */
   const tvm::ffi::json::Object& config() const { return config_; }
   int64_t vocab_size() const { return vocab_size_; }
+  /*!
+   * \brief Length of a row of logits: the vocabulary, or what this worker has of it. Those of
+   * worker i begin with token i times this, and minus infinity follows the last token.
+   */
+  int64_t logit_columns() const { return logit_columns_; }
+  int64_t shard() const { return shard_; }            //!< which worker this is
+  int64_t num_shards() const { return num_shards_; }  //!< workers that run the model together
   int64_t prefill_chunk_size() const { return prefill_chunk_size_; }
 
  private:
@@ -272,6 +292,9 @@ class KVCTL_API ModelRunner {
   RecurrentState state_;
   tvm::ffi::json::Object config_;
   int64_t vocab_size_ = 0;
+  int64_t logit_columns_ = 0;
+  int64_t shard_ = 0;
+  int64_t num_shards_ = 1;
   int64_t prefill_chunk_size_ = 0;
   int64_t context_window_ = -1;  // tokens of a sequence; below 1: no limit
   // MLC-LLM's recurrent layers run the rows of a prefill or a verification as one sequence.

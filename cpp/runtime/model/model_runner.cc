@@ -76,10 +76,10 @@ ForwardRows ModelRunner::RunStep(const std::vector<StepRequest>& requests, const
   const Tensor& logits = result.logits;
   const int64_t width = logits->ndim < 2 ? 0 : logits->shape[logits->ndim - 1];
   const int64_t found = logits->ndim == 3 ? logits->shape[0] * logits->shape[1] : logits->shape[0];
-  if (width != vocab_size_ || found != num_logits) {
+  if (width != logit_columns_ || found != num_logits) {
     Throw(ErrorKind::kRuntime, functions_.path(), " returned logits of shape ",
           ffi::Shape(logits->shape, logits->shape + logits->ndim), " where ", num_logits,
-          " rows of ", vocab_size_, " were expected");
+          " rows of ", logit_columns_, " were expected");
   }
   step.End();
   result.logits = logits.CreateView({num_logits, width}, logits->dtype);
@@ -171,7 +171,7 @@ Tensor ModelRunner::PrefillInSteps(const std::vector<int64_t>& seq_ids,
 
   CheckFreePages(cache_, seq_ids, lengths);
   return AllOrNothing(cache_, state_, seq_ids, [&] {
-    Tensor all = Tensor::Empty({static_cast<int64_t>(seq_ids.size()), vocab_size_},
+    Tensor all = Tensor::Empty({static_cast<int64_t>(seq_ids.size()), logit_columns_},
                                DLDataType{kDLFloat, 32, 1}, functions_.device());
     int64_t at = 0;
     for (const std::vector<PromptPiece>& pieces : steps) {

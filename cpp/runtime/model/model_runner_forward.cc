@@ -109,8 +109,8 @@ ForwardRows ModelRunner::RunRequests(const std::vector<StepRequest>& requests,
   return AllOrNothing(cache_, state_, seq_ids, [&] {
     ForwardRows all;
     const int64_t num_logits = last_logits ? static_cast<int64_t>(requests.size()) : total;
-    all.logits =
-        Tensor::Empty({num_logits, vocab_size_}, DLDataType{kDLFloat, 32, 1}, functions_.device());
+    all.logits = Tensor::Empty({num_logits, logit_columns_}, DLDataType{kDLFloat, 32, 1},
+                               functions_.device());
     int64_t row = 0, logit_row = 0, left = lengths[0];
     for (const std::vector<StepRequest>& step :
          CutIntoSteps(requests, prefill_chunk_size_, one_sequence_per_step_)) {

@@ -44,7 +44,7 @@ std::string StateKind(const JsonObject& metadata) {
 }
 
 /*! \brief Refuses models that would run wrongly instead of running them. */
-void CheckSupported(const FunctionTable& functions) {
+void CheckSupported(const FunctionTable& functions, int64_t shard) {
   const JsonObject& metadata = functions.metadata();
   const std::string& library = functions.path();
   if (metadata.empty()) {
@@ -55,12 +55,20 @@ void CheckSupported(const FunctionTable& functions) {
     Throw(ErrorKind::kNotImplemented, library, " keeps its state as '", kind,
           "'; the runner runs models that keep a 'kv_cache', an 'rnn_state' or both ('hybrid')");
   }
-  for (const char* key : {"tensor_parallel_shards", "pipeline_parallel_stages"}) {
-    const int64_t count = IntegerOr(metadata, key, 1);
-    if (count > 1) {
-      Throw(ErrorKind::kNotImplemented, library, " is compiled for ", count, " devices (", key,
-            "); the runner runs models on one");
-    }
+  if (const int64_t count = IntegerOr(metadata, "pipeline_parallel_stages", 1); count > 1) {
+    Throw(ErrorKind::kNotImplemented, library, " is compiled for ", count,
+          " devices (pipeline_parallel_stages); the runner runs models on one");
+  }
+  const int64_t count = IntegerOr(metadata, "tensor_parallel_shards", 1);
+  if (count > 1 && shard < 0) {
+    Throw(
+        ErrorKind::kNotImplemented, library, " is compiled for ", count,
+        " devices (tensor_parallel_shards): kvctl.distributed.ModelRunner.load(directory, workers=",
+        count, ") runs it");
+  }
+  if (shard >= 0 && shard >= count) {
+    Throw(ErrorKind::kValue, library, " is compiled for ", count,
+          " workers, so shard must be from ", "0 to ", count - 1, ", not ", shard);
   }
   auto ours = FindMember<JsonObject>(metadata, "kvctl");
   if (ours && IntegerOr(*ours, "format", 1) != 1) {
@@ -86,6 +94,13 @@ int64_t VocabSize(const JsonObject& config, const std::string& directory) {
     size = GetMember<int64_t>(model, "vocab_size", directory + "/mlc-chat-config.json");
   }
   return *size;
+}
+
+/*! \brief The length of the rows of logits that a worker computes. */
+int64_t LogitColumns(const JsonObject& metadata, int64_t vocab_size) {
+  const JsonObject ours = FindMember<JsonObject>(metadata, "kvctl").value_or(JsonObject());
+  const auto parallel = FindMember<JsonObject>(ours, "tensor_parallel");
+  return parallel ? IntegerOr(*parallel, "columns", vocab_size) : vocab_size;
 }
 
 /*! \brief What MLC-LLM's engine tells the cache of each sequence of a model with a window. */
@@ -205,13 +220,16 @@ ModelRunner ModelRunner::Load(const std::string& directory, const RunnerOptions&
 ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable& functions,
                               const RunnerOptions& options) {
   const ModelFiles files = OpenModelFiles(directory);
-  CheckSupported(functions);
+  CheckSupported(functions, options.shard);
   const JsonObject& metadata = functions.metadata();
 
   ModelRunner runner(functions);
   runner.FindStates();
   runner.config_ = files.config;
   runner.vocab_size_ = VocabSize(files.config, directory);
+  runner.shard_ = std::max<int64_t>(options.shard, 0);
+  runner.num_shards_ = IntegerOr(metadata, "tensor_parallel_shards", 1);
+  runner.logit_columns_ = LogitColumns(metadata, runner.vocab_size_);
   runner.limit_threads_ = metadata.count(ffi::String("kvctl")) > 0;
   const int64_t chunk_limit = IntegerOr(metadata, "prefill_chunk_size", 2048);
   runner.prefill_chunk_size_ =
@@ -245,8 +263,13 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
     runner.state_ = CreateState(functions, max_sequences, options);
     runner.one_sequence_per_step_ = !DescribedState(functions);
   }
+  WorkerShare worker;
+  worker.index = runner.shard_;
+  worker.count = runner.num_shards_;
+  worker.splits = ReadParamSplits(metadata, runner.shard_, functions.path());
+  worker.find = [&](const std::string& name) { return functions.Find(name).packed(); };
   runner.params_ = LoadParams(files, ReadParamSpecs(metadata, functions.path()), functions.device(),
-                              options.progress);
+                              worker, options.progress);
   return runner;
 }
 

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <fstream>
+#include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "kvctl/error.h"
+#include "runtime/model/row_tensors.h"
 #include "runtime/model/shard_check.h"
 
 namespace kvctl {
@@ -20,6 +23,8 @@ struct Wanted {
   const ParamSpec* spec;
   size_t position;
   ffi::Function pack;
+  const ParamSplit* split = nullptr;  // null: all of it
+  std::vector<ffi::Function> steps;   // of MLC-LLM's way to a share
 };
 
 bool SameDType(DLDataType a, DLDataType b) {
@@ -35,7 +40,8 @@ bool ShapeFits(const std::vector<int64_t>& shape, const std::vector<int64_t>& ex
 }
 
 std::unordered_map<std::string, Wanted> CheckSpecs(const ModelFiles& files,
-                                                   const std::vector<ParamSpec>& specs) {
+                                                   const std::vector<ParamSpec>& specs,
+                                                   const WorkerShare& worker) {
   std::unordered_map<std::string, const ParamRecord*> records;
   for (const ParamShard& shard : files.shards) {
     for (const ParamRecord& record : shard.records) records[record.name] = &record;
@@ -43,18 +49,33 @@ std::unordered_map<std::string, Wanted> CheckSpecs(const ModelFiles& files,
   std::unordered_map<std::string, Wanted> wanted;
   for (size_t i = 0; i < specs.size(); ++i) {
     const ParamSpec& spec = specs[i];
-    auto found = records.find(spec.name);
+    const bool cut = worker.count > 1 && !spec.steps.empty();
+    // MLC-LLM can save the shares, too.
+    const std::string share = spec.name + "_shard-" + std::to_string(worker.index);
+    const bool presharded = cut && records.count(share) > 0;
+    const std::string& name = presharded ? share : spec.name;
+    const std::vector<int64_t>& shape =
+        cut && !presharded ? spec.steps.front().in_shape : spec.shape;
+    auto found = records.find(name);
     if (found == records.end()) {
       Throw(ErrorKind::kValue, files.index, " lacks parameter ", spec.name, ", which ",
             files.library, " takes: do the two belong together?");
     }
     const ParamRecord& record = *found->second;
-    if (!SameDType(record.dtype, spec.dtype) || !ShapeFits(record.shape, spec.shape)) {
+    if (!SameDType(record.dtype, spec.dtype) || !ShapeFits(record.shape, shape)) {
       Throw(ErrorKind::kValue, "parameter ", spec.name, " is ",
             DescribeTensor(record.dtype, record.shape), " in ", files.index, ", but ",
-            files.library, " takes ", DescribeTensor(spec.dtype, spec.shape));
+            files.library, " takes ", DescribeTensor(spec.dtype, shape));
     }
-    Wanted entry{&spec, i, nullptr};
+    Wanted entry{&spec, i, nullptr, nullptr, {}};
+    auto split = worker.splits.find(spec.name);
+    if (split != worker.splits.end()) {
+      CheckSplit(split->second, record, files.library);
+      entry.split = &split->second;
+    }
+    for (const ShardStep& step : cut && !presharded ? spec.steps : std::vector<ShardStep>()) {
+      entry.steps.push_back(worker.find(step.function));
+    }
     if (!spec.pack.empty()) {
       auto pack = ffi::Function::GetGlobal(spec.pack);
       if (!pack.has_value()) {
@@ -63,7 +84,7 @@ std::unordered_map<std::string, Wanted> CheckSpecs(const ModelFiles& files,
       }
       entry.pack = *pack;
     }
-    if (!wanted.emplace(spec.name, std::move(entry)).second) {
+    if (!wanted.emplace(name, std::move(entry)).second) {
       Throw(ErrorKind::kValue, files.library, " names parameter ", spec.name, " twice");
     }
   }
@@ -102,6 +123,55 @@ Tensor ReadTensor(std::ifstream* file, const ParamShard& shard, const ParamRecor
   return device.device_type == kDLCPU ? host : host.CopyTo(device);
 }
 
+/*! \brief This worker's share of a parameter that MLC-LLM's functions cut into all shares. */
+Tensor CutByModel(Tensor tensor, const Wanted& wanted, int64_t worker) {
+  for (size_t i = 0; i < wanted.steps.size(); ++i) {
+    const ShardStep& step = wanted.spec->steps[i];
+    Tensor out = Tensor::Empty(ffi::Shape(step.out_shape.begin(), step.out_shape.end()),
+                               step.out_dtype, tensor->device);
+    wanted.steps[i](tensor, out);
+    tensor = std::move(out);
+  }
+  const ffi::Shape shape(tensor->shape + 1, tensor->shape + tensor->ndim);
+  Tensor share = Tensor::Empty(shape, tensor->dtype, tensor->device);
+  const int64_t size = RowSize(tensor);
+  CopyElements(tensor, worker * size, size, share, 0);
+  return share;
+}
+
+std::vector<ShardStep> ReadSteps(const JsonObject& param, const std::string& document) {
+  std::vector<ShardStep> steps;
+  const auto found = FindMember<ffi::json::Array>(param, "preprocs");
+  for (const ffi::Any& item : found.value_or(ffi::json::Array())) {
+    auto json = item.try_cast<JsonObject>();
+    if (!json) Throw(ErrorKind::kValue, document, ": an entry of preprocs is not an object");
+    ShardStep step;
+    step.function = GetMember<ffi::String>(*json, "func_name", document);
+    for (const char* key : {"in_shape", "out_shape"}) {
+      auto& shape = key[0] == 'i' ? step.in_shape : step.out_shape;
+      for (const ffi::Any& extent : GetMember<ffi::json::Array>(*json, key, document)) {
+        shape.push_back(extent.try_cast<int64_t>().value_or(-1));
+      }
+    }
+    step.out_dtype = ffi::StringToDLDataType(GetMember<ffi::String>(*json, "out_dtype", document));
+    TensorBytes(step.out_dtype, step.out_shape, document + ", " + step.function);
+    steps.push_back(std::move(step));
+  }
+  return steps;
+}
+
+/*! \throws Error kValue unless MLC-LLM's functions give the share that a library takes. */
+void CheckSteps(const ParamSpec& spec, int64_t workers, const std::string& library) {
+  if (spec.steps.empty()) return;
+  const std::vector<int64_t>& out = spec.steps.back().out_shape;
+  const bool splits = !out.empty() && out[0] == workers;
+  if (!splits || !ShapeFits({out.begin() + 1, out.end()}, spec.shape)) {
+    Throw(ErrorKind::kValue, library, " cuts parameter ", spec.name, " into ",
+          ffi::Shape(out.begin(), out.end()), " for ", workers, " workers that take ",
+          DescribeTensor(spec.dtype, spec.shape));
+  }
+}
+
 }  // namespace
 
 std::vector<ParamSpec> ReadParamSpecs(const JsonObject& metadata, const std::string& library) {
@@ -119,33 +189,51 @@ std::vector<ParamSpec> ReadParamSpecs(const JsonObject& metadata, const std::str
     }
     spec.dtype = ffi::StringToDLDataType(GetMember<ffi::String>(*json, "dtype", document));
     spec.pack = FindMember<ffi::String>(packed, spec.name).value_or("");
+    spec.steps = ReadSteps(*json, document);
     specs.push_back(std::move(spec));
   }
   return specs;
 }
 
 ffi::Array<Tensor> LoadParams(const ModelFiles& files, const std::vector<ParamSpec>& specs,
-                              DLDevice device,
+                              DLDevice device, const WorkerShare& worker,
                               const std::function<void(int64_t, int64_t)>& progress) {
-  const std::unordered_map<std::string, Wanted> wanted = CheckSpecs(files, specs);
+  for (const ParamSpec& spec : specs) {
+    if (worker.count > 1) CheckSteps(spec, worker.count, files.library);
+  }
+  const std::unordered_map<std::string, Wanted> wanted = CheckSpecs(files, specs, worker);
+  const auto bytes = [](const Wanted& one, const ParamRecord& record) {
+    return one.split == nullptr ? record.nbytes : ShareBytes(*one.split, record);
+  };
   int64_t total = 0;
   for (const ParamShard& shard : files.shards) {
     for (const ParamRecord& record : shard.records) {
-      if (wanted.count(record.name) > 0) total += record.nbytes;
+      auto found = wanted.find(record.name);
+      if (found != wanted.end()) total += bytes(found->second, record);
     }
   }
-  ShardCheck check(files.shards);
+  ShardCheck check(files.shards, worker.index, worker.count);
   std::vector<Tensor> loaded(specs.size());
   int64_t done = 0;
   for (const ParamShard& shard : files.shards) {
     std::ifstream file(shard.path, std::ios::binary);
+    std::optional<MappedFile> mapped;
     for (const ParamRecord& record : shard.records) {
       auto found = wanted.find(record.name);
       if (found == wanted.end()) continue;
-      Tensor tensor = ReadTensor(&file, shard, record, device);
-      if (found->second.pack != nullptr) tensor = found->second.pack(tensor).cast<Tensor>();
-      loaded[found->second.position] = std::move(tensor);
-      done += record.nbytes;
+      const Wanted& one = found->second;
+      Tensor tensor;
+      if (one.split != nullptr) {
+        if (!mapped) mapped.emplace(shard.path, shard.nbytes);
+        tensor = ReadShare(mapped->data() + record.offset, record, *one.split);
+        if (device.device_type != kDLCPU) tensor = tensor.CopyTo(device);
+      } else {
+        tensor = ReadTensor(&file, shard, record, device);
+      }
+      if (!one.steps.empty()) tensor = CutByModel(std::move(tensor), one, worker.index);
+      if (one.pack != nullptr) tensor = one.pack(tensor).cast<Tensor>();
+      loaded[one.position] = std::move(tensor);
+      done += bytes(one, record);
       if (progress) progress(done, total);
     }
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <utility>
 
 #include "core/support/elf_file.h"
 #include "core/support/md5.h"
@@ -36,13 +37,21 @@ void CheckLibrary(const ModelFiles& files) {
         "\"library_md5\" from the configuration.");
 }
 
-ShardCheck::ShardCheck(const std::vector<ParamShard>& shards)
+ShardCheck::ShardCheck(const std::vector<ParamShard>& shards, int64_t worker, int64_t workers)
     : shards_(shards), found_(shards.size()) {
   for (size_t i = 0; i < shards.size(); ++i) {
     if (!shards[i].md5.empty()) order_.push_back(i);
   }
   std::stable_sort(order_.begin(), order_.end(),
                    [&shards](size_t a, size_t b) { return shards[a].nbytes > shards[b].nbytes; });
+  if (workers > 1) {
+    std::vector<size_t> all = std::move(order_);
+    order_.clear();
+    for (size_t i = static_cast<size_t>(worker); i < all.size();
+         i += static_cast<size_t>(workers)) {
+      order_.push_back(all[i]);
+    }
+  }
   const size_t cores = std::max(1U, std::thread::hardware_concurrency());
   threads_wanted_ = std::min({order_.size(), cores, kMaxThreads});
   try {
@@ -84,9 +93,10 @@ void ShardCheck::Run() {
 void ShardCheck::Finish() {
   Run();
   Join();
-  for (size_t i = 0; i < shards_.size(); ++i) {
+  std::sort(order_.begin(), order_.end());
+  for (size_t i : order_) {
     const ParamShard& shard = shards_[i];
-    if (shard.md5.empty() || found_[i] == shard.md5) continue;
+    if (found_[i] == shard.md5) continue;
     if (found_[i].empty()) {
       Throw(ErrorKind::kRuntime, "cannot read ", shard.nbytes, " bytes from ", shard.path);
     }

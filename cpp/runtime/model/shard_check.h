@@ -7,6 +7,7 @@
 #define KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 #include <thread>
 #include <vector>
@@ -31,8 +32,11 @@ void CheckLibrary(const ModelFiles& files);
  */
 class ShardCheck {
  public:
-  /*! \brief Starts; shards must live as long as this does. */
-  explicit ShardCheck(const std::vector<ParamShard>& shards);
+  /*!
+   * \brief Starts; shards must live as long as this does. Of several workers each reads some.
+   */
+  explicit ShardCheck(const std::vector<ParamShard>& shards, int64_t worker = 0,
+                      int64_t workers = 1);
   ShardCheck(const ShardCheck&) = delete;
   ShardCheck& operator=(const ShardCheck&) = delete;
   /*! \brief Gives up what is not done yet. */

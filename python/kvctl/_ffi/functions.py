@@ -535,6 +535,9 @@ class runner:
         ],
         Sequence[Tensor | None],
     ] = _get("kvctl.runner.forward_states")
+    gather_logits: Callable[[ModelRunnerHandle, Tensor], Tensor] = _get(
+        "kvctl.runner.gather_logits"
+    )
     get_cache: Callable[[ModelRunnerHandle], PagedKVCacheHandle | None] = _get(
         "kvctl.runner.get_cache"
     )
@@ -552,6 +555,8 @@ class runner:
         "kvctl.runner.get_library_metadata"
     )
     get_library_path: Callable[[FunctionTableHandle], str] = _get("kvctl.runner.get_library_path")
+    get_logit_columns: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.get_logit_columns")
+    get_num_shards: Callable[[ModelRunnerHandle], int] = _get("kvctl.runner.get_num_shards")
     get_params: Callable[[ModelRunnerHandle], Sequence[Tensor]] = _get("kvctl.runner.get_params")
     get_prefill_chunk_size: Callable[[ModelRunnerHandle], int] = _get(
         "kvctl.runner.get_prefill_chunk_size"
@@ -579,6 +584,7 @@ class runner:
             int,
             int,
             bool,
+            int,
             Callable[..., Any] | None,
         ],
         ModelRunnerHandle,
@@ -592,6 +598,9 @@ class runner:
     prefill_states: Callable[
         [ModelRunnerHandle, Shape, Shape, Shape, Shape], Sequence[Tensor | None]
     ] = _get("kvctl.runner.prefill_states")
+    set_join_logits: Callable[[ModelRunnerHandle, bool], None] = _get(
+        "kvctl.runner.set_join_logits"
+    )
     verify: Callable[[ModelRunnerHandle, Shape, Tensor], Tensor] = _get("kvctl.runner.verify")
     verify_states: Callable[
         [ModelRunnerHandle, Shape, Tensor, Shape, int], Sequence[Tensor | None]

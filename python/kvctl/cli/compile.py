@@ -55,6 +55,9 @@ def compile_command(
         str | None,
         typer.Option(help="Numbers of layers after which a verification can stop, like 10,20."),
     ] = None,
+    tensor_parallel: Annotated[
+        int, typer.Option(help="Workers that the model is split over; see docs/distributed.md.")
+    ] = 1,
     force: Annotated[
         bool, typer.Option("--force", help="Compile again where the directory is there.")
     ] = False,
@@ -81,6 +84,7 @@ def compile_command(
             context_window_size=context,
             hidden_layers=hidden,
             exit_layers=exits,
+            tensor_parallel=tensor_parallel,
         )
         current = compare_with(output, asked)
         by = "" if current else ", compiled by another build of kvctl"
@@ -111,6 +115,7 @@ def compile_command(
             context_window_size=context,
             hidden_layers=hidden,
             exit_layers=exits,
+            tensor_parallel=tensor_parallel,
             force=force,
             progress=report,
             note=notes.append,

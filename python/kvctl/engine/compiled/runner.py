@@ -84,6 +84,7 @@ class ModelRunner(ModelForwards):
         max_history: int = 16,
         max_state_bytes: int | None = None,
         keep_steps: bool = True,
+        shard: int | None = None,
         library: FunctionTable | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> ModelRunner:
@@ -110,6 +111,11 @@ class ModelRunner(ModelForwards):
         max_history, max_state_bytes, keep_steps
             Of models with recurrent layers: how their states are kept; see
             :meth:`kvctl.RecurrentState.create`.
+        shard : int, optional
+            Which worker this is of those that the model was compiled for, counted from 0. Every
+            worker makes the same calls, in a process of its own that is part of a session of TVM's
+            Disco: ``kvctl.distributed.ModelRunner`` does it. Logits are those of all workers on
+            worker 0, and the worker's own columns on others.
         library : FunctionTable, optional
             The model's library, if it is loaded already, on its device. It must have been loaded
             while kvctl's cache was installed.
@@ -148,6 +154,7 @@ class ModelRunner(ModelForwards):
                 max_history,
                 _at_least_one("max_state_bytes", max_state_bytes),
                 keep_steps,
+                -1 if shard is None else shard,
                 progress,
             ),
             model_dir,

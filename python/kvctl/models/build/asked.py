@@ -35,6 +35,7 @@ def asked_for(
     context_window_size: int | None,
     hidden_layers: Sequence[int] | None,
     exit_layers: Sequence[int],
+    tensor_parallel: int = 1,
 ) -> dict[str, Any]:
     """Return the arguments of `compile_model` as the directory keeps them, for JSON."""
     return {
@@ -45,6 +46,7 @@ def asked_for(
         "context": context_window_size,
         "hidden_layers": None if hidden_layers is None else list(hidden_layers),
         "exit_layers": list(exit_layers),
+        "tensor_parallel": tensor_parallel,
     }
 
 
@@ -82,6 +84,7 @@ def compare_with(output: Path, asked: dict[str, Any]) -> bool:
     if not isinstance(kept, dict):  # a build that did not keep it
         by_name = {name: dtype for dtype, name in QUANTIZATION.items()}
         kept = {"dtype": by_name.get(str(config.get("quantization")), asked["dtype"])}
+    kept = {"tensor_parallel": 1, **kept}  # of builds that knew no other number
     for name, value in asked.items():
         unsaid = name == "cache" and value is None  # its default depends on the model
         if not unsaid and kept.get(name, value) != value:

@@ -21,7 +21,9 @@ from ..checkpoints.weights import (
     parameter_chunks,
 )
 from ..graph.export import check_layers, export
-from ..graph.layers import ParamSpec
+from ..graph.layers import BLOCK_BYTES, BLOCK_INPUTS, ParamSpec
+from ..graph.logit_mask import LOGIT_MASK, logit_mask_values
+from ..graph.tensor_parallel import TensorParallel
 from .asked import QUANTIZATION, asked_for, default_dtype
 from .chat_config import checked_chat, make_chat_config
 from .library import building, check_compiler, make_target
@@ -50,6 +52,7 @@ def compile_model(
     context_window_size: int | None = None,
     hidden_layers: Sequence[int] | None = None,
     exit_layers: Sequence[int] = (),
+    tensor_parallel: int = 1,
     force: bool = False,
     progress: Progress | None = None,
     note: Note | None = None,
@@ -87,6 +90,9 @@ def compile_model(
         With an empty one it returns what the output layer reads.
     exit_layers : sequence of int
         Numbers of layers after which ``runner.verify(layers=range(n))`` can stop.
+    tensor_parallel : int
+        Workers that the model is split over: ``kvctl.distributed.ModelRunner`` runs it. The
+        parameters are saved whole, and each worker reads its share.
     force : bool
         Replace a compiled model that is in `output_dir` already.
     progress : callable, optional
@@ -115,6 +121,7 @@ def compile_model(
         If there is no room for the files.
     """
     report = progress or (lambda stage, fraction: None)
+    tell = note or (lambda sentence: None)
     output = Path(output_dir).absolute()
     if isinstance(source, str | Path) and not Path(source).exists():
         raise FileNotFoundError(f"there is no model at {source}")
@@ -135,12 +142,18 @@ def compile_model(
     tvm_target = make_target(target)
     on_cpu = target == "cpu"
     dtype = dtype or default_dtype(target)
+    parallel = None
+    if tensor_parallel != 1:
+        group = BLOCK_INPUTS if dtype in BLOCK_BYTES else 1
+        parallel = TensorParallel(config.with_context(context), tensor_parallel, group=group)
+        for sentence in parallel.notes():
+            tell(sentence)
     cache = cache or ("kvctl" if on_cpu or config.attention_soft_cap is not None else "tvm")
     tokenizer = checkpoint.tokenizer_json()
-    vocabulary = _vocabulary(checkpoint, tokenizer, note or (lambda sentence: None))
+    vocabulary = _vocabulary(checkpoint, tokenizer, tell)
     chat = checked_chat(checkpoint, tokenizer)
-    if note is not None and (settings := unused_settings(checkpoint.source)):
-        note(
+    if settings := unused_settings(checkpoint.source):
+        tell(
             f"generation_config.json sets {', '.join(settings)}, which a compiled model does not "
             "do by itself: say so when you generate (kvctl.Sampling), where there is a way"
         )
@@ -154,9 +167,13 @@ def compile_model(
         unused=vocabulary.unused,
         hidden_layers=hidden_layers,
         exit_layers=exit_layers,
+        parallel=parallel,
     )
     for param in params:
-        check_parameter(checkpoint, param.name)
+        if param.name != LOGIT_MASK:
+            check_parameter(checkpoint, param.name)
+    split = {} if parallel is None else {"tensor_parallel": parallel.to_json(params)}
+    run = config if parallel is None else parallel.local
     metadata = make_metadata(
         params,
         model_type=config.model_type,
@@ -164,8 +181,9 @@ def compile_model(
         context_window_size=context,
         prefill_chunk_size=min(context, _PREFILL_CHUNK),
         vocab_size=config.vocab_size,
-        kv_cache=cache_shape(config, config.num_hidden_layers),
-        kvctl=_layers_metadata(hidden_layers, exit_layers),
+        kv_cache=cache_shape(run, config.num_hidden_layers),
+        shards=tensor_parallel,
+        kvctl={**_layers_metadata(hidden_layers, exit_layers), **split},
     )
     check_compiler()
     sizes = [saved_bytes(param) for param in params if not _is_embedding(param, config)]
@@ -188,7 +206,7 @@ def compile_model(
                 compiled = True
             report(stage, fraction)
 
-        _write_params(checkpoint, params, staging, report=report_weights)
+        _write_params(checkpoint, params, staging, unused=vocabulary.unused, report=report_weights)
         library.result()
         if not compiled:
             report("compile", 1.0)
@@ -203,6 +221,7 @@ def compile_model(
             context_window_size=context_window_size,
             hidden_layers=hidden_layers,
             exit_layers=exit_layers,
+            tensor_parallel=tensor_parallel,
         )
         chat_config = make_chat_config(checkpoint, chat, metadata, staging / "lib.so", asked)
         (staging / "mlc-chat-config.json").write_text(json.dumps(chat_config, indent=1))
@@ -223,6 +242,7 @@ def _write_params(
     params: list[ParamSpec],
     directory: Path,
     *,
+    unused: Sequence[int],
     report: Progress,
 ) -> None:
     writer = ParamWriter(directory)
@@ -234,6 +254,9 @@ def _write_params(
     for name in ["model.embed_tokens.weight", *names]:
         param = names.pop(name, None)
         if param is None or name in aliases:
+            continue
+        if name == LOGIT_MASK:
+            writer.add(name, logit_mask_values(checkpoint.config.vocab_size, unused))
             continue
 
         def chunks(param: ParamSpec = param) -> Iterator[npt.NDArray[Any]]:

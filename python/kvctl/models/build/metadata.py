@@ -17,6 +17,7 @@ def make_metadata(
     vocab_size: int,
     kv_state_kind: str = "kv_cache",
     kv_cache: dict[str, int] | None = None,
+    shards: int = 1,
     kvctl: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the metadata of a library.
@@ -29,6 +30,8 @@ def make_metadata(
         MLC's fields.
     kv_cache : dict, optional
         The shape of the attention layers' cache (`cache_shape`).
+    shards : int
+        Workers that run the library together.
     kvctl : dict, optional
         More of ours than the format and the packed parameters.
     """
@@ -40,7 +43,7 @@ def make_metadata(
         "sliding_window_size": -1,
         "attention_sink_size": -1,
         "prefill_chunk_size": prefill_chunk_size,
-        "tensor_parallel_shards": 1,
+        "tensor_parallel_shards": shards,
         "pipeline_parallel_stages": 1,
         "disaggregation": False,
         "kv_state_kind": kv_state_kind,

@@ -18,6 +18,8 @@ from .decoder_layer import DecoderLayer, DecoderStep, make_norm
 from .kv_cache import create_kvctl_cache
 from .layers import Layers
 from .logit_mask import make_logit_mask
+from .sharded_layers import make_sharded_mask
+from .tensor_parallel import TensorParallel
 
 
 class Embedding(Module):
@@ -81,6 +83,7 @@ class DecoderForCausalLM(Module):
 
     A tied embedding is two parameters here, a plain table to take rows from and a packed weight to
     multiply by; on disk they are the same bytes. The logits of `unused` ids are minus infinity.
+    With `parallel`, whose share of the heads `config` has, logits are those of one worker's ids.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class DecoderForCausalLM(Module):
         unused: Sequence[int] = (),
         hidden_layers: Sequence[int] | None = None,
         exit_layers: Sequence[int] = (),
+        parallel: TensorParallel | None = None,
     ) -> None:
         super().__init__()
         self.hidden_layers, self.exit_layers = hidden_layers, exit_layers
@@ -100,8 +104,12 @@ class DecoderForCausalLM(Module):
             raise ValueError("soft caps of scores need kvctl's cache: choose cache='kvctl'")
         self.config, self.ops, self.cache, self.target = config, layers, cache, target
         self.model = Decoder(config, layers)
-        self.lm_head = layers.linear("lm_head", config.hidden_size, config.vocab_size)
-        self.mask = make_logit_mask(config.vocab_size, unused)
+        columns = config.vocab_size if parallel is None else parallel.vocab
+        self.lm_head = layers.linear("lm_head", config.hidden_size, columns)
+        if parallel is None:
+            self.mask = make_logit_mask(config.vocab_size, unused)
+        else:
+            self.mask = make_sharded_mask(self, parallel, unused)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.mask(scale_logits(self.config, self.ops, self.lm_head(hidden)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tvm
@@ -13,6 +13,8 @@ from .decoder import DecoderForCausalLM
 from .kv_cache import SIZES
 from .layers import KvctlLayers, Layers, ParamSpec
 from .plain_layers import PlainLayers
+from .sharded_layers import ShardedLayers
+from .tensor_parallel import TensorParallel, whole_params
 
 
 def check_layers(
@@ -43,6 +45,7 @@ def export(
     unused: Sequence[int] = (),
     hidden_layers: Sequence[int] | None = None,
     exit_layers: Sequence[int] = (),
+    parallel: TensorParallel | None = None,
 ) -> tuple[tvm.IRModule, list[ParamSpec]]:
     """Build the graph of a model.
 
@@ -65,11 +68,14 @@ def export(
         the output layer reads. By default there are no hidden states.
     exit_layers : sequence of int
         Numbers of layers after which a verification can stop.
+    parallel : TensorParallel, optional
+        How `config` is split; the graph is then that of each of its workers.
 
     Returns
     -------
     module, params
-        MLC-LLM's functions by their names, and the parameters in the order in which they take them.
+        MLC-LLM's functions by their names, and the parameters in the order in which they take them,
+        whole as they are saved.
 
     Raises
     ------
@@ -82,16 +88,27 @@ def export(
     target = tvm.target.Target("llvm") if target is None else target
     on_cpu = target.kind.name == "llvm"
     layers: Layers = KvctlLayers(dtype) if on_cpu else PlainLayers(dtype)
-    model = DecoderForCausalLM(
-        config,
-        layers,
-        cache=cache,
-        target=target,
-        unused=unused,
-        hidden_layers=hidden_layers,
-        exit_layers=exit_layers,
-    )
-    return export_module(model, module_spec(model), dtype="float32" if on_cpu else dtype)
+    saved = "float32" if on_cpu else dtype
+
+    def make(shape: DecoderConfig, ops: Any, over: TensorParallel | None) -> DecoderForCausalLM:
+        return DecoderForCausalLM(
+            shape,
+            ops,
+            cache=cache,
+            target=target,
+            unused=unused,
+            hidden_layers=hidden_layers,
+            exit_layers=exit_layers,
+            parallel=over,
+        )
+
+    if parallel is None:
+        model = make(config, layers, None)
+        return export_module(model, module_spec(model), dtype=saved)
+    model = make(parallel.local, ShardedLayers(layers), parallel)
+    module, local = export_module(model, module_spec(model), dtype=saved)
+    whole = param_specs(make(config, layers, None).named_parameters(), saved)
+    return module, whole_params(local, whole, parallel)
 
 
 def module_spec(model: Any) -> Any:
@@ -130,7 +147,12 @@ def export_module(model: Any, spec: Any, *, dtype: str) -> tuple[tvm.IRModule, l
         The functions, and the parameters in the order in which they take them.
     """
     module, params = model.export_tvm(spec)
-    return module, [
+    return module, param_specs(params, dtype)
+
+
+def param_specs(params: Iterable[tuple[str, Any]], dtype: str) -> list[ParamSpec]:
+    """Return what is saved of a module's parameters, `dtype` where they do not name their own."""
+    return [
         ParamSpec(
             name,
             tuple(int(d) for d in param.attrs.get("plain_shape", param.shape)),

@@ -84,6 +84,10 @@ class Layers(Protocol):
         """Return ``x * factor``, plus `addend` where given."""
         ...
 
+    def add_bias(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Return ``x + bias`` for a bias of the last axis."""
+        ...
+
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         """Return ``cap * tanh(x / cap)``."""
         ...
@@ -240,6 +244,10 @@ class KvctlLayers:
         if addend is None:
             return op.extern("kvctl.model.scale", [x, factor], _like(x))
         return op.extern("kvctl.model.scale_add", [x, factor, addend], _like(x))
+
+    def add_bias(self, x: Tensor, bias: Tensor) -> Tensor:
+        """See `Layers`."""
+        return op.extern("kvctl.model.add_bias", [x, bias], _like(x))
 
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         """See `Layers`."""

@@ -79,6 +79,10 @@ class PlainLayers:
         scaled = x * factor
         return scaled if addend is None else scaled + addend
 
+    def add_bias(self, x: Tensor, bias: Tensor) -> Tensor:
+        """See `Layers`."""
+        return x + bias
+
     def soft_cap(self, x: Tensor, cap: float) -> Tensor:
         """See `Layers`."""
         return op.tanh(x / cap) * cap
