@@ -33,12 +33,12 @@ class ReadAhead {
         key_bytes_(args.head_dim * int64_t{sizeof(T)}),
         value_bytes_(value_offset * int64_t{sizeof(T)}) {
     if (num_heads == 1) return;
-    while (batch_ > std::max(run_, 4) && batch_ * key_bytes_ > kBatchBytes) batch_ /= 2;
+    while (batch_ > std::max(run_, kLanes) && batch_ * key_bytes_ > kBatchBytes) batch_ /= 2;
     if (run_ > batch_) run_ = batch_;
     head_bytes_ = args.page_size * key_bytes_;
   }
 
-  /*! \brief Keys of a batch: a power of two, at least 4. */
+  /*! \brief Keys of a batch: a power of two, at least kLanes. */
   int32_t batch() const { return batch_; }
 
   /*!
@@ -63,6 +63,23 @@ class ReadAhead {
       *to++ = reinterpret_cast<uintptr_t>(keys[first + c]) + offset;
     }
     *to = to[-1];
+    return {runs, run_ * key_bytes_};
+  }
+
+  /*!
+   * \brief All keys and values of a chunk.
+   * \param runs [2 * chunk.num_blocks * 64 + 1] for the fetcher. \param bytes Receives their size.
+   */
+  Fetcher FindChunk(const ChunkKeys& chunk, uintptr_t* runs, int64_t* bytes) const {
+    uintptr_t* to = runs;
+    for (int32_t i = 0; i < chunk.num_blocks * kTileKeys; i += run_) {
+      if (chunk.keys[i] == nullptr) continue;
+      to[0] = reinterpret_cast<uintptr_t>(chunk.keys[i]);
+      to[1] = to[0] + value_bytes_;
+      to += 2;
+    }
+    *bytes = (to - runs) * run_ * key_bytes_;
+    *to = to == runs ? 0 : to[-1];
     return {runs, run_ * key_bytes_};
   }
 

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "kernels/convert.h"
+#include "kernels/cpu/attention/attention_pack-inl.h"
 #include "kernels/cpu/attention/attention_scratch-inl.h"
 #include "kernels/cpu/attention/attention_tile-inl.h"
 
@@ -155,8 +156,9 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
   const KeyFinder<T> finder(args, unit);
   const KeyPositions positions(args.sequences[unit.sequence]);
   TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
-  const int64_t packed_offset = int64_t{kPackedBlocks} * kTileKeys * (args.head_dim + kPadding);
-  TilePass<float> packed_pass(args, shape, unit, positions, packed_offset, s);
+  const bool in_place = ValuesStay(args);
+  TilePass<float> packed_pass(args, shape, unit, positions, in_place ? finder.value_offset() : 0,
+                              s);
   const int32_t head_dim = args.head_dim;
   const int32_t per_token = QueriesPerToken(shape, unit);
   const int32_t unit_queries = (unit.token_end - unit.token_begin) * per_token;
@@ -177,7 +179,15 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     const bool packs =
         unit.num_heads == 1 && PacksChunks(args, unit_queries) && chunk.num_blocks <= kPackedBlocks;
     ChunkKeys packed;
-    if (packs) packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, packed_offset, s);
+    Fetcher fetcher;
+    if (packs) {
+      packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, in_place, s);
+      int64_t bytes = 0;
+      if (next.num_blocks <= kPackedBlocks) fetcher = pass.ahead().FindChunk(next, s.runs, &bytes);
+      const int64_t tiles = (unit.token_end - unit.token_begin - 1) / shape.tile_tokens + 1;
+      const int64_t panels = int64_t{chunk.num_blocks} * (kTileKeys / kPanelKeys);
+      packed_pass.Prefetch(bytes > 0 ? &fetcher : nullptr, bytes / (tiles * panels));
+    }
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {
       const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
       if (packs) {

@@ -2,9 +2,8 @@
  * \file kernels/cpu/attention/attention_micro-inl.h
  * \brief The inner loops of attention over vectors of kLanes floats.
  *
- * Every sum has one fixed order, whatever the number of queries that share the work: a dot product
- * adds kLanes partial sums over the head dimension in StoreFolded's order; an output element adds
- * its keys one after another.
+ * Every sum has one fixed order, whatever the number of queries that share the work: an output
+ * element adds its keys one after another.
  */
 #ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_MICRO_INL_H_
 #define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_MICRO_INL_H_
@@ -17,6 +16,9 @@
 
 namespace kvctl {
 namespace {
+
+/*! \brief GCC keeps arrays of vectors in registers only within one function. */
+#define KVCTL_INLINE __attribute__((always_inline)) inline
 
 constexpr int kLineBytes = 64;
 
@@ -43,7 +45,7 @@ class Fetcher {
 
   /*! \brief Prefetches the next kBytes. */
   template <int kBytes>
-  void Fetch() {
+  KVCTL_INLINE void Fetch() {
     for (int byte = kLineBytes; byte <= kBytes; byte += kLineBytes) FetchLine();
     if constexpr (kBytes % kLineBytes != 0) {
       owed_ += kBytes % kLineBytes;
@@ -54,8 +56,13 @@ class Fetcher {
     }
   }
 
+  /*! \brief Prefetches the next bytes. */
+  KVCTL_INLINE void FetchBytes(int32_t bytes) {
+    for (owed_ += bytes; owed_ >= kLineBytes; owed_ -= kLineBytes) FetchLine();
+  }
+
  private:
-  void FetchLine() {
+  KVCTL_INLINE void FetchLine() {
     Prefetch(line_);
     line_ += kLineBytes;
     if (line_ < end_) return;
@@ -69,79 +76,42 @@ class Fetcher {
   int32_t owed_ = 0;  // bytes, less than a line
 };
 
-/*!
- * \brief Scores of MR queries with four keys: scores[r * stride + i] = q_r . k_i.
- * \tparam kShare Prefetches 1/kShare as many bytes as the keys have; 0: nothing.
- */
-template <int MR, int kShare, typename T>
-inline void ScoreQuad(const float* q, int32_t head_dim, const T* const* keys, Fetcher* fetcher,
-                      float* scores, int64_t stride) {
-  Fetcher fetch;
-  if constexpr (kShare > 0) fetch = *fetcher;
-  Vec sums[MR][4];
-  for (int r = 0; r < MR; ++r) {
-    for (int i = 0; i < 4; ++i) sums[r][i] = Zero();
-  }
-  for (int32_t d = 0; d < head_dim; d += kLanes) {
-    if constexpr (kShare > 0) fetch.Fetch<4 * kLanes * sizeof(T) / kShare>();
-    Vec queries[MR];
-    for (int r = 0; r < MR; ++r) queries[r] = Load(q + int64_t(r) * head_dim + d);
-    for (int i = 0; i < 4; ++i) {
-      const Vec key = InRegister(Load(keys[i] + d));
-      for (int r = 0; r < MR; ++r) sums[r][i] = Fma(queries[r], key, sums[r][i]);
-    }
-  }
-  if constexpr (kShare > 0) *fetcher = fetch;
-  for (int r = 0; r < MR; ++r) {
-    StoreFolded(scores + r * stride, sums[r][0], sums[r][1], sums[r][2], sums[r][3], AddOp());
-  }
-}
-
-/*! \brief Calls f with `queries`, in [1, kScoreQueries], as an integral constant. */
-template <typename F, int kQueries = kScoreQueries>
+/*! \brief Calls f with `queries`, in [1, kMost], as an integral constant. */
+template <int kMost, typename F>
 inline void WithQueries(int32_t queries, F&& f) {
-  if constexpr (kQueries > 1) {
-    if (queries < kQueries) return WithQueries<F, kQueries - 1>(queries, std::forward<F>(f));
+  if constexpr (kMost > 1) {
+    if (queries < kMost) return WithQueries<kMost - 1>(queries, std::forward<F>(f));
   }
-  f(std::integral_constant<int, kQueries>());
+  f(std::integral_constant<int, kMost>());
 }
 
-/*! \brief How many of the remaining queries to process next. A single query would stall on its own
- * sums, so none is left over. */
-inline int32_t NextQueries(int32_t left) {
-  if (left <= kScoreQueries) return left;
-  return left == kScoreQueries + 1 ? (left + 1) / 2 : kScoreQueries;
+/*! \brief out[r] = op over the lanes of query r. lanes: [queries, kLanes]. Reads and writes up to
+ * the next multiple of four queries. */
+template <typename Op>
+inline void FoldLanes(Op op, const float* lanes, int32_t queries, float* out) {
+  for (int32_t r = 0; r < queries; r += 4, lanes += 4 * kLanes) {
+    StoreFolded(out + r, Load(lanes), Load(lanes + kLanes), Load(lanes + 2 * kLanes),
+                Load(lanes + 3 * kLanes), op);
+  }
 }
 
-/*! \brief ScoreQuad for any number of queries. The first ones prefetch at an even pace, since
- * memory takes a limited number of requests at once. */
+/*! \brief Lists the visible ones of 64 keys, in ascending order, in `chosen`, and moves their
+ * weights to the front of each query's. Returns their number. */
 template <typename T>
-inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, const T* const* keys,
-                         Fetcher* fetcher, float* scores, int64_t stride) {
-  for (int32_t query = 0, part = 0; query < queries; ++part) {
-    const int32_t count = NextQueries(queries - query);
-    WithQueries(count, [&](auto mr) {
-      const float* first = q + int64_t(query) * head_dim;
-      float* to = scores + query * stride;
-      if (fetcher == nullptr || part > 1) {
-        ScoreQuad<mr.value, 0>(first, head_dim, keys, nullptr, to, stride);
-      } else if (count == queries) {
-        ScoreQuad<mr.value, 1>(first, head_dim, keys, fetcher, to, stride);
-      } else {
-        ScoreQuad<mr.value, 2>(first, head_dim, keys, fetcher, to, stride);
-      }
-    });
-    query += count;
+inline int32_t MoveTogether(uint64_t visible, const T* const* keys, const T** chosen,
+                            float* weights, int64_t stride, int32_t queries) {
+  int32_t list[64];
+  int32_t count = 0;
+  for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
+    list[count] = __builtin_ctzll(bits);
+    chosen[count] = keys[list[count]];
+    ++count;
   }
-}
-
-/*! \brief Moves the weights of the listed keys, in ascending order, to the front of each query's
- * weights. */
-inline void MoveTogether(float* weights, int64_t stride, int32_t queries, const int32_t* keys,
-                         int32_t count) {
+  if (visible >> (count - 1) == 1) return count;
   for (int32_t r = 0; r < queries; ++r, weights += stride) {
-    for (int32_t i = 0; i < count; ++i) weights[i] = weights[keys[i]];
+    for (int32_t i = 0; i < count; ++i) weights[i] = weights[list[i]];
   }
+  return count;
 }
 
 /*! \brief The values of some keys, and their weights for each query. */
@@ -152,11 +122,12 @@ struct WeightedValues {
   int32_t count;
   const float* weights;  // of query r: weights + r * stride, [count]
   int64_t stride;
-  Fetcher* fetcher;  // prefetches as many bytes as the values have, unless nullptr
+  Fetcher* fetcher;
+  int32_t key_bytes;  // how much to prefetch with each value
 };
 
 /*! \brief Adds weighted values to MR queries of ND vectors: out_r += sum_j w_rj v_j. */
-template <int MR, int ND, bool kAhead, typename T>
+template <int MR, int ND, typename T>
 inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t d, float* out,
                            int32_t head_dim) {
   out += int64_t(query) * head_dim + d;
@@ -168,11 +139,11 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
   const int64_t offset = from.offset + d;
   const float* weights = from.weights + query * from.stride;
   const int64_t stride = from.stride;
-  Fetcher fetch;
-  if (kAhead) fetch = *from.fetcher;
+  Fetcher fetch = *from.fetcher;
+  const int32_t fetch_bytes = from.key_bytes * ND * kLanes / head_dim;
   for (const T* const* end = keys + from.count; keys < end; ++keys, ++weights) {
     const T* value = *keys + offset;
-    if (kAhead) fetch.Fetch<ND * kLanes * sizeof(T)>();
+    fetch.FetchBytes(fetch_bytes);
     // The smaller side is held in registers: it just fits beside the sums.
     if constexpr (MR < ND) {
       Vec w[MR];
@@ -190,7 +161,7 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
       }
     }
   }
-  if (kAhead) *from.fetcher = fetch;
+  *from.fetcher = fetch;
   for (int r = 0; r < MR; ++r) {
     for (int i = 0; i < ND; ++i) Store(out + int64_t(r) * head_dim + i * kLanes, sums[r][i]);
   }
@@ -203,24 +174,20 @@ inline void AddValuesDims(const WeightedValues<T>& from, int32_t begin, int32_t 
                           float* out, int32_t head_dim) {
   for (; d + ND * kLanes <= head_dim; d += ND * kLanes) {
     for (int32_t query = begin; query < end; query += MR) {
-      if (from.fetcher != nullptr && query == 0) {
-        AddValuesBlock<MR, ND, true>(from, query, d, out, head_dim);
-      } else {
-        AddValuesBlock<MR, ND, false>(from, query, d, out, head_dim);
-      }
+      AddValuesBlock<MR, ND>(from, query, d, out, head_dim);
     }
   }
   if constexpr (ND > 1) AddValuesDims<MR, (ND + 1) / 2>(from, begin, end, d, out, head_dim);
 }
 
-/*! \brief out[r] += the sum of the values, weighted for query r. */
+/*! \brief out[r] += the sum of the values, weighted for query r. Prefetches at an even pace. */
 template <typename T>
-inline void AddValues(const WeightedValues<T>& from, int32_t queries, float* out,
-                      int32_t head_dim) {
+inline void AddValues(WeightedValues<T> from, int32_t queries, float* out, int32_t head_dim) {
   const int32_t many = queries - queries % kValueQueries;
+  from.key_bytes /= (queries + kValueQueries - 1) / kValueQueries;
   if (many > 0) AddValuesDims<kValueQueries, kValueVectors>(from, 0, many, 0, out, head_dim);
   if (many == queries) return;
-  WithQueries(queries - many, [&](auto mr) {
+  WithQueries<kValueQueries - 1>(queries - many, [&](auto mr) {
     AddValuesDims<mr.value, mr.value == 1 ? 8 : 4>(from, many, queries, 0, out, head_dim);
   });
 }
@@ -237,7 +204,7 @@ inline Vec Exp2(Vec x) {
   y = Fma(y, f, Set(0x1.ebfbdap-3f));
   y = Fma(y, f, Set(0x1.62e430p-1f));
   y = Fma(y, f, Set(1.f));
-  return ZeroBelow(x, Set(-125.f), Scale2(y, n));
+  return ZeroBelow(x, Set(-125.f), Scale2(y, x));
 }
 
 }  // namespace

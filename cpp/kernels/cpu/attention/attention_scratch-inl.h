@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cpu/attention/attention_panel-inl.h"
 #include "kernels/cpu/attention/attention_unit.h"
 #include "kernels/cpu/simd/vec-inl.h"
 
@@ -17,8 +18,8 @@ namespace {
 
 /*! \brief The most key blocks in a chunk that is packed. */
 constexpr int32_t kPackedBlocks = 2 * kChunkKeys / kTileKeys;
-/*! \brief Floats between the score rows of queries, and between packed keys: an odd number of cache
- * lines, so that they spread over the sets of a cache. */
+/*! \brief Floats between the score rows of queries, and between packed values: an odd number of
+ * cache lines, so that they spread over the sets of a cache. */
 constexpr int32_t kPadding = 16;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
@@ -38,6 +39,8 @@ struct ChunkKeys {
   KeyBlock* blocks;   // [max_key_blocks]
   const void** keys;  // [max_key_blocks * 64], by block and key; nullptr where there is none
   float* positions;   // [max_key_blocks * 64], where ALiBi needs them
+  /*! \brief nullptr, or the panels of all keys, one after another. `keys` are then values. */
+  const float* panels;
 };
 
 /*! \brief Where the parts of a thread's scratch memory begin. */
@@ -52,11 +55,14 @@ struct Scratch {
   float* l;       // [tile queries]
   float* lanes;   // [tile queries, kLanes]: maxima, then sums of p by logical index modulo kLanes
   float* scores;  // [tile queries, max_key_blocks * 64 + kPadding]
-  uint64_t* visible;         // [max_key_blocks, tile_tokens]
-  ChunkKeys chunks[2];       // the current one and the next
-  const void** packed_keys;  // [kPackedBlocks * 64]: addresses of keys, as in ChunkKeys...
-  float* packed;             // ... [2, kPackedBlocks * 64, head_dim + kPadding]: K and V in float32
-  int64_t size;              // floats in all
+  uint64_t* visible;           // [max_key_blocks, tile_tokens]
+  ChunkKeys chunks[2];         // the current one and the next
+  float* panel;                // [head_dim, kPanelKeys]
+  const void** packed_values;  // [kPackedBlocks * 64]: addresses of values, as keys in ChunkKeys...
+  float* packed;               // ... [kPackedBlocks * 64, head_dim + kPadding] in float32
+  float* panels;               // [kPackedBlocks * 64, head_dim]
+  uintptr_t* runs;             // [2 * kPackedBlocks * 64 + 1]: what is packed next, for the fetcher
+  int64_t size;                // floats in all
 };
 
 /*! \brief Whether a unit copies the keys and values of a chunk first, because many queries share
@@ -64,6 +70,14 @@ struct Scratch {
  * head in pages are far apart and compete for the same cache sets. */
 inline bool PacksChunks(const AttentionArgs& args, int32_t queries) {
   return queries > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
+}
+
+/*! \brief Whether values are read where they are even then: float32 in runs that spread over the
+ * sets of a cache. */
+inline bool ValuesStay(const AttentionArgs& args) {
+  constexpr int64_t kSetBytes = 1 << 12;
+  return args.kv_dtype == DType::kFloat32 &&
+         int64_t{args.page_size} * args.head_dim * int64_t{sizeof(float)} >= kSetBytes;
 }
 
 inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, float* base) {
@@ -90,6 +104,7 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
       reinterpret_cast<uint64_t*>(take(2 * int64_t(shape.max_key_blocks) * shape.tile_tokens));
   for (ChunkKeys& chunk : s.chunks) {
     chunk.num_blocks = 0;
+    chunk.panels = nullptr;
     chunk.blocks = reinterpret_cast<KeyBlock*>(
         take(shape.max_key_blocks * (sizeof(KeyBlock) / sizeof(float))));
     chunk.keys = reinterpret_cast<const void**>(take(keys * (sizeof(void*) / sizeof(float))));
@@ -97,8 +112,12 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
   }
   const int64_t packed =
       PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedBlocks * kTileKeys : 0;
-  s.packed_keys = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
-  s.packed = take(2 * packed * (args.head_dim + kPadding));
+  s.panel = take(int64_t{kPanelKeys} * args.head_dim);
+  s.packed_values = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
+  s.packed = take(packed * (args.head_dim + kPadding));
+  s.panels = take(packed * args.head_dim);
+  s.runs =
+      reinterpret_cast<uintptr_t*>(take((2 * packed + 1) * (sizeof(uintptr_t) / sizeof(float))));
   s.size = at;
   return s;
 }
@@ -190,25 +209,6 @@ class KeyFinder {
   const T* head_;  // keys of this head in page 0
   const int64_t page_elements_;
 };
-
-/*! \brief Copies the keys and values of a chunk to `scratch` in float32. Returns a chunk with their
- * addresses. */
-template <typename T>
-inline ChunkKeys PackChunk(const ChunkKeys& chunk, int64_t value_offset, int32_t head_dim,
-                           int64_t packed_offset, const Scratch& scratch) {
-  ChunkKeys packed = chunk;
-  packed.keys = scratch.packed_keys;
-  float* to = scratch.packed;
-  for (int32_t i = 0; i < chunk.num_blocks * kTileKeys; ++i, to += head_dim + kPadding) {
-    const T* key = static_cast<const T*>(chunk.keys[i]);
-    packed.keys[i] = key != nullptr ? to : nullptr;
-    if (key == nullptr) continue;
-    for (int32_t d = 0; d < head_dim; d += kLanes) Store(to + d, Load(key + d));
-    const T* value = key + value_offset;
-    for (int32_t d = 0; d < head_dim; d += kLanes) Store(to + packed_offset + d, Load(value + d));
-  }
-  return packed;
-}
 
 }  // namespace
 }  // namespace kvctl

@@ -12,6 +12,7 @@
 #include "kernels/cpu/attention/attention_ahead-inl.h"
 #include "kernels/cpu/attention/attention_micro-inl.h"
 #include "kernels/cpu/attention/attention_scratch-inl.h"
+#include "kernels/cpu/attention/attention_shape-inl.h"
 
 namespace kvctl {
 namespace {
@@ -48,12 +49,18 @@ class TilePass {
    */
   void Run(int32_t token_begin, int32_t token_end, const ChunkKeys& chunk, const ChunkKeys* next) {
     Score(token_begin, token_end, chunk, next);
-    FoldLanes(MaxOp(), s_.m);
+    FoldLanes(MaxOp(), s_.lanes, num_queries_, s_.m);
     std::fill_n(s_.lanes, num_queries_ * kLanes, 0.f);
     for (int32_t query = 0; query < num_queries_; ++query) Exponentiate(query);
-    FoldLanes(AddOp(), s_.l);
+    FoldLanes(AddOp(), s_.lanes, num_queries_, s_.l);
     std::fill_n(s_.acc, int64_t(num_queries_) * head_dim_, 0.f);
     for (int32_t block = 0; block < chunk.num_blocks; ++block) WeighBlock(block, next);
+  }
+
+  /*! \brief Lets scores of panels prefetch on the way, this many bytes with each panel. */
+  void Prefetch(Fetcher* fetcher, int64_t panel_bytes) {
+    fetcher_ = fetcher;
+    panel_bytes_ = static_cast<int32_t>(panel_bytes);
   }
 
   /*! \brief The first half of Run: scores, times log2 e, of the keys that Visible shows; -inf for
@@ -78,18 +85,11 @@ class TilePass {
     return s_.scores + query * stride_ + int64_t(block) * kTileKeys;
   }
 
+  const ReadAhead<T>& ahead() const { return ahead_; }
+
  private:
   const T* const* Keys(const ChunkKeys& chunk, int32_t block) const {
     return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(block) * kTileKeys;
-  }
-
-  template <typename Op>
-  void FoldLanes(Op op, float* out) const {
-    for (int32_t query = 0; query < num_queries_; query += 4) {
-      const float* lanes = s_.lanes + int64_t(query) * kLanes;
-      StoreFolded(out + query, Load(lanes), Load(lanes + kLanes), Load(lanes + 2 * kLanes),
-                  Load(lanes + 3 * kLanes), op);
-    }
   }
 
   /*! \brief Finds the keys that each token sees, their scores, and the maxima. */
@@ -105,8 +105,6 @@ class TilePass {
       any |= visible[i];
     }
     if (any == 0) return;
-    const float* q = s_.q + int64_t(token_begin_ - unit_.token_begin) * per_token_ * head_dim_;
-    const T* const* keys = Keys(*chunk_, index);
     const int32_t queries = num_queries_ / unit_.num_heads;
     const int32_t batch = ahead_.batch();
     uintptr_t runs[kBatchKeys + 1];
@@ -118,17 +116,11 @@ class TilePass {
           const int32_t key = index * kTileKeys + first;
           fetcher = ahead_.Find(*chunk_, key, head, false, *next, runs);
         }
-        for (int32_t c = first; c < first + batch; c += 4) {
-          const auto bits = static_cast<uint32_t>(any >> c & 15);
+        const int32_t width = std::min(batch, kPanelKeys);
+        for (int32_t c = first; c < first + batch; c += width) {
+          const uint64_t bits = any >> c & LowestBits(width);
           if (bits == 0) continue;
-          const T* quad[4];
-          for (int i = 0; i < 4; ++i) {
-            // A hidden key may have no page: score a visible key in its place.
-            const int seen = bits == 15 || bits >> i & 1 ? i : __builtin_ctz(bits);
-            quad[i] = keys[c + seen] + head * head_offset_;
-          }
-          ScoreQueries(q + head * queries * head_dim_, queries, head_dim_, quad,
-                       fetch ? &fetcher : nullptr, Scores(index, head * queries) + c, stride_);
+          ScoreKeys(index, c, bits, head, queries, fetch ? &fetcher : nullptr);
         }
       }
     }
@@ -137,6 +129,33 @@ class TilePass {
         FindMaxima(index, token, head, visible[token]);
       }
     }
+  }
+
+  /*! \brief Scores of a head's queries with the keys of a panel, from key `first` of a block on,
+   * that `bits` shows. */
+  void ScoreKeys(int32_t block, int32_t first, uint64_t bits, int32_t head, int32_t queries,
+                 Fetcher* fetcher) const {
+    const float* panel = s_.panel;
+    const bool fetch_first = queries <= kPanelQueries;
+    if (chunk_->panels != nullptr) {
+      panel = chunk_->panels + (int64_t{block} * kTileKeys + first) * head_dim_;
+    } else {
+      WriteKeys(Keys(*chunk_, block) + first, bits, head * head_offset_, head_dim_,
+                fetch_first ? fetcher : nullptr, s_.panel);
+    }
+    Fetcher none;
+    int32_t bytes = 0;
+    if (fetcher_ != nullptr) {
+      fetcher = fetcher_;
+      bytes = panel_bytes_;
+    } else if (fetcher != nullptr && !fetch_first) {
+      bytes = static_cast<int32_t>(__builtin_popcountll(bits) * head_dim_ * sizeof(T));
+    } else {
+      fetcher = &none;
+    }
+    const int64_t query = int64_t{token_begin_ - unit_.token_begin} * per_token_ + head * queries;
+    ScoreQueries(s_.q + query * head_dim_, queries, head_dim_, panel, bits >> kLanes == 0, fetcher,
+                 bytes, Scores(block, head * queries) + first, stride_);
   }
 
   /*! \brief Finishes the scores of one query and block (-inf where hidden) and takes them into the
@@ -156,34 +175,17 @@ class TilePass {
       Vec score = Set(kMinusInfinity);
       if (bits != 0) {
         score = Load(scores + c);
-        if (!plain_) score = Shape(score, chunk_->positions + block * kTileKeys + c, token, head);
+        if (!plain_) {
+          const int32_t own = plan_.kv_len - plan_.num_query_tokens + token_begin_ + token;
+          score = ShapeScores(args_, score, chunk_->positions + block * kTileKeys + c,
+                              positions_.Of(own), unit_.kv_head * shape_.group + head);
+        }
         score = Select(bits, score, Set(kMinusInfinity));
       }
       Store(scores + c, score);
       largest = Max(score, largest);
     }
     Store(maxima, largest);
-  }
-
-  /*! \brief Soft cap (Gemma Team 2024, arXiv:2408.00118, sec. 2) and ALiBi (Press et al. 2022,
-   * arXiv:2108.12409, sec. 3). */
-  Vec Shape(Vec dot, const float* positions, int32_t token, int32_t head) const {
-    Vec score = Mul(dot, Set(args_.sm_scale));
-    if (args_.soft_cap > 0) {
-      // tanh x = sign(x) (1 - e) / (1 + e), e = exp(-2 |x|).
-      const Vec x = Div(score, Set(args_.soft_cap));
-      const Vec size = Max(Sub(Zero(), x), x);  // NaN stays NaN
-      const Vec e = Exp2(Mul(size, Set(-2 * kLog2E)));
-      const Vec tanh = Div(Sub(Set(1.f), e), Add(Set(1.f), e));
-      score = Mul(Set(args_.soft_cap), CopySign(tanh, x));
-    }
-    if (args_.alibi_slopes != nullptr) {
-      const int32_t own = plan_.kv_len - plan_.num_query_tokens + token_begin_ + token;
-      const auto position = static_cast<float>(positions_.Of(own));
-      const float slope = args_.alibi_slopes[unit_.kv_head * shape_.group + head];
-      score = Fma(Set(slope), Sub(Load(positions), Set(position)), score);
-    }
-    return Mul(score, Set(kLog2E));
   }
 
   /*! \brief Turns the scores of one query into weights p, and sums them by logical index modulo
@@ -226,9 +228,12 @@ class TilePass {
       WeighQueries(any, block, 0, num_queries_, any == ~uint64_t{0} ? next : nullptr);
       return;
     }
-    // Token by token: a hidden value may be NaN, and zero times NaN is not zero.
+    // Together as far as all tokens see the same keys, then token by token: a hidden value may be
+    // NaN, and zero times NaN is not zero.
+    const uint64_t same = LowestBits(__builtin_ctzll(any ^ all));
+    WeighQueries(any & same, block, 0, num_queries_, nullptr);
     for (int32_t i = 0; i < tokens_; ++i) {
-      WeighQueries(visible[i], block, i * per_token_, per_token_, nullptr);
+      WeighQueries(visible[i] & ~same, block, i * per_token_, per_token_, nullptr);
     }
   }
 
@@ -240,20 +245,14 @@ class TilePass {
     const T* chosen[kTileKeys];
     int32_t count = kTileKeys;
     if (visible != ~uint64_t{0}) {
-      int32_t list[kTileKeys];
-      count = 0;
-      for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
-        list[count] = __builtin_ctzll(bits);
-        chosen[count] = keys[list[count]];
-        ++count;
-      }
-      keys = chosen;
       // The weights are not read after this.
-      if (visible >> count != 0) MoveTogether(weights, stride_, queries, list, count);
+      count = MoveTogether(visible, keys, chosen, weights, stride_, queries);
+      keys = chosen;
     }
     // At most the batch that is prefetched, or the prefetch would come too late.
     const int32_t step = next != nullptr ? ahead_.batch() : kTileKeys;
     queries /= unit_.num_heads;
+    const auto value_bytes = static_cast<int32_t>(head_dim_ * sizeof(T));
     uintptr_t runs[kBatchKeys + 1];
     Fetcher fetcher;
     for (int32_t first = 0; first < count; first += step) {
@@ -264,8 +263,8 @@ class TilePass {
         const int32_t head_query = query + head * queries;
         AddValues(WeightedValues<T>{keys + first, value_offset_ + head * head_offset_,
                                     std::min(step, count - first),
-                                    weights + head * queries * stride_ + first, stride_,
-                                    next != nullptr ? &fetcher : nullptr},
+                                    weights + head * queries * stride_ + first, stride_, &fetcher,
+                                    next != nullptr ? value_bytes : 0},
                   queries, s_.acc + int64_t(head_query) * head_dim_, head_dim_);
       }
     }
@@ -287,6 +286,8 @@ class TilePass {
   const Scratch& s_;
   const ChunkKeys* chunk_ = nullptr;
   int32_t token_begin_ = 0, tokens_ = 0, num_queries_ = 0;
+  Fetcher* fetcher_ = nullptr;
+  int32_t panel_bytes_ = 0;
   int64_t stride_ = 0;  // of scores, from query to query
 };
 

@@ -16,7 +16,7 @@ namespace kvctl {
 namespace {
 
 constexpr int kLanes = 8;
-constexpr int32_t kScoreQueries = 3;  // of scores: times four accumulators fit the registers
+constexpr int32_t kScoreQueries = 6;  // of scores: times two accumulators fit the registers
 constexpr int32_t kValueQueries = 4;  // of sums of values...
 constexpr int32_t kValueVectors = 2;  // ... times this many accumulators
 
@@ -54,12 +54,40 @@ inline Vec CopySign(Vec magnitude, Vec sign) {
   const Vec bit = _mm256_set1_ps(-0.f);
   return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
 }
-inline Vec RoundToInt(Vec x) {
-  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-inline Vec Scale2(Vec value, Vec n) {
-  const __m256i shifted = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+inline Vec RoundToInt(Vec x) { return _mm256_cvtepi32_ps(_mm256_cvtps_epi32(x)); }
+inline Vec Scale2(Vec value, Vec x) {
+  const __m256i shifted = _mm256_slli_epi32(_mm256_cvtps_epi32(x), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), shifted));
+}
+
+inline __m128i LoadHalfQuads(const void* a, const void* b) {
+  const __m128i low = _mm_loadl_epi64(static_cast<const __m128i*>(a));
+  return _mm_unpacklo_epi64(low, _mm_loadl_epi64(static_cast<const __m128i*>(b)));
+}
+inline Vec LoadQuads(const float* const* p, int32_t at) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0] + at)),
+                              _mm_loadu_ps(p[4] + at), 1);
+}
+inline Vec LoadQuads(const Float16* const* p, int32_t at) {
+  return _mm256_cvtph_ps(LoadHalfQuads(p[0] + at, p[4] + at));
+}
+inline Vec LoadQuads(const BFloat16* const* p, int32_t at) {
+  const __m128i bits = LoadHalfQuads(p[0] + at, p[4] + at);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline Vec FirstOfPairs(Vec x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
+}
+inline Vec SecondOfPairs(Vec x) {
+  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(-65536)));
+}
+inline void TransposeQuads(Vec* x) {
+  const Vec a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);
+  const Vec c = _mm256_unpacklo_ps(x[2], x[3]), d = _mm256_unpackhi_ps(x[2], x[3]);
+  x[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+  x[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+  x[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+  x[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
 }
 
 // Narrower ones, for StoreFolded.

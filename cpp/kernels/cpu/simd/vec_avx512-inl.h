@@ -16,9 +16,9 @@ namespace kvctl {
 namespace {
 
 constexpr int kLanes = 16;
-constexpr int32_t kScoreQueries = 6;  // of scores: times four accumulators fit the registers
-constexpr int32_t kValueQueries = 6;  // of sums of values...
-constexpr int32_t kValueVectors = 4;  // ... times this many accumulators
+constexpr int32_t kScoreQueries = 12;  // of scores: times two accumulators fit the registers
+constexpr int32_t kValueQueries = 6;   // of sums of values...
+constexpr int32_t kValueVectors = 4;   // ... times this many accumulators
 
 using Vec = __m512;
 
@@ -50,9 +50,14 @@ inline Vec CopySign(Vec magnitude, Vec sign) {
   return _mm512_or_ps(_mm512_andnot_ps(bit, magnitude), _mm512_and_ps(bit, sign));
 }
 inline Vec RoundToInt(Vec x) { return _mm512_cvtepi32_ps(_mm512_cvtps_epi32(x)); }
-inline Vec Scale2(Vec value, Vec n) {
-  const __m512i shifted = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
+inline Vec Scale2(Vec value, Vec x) {
+  const __m512i shifted = _mm512_slli_epi32(_mm512_cvtps_epi32(x), 23);
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(value), shifted));
+}
+
+inline __m128i LoadHalfQuads(const void* a, const void* b) {
+  const __m128i low = _mm_loadl_epi64(static_cast<const __m128i*>(a));
+  return _mm_unpacklo_epi64(low, _mm_loadl_epi64(static_cast<const __m128i*>(b)));
 }
 
 // Narrower ones, for StoreFolded.
@@ -70,6 +75,42 @@ inline void StoreFolded(float* out, Vec a, Vec b, Vec c, Vec d, Op op) {
   const Vec all = op(low, high);
   const __m256 half = op(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
   _mm_storeu_ps(out, op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
+inline Vec JoinQuads(__m128 a, __m128 b, __m128 c, __m128 d) {
+  Vec x = _mm512_castps128_ps512(a);
+  x = _mm512_mask_broadcast_f32x4(x, 0x00f0, b);
+  x = _mm512_mask_broadcast_f32x4(x, 0x0f00, c);
+  return _mm512_mask_broadcast_f32x4(x, 0xf000, d);
+}
+inline __m256i JoinHalfQuads(const void* a, const void* b, const void* c, const void* d) {
+  const __m128i low = LoadHalfQuads(a, b);
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(low), LoadHalfQuads(c, d), 1);
+}
+inline Vec LoadQuads(const float* const* p, int32_t at) {
+  return JoinQuads(_mm_loadu_ps(p[0] + at), _mm_loadu_ps(p[4] + at), _mm_loadu_ps(p[8] + at),
+                   _mm_loadu_ps(p[12] + at));
+}
+inline Vec LoadQuads(const Float16* const* p, int32_t at) {
+  return _mm512_cvtph_ps(JoinHalfQuads(p[0] + at, p[4] + at, p[8] + at, p[12] + at));
+}
+inline Vec LoadQuads(const BFloat16* const* p, int32_t at) {
+  const __m256i bits = JoinHalfQuads(p[0] + at, p[4] + at, p[8] + at, p[12] + at);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline Vec FirstOfPairs(Vec x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 16));
+}
+inline Vec SecondOfPairs(Vec x) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(-65536)));
+}
+inline void TransposeQuads(Vec* x) {
+  const Vec a = _mm512_unpacklo_ps(x[0], x[1]), b = _mm512_unpackhi_ps(x[0], x[1]);
+  const Vec c = _mm512_unpacklo_ps(x[2], x[3]), d = _mm512_unpackhi_ps(x[2], x[3]);
+  x[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+  x[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+  x[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+  x[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
 }
 inline Vec InRegister(Vec x) {
   __asm__("" : "+v"(x));

@@ -15,7 +15,7 @@ namespace kvctl {
 namespace {
 
 constexpr int kLanes = 4;
-constexpr int32_t kScoreQueries = 3;  // of scores: times four accumulators fit the registers
+constexpr int32_t kScoreQueries = 6;  // of scores: times two accumulators fit the registers
 constexpr int32_t kValueQueries = 4;  // of sums of values...
 constexpr int32_t kValueVectors = 3;  // ... times this many accumulators
 
@@ -59,10 +59,25 @@ inline Vec CopySign(Vec magnitude, Vec sign) {
   return _mm_or_ps(_mm_andnot_ps(bit, magnitude), _mm_and_ps(bit, sign));
 }
 inline Vec RoundToInt(Vec x) { return _mm_cvtepi32_ps(_mm_cvtps_epi32(x)); }
-inline Vec Scale2(Vec value, Vec n) {
-  const __m128i shifted = _mm_slli_epi32(_mm_cvtps_epi32(n), 23);
+/*! \brief value times 2 to the power of RoundToInt(x). */
+inline Vec Scale2(Vec value, Vec x) {
+  const __m128i shifted = _mm_slli_epi32(_mm_cvtps_epi32(x), 23);
   return _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(value), shifted));
 }
+
+/*! \brief The four numbers from p[0] + at on, then those from p[4] + at on, and so on. */
+template <typename T>
+inline Vec LoadQuads(const T* const* p, int32_t at) {
+  return Load(p[0] + at);
+}
+/*! \brief The first number of each lane with two of bfloat16. */
+inline Vec FirstOfPairs(Vec x) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(x), 16)); }
+/*! \brief The second one. */
+inline Vec SecondOfPairs(Vec x) {
+  return _mm_castsi128_ps(_mm_and_si128(_mm_castps_si128(x), _mm_set1_epi32(-65536)));
+}
+/*! \brief Transposes the 4 x 4 numbers in each quarter (of four lanes) of four vectors. */
+inline void TransposeQuads(Vec* x) { _MM_TRANSPOSE4_PS(x[0], x[1], x[2], x[3]); }
 
 /*! \brief op over the lanes of a, b, c and d, in one fixed order, to out[0..3]. */
 template <typename Op>
