@@ -58,10 +58,14 @@ Tensor PackBFloat16(const TensorView& weight) { return PackAs(weight, WeightType
 
 /*! \brief The type of weights whose blocks have this many bytes. */
 WeightType TypeOfBlocks(int64_t bytes) {
-  if (bytes == BlockBytes(WeightType::kInt8)) return WeightType::kInt8;
-  if (bytes == BlockBytes(WeightType::kInt4)) return WeightType::kInt4;
+  for (WeightType type :
+       {WeightType::kInt8, WeightType::kInt4, WeightType::kInt4Offset, WeightType::kInt8Parts}) {
+    if (bytes == BlockBytes(type)) return type;
+  }
   Throw(ErrorKind::kValue, "a block of quantized weights must have ", BlockBytes(WeightType::kInt8),
-        " bytes (int8) or ", BlockBytes(WeightType::kInt4), " (int4), not ", bytes);
+        " bytes (int8), ", BlockBytes(WeightType::kInt4), " (int4), ",
+        BlockBytes(WeightType::kInt4Offset), " (int4 with an offset) or ",
+        BlockBytes(WeightType::kInt8Parts), " (int8 with two scales and an offset), not ", bytes);
 }
 
 Tensor Quantize(const TensorView& weight, int64_t bits) {

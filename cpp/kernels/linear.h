@@ -24,7 +24,9 @@ enum class WeightType : int32_t {
   kFloat32 = 0,
   kBFloat16 = 1,
   kInt8 = 2,  //!< blocks of 32 with a scale, see quantized_blocks.h; k must be a multiple of 32
-  kInt4 = 3   //!< the same with 4 bits
+  kInt4 = 3,  //!< the same with 4 bits
+  kInt4Offset = 4,  //!< blocks with a scale and an offset, which only PackBlocks packs
+  kInt8Parts = 5    //!< blocks with two scales and an offset, which only PackBlocks packs
 };
 
 /*! \brief The library that multiplies. */

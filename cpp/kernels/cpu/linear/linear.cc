@@ -34,8 +34,6 @@ static_assert(sizeof(Head) == 64, "panels are aligned behind it");
 const void* Body(const void* packed) { return static_cast<const char*>(packed) + sizeof(Head); }
 void* Body(void* packed) { return static_cast<char*>(packed) + sizeof(Head); }
 
-bool IsQuantized(WeightType type) { return type == WeightType::kInt8 || type == WeightType::kInt4; }
-
 size_t WeightSize(WeightType type) { return type == WeightType::kFloat32 ? 4 : 2; }
 
 size_t QuantizedBytes(int64_t n, int64_t k, WeightType type) {
@@ -123,6 +121,11 @@ void PackBlocks(const uint8_t* blocks, int64_t n, int64_t k, WeightType type, vo
 void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, LinearBackend backend,
                 void* packed) {
   const size_t bytes = PackedLinearBytes(n, k, type, backend);
+  if (HasOffset(type)) {
+    Throw(ErrorKind::kValue,
+          "float32 weights are packed as int8 or int4: blocks with an offset are "
+          "packed as they are");
+  }
   if (IsQuantized(type)) {
     std::vector<uint8_t> blocks(static_cast<size_t>(n * (k / kBlockInputs) * BlockBytes(type)));
     QuantizeBlocks(weight, n * k, type, blocks.data());

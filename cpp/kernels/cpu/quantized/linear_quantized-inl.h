@@ -10,6 +10,7 @@
 #define KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_INL_H_
 
 #include "kernels/cpu/quantized/linear_quantized.h"
+#include "kernels/cpu/quantized/quantize_inputs-inl.h"
 #include "kernels/cpu/quantized/quantized_lanes-inl.h"
 
 namespace kvctl {
@@ -20,154 +21,189 @@ constexpr int64_t kChunkBlocks = 8;    // blocks of inputs of a chunk
 constexpr int64_t kAheadBytes = 8192;  // how far ahead of the products weights are asked for
 constexpr int kLine = 64;              // bytes of a cache line
 constexpr int kVecs = kQuantizedWidth / Vec::kLanes;
-constexpr int kVecsTogether = kVecs < 2 ? kVecs : 2;
+constexpr int kQuadBytes = 4 * kQuantizedWidth;  // of four inputs of all columns
 
-/*! \brief Quantises 32 inputs to nearest, ties to even. */
-inline void QuantizeInputs(const float* x, int8_t* values, float* scale, int32_t* offset) {
-  uint32_t largest = 0;  // as bits: NaN and infinity are the largest
-  for (int i = 0; i < kBlockInputs; ++i) {
-    const uint32_t magnitude = ToBits(x[i]) & 0x7fffffffu;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  const float magnitude = FromBits(largest);
-  const bool finite = largest < 0x7f800000u;
-  // Below this the inverse would overflow: such inputs count as zero.
-  const bool zero = !finite || magnitude < 1e-30f;
-  const float inverse = zero ? 0.0f : 127.0f / magnitude;
-  *scale = finite ? (zero ? 0.0f : magnitude / 127.0f) : FromBits(0x7fc00000u);
-  int32_t sum = 0;
-  for (int i = 0; i < kBlockInputs; ++i) {
-    // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
-    const float value = zero ? 0.0f : x[i];
-    const auto q = static_cast<int32_t>(ToBits(value * inverse + 12582912.0f) - 0x4b400000u);
-    values[i] = static_cast<int8_t>(q);
-    sum -= q;
-  }
-  *offset = sum;
-}
+constexpr int RowsTogether(WeightType type) { return HasBytes(type) ? kRows8 : kRows4; }
 
-void QuantizeRow(const float* x, int64_t row, int64_t blocks, const QuantizedRows& out) {
-  for (int64_t b = row * blocks; b < (row + 1) * blocks; ++b) {
-    QuantizeInputs(x + b * kBlockInputs, out.values + b * kBlockInputs, out.scales + b,
-                   out.offsets + b);
-  }
-}
+/*! \brief Blocks of a panel from block `at` on, and the rows that are multiplied by them. */
+struct Chunk {
+  const QuantizedProduct& product;
+  int64_t row;
+  int64_t at;
+  int64_t count;
+  const uint8_t* w;
+  bool ask;  //!< for the weights that follow
+};
 
-/*! \brief Adds a chunk's products with kRows rows, from block `at` on, to (kRows, 32) sums. */
-template <int kRows, bool kBytes>
-void ChunkOfRows(const QuantizedProduct& product, int64_t row, int64_t at, int64_t count,
-                 const uint8_t* w, bool ask, float* sums) {
-  constexpr WeightType kType = kBytes ? WeightType::kInt8 : WeightType::kInt4;
+/*! \brief The integer products of a part of a block with one row, as floats. */
+template <int kRows, WeightType kType>
+struct Dots {
+  static constexpr bool kBytes = HasBytes(kType);
+  static constexpr int kParts = kType == WeightType::kInt8Parts ? 2 : 1;
+  static constexpr int kLines = (kBytes ? 8 : 4) / kParts;
+
+  Sum8 sums8[kRows][kVecsTogether];
+  Sum4 sums4[kRows][kVecsTogether];
+
+  /*! \param w The first line of the first vector; \param x the inputs of each row, `stride` apart.
+   */
+  void Multiply(const uint8_t* w, const int8_t* x, int64_t stride) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      for (int u = 0; u < kVecsTogether; ++u) {
+        if constexpr (kBytes) sums8[r][u] = ZeroSum8();
+        if constexpr (!kBytes) sums4[r][u] = ZeroSum4();
+      }
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < kLines; ++q) {
+      Lanes line[kVecsTogether];
+      for (int u = 0; u < kVecsTogether; ++u) {
+        line[u] = LoadBytes(w + q * kQuadBytes + u * 4 * Vec::kLanes);
+      }
+      if constexpr (kBytes) {
+        Line8 bytes[kVecsTogether];
+        for (int u = 0; u < kVecsTogether; ++u) bytes[u] = ToLine8(line[u]);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const int32_t quad = Quad(x + r * stride + 4 * q);
+          for (int u = 0; u < kVecsTogether; ++u) Dot8(&sums8[r][u], bytes[u], quad);
+        }
+      } else {
+        Line4 halves[kVecsTogether];
+        for (int u = 0; u < kVecsTogether; ++u) halves[u] = ToLine4(line[u]);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const int8_t* input = x + r * stride + 4 * q;
+          for (int u = 0; u < kVecsTogether; ++u) {
+            Dot4(&sums4[r][u], halves[u].low, Quad(input));
+            Dot4(&sums4[r][u], halves[u].high, Quad(input + kBlockInputs / 2));
+          }
+        }
+      }
+    }
+  }
+
+  /*! \param offsets Of the row's block, both halves. */
+  Vec Finish(int r, int u, int part, const int32_t* offsets) const {
+    if constexpr (kType == WeightType::kInt8Parts) return Finish8(sums8[r][u], offsets[part]);
+    if constexpr (kType == WeightType::kInt8) return Finish8(sums8[r][u], offsets[0] + offsets[1]);
+    if constexpr (kType == WeightType::kInt4Offset) return Finish4(sums4[r][u], 0);
+    return Finish4(sums4[r][u], 8 * (offsets[0] + offsets[1]));
+  }
+};
+
+/*! \brief What follows the integers of a panel's block, from a vector of columns on. */
+template <WeightType kType>
+struct Scales {
+  static constexpr int kHalves = 2 * kQuantizedWidth;  // bytes of all columns' float16
+  const uint8_t* data;
+  int column;
+
+  Vec Of(int part) const {
+    const Vec scale = LoadHalves(data + 2 * column);
+    const uint8_t* factors = data + 2 * kHalves + part * kQuantizedWidth + column;
+    if constexpr (kType == WeightType::kInt4Offset) return Mul(scale, LoadUnsigned(factors));
+    if constexpr (kType == WeightType::kInt8Parts) return Mul(scale, LoadSigned(factors));
+    return scale;
+  }
+  Vec Step() const {
+    constexpr int kParts = kType == WeightType::kInt8Parts ? 2 : 1;
+    const uint8_t* factors = data + 2 * kHalves + kParts * kQuantizedWidth + column;
+    return Mul(LoadHalves(data + kHalves + 2 * column), LoadUnsigned(factors));
+  }
+};
+
+/*! \brief Adds a chunk's products with kRows rows to (kRows, 32) sums. */
+template <int kRows, WeightType kType>
+void ChunkOfRows(const Chunk& chunk, float* sums) {
+  using Products = Dots<kRows, kType>;
   constexpr int64_t kBlock = PanelBlockBytes(kType);
-  constexpr int kQuads = kBytes ? 8 : 4;
-  constexpr int kQuadBytes = 4 * kQuantizedWidth;
-  for (int64_t b = 0; b < count; ++b, w += kBlock) {
-    if (ask) {
+  constexpr int kPartBytes = Products::kLines * kQuadBytes;
+  const QuantizedProduct& product = chunk.product;
+  const uint8_t* w = chunk.w;
+  for (int64_t b = 0; b < chunk.count; ++b, w += kBlock) {
+    if (chunk.ask) {
       for (int64_t line = 0; line < kBlock; line += kLine) {
         __builtin_prefetch(w + kAheadBytes + line);
       }
     }
-    const int64_t first = row * product.blocks + at + b;
+    const int64_t first = chunk.row * product.blocks + chunk.at + b;
+    const int8_t* x = product.x.values + first * kBlockInputs;
     for (int v = 0; v < kVecs; v += kVecsTogether) {
-      Lanes dots[kRows][kVecsTogether];
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        for (int u = 0; u < kVecsTogether; ++u) dots[r][u] = ZeroLanes();
-      }
-#pragma GCC unroll 8
-      for (int q = 0; q < kQuads; ++q) {
-        Lanes line[kVecsTogether], high[kVecsTogether];
+      float* part_sums = sums + v * Vec::kLanes;
+      for (int part = 0; part < Products::kParts; ++part) {
+        Products dots;
+        dots.Multiply(w + part * kPartBytes + v * 4 * Vec::kLanes, x + part * kBlockInputs / 2,
+                      product.blocks * kBlockInputs);
         for (int u = 0; u < kVecsTogether; ++u) {
-          line[u] = LoadBytes(w + q * kQuadBytes + (v + u) * 4 * Vec::kLanes);
-          if (!kBytes) {
-            high[u] = HighHalves(line[u]);
-            line[u] = LowHalves(line[u]);
-          }
-        }
+          const int column = (v + u) * Vec::kLanes;
+          const Vec scale = Scales<kType>{w + Products::kParts * kPartBytes, column}.Of(part);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const int8_t* x = product.x.values + (first + r * product.blocks) * kBlockInputs + 4 * q;
-          for (int u = 0; u < kVecsTogether; ++u) {
-            if (kBytes) {
-              dots[r][u] = DotInt8(dots[r][u], line[u], Quad(x));
-            } else {
-              dots[r][u] = DotInt4(dots[r][u], line[u], Quad(x));
-              dots[r][u] = DotInt4(dots[r][u], high[u], Quad(x + kBlockInputs / 2));
-            }
+          for (int r = 0; r < kRows; ++r) {
+            const int64_t block = first + r * product.blocks;
+            float* sum = part_sums + r * kQuantizedWidth + u * Vec::kLanes;
+            const Vec dot = dots.Finish(r, u, part, product.x.offsets + 2 * block);
+            Store(sum, Fma(dot, Mul(scale, Splat(product.x.scales[block])), Load(sum)));
           }
         }
       }
-      const uint8_t* scales = w + kQuads * kQuadBytes + 2 * v * Vec::kLanes;
-      for (int u = 0; u < kVecsTogether; ++u) {
-        const Vec scale = LoadScales(scales + 2 * u * Vec::kLanes);
+      if constexpr (HasOffset(kType)) {
+        for (int u = 0; u < kVecsTogether; ++u) {
+          const int column = (v + u) * Vec::kLanes;
+          const Vec step = Scales<kType>{w + Products::kParts * kPartBytes, column}.Step();
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const int64_t block = first + r * product.blocks;
-          float* sum = sums + r * kQuantizedWidth + (v + u) * Vec::kLanes;
-          const int32_t offset = product.x.offsets[block];
-          const Vec dot = kBytes ? FinishInt8(dots[r][u], offset) : FinishInt4(dots[r][u], offset);
-          Store(sum, Fma(dot, Mul(scale, Splat(product.x.scales[block])), Load(sum)));
+          for (int r = 0; r < kRows; ++r) {
+            float* sum = part_sums + r * kQuantizedWidth + u * Vec::kLanes;
+            const float x_sum = product.x.sums[first + r * product.blocks];
+            Store(sum, Fma(Splat(x_sum), step, Load(sum)));
+          }
         }
       }
     }
   }
 }
 
-template <bool kBytes>
-auto ChunkFor(int rows) {
-  using Function =
-      void (*)(const QuantizedProduct&, int64_t, int64_t, int64_t, const uint8_t*, bool, float*);
-  static constexpr Function kChunks[] = {
-      nullptr,
-      ChunkOfRows<1, kBytes>,
-      ChunkOfRows<2, kBytes>,
-#if defined(__AVX2__)
-      ChunkOfRows<3, kBytes>,
-      ChunkOfRows<4, kBytes>,
-#endif
-#if defined(__AVX512VNNI__)
-      ChunkOfRows<5, kBytes>,
-      ChunkOfRows<6, kBytes>,
-      ChunkOfRows<7, kBytes>,
-      ChunkOfRows<8, kBytes>,
-#endif
-  };
-  static_assert(sizeof(kChunks) / sizeof(kChunks[0]) == kRowsTogether + 1,
-                "one function per number of rows");
-  return kChunks[rows];
+/*! \brief Calls ChunkOfRows for a number of rows from 1 to kRows. */
+template <int kRows, WeightType kType>
+void ChunkFor(int rows, const Chunk& chunk, float* sums) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return ChunkFor<kRows - 1, kType>(rows, chunk, sums);
+  }
+  ChunkOfRows<kRows, kType>(chunk, sums);
 }
 
 /*! \brief Computes (rows, 32) sums of one panel. */
-template <bool kBytes>
+template <WeightType kType>
 void GroupOfRows(const QuantizedProduct& product, int64_t row, int rows, const uint8_t* panel,
                  float* sums) {
-  constexpr int64_t kBlock = PanelBlockBytes(kBytes ? WeightType::kInt8 : WeightType::kInt4);
+  constexpr int kTogether = RowsTogether(kType);
   for (int i = 0; i < rows * kQuantizedWidth; ++i) sums[i] = 0.0f;
-  const int parts = (rows + kRowsTogether - 1) / kRowsTogether;
+  const int parts = (rows + kTogether - 1) / kTogether;
   for (int64_t at = 0; at < product.blocks; at += kChunkBlocks) {
     const int64_t count = product.blocks - at < kChunkBlocks ? product.blocks - at : kChunkBlocks;
+    const uint8_t* w = panel + at * PanelBlockBytes(kType);
     for (int part = 0, r = 0; part < parts; ++part) {
       const int part_rows = (rows - r) / (parts - part);
-      ChunkFor<kBytes>(part_rows)(product, row + r, at, count, panel + at * kBlock, part == 0,
-                                  sums + r * kQuantizedWidth);
+      const Chunk chunk{product, row + r, at, count, w, part == 0};
+      ChunkFor<kTogether, kType>(part_rows, chunk, sums + r * kQuantizedWidth);
       r += part_rows;
     }
   }
 }
 
-template <bool kBytes>
+template <WeightType kType>
 void QuantizedPanels(const QuantizedProduct& product, int64_t begin, int64_t end) {
   alignas(64) float sums[kGroupRows * kQuantizedWidth];
-  constexpr int64_t kBlock = PanelBlockBytes(kBytes ? WeightType::kInt8 : WeightType::kInt4);
   for (int64_t p = begin; p < end; ++p) {
-    const uint8_t* panel = product.panels + p * product.blocks * kBlock;
+    const uint8_t* panel = product.panels + p * product.blocks * PanelBlockBytes(kType);
     const int64_t column = p * kQuantizedWidth;
     const int64_t columns =
         product.n - column < kQuantizedWidth ? product.n - column : kQuantizedWidth;
     for (int64_t row = 0; row < product.m; row += kGroupRows) {
       const int rows =
           static_cast<int>(product.m - row < kGroupRows ? product.m - row : kGroupRows);
-      GroupOfRows<kBytes>(product, row, rows, panel, sums);
+      GroupOfRows<kType>(product, row, rows, panel, sums);
       for (int r = 0; r < rows; ++r) {
         const int64_t at = (row + r) * product.n + column;
         for (int64_t c = 0; c < columns; ++c) {
@@ -179,8 +215,10 @@ void QuantizedPanels(const QuantizedProduct& product, int64_t begin, int64_t end
   }
 }
 
-constexpr QuantizedKernels kQuantizedKernels = {QuantizeRow, QuantizedPanels<true>,
-                                                QuantizedPanels<false>};
+constexpr QuantizedKernels kQuantizedKernels = {
+    QuantizeRow,
+    {QuantizedPanels<WeightType::kInt8>, QuantizedPanels<WeightType::kInt4>,
+     QuantizedPanels<WeightType::kInt4Offset>, QuantizedPanels<WeightType::kInt8Parts>}};
 
 }  // namespace
 }  // namespace kvctl

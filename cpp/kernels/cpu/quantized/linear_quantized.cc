@@ -2,10 +2,12 @@
 
 #include <omp.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels/cpu/simd/scratch.h"
 #include "kernels/team.h"
+#include "kvctl/error.h"
 
 namespace kvctl {
 namespace {
@@ -18,15 +20,38 @@ const QuantizedKernels& Kernels() {
   return CpuIsa() >= Isa::kAvx2 ? kQuantizedKernelsAvx2 : kQuantizedKernelsBaseline;
 }
 
+// Written by benchmarks/python/bench_linear.py --crossover: int8, int4, int4 with offset, int8
+// parts.
+constexpr int64_t kTileRows[4] = {16, 16, 16, 16};
+
+int Index(WeightType type) { return static_cast<int>(type) - static_cast<int>(WeightType::kInt8); }
+
+/*! \brief The rows that KVCTL_TILE_ROWS names, or 0. */
+int64_t AskedTileRows() {
+  const char* text = std::getenv("KVCTL_TILE_ROWS");
+  if (text == nullptr || *text == '\0') return 0;
+  char* end;
+  const long long rows = std::strtoll(text, &end, 10);
+  if (*end == '\0' && rows > 0) return rows;
+  Throw(ErrorKind::kValue,
+        "the environment variable KVCTL_TILE_ROWS must be a positive number of rows, not '", text,
+        "'");
+}
+
 constexpr int64_t Panels(int64_t n) { return (n + kQuantizedWidth - 1) / kQuantizedWidth; }
 
 }  // namespace
 
+int64_t QuantizedTileRows(WeightType type) {
+  static const int64_t asked = AskedTileRows();
+  return asked > 0 ? asked : kTileRows[Index(type)];
+}
+
 void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType type, void* out) {
-  const bool bytes = type == WeightType::kInt8;
+  const bool bytes = HasBytes(type);
   const int64_t count = k / kBlockInputs, panel_bytes = PanelBlockBytes(type);
-  const int quads = bytes ? 8 : 4;             // lines of four bytes of each column
-  const uint8_t zero[34] = {};                 // a column behind the last one
+  const int64_t head = BlockHeadBytes(type), integers = BlockBytes(type) - head;
+  const uint8_t zero[40] = {};                 // a column behind the last one
   const uint8_t centre = bytes ? 0x80 : 0x00;  // makes signed bytes unsigned
 #pragma omp parallel for schedule(static) if (UseTeam(true))
   for (int64_t p = 0; p < Panels(n); ++p) {
@@ -35,10 +60,16 @@ void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType
       for (int64_t c = 0; c < kQuantizedWidth; ++c) {
         const int64_t column = p * kQuantizedWidth + c;
         const uint8_t* block = column < n ? blocks + (column * count + b) * BlockBytes(type) : zero;
-        for (int i = 0; i < quads * 4; ++i) {
-          target[(i / 4 * kQuantizedWidth + c) * 4 + i % 4] = block[2 + i] ^ centre;
+        for (int64_t i = 0; i < integers; ++i) {
+          target[(i / 4 * kQuantizedWidth + c) * 4 + i % 4] = block[head + i] ^ centre;
         }
-        std::memcpy(target + quads * 4 * kQuantizedWidth + 2 * c, block, 2);
+        // The float16 of all columns, then the bytes.
+        uint8_t* behind = target + integers * kQuantizedWidth;
+        const int64_t halves = HasOffset(type) ? 2 : 1;
+        for (int64_t i = 0; i < halves; ++i) {
+          std::memcpy(behind + 2 * (i * kQuantizedWidth + c), block + 2 * i, 2);
+        }
+        for (int64_t i = 2 * halves; i < head; ++i) behind[i * kQuantizedWidth + c] = block[i];
       }
     }
   }
@@ -47,14 +78,17 @@ void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType
 void LinearQuantized(const float* x, int64_t m, const void* panels, int64_t n, int64_t k,
                      WeightType type, const float* addend, float* out) {
   const int64_t blocks = k / kBlockInputs;
-  auto* memory = static_cast<char*>(LinearScratch(static_cast<size_t>(m * (k + 8 * blocks))));
-  const QuantizedRows rows{reinterpret_cast<int8_t*>(memory),
-                           reinterpret_cast<float*>(memory + m * k),
-                           reinterpret_cast<int32_t*>(memory + m * (k + 4 * blocks))};
+  const bool tiles = CpuHasTiles() && m >= QuantizedTileRows(type);
+  const int64_t together = tiles ? 16 : 1, padded = (m + together - 1) / together * together;
+  auto* memory = static_cast<char*>(LinearScratch(static_cast<size_t>(padded * (k + 16 * blocks))));
+  auto* words = memory + padded * k;
+  const QuantizedRows rows{reinterpret_cast<int8_t*>(memory), reinterpret_cast<float*>(words),
+                           reinterpret_cast<int32_t*>(words + padded * 4 * blocks),
+                           reinterpret_cast<float*>(words + padded * 12 * blocks), together};
   const QuantizedKernels& kernels = Kernels();
   const QuantizedProduct product{rows,  static_cast<const uint8_t*>(panels), addend, out, m, n,
                                  blocks};
-  auto run = type == WeightType::kInt8 ? kernels.int8 : kernels.int4;
+  const QuantizedPanels run = tiles ? kQuantizedTiles[Index(type)] : kernels.panels[Index(type)];
   // Below this many products waking the threads costs more than the work.
 #pragma omp parallel if (UseTeam(m * n * k > (1 << 17)))
   {

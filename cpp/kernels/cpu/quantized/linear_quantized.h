@@ -9,7 +9,9 @@
  *
  * A panel is 32 output columns wide. A block of a panel holds four inputs of each column side by
  * side (eight lines of 128 unsigned bytes, weight + 128; with 4 bits four lines, whose high halves
- * are the inputs from 16 on, weight + 8), and then the columns' float16 scales.
+ * are the inputs from 16 on), and then the columns' float16 scales. Blocks with an offset go on
+ * with the columns' float16 steps, the bytes that multiply scales (of each part), and those that
+ * multiply steps.
  */
 #ifndef KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_H_
 #define KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_H_
@@ -24,15 +26,25 @@ namespace kvctl {
 constexpr int kQuantizedWidth = 32;  //!< output columns of a panel
 
 /*! \brief Bytes of one block of a panel. */
-constexpr int64_t PanelBlockBytes(WeightType type) {
-  return kQuantizedWidth * (2 + (type == WeightType::kInt8 ? kBlockInputs : kBlockInputs / 2));
-}
+constexpr int64_t PanelBlockBytes(WeightType type) { return kQuantizedWidth * BlockBytes(type); }
 
-/*! \brief Rows of inputs, quantised. */
+/*!
+ * \brief Rows of inputs, quantised.
+ *
+ * The blocks of `together` rows lie side by side: 1 for kernels that take a row after the other, 16
+ * for tiles, which hold those of sixteen rows.
+ */
 struct QuantizedRows {
-  int8_t* values;    //!< (m, blocks, 32), from -127 to 127
-  float* scales;     //!< (m, blocks); NaN where an input of the block is not finite
-  int32_t* offsets;  //!< (m, blocks): minus the sum of the values
+  int8_t* values;    //!< of each block 32, from -127 to 127
+  float* scales;     //!< of each block one; NaN where an input of the block is not finite
+  int32_t* offsets;  //!< of each block minus the sum of the first 16 values, and of the others
+  float* sums;       //!< of each block scale * (minus the sum of the values)
+  int64_t together;
+
+  /*! \brief The place of block b of a row of `blocks`. */
+  int64_t At(int64_t row, int64_t b, int64_t blocks) const {
+    return (row / together * blocks + b) * together + row % together;
+  }
 };
 
 /*! \brief One product of quantised rows and panels. */
@@ -46,18 +58,28 @@ struct QuantizedProduct {
   int64_t blocks;
 };
 
+/*! \brief Computes the output columns of panels [begin, end). */
+using QuantizedPanels = void (*)(const QuantizedProduct& product, int64_t begin, int64_t end);
+
 /*! \brief The kernels of one instruction set. */
 struct QuantizedKernels {
   /*! \brief Quantises row `row` of x, which has 32 * blocks inputs. */
   void (*quantize_row)(const float* x, int64_t row, int64_t blocks, const QuantizedRows& out);
-  /*! \brief Computes the output columns of panels [begin, end). */
-  void (*int8)(const QuantizedProduct& product, int64_t begin, int64_t end);
-  void (*int4)(const QuantizedProduct& product, int64_t begin, int64_t end);
+  QuantizedPanels panels[4];  //!< by WeightType, from kInt8 on
 };
 
 extern const QuantizedKernels kQuantizedKernelsBaseline;
 extern const QuantizedKernels kQuantizedKernelsAvx2;
 extern const QuantizedKernels kQuantizedKernelsVnni;
+
+/*!
+ * \brief The same on AMX tiles, only where CpuHasTiles(): the bits of kQuantizedKernelsVnni. The
+ * blocks of sixteen rows are together, and rows behind m, up to a multiple of sixteen, are read.
+ */
+extern const QuantizedPanels kQuantizedTiles[4];
+
+/*! \brief The number of rows from which tiles take less time than products of bytes. */
+int64_t QuantizedTileRows(WeightType type);
 
 /*! \brief Packs blocks into panels. */
 void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType type, void* out);

@@ -3,9 +3,10 @@
  * \brief Products of bytes, four inputs of a column to a lane, for the instruction set of the
  * including file.
  *
- * Lanes is a vector of int32 sums, one per column; Column is a line of weights as it is multiplied.
- * DotInt8 and DotInt4 add the products of one quad of inputs; FinishInt8 and FinishInt4 turn what
- * has been added up into the sum over a block, given minus the sum of its inputs.
+ * Lanes is a vector of lines of weights as they lie in memory. Of weights of 8 bits, Line8 is such
+ * a vector as it is multiplied, and Sum8 what has been added up over quads of inputs; Finish8 makes
+ * of it the sum over a block or a part of one, given minus the sum of the inputs. Line4, Sum4 and
+ * Finish4 are the same of 4 bits, whose lines hold two quads of inputs.
  */
 #ifndef KVCTL_KERNELS_CPU_QUANTIZED_QUANTIZED_LANES_INL_H_
 #define KVCTL_KERNELS_CPU_QUANTIZED_QUANTIZED_LANES_INL_H_
@@ -29,93 +30,142 @@ inline int32_t Quad(const int8_t* x) {
 
 #if defined(__AVX512VNNI__)
 
-constexpr int kRowsTogether = 8;
+// Rows and vectors of columns whose sums fit the registers.
+constexpr int kRows8 = 8, kRows4 = 8, kVecsTogether = 2;
 using Lanes = __m512i;
-inline Lanes ZeroLanes() { return _mm512_setzero_si512(); }
+using Line8 = Lanes;
+using Sum8 = Lanes;
+using Sum4 = Lanes;
+struct Line4 {
+  Lanes low, high;
+};
+inline Lanes ZeroSum8() { return _mm512_setzero_si512(); }
+inline Lanes ZeroSum4() { return _mm512_setzero_si512(); }
 inline Lanes LoadBytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
-inline Lanes LowHalves(Lanes w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
-inline Lanes HighHalves(Lanes w) { return LowHalves(_mm512_srli_epi16(w, 4)); }
-inline Lanes DotInt8(Lanes sum, Lanes w, int32_t x) {
-  return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x));
+inline Line8 ToLine8(Lanes w) { return w; }
+inline Line4 ToLine4(Lanes w) {
+  const Lanes low = _mm512_set1_epi8(15);
+  return {_mm512_and_si512(w, low), _mm512_and_si512(_mm512_srli_epi16(w, 4), low)};
 }
-inline Lanes DotInt4(Lanes sum, Lanes w, int32_t x) { return DotInt8(sum, w, x); }
-inline Vec FinishInt8(Lanes sum, int32_t offset) {
+inline void Dot8(Lanes* sum, Line8 w, int32_t x) {
+  *sum = _mm512_dpbusd_epi32(*sum, w, _mm512_set1_epi32(x));
+}
+inline void Dot4(Lanes* sum, Lanes w, int32_t x) { Dot8(sum, w, x); }
+inline Vec Finish8(Lanes sum, int32_t offset) {
   return {_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(128 * offset)))};
 }
-inline Vec FinishInt4(Lanes sum, int32_t offset) {
-  return {_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(8 * offset)))};
+inline Vec Finish4(Lanes sum, int32_t offset) {
+  return {_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(offset)))};
 }
-inline Vec LoadScales(const uint8_t* p) {
+inline Vec LoadHalves(const uint8_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline Vec LoadUnsigned(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
+}
+inline Vec LoadSigned(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
 }
 
 #elif defined(__AVX2__)
 
-constexpr int kRowsTogether = 4;
+constexpr int kRows8 = 4, kRows4 = 4, kVecsTogether = 2;
 using Lanes = __m256i;
-inline Lanes ZeroLanes() { return _mm256_setzero_si256(); }
+// Signed weights beside their magnitudes, of which the instruction multiplies one.
+struct Line8 {
+  Lanes weight, magnitude;
+};
+using Sum8 = Lanes;
+struct Line4 {
+  Lanes low, high;
+};
+using Sum4 = Lanes;  // of pairs of inputs, 16 bits: eight times two products of 15 and 127 fit
+inline Sum8 ZeroSum8() { return _mm256_setzero_si256(); }
+inline Sum4 ZeroSum4() { return _mm256_setzero_si256(); }
 inline Lanes LoadBytes(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
-inline Lanes LowHalves(Lanes w) { return _mm256_and_si256(w, _mm256_set1_epi8(15)); }
-inline Lanes HighHalves(Lanes w) { return LowHalves(_mm256_srli_epi16(w, 4)); }
-// |w| <= 128 times |x| <= 127, twice, fits 16 bits.
-inline Lanes DotInt8(Lanes sum, Lanes w, int32_t x) {
+inline Line4 ToLine4(Lanes w) {
+  const Lanes low = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(w, low), _mm256_and_si256(_mm256_srli_epi16(w, 4), low)};
+}
+inline Line8 ToLine8(Lanes w) {
   const Lanes weight = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-  const Lanes input = _mm256_sign_epi8(_mm256_set1_epi32(x), weight);
-  const Lanes pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), input);
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  return {weight, _mm256_abs_epi8(weight)};
 }
-// Sums of 16 bits: eight times two products of 15 and 127 fit.
-inline Lanes DotInt4(Lanes sum, Lanes w, int32_t x) {
-  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, _mm256_set1_epi32(x)));
+inline void Dot4(Sum4* sum, Lanes w, int32_t x) {
+  *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, _mm256_set1_epi32(x)));
 }
-inline Vec FinishInt8(Lanes sum, int32_t) { return {_mm256_cvtepi32_ps(sum)}; }
-inline Vec FinishInt4(Lanes sum, int32_t offset) {
+// |w| <= 128 times |x| <= 127, twice, fits 16 bits. Halves of the weights, whose products could be
+// added up in 16 bits, took a third more time: two products in place of one and a change of signs.
+inline void Dot8(Sum8* sum, Line8 w, int32_t x) {
+  const Lanes input = _mm256_sign_epi8(_mm256_set1_epi32(x), w.weight);
+  const Lanes pairs = _mm256_maddubs_epi16(w.magnitude, input);
+  *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline Vec Finish8(Sum8 sum, int32_t) { return {_mm256_cvtepi32_ps(sum)}; }
+inline Vec Finish4(Sum4 sum, int32_t offset) {
   const Lanes whole = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(whole, _mm256_set1_epi32(8 * offset)))};
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(whole, _mm256_set1_epi32(offset)))};
 }
-inline Vec LoadScales(const uint8_t* p) {
+inline Vec LoadHalves(const uint8_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline Vec LoadUnsigned(const uint8_t* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
+}
+inline Vec LoadSigned(const uint8_t* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))};
 }
 
 #else  // SSE2: four columns, in plain code
 
-constexpr int kRowsTogether = 2;
+constexpr int kRows8 = 2, kRows4 = 2, kVecsTogether = 2;
 struct Lanes {
   int32_t lane[4];
 };
-inline Lanes ZeroLanes() { return {}; }
+struct Line4 {
+  Lanes low, high;
+};
+using Line8 = Lanes;
+using Sum8 = Lanes;
+using Sum4 = Lanes;
+inline Lanes ZeroSum8() { return {}; }
+inline Lanes ZeroSum4() { return {}; }
 inline Lanes LoadBytes(const uint8_t* p) {
   Lanes w;
   std::memcpy(&w, p, sizeof(w));
   return w;
 }
-inline Lanes LowHalves(Lanes w) {
-  for (int32_t& lane : w.lane) lane &= 0x0f0f0f0f;
-  return w;
+inline Line8 ToLine8(Lanes w) { return w; }
+inline Line4 ToLine4(Lanes w) {
+  Line4 line;
+  for (int i = 0; i < 4; ++i) {
+    const auto both = static_cast<uint32_t>(w.lane[i]);
+    line.low.lane[i] = static_cast<int32_t>(both & 0x0f0f0f0fu);
+    line.high.lane[i] = static_cast<int32_t>(both >> 4 & 0x0f0f0f0fu);
+  }
+  return line;
 }
-inline Lanes HighHalves(Lanes w) {
-  for (int32_t& lane : w.lane) lane = static_cast<int32_t>(static_cast<uint32_t>(lane) >> 4);
-  return LowHalves(w);
-}
-inline Lanes DotInt8(Lanes sum, Lanes w, int32_t x) {
+inline void Dot8(Lanes* sum, Lanes w, int32_t x) {
   int8_t input[4];
   uint8_t weight[16];
   std::memcpy(input, &x, sizeof(input));
   std::memcpy(weight, &w, sizeof(weight));
-  for (int i = 0; i < 16; ++i) sum.lane[i / 4] += weight[i] * input[i % 4];
-  return sum;
+  for (int i = 0; i < 16; ++i) sum->lane[i / 4] += weight[i] * input[i % 4];
 }
-inline Lanes DotInt4(Lanes sum, Lanes w, int32_t x) { return DotInt8(sum, w, x); }
-inline Vec ToVec(Lanes sum, int32_t offset) {
+inline void Dot4(Lanes* sum, Lanes w, int32_t x) { Dot8(sum, w, x); }
+inline Vec Finish4(Lanes sum, int32_t offset) {
   __m128i lanes;
   std::memcpy(&lanes, &sum, sizeof(lanes));
   return {_mm_cvtepi32_ps(_mm_add_epi32(lanes, _mm_set1_epi32(offset)))};
 }
-inline Vec FinishInt8(Lanes sum, int32_t offset) { return ToVec(sum, 128 * offset); }
-inline Vec FinishInt4(Lanes sum, int32_t offset) { return ToVec(sum, 8 * offset); }
-inline Vec LoadScales(const uint8_t* p) {
+inline Vec Finish8(Lanes sum, int32_t offset) { return Finish4(sum, 128 * offset); }
+inline Vec LoadHalves(const uint8_t* p) {
   float scales[4];
   for (int i = 0; i < 4; ++i) {
     Float16 half;
@@ -123,6 +173,15 @@ inline Vec LoadScales(const uint8_t* p) {
     scales[i] = ToFloat(half);
   }
   return Load(scales);
+}
+inline Vec LoadUnsigned(const uint8_t* p) {
+  const float bytes[4] = {float(p[0]), float(p[1]), float(p[2]), float(p[3])};
+  return Load(bytes);
+}
+inline Vec LoadSigned(const uint8_t* p) {
+  float bytes[4];
+  for (int i = 0; i < 4; ++i) bytes[i] = static_cast<float>(static_cast<int8_t>(p[i]));
+  return Load(bytes);
 }
 
 #endif

@@ -28,6 +28,8 @@ void Configure(int rows) {
     config.line_bytes[tile] = kTileLine;
     config.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kTileSide);
   }
+  // The compiler does not know that the instruction reads all of it.
+  __asm__ volatile("" : : "r"(&config) : "memory");
   _tile_loadconfig(&config);
 }
 

@@ -5,36 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
-from ..checkpoints.config import DecoderConfig
 from ..checkpoints.generation_config import unused_settings
 from ..checkpoints.tokens.vocabulary import Vocabulary, read_vocabulary
 from ..checkpoints.weights import (
     Checkpoint,
     check_parameter,
     open_checkpoint,
-    parameter_chunks,
 )
 from ..graph.export import check_layers, export
-from ..graph.layers import BLOCK_BYTES, BLOCK_INPUTS, ParamSpec
-from ..graph.logit_mask import LOGIT_MASK, logit_mask_values
+from ..graph.layers import BLOCK_BYTES, BLOCK_INPUTS
+from ..graph.logit_mask import LOGIT_MASK
 from ..graph.tensor_parallel import TensorParallel
 from .asked import QUANTIZATION, asked_for, default_dtype
 from .chat_config import checked_chat, make_chat_config
+from .kept_blocks import kept_blocks
 from .library import building, check_compiler, make_target
 from .metadata import cache_shape, make_metadata
 from .output import check_output
-from .params import ParamWriter, largest_shard
-from .saved import converted_parameter, is_halved, saved_bytes, saved_size
+from .parameters import Progress, is_embedding, write_params
+from .params import largest_shard
+from .saved import saved_bytes
 from .staging import check_space, staged
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done ("compile" or "weights") and the fraction of it that is done."""
 
 Note = Callable[[str], None]
 """Called with a sentence about the model that its user should know."""
@@ -78,8 +73,9 @@ def compile_model(
     dtype : str, optional
         For the CPU the type of the linear layers' weights, "float32" (default), "bfloat16",
         "int8" or "int4"; for CUDA the type of everything, "float16" (default) or "float32".
-        Weights of 8 and 4 bits have a scale for every 32 inputs. Those that a GGUF file has as Q8_0
-        or Q4_0 keep their bits; the output layer of int4 has 8.
+        Weights of 8 and 4 bits have a scale for every 32 inputs, and keep the bits that a GGUF
+        file has: all of its types from 4 to 8 bits in int8, those of 4 bits in int4. Others are
+        rounded once; the output layer of int4 then has 8 bits.
     cache : str, optional
         "kvctl" (default for the CPU) for a library that creates kvctl's cache, "tvm" (default for
         CUDA) for one that creates TVM's, in whose place ``kvctl.install()`` puts kvctl's.
@@ -168,6 +164,7 @@ def compile_model(
         hidden_layers=hidden_layers,
         exit_layers=exit_layers,
         parallel=parallel,
+        blocks=kept_blocks(checkpoint, dtype) if on_cpu else None,
     )
     for param in params:
         if param.name != LOGIT_MASK:
@@ -186,7 +183,7 @@ def compile_model(
         kvctl={**_layers_metadata(hidden_layers, exit_layers), **split},
     )
     check_compiler()
-    sizes = [saved_bytes(param) for param in params if not _is_embedding(param, config)]
+    sizes = [saved_bytes(param) for param in params if not is_embedding(param, config)]
     check_space(output, sum(sizes), largest_shard(sizes))
     report("compile", 0.3)
     if size is not None:
@@ -206,7 +203,7 @@ def compile_model(
                 compiled = True
             report(stage, fraction)
 
-        _write_params(checkpoint, params, staging, unused=vocabulary.unused, report=report_weights)
+        write_params(checkpoint, params, staging, unused=vocabulary.unused, report=report_weights)
         library.result()
         if not compiled:
             report("compile", 1.0)
@@ -237,43 +234,6 @@ def _layers_metadata(
     return {**hidden, **({"exit_layers": list(exit_layers)} if exit_layers else {})}
 
 
-def _write_params(
-    checkpoint: Checkpoint,
-    params: list[ParamSpec],
-    directory: Path,
-    *,
-    unused: Sequence[int],
-    report: Progress,
-) -> None:
-    writer = ParamWriter(directory)
-    # The tied pair first: the output layer is the embedding table under a second name.
-    names = {param.name: param for param in params}
-    aliases = [one.name for one in params if _is_embedding(one, checkpoint.config)]
-    total = sum(saved_size(one) for one in params if one.name not in aliases)
-    done = 0
-    for name in ["model.embed_tokens.weight", *names]:
-        param = names.pop(name, None)
-        if param is None or name in aliases:
-            continue
-        if name == LOGIT_MASK:
-            writer.add(name, logit_mask_values(checkpoint.config.vocab_size, unused))
-            continue
-
-        def chunks(param: ParamSpec = param) -> Iterator[npt.NDArray[Any]]:
-            nonlocal done
-            for chunk in parameter_chunks(checkpoint, param.name):
-                converted = converted_parameter(chunk, param, checkpoint.source)
-                yield converted
-                done += converted.size
-                report("weights", done / total)
-
-        writer.add_chunks(name, param.shape, param.dtype, chunks(), bfloat16=is_halved(param))
-        if name == "model.embed_tokens.weight":
-            for alias in aliases:
-                writer.alias(alias, name)
-    writer.finish({})
-
-
 def _vocabulary(checkpoint: Checkpoint, tokenizer: str | None, note: Note) -> Vocabulary:
     """Return which ids of a model are tokens, and say so where that is not all of them."""
     if tokenizer is None:
@@ -293,8 +253,3 @@ def _vocabulary(checkpoint: Checkpoint, tokenizer: str | None, note: Note) -> Vo
             "ids: text that contains one is refused"
         )
     return vocabulary
-
-
-def _is_embedding(param: ParamSpec, config: DecoderConfig) -> bool:
-    """Return whether a parameter is the embedding table's bytes under a second name."""
-    return config.tie_word_embeddings and param.name == "lm_head.weight" and param.dtype != "uint8"

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..._ffi.untrusted import read_text, reading
 from ...text.sources import fields_of_gguf
+from ..architectures.source import Transposed
 from .array import Array
+from .gguf_blocks import Bytes, to_blocks
 from .gguf_config import gguf_architecture, read_gguf_config, rope_tensors
 from .gguf_parts import GGUFParts
 from .source_weights import SourceWeights
@@ -78,6 +82,33 @@ class GGUFCheckpoint:
     def rows(self, name: str, begin: int, end: int) -> Array:
         """Return some rows of a weight: what `tensor` would hold there."""
         return self._weights.rows(name, begin, end)
+
+    def kind(self, name: str) -> str | None:
+        """Return GGUF's type of a matrix whose rows are taken whole, or None."""
+        source = self._weights.source(name)
+        rows = not isinstance(source.take, Transposed) and len(self._file.shape(source.name)) == 2
+        return self._file.kind(source.name) if rows else None
+
+    def blocks(self, name: str, wanted: str) -> Bytes:
+        """Return a matrix as the blocks that `block_type` chose, (outputs, inputs / 32, bytes).
+
+        Raises
+        ------
+        ValueError
+            If a scale is not finite.
+        """
+        source, shape = self._weights.source(name), self._weights.shape(name)
+        whole = self._file.shape(source.name)[0]
+        raw = self._file.raw_rows(source.name, 0, whole)
+        try:
+            blocks = to_blocks(raw, self._file.kind(source.name), wanted)
+        except ValueError as error:
+            raise ValueError(f"{self._path}: weight '{name}' {error}") from None
+        if source.take is not None:  # a choice of rows, whatever they hold
+            rows: Any = np.arange(whole)[:, None]
+            blocks = blocks[source.take.array(self.config, rows)[:, 0]]
+        assert len(blocks) == shape[0]
+        return blocks
 
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`. A ``tokenizer.json`` beside the file comes first.

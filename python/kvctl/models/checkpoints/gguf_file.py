@@ -110,6 +110,12 @@ class GGUFFile:
         """
         return self._info(name).shape
 
+    def kind(self, name: str) -> str:
+        """Return the name of a tensor's type; raises as `shape`."""
+        from gguf import GGMLQuantizationType
+
+        return str(GGMLQuantizationType(self._info(name).kind).name)
+
     def check_types(self, names: Iterable[str]) -> None:
         """Make sure that tensors are of types that can be read as float32.
 
@@ -163,6 +169,13 @@ class GGUFFile:
         inner = int(np.prod(shape[1:-1]))
         return self._read(name, begin * inner, end * inner).reshape(end - begin, *shape[1:])
 
+    def raw_rows(self, name: str, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """Return the bytes of vectors of the last axis, counted over all others: (rows, bytes)."""
+        info = self._info(name)
+        size = info.nbytes // max(1, int(np.prod(info.shape[:-1])))
+        first, last = info.offset + begin * size, info.offset + end * size
+        return np.ascontiguousarray(self._data[first:last]).reshape(-1, size)
+
     def _read(self, name: str, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return vectors of the last axis, counted over all others."""
         from gguf import GGMLQuantizationType
@@ -170,9 +183,7 @@ class GGUFFile:
 
         self.check_types([name])
         info = self._info(name)
-        size = info.nbytes // max(1, int(np.prod(info.shape[:-1])))
-        first, last = info.offset + begin * size, info.offset + end * size
-        rows = np.ascontiguousarray(self._data[first:last]).reshape(-1, size)
+        rows = self.raw_rows(name, begin, end)
         with np.errstate(all="ignore"):  # scales may be damaged; the caller checks the numbers
             kind = GGMLQuantizationType(info.kind)
             if kind == GGMLQuantizationType.Q8_0:

@@ -61,6 +61,14 @@ class GGUFParts:
         """See `GGUFFile`."""
         return self._file(name).shape(name)
 
+    def kind(self, name: str) -> str:
+        """See `GGUFFile`."""
+        return self._file(name).kind(name)
+
+    def raw_rows(self, name: str, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """See `GGUFFile`."""
+        return self._file(name).raw_rows(name, begin, end)
+
     def check_types(self, names: Iterable[str]) -> None:
         """See `GGUFFile`."""
         for file in self._files:

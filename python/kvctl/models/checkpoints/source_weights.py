@@ -109,6 +109,10 @@ class SourceWeights:
             self._last = (source.name, self._tensors.tensor(source.name))
         return source.take.array(self.config, self._last[1])
 
+    def source(self, weight: str) -> Source:
+        """Return the tensor that a weight lies in, and how it is taken from there."""
+        return self._source(weight)
+
     def rows(self, weight: str, begin: int, end: int) -> Array:
         """Return the rows [begin, end) of a weight as float32, reading no more where it can be.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from .array import Array
 from .config import DecoderConfig
@@ -184,6 +185,25 @@ def parameter_chunks(checkpoint: Checkpoint, name: str) -> Iterator[Array]:
         step = max(1, _CHUNK_BYTES // (4 * math.prod(shape[1:])))
         for begin in range(0, shape[0], step):
             yield read(part, begin, min(begin + step, shape[0]))
+
+
+def parameter_kinds(checkpoint: Checkpoint, name: str) -> list[str | None]:
+    """Return GGUF's types of the weights that are a parameter of ours; None for others."""
+    kind = getattr(checkpoint, "kind", None)
+    return [None if kind is None else kind(part) for part in _parts(checkpoint, name)]
+
+
+def parameter_blocks(checkpoint: Any, name: str, wanted: str) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the blocks of a parameter's weights, of a type that `block_type` chose.
+
+    Raises
+    ------
+    ValueError
+        As `check_parameter` does, or if a scale is not finite.
+    """
+    check_parameter(checkpoint, name)
+    for part in _parts(checkpoint, name):
+        yield checkpoint.blocks(part, wanted)
 
 
 def _parts(checkpoint: Checkpoint, name: str) -> list[str]:

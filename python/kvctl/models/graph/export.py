@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -46,6 +46,7 @@ def export(
     hidden_layers: Sequence[int] | None = None,
     exit_layers: Sequence[int] = (),
     parallel: TensorParallel | None = None,
+    blocks: Mapping[str, str] | None = None,
 ) -> tuple[tvm.IRModule, list[ParamSpec]]:
     """Build the graph of a model.
 
@@ -70,6 +71,8 @@ def export(
         Numbers of layers after which a verification can stop.
     parallel : TensorParallel, optional
         How `config` is split; the graph is then that of each of its workers.
+    blocks : mapping, optional
+        See `KvctlLayers`.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def export(
         raise ValueError(f"cache must be 'kvctl' or 'tvm', not '{cache}'")
     target = tvm.target.Target("llvm") if target is None else target
     on_cpu = target.kind.name == "llvm"
-    layers: Layers = KvctlLayers(dtype) if on_cpu else PlainLayers(dtype)
+    layers: Layers = KvctlLayers(dtype, blocks) if on_cpu else PlainLayers(dtype)
     saved = "float32" if on_cpu else dtype
 
     def make(shape: DecoderConfig, ops: Any, over: TensorParallel | None) -> DecoderForCausalLM:

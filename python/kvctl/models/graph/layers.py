@@ -11,7 +11,7 @@ plain weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,9 +119,12 @@ _PACKS = {
     "bfloat16": PACK_BFLOAT16,
     "int8": "kvctl.model.pack_quantized",
     "int4": "kvctl.model.pack_quantized",
+    "int4_offset": "kvctl.model.pack_quantized",
+    "int8_parts": "kvctl.model.pack_quantized",
 }
+_DTYPES = ("float32", "bfloat16", "int8", "int4")
 BLOCK_INPUTS = 32
-BLOCK_BYTES = {"int8": 34, "int4": 18}
+BLOCK_BYTES = {"int8": 34, "int4": 18, "int4_offset": 22, "int8_parts": 40}
 """Of the blocks of 32 weights that quantized weights are saved in: kernels/quantized_blocks.h."""
 
 
@@ -190,15 +193,17 @@ class KvctlLayers:
         "float32", "bfloat16", "int8" or "int4": what the packed linear weights are stored as.
         Blocks of 8 or 4 bits have 32 inputs: a layer with another number of inputs has bfloat16.
         The output layer of int4 has 8 bits, as all logits depend on it directly.
+    blocks : mapping, optional
+        The blocks of layers of a kind, where they are others: a file's own are kept.
     """
 
     dtype = "float32"
 
-    def __init__(self, weights: str) -> None:
-        if weights not in _PACKS:
-            allowed = ", ".join(_PACKS)
+    def __init__(self, weights: str, blocks: Mapping[str, str] | None = None) -> None:
+        if weights not in _DTYPES:
+            allowed = ", ".join(_DTYPES)
             raise ValueError(f"on the CPU dtype must be one of {allowed}, not '{weights}'")
-        self._weights = weights
+        self._weights, self._blocks = weights, blocks or {}
 
     def linear(self, kind: str, inputs: int, outputs: int, *, bias: bool = False) -> LinearLayer:
         """See `Layers`."""
@@ -206,8 +211,8 @@ class KvctlLayers:
         if weights in BLOCK_BYTES:
             if inputs % BLOCK_INPUTS:
                 weights = "bfloat16"
-            elif kind == "lm_head":
-                weights = "int8"
+            else:
+                weights = self._blocks.get(kind, "int8" if kind == "lm_head" else weights)
         layer: LinearLayer = KvctlLinear(kind, inputs, outputs, weights, bias=bias)
         return layer
 

@@ -41,6 +41,54 @@ std::vector<uint8_t> Quantized(const std::vector<float>& weights, WeightType typ
   return blocks;
 }
 
+float HalfAt(const uint8_t* p) {
+  Float16 half;
+  std::memcpy(&half, p, sizeof(half));
+  return ToFloat(half);
+}
+
+/*! \brief Random blocks with an offset, packed, and the weights that they are. */
+struct KeptWeight {
+  KeptWeight(int64_t n, int64_t k, WeightType type) : n(n), k(k) {
+    std::mt19937 random(static_cast<unsigned>(n * 17 + k));
+    const int64_t size = BlockBytes(type);
+    std::vector<uint8_t> blocks(static_cast<size_t>(n * k / 32 * size));
+    for (uint8_t& byte : blocks) byte = static_cast<uint8_t>(random());
+    for (size_t at = 0; at < blocks.size(); at += static_cast<size_t>(size)) {
+      uint8_t* block = &blocks[at];
+      for (int half = 0; half < 2; ++half) {
+        Float16 scale;
+        FromFloat(std::ldexp(static_cast<float>(random() % 2001) - 1000.0f, -18), &scale);
+        std::memcpy(block + 2 * half, &scale, sizeof(scale));
+      }
+      const float scale = HalfAt(block), step = HalfAt(block + 2);
+      for (int i = 0; i < 32; ++i) {
+        float w;
+        if (type == WeightType::kInt4Offset) {
+          const int q = block[6 + i % 16] >> (i < 16 ? 0 : 4) & 15;
+          w = scale * static_cast<float>(block[4]) * static_cast<float>(q);
+          w -= step * static_cast<float>(block[5]);
+        } else {
+          const auto factor = static_cast<float>(static_cast<int8_t>(block[4 + i / 16]));
+          w = scale * factor * static_cast<float>(static_cast<int8_t>(block[8 + i]));
+          w -= step * static_cast<float>(block[6]);
+        }
+        plain.push_back(w);
+      }
+    }
+    const size_t bytes = PackedLinearBytes(n, k, type, LinearBackend::kOwn);
+    packed = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    PackBlocks(blocks.data(), n, k, type, packed);
+  }
+  ~KeptWeight() { std::free(packed); }
+  KeptWeight(const KeptWeight&) = delete;
+  KeptWeight& operator=(const KeptWeight&) = delete;
+
+  int64_t n, k;
+  std::vector<float> plain;
+  void* packed;
+};
+
 }  // namespace
 
 TEST(AWeightIsRoundedToItsBlocksScale) {
@@ -186,4 +234,51 @@ TEST(NaNAndInfinityStayInTheirQuantizedRow) {
 TEST(QuantizedInputsMustBeWholeBlocks) {
   EXPECT_ERROR(PackedLinearBytes(4, 33, WeightType::kInt8, LinearBackend::kOwn), kValue,
                "a multiple of 32 columns, not 33");
+}
+
+TEST(BlocksWithAnOffsetAreMultipliedAsTheyAre) {
+  for (WeightType type : {WeightType::kInt4Offset, WeightType::kInt8Parts}) {
+    const KeptWeight weight(70, 96, type);
+    // Inputs that are their own integers: only the floats behind the sums of blocks are rounded.
+    const int64_t m = 21;
+    std::mt19937 random(3);
+    std::vector<float> x(m * weight.k);
+    for (float& value : x) value = static_cast<float>(static_cast<int>(random() % 255) - 127);
+    for (size_t b = 0; b < x.size(); b += 32) x[b + 31] = random() % 2 == 0 ? 127.0f : -127.0f;
+    std::vector<float> out(m * weight.n);
+    Linear(x.data(), m, weight.packed, nullptr, out.data());
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t c = 0; c < weight.n; ++c) {
+        double exact = 0, magnitude = 0;
+        for (int64_t i = 0; i < weight.k; ++i) {
+          const double product = double{x[r * weight.k + i]} * weight.plain[c * weight.k + i];
+          exact += product;
+          magnitude += std::abs(product);
+        }
+        EXPECT(std::abs(out[r * weight.n + c] - exact) <= 1e-5 * magnitude);
+      }
+    }
+  }
+}
+
+TEST(ARowOfBlocksWithAnOffsetIsTheSameAmongAnyNumberOfRows) {
+  for (WeightType type : {WeightType::kInt4Offset, WeightType::kInt8Parts}) {
+    for (auto [n, k] : kQuantizedShapes) {
+      const KeptWeight weight(n, k, type);
+      const std::vector<float> x = Input(40, k);
+      std::vector<float> all(40 * n), some(40 * n);
+      Linear(x.data(), 40, weight.packed, nullptr, all.data());
+      for (int64_t m = 1; m <= 40; ++m) {
+        Linear(x.data() + (40 - m) * k, m, weight.packed, nullptr, some.data());
+        EXPECT(SameBits(some.data(), all.data() + (40 - m) * n, m * n));
+      }
+    }
+  }
+}
+
+TEST(FloatsDoNotBecomeBlocksWithAnOffset) {
+  const std::vector<float> weight(64);
+  EXPECT_ERROR(
+      PackLinear(weight.data(), 2, 32, WeightType::kInt8Parts, LinearBackend::kOwn, nullptr),
+      kValue, "int8 or int4");
 }

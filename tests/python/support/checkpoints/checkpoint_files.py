@@ -46,9 +46,13 @@ def write_gguf(
     more=None,
     tokenizer=None,
     eos_token_id=2,
+    kind=None,
     **changes,
 ):
-    """Write the model; `more` are further keys of any type, `tokenizer` metadata of one."""
+    """Write the model; `more` are further keys of any type, `tokenizer` metadata of one.
+
+    `kind` is GGUF's type of the matrices, by default float32.
+    """
     metadata = {
         "embedding_length": 64,
         "feed_forward_length": 96,
@@ -84,7 +88,11 @@ def write_gguf(
             array = neighbouring_pairs(array, 4 if part.endswith("q_proj") else 2)
         tensors[f"blk.{index}.{GGUF_NAMES[part]}.weight"] = array
     for name, array in {**tensors, **(extra or {})}.items():
-        writer.add_tensor(name, array)
+        if kind is None or array.ndim == 1:
+            writer.add_tensor(name, array)
+        else:
+            of = gguf.GGMLQuantizationType[kind]
+            writer.add_tensor(name, gguf.quants.quantize(array, of), raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
