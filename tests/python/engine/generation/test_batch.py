@@ -7,9 +7,11 @@ import random
 import numpy as np
 import pytest
 
+from drafters import Always
+from fake_heads import SumHead, SumMedusa
 from fake_runner import VOCABULARY, FakeRunner
 from kvctl import Sampling, generate
-from kvctl.draft import Draft, Drafter, LookupDrafter
+from kvctl.draft import Draft, Drafter, HeadDrafter, LookupDrafter, MedusaDrafter
 from kvctl.engine.stats import Statistics
 from random_drafter import RandomDrafter
 
@@ -121,7 +123,7 @@ def test_every_text_is_the_text_it_is_alone(seed):
         assert drafter.texts == {}
 
 
-@pytest.mark.parametrize("drafter", [None, "random", "hidden", "lookup"])
+@pytest.mark.parametrize("drafter", [None, "random", "hidden", "lookup", "head", "medusa"])
 def test_where_pages_run_out_the_youngest_waits_and_loses_nothing(drafter):
     prompts = [[5, 6, 7 + i] for i in range(6)]
     expected = [generate(FakeRunner(), p, max_new_tokens=100).tokens for p in prompts]
@@ -131,6 +133,8 @@ def test_where_pages_run_out_the_youngest_waits_and_loses_nothing(drafter):
         "random": RandomDrafter(answers=answers),
         "hidden": RandomDrafter(answers=answers, hidden_layers=(2, 3)),
         "lookup": LookupDrafter(length=5),
+        "head": HeadDrafter(SumHead(), branching=2, beam=2, length=3, nodes=5),
+        "medusa": Always(MedusaDrafter(SumMedusa(), nodes=5)),
     }[drafter]
     runner = FakeRunner(pages=12)  # of 42 that all need
     found = generate(runner, prompts, max_new_tokens=100, drafter=drafts)

@@ -13,9 +13,17 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 import kvctl
+from fake_heads import SumHead, SumMedusa
 from fake_runner import VOCABULARY, FakeRunner
 from kvctl import Sampling, generate
-from kvctl.draft import Drafter, LookupDrafter, ModelDrafter, TokenRecyclingDrafter
+from kvctl.draft import (
+    Drafter,
+    HeadDrafter,
+    LookupDrafter,
+    MedusaDrafter,
+    ModelDrafter,
+    TokenRecyclingDrafter,
+)
 from kvctl.engine import sole_use
 from kvctl.text import Tokenizer
 from line_interrupt import interrupt_at_line
@@ -146,9 +154,11 @@ TEXTS = st.lists(
     min_size=1,
     max_size=6,
 )
+KINDS = ("none", "lookup", "chain", "random", "hidden", "model", "recycling", "head", "medusa",
+         "head_and_lookup")  # fmt: skip
 CALL = {
     "texts": TEXTS,
-    "kind": st.sampled_from(("none", "lookup", "chain", "random", "hidden", "model", "recycling")),
+    "kind": st.sampled_from(KINDS),
     "stop": st.sets(st.integers(0, VOCABULARY - 1), max_size=2).map(lambda s: tuple(sorted(s))),
     "strings": st.sets(st.text(LETTERS, min_size=1, max_size=2), max_size=2).map(
         lambda s: tuple(sorted(s))
@@ -166,6 +176,7 @@ class Loop(hs.RuleBasedStateMachine):
     def begin(self, pages, sequences, chunk):
         self.runner = make_runner(pages=pages, page_size=16, sequences=sequences, chunk=chunk)
         self.draft_model = FakeRunner(pages=12, sequences=4)
+        self.head = SumHead(pages=12, sequences=4)
         self.foreign = {}
         self.drafters = {
             "none": None,
@@ -175,6 +186,9 @@ class Loop(hs.RuleBasedStateMachine):
             "hidden": Tolerant(2, hidden_layers=(1, 4)),
             "model": ModelDrafter(self.draft_model, length=3),
             "recycling": TokenRecyclingDrafter(nodes=12),
+            "head": HeadDrafter(self.head, branching=2, beam=2, length=3),
+            "medusa": MedusaDrafter(SumMedusa(), nodes=12),
+            "head_and_lookup": HeadDrafter(self.head) | LookupDrafter(),
         }
 
     @hs.rule(length=st.integers(1, 60))
@@ -265,7 +279,7 @@ class Loop(hs.RuleBasedStateMachine):
         cache = self.runner.cache
         assert cache.committed == self.foreign
         assert not any(cache.pending.values())
-        assert self.draft_model.cache.committed == {}
+        assert self.draft_model.cache.committed == self.head.cache.committed == {}
         for kind in ("random", "hidden"):
             assert self.drafters[kind].texts == {}
         gc.collect(0)

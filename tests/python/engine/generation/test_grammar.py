@@ -7,9 +7,18 @@ import random
 import numpy as np
 import pytest
 
+from fake_heads import SumHead, SumMedusa
 from fake_runner import VOCABULARY, FakeRunner
 from kvctl import Sampling, TokenTree, generate, sample
-from kvctl.draft import Draft, Drafter, LookupDrafter, ScriptedDrafter, TokenRecyclingDrafter
+from kvctl.draft import (
+    Draft,
+    Drafter,
+    HeadDrafter,
+    LookupDrafter,
+    MedusaDrafter,
+    ScriptedDrafter,
+    TokenRecyclingDrafter,
+)
 from random_drafter import RandomDrafter
 from rule_grammar import RuleGrammar, random_rule
 
@@ -92,6 +101,9 @@ def test_texts_of_a_batch_are_those_of_plain_masked_sampling(seed):
         RandomDrafter(seed, answers=answers, forced=True),
         RandomDrafter(seed, rates=False, answers=answers, hidden_layers=(1, 2), forced=True),
         LookupDrafter() | RandomDrafter(seed, answers=answers, forced=True),
+        HeadDrafter(SumHead(), branching=2, beam=2, length=3),
+        HeadDrafter(SumHead()) | LookupDrafter(),
+        MedusaDrafter(SumMedusa()),
     ):
         got = run(drafter)
         assert [text.tokens for text in got] == expected
@@ -217,7 +229,7 @@ def test_sure_nodes_are_verified_whatever_their_rates():
     assert list(drafter.results[0].nodes[:3]) == [0, 1, 2] and runner.forwards[1] >= 3
 
 
-@pytest.mark.parametrize("drafter", [None, "lookup", "random"])
+@pytest.mark.parametrize("drafter", [None, "lookup", "random", "head", "medusa"])
 def test_texts_that_wait_for_room_keep_their_grammar(drafter):
     rules = [random_rule(i, ends=0) for i in range(6)]
     prompts = [[5, 6, 7 + i] for i in range(6)]
@@ -226,6 +238,8 @@ def test_texts_that_wait_for_room_keep_their_grammar(drafter):
         None: None,
         "lookup": LookupDrafter(length=5),
         "random": RandomDrafter(answers=dict(enumerate(expected)), forced=True),
+        "head": HeadDrafter(SumHead(), length=3),
+        "medusa": MedusaDrafter(SumMedusa()),
     }[drafter]
     runner = FakeRunner(pages=12)  # of 42 that all need
     grammars = [RuleGrammar(rule) for rule in rules]

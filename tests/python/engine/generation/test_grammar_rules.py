@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from drafters import DRAWN
+from fake_heads import TableHead
 from kvctl import Sampling, TokenTree, generate
-from kvctl.draft import Draft, sample
+from kvctl.draft import Draft, HeadDrafter, sample
 from rule_grammar import RuleGrammar
-from table_world import CHAIN, PATHS, TARGET, TREE, TRIALS, TableDrafter, TableRunner
+from table_world import CHAIN, DRAFT, PATHS, TARGET, TREE, TRIALS, TableDrafter, TableRunner
 
 RULES = [
     ("token_wise", "independent", CHAIN),
@@ -85,6 +87,14 @@ def test_the_cells_are_a_distribution():
 def test_the_joint_distribution_of_four_tokens(rule, how, shape):
     total, accepted = statistic(rule, TableDrafter(how, shape))
     assert accepted > TRIALS / 2
+    assert total < LIMIT
+
+
+@pytest.mark.parametrize(("rule", "options"), DRAWN[::2])
+def test_the_joint_distribution_where_a_head_drafts(rule, options):
+    drafter = HeadDrafter(TableHead(DRAFT), **{"length": 2, **options})
+    total, accepted = statistic(rule, drafter, TRIALS // 2)
+    assert accepted > TRIALS / 8
     assert total < LIMIT
 
 

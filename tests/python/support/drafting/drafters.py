@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from fake_heads import ToldHead, ToldMedusa
 from kvctl.draft import (
     Drafter,
+    HeadDrafter,
     JacobiDrafter,
     LookaheadDrafter,
     LookupDrafter,
+    MedusaDrafter,
     ScriptedDrafter,
     SuffixDrafter,
     SuffixStore,
@@ -106,12 +109,22 @@ def suffix(prompts: Texts, texts: Texts) -> Drafter:
     return Always(SuffixDrafter(store))
 
 
+def head(prompts: Texts, texts: Texts) -> Drafter:
+    """Return the drafter of a head that is told the texts; it drafts trees of a fixed size."""
+    shape = {"branching": 3, "beam": 2, "length": 4, "nodes": 6}
+    return HeadDrafter(ToldHead(prompts, texts), **shape)
+
+
+#: Heads read layer 1 of the target.
 DRAFTERS: dict[str, Callable[[Texts, Texts], Drafter]] = {
     "lookup": lambda prompts, texts: LookupDrafter(length=5),
     "suffix": suffix,
     "token_recycling": lambda prompts, texts: Always(TokenRecyclingDrafter(nodes=20)),
     "jacobi": lambda prompts, texts: JacobiDrafter(length=5),
     "lookahead": lambda prompts, texts: LookaheadDrafter(window=4, n=3, guesses=4),
+    "head": head,
+    "medusa": lambda prompts, texts: Always(MedusaDrafter(ToldMedusa(texts), nodes=6)),
+    "head_and_suffix": lambda prompts, texts: head(prompts, texts) | suffix(prompts, texts),
     "scripted": lambda prompts, texts: ScriptedDrafter(texts, length=6),
     "synthetic": lambda prompts, texts: SyntheticDrafter([0.9, 0.7, 0.5], answers=texts),
     "mixed": lambda prompts, texts: (
