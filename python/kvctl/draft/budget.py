@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 from .cost import RoundCost
 from .request import Request
@@ -42,6 +43,12 @@ class Budget:
         there, and a row is a larger part of that.
     allowance
         Plain steps that it may lose in addition for each round.
+
+    Attributes
+    ----------
+    promised : float
+        What the drafts of drafters that were asked before promise (`promise`); 1 where there are
+        none. A drafter that takes time need not draft where it promises less.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Budget:
         allowance: float = 0.01,
     ) -> None:
         self.cost = cost
+        self.promised = 1.0
         self._margin = margin
         self._credit = credit
         self._allowance = allowance
@@ -61,6 +69,25 @@ class Budget:
     def purse(self, id: int) -> float:
         """Return what a text may lose at present, in plain steps."""
         return self._purses.get(id, self._credit)
+
+    def beside(self, promised: float) -> Budget:
+        """Return this budget for a drafter that is asked after others.
+
+        Parameters
+        ----------
+        promised
+            What `promise` said of the others' drafts.
+        """
+        other = copy(self)
+        other.promised = max(promised, 1.0)
+        return other
+
+    def promise(self, requests: Sequence[Request], rates: Sequence[Sequence[float]]) -> float:
+        """Return the tokens that drafts promise for the time of a plain round, in plain rounds.
+
+        It is 1 where none of them is worth verifying; for the parameters see `choose`.
+        """
+        return self._choice(requests, rates)[1]
 
     def choose(self, requests: Sequence[Request], rates: Sequence[Sequence[float]]) -> list[int]:
         """Return how many nodes each text should verify, the root not counted.
@@ -73,13 +100,25 @@ class Budget:
             For each, the probability of its nodes in any order, their paths included; the root is
             not among them. Empty where nothing is drafted.
         """
+        best, _ = self._choice(requests, rates)
+        if not any(best):
+            likely = ((-rate, text) for text, nodes in enumerate(rates) for rate in nodes)
+            rate, text = min(likely, default=(0.0, 0))
+            if rate < 0 and self._tries(-rate):
+                best[text] = min(1, requests[text].limit)
+        return best
+
+    def _choice(
+        self, requests: Sequence[Request], rates: Sequence[Sequence[float]]
+    ) -> tuple[list[int], float]:
+        """Return how many nodes of each text to verify, and what they promise."""
         size = len(requests)
         ordered = sorted(
             (-rate, text) for text, nodes in enumerate(rates) for rate in nodes if rate > 0
         )
         best = [0] * size
         if not ordered:
-            return best
+            return best, 1.0
         plain = self.cost(size)
         # Each node's part of what a round of so many nodes costs beyond a plain one, in tokens.
         cost = self.cost
@@ -99,10 +138,7 @@ class Budget:
             caps = [
                 min(cap, int(purse / parts[total])) for cap, purse in zip(caps, purses, strict=True)
             ]
-        if not any(best) and self._tries(-ordered[0][0]):
-            text = ordered[0][1]
-            best[text] = min(1, requests[text].limit)
-        return best
+        return best, best_gain if any(best) else 1.0
 
     def _take(
         self,

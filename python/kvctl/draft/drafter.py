@@ -31,6 +31,9 @@ class Drafter(Protocol):
         default.
     wants_logits : bool
         Whether it wants the target's logits with `observe`; not by default.
+    costs_time : bool
+        Whether drafting takes the time of a model; not by default. Several drafters together ask
+        such a one last, with a budget that says what the others promise (`Budget.promised`).
     identity : str or None
         Names the files that it drafts with, and their versions; None by default. A benchmark does
         not go on with a drafter of another identity.
@@ -38,6 +41,7 @@ class Drafter(Protocol):
 
     hidden_layers: tuple[int, ...] = ()
     wants_logits: bool = False
+    costs_time: bool = False
     identity: str | None = None
 
     def start(self, request: Request) -> None:

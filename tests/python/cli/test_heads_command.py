@@ -8,7 +8,7 @@ import kvctl
 from command_line import run
 from head_checkpoint import Target, write_head
 from kvctl.cli.model_drafter import register_drafters
-from kvctl.draft import HeadDrafter, make_drafter
+from kvctl.draft import HeadDrafter, SuffixDrafter, make_drafter
 from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
 from kvctl.models.checkpoints.weight_names import weight_names
 
@@ -58,6 +58,11 @@ def test_a_head_is_compiled_and_drafts(files, tmp_path):
     assert isinstance(drafter, HeadDrafter)
     text = kvctl.generate(runner, [1, 2, 3], drafter=drafter, max_new_tokens=12)
     assert text.tokens == kvctl.generate(runner, [1, 2, 3], max_new_tokens=12).tokens
+    mixed = make_drafter(f"head:directory={output}+suffix:max_length=8", runner)
+    assert [type(one) for one in mixed.drafters] == [HeadDrafter, SuffixDrafter]
+    assert mixed.hidden_layers == (1, 3, 4) and str(output) in mixed.identity
+    both = kvctl.generate(runner, [1, 2, 3], drafter=mixed, max_new_tokens=12)
+    assert both.tokens == text.tokens
     drawn = make_drafter(f"head:directory={output},how=independent,length=2", runner)
     text = kvctl.generate(runner, [1, 2, 3], drafter=drawn, max_new_tokens=12)
     assert text.statistics.speculative_rounds > 0

@@ -9,7 +9,7 @@ import head_files
 import kvctl
 from drafters import Verified
 from head_checkpoint import write_head
-from kvctl.draft import HeadDrafter
+from kvctl.draft import Draft, HeadDrafter, LookupDrafter
 from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
 
 LAYERS = {"eagle": [7], "eagle3": [1, 3, 4], "eagle3_speculators": [1, 4, 6], "medusa": [7]}
@@ -102,6 +102,31 @@ def test_texts_are_plain_and_the_cache_is_in_step(
     assert [text.tokens for text in got] == expected
     assert medusa or drafter.checks > 5
     assert medusa or not any(id in head.cache for id in range(16))
+
+
+class Leaving(InStep):
+    """Leaves out two rounds of three, as where others promise more."""
+
+    rounds = 0
+
+    def propose(self, requests, budget):
+        self.rounds += 1
+        if self.rounds % 3:
+            self._trees = {}
+            return [Draft.nothing(request.root) for request in requests]
+        return super().propose(requests, budget)
+
+
+def test_beside_another_drafter_a_head_catches_up(runner, checker, head, prompts):
+    if not hasattr(head, "cache"):
+        pytest.skip("Medusa's heads have no cache")
+    settings = {"sampling": SAMPLING, "seed": [4, 5, 6, 7, 8], "max_new_tokens": 30}
+    expected = [text.tokens for text in kvctl.generate(runner, prompts, **settings)]
+    drafter = Leaving(head, checker, length=3)
+    mixed = drafter | LookupDrafter(length=4)
+    got = kvctl.generate(runner, prompts, drafter=mixed, **settings)
+    assert [text.tokens for text in got] == expected
+    assert drafter.checks > 5
 
 
 def test_a_head_says_which_targets_it_fits(runner, head, tiny_model):

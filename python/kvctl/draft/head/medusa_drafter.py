@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..draft import Draft
 from ..drafter import Drafter
 from ..identity import identity_of
 from ..model.confidence import Confidence
+from ..model.pays import DraftingPays
 from ..request import Request
 from ..round_result import RoundResult
 from ..top_tokens import probabilities, top_tokens
@@ -36,6 +38,9 @@ class MedusaDrafter(Drafter):
         Tokens of each head that paths are made of.
     nodes
         The most nodes of a tree.
+    adapt
+        Go without drafts where the heads' own time does not pay. Otherwise they are asked in every
+        round.
 
     Raises
     ------
@@ -43,13 +48,18 @@ class MedusaDrafter(Drafter):
         If a size is less than 1.
     """
 
-    def __init__(self, head: MarginalHead, *, candidates: int = 8, nodes: int = 24) -> None:
+    costs_time = True
+
+    def __init__(
+        self, head: MarginalHead, *, candidates: int = 8, nodes: int = 24, adapt: bool = True
+    ) -> None:
         for name, value in (("candidates", candidates), ("nodes", nodes)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.hidden_layers = tuple(head.hidden_layers)
         self.identity = identity_of(head)
         self._head, self._candidates, self._nodes = head, candidates, nodes
+        self._adapts, self._pays = adapt, DraftingPays()
         self._last: dict[int, npt.NDArray[Any]] = {}  # the hidden states that roots came from
         self._offered: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
         self._confidence: list[Confidence] = []
@@ -62,12 +72,15 @@ class MedusaDrafter(Drafter):
         """Draft the most probable paths."""
         self._offered = {}
         able = [request for request in requests if request.limit > 0]
-        if able:
+        if able and (not self._adapts or self._pays.worthwhile(budget, len(requests))):
+            begin = perf_counter()
             self._offer(able)
+            self._pays.observe_catch_up(perf_counter() - begin)
         return [self._draft(request) for request in requests]
 
     def observe(self, results: Sequence[RoundResult]) -> None:
         """Learn how often candidates were right, and remember what the new roots came from."""
+        self._pays.observe_round(results)
         for result in results:
             self._last[result.request.id] = _last_row(result.hidden)
             offered = self._offered.pop(result.request.id, None)

@@ -27,6 +27,10 @@ class MixedDrafter:
     node can be declared as it was drawn; of equal siblings a deterministic one is left out, which
     no rule is biased by. Where there are more nodes than the limit, later drafters lose theirs.
 
+    Drafters that take the time of a model (``costs_time``) are asked last, with a budget that says
+    what the others' drafts promise. Those that may leave a round out do so where their own drafts
+    promise no more, and catch up when they draft again.
+
     Every drafter learns from every round as if it had drafted alone.
 
     Parameters
@@ -56,6 +60,9 @@ class MixedDrafter:
         layers = {layer for one in self.drafters for layer in one.hidden_layers}
         self.hidden_layers = tuple(sorted(layers))
         self.wants_logits = any(one.wants_logits for one in self.drafters)
+        self.costs_time = any(one.costs_time for one in self.drafters)
+        numbers = range(len(self.drafters))
+        self._order = sorted(numbers, key=lambda i: self.drafters[i].costs_time)
         named = [name for one in self.drafters if (name := identity_of(one)) is not None]
         self.identity = " + ".join(named) or None
         self._merged: dict[int, Merged] = {}
@@ -71,9 +78,16 @@ class MixedDrafter:
 
     def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
         """Merge what the drafters propose for each text."""
-        proposals = [one.propose(requests, budget) for one in self.drafters]
+        proposals: dict[int, Sequence[Draft]] = {}
+        for i in self._order:
+            if proposals and self.drafters[i].costs_time:
+                promised = _promise(requests, list(proposals.values()), budget)
+                proposals[i] = self.drafters[i].propose(requests, budget.beside(promised))
+            else:
+                proposals[i] = self.drafters[i].propose(requests, budget)
+        parts = [proposals[i] for i in range(len(self.drafters))]
         self._merged = {
-            request.id: merge([drafts[i] for drafts in proposals], request.limit)
+            request.id: merge([drafts[i] for drafts in parts], request.limit)
             for i, request in enumerate(requests)
         }
         return [self._merged[request.id].draft for request in requests]
@@ -121,6 +135,17 @@ class MixedDrafter:
             return hidden
         mine = [self.hidden_layers.index(layer) for layer in drafter.hidden_layers]
         return as_array(hidden)[:, mine]
+
+
+def _promise(
+    requests: Sequence[Request], proposals: Sequence[Sequence[Draft]], budget: Budget
+) -> float:
+    """Return what the better of the drafts of each text promise together; 1 without rates."""
+    best = []
+    for drafts in zip(*proposals, strict=True):
+        rates = [draft.rates[1:] for draft in drafts if draft.rates is not None]
+        best.append(max(rates, key=sum, default=()))
+    return max(budget.promised, budget.promise(requests, best))
 
 
 def _own_path(

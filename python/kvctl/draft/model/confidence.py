@@ -36,11 +36,6 @@ class Confidence:
         prior = _PRIOR_TRIALS * probability
         return (self._hits[at] + prior) / (self._trials[at] + _PRIOR_TRIALS)
 
-    @property
-    def mean(self) -> float:
-        """The share of all tokens learnt of that were right; 1/2 before there were any."""
-        return (sum(self._hits) + 1.0) / (sum(self._trials) + 2.0)
-
     def observe(self, probability: float, hit: bool) -> None:
         """Learn whether a token of that probability was right."""
         at = _bin(probability)

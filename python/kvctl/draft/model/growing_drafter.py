@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from operator import index
 from time import perf_counter
 
@@ -40,6 +41,8 @@ class GrowingDrafter(Drafter):
     vocabulary
         Which of the target's tokens the model's logits are about; all of them by default.
     """
+
+    costs_time = True
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class GrowingDrafter(Drafter):
         self._sequences = sequences
         self._pays = DraftingPays()
         self._trees: dict[int, GrowingTree] = {}
+        self._read: set[int] = set()  # texts whose prompts the model has read
         if max(widths) > model.vocab_size:
             raise ValueError(
                 f"branching must be at most the model's vocabulary of {model.vocab_size} "
@@ -102,7 +106,7 @@ class GrowingDrafter(Drafter):
     def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
         """Grow a tree for each text."""
         self._trees = {}
-        if self._adapts and not self._pays.worthwhile(budget, len(requests), self.confidence.mean):
+        if self._adapts and not self._pays.worthwhile(budget, len(requests)):
             return [Draft.nothing(request.root) for request in requests]
         self._sequences.drop_pending(requests)
         able = [request for request in requests if request.limit > 0 and self.depth > 0]
@@ -124,14 +128,18 @@ class GrowingDrafter(Drafter):
             if tree is None:
                 continue
             kept[self._sequences.id_of(result.request)] = tree.kept_rows(result.accepted)
-            for probability, hit in tree.trials(result.emitted):
+            levels = tree.trials(result.emitted)
+            self._pays.observe_depth(len(levels), sum(any(hit for _, hit in one) for one in levels))
+            for probability, hit in chain.from_iterable(levels):
                 self.confidence.observe(probability, hit)
+        self._pays.observe_round(results)
         self._sequences.keep(kept)
         self._trees = {}
 
     def finish(self, request: Request) -> None:
         """Forget a text."""
         self._trees.pop(request.id, None)
+        self._read.discard(request.id)
         self._sequences.finish(request)
 
     @property
@@ -150,7 +158,11 @@ class GrowingDrafter(Drafter):
 
     def _grow(self, requests: Sequence[Request], budget: Budget) -> None:
         """Grow the trees of some texts together, a level with each forward."""
+        begin = perf_counter()
         roots = self._sequences.catch_up(requests)
+        seconds, known = perf_counter() - begin, self._read.issuperset(roots)
+        self._pays.observe_catch_up(seconds, counts=known)
+        self._read.update(roots)
         trees = [
             GrowingTree(request, roots[request.id][None])
             for request in requests
@@ -163,9 +175,7 @@ class GrowingDrafter(Drafter):
             trees = [tree for tree in trees if self._goes_deeper(tree, depth)]
             if not trees or depth == self.depth:
                 return
-            if self._adapts and not self._pays.another_level(
-                budget, len(requests), trees, self.confidence.mean
-            ):
+            if self._adapts and not self._pays.another_level(budget, len(requests), trees):
                 return
             begin = perf_counter()
             logits = self._sequences.grow(

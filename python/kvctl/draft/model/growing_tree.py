@@ -94,19 +94,23 @@ class GrowingTree:
             probs[tree.rows[node]] = distribution
         return Draft(tree, drawn=drawn, probs=probs)
 
-    def trials(self, emitted: Sequence[int]) -> list[tuple[float, bool]]:
-        """Return (probability, right or not) of each node that the emitted tokens tried."""
+    def trials(self, emitted: Sequence[int]) -> list[list[tuple[float, bool]]]:
+        """Return (probability, right or not) of each node that the emitted tokens tried, by level.
+
+        The last level may have no right one.
+        """
         children: dict[int, list[int]] = {}
         for node in range(1, len(self)):
             children.setdefault(self.parents[node], []).append(node)
-        tried, at = [], 0
+        levels, at = [], 0
         for token in emitted:
-            following = None
-            for node in children.get(at, ()):
-                hit = self.tokens[node] == token
-                tried.append((self.probabilities[node], hit))
-                following = node if hit else following
-            if following is None:
+            if at not in children:
                 break
-            at = following
-        return tried
+            levels.append(
+                [(self.probabilities[node], self.tokens[node] == token) for node in children[at]]
+            )
+            right = [node for node in children[at] if self.tokens[node] == token]
+            if not right:
+                break
+            at = right[-1]
+        return levels

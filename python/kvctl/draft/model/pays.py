@@ -2,82 +2,156 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
 
 from ..budget import Budget
+from ..round_result import RoundResult
 from .growing_tree import GrowingTree
 
 _MARGIN = 1.02  # the least gain that is worth drafting
-_FIRST_REST, _LONGEST_REST = 4, 64
-_DEEPEST = 16
+# What is believed of a drafter before it drafted, and how many plain rounds that is worth; and how
+# many rounds weigh as much as all older ones.
+_FIRST_GAIN, _FIRST_WEIGHT, _MEMORY = 1.1, 4.0, 48
+# Where drafting does not pay, what it may lose of the time of a round to see whether it does again;
+# and it is not tried beside drafts of others that promise so much. The first rests are shorter: a
+# single round says little, and its timing may have been disturbed.
+_TRIALS, _PROMISING = 0.01, 2.0
+_FIRST_REST, _LONGER = 16, 4
+_TIMINGS = 9
+
+
+@dataclass
+class _Round:
+    """A round that is drafted for: its size, and the model's forwards so far."""
+
+    budget: Budget
+    size: int
+    catch_ups: int = 0
+    levels: int = 0
+    seconds: float = 0.0
 
 
 class DraftingPays:
-    """Compares what a level of a draft costs with the tokens that it is expected to bring.
+    """Compares the time that a model's drafts take with the tokens that they bring.
 
-    The loop's budget knows what verification costs; the time of the draft model comes before it,
-    for each level of the tree. Where no depth pays, rounds go by without drafts, and it is tried
-    again after 4, 8, ... 64 of them.
+    The loop's budget knows what verification costs. The model's time comes before it: a forward
+    that brings its cache in step with what was accepted and says what follows, and one for each
+    further level of the tree. The gain of drafting is learnt from the rounds that were drafted for:
+    their tokens, over what they took with the model's forwards, both in plain rounds.
+
+    Where that is no gain, rounds go by without drafts, as many as a trial's loss is 1 % of; after
+    the first trials fewer.
+    Where other drafters of the same round promise more (`Budget.beside`), the round is theirs, and
+    the model's forwards are spared.
     """
 
     def __init__(self) -> None:
-        self._levels: deque[float] = deque(maxlen=9)  # seconds
-        self._rest = 0
-        self._next_rest = _FIRST_REST
+        self._catch_ups: deque[float] = deque(maxlen=_TIMINGS)  # seconds
+        self._levels: deque[float] = deque(maxlen=_TIMINGS)  # seconds
+        self._round: _Round | None = None
+        self._tokens, self._cost = _FIRST_GAIN * _FIRST_WEIGHT, _FIRST_WEIGHT
+        self._tried, self._right = 0.0, 0.0
+        self._rest, self._longest_rest = 0, _FIRST_REST
+
+    @property
+    def gain(self) -> float:
+        """Tokens of a round for the time of a plain one."""
+        return self._tokens / self._cost
+
+    @property
+    def rate(self) -> float:
+        """How often a level of a tree had the right token; 1/2 before any was tried."""
+        return (self._right + 1.0) / (self._tried + 2.0)
+
+    def worthwhile(self, budget: Budget, size: int) -> bool:
+        """Return whether to draft in a round of `size` texts; where not, it is over for the model.
+
+        Other drafters' promise is the budget's.
+        """
+        self._round = None
+        pays = self.gain >= _MARGIN * budget.promised
+        if not pays and self._rest > 0:
+            self._rest -= 1
+            return False
+        if not pays and budget.promised >= _PROMISING:
+            return False
+        self._round = _Round(budget, size)
+        return True
+
+    def another_level(self, budget: Budget, size: int, trees: Sequence[GrowingTree]) -> bool:
+        """Return whether one more level promises more tokens per second than without it."""
+        start, level = self._forwards(budget, size)
+        if level == 0.0:  # nothing was timed yet: a first draft is short
+            return False
+        spent = start + (max(map(_depth, trees)) - 1) * level
+        rates = [rate for tree in trees for rate in tree.rates[1:]]
+        below = [self.rate * tree.rates[node] for tree in trees for node in tree.frontier]
+        more = _best_gain(budget, size, rates + below, spent + level)
+        return more > _best_gain(budget, size, rates, spent)
+
+    def observe_catch_up(self, seconds: float, *, counts: bool = True) -> None:
+        """Learn what the forward before the first level took.
+
+        One that reads a whole prompt says nothing of those that follow, and does not count.
+        """
+        if self._round is not None:
+            self._round.catch_ups += 1
+            self._round.seconds += seconds
+        if counts:
+            self._catch_ups.append(seconds)
 
     def observe_level(self, seconds: float) -> None:
         """Learn what it takes to forward a level of the trees."""
+        if self._round is not None:
+            self._round.levels += 1
+            self._round.seconds += seconds
         self._levels.append(seconds)
 
-    def worthwhile(self, budget: Budget, size: int, rate: float) -> bool:
-        """Return whether to draft at all in a round of `size` texts.
+    def observe_depth(self, tried: int, right: int) -> None:
+        """Learn at how many levels of a tree a token came, and at how many it was a node's."""
+        keep = (1.0 - 1.0 / 100.0) ** tried
+        self._tried, self._right = keep * self._tried + tried, keep * self._right + right
 
-        `rate` is the share of drafted tokens that are right.
-        """
-        if self._rest > 0:
-            self._rest -= 1
-            return False
-        level = self._level(budget, size)
-        if level is None or self._best_gain(budget, size, rate, level) >= _MARGIN:
-            self._next_rest = _FIRST_REST
-            return True
-        self._rest = self._next_rest
-        self._next_rest = min(_LONGEST_REST, 2 * self._next_rest)
-        return True  # once more, to learn whether it is still so
+    def observe_round(self, results: Sequence[RoundResult]) -> None:
+        """Learn what the model's own drafts brought."""
+        one, self._round = self._round, None
+        if one is None or not results or not one.budget.cost.calibrated:
+            return
+        size, cost = len(results), one.budget.cost
+        tokens = sum(1 + len(result.accepted) for result in results) / size
+        verified = cost(sum(len(result.nodes) for result in results)) / cost(size)
+        start, level = self._forwards(one.budget, size)
+        took = verified + one.catch_ups * start + one.levels * level
+        keep = 1.0 - 1.0 / _MEMORY
+        self._tokens, self._cost = keep * self._tokens + tokens, keep * self._cost + took
+        took = verified + one.seconds / (cost.seconds_per_step * cost(size))
+        loss = max(one.budget.promised * took - tokens, 0.0)
+        self._rest = min(math.ceil(loss / _TRIALS), self._longest_rest)
+        pays = self.gain >= _MARGIN
+        self._longest_rest = _FIRST_REST if pays else _LONGER * self._longest_rest
 
-    def another_level(
-        self, budget: Budget, size: int, trees: Sequence[GrowingTree], rate: float
-    ) -> bool:
-        """Return whether one more level promises more tokens per second than without it."""
-        level = self._level(budget, size)
-        if level is None:
-            return True
-        nodes = sum(len(tree) - 1 for tree in trees)
-        depth = max(map(_depth, trees))
-        emitted = size + sum(sum(tree.rates) - 1.0 for tree in trees)
-        added = rate * sum(max(tree.rates[node] for node in tree.frontier) for tree in trees)
-        now, then = budget.cost(size + nodes), budget.cost(size + nodes + len(trees))
-        cost = now / budget.cost(size) + depth * level
-        more = (then - now) / budget.cost(size) + level
-        return added * cost > emitted * more
+    def _forwards(self, budget: Budget, size: int) -> tuple[float, float]:
+        """Return what catching up and a level cost in plain rounds; 0 while it is not known."""
+        if not budget.cost.calibrated:
+            return 0.0, 0.0
+        plain = budget.cost.seconds_per_step * budget.cost(size)
+        start = median(self._catch_ups or self._levels or [0.0])
+        return start / plain, median(self._levels or self._catch_ups or [0.0]) / plain
 
-    def _level(self, budget: Budget, size: int) -> float | None:
-        """Return what a level costs in plain steps of the batch; None while it is not known."""
-        if not self._levels or not budget.cost.calibrated:
-            return None
-        return median(self._levels) / (budget.cost.seconds_per_step * budget.cost(size))
 
-    @staticmethod
-    def _best_gain(budget: Budget, size: int, rate: float, level: float) -> float:
-        best, emitted, path = 0.0, 1.0, 1.0
-        for depth in range(1, _DEEPEST + 1):
-            path *= rate
-            emitted += path
-            cost = budget.cost(size * (1 + depth)) / budget.cost(size) + depth * level
-            best = max(best, emitted / cost)
-        return best
+def _best_gain(budget: Budget, size: int, rates: Sequence[float], spent: float) -> float:
+    """Return the most tokens for the time of a plain round that verifying the best nodes gives."""
+    cost = budget.cost
+    tokens = accumulate(sorted(rates, reverse=True), initial=float(size))
+    return max(
+        emitted / (size * (cost(size + nodes) / cost(size) + spent))
+        for nodes, emitted in enumerate(tokens)
+    )
 
 
 def _depth(tree: GrowingTree) -> int:

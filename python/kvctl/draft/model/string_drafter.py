@@ -85,6 +85,8 @@ class StringDrafter(Drafter):
     >>> drafter = kvctl.draft.StringDrafter(draft, strings, length=6)
     """
 
+    costs_time = True
+
     def __init__(
         self,
         runner: DraftRunner,
@@ -120,9 +122,7 @@ class StringDrafter(Drafter):
         self._sequences.drop_pending(requests)
         for request in requests:
             self._texts[request.id].begin()
-        if self.length is not None or self._pays.worthwhile(
-            budget, len(requests), self.confidence.mean
-        ):
+        if self.length is not None or self._pays.worthwhile(budget, len(requests)):
             able = [request for request in requests if request.limit > 0 and self.depth > 0]
             self._write(able)
         return [self._draft(request) for request in requests]
@@ -138,6 +138,7 @@ class StringDrafter(Drafter):
             if text.drafted:
                 text.spelled.extend(result.request.tokens)
                 self._step_back(result.request, text.spelled.tokens())
+        self._pays.observe_round(results)
 
     def finish(self, request: Request) -> None:
         """Forget a text."""
@@ -155,7 +156,10 @@ class StringDrafter(Drafter):
             if tokens:
                 own.append(copy(request))
                 own[-1].tokens = tokens
+        begin = perf_counter()
         rows = self._sequences.catch_up(own)
+        read = all(self._texts[id].committed for id in rows)
+        self._pays.observe_catch_up(perf_counter() - begin, counts=read)
         active = [request for request in own if request.id in rows]
         for request in own:
             if request.id in rows:

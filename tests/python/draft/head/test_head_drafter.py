@@ -10,6 +10,7 @@ from fake_heads import SumHead, TableHead, sum_token
 from fake_runner import FakeRunner
 from kvctl import Sampling, generate
 from kvctl.draft import DraftVocabulary, HeadDrafter, LookupDrafter
+from simulated_time import let_drafting_pay
 from table_world import DRAFT, LIMIT, TARGET, TableRunner, joint, statistic
 
 PROMPTS = [[1, 2, 3], [4] * 90, [5, 6], [7, 8, 9, 10, 11]]
@@ -24,6 +25,12 @@ SHAPES = {
     "coupled": {"length": 4, "how": "coupled"},
 }
 TRIALS = 1500
+
+
+@pytest.fixture(autouse=True)
+def drafting_pays(monkeypatch):
+    """How often a head that adapts drafts is otherwise up to this machine's timings."""
+    let_drafting_pay(monkeypatch)
 
 
 def target(**options):

@@ -134,7 +134,7 @@ def test_where_pages_run_out_the_youngest_waits_and_loses_nothing(drafter):
         "hidden": RandomDrafter(answers=answers, hidden_layers=(2, 3)),
         "lookup": LookupDrafter(length=5),
         "head": HeadDrafter(SumHead(), branching=2, beam=2, length=3, nodes=5),
-        "medusa": Always(MedusaDrafter(SumMedusa(), nodes=5)),
+        "medusa": Always(MedusaDrafter(SumMedusa(), nodes=5, adapt=False)),
     }[drafter]
     runner = FakeRunner(pages=12)  # of 42 that all need
     found = generate(runner, prompts, max_new_tokens=100, drafter=drafts)

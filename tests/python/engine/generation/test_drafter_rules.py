@@ -32,7 +32,7 @@ def head(**shape):
 
 
 def medusa():
-    return Always(MedusaDrafter(TableMedusa(), candidates=2, nodes=5))
+    return Always(MedusaDrafter(TableMedusa(), candidates=2, nodes=5, adapt=False))
 
 
 CASES = [

@@ -123,7 +123,7 @@ DRAFTERS: dict[str, Callable[[Texts, Texts], Drafter]] = {
     "jacobi": lambda prompts, texts: JacobiDrafter(length=5),
     "lookahead": lambda prompts, texts: LookaheadDrafter(window=4, n=3, guesses=4),
     "head": head,
-    "medusa": lambda prompts, texts: Always(MedusaDrafter(ToldMedusa(texts), nodes=6)),
+    "medusa": lambda prompts, texts: Always(MedusaDrafter(ToldMedusa(texts), nodes=6, adapt=False)),
     "head_and_suffix": lambda prompts, texts: head(prompts, texts) | suffix(prompts, texts),
     "scripted": lambda prompts, texts: ScriptedDrafter(texts, length=6),
     "synthetic": lambda prompts, texts: SyntheticDrafter([0.9, 0.7, 0.5], answers=texts),
