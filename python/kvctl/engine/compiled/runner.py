@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -228,6 +229,14 @@ class ModelRunner(ModelForwards):
         kv_dtype = None if paged is None else PagedKVCache.wrap(paged).dtype
         steps = "" if state is None else f" steps={RecurrentState.wrap(state).keep_steps}"
         return f"{path} {status.st_size} {status.st_mtime_ns} {device} {kv_dtype}{steps}"
+
+    @cached_property
+    def weights_digest(self) -> str | None:
+        """Tells these weights from others, wherever their files lie; None where there are none."""
+        if self._directory is None:
+            return None
+        index = Path(self._directory) / "tensor-cache.json"  # it has a checksum of each file
+        return hashlib.sha256(index.read_bytes()).hexdigest()
 
     @cached_property
     def text(self) -> ModelText:

@@ -68,8 +68,8 @@ def collect(
     Raises
     ------
     ValueError
-        If the directory holds a collection of other prompts or settings, or the runner gives no
-        hidden states.
+        If the directory holds a collection of other prompts, settings or weights, or the runner
+        gives no hidden states.
     """
     if "hidden" not in runner.abilities:
         names = ",".join(map(str, layers))
@@ -87,6 +87,7 @@ def collect(
             "seed": seed,
             "prompts": _digest(prompts),
             "vocab_size": runner.vocab_size,
+            "model": runner.weights_digest,
         },
     )
     total = 0

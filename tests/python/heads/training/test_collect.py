@@ -13,6 +13,7 @@ import kvctl
 from kvctl.heads.training.collect import collect
 from kvctl.heads.training.dataset import Collection
 from kvctl.heads.training.prompts import PromptGrammar, passages
+from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
 from kvctl.models.checkpoints.safetensors_file import SafetensorsFile
 
 LAYERS = [1, 3, 4, 7]
@@ -68,6 +69,16 @@ def test_other_prompts_are_refused(runner, prompts, tmp_path):
     collect(runner, prompts[:6], tmp_path, **options)
     with pytest.raises(ValueError, match="a collection with another prompts: give it the same"):
         collect(runner, [*prompts[:5], prompts[6]], tmp_path, **options)
+
+
+def test_another_models_answers_are_refused(runner, checkpoint, prompts, tmp_path):
+    """The command alone compared weights once, so a call in Python mixed two models' answers."""
+    options = {"layers": LAYERS, "max_new_tokens": 4}
+    collect(runner, prompts[:2], tmp_path / "answers", **options)
+    other = RandomCheckpoint(LlamaConfig(**vars(checkpoint.config)), seed=4)
+    other = compile_model(other, tmp_path / "other", hidden_layers=LAYERS)
+    with pytest.raises(ValueError, match="a collection with another model: give it the same"):
+        collect(kvctl.ModelRunner.load(other), prompts[:2], tmp_path / "answers", **options)
 
 
 def test_answers_that_all_end_at_once(runner, prompts, tmp_path, monkeypatch):
