@@ -1,4 +1,4 @@
-"""Write what EAGLE's, EAGLE-3's and Medusa's heads say, as torch computes it from the papers.
+"""Write what heads say: EAGLE's, EAGLE-3's, Medusa's, MTP modules; torch reads the papers.
 
     python scripts/make_head_fixtures.py
 
@@ -6,7 +6,7 @@ It needs torch (not kvctl), and writes ``tests/python/heads/outputs/CASE.npz``: 
 tokens of a text, the features and logits of its entries, a tree behind it and its features and
 logits, each of whose nodes reads the feature of its parent. The weights are seeded
 (``tests/python/support/models/head_files.py``). The readings follow arXiv 2401.15077 (sections 3.1
-and 3.2), 2503.01840 (section 3.1) and 2401.10774 (section 2.1.1).
+and 3.2), 2503.01840 (section 3.1), 2401.10774 (section 2.1.1) and 2412.19437 (section 2.2).
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ def rotated(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+def project(w: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Return a linear layer of rows, with a bias where there is one."""
+    return linear(x, w(f"{name}.weight"), w(f"{name}.bias") if f"{name}.bias" in w else None)
+
+
 def decoder_layer(
     w: Weights,
     stem: str,
@@ -67,8 +72,7 @@ def decoder_layer(
     """Return a Llama's layer of rows whose attention reads `x`."""
     n, groups = len(x), files.HEADS // files.KEYS
     q, k, v = (
-        linear(x, w(f"{stem}.self_attn.{part}_proj.weight")).view(n, -1, files.DIM)
-        for part in "qkv"
+        project(w, f"{stem}.self_attn.{part}_proj", x).view(n, -1, files.DIM) for part in "qkv"
     )
     q, k = rotated(q, positions), rotated(k, positions)
     k, v = (one.repeat_interleave(groups, 1) for one in (k, v))
@@ -82,6 +86,29 @@ def decoder_layer(
     return x + linear(inside, w(f"{stem}.mlp.down_proj.weight"))
 
 
+def mtp_step(
+    case: str,
+    w: Weights,
+    tokens: torch.Tensor,
+    features: torch.Tensor,
+    positions: torch.Tensor,
+    sees: torch.Tensor,
+) -> torch.Tensor:
+    """Return what a module for multi-token prediction gives for all entries."""
+    if case == "mtp_mimo":
+        stem = files.MTP_MIMO
+        token, feature, joins = "token_layernorm", "hidden_layernorm", "input_proj"
+    else:
+        stem, token, feature, joins = files.MTP_DEEPSEEK, "enorm", "hnorm", "eh_proj"
+    table = w(f"{stem}.embed_tokens.weight", "model.embed_tokens.weight")
+    rows = norm(table[tokens], w(f"{stem}.{token}.weight"))
+    pair = [norm(features, w(f"{stem}.{feature}.weight")), rows]
+    x = project(w, f"{stem}.{joins}", torch.cat(pair if case == "mtp_mimo" else pair[::-1], -1))
+    read = norm(x, w(f"{stem}.input_layernorm.weight"))
+    x = decoder_layer(w, stem, read, x, positions, sees)
+    return norm(x, w(f"{stem}.final_layernorm.weight")) if case == "mtp_mimo" else x
+
+
 def step(
     case: str,
     w: Weights,
@@ -91,6 +118,8 @@ def step(
     sees: torch.Tensor,
 ) -> torch.Tensor:
     """Return the next features of all entries."""
+    if case.startswith("mtp"):
+        return mtp_step(case, w, tokens, features, positions, sees)
     embedded = w("embed_tokens.weight", "model.embed_tokens.weight")[tokens]
     if not case.startswith("eagle3"):
         fc = "fusion_fc" if "fusion_fc.weight" in w else "fc"
@@ -131,8 +160,12 @@ def eagle(case: str, w: Weights, hidden: torch.Tensor, tokens: torch.Tensor) -> 
         for node, parent in enumerate(PARENTS):
             inputs[LENGTH + node] = after[LENGTH + parent if parent >= 0 else LENGTH - 1]
         after = step(case, w, tokens, inputs, positions, sees)
-    head = w("lm_head.weight")
-    logits = linear(norm(after, w("norm.weight")) if wide else after, head)
+    head, read = w(f"{files.MTP_DEEPSEEK}.shared_head.head.weight", "lm_head.weight"), after
+    if wide:
+        read = norm(after, w("norm.weight"))
+    elif case == "mtp_deepseek":
+        read = norm(after, w(f"{files.MTP_DEEPSEEK}.shared_head.norm.weight"))
+    logits = linear(read, head)
     return {
         "parents": np.array(PARENTS),
         "features": features.float().numpy(),

@@ -22,8 +22,8 @@ class HeadCheckpoint:
     """A published head, checked against its target before a weight is read.
 
     Known are the layouts of SafeAILab's EAGLE and EAGLE-3, FasterDecoding's Medusa and vLLM's
-    speculators, as safetensors files beside a ``config.json``. Every tensor is one that the head
-    takes. Nothing is unpickled.
+    speculators, and modules for multi-token prediction among their model's weights, as safetensors
+    files beside a ``config.json``. Every tensor is one that the head takes. Nothing is unpickled.
 
     Attributes
     ----------

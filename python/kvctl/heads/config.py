@@ -7,7 +7,7 @@ from typing import Any
 
 from ..models.checkpoints.config import DecoderConfig
 
-KINDS = ("eagle", "eagle3", "medusa")
+KINDS = ("eagle", "eagle3", "medusa", "mtp")
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class HeadConfig:
     Attributes
     ----------
     kind : str
-        "eagle" (EAGLE-1 and 2), "eagle3" or "medusa".
+        "eagle" (EAGLE-1 and 2), "eagle3", "medusa" or "mtp" (a module for multi-token prediction).
     target : DecoderConfig
         The model whose hidden states it reads.
     layer : DecoderConfig
-        Of EAGLE's heads, the one decoder layer; of Medusa's, the target once more.
+        Of EAGLE's heads and MTP modules, the one decoder layer; of Medusa's, the target once more.
     hidden_layers : tuple of int
         The target's layers whose outputs are read, counted from 0.
     vocab_size : int
@@ -32,6 +32,9 @@ class HeadConfig:
         Of EAGLE-1, whether the layer that joins feature and token has a bias.
     norm_before_residual : bool
         Of EAGLE-3, whether the residual stream begins behind the norm of the feature.
+    gives_normed : bool
+        Of MTP, whether the feature that the module gives is behind its last norm, as MiMo's is;
+        else only the output layer reads what is behind it, as in DeepSeek-V3.
     num_heads, num_blocks : int
         Of Medusa, how many heads there are, and residual blocks in each.
 
@@ -49,6 +52,7 @@ class HeadConfig:
     token_ids: tuple[int, ...] = ()
     fc_bias: bool = False
     norm_before_residual: bool = False
+    gives_normed: bool = False
     num_heads: int = 0
     num_blocks: int = 0
 

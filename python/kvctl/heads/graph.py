@@ -55,7 +55,7 @@ class HeadAttention(Module):
 
 
 class EagleLayer(Module):
-    """The decoder layer of a head: EAGLE-1's, or with norms of token and feature EAGLE-3's."""
+    """A head's decoder layer: EAGLE-1's, MTP's, or with norms of token and feature EAGLE-3's."""
 
     def __init__(self, config: HeadConfig, layers: Layers) -> None:
         super().__init__()
@@ -64,6 +64,8 @@ class EagleLayer(Module):
         self.self_attn = HeadAttention(shape, layers, two=self.wide)
         if self.wide:
             self.hidden_norm = make_norm(shape, layers)
+        self.reads_normed = config.kind != "eagle"
+        if self.reads_normed:
             self.input_layernorm = make_norm(shape, layers)
         self.post_attention_layernorm = make_norm(shape, layers)
         self.mlp = FeedForward(
@@ -77,7 +79,8 @@ class EagleLayer(Module):
     def forward(self, x: Tensor, token: Tensor | None, cache: PagedKVCache) -> Tensor:
         """Run it on ``(1, n, width)``; `token` are EAGLE-3's embeddings."""
         if token is None:
-            x = self.self_attn(x, None, x, cache)
+            normed = self.input_layernorm(x) if self.reads_normed else x
+            x = self.self_attn(normed, None, x, cache)
         else:
             normed = self.hidden_norm(x)
             residual = normed if self.norm_first else x
@@ -120,7 +123,7 @@ class Head(Module):
 
 
 class EagleHead(Head):
-    """The functions of a library of EAGLE's: features, a step, logits."""
+    """The functions of a library of EAGLE's, or of an MTP module: features, a step, logits."""
 
     def __init__(self, config: HeadConfig, layers: Layers) -> None:
         super().__init__(config, layers)
@@ -135,6 +138,10 @@ class EagleHead(Head):
             self.feature_norm = make_norm(target, layers)
             self.fc = layers.linear("fc", width, width)
             self.fc_token = layers.linear("fc", width, width, bias=config.fc_bias)
+        if config.kind == "mtp":
+            self.hidden_norm = make_norm(shape, layers)
+            self.token_norm = make_norm(shape, layers)
+            self.norm = make_norm(shape, layers)
         self.lm_head = layers.linear("lm_head", width, config.vocab_size)
 
     def head_features(self, hidden_states: Tensor) -> Tensor:
@@ -153,13 +160,19 @@ class EagleHead(Head):
         if self.wide:
             x = self.layer(x, token, paged_kv_cache)
         else:
+            if self.config.kind == "mtp":
+                token, x = self.token_norm(token), self.hidden_norm(x)
             x = self.layer(self.fc(x, self.fc_token(token)), None, paged_kv_cache)
+            if self.config.gives_normed:
+                x = self.norm(x)
         return op.reshape(x, (n, width)), paged_kv_cache
 
     def head_logits(self, features: Tensor) -> Tensor:
         """``(n, width)`` -> ``(n, vocab)`` float32."""
         if self.wide:
             return _float32(self.lm_head(self.norm(features)))
+        if self.config.kind == "mtp" and not self.config.gives_normed:
+            features = self.norm(features)
         return scale_logits(self.config.target, self.ops, self.lm_head(features))
 
     def functions(self) -> dict[str, dict[str, Any]]:

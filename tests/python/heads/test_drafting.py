@@ -13,6 +13,7 @@ from kvctl.draft import Draft, HeadDrafter, LookupDrafter
 from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
 
 LAYERS = {"eagle": [7], "eagle3": [1, 3, 4], "eagle3_speculators": [1, 4, 6], "medusa": [7]}
+LAYERS |= {"mtp_mimo": [7], "mtp_deepseek": [7]}
 OPTIONS = [
     {"length": 3},
     {"branching": 4, "beam": 3, "length": 3, "nodes": 8},

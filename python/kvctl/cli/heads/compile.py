@@ -22,7 +22,7 @@ def compile_head_command(
         Path,
         typer.Argument(
             help="A head's directory: config.json and safetensors files of EAGLE, EAGLE-3, Medusa "
-            "or vLLM speculators."
+            "or vLLM speculators; or a model's with a module for multi-token prediction (MiMo)."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")],

@@ -10,6 +10,7 @@ from ..config import HeadConfig
 from .eagle import read_eagle, read_eagle3
 from .layout import Files, Layout
 from .medusa import MEDUSA_BLOCK, read_medusa
+from .mtp import find_mtp, read_mtp
 
 _UNSUPPORTED = ("norm_before_fc", "norm_output", "layernorms", "parallel_drafting")
 
@@ -33,6 +34,9 @@ def read_layout(
     ValueError
         If it is none that kvctl builds, or of another target.
     """
+    names = find_mtp(files, target)
+    if names is not None:
+        return read_mtp(names, files, target)
     for name in _UNSUPPORTED:
         if fields.get(name):
             raise ValueError(f"kvctl does not build heads with {name} {fields[name]!r}")
@@ -54,5 +58,5 @@ def read_layout(
     some = ", ".join(sorted(files)[:4])
     raise ValueError(
         f"its tensors ({some}) are in no layout of heads that kvctl knows: EAGLE's, EAGLE-3's, "
-        "Medusa's or vLLM speculators'"
+        "Medusa's, vLLM speculators' or that of modules for multi-token prediction"
     )

@@ -62,6 +62,8 @@ class Layout:
         What the output layer may be called instead, as older files have it.
     computed : str
         A pattern of tensors that are no weights: the model computes them.
+    beside : str
+        A pattern of tensors that are not the model's, but of what stands in its files beside it.
     """
 
     layer: str = "model.layers.{}."
@@ -69,6 +71,7 @@ class Layout:
     prefix: str = ""
     other_head: str = ""
     computed: str = ""
+    beside: str = ""
 
     def source(self, name: str) -> Source:
         """Return where a weight lies, by kvctl's name for it."""

@@ -9,6 +9,7 @@ from .gpt2 import GPT2
 from .gpt_neox import GPT_NEOX
 from .granite import GRANITE
 from .llama import LLAMA
+from .mimo import MIMO
 from .mistral import MISTRAL
 from .olmo2 import OLMO2
 from .phi3 import PHI3
@@ -17,7 +18,7 @@ from .qwen3 import QWEN3
 from .smollm3 import SMOLLM3
 
 _ALL = (
-    *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, OLMO2, SMOLLM3, GRANITE),
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, OLMO2, SMOLLM3, GRANITE, MIMO),
     *(GPT_NEOX, GPT2),
 )
 

@@ -56,7 +56,7 @@ class SafetensorsCheckpoint:
         where = str(self._directory / "config.json")
         self.config = DecoderConfig.from_huggingface(self._json("config.json"), where=where)
         layout = ARCHITECTURES[self.config.model_type].huggingface
-        computed = f"{_COMPUTED}|{layout.computed}" if layout.computed else _COMPUTED
+        computed = "|".join(filter(None, (_COMPUTED, layout.computed, layout.beside)))
         self._is_computed = re.compile(computed).fullmatch
         self._file_of = self._find_tensors()
         prefixed = any(name.startswith(layout.prefix) for name in self._file_of)

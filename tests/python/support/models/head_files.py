@@ -55,6 +55,19 @@ MEDUSA = {
     **{f"{head}.{block}.linear.bias": (WIDTH,) for head in (0, 1) for block in (0, 1)},
     **{f"{head}.2.weight": (VOCAB, WIDTH) for head in (0, 1)},
 }
+
+
+def mtp(stem, parts):
+    """Return the shapes of a module for multi-token prediction, among some of its target's."""
+    joins, *norms = (f"{stem}.{part}.weight" for part in parts)
+    layer_norms = ("post_attention_layernorm", "input_layernorm")
+    own = {joins: (WIDTH, 2 * WIDTH), **dict.fromkeys(norms, (WIDTH,))}
+    return {**own, **layer(stem, WIDTH, layer_norms), "model.layers.0.mlp.up_proj.weight": (2, 3)}
+
+
+BIASES = {"q": HEADS, "k": KEYS, "v": KEYS}
+MTP_MIMO = "model.mtp_layers.0"
+MTP_DEEPSEEK = f"model.layers.{LAYERS}"
 #: By case: the fields of config.json, and the shapes of the tensors with weights.
 CASES = {
     "eagle": (
@@ -93,6 +106,23 @@ CASES = {
         },
     ),
     "medusa": ({"medusa_num_heads": 2, "medusa_num_layers": 2}, MEDUSA),
+    "mtp_mimo": (
+        {**SIZES, "num_hidden_layers": LAYERS},
+        {
+            **mtp(
+                MTP_MIMO, ("input_proj", "hidden_layernorm", "token_layernorm", "final_layernorm")
+            ),
+            **{f"{MTP_MIMO}.self_attn.{part}_proj.bias": (n * DIM,) for part, n in BIASES.items()},
+        },
+    ),
+    "mtp_deepseek": (
+        {**SIZES, "num_hidden_layers": LAYERS},
+        {
+            **mtp(MTP_DEEPSEEK, ("eh_proj", "hnorm", "enorm", "shared_head.norm")),
+            f"{MTP_DEEPSEEK}.embed_tokens.weight": (VOCAB, WIDTH),
+            f"{MTP_DEEPSEEK}.shared_head.head.weight": (VOCAB, WIDTH),
+        },
+    ),
 }
 
 
