@@ -18,6 +18,7 @@
 #include "runtime/support/guard.h"
 #include "runtime/support/stream_scope.h"
 #include "runtime/support/tensor_view.h"
+#include "runtime/verify/sample_shards.h"
 
 namespace kvctl {
 namespace {
@@ -306,6 +307,26 @@ void SetJoinLogits(const ModelRunnerRef& self, bool join) { self->joins_logits =
 Tensor GatherLogits(const ModelRunnerRef& self, const Tensor& local) {
   return self->runner.GatherLogits(local);
 }
+
+/*! \brief logits: (rows, columns) of this worker. temperatures: (rows). request_ids, positions:
+ * (rows), or empty where all temperatures are 0. */
+Tensor SampleRows(const ModelRunnerRef& self, const Tensor& logits, const Tensor& temperatures,
+                  int64_t seed, const ffi::Shape& request_ids, const ffi::Shape& positions) {
+  ShardRows shard;
+  shard.logits = TensorData<const float>(logits, "logits", {kAnyExtent, kAnyExtent});
+  shard.rows = logits->shape[0];
+  shard.columns = logits->shape[1];
+  shard.temperatures = TensorData<const double>(temperatures, "temperatures", {shard.rows});
+  const auto rows = static_cast<size_t>(shard.rows);
+  const bool named = request_ids.size() == rows && positions.size() == rows;
+  for (int64_t row = 0; row < shard.rows; ++row) {
+    if (named || shard.temperatures[row] == 0) continue;
+    Throw(ErrorKind::kValue, "rows that are sampled need request_ids and positions, one of each");
+  }
+  const ShardStreams streams = {static_cast<uint64_t>(seed), request_ids.data(), positions.data()};
+  return SampleShards(shard, self->runner.num_shards(), self->runner.shard(), streams);
+}
+
 int64_t PrefillChunkOf(const ModelRunnerRef& self) { return self->runner.prefill_chunk_size(); }
 
 }  // namespace
@@ -355,6 +376,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Whether forwards return on worker 0 the logits of all workers, or each its own")
       .def("kvctl.runner.gather_logits", OnStream(GatherLogits),
            "The logits of all workers, on worker 0")
+      .def("kvctl.runner.sample_shards", Guarded(SampleRows),
+           "The tokens of rows whose columns lie on several workers, without joining them")
       .def("kvctl.runner.get_prefill_chunk_size", Guarded(PrefillChunkOf),
            "New tokens that one forward takes");
 }

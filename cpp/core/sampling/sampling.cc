@@ -12,9 +12,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The largest scale keeps scale * 0 and scale * -1 finite for any temperature above 0.
-float Scale(double temperature) { return static_cast<float>(std::min(kLog2E / temperature, 1e30)); }
-
 [[noreturn]] void ThrowEmpty() {
   Throw(ErrorKind::kValue, "no token is left to choose from: every logit is -inf or NaN, or is ",
         "disallowed by the bitmask");
@@ -72,7 +69,8 @@ void RowSampler::Load(const RowInput& row, const Sampling& sampling) {
 bool RowSampler::NeedSums() {
   if (summed_) return fused_;
   summed_ = true;
-  fused_ = !sampling_->truncates() && row_.Sum(vocab_, logits_, Scale(sampling_->temperature));
+  fused_ =
+      !sampling_->truncates() && row_.Sum(vocab_, logits_, SoftmaxScale(sampling_->temperature));
   return fused_;
 }
 
@@ -112,7 +110,8 @@ void RowSampler::NeedExps() {
   if (has_exps_) return;
   shared_max_ = MaxLogit(vocab_, logits_);
   if (shared_max_ == -kInfinity) ThrowEmpty();
-  const float scale = Scale(sampling_->temperature), exponent = std::ceil(shared_max_ * scale);
+  const float scale = SoftmaxScale(sampling_->temperature),
+              exponent = std::ceil(shared_max_ * scale);
   shared_ = !(std::fabs(exponent) < kMaxExponent);
   if (!shared_) grid_ = MakeExpGrid(scale, exponent);
   cut_off_ = false;
@@ -272,7 +271,7 @@ double RowSampler::LogProb(int32_t token) {
     prob = distribution_.prob(token);
   } else {
     // Infinite logits have no softmax; the one chosen is then as good as certain.
-    prob = row_.Sum(vocab_, logits_, Scale(1)) ? row_.Prob(logits_, token) : 1.0;
+    prob = row_.Sum(vocab_, logits_, SoftmaxScale(1)) ? row_.Prob(logits_, token) : 1.0;
   }
   return prob > 0 ? ExactLog(prob) : -kInfinity;
 }

@@ -67,28 +67,46 @@ bool SoftmaxRow::Sum(const VocabContext& vocab, const LogitRow& logits, float sc
   return true;
 }
 
-int32_t SoftmaxRow::SampleToken(const VocabContext& vocab, const LogitRow& logits,
-                                uint64_t bits) const {
-  uint64_t rest = Below(total_, bits);
-  for (int32_t b = 0; b < vocab.num_blocks(); ++b) {
-    const int32_t shift = exponent_ - exponents_[b];
-    const uint64_t mass = ShiftDown(block_sums_[b], shift);
-    if (rest >= mass) {
-      rest -= mass;
-      continue;
-    }
-    rest <<= shift;  // to the block's own grid; below its sum, because mass is rounded down
-    const ExpGrid grid = MakeExpGrid(scale_, static_cast<float>(exponents_[b]));
-    const auto weights = [&](int32_t at, int32_t n, uint64_t* out) {
-      float buffer[kVocabPiece], exps[kVocabPiece];
-      const float* piece = logits.Piece(at, n, buffer);
-      const uint64_t sum = vocab.ops().exp_sum(piece, n, grid, out == nullptr ? nullptr : exps);
-      for (int32_t i = 0; out != nullptr && i < n; ++i) out[i] = ToFixed(exps[i]);
-      return sum;
-    };
-    return PickToken(VocabContext::Begin(b), vocab.block_size(b), rest, weights);
+float SoftmaxScale(double temperature) {
+  // The largest scale keeps scale * 0 and scale * -1 finite for any temperature above 0.
+  return static_cast<float>(std::min(kLog2E / temperature, 1e30));
+}
+
+std::optional<ChosenBlock> ChooseBlock(const std::vector<int32_t>& exponents,
+                                       const std::vector<uint64_t>& sums, uint64_t bits) {
+  const int32_t exponent = *std::max_element(exponents.begin(), exponents.end());
+  if (std::abs(static_cast<float>(exponent)) > kMaxExponent) return std::nullopt;
+  uint64_t total = 0;
+  for (size_t b = 0; b < sums.size(); ++b) total += ShiftDown(sums[b], exponent - exponents[b]);
+  uint64_t rest = Below(total, bits);
+  for (size_t b = 0; b < sums.size(); ++b) {
+    const int32_t shift = exponent - exponents[b];
+    const uint64_t mass = ShiftDown(sums[b], shift);
+    // To the block's own grid; below its sum, because mass is rounded down.
+    if (rest < mass) return ChosenBlock{static_cast<int64_t>(b), rest << shift};
+    rest -= mass;
   }
   Throw(ErrorKind::kInternal, "a row's blocks sum to less than its total");
+}
+
+int32_t TokenInBlock(const VocabContext& vocab, const LogitRow& logits, float scale,
+                     int32_t exponent, int32_t block, uint64_t rest) {
+  const ExpGrid grid = MakeExpGrid(scale, static_cast<float>(exponent));
+  const auto weights = [&](int32_t at, int32_t n, uint64_t* out) {
+    float buffer[kVocabPiece], exps[kVocabPiece];
+    const float* piece = logits.Piece(at, n, buffer);
+    const uint64_t sum = vocab.ops().exp_sum(piece, n, grid, out == nullptr ? nullptr : exps);
+    for (int32_t i = 0; out != nullptr && i < n; ++i) out[i] = ToFixed(exps[i]);
+    return sum;
+  };
+  return PickToken(VocabContext::Begin(block), vocab.block_size(block), rest, weights);
+}
+
+int32_t SoftmaxRow::SampleToken(const VocabContext& vocab, const LogitRow& logits,
+                                uint64_t bits) const {
+  const auto chosen = ChooseBlock(exponents_, block_sums_, bits);
+  const auto block = static_cast<int32_t>(chosen->block);  // Sum returned true
+  return TokenInBlock(vocab, logits, scale_, exponents_[block], block, chosen->rest);
 }
 
 ExpTerms SoftmaxRow::terms(int32_t block) const {

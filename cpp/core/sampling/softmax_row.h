@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "core/sampling/distribution.h"
@@ -19,6 +20,27 @@ namespace kvctl {
 float MaxLogit(const VocabContext& vocab, const LogitRow& logits);
 /*! \brief The first token with the largest logit; -1 if every logit is -inf or NaN. */
 int32_t ArgMaxLogit(const VocabContext& vocab, const LogitRow& logits);
+
+/*! \brief What logits are multiplied by before they are exponents of two. */
+float SoftmaxScale(double temperature);
+
+/*! \brief Where a random number falls among the blocks of a row. */
+struct ChosenBlock {
+  int64_t block;
+  uint64_t rest;  //!< what the block's tokens share, on its own grid
+};
+
+/*!
+ * \brief The block that 64 random bits choose.
+ * \param exponents, sums Of all blocks of a row, as SoftmaxRow sums them.
+ * \return nothing where exponents lose their meaning, or no token has a weight.
+ */
+std::optional<ChosenBlock> ChooseBlock(const std::vector<int32_t>& exponents,
+                                       const std::vector<uint64_t>& sums, uint64_t bits);
+
+/*! \brief The token of a block in which a running sum of its weights exceeds `rest`. */
+int32_t TokenInBlock(const VocabContext& vocab, const LogitRow& logits, float scale,
+                     int32_t exponent, int32_t block, uint64_t rest);
 
 /*! \brief The sums of the exponentials of a row. */
 class SoftmaxRow {
@@ -35,6 +57,9 @@ class SoftmaxRow {
   int32_t SampleToken(const VocabContext& vocab, const LogitRow& logits, uint64_t bits) const;
   /*! \brief The probability of a token. */
   double Prob(const LogitRow& logits, int32_t token) const;
+  /*! \brief Each block's own power of two, and its sum there. */
+  const std::vector<int32_t>& exponents() const { return exponents_; }
+  const std::vector<uint64_t>& block_sums() const { return block_sums_; }
   /*! \brief The exponent of the row's largest block. */
   int32_t exponent() const { return exponent_; }
   /*! \brief How the logits of a block become grid weights; up to their rounding these sum to

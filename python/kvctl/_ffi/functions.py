@@ -598,6 +598,9 @@ class runner:
     prefill_states: Callable[
         [ModelRunnerHandle, Shape, Shape, Shape, Shape], Sequence[Tensor | None]
     ] = _get("kvctl.runner.prefill_states")
+    sample_shards: Callable[[ModelRunnerHandle, Tensor, Tensor, int, Shape, Shape], Tensor] = _get(
+        "kvctl.runner.sample_shards"
+    )
     set_join_logits: Callable[[ModelRunnerHandle, bool], None] = _get(
         "kvctl.runner.set_join_logits"
     )

@@ -6,6 +6,7 @@ enumeration of the rules, traces and their replay, statistics.
 
 from .enumeration import BranchingRng, DraftedTree, Outcome, enumerate_outcomes
 from .flatten import RULES
+from .in_shards import ShardedLogits
 from .result import Verification
 from .round_rng import RoundRng
 from .run import sample, verify
@@ -23,6 +24,7 @@ __all__ = [
     "Replay",
     "RoundRng",
     "Sampling",
+    "ShardedLogits",
     "Trace",
     "Verification",
     "enumerate_outcomes",

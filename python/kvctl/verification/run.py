@@ -12,7 +12,8 @@ import numpy.typing as npt
 from .._ffi import functions as ffi
 from ..tree import TokenTree, as_trees
 from .enumeration import Rule
-from .flatten import RULES, Drawn, kind, matrix_shape, streams, tensor
+from .flatten import RULES, Drawn, drawn_kinds, kind, matrix_shape, signed, streams, tensor
+from .in_shards import is_sharded, sample_in_shards, verify_in_shards
 from .own_rule import verify_by
 from .request import set_draft, set_history, set_streams, set_target, set_trees
 from .result import Verification
@@ -51,7 +52,8 @@ def verify(
     logits
         (R, V) float32, float16 or bfloat16, anything with DLPack: the target's logits, the rows of
         one tree after another. Row i of a tree says what follows its node i. They may lie on a CUDA
-        device, and dense ``draft_probs`` with them: then only the tokens come to the host.
+        device, and dense ``draft_probs`` with them: then only the tokens come to the host. Or
+        `kvctl.verification.ShardedLogits`, whose columns lie on several workers.
     trees
         The drafted tree of each of B sequences; a chain is a tree.
     rule
@@ -123,6 +125,18 @@ def verify(
     [[2, 0]]
     """
     trees = as_trees(trees)
+    if is_sharded(logits):
+        if bitmask is None and not (probabilities or log_probs):
+            many = per_request(sampling, _GREEDY if rule == "greedy" else _SOFTMAX)
+            random = any(one.temperature > 0 for one in many)
+            ids, positions = streams(
+                len(trees), request_ids, root_positions, "root_positions", random=random
+            )
+            drawn_kinds(trees, drawn)
+            told = verify_in_shards(logits, trees, rule, many, signed(seed), ids, positions)
+            if told is not None:
+                return told
+        logits = logits.gather()
     if not (0 <= epsilon < math.inf and 0 <= delta < math.inf):
         name, threshold = ("delta", delta) if 0 <= epsilon < math.inf else ("epsilon", epsilon)
         raise ValueError(f"{name} must be at least 0 and finite, got {threshold}")
@@ -228,6 +242,15 @@ def sample(
     ValueError
         As ``kvctl.verify``.
     """
+    if is_sharded(logits):
+        many = per_request(sampling, _SOFTMAX)
+        if bitmask is None and noise == "uniform" and not probabilities:
+            random = any(one.temperature > 0 for one in many)
+            names = streams(logits.shape[0], request_ids, positions, "positions", random=random)
+            found = sample_in_shards(logits, many, signed(seed), *names)
+            if found is not None:
+                return found
+        logits = logits.gather()
     logits = tensor(logits, "logits")
     size, _ = matrix_shape(logits, "logits")
     samplings = per_request(sampling, _SOFTMAX)

@@ -17,6 +17,9 @@ from .logit_mask import LOGIT_MASK
 
 Range = tuple[int, int]
 
+_VOCAB_BLOCK = 4096
+"""Logits whose exponentials are summed together: kVocabBlock in core/sampling/vocab_ops.h."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -98,7 +101,7 @@ class TensorParallel:
         per_key = -(-per_group // sharers)
         self._queries = self._keys * per_key
         self._inside = -(-config.intermediate_size // (workers * group)) * group
-        self.vocab = -(-config.vocab_size // workers)
+        self.vocab = _logits(config.vocab_size, workers)
         """Logits of a worker."""
         key_ranges, query_ranges = [], []
         for worker in range(workers):
@@ -229,6 +232,16 @@ def whole_params(
             raise _cuts_groups(full.name)
         found.append(full)
     return found
+
+
+def _logits(vocab_size: int, workers: int) -> int:
+    """Return how many logits a worker has: whole blocks, where that costs little.
+
+    Then rows are sampled without gathering them (cpp/runtime/verify/shard_rows.h).
+    """
+    even = -(-vocab_size // workers)
+    blocks = -(-even // _VOCAB_BLOCK) * _VOCAB_BLOCK
+    return blocks if workers > 1 and blocks <= even + even // 8 else even
 
 
 def _range(begin: int, size: int, limit: int) -> Range:

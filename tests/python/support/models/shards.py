@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import tvm_ffi
 
 import kvctl
 
-_NAMES = ("allreduce", "gather_to_worker0", "broadcast_from_worker0")
+_NAMES = ("allreduce", "allgather", "gather_to_worker0", "broadcast_from_worker0")
 
 
 class Shards:
@@ -75,12 +76,17 @@ class Shards:
         return found
 
     def allreduce(self, send, kind, in_group, recv):
-        """Sum, in the order of workers."""
-        assert list(kind) == [0]
+        """Sum in the order of workers, or take the largest."""
         assert in_group
         parts = self._exchange(np.from_dlpack(send))
-        np.from_dlpack(recv)[:] = sum(parts[1:], parts[0])
+        reduce = {(0,): lambda a, b: a + b, (3,): np.maximum}[tuple(kind)]
+        np.from_dlpack(recv)[:] = functools.reduce(reduce, parts)
         self.collectives += self._rank.value == 0
+
+    def allgather(self, send, in_group, recv):
+        """Put what all workers have behind each other on each of them."""
+        assert in_group
+        np.from_dlpack(recv)[:] = np.stack(self._exchange(np.from_dlpack(send)))
 
     def gather_to_worker0(self, send, in_group, recv):
         """Put what all workers have behind each other on the first one."""
