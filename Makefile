@@ -4,7 +4,7 @@
 # make test   everything that must always hold
 # make lint       formatters, linters, types, layers, and whether generated files are up to date
 # make ffi        write the table of packed functions, after a change of one's name, arguments or result
-# make heads      train an EAGLE-3 head for the demo model, about 90 minutes: build/heads/smollm2; it goes on where it was interrupted
+# make heads      train an EAGLE-3 head for the demo model, about an hour: build/heads/trained; it goes on where it was interrupted
 # make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
 # make fuzz       damaged files of every kind that is read: no crash, no hang, a sentence for each
@@ -72,10 +72,10 @@ heads: $(VENV)/built $(VENV)/weights
 	@$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install torch==2.13.0
 	$(BIN)/kvctl compile smollm2 --dtype bfloat16 --hidden-layers 1,14,26,29 --output build/models/smollm2-states
 	$(BIN)/kvctl heads collect build/models/smollm2-states --text README.md --text docs/architecture.md --text docs/drafting.md \
-	  --text docs/cache.md --text docs/masks.md --minutes 40 --output build/heads/answers
-	$(BIN)/kvctl heads train build/heads/answers --minutes 42 --output build/heads/eagle3
-	$(BIN)/kvctl heads compile build/heads/eagle3 --force --output build/heads/smollm2
-	$(BIN)/kvctl compile smollm2 --hidden-layers 1,14,26 --output build/models/smollm2-hidden
+	  --text docs/cache.md --text docs/masks.md --count 8000 --free 0.6 --batch 48 --minutes 24 --output build/heads/answers
+	$(BIN)/kvctl heads train build/heads/answers --minutes 33 --output build/heads/eagle3
+	$(BIN)/python scripts/store_head.py build/heads/eagle3 build/heads/stored
+	$(BIN)/kvctl heads compile build/heads/stored --force --output build/heads/trained
 
 test: $(VENV)/built $(VENV)/dev $(VENV)/weights
 	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure
@@ -129,11 +129,16 @@ RESULTS := build/results
 # strongest for it: block verification where drafts are drawn at random, else "auto". The draft model is the same model
 # with the weights of its linear layers in bfloat16.
 DRAFT_MODEL := build/models/smollm2_bfloat16
-DRAFTERS ?= all model:directory=$(DRAFT_MODEL),length=4,how=independent@block
+# The same model, which also gives the hidden states that heads read; and the head of this repository.
+TARGET := build/models/smollm2_hidden
+HEAD := build/heads/smollm2
+DRAFTERS ?= all model:directory=$(DRAFT_MODEL),length=4,how=independent@block \
+  head:directory=$(HEAD),length=5,nodes=8 head:directory=$(HEAD),length=6,branching=8,beam=8,nodes=24 \
+  head:directory=$(HEAD)+suffix
 TOKENS ?= 40
 SAMPLED_TOKENS ?= 28
 PASSES ?= 1
-SPEC = $(BIN)/kvctl bench spec $(MODEL) --questions benchmarks/questions/short.jsonl $(addprefix --drafter ,$(DRAFTERS)) \
+SPEC = $(BIN)/kvctl bench spec $(TARGET) --questions benchmarks/questions/short.jsonl $(addprefix --drafter ,$(DRAFTERS)) \
   --resume $(if $(QUICK),--limit 6,--passes $(PASSES)) --max-new-tokens $(if $(QUICK),24,$(1))
 HOW = $(if $(QUICK),quick,spec)
 MEASURED = $(if $(QUICK),$(RESULTS),benchmarks/results)
@@ -142,7 +147,13 @@ PAGE = $(if $(QUICK),$(RESULTS),docs)
 $(DRAFT_MODEL)/lib.so: $(VENV)/built $(VENV)/weights
 	$(BIN)/kvctl compile smollm2 --dtype bfloat16 --output $(DRAFT_MODEL)
 
-results: $(MODEL)/lib.so $(DRAFT_MODEL)/lib.so $(VENV)/dev
+$(TARGET)/lib.so: $(VENV)/built $(VENV)/weights
+	$(BIN)/kvctl compile smollm2 --hidden-layers 1,14,26 --output $(TARGET)
+
+$(HEAD)/lib.so: examples/heads/smollm2_eagle3/model.safetensors $(VENV)/built $(VENV)/weights
+	$(BIN)/kvctl heads compile examples/heads/smollm2_eagle3 --dtype bfloat16 --force --output $(HEAD)
+
+results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(VENV)/dev
 	$(call SPEC,$(TOKENS)) --output $(RESULTS)/$(HOW)_greedy
 	$(call SPEC,$(SAMPLED_TOKENS)) --output $(RESULTS)/$(HOW)_sampled --temperature 0.8
 	cp $(RESULTS)/$(HOW)_greedy/summary.json $(MEASURED)/spec_greedy.json

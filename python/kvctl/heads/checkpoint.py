@@ -91,7 +91,7 @@ class HeadCheckpoint:
         shapes = [self._shape(name) for name in source.names]
         if len({shape[1:] for shape in shapes}) > 1:
             return shapes[0]
-        first = sum(shape[0] for shape in shapes)
+        first = sum(shape[0] for shape in shapes) if source.rows is None else len(source.rows)
         rest = shapes[0][1:]
         if source.columns is not None:
             begin, end = source.columns
@@ -110,6 +110,8 @@ class HeadCheckpoint:
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if source.columns is not None:
             whole = whole[:, slice(*source.columns)]
+        if source.rows is not None:
+            whole = whole[list(source.rows)]
         return np.ascontiguousarray(whole)
 
     def _shape(self, name: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from head_checkpoint import write_head
 from head_files import CASES, TOKENS
 from kvctl import Mask
 
@@ -50,3 +51,14 @@ def test_layers_and_tokens_are_counted_as_published(compiled):
     assert compiled("eagle3").hidden_layers == (1, 3, 4)  # what enters layers 2, 4 and 5
     assert compiled("eagle3_speculators").hidden_layers == (1, 4, 6)
     assert compiled("eagle3").vocabulary.token_ids.tolist() == TOKENS.tolist()
+
+
+def test_an_output_layer_that_is_the_targets(tmp_path, target):
+    """A head trained under the target's own layer leaves it out, and reads the rows it drafts."""
+    from kvctl.heads.checkpoint import HeadCheckpoint
+
+    head = write_head(tmp_path / "head", "eagle3", tensors={"lm_head.weight": None})
+    read = HeadCheckpoint.open(head, target)
+    rows = target.tensor("lm_head.weight")[TOKENS]
+    assert read.shape("lm_head.weight") == rows.shape
+    np.testing.assert_array_equal(read.tensor("lm_head.weight"), rows)

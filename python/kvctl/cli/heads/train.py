@@ -28,12 +28,12 @@ def train_command(
     steps: Annotated[
         int, typer.Option(min=1, help="Steps of training-time test, or heads of Medusa.")
     ] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the answers.")] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the answers.")] = 4,
     tokens: Annotated[int, typer.Option(min=16, help="Of a batch, with its padding.")] = 2048,
-    rate: Annotated[float, typer.Option(help="The largest learning rate.")] = 6e-4,
+    rate: Annotated[float, typer.Option(help="The largest learning rate.")] = 1e-3,
     every: Annotated[
         int, typer.Option(min=1, help="Batches between two measurements of held-out answers.")
-    ] = 100,
+    ] = 200,
     patience: Annotated[
         int, typer.Option(min=1, help="Measurements without a better one that end the training.")
     ] = 4,

@@ -93,7 +93,10 @@ def read_eagle3(
     layout.add("fc.weight", "fc.weight")
     _layer(layout, layer, stem, width, two=True)
     layout.add("norm.weight", "norm.weight")
-    layout.add("lm_head.weight", "lm_head.weight")
+    if "lm_head.weight" in files:
+        layout.add("lm_head.weight", "lm_head.weight")
+    else:  # of a head that was trained under the target's own
+        layout.add("lm_head.weight", "target:lm_head.weight", rows=token_ids or None)
     return layout, config
 
 

@@ -13,13 +13,14 @@ Files = Mapping[str, SafetensorsFile]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a parameter comes from: tensors one below the other, and perhaps some columns of them.
+    """Where a parameter comes from: tensors one below the other, and perhaps some of the numbers.
 
     The target's tensors are marked by "target:".
     """
 
     names: tuple[str, ...]
     columns: tuple[int, int] | None = None
+    rows: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -42,9 +43,15 @@ class Layout:
         """Whether a tensor is the head's own."""
         return not name.startswith("target:")
 
-    def add(self, parameter: str, *names: str, columns: tuple[int, int] | None = None) -> None:
+    def add(
+        self,
+        parameter: str,
+        *names: str,
+        columns: tuple[int, int] | None = None,
+        rows: tuple[int, ...] | None = None,
+    ) -> None:
         """Say where a parameter comes from."""
-        self.parameters[parameter] = Source(names, columns)
+        self.parameters[parameter] = Source(names, columns, rows)
 
 
 def add_target_norm(layout: Layout, target: DecoderConfig, parameter: str, name: str) -> None:

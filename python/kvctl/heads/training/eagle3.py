@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, silu
 
-from .shared import Shared, mean_product, rms_norm, weight
+from .shared import Shared, cross_entropy, rms_norm, weight
 
 _DISCOUNT = 0.8  # of the loss, for each step of the head's own features
 
@@ -58,14 +58,15 @@ class Eagle3(nn.Module):
         tokens, hidden, config = batch.tokens, batch.hidden, self.shared.config
         trained = batch.answers[:, 2:] & (self.shared.own_ids[tokens[:, 2:]] >= 0)
         trained[:, : self.steps] = False
-        target, best = self.shared.distribution(hidden[:, 1:-1, -1][trained])
+        teacher = self.shared.logits(hidden[:, 1:-1, -1][trained])
+        best = teacher.argmax(-1)
         total, counts, reached = 0.0, [], trained
         for step, feature in enumerate(self.features(tokens, hidden)):
             normed = rms_norm(feature[trained], self.by_name["norm.weight"], config)
-            logits = linear(normed, self.shared.output).float()
-            total = total - _DISCOUNT**step * mean_product(target, logits.log_softmax(-1))
+            one, said = cross_entropy(normed, self.shared.output, teacher)
+            total = total + _DISCOUNT**step * one
             right = torch.zeros_like(trained)
-            right[trained] = logits.argmax(-1) == best
+            right[trained] = said == best
             right &= reached
             counts.append(torch.stack([right.sum(), reached.sum()]))
             # A deeper draft counts where the ones before it on its path were right.

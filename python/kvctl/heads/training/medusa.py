@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, silu
 
-from .shared import Shared, mean_product, rms_norm
+from .shared import Shared, cross_entropy, rms_norm
 
 _DISCOUNT = 0.8  # of the loss, for each head
 
@@ -48,13 +48,13 @@ class Medusa(nn.Module):
         total, counts = 0.0, []
         reached = torch.ones(len(rows), dtype=torch.bool)
         for head in range(steps):
-            target, best = self.shared.distribution(
-                hidden[:, head + 1 : head + 1 + size, -1][trained]
-            )
+            teacher = self.shared.logits(hidden[:, head + 1 : head + 1 + size, -1][trained])
             w, b = (self.by_name[f"{head}.0.linear.{name}"] for name in ("weight", "bias"))
-            logits = linear(rows + silu(linear(rows, w, b)), self.shared.output).float()
-            total = total - _DISCOUNT**head * mean_product(target, logits.log_softmax(-1))
-            right = (logits.argmax(-1) == best) & reached
+            one, said = cross_entropy(
+                rows + silu(linear(rows, w, b)).float(), self.shared.output, teacher
+            )
+            total = total + _DISCOUNT**head * one
+            right = (said == teacher.argmax(-1)) & reached
             counts.append(torch.stack([right.sum(), reached.sum()]))
             reached = right
         return total, torch.stack(counts)

@@ -12,6 +12,8 @@ from torch import nn
 from ...models.checkpoints.config import DecoderConfig
 from ...models.checkpoints.weights import Checkpoint
 
+_BLOCK = 256  # rows whose logits are computed at once: they stay in the processor's cache
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -24,7 +26,7 @@ class Shared:
     embedding
         (V, width).
     norm, output
-        (width,), and (k, width) of the draft vocabulary.
+        (width,), and (k, width) of the draft vocabulary, as bfloat16.
     token_ids
         (k,) the target's tokens of the draft vocabulary.
     own_ids
@@ -72,20 +74,20 @@ class Shared:
             config,
             torch.from_numpy(np.array(table)),
             torch.from_numpy(np.array(target.tensor("model.norm.weight"))),
-            torch.from_numpy(np.array(output)),
+            torch.from_numpy(np.array(output)).to(torch.bfloat16),
             torch.from_numpy(np.asarray(token_ids, np.int64)),
             torch.from_numpy(own),
             _last_layer(target),
         )
 
-    def distribution(self, last: Any) -> tuple[Any, Any]:
-        """Return the target's distribution over the draft vocabulary, and its most likely token.
+    def logits(self, last: Any) -> Any:
+        """Return the target's logits over the draft vocabulary.
 
-        ``(..., width)``, the outputs of its last layer -> ``(..., k)`` and ``(...)``.
+        ``(..., width)``, the outputs of its last layer -> ``(..., k)``.
         """
         with torch.no_grad():
-            logits = nn.functional.linear(rms_norm(last, self.norm, self.config), self.output)
-            return logits.float().softmax(-1), logits.argmax(-1)
+            normed = rms_norm(last, self.norm, self.config).to(self.output.dtype)
+            return nn.functional.linear(normed, self.output)
 
 
 def _last_layer(target: Checkpoint) -> dict[str, Any]:
@@ -112,9 +114,55 @@ def rms_norm(x: Any, weight: Any, config: DecoderConfig) -> Any:
     return x * scale * weight
 
 
-def mean_product(target: Any, log_shares: Any) -> Any:
-    """Return the mean over rows of the sum of products; 0 of no rows."""
-    return (target * log_shares).sum() / max(1, len(target))
+class _CrossEntropy(torch.autograd.Function):
+    """The cross-entropy to given logits under a frozen output layer.
+
+    Logits of all rows at once would be the largest tensors of a training step by far. Since the
+    layer is not trained, the gradient of a block of rows is known with its loss: both are computed
+    here, and no logits are kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Any, output: Any, teacher: Any) -> tuple[Any, Any]:
+        """``(n, width)``, ``(k, width)`` and ``(n, k)`` -> the sum of losses, and ``(n,)``."""
+        total, best, gradient = 0.0, [], torch.empty_like(rows)
+        for first in range(0, len(rows), _BLOCK):
+            here = slice(first, first + _BLOCK)
+            logits = nn.functional.linear(rows[here].to(output.dtype), output).float()
+            best.append(logits.argmax(-1))
+            shares = teacher[here].float().softmax(-1)
+            total = total + (logits.logsumexp(-1) - (shares * logits).sum(-1)).sum()
+            change = logits.softmax(-1).sub_(shares)
+            gradient[here] = change.to(output.dtype) @ output
+        ctx.save_for_backward(gradient)
+        found = torch.cat(best) if best else torch.zeros(0, dtype=torch.long)
+        ctx.mark_non_differentiable(found)
+        return total if len(rows) else rows.sum(), found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None, None]:
+        return ctx.saved_tensors[0] * gradients[0], None, None
+
+
+def cross_entropy(rows: Any, output: Any, teacher: Any) -> tuple[Any, Any]:
+    """Return the mean cross-entropy of rows to a teacher, and their most likely tokens.
+
+    Parameters
+    ----------
+    rows
+        ``(n, width)``, what the output layer reads.
+    output
+        ``(k, width)``, the layer; it is not trained.
+    teacher
+        ``(n, k)``, the teacher's logits.
+
+    Returns
+    -------
+    tuple
+        The mean over rows, 0 of no rows, and ``(n,)``.
+    """
+    total, best = _CrossEntropy.apply(rows, output, teacher)
+    return total / max(1, len(rows)), best
 
 
 def weight(*shape: int, scale: float = 1.0) -> Any:

@@ -55,11 +55,11 @@ class Training:
     kind: str = "eagle3"
     vocabulary: int = 8192
     steps: int = 4
-    epochs: int = 6
+    epochs: int = 4
     tokens: int = 2048
-    rate: float = 6e-4
+    rate: float = 1e-3
     patience: int = 4
-    every: int = 100
+    every: int = 200
     seed: int = 0
 
 

@@ -23,7 +23,7 @@ from kvctl.heads.training.dataset import Collection
 from kvctl.heads.training.eagle3 import Eagle3
 from kvctl.heads.training.files import write_head
 from kvctl.heads.training.medusa import Medusa
-from kvctl.heads.training.shared import Shared
+from kvctl.heads.training.shared import Shared, cross_entropy
 from kvctl.heads.training.train import Training, train
 from kvctl.models.checkpoints.safetensors_file import SafetensorsFile
 from kvctl.models.checkpoints.safetensors_writer import write_safetensors
@@ -47,7 +47,6 @@ def rounded(model):
     with torch.no_grad():
         for one in model.by_name.values():
             one.copy_(one.bfloat16().float())
-    model.shared.output.copy_(model.shared.output.bfloat16().float())
     return model
 
 
@@ -106,9 +105,27 @@ def test_medusas_heads_are_those_that_are_compiled(shared, checkpoint, texts, tm
     for k in range(2):
         w, b = (model.by_name[f"{k}.0.linear.{name}"].detach() for name in ("weight", "bias"))
         x = normed + torch.nn.functional.silu(normed @ w.T + b)
-        expected = (x @ shared.output.T).numpy()
+        expected = (x @ shared.output.float().T).numpy()
         np.testing.assert_allclose(logits[:, k][:, known], expected, atol=2e-3)
         assert np.isneginf(np.delete(logits[:, k], known, axis=1)).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_the_loss_is_the_cross_entropy(rows):
+    """In blocks, with a gradient of its own: as torch computes both for all rows at once."""
+    torch.manual_seed(3)
+    output, teacher = torch.randn(50, 16), torch.randn(rows, 50)
+    mine = torch.randn(rows, 16, requires_grad=True)
+    theirs = mine.detach().clone().requires_grad_()
+    loss, best = cross_entropy(mine, output, teacher)
+    logits = theirs @ output.T
+    expected = torch.nn.functional.cross_entropy(logits, teacher.softmax(-1), reduction="sum")
+    expected = expected / max(1, rows)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(mine.grad, theirs.grad)
+    assert best.tolist() == logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("kind", ["eagle3", "medusa"])
