@@ -15,7 +15,8 @@ class Confidence:
 
     A drafter's probabilities say which of its tokens are better, but seldom how good they are: it
     may be sure of what the target does not take. Tokens of about the same log-odds share an
-    estimate, which starts at what the drafter says.
+    estimate, which starts at what the drafter says; between two estimates it changes evenly, so
+    that the likelier of two tokens seldom counts as much as the other.
 
     Parameters
     ----------
@@ -32,9 +33,14 @@ class Confidence:
 
     def rate(self, probability: float) -> float:
         """Return the estimated probability that a token of that probability is right."""
-        at = _bin(probability)
         prior = _PRIOR_TRIALS * probability
-        return (self._hits[at] + prior) / (self._trials[at] + _PRIOR_TRIALS)
+        place = _place(probability) - 0.5  # of the estimates, which belong to the middle of a bin
+        at = min(max(math.floor(place), 0), _BINS - 2)
+        share = min(max(place - at, 0.0), 1.0)
+        low, high = (
+            (self._hits[i] + prior) / (self._trials[i] + _PRIOR_TRIALS) for i in (at, at + 1)
+        )
+        return low + share * (high - low)
 
     def observe(self, probability: float, hit: bool) -> None:
         """Learn whether a token of that probability was right."""
@@ -43,7 +49,12 @@ class Confidence:
         self._hits[at] = self._keep * self._hits[at] + float(hit)
 
 
+def _place(probability: float) -> float:
+    """Return where a probability is among the bins: from 0 to their number."""
+    p = min(max(probability, _SMALLEST), 1.0 - _SMALLEST)
+    return min(max(math.log(p / (1.0 - p)) / _SPREAD + _BINS / 2, 0.0), float(_BINS))
+
+
 def _bin(probability: float) -> int:
     """Return which estimate a probability belongs to."""
-    p = min(max(probability, _SMALLEST), 1.0 - _SMALLEST)
-    return min(max(int(math.log(p / (1.0 - p)) / _SPREAD + _BINS / 2), 0), _BINS - 1)
+    return min(int(_place(probability)), _BINS - 1)
