@@ -129,12 +129,13 @@ RESULTS := build/results
 # strongest for it: block verification where drafts are drawn at random, else "auto". The draft model is the same model
 # with the weights of its linear layers in bfloat16.
 DRAFT_MODEL := build/models/smollm2_bfloat16
-# The same model, which also gives the hidden states that heads read; and the head of this repository.
+# The same model, which also gives the hidden states that heads read; and the heads of this repository.
 TARGET := build/models/smollm2_hidden
-HEAD := build/heads/smollm2
+HEAD := build/heads/smollm2_eagle3
+MEDUSA := build/heads/smollm2_medusa
 DRAFTERS ?= all model:directory=$(DRAFT_MODEL),length=4,how=independent@block \
-  head:directory=$(HEAD),length=5,nodes=8 head:directory=$(HEAD),length=6,branching=8,beam=8,nodes=24 \
-  head:directory=$(HEAD)+suffix
+  head:directory=$(HEAD),nodes=8 head:directory=$(HEAD),length=6,branching=8,beam=8,nodes=24 \
+  head:directory=$(MEDUSA),nodes=8 head:directory=$(HEAD),length=4,nodes=6+suffix
 TOKENS ?= 40
 SAMPLED_TOKENS ?= 28
 PASSES ?= 1
@@ -148,12 +149,12 @@ $(DRAFT_MODEL)/lib.so: $(VENV)/built $(VENV)/weights
 	$(BIN)/kvctl compile smollm2 --dtype bfloat16 --output $(DRAFT_MODEL)
 
 $(TARGET)/lib.so: $(VENV)/built $(VENV)/weights
-	$(BIN)/kvctl compile smollm2 --hidden-layers 1,14,26 --output $(TARGET)
+	$(BIN)/kvctl compile smollm2 --hidden-layers 1,14,26,29 --output $(TARGET)
 
-$(HEAD)/lib.so: examples/heads/smollm2_eagle3/model.safetensors $(VENV)/built $(VENV)/weights
-	$(BIN)/kvctl heads compile examples/heads/smollm2_eagle3 --dtype bfloat16 --force --output $(HEAD)
+build/heads/%/lib.so: examples/heads/%/model.safetensors $(VENV)/built $(VENV)/weights
+	$(BIN)/kvctl heads compile $(<D) --dtype bfloat16 --force --output $(@D)
 
-results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(VENV)/dev
+results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(MEDUSA)/lib.so $(VENV)/dev
 	$(call SPEC,$(TOKENS)) --output $(RESULTS)/$(HOW)_greedy
 	$(call SPEC,$(SAMPLED_TOKENS)) --output $(RESULTS)/$(HOW)_sampled --temperature 0.8
 	cp $(RESULTS)/$(HOW)_greedy/summary.json $(MEASURED)/spec_greedy.json

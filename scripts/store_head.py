@@ -11,6 +11,7 @@ curve of its training.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from kvctl.models import open_checkpoint
 from kvctl.models.checkpoints.bfloat16 import to_bfloat16
 from kvctl.models.checkpoints.safetensors_file import SafetensorsFile
 from kvctl.models.checkpoints.safetensors_writer import write_safetensors
+
+OUTPUT = re.compile(r"lm_head\.weight|\d+\.1\.weight")  # EAGLE-3's, and Medusa's of each head
 
 
 def main() -> None:
@@ -39,9 +42,11 @@ def main() -> None:
     rows = target.tensor("model.embed_tokens.weight" if tied else "lm_head.weight")[
         offsets + np.arange(len(offsets))
     ]
-    if not np.array_equal(to_bfloat16(file.tensor("lm_head.weight")), to_bfloat16(rows)):
-        raise SystemExit(f"{file.path}: its output layer is not the target's, so it must stay")
-    weights = [name for name in file.names if name not in ("lm_head.weight", "d2t", "t2d")]
+    outputs = [name for name in file.names if OUTPUT.fullmatch(name)]
+    for name in outputs:
+        if not np.array_equal(to_bfloat16(file.tensor(name)), to_bfloat16(rows)):
+            raise SystemExit(f"{file.path}: {name} is not the target's, so it must stay")
+    weights = [name for name in file.names if name not in (*outputs, "d2t", "t2d")]
     tensors = {name: to_bfloat16(file.tensor(name)) for name in weights}
     # int32 holds the map, and which tokens there are follows from it.
     tensors["d2t"] = offsets.astype(np.int32)

@@ -53,12 +53,19 @@ def test_layers_and_tokens_are_counted_as_published(compiled):
     assert compiled("eagle3").vocabulary.token_ids.tolist() == TOKENS.tolist()
 
 
-def test_an_output_layer_that_is_the_targets(tmp_path, target):
+@pytest.mark.parametrize("case", ["eagle3", "medusa"])
+def test_an_output_layer_that_is_the_targets(tmp_path, target, case):
     """A head trained under the target's own layer leaves it out, and reads the rows it drafts."""
     from kvctl.heads.checkpoint import HeadCheckpoint
 
-    head = write_head(tmp_path / "head", "eagle3", tensors={"lm_head.weight": None})
+    eagle = case == "eagle3"
+    own = ["lm_head.weight"] if eagle else ["0.2.weight", "1.2.weight"]
+    outputs = ["lm_head.weight"] if eagle else ["lm_heads.0.weight", "lm_heads.1.weight"]
+    head = write_head(tmp_path / "head", case, tensors=dict.fromkeys(own))
     read = HeadCheckpoint.open(head, target)
-    rows = target.tensor("lm_head.weight")[TOKENS]
-    assert read.shape("lm_head.weight") == rows.shape
-    np.testing.assert_array_equal(read.tensor("lm_head.weight"), rows)
+    rows = target.tensor("lm_head.weight")
+    for name in outputs:
+        assert read.shape(name) == (rows[TOKENS] if eagle else rows).shape
+        np.testing.assert_array_equal(read.tensor(name), rows[TOKENS] if eagle else rows)
+    whole = HeadCheckpoint.open(write_head(tmp_path / "whole", case), target)
+    assert read.config == whole.config

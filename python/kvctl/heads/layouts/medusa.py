@@ -22,7 +22,9 @@ def read_medusa(
     found = [match for name in files if (match := MEDUSA_BLOCK.fullmatch(name))]
     prefix = found[0][1] or ""
     heads = max(int(match[2]) for match in found) + 1
-    blocks = max(int(match[3]) for match in found)
+    # Heads that were trained under the target's own output layer have none.
+    shared = not any(match[4] == "weight" for match in found)
+    blocks = max(int(match[3]) for match in found) + shared
     for name, have in (("medusa_num_heads", heads), ("medusa_num_layers", blocks)):
         if fields.get(name, have) != have:
             raise ValueError(f"{name} is {fields[name]!r}, and its tensors have {have}")
@@ -44,5 +46,9 @@ def read_medusa(
             for part in ("weight", "bias"):
                 name = f"{prefix}{head}.{block}.linear.{part}"
                 layout.add(f"blocks.{head * blocks + block}.linear.{part}", name)
-        layout.add(f"lm_heads.{head}.weight", f"{prefix}{head}.{blocks}.weight")
+        output = f"lm_heads.{head}.weight"
+        if shared:
+            layout.add(output, "target:lm_head.weight", rows=token_ids or None)
+        else:
+            layout.add(output, f"{prefix}{head}.{blocks}.weight")
     return layout, config
