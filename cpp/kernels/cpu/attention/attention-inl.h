@@ -12,7 +12,7 @@
 namespace kvctl {
 namespace {
 
-constexpr AttentionKernels kAttentionKernels = {kLanes, ScratchFloats, Attend, Finish, Observe};
+constexpr AttentionKernels kAttentionKernels = {kHeadDims, ScratchFloats, Attend, Finish, Observe};
 
 }  // namespace
 }  // namespace kvctl

@@ -33,9 +33,15 @@ void CheckArgs(const AttentionArgs& args) {
   }
 }
 
-const AttentionKernels& ChooseKernels(int32_t head_dim) {
+const AttentionKernels& ChooseKernels(const AttentionArgs& args) {
   const Isa isa = CpuIsa();
-  if (isa >= Isa::kAvx512 && head_dim % kAttentionAvx512.lanes == 0) return kAttentionAvx512;
+  if (args.kv_dtype == DType::kBFloat16 && args.head_dim % kAttentionAmx.head_dims == 0 &&
+      CpuHasTiles()) {
+    return kAttentionAmx;
+  }
+  if (isa >= Isa::kAvx512 && args.head_dim % kAttentionAvx512.head_dims == 0) {
+    return kAttentionAvx512;
+  }
   if (isa >= Isa::kAvx2) return kAttentionAvx2;
   return kAttentionBaseline;
 }
@@ -61,7 +67,7 @@ float* AttentionWorkspace::Reserve(int64_t size) {
 
 void AttentionCpu(const AttentionArgs& args) {
   CheckArgs(args);
-  const AttentionKernels& kernels = ChooseKernels(args.head_dim);
+  const AttentionKernels& kernels = ChooseKernels(args);
   const int32_t num_threads = omp_get_max_threads();
   AttentionSchedule schedule(args, num_threads);
   if (schedule.units().empty()) return;
@@ -98,7 +104,7 @@ void AttentionMassCpu(const AttentionArgs& args, const AttentionMass& mass) {
     Throw(ErrorKind::kValue, "weights are summed for ", args.num_kv_heads, " KV heads or ",
           args.num_qo_heads, " query heads, not for ", mass.num_heads);
   }
-  const AttentionKernels& kernels = ChooseKernels(args.head_dim);
+  const AttentionKernels& kernels = ChooseKernels(args);
   const int32_t num_threads = omp_get_max_threads();
   AttentionShape shape = ShapeOf(args);
   // Every key belongs to one unit, so that its sum has one order.

@@ -12,38 +12,43 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/convert.h"
 #include "kernels/cpu/attention/attention_pack-inl.h"
 #include "kernels/cpu/attention/attention_scratch-inl.h"
 #include "kernels/cpu/attention/attention_tile-inl.h"
+#include "kernels/cpu/simd/with_type.h"
 
 namespace kvctl {
 namespace {
 
+/*! \brief Packs the queries of a token, one after another. */
 template <typename From>
-inline void PackQuery(const From* from, int32_t size, float scale, float* to) {
-  for (int32_t i = 0; i < size; i += kLanes) Store(to + i, Mul(Load(from + i), Set(scale)));
+inline void PackToken(const From* from, int32_t queries, int32_t head_dim, float scale, float* to) {
+  for (int32_t i = 0; i < queries; ++i) {
+    PackQuery(from + i * head_dim, head_dim, scale, to + i * QueryFloats(head_dim));
+  }
 }
 
-/*! \brief Copies the queries of a unit, in float32, one after another. */
+/*! \brief Packs the queries of a unit, one after another. */
 inline void PackQueries(const AttentionArgs& args, const AttentionShape& shape,
                         const AttentionUnit& unit, float* to) {
   const int64_t query_begin = args.sequences[unit.sequence].query_begin;
-  const int32_t size = QueriesPerToken(shape, unit) * args.head_dim;
+  const int32_t queries = QueriesPerToken(shape, unit), head_dim = args.head_dim;
   const bool plain = args.soft_cap <= 0 && args.alibi_slopes == nullptr;
   const float scale = plain ? args.sm_scale * kLog2E : 1.f;
-  for (int32_t token = unit.token_begin; token < unit.token_end; ++token, to += size) {
+  for (int32_t token = unit.token_begin; token < unit.token_end; ++token) {
     const int64_t query = unit.shared != nullptr ? unit.shared[token].query : query_begin + token;
-    const int64_t at =
-        query * args.q_row_stride + int64_t(unit.kv_head) * shape.group * args.head_dim;
+    const int64_t at = query * args.q_row_stride + int64_t(unit.kv_head) * shape.group * head_dim;
     if (args.q_dtype == DType::kFloat32) {
-      PackQuery(static_cast<const float*>(args.q) + at, size, scale, to);
+      PackToken(static_cast<const float*>(args.q) + at, queries, head_dim, scale, to);
     } else if (args.q_dtype == DType::kFloat16) {
-      PackQuery(static_cast<const Float16*>(args.q) + at, size, scale, to);
+      PackToken(static_cast<const Float16*>(args.q) + at, queries, head_dim, scale, to);
     } else {
-      PackQuery(static_cast<const BFloat16*>(args.q) + at, size, scale, to);
+      PackToken(static_cast<const BFloat16*>(args.q) + at, queries, head_dim, scale, to);
     }
+    to += queries * QueryFloats(head_dim);
   }
 }
 
@@ -162,6 +167,7 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
   const int32_t head_dim = args.head_dim;
   const int32_t per_token = QueriesPerToken(shape, unit);
   const int32_t unit_queries = (unit.token_end - unit.token_begin) * per_token;
+  const ScoreUnit score_unit(unit_queries / unit.num_heads);
   ClearTotals(s, unit_queries);
   PackQueries(args, shape, unit, s.q);
 
@@ -214,18 +220,20 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
   if (unit.partials == nullptr && unit.shared == nullptr) WriteOutputs(args, shape, unit, s);
 }
 
+/*! \brief Calls f with a value of the pages' type, one of those that the kernels are for. */
+template <typename F>
+void WithPages([[maybe_unused]] DType dtype, F&& f) {
+#if defined(__AMX_BF16__)
+  f(BFloat16{});
+#else
+  WithType(dtype, std::forward<F>(f));
+#endif
+}
+
 void Attend(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
             float* scratch) {
-  switch (args.kv_dtype) {
-    case DType::kFloat32:
-      return AttendPages<float>(args, shape, unit, scratch);
-    case DType::kFloat16:
-      return AttendPages<Float16>(args, shape, unit, scratch);
-    case DType::kBFloat16:
-      return AttendPages<BFloat16>(args, shape, unit, scratch);
-    case DType::kFloat64:
-      break;  // caches and activations never hold it
-  }
+  WithPages(args.kv_dtype,
+            [&](auto type) { AttendPages<decltype(type)>(args, shape, unit, scratch); });
 }
 
 void Finish(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,

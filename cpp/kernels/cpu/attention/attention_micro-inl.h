@@ -43,19 +43,6 @@ class Fetcher {
   Fetcher(const uintptr_t* runs, int64_t run_bytes)
       : runs_(runs), run_bytes_(run_bytes), line_(*runs), end_(*runs + run_bytes) {}
 
-  /*! \brief Prefetches the next kBytes. */
-  template <int kBytes>
-  KVCTL_INLINE void Fetch() {
-    for (int byte = kLineBytes; byte <= kBytes; byte += kLineBytes) FetchLine();
-    if constexpr (kBytes % kLineBytes != 0) {
-      owed_ += kBytes % kLineBytes;
-      if (owed_ >= kLineBytes) {
-        owed_ -= kLineBytes;
-        FetchLine();
-      }
-    }
-  }
-
   /*! \brief Prefetches the next bytes. */
   KVCTL_INLINE void FetchBytes(int32_t bytes) {
     for (owed_ += bytes; owed_ >= kLineBytes; owed_ -= kLineBytes) FetchLine();

@@ -57,6 +57,7 @@ void ObservePages(const AttentionArgs& args, const AttentionShape& shape, Attent
     unit.token_begin = begin;
     unit.token_end = std::min(last, (begin / kBlockQueries + 1) * kBlockQueries);
     TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
+    const ScoreUnit score_unit((unit.token_end - begin) * shape.group);
     PackQueries(args, shape, unit, s.q);
     ChunkWalker walker(args.masks.plan(unit.sequence, unit.kv_head), begin / kBlockQueries);
     while (walker.Next()) {
@@ -76,16 +77,9 @@ void ObservePages(const AttentionArgs& args, const AttentionShape& shape, Attent
 
 void Observe(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
              const AttentionMass& mass, float* key_sums, float* scratch) {
-  switch (args.kv_dtype) {
-    case DType::kFloat32:
-      return ObservePages<float>(args, shape, unit, mass, key_sums, scratch);
-    case DType::kFloat16:
-      return ObservePages<Float16>(args, shape, unit, mass, key_sums, scratch);
-    case DType::kBFloat16:
-      return ObservePages<BFloat16>(args, shape, unit, mass, key_sums, scratch);
-    case DType::kFloat64:
-      break;  // caches and activations never hold it
-  }
+  WithPages(args.kv_dtype, [&](auto type) {
+    ObservePages<decltype(type)>(args, shape, unit, mass, key_sums, scratch);
+  });
 }
 
 }  // namespace

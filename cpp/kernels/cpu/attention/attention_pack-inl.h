@@ -25,13 +25,14 @@ inline ChunkKeys PackChunk(const ChunkKeys& chunk, int64_t value_offset, int32_t
   if (!in_place) packed.keys = scratch.packed_values;
   packed.panels = scratch.panels;
   float* to = scratch.packed;
+  Fetcher none;
   for (int32_t i = 0; i < chunk.num_blocks * kTileKeys; ++i, to += head_dim + kPadding) {
     const T* const* keys = reinterpret_cast<const T* const*>(chunk.keys) + i;
     if (i % kPanelKeys == 0) {
       const uint64_t bits = chunk.blocks[i / kTileKeys].present >> i % kTileKeys;
-      float* panel = scratch.panels + int64_t{i} * head_dim;
+      float* panel = scratch.panels + i / kPanelKeys * PanelFloats(head_dim);
       if ((bits & LowestBits(kPanelKeys)) != 0) {
-        WriteKeys(keys, bits & LowestBits(kPanelKeys), 0, head_dim, nullptr, panel);
+        WriteKeys(keys, bits & LowestBits(kPanelKeys), 0, head_dim, &none, 0, panel);
       }
     }
     if (in_place) continue;

@@ -2,16 +2,18 @@
  * \file kernels/cpu/attention/attention_panel-inl.h
  * \brief Scores: dot products of queries and keys.
  *
- * A *panel* has some vectors of keys, one key in each lane: element (d, key) of its keys lies at
- * d * kPanelKeys + key. A dot product is summed in its own lane, so that it is the same whatever
- * queries and keys share the work: products are added one after another to sums of kSumDims of
- * them, and these in turn, which rounds less than one long sum.
+ * A *panel* has kPanelKeys keys in the form that scores are computed from. Here that is float32,
+ * one key in each lane: element d of a key at d * kPanelKeys + key. A dot product is summed in its
+ * own lane, so that it is the same whatever queries and keys share the work: products are added one
+ * after another to sums of kSumDims of them, and these in turn, which rounds less than one long
+ * sum.
  */
 #ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_PANEL_INL_H_
 #define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_PANEL_INL_H_
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cpu/attention/attention_micro-inl.h"
 #include "kernels/cpu/simd/vec-inl.h"
@@ -21,9 +23,8 @@ namespace {
 
 constexpr int32_t kPanelVectors = 2;
 constexpr int32_t kPanelKeys = kPanelVectors * kLanes;
-constexpr int32_t kSumDims = 32;
-/*! \brief With so few queries most of the time goes into writing the panel. */
-constexpr int32_t kPanelQueries = 4;
+/*! \brief Writing a panel takes the time of about so many queries' scores. */
+constexpr int32_t kPanelQueries = 5;
 
 /*! \brief block[j] = element d + j of kLanes keys, for j in [0, kLanes). */
 template <typename T>
@@ -35,13 +36,44 @@ KVCTL_INLINE void LoadTransposed(const T* const* keys, int32_t d, Vec* block) {
   for (int j = 0; j < kLanes; j += 4) TransposeQuads(block + j);
 }
 
-/*! \brief Writes the panel of NV * kLanes keys. Prefetches as many bytes as they have, unless
- * fetcher is nullptr. */
+}  // namespace
+}  // namespace kvctl
+
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/attention/attention_panel_amx-inl.h"
+#else
+
+namespace kvctl {
+namespace {
+
+constexpr int32_t kSumDims = 32;
+constexpr int32_t kHeadDims = kLanes;  // head_dim must be a multiple of it
+
+/*! \brief Size of a panel. */
+inline int64_t PanelFloats(int32_t head_dim) { return int64_t{kPanelKeys} * head_dim; }
+/*! \brief Size of a packed query. */
+inline int64_t QueryFloats(int32_t head_dim) { return head_dim; }
+
+/*! \brief Packs one query. */
+template <typename From>
+inline void PackQuery(const From* from, int32_t head_dim, float scale, float* to) {
+  for (int32_t d = 0; d < head_dim; d += kLanes) Store(to + d, Mul(Load(from + d), Set(scale)));
+}
+
+/*! \brief What the scores of a unit need while it lasts. */
+struct ScoreUnit {
+  /*! \brief For so many queries that share a key. */
+  explicit ScoreUnit(int32_t) {}
+};
+
+/*! \brief Writes the panel of NV * kLanes keys. */
 template <int NV, typename T>
-inline void WritePanel(const T* const* keys, int32_t head_dim, Fetcher* fetcher, float* panel) {
+inline void WritePanel(const T* const* keys, int32_t head_dim, Fetcher* fetcher,
+                       int32_t fetch_bytes, float* panel) {
+  fetch_bytes = fetch_bytes * kLanes / (NV * head_dim);
   for (int n = 0; n < NV; ++n) {
     for (int32_t d = 0; d < head_dim; d += kLanes) {
-      if (fetcher != nullptr) fetcher->Fetch<kLanes * kLanes * sizeof(T)>();
+      fetcher->FetchBytes(fetch_bytes);
       Vec block[kLanes];
       LoadTransposed(keys + n * kLanes, d, block);
       float* to = panel + d * kPanelKeys + n * kLanes;
@@ -53,12 +85,15 @@ inline void WritePanel(const T* const* keys, int32_t head_dim, Fetcher* fetcher,
 /*! \brief WritePanel in bfloat16, whose pairs are transposed as if they were single numbers. */
 template <int NV>
 inline void WritePanel(const BFloat16* const* keys, int32_t head_dim, Fetcher* fetcher,
-                       float* panel) {
-  if (head_dim % (2 * kLanes) != 0) return WritePanel<NV, BFloat16>(keys, head_dim, fetcher, panel);
+                       int32_t fetch_bytes, float* panel) {
+  if (head_dim % (2 * kLanes) != 0) {
+    return WritePanel<NV, BFloat16>(keys, head_dim, fetcher, fetch_bytes, panel);
+  }
+  fetch_bytes = fetch_bytes * 2 * kLanes / (NV * head_dim);
   const auto* pairs = reinterpret_cast<const float* const*>(keys);
   for (int n = 0; n < NV; ++n) {
     for (int32_t d = 0; d < head_dim; d += 2 * kLanes) {
-      if (fetcher != nullptr) fetcher->Fetch<kLanes * kLanes * sizeof(float)>();
+      fetcher->FetchBytes(fetch_bytes);
       Vec block[kLanes];
       LoadTransposed(pairs + n * kLanes, d / 2, block);
       float* to = panel + d * kPanelKeys + n * kLanes;
@@ -70,20 +105,46 @@ inline void WritePanel(const BFloat16* const* keys, int32_t head_dim, Fetcher* f
   }
 }
 
-/*! \brief WritePanel of the keys whose bit is set, of kPanelKeys keys. The lanes of the others
- * may hold anything. */
-template <typename T>
-inline void WriteKeys(const T* const* keys, uint64_t bits, int64_t offset, int32_t head_dim,
-                      Fetcher* fetcher, float* panel) {
-  const T* chosen[kPanelKeys];
-  for (int i = 0; i < kPanelKeys; ++i) {
-    // A hidden key may have no page: take one that has in its place.
-    chosen[i] = keys[bits >> i & 1 ? i : __builtin_ctzll(bits)] + offset;
+/*!
+ * \brief Adds the products of elements [d, d + kSums * kSumDims), or of fewer up to head_dim with
+ * one sum, to the scores of MR queries with NV * kLanes keys.
+ * \param rows Every third query from element d on, which is as much as an address can express.
+ * \param panel From element d on. \param fetch_bytes With each kStep elements.
+ */
+template <int MR, int NV, int kSums>
+KVCTL_INLINE void ScoreDims(const float* const* rows, int32_t d, int32_t head_dim,
+                            const float* panel, Fetcher* fetcher, int32_t fetch_bytes,
+                            float* scores, int64_t stride) {
+  constexpr int kStep = 4;
+  Vec sums[kSums][MR][NV];
+  for (int s = 0; s < kSums; ++s) {
+    for (int r = 0; r < MR; ++r) {
+      for (int n = 0; n < NV; ++n) sums[s][r][n] = Zero();
+    }
   }
-  if (bits >> kLanes == 0) {
-    WritePanel<1>(chosen, head_dim, fetcher, panel);
-  } else {
-    WritePanel<kPanelVectors>(chosen, head_dim, fetcher, panel);
+  const int32_t dims = std::min(kSumDims, head_dim - d);
+  for (int32_t i = 0; i < dims; i += kStep) {
+    fetcher->FetchBytes(fetch_bytes);
+    for (int j = i; j < i + kStep; ++j, panel += kPanelKeys) {
+      for (int s = 0; s < kSums; ++s) {
+        Vec keys[NV];
+        const float* from = panel + s * kSumDims * kPanelKeys;
+        for (int n = 0; n < NV; ++n) keys[n] = InRegister(Load(from + n * kLanes));
+        for (int r = 0; r < MR; ++r) {
+          const float* q = rows[r / 3] + r % 3 * int64_t{head_dim} + s * kSumDims;
+          const Vec query = InRegister(Set(q[j]));
+          for (int n = 0; n < NV; ++n) sums[s][r][n] = Fma(query, keys[n], sums[s][r][n]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < MR; ++r) {
+    for (int n = 0; n < NV; ++n) {
+      float* to = scores + r * stride + n * kLanes;
+      Vec sum = d == 0 ? sums[0][r][n] : Add(Load(to), sums[0][r][n]);
+      for (int s = 1; s < kSums; ++s) sum = Add(sum, sums[s][r][n]);
+      Store(to, sum);
+    }
   }
 }
 
@@ -95,37 +156,25 @@ inline void WriteKeys(const T* const* keys, uint64_t bits, int64_t offset, int32
 template <int MR, int NV>
 inline void ScorePanel(const float* q, int32_t head_dim, const float* panel, Fetcher* fetcher,
                        int32_t fetch_bytes, float* scores, int64_t stride) {
-  constexpr int kStep = 4;
+  // Few sums would wait for each other: two for each score are on the way then.
+  constexpr int kSums = MR * NV <= kScoreQueries * kPanelVectors / 3 ? 2 : 1;
   Fetcher fetch = *fetcher;
-  const int32_t step_bytes = fetch_bytes / (head_dim / kStep);
-  // Three queries from each pointer, which is as much as an address can express.
+  const int32_t step_bytes = fetch_bytes * 4 / head_dim;
   const float* rows[(MR + 2) / 3];
   for (int r = 0; r < MR; r += 3) rows[r / 3] = q + int64_t{r} * head_dim;
-  for (int32_t begin = 0; begin < head_dim; begin += kSumDims) {
-    Vec sums[MR][NV];
-    for (int r = 0; r < MR; ++r) {
-      for (int n = 0; n < NV; ++n) sums[r][n] = Zero();
-    }
-    const int32_t end = std::min(begin + kSumDims, head_dim);
-    for (int32_t d = begin; d < end; d += kStep) {
-      fetch.FetchBytes(step_bytes);
-      for (int j = 0; j < kStep; ++j, panel += kPanelKeys) {
-        Vec keys[NV];
-        for (int n = 0; n < NV; ++n) keys[n] = InRegister(Load(panel + n * kLanes));
-        for (int r = 0; r < MR; ++r) {
-          const Vec query = InRegister(Set(rows[r / 3][r % 3 * int64_t{head_dim} + j]));
-          for (int n = 0; n < NV; ++n) sums[r][n] = Fma(query, keys[n], sums[r][n]);
-        }
-      }
-      for (int r = 0; r < MR; r += 3) rows[r / 3] += kStep;
-    }
-    for (int r = 0; r < MR; ++r) {
-      for (int n = 0; n < NV; ++n) {
-        float* to = scores + r * stride + n * kLanes;
-        Store(to, begin == 0 ? sums[r][n] : Add(Load(to), sums[r][n]));
-      }
-    }
+  int32_t d = 0;
+  const auto score = [&](auto sums) {
+    ScoreDims<MR, NV, sums.value>(rows, d, head_dim, panel, &fetch, step_bytes * sums.value, scores,
+                                  stride);
+    const int32_t dims = sums.value * kSumDims;
+    for (const float*& row : rows) row += dims;
+    panel += int64_t{dims} * kPanelKeys;
+    d += dims;
+  };
+  if constexpr (kSums == 2) {
+    while (d + 2 * kSumDims <= head_dim) score(std::integral_constant<int, 2>());
   }
+  while (d < head_dim) score(std::integral_constant<int, 1>());
   *fetcher = fetch;
 }
 
@@ -134,8 +183,8 @@ inline void ScorePanel(const float* q, int32_t head_dim, const float* panel, Fet
 inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, const float* panel,
                          bool one_vector, Fetcher* fetcher, int32_t fetch_bytes, float* scores,
                          int64_t stride) {
-  if (one_vector && queries <= kPanelQueries) {
-    WithQueries<kPanelQueries>(queries, [&](auto mr) {
+  if (one_vector && queries < kPanelQueries) {
+    WithQueries<kPanelQueries - 1>(queries, [&](auto mr) {
       ScorePanel<mr.value, 1>(q, head_dim, panel, fetcher, fetch_bytes, scores, stride);
     });
     return;
@@ -149,6 +198,31 @@ inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, cons
                                           fetch_bytes, scores + query * stride, stride);
     });
     query += count;
+  }
+}
+
+}  // namespace
+}  // namespace kvctl
+
+#endif  // __AMX_BF16__
+
+namespace kvctl {
+namespace {
+
+/*! \brief WritePanel of the keys whose bit is set, of kPanelKeys keys. The lanes of the others
+ * may hold anything. */
+template <typename T>
+inline void WriteKeys(const T* const* keys, uint64_t bits, int64_t offset, int32_t head_dim,
+                      Fetcher* fetcher, int32_t fetch_bytes, float* panel) {
+  const T* chosen[kPanelKeys];
+  for (int i = 0; i < kPanelKeys; ++i) {
+    // A hidden key may have no page: take one that has in its place.
+    chosen[i] = keys[bits >> i & 1 ? i : __builtin_ctzll(bits)] + offset;
+  }
+  if (bits >> kLanes == 0) {
+    WritePanel<1>(chosen, head_dim, fetcher, fetch_bytes, panel);
+  } else {
+    WritePanel<kPanelVectors>(chosen, head_dim, fetcher, fetch_bytes, panel);
   }
 }
 

@@ -45,7 +45,7 @@ struct ChunkKeys {
 
 /*! \brief Where the parts of a thread's scratch memory begin. */
 struct Scratch {
-  float* q;        // [unit queries, head_dim], scaled if scores are plain scaled dot products
+  float* q;        // [unit queries, QueryFloats], scaled if scores are plain scaled dot products
   float* total;    // [unit queries, head_dim]: acc of the chunks merged so far
   float* total_m;  // [unit queries]
   float* total_l;  // [unit queries]
@@ -91,7 +91,8 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
     return part;
   };
   Scratch s;
-  s.q = take(unit_queries * args.head_dim);
+  // Tiles may read more queries than there are.
+  s.q = take((unit_queries + kPanelKeys) * QueryFloats(args.head_dim));
   s.total = take(unit_queries * args.head_dim);
   s.total_m = take(unit_queries);
   s.total_l = take(unit_queries);
@@ -112,10 +113,10 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
   }
   const int64_t packed =
       PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedBlocks * kTileKeys : 0;
-  s.panel = take(int64_t{kPanelKeys} * args.head_dim);
+  s.panel = take(PanelFloats(args.head_dim));
   s.packed_values = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
   s.packed = take(packed * (args.head_dim + kPadding));
-  s.panels = take(packed * args.head_dim);
+  s.panels = take(packed / kPanelKeys * PanelFloats(args.head_dim));
   s.runs =
       reinterpret_cast<uintptr_t*>(take((2 * packed + 1) * (sizeof(uintptr_t) / sizeof(float))));
   s.size = at;

@@ -135,27 +135,29 @@ class TilePass {
    * that `bits` shows. */
   void ScoreKeys(int32_t block, int32_t first, uint64_t bits, int32_t head, int32_t queries,
                  Fetcher* fetcher) const {
-    const float* panel = s_.panel;
-    const bool fetch_first = queries <= kPanelQueries;
-    if (chunk_->panels != nullptr) {
-      panel = chunk_->panels + (int64_t{block} * kTileKeys + first) * head_dim_;
-    } else {
-      WriteKeys(Keys(*chunk_, block) + first, bits, head * head_offset_, head_dim_,
-                fetch_first ? fetcher : nullptr, s_.panel);
-    }
     Fetcher none;
     int32_t bytes = 0;
     if (fetcher_ != nullptr) {
       fetcher = fetcher_;
       bytes = panel_bytes_;
-    } else if (fetcher != nullptr && !fetch_first) {
+    } else if (fetcher != nullptr) {
       bytes = static_cast<int32_t>(__builtin_popcountll(bits) * head_dim_ * sizeof(T));
     } else {
       fetcher = &none;
     }
+    const float* panel = s_.panel;
+    if (chunk_->panels != nullptr) {
+      panel = chunk_->panels + (block * kTileKeys + first) / kPanelKeys * PanelFloats(head_dim_);
+    } else {
+      const int32_t first_bytes = bytes * kPanelQueries / (kPanelQueries + queries);
+      WriteKeys(Keys(*chunk_, block) + first, bits, head * head_offset_, head_dim_, fetcher,
+                first_bytes, s_.panel);
+      bytes -= first_bytes;
+    }
     const int64_t query = int64_t{token_begin_ - unit_.token_begin} * per_token_ + head * queries;
-    ScoreQueries(s_.q + query * head_dim_, queries, head_dim_, panel, bits >> kLanes == 0, fetcher,
-                 bytes, Scores(block, head * queries) + first, stride_);
+    ScoreQueries(s_.q + query * QueryFloats(head_dim_), queries, head_dim_, panel,
+                 bits >> kLanes == 0, fetcher, bytes, Scores(block, head * queries) + first,
+                 stride_);
   }
 
   /*! \brief Finishes the scores of one query and block (-inf where hidden) and takes them into the

@@ -57,7 +57,7 @@ struct AttentionShape {
 
 /*! \brief The functions that are compiled once per instruction set. */
 struct AttentionKernels {
-  int32_t lanes;  //!< head_dim must be a multiple of it
+  int32_t head_dims;  //!< head_dim must be a multiple of it
   /*! \brief Floats of scratch that a thread needs. */
   int64_t (*scratch)(const AttentionArgs& args, const AttentionShape& shape);
   /*! \brief Computes a unit: writes the output of its queries, or its partial results. */
@@ -79,6 +79,7 @@ struct AttentionKernels {
 extern const AttentionKernels kAttentionBaseline;
 extern const AttentionKernels kAttentionAvx2;
 extern const AttentionKernels kAttentionAvx512;
+extern const AttentionKernels kAttentionAmx;  //!< only for pages of bfloat16
 
 // Anonymous on purpose: files compiled for different instruction sets must not share a copy.
 namespace {
