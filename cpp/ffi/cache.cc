@@ -241,8 +241,8 @@ ffi::Array<Tensor> GetKV(const PagedKVCache& cache, int64_t seq_id, int64_t begi
           ", which has ", length);
   }
   const ffi::Shape shape{config.num_layers, end - begin, config.num_kv_heads, config.head_dim};
-  Tensor k = Tensor::Empty(shape, config.dtype, config.device);
-  Tensor v = Tensor::Empty(shape, config.dtype, config.device);
+  Tensor k = Tensor::Empty(shape, ValueDType(config.dtype), config.device);
+  Tensor v = Tensor::Empty(shape, ValueDType(config.dtype), config.device);
   cache->DebugGetKV(seq_id, begin, end, k, v);
   return {k, v};
 }

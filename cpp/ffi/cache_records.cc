@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "kernels/int8_row.h"
 #include "kvctl/error.h"
 #include "runtime/support/tensor_view.h"
 
@@ -23,11 +24,12 @@ Tensor AsBytes(const Tensor& kv) {
 
 /*! \brief Bytes as the K or V of a cache. */
 Tensor FromBytes(const Tensor& bytes, const PagedKVCacheConfig& config) {
-  const int64_t width = (config.dtype.bits + 7) / 8;
+  const DType dtype = PageDType(config.dtype);
+  const int64_t row = RowElements(dtype, config.head_dim);
   TensorData<const uint8_t>(
       bytes, "saved K and V",
-      {config.num_layers, kAnyExtent, config.num_kv_heads, config.head_dim * width});
-  const ffi::Shape shape{bytes->shape[0], bytes->shape[1], bytes->shape[2], config.head_dim};
+      {config.num_layers, kAnyExtent, config.num_kv_heads, row * DTypeSize(dtype)});
+  const ffi::Shape shape{bytes->shape[0], bytes->shape[1], bytes->shape[2], row};
   const Tensor view = bytes.CreateView(shape, config.dtype);
   return OnDevice(view, config.device);
 }

@@ -91,7 +91,7 @@ void RotateHeadsCpu(const float* table, int32_t rotary_dim, const RotatedHeads& 
 
 /*! \brief Rotates the keys of some slots of a layer's pages in place: the key in slots[i] by row i
  * of the table. A key cached at position p and rotated by q equals one cached at p + q, except for
- * one more rounding to the pages' dtype. */
+ * one more rounding to the pages' dtype; keys of kInt8 get a new scale. */
 void RopeSlotsCpu(const RopeTable& table, const PageShape& shape, void* pages,
                   const int32_t* slots);
 

@@ -9,8 +9,11 @@
 
 namespace kvctl {
 
-/*! \brief An element type. Only distributions may be kFloat64. */
-enum class DType { kFloat32, kFloat16, kBFloat16, kFloat64 };
+/*!
+ * \brief An element type. Only distributions may be kFloat64, and only a cache's pages kInt8:
+ * 8-bit integers with one scale for each token, KV head, and K or V.
+ */
+enum class DType { kFloat32, kFloat16, kBFloat16, kFloat64, kInt8 };
 
 /*! \brief Bytes of one element. */
 inline int64_t DTypeSize(DType dtype) {
@@ -19,6 +22,8 @@ inline int64_t DTypeSize(DType dtype) {
       return 8;
     case DType::kFloat32:
       return 4;
+    case DType::kInt8:
+      return 1;
     default:
       return 2;
   }
@@ -33,6 +38,8 @@ inline const char* DTypeName(DType dtype) {
       return "bfloat16";
     case DType::kFloat64:
       return "float64";
+    case DType::kInt8:
+      return "int8";
     default:
       return "float32";
   }

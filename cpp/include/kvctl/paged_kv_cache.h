@@ -42,6 +42,8 @@ struct PagedKVCacheConfig {
   int64_t num_pages = 0;
   int64_t max_sequences = 0;  //!< 0: any number
   int64_t prefill_chunk_size = 512;
+  /*! \brief Of the pages: float32, float16, bfloat16, or int8 with a float32 scale behind the K and
+   * the V of each token and KV head. */
   DLDataType dtype = {kDLFloat, 32, 1};
   DLDevice device = {kDLCPU, 0};
   RopeMode rope_mode = RopeMode::kNone;
@@ -113,7 +115,8 @@ struct SavedSequence {
       false;  //!< the window was set through TVM's interface, which counts tokens otherwise
   /*! \brief int32 (length,) on the host, or nullopt where a token's position is its index. */
   tvm::ffi::Optional<tvm::runtime::Tensor> positions;
-  /*! \brief (num_layers, length - evicted, num_kv_heads, head_dim), of the cache's type. */
+  /*! \brief (num_layers, length - evicted, num_kv_heads, head_dim), of the cache's type; of int8,
+   * head_dim + 4: the scale's bytes lie behind the integers. */
   tvm::runtime::Tensor k;
   tvm::runtime::Tensor v;
 };
@@ -234,7 +237,7 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
   virtual int64_t KVLength(int64_t seq_id) const = 0;
   /*!
    * \brief The pages of a layer, where they lie: (num_pages, 2, num_kv_heads, page_size, head_dim),
-   * K and then V. Key c of a sequence lies in its page c / page_size.
+   * K and then V; of int8, head_dim + 4. Key c of a sequence lies in its page c / page_size.
    *
    * \throws IndexError if there is no such layer.
    */

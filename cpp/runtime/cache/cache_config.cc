@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/kv_copy.h"
 #include "kvctl/error.h"
 #include "runtime/cache/backend/cache_backend.h"
 #include "runtime/support/device.h"
@@ -50,10 +51,18 @@ const PagedKVCacheConfig& CheckedConfig(const PagedKVCacheConfig& config) {
     Throw(ErrorKind::kValue, "max_sequences must be in [0, 2^31), 0 being any number, got ",
           config.max_sequences);
   }
-  const double bytes = 2.0 * config.dtype.bits / 8 * config.head_dim * config.num_kv_heads *
-                       config.page_size * config.num_pages * config.num_layers;
+  const DType dtype = PageDType(config.dtype);
+  const double bytes = 2.0 * DTypeSize(dtype) * RowElements(dtype, config.head_dim) *
+                       config.num_kv_heads * config.page_size * config.num_pages *
+                       config.num_layers;
   RequireMemory(config.device, bytes, "the cache");
   CacheBackend::CheckDevice(config);
+  if (dtype == DType::kInt8 && config.rope_mode == RopeMode::kInline) {
+    Throw(
+        ErrorKind::kNotImplemented,
+        "int8 pages are not implemented with inline RoPE, which rotates keys that it has rounded; "
+        "create the cache with normal RoPE, or with a 16-bit dtype");
+  }
   if (!config.layer_windows.empty() &&
       static_cast<int64_t>(config.layer_windows.size()) != config.num_layers) {
     Throw(ErrorKind::kValue, "layer_windows names ", config.layer_windows.size(),
@@ -62,7 +71,6 @@ const PagedKVCacheConfig& CheckedConfig(const PagedKVCacheConfig& config) {
   for (int32_t window : config.layer_windows) {
     if (window < 0) Throw(ErrorKind::kValue, "a layer's window must not be negative, got ", window);
   }
-  FloatDType(config.dtype, "the cache's dtype");
   return config;
 }
 

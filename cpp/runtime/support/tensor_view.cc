@@ -1,6 +1,7 @@
 #include "runtime/support/tensor_view.h"
 
 #include <algorithm>
+#include <optional>
 #include <sstream>
 
 #include "kvctl/error.h"
@@ -24,11 +25,33 @@ std::string DTypeText(DLDataType dtype) {
   return tvm::ffi::DLDataTypeToString(dtype);
 }
 
-DType FloatDType(DLDataType dtype, const char* what) {
+namespace {
+
+std::optional<DType> FindFloatDType(DLDataType dtype) {
   if (dtype.lanes == 1 && dtype.code == kDLFloat && dtype.bits == 32) return DType::kFloat32;
   if (dtype.lanes == 1 && dtype.code == kDLFloat && dtype.bits == 16) return DType::kFloat16;
   if (dtype.lanes == 1 && dtype.code == kDLBfloat && dtype.bits == 16) return DType::kBFloat16;
+  return std::nullopt;
+}
+
+constexpr DLDataType kInt8Type = {kDLInt, 8, 1};
+
+}  // namespace
+
+DType FloatDType(DLDataType dtype, const char* what) {
+  if (const auto found = FindFloatDType(dtype)) return *found;
   Throw(ErrorKind::kType, what, " must be float32, float16 or bfloat16, got ", DTypeText(dtype));
+}
+
+DType PageDType(DLDataType dtype) {
+  if (dtype == kInt8Type) return DType::kInt8;
+  if (const auto found = FindFloatDType(dtype)) return *found;
+  Throw(ErrorKind::kType, "the cache's dtype must be float32, float16, bfloat16 or int8, got ",
+        DTypeText(dtype));
+}
+
+DLDataType ValueDType(DLDataType pages) {
+  return pages == kInt8Type ? ToDLDataType(DType::kFloat32) : pages;
 }
 
 DLDataType ToDLDataType(DType dtype) {
@@ -39,6 +62,8 @@ DLDataType ToDLDataType(DType dtype) {
       return {kDLBfloat, 16, 1};
     case DType::kFloat64:
       return {kDLFloat, 64, 1};
+    case DType::kInt8:
+      return kInt8Type;
     default:
       return {kDLFloat, 32, 1};
   }

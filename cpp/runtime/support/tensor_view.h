@@ -27,6 +27,13 @@ std::string DTypeText(DLDataType dtype);
  * \throws Error kType for one that is not float32, float16 or bfloat16.
  */
 DType FloatDType(DLDataType dtype, const char* what);
+/*!
+ * \brief The element type of a cache's pages.
+ * \throws Error kType for one that is none of FloatDType's and not int8.
+ */
+DType PageDType(DLDataType dtype);
+/*! \brief The type in which a cache of such pages gives out K and V: float32 for int8. */
+DLDataType ValueDType(DLDataType pages);
 DLDataType ToDLDataType(DType dtype);
 
 /*!

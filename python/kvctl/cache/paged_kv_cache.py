@@ -77,8 +77,11 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
             Sequences that may exist at once.
         prefill_chunk_size : int
             New tokens in one step, over the whole batch.
-        dtype : {"float32", "float16", "bfloat16"}
-            The pages' element type. Attention accumulates in float32.
+        dtype : {"float32", "float16", "bfloat16", "int8"}
+            The pages' element type. Attention accumulates in float32. "int8" takes about 3.8 times
+            less memory than "float32": the K and the V of each token and head are integers with a
+            float32 scale, the largest magnitude / 127. K or V with an infinite or NaN element is
+            NaN as a whole then.
         device : str
             "cpu", "cuda" or "cuda:1". On CUDA ``dtype`` is "float16" or "bfloat16" and ``head_dim``
             64, 128 or 256.
@@ -91,8 +94,10 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
         ------
         ValueError
             If a size is out of range.
+        TypeError
+            If pages cannot have that type.
         NotImplementedError
-            If there are no kernels for the device.
+            If there are no kernels for the device; for int8 pages on CUDA, or with inline RoPE.
         """
         if not isinstance(dtype, str):
             raise TypeError(f'dtype must be a name such as "float32", got {dtype!r}')

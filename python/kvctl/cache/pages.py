@@ -34,7 +34,8 @@ class CachePages(SequenceStore):
         -------
         tensor, (num_pages, 2, num_kv_heads, page_size, head_dim)
             K, then V, of the cache's dtype on the cache's device. What is written to it changes the
-            cache.
+            cache. A row of int8 pages has ``head_dim + 4`` bytes: the last four are its float32
+            scale.
 
         Raises
         ------

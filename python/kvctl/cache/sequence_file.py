@@ -1,7 +1,9 @@
 """The file of one saved sequence: a safetensors file with K, V, and the state of the sequence.
 
 Its tensors are ``k`` and ``v``, each ``(num_layers, tokens, num_kv_heads, head_dim)``, and
-``positions`` (int32) where a token's position is not its index. Its metadata names the format, the
+``positions`` (int32) where a token's position is not its index. With int8 pages there are
+``k_scale`` and ``v_scale``, each ``(num_layers, tokens, num_kv_heads)``: what the integers of a
+token and head are multiplied by. Its metadata names the format, the
 layout of the cache that K and V come from, the sequence's numbers, and a checksum over all of that
 and the tensors. Sizes are checked against each other, the file and the cache before anything of
 their size is allocated.
@@ -31,7 +33,9 @@ DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
     "float32": ("F32", np.float32),
     "float16": ("F16", np.float16),
     "bfloat16": ("BF16", ml_dtypes.bfloat16),
+    "int8": ("I8", np.int8),
 }
+_SCALE = np.dtype(np.float32)  # behind the integers of a token and head
 # By name in the file, which its version fixes, the field of a `SavedSequenceRecord`.
 NUMBERS = {
     "length": "length",
@@ -59,6 +63,7 @@ class SequenceFile:
     positions : array, (length,) int32, or None
         The tokens' positions where they are not 0, 1, 2, ...
     k, v : array of bytes, (num_layers, tokens, num_kv_heads, head_dim * bytes of an element)
+        Of an int8 cache there are four more: those of the float32 scale.
     """
 
     layout: dict[str, Any]
@@ -69,7 +74,7 @@ class SequenceFile:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file. An existing file is replaced after all has been written."""
-        tensors = {"k": self._elements(self.k), "v": self._elements(self.v)}
+        tensors = self._scales() | {"k": self._elements(self.k), "v": self._elements(self.v)}
         if self.positions is not None:
             tensors["positions"] = np.ascontiguousarray(self.positions)
         metadata = {
@@ -86,9 +91,21 @@ class SequenceFile:
                 raise OSError(f"{path} could not be written: {error}") from error
 
     def _elements(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        dtype = DTYPES[self.layout["dtype"]][1]
+        dtype = np.dtype(DTYPES[self.layout["dtype"]][1])
         shape = (*data.shape[:3], self.layout["head_dim"])
-        return np.ascontiguousarray(data).reshape(-1).view(dtype).reshape(shape)
+        values = data[..., : shape[3] * dtype.itemsize]
+        return np.ascontiguousarray(values).reshape(-1).view(dtype).reshape(shape)
+
+    def _scales(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what lies behind the integers of an int8 cache."""
+        if self.layout["dtype"] != "int8":
+            return {}
+        parts = {"k_scale": self.k, "v_scale": self.v}
+        tails = {name: data[..., self.layout["head_dim"] :] for name, data in parts.items()}
+        return {
+            name: np.ascontiguousarray(tail).reshape(-1).view(_SCALE).reshape(tail.shape[:3])
+            for name, tail in tails.items()
+        }
 
 
 def checksum(metadata: dict[str, str], arrays: list[npt.NDArray[Any]]) -> str:
@@ -137,7 +154,8 @@ def _read(
     )
     code, dtype = DTYPES[layout["dtype"]]
     shape = [layout["num_layers"], held, layout["num_kv_heads"], layout["head_dim"]]
-    tensors = {"k": (code, shape), "v": (code, shape)}
+    scales = ("k_scale", "v_scale") if dtype == np.int8 else ()
+    tensors = dict.fromkeys(scales, ("F32", shape[:3])) | dict.fromkeys("kv", (code, shape))
     if "positions" in file.keys():
         tensors["positions"] = ("I32", [length])
     found = {name: file.get_slice(name) for name in file.keys()}
@@ -146,9 +164,20 @@ def _read(
     arrays = {name: file.get_tensor(name) for name in tensors}
     crc = checksum(metadata, list(arrays.values()))
     _require(crc == metadata["crc32"], path, "its checksum does not fit")
-    width = layout["head_dim"] * np.dtype(dtype).itemsize
-    k, v = (arrays[name].reshape(-1).view(np.uint8).reshape(*shape[:3], width) for name in "kv")
+    k, v = (_rows(arrays[name], arrays.get(f"{name}_scale")) for name in "kv")
     return SequenceFile(layout, numbers, arrays.get("positions"), k, v)
+
+
+def _rows(
+    values: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.uint8]:
+    """Return K or V as the bytes of a cache's rows."""
+    width = values.shape[3] * values.dtype.itemsize
+    rows = values.reshape(-1).view(np.uint8).reshape(*values.shape[:3], width)
+    if scales is None:
+        return rows
+    tails = scales.reshape(-1).view(np.uint8).reshape(*values.shape[:3], _SCALE.itemsize)
+    return np.concatenate([rows, tails], axis=-1)
 
 
 def _metadata(metadata: Any, path: str | os.PathLike[str]) -> dict[str, str]:

@@ -55,7 +55,7 @@ KV_DTYPES: dict[str, Callable[[Float32], Float32]] = {
 
 
 #: Those of them that a cache can have.
-CACHE_DTYPES = ("float16", "bfloat16")
+CACHE_DTYPES = ("float16", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class ModelRunner(ModelForwards):
         New tokens of one forward.
     page_size : int
         Tokens in a page of the cache.
-    kv_dtype : {"float32", "float16", "bfloat16"}, optional
+    kv_dtype : {"float32", "float16", "bfloat16", "int8"}, optional
         The type of the cache's pages; the model's by default.
     context_window_size : int, optional
         Tokens that a sequence may have; the config's ``max_position_embeddings`` by default.

@@ -458,8 +458,8 @@ def test_create_refuses_nonsense(options, message):
 
 
 def test_create_refuses_integer_pages():
-    with pytest.raises(TypeError, match="float32, float16 or bfloat16"):
-        make_cache(dtype="int8")
+    with pytest.raises(TypeError, match="must be float32, float16, bfloat16 or int8, got int16"):
+        make_cache(dtype="int16")
 
 
 def test_max_sequences_is_kept(cache):

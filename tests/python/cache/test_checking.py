@@ -15,7 +15,7 @@ import kvctl
 from kvctl import Mask, PagedKVCache, TokenTree
 from small_cache import DIM, KV_HEADS, LAYERS, QO_HEADS, kv, make_cache, rows
 
-TOO_LARGE = {"float16": 1e5, "bfloat16": 3.4e38, "float32": np.inf}
+TOO_LARGE = {"float16": 1e5, "bfloat16": 3.4e38, "float32": np.inf, "int8": np.inf}
 
 
 def attend(
@@ -41,7 +41,7 @@ def prepared(**options: Any) -> PagedKVCache:
     return cache
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 @pytest.mark.parametrize(("part", "head"), [("K", QO_HEADS + 1), ("V", QO_HEADS + KV_HEADS)])
 def test_what_a_page_cannot_hold_is_named(dtype: str, part: str, head: int) -> None:
     cache = prepared(dtype=dtype)
@@ -73,6 +73,23 @@ def test_a_node_of_a_tree_is_named_by_its_position(value: float) -> None:
     ):
         attend(cache, {4: 3, 9: 3}, {(0, 5, QO_HEADS + 3): value}, mask=masks)
     assert cache.pending_length(4) == cache.pending_length(9) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_element_of_an_int8_row_is_named(value: float) -> None:
+    """It makes its whole head NaN, and is itself the one to tell of."""
+    cache = prepared(dtype="int8")
+    qkv = rows(range(2))
+    qkv[0, 1, QO_HEADS + 1, 7] = value
+    message = f"layer 0: K of sequence 4 at position 4 .KV head 1. is {value}$"
+    with kvctl.checking(), pytest.raises(ValueError, match=message), cache.forward([4], [2]):
+        cache.attention(0, qkv[0])
+    with cache.forward([4], [2]):
+        for layer in range(LAYERS):
+            cache.attention(layer, qkv[layer])
+    k = np.from_dlpack(cache.get_kv(4)[0])
+    assert np.isnan(k[0, 4, 1]).all()
+    assert np.isnan(k).sum() == DIM
 
 
 @pytest.mark.parametrize("inline", [False, True])

@@ -60,8 +60,10 @@ def filled(**changes: Any) -> PagedKVCache:
 
 
 @pytest.mark.parametrize("seq_id", [0, 3])
-@pytest.mark.parametrize("inline", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "inline"),
+    [("float32", False), ("float32", True), ("float16", False), ("float16", True), ("int8", False)],
+)
 def test_another_cache_goes_on_bit_for_bit(dtype: str, inline: bool, seq_id: int) -> None:
     rope = Rope(inline=inline)
     cache = filled(dtype=dtype, rope=rope)
@@ -87,6 +89,7 @@ def test_the_hash_tells_layouts_apart() -> None:
         {"head_dim": 32},
         {"num_layers": 3},
         {"dtype": "float16"},
+        {"dtype": "int8"},
         {"rope": Rope(theta=500.0)},
         {"rope": Rope(scale=0.5)},
         {"rope": Rope(inline=True)},

@@ -78,7 +78,8 @@ def test_what_a_window_let_go_stays_gone(tmp_path: Path, page_size: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("dtype", "inline"), [("float16", False), ("float16", True), ("bfloat16", False)]
+    ("dtype", "inline"),
+    [("float16", False), ("float16", True), ("bfloat16", False), ("int8", False)],
 )
 def test_every_type_of_element(tmp_path: Path, dtype: str, inline: bool) -> None:
     cache = saved(tmp_path / "sequence", dtype=dtype, rope=Rope(inline=inline))
@@ -196,12 +197,13 @@ def test_misuse_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_damaged_file_is_refused(tmp_path: Path, dtype: str) -> None:
     """Flipped bits, cut and grown files: a ValueError, or the file says what it said before."""
     path = tmp_path / "sequence"
-    original = saved(path, windowed=True, evicted=False)
+    original = saved(path, windowed=True, evicted=False, dtype=dtype)
     sound = path.read_bytes()
-    cache = make_cache(rope=Rope(), page_size=8)
+    cache = make_cache(rope=Rope(), page_size=8, dtype=dtype)
     rng = Random(3)
     (header_size,) = struct.unpack("<Q", sound[:8])
     refused = 0
@@ -265,6 +267,28 @@ LIES: dict[str, Any] = {
     "tensor": lambda header, numbers, layout: header.update(w=header["k"]),
     "positions": lambda header, numbers, layout: header.update(positions=header["k"]),
 }
+
+
+INT8_LIES: dict[str, Any] = {
+    "no scale": lambda header, numbers, layout: header.pop("k_scale"),
+    "another shape": lambda header, numbers, layout: header["k_scale"].update(shape=[2, 18, 2, 1]),
+    "another type": lambda header, numbers, layout: header["v_scale"].update(dtype="I32"),
+    "as float32": lambda header, numbers, layout: layout.update(dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("name", INT8_LIES)
+def test_an_int8_file_that_lies_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "sequence"
+    saved(path, windowed=True, evicted=False, dtype="int8")
+    cache = make_cache(rope=Rope(), dtype="int8")
+    _rewritten(path, lambda header, numbers, layout: None)
+    cache.load_sequence(0, path)
+    cache.clear()
+    _rewritten(path, INT8_LIES[name])
+    with pytest.raises(ValueError):
+        cache.load_sequence(0, path)
+    assert cache.empty and cache.num_available_pages == cache.num_pages
 
 
 @pytest.mark.parametrize("name", LIES)

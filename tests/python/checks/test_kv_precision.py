@@ -69,8 +69,9 @@ def test_a_cache_of_the_type_is_as_good_as_rounding(runner, tiny_model, name):
     same = ModelRunner.load(tiny_model, kv_dtype="float32")
     with pytest.raises(ValueError, match=f"must hold {name}, it holds float32"):
         check_kv(runner, PROMPTS, name, coarser=same)
-    for other in ("int8", "Float16", "", b"float16", 3):
-        with pytest.raises(TypeError, match=f"must be float32, float16 or bfloat16, got {other}"):
+    for other in ("int4", "Float16", "", b"float16", 3):
+        message = f"must be float32, float16, bfloat16 or int8, got {other}"
+        with pytest.raises(TypeError, match=message):
             ModelRunner.load(tiny_model, kv_dtype=other)
 
 
@@ -99,10 +100,14 @@ def test_what_is_wrong_is_refused(runner, monkeypatch):
 
 
 def test_the_command(smollm2):
-    done = run("check", "kv", smollm2, "--kv-dtype", "float16", "--kv-dtype", "int8", "-n", 4)
+    dtypes = ("float16", "int8", "float8_e4m3")
+    done = run(
+        "check", "kv", smollm2, *(x for name in dtypes for x in ("--kv-dtype", name)), "-n", 4
+    )
     assert done.returncode == 0 and "float16" in done.stdout, done.stderr
     how = {line.split()[1]: line for line in done.stdout.splitlines() if "%" in line}
-    assert "in cache" in how["float16"] and "rounded" in how["int8"]
+    assert "in cache" in how["float16"] and "in cache" in how["int8"]
+    assert "rounded" in how["float8_e4m3"]
     done = run("check", "kv", smollm2, "--kv-dtype", "int3", "-n", 2)
     assert done.returncode == 1 and "got 'int3'" in done.stderr
 

@@ -55,6 +55,10 @@ def filled(device, **options):
     return cache
 
 
+def int8_pages(device):
+    create(device, dtype="int8")
+
+
 def inline_rope(device):
     create(device, rope=kvctl.Rope(inline=True))
 
@@ -108,6 +112,7 @@ def written_check(device):
 
 
 USES = [
+    int8_pages,
     inline_rope,
     page_selector,
     renumbered_sinks,

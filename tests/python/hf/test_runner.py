@@ -66,6 +66,17 @@ def test_the_cache_is_the_models():
         small.prefill([0], [[1] * 21])
 
 
+def test_int8_pages():
+    """Drafts change no token of a model whose K and V are 8-bit integers."""
+    runner = kvctl.hf.ModelRunner(make_model("llama"), kv_dtype="int8")
+    assert runner.cache.dtype == "int8"
+    prompt = random_tokens(6) * 3
+    plain = kvctl.generate(runner, prompt, max_new_tokens=12)
+    drafter = kvctl.draft.LookupDrafter()
+    drafted = kvctl.generate(runner, prompt, drafter=drafter, max_new_tokens=12)
+    assert drafted.tokens == plain.tokens
+
+
 def test_dropout_never_changes_logits():
     """The runner takes the model out of training mode, and notices when it is put back."""
     model = make_model("gpt2")

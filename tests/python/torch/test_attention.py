@@ -51,6 +51,18 @@ def test_chunks_of_a_sequence_are_as_plain_attention(dtype, packed):
         assert error(out, plain(q, k, v, causal(end - begin, end))) < BOUND[dtype]
 
 
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+def test_int8_pages_take_rows_of_any_type(dtype):
+    cache = make_cache(dtype="int8")
+    cache.add_sequence(0)
+    parts = rows(50, dtype=dtype)
+    for begin, end in ((0, 33), (33, 34), (34, 50)):
+        out = step(cache, 0, parts, begin, end)
+        q, k, v = parts[0][:, :, begin:end], parts[1][:, :, :end], parts[2][:, :, :end]
+        assert out.dtype is dtype
+        assert error(out, plain(q, k, v, causal(end - begin, end))) < 5e-2
+
+
 def test_the_layouts_agree_bit_for_bit():
     one, other = make_cache(), make_cache()
     parts = rows(20)

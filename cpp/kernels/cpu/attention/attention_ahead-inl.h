@@ -10,6 +10,7 @@
 
 #include "kernels/cpu/attention/attention_micro-inl.h"
 #include "kernels/cpu/attention/attention_scratch-inl.h"
+#include "kernels/int8_row.h"
 
 namespace kvctl {
 namespace {
@@ -30,7 +31,7 @@ class ReadAhead {
   ReadAhead(const AttentionArgs& args, int32_t num_heads, int64_t value_offset)
       : num_heads_(num_heads),
         run_(std::min(kBatchKeys, args.page_size & -args.page_size)),
-        key_bytes_(args.head_dim * int64_t{sizeof(T)}),
+        key_bytes_(RowElements(args.kv_dtype, args.head_dim) * int64_t{sizeof(T)}),
         value_bytes_(value_offset * int64_t{sizeof(T)}) {
     if (num_heads == 1) return;
     while (batch_ > std::max(run_, kLanes) && batch_ * key_bytes_ > kBatchBytes) batch_ /= 2;

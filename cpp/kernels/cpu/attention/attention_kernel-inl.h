@@ -160,7 +160,8 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
   Scratch s = Layout(args, shape, scratch);
   const KeyFinder<T> finder(args, unit);
   const KeyPositions positions(args.sequences[unit.sequence]);
-  TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
+  const ReadAhead<T> ahead(args, unit.num_heads, finder.value_offset());
+  TilePass<AttendedType<T>> pass(args, shape, unit, positions, finder.value_offset(), s);
   const bool in_place = ValuesStay(args);
   TilePass<float> packed_pass(args, shape, unit, positions, in_place ? finder.value_offset() : 0,
                               s);
@@ -183,13 +184,14 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     next.num_blocks = 0;
     if (found) finder.Find(walker, &next);
     const bool packs =
-        unit.num_heads == 1 && PacksChunks(args, unit_queries) && chunk.num_blocks <= kPackedBlocks;
+        PacksAlways(args) || (unit.num_heads == 1 && PacksChunks(args, unit_queries) &&
+                              chunk.num_blocks <= kPackedBlocks);
     ChunkKeys packed;
     Fetcher fetcher;
     if (packs) {
       packed = PackChunk<T>(chunk, finder.value_offset(), head_dim, in_place, s);
       int64_t bytes = 0;
-      if (next.num_blocks <= kPackedBlocks) fetcher = pass.ahead().FindChunk(next, s.runs, &bytes);
+      if (next.num_blocks <= kPackedBlocks) fetcher = ahead.FindChunk(next, s.runs, &bytes);
       const int64_t tiles = (unit.token_end - unit.token_begin - 1) / shape.tile_tokens + 1;
       const int64_t panels = int64_t{chunk.num_blocks} * (kTileKeys / kPanelKeys);
       packed_pass.Prefetch(bytes > 0 ? &fetcher : nullptr, bytes / (tiles * panels));
@@ -226,6 +228,7 @@ void WithPages([[maybe_unused]] DType dtype, F&& f) {
 #if defined(__AMX_BF16__)
   f(BFloat16{});
 #else
+  if (dtype == DType::kInt8) return f(int8_t{});
   WithType(dtype, std::forward<F>(f));
 #endif
 }

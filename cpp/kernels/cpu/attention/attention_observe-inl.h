@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/attention/attention_kernel-inl.h"
+#include "kernels/cpu/attention/attention_pack-inl.h"
 #include "kernels/cpu/attention/attention_scratch-inl.h"
 #include "kernels/cpu/attention/attention_tile-inl.h"
 
@@ -56,14 +57,17 @@ void ObservePages(const AttentionArgs& args, const AttentionShape& shape, Attent
   for (int32_t begin = first; begin < last; begin = unit.token_end) {
     unit.token_begin = begin;
     unit.token_end = std::min(last, (begin / kBlockQueries + 1) * kBlockQueries);
-    TilePass<T> pass(args, shape, unit, positions, finder.value_offset(), s);
+    TilePass<AttendedType<T>> pass(args, shape, unit, positions, finder.value_offset(), s);
     const ScoreUnit score_unit((unit.token_end - begin) * shape.group);
     PackQueries(args, shape, unit, s.q);
     ChunkWalker walker(args.masks.plan(unit.sequence, unit.kv_head), begin / kBlockQueries);
     while (walker.Next()) {
       if (walker.chunk() < unit.chunk_begin || walker.chunk() >= unit.chunk_end) continue;
-      ChunkKeys& chunk = s.chunks[0];
+      ChunkKeys chunk = s.chunks[0];
       finder.Find(walker, &chunk);
+      if (PacksAlways(args)) {
+        chunk = PackChunk<T>(chunk, finder.value_offset(), args.head_dim, false, s);
+      }
       for (int32_t token = begin; token < unit.token_end; token += shape.tile_tokens) {
         const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
         pass.Score(token, end, chunk, nullptr);

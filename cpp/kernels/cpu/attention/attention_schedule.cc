@@ -37,6 +37,7 @@ int32_t CountFullChunks(const MaskPlan& plan) {
 /*! \brief How many KV heads one unit covers for a single token. */
 int32_t HeadsOfOneToken(const AttentionArgs& args, const AttentionShape& shape) {
   if (args.head_pages != nullptr || args.masks.head_classes != nullptr) return 1;
+  if (args.kv_dtype == DType::kInt8) return 1;  // chunks are dequantised head by head
   if (shape.group > kFewQueries) return 1;
   const int64_t run = int64_t{args.page_size} * args.head_dim * DTypeSize(args.kv_dtype);
   const int64_t enough = (kRunBytes + run - 1) / run;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cpu/attention/attention_int8-inl.h"
 #include "kernels/cpu/attention/attention_panel-inl.h"
 #include "kernels/cpu/attention/attention_unit.h"
 #include "kernels/cpu/simd/vec-inl.h"
@@ -16,7 +17,7 @@
 namespace kvctl {
 namespace {
 
-/*! \brief The most key blocks in a chunk that is packed. */
+/*! \brief The most key blocks in a chunk that is packed, unless all are. */
 constexpr int32_t kPackedBlocks = 2 * kChunkKeys / kTileKeys;
 /*! \brief Floats between the score rows of queries, and between packed values: an odd number of
  * cache lines, so that they spread over the sets of a cache. */
@@ -58,10 +59,10 @@ struct Scratch {
   uint64_t* visible;           // [max_key_blocks, tile_tokens]
   ChunkKeys chunks[2];         // the current one and the next
   float* panel;                // [head_dim, kPanelKeys]
-  const void** packed_values;  // [kPackedBlocks * 64]: addresses of values, as keys in ChunkKeys...
-  float* packed;               // ... [kPackedBlocks * 64, head_dim + kPadding] in float32
-  float* panels;               // [kPackedBlocks * 64, head_dim]
-  uintptr_t* runs;             // [2 * kPackedBlocks * 64 + 1]: what is packed next, for the fetcher
+  const void** packed_values;  // [PackedKeys]: addresses of values, as keys in ChunkKeys...
+  float* packed;               // ... [PackedKeys, head_dim + kPadding] in float32
+  float* panels;               // [PackedKeys, head_dim]
+  uintptr_t* runs;             // [2 * PackedKeys + 1]: what is packed next, for the fetcher
   int64_t size;                // floats in all
 };
 
@@ -69,7 +70,13 @@ struct Scratch {
  * them. 16-bit elements are then converted once. The copies are contiguous, while the keys of one
  * head in pages are far apart and compete for the same cache sets. */
 inline bool PacksChunks(const AttentionArgs& args, int32_t queries) {
-  return queries > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
+  return PacksAlways(args) || queries > (args.kv_dtype == DType::kFloat32 ? 32 : 8);
+}
+
+/*! \brief The most keys in a packed chunk. */
+inline int64_t PackedKeys(const AttentionArgs& args, const AttentionShape& shape) {
+  const int64_t blocks = PacksAlways(args) ? shape.max_key_blocks : kPackedBlocks;
+  return blocks * kTileKeys;
 }
 
 /*! \brief Whether values are read where they are even then: float32 in runs that spread over the
@@ -112,7 +119,7 @@ inline Scratch Layout(const AttentionArgs& args, const AttentionShape& shape, fl
     chunk.positions = take(args.alibi_slopes != nullptr ? keys : 0);
   }
   const int64_t packed =
-      PacksChunks(args, shape.unit_tokens * shape.group) ? kPackedBlocks * kTileKeys : 0;
+      PacksChunks(args, shape.unit_tokens * shape.group) ? PackedKeys(args, shape) : 0;
   s.panel = take(PanelFloats(args.head_dim));
   s.packed_values = reinterpret_cast<const void**>(take(packed * (sizeof(void*) / sizeof(float))));
   s.packed = take(packed * (args.head_dim + kPadding));
@@ -152,9 +159,9 @@ class KeyFinder {
                    : sequence_.pages),
         positions_(sequence_),
         plan_(args.masks.plan(unit.sequence, unit.kv_head)),
-        head_(static_cast<const T*>(args.pages) +
-              int64_t(unit.kv_head) * args.page_size * args.head_dim),
-        page_elements_(2 * int64_t(args.num_kv_heads) * args.page_size * args.head_dim) {}
+        row_(RowElements(args.kv_dtype, args.head_dim)),
+        head_(static_cast<const T*>(args.pages) + int64_t(unit.kv_head) * args.page_size * row_),
+        page_elements_(2 * int64_t(args.num_kv_heads) * args.page_size * row_) {}
 
   void Find(const ChunkWalker& walker, ChunkKeys* chunk) const {
     chunk->num_blocks = 0;
@@ -187,8 +194,8 @@ class KeyFinder {
       const int32_t stop = std::min(end, kv_index - offset + args_.page_size);
       const int32_t first = kv_index - block->first_key, last = stop - block->first_key;
       if (page >= 0) {
-        const T* key = head_ + (page * page_elements_ + int64_t(offset) * args_.head_dim);
-        for (int32_t c = first; c < last; ++c, key += args_.head_dim) keys[c] = key;
+        const T* key = head_ + (page * page_elements_ + offset * row_);
+        for (int32_t c = first; c < last; ++c, key += row_) keys[c] = key;
         block->present |= LowestBits(last) & ~LowestBits(first);
       } else {
         std::fill(keys + first, keys + last, nullptr);
@@ -207,7 +214,8 @@ class KeyFinder {
   const int32_t* pages_;
   const KeyPositions positions_;
   const MaskPlan& plan_;
-  const T* head_;  // keys of this head in page 0
+  const int64_t row_;  // elements from a key to the next one of a page
+  const T* head_;      // keys of this head in page 0
   const int64_t page_elements_;
 };
 

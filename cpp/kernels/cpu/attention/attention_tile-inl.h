@@ -85,8 +85,6 @@ class TilePass {
     return s_.scores + query * stride_ + int64_t(block) * kTileKeys;
   }
 
-  const ReadAhead<T>& ahead() const { return ahead_; }
-
  private:
   const T* const* Keys(const ChunkKeys& chunk, int32_t block) const {
     return reinterpret_cast<const T* const*>(chunk.keys) + int64_t(block) * kTileKeys;

@@ -1,8 +1,10 @@
 #include "kernels/kv_copy.h"
 
+#include <array>
 #include <cstring>
 
 #include "kernels/convert_row.h"
+#include "kernels/int8_row.h"
 
 namespace kvctl {
 namespace {
@@ -20,12 +22,30 @@ void ForEachHeadRow(const PageShape& shape, void* pages, const int32_t* slots, i
     for (int32_t part = 0; part < shape.num_parts; ++part) {
       const KVRows& rows = part == 0 ? k : v;
       if (rows.data == nullptr) continue;
+      const int64_t row_elements = RowElements(rows.dtype, shape.head_dim);
       for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
         f(At(pages, shape.dtype, shape.Offset(slots[row], part, head)),
-          At(rows.data, rows.dtype, row * rows.row_stride + int64_t{head} * shape.head_dim),
-          rows.dtype);
+          At(rows.data, rows.dtype, row * rows.row_stride + head * row_elements), rows.dtype);
       }
     }
+  }
+}
+
+/*! \brief A row of one head from one dtype to another. */
+void ConvertHeadRow(const char* source, DType source_dtype, char* target, DType target_dtype,
+                    int32_t head_dim) {
+  if (source_dtype == target_dtype ||
+      (source_dtype != DType::kInt8 && target_dtype != DType::kInt8)) {
+    ConvertRow(source, source_dtype, target, target_dtype, RowElements(source_dtype, head_dim));
+    return;
+  }
+  std::array<float, kMostHeadElements> values;
+  if (target_dtype == DType::kInt8) {
+    ConvertRow(source, source_dtype, values.data(), DType::kFloat32, head_dim);
+    QuantizeRow(values.data(), head_dim, reinterpret_cast<int8_t*>(target));
+  } else {
+    DequantizeRow(reinterpret_cast<const int8_t*>(source), head_dim, values.data());
+    ConvertRow(values.data(), DType::kFloat32, target, target_dtype, head_dim);
   }
 }
 
@@ -34,7 +54,7 @@ void ForEachHeadRow(const PageShape& shape, void* pages, const int32_t* slots, i
 void WriteSlotsCpu(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
                    const KVRows& k, const KVRows& v) {
   ForEachHeadRow(shape, pages, slots, num_rows, k, v, [&](char* slot, char* row, DType row_dtype) {
-    ConvertRow(row, row_dtype, slot, shape.dtype, shape.head_dim);
+    ConvertHeadRow(row, row_dtype, slot, shape.dtype, shape.head_dim);
   });
 }
 
@@ -42,7 +62,7 @@ void ReadSlotsCpu(const PageShape& shape, const void* pages, const int32_t* slot
                   const KVRows& k, const KVRows& v) {
   ForEachHeadRow(shape, const_cast<void*>(pages), slots, num_rows, k, v,
                  [&](char* slot, char* row, DType row_dtype) {
-                   ConvertRow(slot, shape.dtype, row, row_dtype, shape.head_dim);
+                   ConvertHeadRow(slot, shape.dtype, row, row_dtype, shape.head_dim);
                  });
 }
 
@@ -57,7 +77,7 @@ void CopySlotCpu(const PageShape& shape, void* pages, int32_t source, int32_t ta
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       std::memcpy(At(pages, shape.dtype, shape.Offset(target, part, head)),
                   At(pages, shape.dtype, shape.Offset(source, part, head)),
-                  shape.head_dim * DTypeSize(shape.dtype));
+                  shape.row_elements() * DTypeSize(shape.dtype));
     }
   }
 }
@@ -65,9 +85,9 @@ void CopySlotCpu(const PageShape& shape, void* pages, int32_t source, int32_t ta
 void PoisonSlotCpu(const PageShape& shape, void* pages, int32_t slot) {
   for (int32_t part = 0; part < shape.num_parts; ++part) {
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
-      // All bits set is a NaN in every floating-point format.
+      // All bits set is a NaN in every floating-point format, that of a scale included.
       std::memset(At(pages, shape.dtype, shape.Offset(slot, part, head)), 0xFF,
-                  shape.head_dim * DTypeSize(shape.dtype));
+                  shape.row_elements() * DTypeSize(shape.dtype));
     }
   }
 }

@@ -1,8 +1,10 @@
 #include "kernels/rope.h"
 
+#include <array>
 #include <cmath>
 
 #include "kernels/cpu/simd/with_type.h"
+#include "kernels/int8_row.h"
 #include "kernels/team.h"
 #include "kvctl/error.h"
 
@@ -41,6 +43,22 @@ void RotateSlots(const RopeTable& table, const PageShape& shape, T* pages, const
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       T* key = pages + shape.Offset(slots[row], 0, head);
       RotateHead(table.row(row), table.params().rotary_dim, key, key);
+    }
+  }
+}
+
+/*! \brief The same for pages of 8-bit integers: the rotated keys are quantised again. */
+void RotateInt8Slots(const RopeTable& table, const PageShape& shape, int8_t* pages,
+                     const int32_t* slots) {
+  const int64_t elements = int64_t{table.num_rows()} * shape.num_kv_heads * shape.head_dim;
+#pragma omp parallel for if (UseTeam(elements > kParallelElements))
+  for (int32_t row = 0; row < table.num_rows(); ++row) {
+    std::array<float, kMostHeadElements> values;
+    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+      int8_t* key = pages + shape.Offset(slots[row], 0, head);
+      DequantizeRow(key, shape.head_dim, values.data());
+      RotateHead(table.row(row), table.params().rotary_dim, values.data(), values.data());
+      QuantizeRow(values.data(), shape.head_dim, key);
     }
   }
 }
@@ -139,6 +157,9 @@ void RotateHeadsCpu(const float* table, int32_t rotary_dim, const RotatedHeads& 
 void RopeSlotsCpu(const RopeTable& table, const PageShape& shape, void* pages,
                   const int32_t* slots) {
   CheckRotaryDim(table, shape.head_dim);
+  if (shape.dtype == DType::kInt8) {
+    return RotateInt8Slots(table, shape, static_cast<int8_t*>(pages), slots);
+  }
   WithType(shape.dtype, [&](auto type) {
     RotateSlots(table, shape, static_cast<decltype(type)*>(pages), slots);
   });

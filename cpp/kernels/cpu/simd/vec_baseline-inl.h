@@ -31,6 +31,8 @@ inline Vec Load(const BFloat16* p) {
 inline Vec Load(const Float16* p) {
   return _mm_setr_ps(ToFloat(p[0]), ToFloat(p[1]), ToFloat(p[2]), ToFloat(p[3]));
 }
+/*! \brief Integers of 8 bits. */
+inline Vec Load(const int8_t* p) { return _mm_setr_ps(p[0], p[1], p[2], p[3]); }
 inline void Store(float* p, Vec x) { _mm_storeu_ps(p, x); }
 inline Vec Add(Vec a, Vec b) { return _mm_add_ps(a, b); }
 inline Vec Sub(Vec a, Vec b) { return _mm_sub_ps(a, b); }

@@ -31,16 +31,16 @@ std::unique_ptr<CacheBackend> CacheBackend::Create(const PagedKVCacheConfig& con
 
 PageShape PageShapeOf(const PagedKVCacheConfig& config) {
   return {static_cast<int32_t>(config.num_kv_heads), static_cast<int32_t>(config.page_size),
-          static_cast<int32_t>(config.head_dim), FloatDType(config.dtype, "the cache's dtype")};
+          static_cast<int32_t>(config.head_dim), PageDType(config.dtype)};
 }
 
 CacheBackend::CacheBackend(CacheDevice device, const PagedKVCacheConfig& config,
                            KeyRotator* rotator)
     : device_(device), config_(config), page_shape_(PageShapeOf(config)), rotator_(*rotator) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    pages_.push_back(
-        Tensor::Empty({config.num_pages, 2, config.num_kv_heads, config.page_size, config.head_dim},
-                      config.dtype, config.device));
+    pages_.push_back(Tensor::Empty(
+        {config.num_pages, 2, config.num_kv_heads, config.page_size, page_shape_.row_elements()},
+        config.dtype, config.device));
   }
 }
 

@@ -121,18 +121,19 @@ class CacheBackend {
   virtual void ForgetGraphs() {}
   /*! \brief CudaCache::ReadGraphState. \throws Error kNotImplemented on the CPU. */
   virtual GraphState ReadGraphState() const;
-  /*! \brief The pages of a layer: (num_pages, 2, num_kv_heads, page_size, head_dim). */
+  /*! \brief The pages of a layer: (num_pages, 2, num_kv_heads, page_size, row elements). */
   const tvm::runtime::Tensor& LayerPages(int64_t layer) const { return pages_[layer]; }
   /*! \brief Fills slots with NaN. */
   virtual void PoisonSlots(const std::vector<int32_t>& slots) = 0;
   /*! \brief Rotates cached keys in place with kvctl's rotation. */
   virtual void RotateSlots(const std::vector<KeyRotation>& rotations);
-  /*! \brief Reads slots as (num_layers, slots, num_kv_heads, head_dim). */
+  /*! \brief Reads slots as (num_layers, slots, num_kv_heads, head_dim), or as rows of int8 pages.
+   */
   void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
   /*!
    * \brief Writes slots. If the model library's rotation throws, nothing has been written.
    * \param positions [slots] read only with inline RoPE, where K is given before its rotation.
-   * \param k, v (num_layers, slots, num_kv_heads, head_dim)
+   * \param k, v (num_layers, slots, num_kv_heads, head_dim), or rows of int8 pages
    */
   void WriteSlots(const std::vector<int32_t>& slots, const std::vector<int32_t>& positions,
                   const Tensor& k, const Tensor& v);
@@ -149,7 +150,7 @@ class CacheBackend {
   const CacheDevice device_;
   const PagedKVCacheConfig& config_;
   const PageShape page_shape_;
-  std::vector<Tensor> pages_;  // [layers] (num_pages, 2, num_kv_heads, page_size, head_dim)
+  std::vector<Tensor> pages_;  // [layers] (num_pages, 2, num_kv_heads, page_size, row elements)
   KeyRotator& rotator_;
 };
 

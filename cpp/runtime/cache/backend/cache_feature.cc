@@ -6,6 +6,9 @@ namespace kvctl {
 
 const std::vector<CacheCapability>& CacheCapabilities() {
   static const std::vector<CacheCapability> kTable = {
+      {CacheFeature::kInt8Pages, "int8_pages", "pages of 8-bit integers (`dtype=\"int8\"`)",
+       "int8 pages are not implemented on CUDA devices, where a cache holds float16 or bfloat16",
+       true, false},
       {CacheFeature::kInlineRope, "inline_rope", "inline RoPE",
        "inline RoPE is not implemented on CUDA devices", true, false},
       {CacheFeature::kPageSelector, "page_selector", "page selectors",

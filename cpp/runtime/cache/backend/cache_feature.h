@@ -14,6 +14,7 @@ enum class CacheDevice { kCpu, kCuda };
 
 /*! \brief Features that some backend does not support. */
 enum class CacheFeature {
+  kInt8Pages,
   kInlineRope,
   kPageSelector,
   kRenumberedSinks,

@@ -70,7 +70,7 @@ class CpuCacheBackend final : public CacheBackend {
   struct {
     std::vector<float> out, lse;
   } merged_, part_;  // of attention in several runs
-  Tensor new_kv_;    // [prefill_chunk_size, 2, num_kv_heads, 1, head_dim]: K and V that were given
+  Tensor new_kv_;    // [prefill_chunk_size, 2, num_kv_heads, 1, row elements]: K and V given
   bool new_rows_planned_ = false;                // for the step in flight
   std::vector<SequencePlan> new_sequences_;      // the step's, over new_kv_
   std::vector<std::vector<int32_t>> new_pages_;  // their page tables

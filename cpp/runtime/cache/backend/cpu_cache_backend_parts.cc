@@ -57,9 +57,9 @@ void CpuCacheBackend::AttendPart(ForwardStep* step, const PartAttention& call) {
 
 void CpuCacheBackend::PlanNewRows(const StepPlan& plan) {
   if (!new_kv_.defined()) {
-    new_kv_ =
-        Tensor::Empty({config_.prefill_chunk_size, 2, config_.num_kv_heads, 1, config_.head_dim},
-                      config_.dtype, config_.device);
+    new_kv_ = Tensor::Empty(
+        {config_.prefill_chunk_size, 2, config_.num_kv_heads, 1, page_shape_.row_elements()},
+        config_.dtype, config_.device);
   }
   if (new_rows_planned_) return;
   new_sequences_ = plan.sequences;

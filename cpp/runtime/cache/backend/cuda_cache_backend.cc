@@ -8,6 +8,10 @@ namespace kvctl {
 
 void CudaCacheBackend::Check(const PagedKVCacheConfig& config) {
   CudaKernels();
+  if (PageDType(config.dtype) == DType::kInt8 &&
+      !CapabilityOf(CacheFeature::kInt8Pages).On(CacheDevice::kCuda)) {
+    Refuse(CacheFeature::kInt8Pages);
+  }
   if (config.rope_mode == RopeMode::kInline &&
       !CapabilityOf(CacheFeature::kInlineRope).On(CacheDevice::kCuda)) {
     Refuse(CacheFeature::kInlineRope);

@@ -25,6 +25,17 @@ float GivenValue(const KVRows& given, int64_t row, int64_t element) {
   return value;
 }
 
+/*! \brief The element that made another of its row what no page can hold; most often itself. */
+int64_t Culprit(const WrittenRows& rows, const KVRows& given, int64_t row, int64_t element) {
+  if (rows.shape.dtype != DType::kInt8) return element;
+  // One infinite element has made NaN of its whole head: see kernels/int8_row.h.
+  const int64_t end = (element / rows.shape.head_dim + 1) * rows.shape.head_dim;
+  for (int64_t other = element; other < end; ++other) {
+    if (!std::isfinite(GivenValue(given, row, other))) return other;
+  }
+  return element;
+}
+
 void CheckPart(const ForwardStep& step, const WrittenRows& rows, const char* name,
                const KVRows& given, const std::vector<float>& in_pages) {
   if (given.data == nullptr) return;
@@ -32,7 +43,8 @@ void CheckPart(const ForwardStep& step, const WrittenRows& rows, const char* nam
                                 [](float value) { return !std::isfinite(value); });
   if (bad == in_pages.end()) return;
   const int64_t size = int64_t{rows.shape.num_kv_heads} * rows.shape.head_dim;
-  const int64_t row = (bad - in_pages.begin()) / size, element = (bad - in_pages.begin()) % size;
+  const int64_t row = (bad - in_pages.begin()) / size;
+  const int64_t element = Culprit(rows, given, row, (bad - in_pages.begin()) % size);
   const float value = GivenValue(given, row, element);
   const int64_t sequence = SequenceOf(step, row);
   const int32_t position = step.plan().positions[row];

@@ -12,7 +12,7 @@ namespace kvctl {
 using tvm::runtime::Tensor;
 
 KeyRotator::KeyRotator(const PagedKVCacheConfig& config)
-    : config_(config), dtype_(FloatDType(config.dtype, "the cache's dtype")) {
+    : config_(config), dtype_(FloatDType(ValueDType(config.dtype), "K and V")) {
   Create(&step_);
 }
 
@@ -160,7 +160,7 @@ QKVRows KeyRotator::RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor
 
 Tensor KeyRotator::EmptyKeys(size_t count) const {
   return Tensor::Empty({1, static_cast<int64_t>(count), config_.num_kv_heads, config_.head_dim},
-                       config_.dtype, config_.device);
+                       ValueDType(config_.dtype), config_.device);
 }
 
 Tensor KeyRotator::RotateKeys(const std::vector<int32_t>& positions, const KVRows& keys) {
@@ -171,7 +171,7 @@ Tensor KeyRotator::RotateKeys(const std::vector<int32_t>& positions, const KVRow
   Tensor out = EmptyKeys(positions.size());
   for (int64_t first = 0; first < count; first += config_.prefill_chunk_size) {
     const int64_t rows = std::min(config_.prefill_chunk_size, count - first);
-    Tensor fused = Scratch(&fused_, rows, num_heads, config_.dtype);
+    Tensor fused = Scratch(&fused_, rows, num_heads, ValueDType(config_.dtype));
     char* to = static_cast<char*>(DataPointer(fused.operator->()));
     std::memset(to, 0, rows * num_heads * head_bytes);
     for (int64_t row = 0; row < rows; ++row) {

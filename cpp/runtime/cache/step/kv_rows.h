@@ -31,11 +31,12 @@ struct QKVRows {
 };
 
 /*!
- * \brief The rows of one part of a (parts, rows, num_kv_heads, head_dim) tensor.
+ * \brief The rows of one part of a (parts, rows, num_kv_heads, head_dim) tensor, or of one with the
+ * rows of int8 pages, (parts, rows, num_kv_heads, RowElements).
  * \param part A layer, or 0 for K and 1 for V.
  */
 inline KVRows PartRows(const tvm::runtime::Tensor& kv, int64_t part) {
-  const DType dtype = FloatDType(kv.DataType(), "K and V");
+  const DType dtype = PageDType(kv.DataType());
   const int64_t row = kv->shape[2] * kv->shape[3];
   char* data = static_cast<char*>(DataPointer(kv.operator->()));
   return {data + part * kv->shape[1] * row * DTypeSize(dtype), dtype, row};

@@ -93,13 +93,17 @@ std::vector<int32_t> SequenceTransfer::HeldSlots(int64_t seq_id) const {
 void SequenceTransfer::CheckKV(const Tensor& kv, const char* what, int64_t length) const {
   CheckTensor(kv.operator->(), what, config_.device,
               {config_.num_layers, length, config_.num_kv_heads, config_.head_dim});
+  FloatDType(kv.DataType(), what);
+}
+
+Shape SequenceTransfer::StoredShape(int64_t length) const {
+  return {config_.num_layers, length, config_.num_kv_heads, PageShapeOf(config_).row_elements()};
 }
 
 SavedSequence SequenceTransfer::Save(int64_t seq_id) const {
   SavedSequence saved = FromRecord(table_.Record(seq_id, "save_sequence"));
   const std::vector<int32_t> slots = HeldSlots(seq_id);
-  const Shape shape{config_.num_layers, static_cast<int64_t>(slots.size()), config_.num_kv_heads,
-                    config_.head_dim};
+  const Shape shape = StoredShape(static_cast<int64_t>(slots.size()));
   saved.k = Tensor::Empty(shape, config_.dtype, config_.device);
   saved.v = Tensor::Empty(shape, config_.dtype, config_.device);
   backend_.ReadSlots(slots, saved.k, saved.v);
@@ -109,8 +113,9 @@ SavedSequence SequenceTransfer::Save(int64_t seq_id) const {
 void SequenceTransfer::Load(int64_t seq_id, const SavedSequence& saved) {
   const SequenceRecord record = ToRecord(saved);
   const int64_t evicted = std::max<int64_t>(int64_t{record.evicted.end} - record.evicted.begin, 0);
-  CheckKV(saved.k, "k", record.num_committed - evicted);
-  CheckKV(saved.v, "v", record.num_committed - evicted);
+  const Shape shape = StoredShape(record.num_committed - evicted);
+  CheckTensor(saved.k.operator->(), "k", config_.device, shape);
+  CheckTensor(saved.v.operator->(), "v", config_.device, shape);
   if (saved.k.DataType() != config_.dtype || saved.v.DataType() != config_.dtype) {
     Throw(ErrorKind::kType, "k and v must be of the cache's type");
   }

@@ -62,7 +62,10 @@ class SequenceTransfer {
   std::vector<int32_t> Slots(int64_t seq_id, int64_t begin, int64_t end) const;
   /*! \brief The slots of all committed tokens that no window has evicted. */
   std::vector<int32_t> HeldSlots(int64_t seq_id) const;
+  /*! \brief Checks the values of `length` tokens: (num_layers, length, num_kv_heads, head_dim). */
   void CheckKV(const Tensor& kv, const char* what, int64_t length) const;
+  /*! \brief The shape of `length` tokens as the pages hold them. */
+  tvm::ffi::Shape StoredShape(int64_t length) const;
   /*! \brief The length of a sequence that page groups can describe: committed tokens, none evicted,
    * at positions 0, 1, 2, ... */
   int64_t LengthForExport(int64_t seq_id) const;

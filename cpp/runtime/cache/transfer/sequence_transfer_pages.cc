@@ -38,7 +38,8 @@ void SequenceTransfer::CheckPageGroup(const Tensor& group, int64_t group_id, int
   }
   const int64_t num_pages = (length + config_.page_size - 1) / config_.page_size;
   CheckTensor(group.operator->(), "a page group", config_.device,
-              {1, num_pages, 2, config_.num_kv_heads, config_.page_size, config_.head_dim});
+              {1, num_pages, 2, config_.num_kv_heads, config_.page_size,
+               PageShapeOf(config_).row_elements()});
   if (group.DataType() != config_.dtype) {
     Throw(ErrorKind::kType, "a page group must be of the cache's type");
   }
@@ -55,9 +56,9 @@ void SequenceTransfer::ExportPageGroup(int64_t seq_id, int64_t group_id,
   const int64_t length = LengthForExport(seq_id);
   CheckPageGroup(target, group_id, length);
   const std::vector<int32_t> slots = Slots(seq_id, 0, length);
-  Tensor kv = Tensor::Empty({2, length, config_.num_kv_heads, config_.head_dim}, config_.dtype,
-                            config_.device);
   const PageShape shape = PageShapeOf(config_);
+  Tensor kv = Tensor::Empty({2, length, config_.num_kv_heads, shape.row_elements()}, config_.dtype,
+                            config_.device);
   void* pages = DataPointer(target.operator->());
   std::memset(pages, 0, target->shape[1] * shape.num_bytes());
   backend_.ReadSlots(group_id, slots, PartRows(kv, 0), PartRows(kv, 1));
@@ -86,10 +87,11 @@ void SequenceTransfer::ImportPageGroup(int64_t seq_id, int64_t group_id, const T
   if (import.layers[group_id].defined()) {
     Throw(ErrorKind::kValue, "page group ", group_id, " has been imported already");
   }
-  Tensor kv = Tensor::Empty({2, import.length, config_.num_kv_heads, config_.head_dim},
+  const PageShape shape = PageShapeOf(config_);
+  Tensor kv = Tensor::Empty({2, import.length, config_.num_kv_heads, shape.row_elements()},
                             config_.dtype, config_.device);
-  ReadSlotsCpu(PageShapeOf(config_), DataPointer(source.operator->()), Count(import.length).data(),
-               import.length, PartRows(kv, 0), PartRows(kv, 1));
+  ReadSlotsCpu(shape, DataPointer(source.operator->()), Count(import.length).data(), import.length,
+               PartRows(kv, 0), PartRows(kv, 1));
   import.layers[group_id] = kv;
 }
 

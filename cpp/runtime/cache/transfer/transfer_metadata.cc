@@ -10,7 +10,9 @@
 #include <type_traits>
 
 #include "kvctl/error.h"
+#include "runtime/cache/backend/cache_backend.h"
 #include "runtime/support/json.h"
+#include "runtime/support/tensor_view.h"
 
 namespace kvctl {
 namespace {
@@ -21,6 +23,9 @@ namespace json = tvm::ffi::json;
 constexpr int64_t kFormatVersion = 1;
 constexpr const char* kCacheType = "relax.vm.PagedAttentionKVCache";
 constexpr const char* kGroupLayout = "1,num_logical_pages,2,num_kv_heads,page_size,qk_head_dim";
+// TVM has no such pages, so that only kvctl's caches exchange them.
+constexpr const char* kInt8GroupLayout =
+    "1,num_logical_pages,2,num_kv_heads,page_size,qk_head_dim+float32_scale";
 
 const char* RopeModeName(RopeMode mode) {
   switch (mode) {
@@ -54,7 +59,8 @@ void ForEachLayoutField(const PagedKVCacheConfig& config, F&& f) {
   f("has_rope_ext_factors", false);
   f("support_sliding_window", false);
   f("support_layer_sliding_window", false);
-  f("page_group_layout", std::string(kGroupLayout));
+  const bool int8 = PageDType(config.dtype) == DType::kInt8;
+  f("page_group_layout", std::string(int8 ? kInt8GroupLayout : kGroupLayout));
 }
 
 void CheckSupported(const PagedKVCacheConfig& config) {
@@ -74,7 +80,7 @@ int64_t NumPages(const PagedKVCacheConfig& config, int64_t length) {
 
 json::Array GroupShape(const PagedKVCacheConfig& config, int64_t num_pages) {
   return {int64_t{1},          num_pages,        int64_t{2},
-          config.num_kv_heads, config.page_size, config.head_dim};
+          config.num_kv_heads, config.page_size, PageShapeOf(config).row_elements()};
 }
 
 json::Array Groups(const PagedKVCacheConfig& config, int64_t num_pages) {
@@ -87,8 +93,7 @@ json::Array Groups(const PagedKVCacheConfig& config, int64_t num_pages) {
     group.Set("num_logical_pages", num_pages);
     group.Set("dtype", ffi::DLDataTypeToString(config.dtype));
     group.Set("shape", GroupShape(config, num_pages));
-    group.Set("nbytes", num_pages * 2 * config.num_kv_heads * config.page_size * config.head_dim *
-                            ((config.dtype.bits + 7) / 8));
+    group.Set("nbytes", num_pages * PageShapeOf(config).num_bytes());
     groups.push_back(group);
   }
   return groups;

@@ -107,8 +107,9 @@ class ModelRunner(ModelForwards):
             New tokens of one forward; the library's own by default, which is also the limit.
         page_size : int
             Tokens in a page of the cache.
-        kv_dtype : {"float32", "float16", "bfloat16"}, optional
+        kv_dtype : {"float32", "float16", "bfloat16", "int8"}, optional
             The type of K and V in the pages; the library's own by default. On CUDA it is 16-bit.
+            "int8" takes a quarter of float32's memory; see :meth:`kvctl.PagedKVCache.create`.
         max_history, max_state_bytes, keep_steps
             Of models with recurrent layers: how their states are kept; see
             :meth:`kvctl.RecurrentState.create`.
@@ -139,8 +140,8 @@ class ModelRunner(ModelForwards):
         """
         if library is not None and not isinstance(library, FunctionTable):
             raise TypeError(f"library must be a kvctl.FunctionTable, got {type(library).__name__}")
-        if kv_dtype is not None and kv_dtype not in ("float32", "float16", "bfloat16"):
-            raise TypeError(f"kv_dtype must be float32, float16 or bfloat16, got {kv_dtype}")
+        if kv_dtype is not None and kv_dtype not in ("float32", "float16", "bfloat16", "int8"):
+            raise TypeError(f"kv_dtype must be float32, float16, bfloat16 or int8, got {kv_dtype}")
         prepare_device(device)
         return cls(
             ffi.runner.load_model(

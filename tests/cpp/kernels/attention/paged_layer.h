@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/convert.h"
+#include "kernels/int8_row.h"
 #include "kvctl/dtype.h"
 
 namespace kvctl {
@@ -24,19 +25,38 @@ class PagedLayer {
  public:
   PagedLayer(Shape shape, DType dtype, int32_t num_pages, uint32_t seed)
       : shape(shape), dtype(dtype), rng(seed) {
-    data.assign(int64_t(num_pages) * 2 * shape.kv_heads * shape.page_size * shape.head_dim *
-                    DTypeSize(dtype),
+    data.assign(int64_t(num_pages) * 2 * shape.kv_heads * shape.page_size * row_bytes(),
                 0xff);  // NaN in every dtype
     for (int32_t page = 0; page < num_pages; ++page) free.push_back(page);
     std::shuffle(free.begin(), free.end(), rng);
   }
 
+  int64_t row_bytes() const { return RowElements(dtype, shape.head_dim) * DTypeSize(dtype); }
+
   /*! \brief Writes K or V of one key and head. */
   void Set(int32_t page, int32_t kv, int32_t head, int32_t offset, const float* values) {
-    const int64_t at =
-        (((int64_t(page) * 2 + kv) * shape.kv_heads + head) * shape.page_size + offset) *
-        shape.head_dim;
-    for (int32_t d = 0; d < shape.head_dim; ++d) Put(at + d, values[d]);
+    const int64_t row =
+        ((int64_t(page) * 2 + kv) * shape.kv_heads + head) * shape.page_size + offset;
+    if (dtype == DType::kInt8) {
+      QuantizeRow(values, shape.head_dim,
+                  reinterpret_cast<int8_t*>(data.data() + row * row_bytes()));
+      return;
+    }
+    for (int32_t d = 0; d < shape.head_dim; ++d) Put(row * shape.head_dim + d, values[d]);
+  }
+
+  /*! \brief The same pages in float32. */
+  PagedLayer Dequantized() const {
+    PagedLayer other = *this;
+    other.dtype = DType::kFloat32;
+    const auto rows = static_cast<int64_t>(data.size()) / row_bytes();
+    other.data.resize(rows * other.row_bytes());
+    for (int64_t row = 0; row < rows; ++row) {
+      DequantizeRow(reinterpret_cast<const int8_t*>(data.data() + row * row_bytes()),
+                    shape.head_dim,
+                    reinterpret_cast<float*>(other.data.data() + row * other.row_bytes()));
+    }
+    return other;
   }
 
   double Get(int32_t page, int32_t kv, int32_t head, int32_t offset, int32_t d) const {
@@ -56,7 +76,7 @@ class PagedLayer {
 
   /*! \brief Copies K and V of a key, all heads, from one slot to another. */
   void Copy(int32_t from_page, int32_t from_offset, int32_t to_page, int32_t to_offset) {
-    const int64_t bytes = int64_t(shape.head_dim) * DTypeSize(dtype);
+    const int64_t bytes = row_bytes();
     for (int32_t i = 0; i < 2 * shape.kv_heads; ++i) {
       const uint8_t* from =
           data.data() +
