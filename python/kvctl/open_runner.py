@@ -14,6 +14,10 @@ MODEL_HELP = (
     "A model directory ('kvctl compile' makes one), or 'hf:' and a transformers model: a directory "
     "or a name on the hub (needs kvctl[hf])."
 )
+#: What the commands' --kv-dtype chooses.
+KV_DTYPE_HELP = (
+    "The type of K and V in the cache: float32, float16, bfloat16 or int8; by default the model's."
+)
 
 
 def open_runner(model: str, *, talks: bool = True, **options: Any) -> Runner:

@@ -17,6 +17,16 @@ def test_compare_shows_the_same_tokens(talking_model):
         assert part in done.stdout
 
 
+def test_the_type_of_k_and_v_is_chosen(talking_model):
+    options = ("--kv-dtype", "int8", "--compare", "-n", "20")
+    done = run("generate", talking_model, "abcabcabc", *options)
+    assert done.returncode == 0, done.stderr
+    assert "The same 20 tokens" in done.stdout
+    done = run("generate", talking_model, "abc", "--kv-dtype", "int3")
+    assert done.returncode == 1
+    assert "kv_dtype must be float32, float16, bfloat16 or int8, got int3" in done.stderr
+
+
 def test_sampled_compare_from_stdin(talking_model):
     done = run(
         "generate", talking_model, "--compare", "-n", "20", "--temperature", "0.8", text="hello\n"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as RichTable
 
-from ...open_runner import MODEL_HELP, open_runner
+from ...open_runner import KV_DTYPE_HELP, MODEL_HELP, open_runner
 
 # A terminal has no room for every column of the report.
 _NOT_PRINTED = ("behind the prefill", "draft depth", "tokens/round")
@@ -68,6 +68,7 @@ def spec_command(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the questions as they are: no chat template.")
     ] = False,
+    kv_dtype: Annotated[str | None, typer.Option(help=KV_DTYPE_HELP)] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -102,7 +103,7 @@ def spec_command(
         raise ValueError(f"--batch takes positive numbers, not {min(sizes)}")
     output.mkdir(parents=True, exist_ok=True)
     register_drafters()
-    runner = open_runner(model, max_sequences=max(4, *sizes))
+    runner = open_runner(model, max_sequences=max(4, *sizes), kv_dtype=kv_dtype)
     named = _drafters(drafters or ["lookup"], runner)
     configurations = [
         Configuration(drafter, own or rule, batch)

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..._ffi.replace_file import replacing
-from ...open_runner import MODEL_HELP, open_runner
+from ...open_runner import KV_DTYPE_HELP, MODEL_HELP, open_runner
 
 if TYPE_CHECKING:
     from .measure import Speedup
@@ -42,6 +42,7 @@ def steps_command(
         list[Path] | None,
         typer.Option("--prompt-file", "-f", help="Prompts instead of the built-in two."),
     ] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help=KV_DTYPE_HELP)] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the measurements here; '-' is stdout.")
     ] = None,
@@ -62,7 +63,7 @@ def steps_command(
             for file in prompt_files
         }
     console = Console(stderr=str(json_file) == "-", soft_wrap=True, highlight=False)
-    runner = open_runner(model)
+    runner = open_runner(model, kv_dtype=kv_dtype)
     text = runner.text
     drafter = LookupDrafter()
     speedups = []
