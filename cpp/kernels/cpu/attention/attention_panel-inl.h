@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/attention/attention_micro-inl.h"
+#include "kernels/cpu/attention/attention_unit.h"
 #include "kernels/cpu/simd/vec-inl.h"
 
 namespace kvctl {
@@ -28,7 +29,7 @@ constexpr int32_t kPanelQueries = 5;
 
 /*! \brief block[j] = element d + j of kLanes keys, for j in [0, kLanes). */
 template <typename T>
-KVCTL_INLINE void LoadTransposed(const T* const* keys, int32_t d, Vec* block) {
+KVCTL_INLINE void LoadTransposed(const T* const* keys, int64_t d, Vec* block) {
   // Quarter by quarter of the vectors; all of a key's loads come from one address.
   for (int i = 0; i < 4; ++i) {
     for (int j = 0; j < kLanes; j += 4) block[j + i] = LoadQuads(keys + i, d + j);
@@ -66,16 +67,16 @@ struct ScoreUnit {
   explicit ScoreUnit(int32_t) {}
 };
 
-/*! \brief Writes the panel of NV * kLanes keys. */
+/*! \brief Writes the panel of NV * kLanes keys, which lie `offset` elements behind `keys`. */
 template <int NV, typename T>
-inline void WritePanel(const T* const* keys, int32_t head_dim, Fetcher* fetcher,
+inline void WritePanel(const T* const* keys, int64_t offset, int32_t head_dim, Fetcher* fetcher,
                        int32_t fetch_bytes, float* panel) {
   fetch_bytes = fetch_bytes * kLanes / (NV * head_dim);
   for (int n = 0; n < NV; ++n) {
     for (int32_t d = 0; d < head_dim; d += kLanes) {
       fetcher->FetchBytes(fetch_bytes);
       Vec block[kLanes];
-      LoadTransposed(keys + n * kLanes, d, block);
+      LoadTransposed(keys + n * kLanes, offset + d, block);
       float* to = panel + d * kPanelKeys + n * kLanes;
       for (int j = 0; j < kLanes; ++j) Store(to + j * kPanelKeys, block[j]);
     }
@@ -84,10 +85,10 @@ inline void WritePanel(const T* const* keys, int32_t head_dim, Fetcher* fetcher,
 
 /*! \brief WritePanel in bfloat16, whose pairs are transposed as if they were single numbers. */
 template <int NV>
-inline void WritePanel(const BFloat16* const* keys, int32_t head_dim, Fetcher* fetcher,
-                       int32_t fetch_bytes, float* panel) {
+inline void WritePanel(const BFloat16* const* keys, int64_t offset, int32_t head_dim,
+                       Fetcher* fetcher, int32_t fetch_bytes, float* panel) {
   if (head_dim % (2 * kLanes) != 0) {
-    return WritePanel<NV, BFloat16>(keys, head_dim, fetcher, fetch_bytes, panel);
+    return WritePanel<NV, BFloat16>(keys, offset, head_dim, fetcher, fetch_bytes, panel);
   }
   fetch_bytes = fetch_bytes * 2 * kLanes / (NV * head_dim);
   const auto* pairs = reinterpret_cast<const float* const*>(keys);
@@ -95,7 +96,7 @@ inline void WritePanel(const BFloat16* const* keys, int32_t head_dim, Fetcher* f
     for (int32_t d = 0; d < head_dim; d += 2 * kLanes) {
       fetcher->FetchBytes(fetch_bytes);
       Vec block[kLanes];
-      LoadTransposed(pairs + n * kLanes, d / 2, block);
+      LoadTransposed(pairs + n * kLanes, (offset + d) / 2, block);
       float* to = panel + d * kPanelKeys + n * kLanes;
       for (int j = 0; j < kLanes; ++j, to += 2 * kPanelKeys) {
         Store(to, FirstOfPairs(block[j]));
@@ -215,14 +216,17 @@ template <typename T>
 inline void WriteKeys(const T* const* keys, uint64_t bits, int64_t offset, int32_t head_dim,
                       Fetcher* fetcher, int32_t fetch_bytes, float* panel) {
   const T* chosen[kPanelKeys];
-  for (int i = 0; i < kPanelKeys; ++i) {
-    // A hidden key may have no page: take one that has in its place.
-    chosen[i] = keys[bits >> i & 1 ? i : __builtin_ctzll(bits)] + offset;
+  if (bits != LowestBits(kPanelKeys)) {
+    for (int i = 0; i < kPanelKeys; ++i) {
+      // A hidden key may have no page: take one that has in its place.
+      chosen[i] = keys[bits >> i & 1 ? i : __builtin_ctzll(bits)];
+    }
+    keys = chosen;
   }
   if (bits >> kLanes == 0) {
-    WritePanel<1>(chosen, head_dim, fetcher, fetch_bytes, panel);
+    WritePanel<1>(keys, offset, head_dim, fetcher, fetch_bytes, panel);
   } else {
-    WritePanel<kPanelVectors>(chosen, head_dim, fetcher, fetch_bytes, panel);
+    WritePanel<kPanelVectors>(keys, offset, head_dim, fetcher, fetch_bytes, panel);
   }
 }
 

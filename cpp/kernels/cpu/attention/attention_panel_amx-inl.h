@@ -72,7 +72,7 @@ class ScoreUnit {
 
 /*! \brief Only pages of bfloat16 come here: those of float32 are values of packed chunks. */
 template <int NV, typename T>
-inline void WritePanel(const T* const* keys, int32_t head_dim, Fetcher* fetcher,
+inline void WritePanel(const T* const* keys, int64_t offset, int32_t head_dim, Fetcher* fetcher,
                        int32_t fetch_bytes, float* panel) {
   fetch_bytes = fetch_bytes * 2 * kLanes / (NV * head_dim);
   const auto* pairs = reinterpret_cast<const float* const*>(keys);
@@ -80,7 +80,7 @@ inline void WritePanel(const T* const* keys, int32_t head_dim, Fetcher* fetcher,
     for (int32_t d = 0; d < head_dim; d += 2 * kLanes) {
       fetcher->FetchBytes(fetch_bytes);
       Vec block[kLanes];
-      LoadTransposed(pairs + n * kLanes, d / 2, block);
+      LoadTransposed(pairs + n * kLanes, (offset + d) / 2, block);
       float* to = panel + d / 2 * kPanelKeys + n * kLanes;
       for (int j = 0; j < kLanes; ++j) Store(to + j * kPanelKeys, block[j]);
     }

@@ -68,14 +68,14 @@ inline __m128i LoadHalfQuads(const void* a, const void* b) {
   const __m128i low = _mm_loadl_epi64(static_cast<const __m128i*>(a));
   return _mm_unpacklo_epi64(low, _mm_loadl_epi64(static_cast<const __m128i*>(b)));
 }
-inline Vec LoadQuads(const float* const* p, int32_t at) {
+inline Vec LoadQuads(const float* const* p, int64_t at) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0] + at)),
                               _mm_loadu_ps(p[4] + at), 1);
 }
-inline Vec LoadQuads(const Float16* const* p, int32_t at) {
+inline Vec LoadQuads(const Float16* const* p, int64_t at) {
   return _mm256_cvtph_ps(LoadHalfQuads(p[0] + at, p[4] + at));
 }
-inline Vec LoadQuads(const BFloat16* const* p, int32_t at) {
+inline Vec LoadQuads(const BFloat16* const* p, int64_t at) {
   const __m128i bits = LoadHalfQuads(p[0] + at, p[4] + at);
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }

@@ -91,14 +91,14 @@ inline __m256i JoinHalfQuads(const void* a, const void* b, const void* c, const 
   const __m128i low = LoadHalfQuads(a, b);
   return _mm256_inserti128_si256(_mm256_castsi128_si256(low), LoadHalfQuads(c, d), 1);
 }
-inline Vec LoadQuads(const float* const* p, int32_t at) {
+inline Vec LoadQuads(const float* const* p, int64_t at) {
   return JoinQuads(_mm_loadu_ps(p[0] + at), _mm_loadu_ps(p[4] + at), _mm_loadu_ps(p[8] + at),
                    _mm_loadu_ps(p[12] + at));
 }
-inline Vec LoadQuads(const Float16* const* p, int32_t at) {
+inline Vec LoadQuads(const Float16* const* p, int64_t at) {
   return _mm512_cvtph_ps(JoinHalfQuads(p[0] + at, p[4] + at, p[8] + at, p[12] + at));
 }
-inline Vec LoadQuads(const BFloat16* const* p, int32_t at) {
+inline Vec LoadQuads(const BFloat16* const* p, int64_t at) {
   const __m256i bits = JoinHalfQuads(p[0] + at, p[4] + at, p[8] + at, p[12] + at);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }

@@ -69,7 +69,7 @@ inline Vec Scale2(Vec value, Vec x) {
 
 /*! \brief The four numbers from p[0] + at on, then those from p[4] + at on, and so on. */
 template <typename T>
-inline Vec LoadQuads(const T* const* p, int32_t at) {
+inline Vec LoadQuads(const T* const* p, int64_t at) {
   return Load(p[0] + at);
 }
 /*! \brief The first number of each lane with two of bfloat16. */
