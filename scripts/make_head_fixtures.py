@@ -130,7 +130,7 @@ def step(
     stem = "midlayer" if case == "eagle3" else "layers.0"
     feature = norm(features, w(f"{stem}.hidden_norm.weight"))
     token = norm(embedded, w(f"{stem}.input_layernorm.weight"))
-    residual = feature if case == "eagle3_speculators" else features
+    residual = features if case == "eagle3" else feature  # speculators': norm_before_residual
     joined = torch.cat([token, feature], -1)
     return decoder_layer(w, stem, joined, residual, positions, sees)
 
@@ -139,7 +139,10 @@ def eagle(case: str, w: Weights, hidden: torch.Tensor, tokens: torch.Tensor) -> 
     """Return what a head of EAGLE's says of a text, and of a tree behind it."""
     wide = case.startswith("eagle3")
     if wide:
-        features = linear(hidden.flatten(1), w("fc.weight"))
+        rows = hidden.flatten(1)
+        if "input_norm.weight" in w:
+            rows = norm(rows, w("input_norm.weight"))
+        features = linear(rows, w("fc.weight"))
     else:
         features = norm(hidden[:, 0], w("model.norm.weight"))
     depths = []

@@ -32,6 +32,8 @@ class HeadConfig:
         Of EAGLE-1, whether the layer that joins feature and token has a bias.
     norm_before_residual : bool
         Of EAGLE-3, whether the residual stream begins behind the norm of the feature.
+    norm_before_fc : bool
+        Of EAGLE-3, whether the joined hidden states have a norm before they become a feature.
     gives_normed : bool
         Of MTP, whether the feature that the module gives is behind its last norm, as MiMo's is;
         else only the output layer reads what is behind it, as in DeepSeek-V3.
@@ -52,6 +54,7 @@ class HeadConfig:
     token_ids: tuple[int, ...] = ()
     fc_bias: bool = False
     norm_before_residual: bool = False
+    norm_before_fc: bool = False
     gives_normed: bool = False
     num_heads: int = 0
     num_blocks: int = 0

@@ -133,6 +133,8 @@ class EagleHead(Head):
         self.layer = EagleLayer(config, layers)
         if self.wide:
             self.fc = layers.linear("fc", 3 * target.hidden_size, width)
+            if config.norm_before_fc:
+                self.input_norm = layers.rms_norm(3 * target.hidden_size, shape.rms_norm_eps)
             self.norm = make_norm(shape, layers)
         else:
             self.feature_norm = make_norm(target, layers)
@@ -148,6 +150,8 @@ class EagleHead(Head):
         """``(n, layers, target width)`` -> ``(n, width)``."""
         n, layers, width = hidden_states.shape
         rows = op.reshape(hidden_states, (n, layers * width))
+        if self.config.norm_before_fc:
+            rows = self.input_norm(rows)
         return self.fc(rows) if self.wide else self.feature_norm(rows)
 
     def head_step(self, input_ids: Tensor, features: Tensor, paged_kv_cache: PagedKVCache) -> Any:

@@ -48,7 +48,7 @@ def read_eagle(
     layout.add("fc.weight", f"{fc}.weight", columns=(width, 2 * width))
     if biased:
         layout.add("fc_token.bias", f"{fc}.bias")
-    _layer(layout, layer, stem, width, two=False)
+    add_layer(layout, layer, stem, width, two=False)
     own = "lm_head.weight" in files
     layout.add("lm_head.weight", "lm_head.weight" if own else "target:lm_head.weight")
     return layout, config
@@ -66,9 +66,8 @@ def read_eagle3(
             f"it reads hidden states of {given!r} numbers, and the target's have "
             f"{target.hidden_size}"
         )
-    first = fields.get("norm_before_residual", norm_first)
-    if not isinstance(first, bool):
-        raise ValueError(f"norm_before_residual must be true or false, not {first!r}")
+    first = _flag(fields, "norm_before_residual", norm_first)
+    normed = _flag(fields, "norm_before_fc", False)
     token_ids = read_token_ids(files, target, layout)
     size = len(token_ids) if token_ids else target.vocab_size
     if fields.get("draft_vocab_size", size) != size:
@@ -83,6 +82,7 @@ def read_eagle3(
         size,
         token_ids=token_ids,
         norm_before_residual=first,
+        norm_before_fc=normed,
     )
     if "embed_tokens.weight" not in files and width != target.hidden_size:
         raise ValueError(
@@ -91,13 +91,24 @@ def read_eagle3(
         )
     _embedding(layout, files)
     layout.add("fc.weight", "fc.weight")
-    _layer(layout, layer, stem, width, two=True)
+    if normed:
+        layout.add("input_norm.weight", "input_norm.weight")
+    add_layer(layout, layer, stem, width, two=True)
     layout.add("norm.weight", "norm.weight")
     if "lm_head.weight" in files:
         layout.add("lm_head.weight", "lm_head.weight")
     else:  # of a head that was trained under the target's own
         layout.add("lm_head.weight", "target:lm_head.weight", rows=token_ids or None)
     return layout, config
+
+
+def _flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Return a field that is true or false; NVIDIA's heads have it in ``eagle_config``."""
+    nested = fields.get("eagle_config")
+    value = fields.get(name, nested.get(name) if isinstance(nested, dict) else None)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+    return default if value is None else value
 
 
 def _layer_config(fields: Mapping[str, Any], target: DecoderConfig) -> DecoderConfig:
@@ -135,7 +146,7 @@ def _embedding(layout: Layout, files: Files) -> None:
     )
 
 
-def _layer(layout: Layout, layer: DecoderConfig, stem: str, width: int, *, two: bool) -> None:
+def add_layer(layout: Layout, layer: DecoderConfig, stem: str, width: int, *, two: bool) -> None:
     """Name the tensors of the decoder layer; in `two` halves those of the joined row."""
     qkv = [f"{stem}.self_attn.{part}_proj" for part in "qkv"]
     weights = [f"{name}.weight" for name in qkv]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 from ...models.checkpoints.config import DecoderConfig
 from ..config import HeadConfig
-from .eagle import _layer as add_layer
+from .eagle import add_layer
 from .layout import Files, Layout, add_target_norm
 
 #: Parts of layers that kvctl does not build, by how their tensors are called.

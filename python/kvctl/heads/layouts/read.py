@@ -12,7 +12,7 @@ from .layout import Files, Layout
 from .medusa import MEDUSA_BLOCK, read_medusa
 from .mtp import find_mtp, read_mtp
 
-_UNSUPPORTED = ("norm_before_fc", "norm_output", "layernorms", "parallel_drafting")
+_UNSUPPORTED = ("norm_output", "fc_norm", "layernorms", "parallel_drafting")
 
 
 def read_layout(

@@ -105,6 +105,22 @@ CASES = {
             "embed_tokens.weight": (VOCAB, WIDTH),
         },
     ),
+    "eagle3_normed": (
+        {
+            "speculators_model_type": "eagle3",
+            "transformer_layer_config": SIZES,
+            "draft_vocab_size": 40,
+            "norm_before_residual": True,
+            "norm_before_fc": True,
+            "eagle_aux_hidden_state_layer_ids": [2, 5, 7],
+        },
+        {
+            **EAGLE3,
+            "input_norm.weight": (3 * WIDTH,),
+            **layer("layers.0", 2 * WIDTH, EAGLE3_NORMS),
+            "embed_tokens.weight": (VOCAB, WIDTH),
+        },
+    ),
     "medusa": ({"medusa_num_heads": 2, "medusa_num_layers": 2}, MEDUSA),
     "mtp_mimo": (
         {**SIZES, "num_hidden_layers": LAYERS},
