@@ -20,19 +20,25 @@ KV_DTYPE_HELP = (
 )
 
 
-def open_runner(model: str, *, talks: bool = True, **options: Any) -> Runner:
+#: What the option that names a number of workers says of itself.
+WORKERS_HELP = "Run the model on so many worker processes, joined by Gloo (docs/distributed.md)."
+
+
+def open_runner(model: str, *, talks: bool = True, workers: int = 1, **options: Any) -> Runner:
     """Load the model of that name; `options` are its loader's.
 
-    Where it `talks`, its tokenizer must be there.
+    Where it `talks`, its tokenizer must be there. Several `workers` run a compiled model together.
 
     Raises
     ------
-    ModuleNotFoundError
-        If a package is missing that such a model needs.
+    ImportError
+        If a package is missing that such a model needs, or the collectives of several workers.
     FileNotFoundError, OSError, ValueError, NotImplementedError
         As :meth:`kvctl.ModelRunner.load`, and ``kvctl.hf.ModelRunner.load``.
     """
     if model.startswith(HF):
+        if workers > 1:
+            raise ValueError("several workers run compiled models, not those of transformers")
         from . import hf
 
         return hf.ModelRunner.load(model.removeprefix(HF), **options)
@@ -42,4 +48,8 @@ def open_runner(model: str, *, talks: bool = True, **options: Any) -> Runner:
 
     if talks:
         require_text_files(Path(model))  # before the parameters are read
+    if workers > 1:
+        from . import distributed
+
+        return distributed.ModelRunner.load(model, workers=workers, **options)
     return ModelRunner.load(model, **options)

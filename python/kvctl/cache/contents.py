@@ -74,7 +74,7 @@ class CacheContents(SequenceStore):
         """
         length = self.sequence_length(seq_id) - self.pending_length(seq_id)
         ffi.cache.evict(
-            self._handle, seq_id, to_shape(_kept_indices(keep, length), "keep"), rerotate
+            self._handle, seq_id, to_shape(kept_indices(keep, length), "keep"), rerotate
         )
 
     def save_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
@@ -205,7 +205,7 @@ class CacheContents(SequenceStore):
         ffi.cache.debug_poison(self._handle)
 
 
-def _kept_indices(keep: Any, length: int) -> Iterable[int]:
+def kept_indices(keep: Any, length: int) -> Iterable[int]:
     """Return indices for indices or a boolean mask over ``length`` tokens."""
     array = np.from_dlpack(keep) if hasattr(keep, "__dlpack__") else np.asarray(keep)
     if array.ndim == 0:

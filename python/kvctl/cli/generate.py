@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..open_runner import KV_DTYPE_HELP, MODEL_HELP, open_runner
+from ..open_runner import KV_DTYPE_HELP, MODEL_HELP, WORKERS_HELP, open_runner
 from .report import make_console, print_comparison, print_statistics
 from .text_grammar import read_grammar
 
@@ -68,6 +68,7 @@ def generate_command(
         typer.Option(help="The text follows this grammar, in xgrammar's EBNF."),
     ] = None,
     kv_dtype: Annotated[str | None, typer.Option(help=KV_DTYPE_HELP)] = None,
+    workers: Annotated[int, typer.Option(min=1, help=WORKERS_HELP)] = 1,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Generate plainly, then speculatively; show both."),
@@ -80,7 +81,7 @@ def generate_command(
     if draft not in ("lookup", "none"):
         raise ValueError(f"--draft is lookup or none, not {draft}")
     message = read_prompt(prompt, prompt_file)
-    runner = open_runner(model, kv_dtype=kv_dtype)
+    runner = open_runner(model, workers=workers, kv_dtype=kv_dtype)
     text = runner.text
     special: Literal["literal", "parse"] = "literal" if literal else "parse"
     is_chat = text.has_template and not raw

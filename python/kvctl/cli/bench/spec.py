@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as RichTable
 
-from ...open_runner import KV_DTYPE_HELP, MODEL_HELP, open_runner
+from ...open_runner import KV_DTYPE_HELP, MODEL_HELP, WORKERS_HELP, open_runner
 
 # A terminal has no room for every column of the report.
 _NOT_PRINTED = ("behind the prefill", "draft depth", "tokens/round")
@@ -53,6 +53,7 @@ def spec_command(
     batches: Annotated[
         list[int] | None, typer.Option("--batch", "-b", help="Questions answered at once.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help=WORKERS_HELP)] = 1,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The directory for everything that is written.")
     ] = Path("build/bench"),
@@ -103,7 +104,7 @@ def spec_command(
         raise ValueError(f"--batch takes positive numbers, not {min(sizes)}")
     output.mkdir(parents=True, exist_ok=True)
     register_drafters()
-    runner = open_runner(model, max_sequences=max(4, *sizes), kv_dtype=kv_dtype)
+    runner = open_runner(model, workers=workers, max_sequences=max(4, *sizes), kv_dtype=kv_dtype)
     named = _drafters(drafters or ["lookup"], runner)
     configurations = [
         Configuration(drafter, own or rule, batch)

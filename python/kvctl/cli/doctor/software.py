@@ -78,6 +78,7 @@ def software_checks(probed: dict[str, Any]) -> Iterator[Check]:
     else:
         yield ok("import kvctl", f"version {probed['version']}")
     yield _onednn()
+    yield _collectives()
     yield _compiler(tvm)
     yield _mlc()
     yield _demo()
@@ -155,6 +156,24 @@ def _build_id(name: str, directory: Path | None, library: str, expected: str, wa
         f"pip install {wanted}, or rebuild kvctl against this one: "
         "pip install --no-build-isolation --force-reinstall --no-deps .",
     )
+
+
+def _collectives() -> Check:
+    """Say which collectives several workers can use; see kvctl.distributed.collectives."""
+    spec = importlib.util.find_spec("kvctl._core")
+    libraries = Path(spec.origin).parent / "lib" if spec is not None and spec.origin else Path()
+    found = [name for name in ("gloo", "nccl") if _plugin(libraries, name).exists()]
+    if found:
+        return ok("collectives", f"{' and '.join(found)}: a model can run on several workers")
+    return note(
+        "collectives",
+        "none: a model runs on one worker",
+        "for several: apt install libgloo-dev, then build kvctl again (docs/distributed.md)",
+    )
+
+
+def _plugin(libraries: Path, name: str) -> Path:
+    return libraries / f"libkvctl_disco_{name}.so"
 
 
 def _onednn() -> Check:

@@ -71,12 +71,12 @@ class ModelForwards(ExitForwards):
         lengths, flat = _flatten(tokens, "tokens")
         if hidden is not False:
             asked, _ = self._states(seq_ids, hidden, None)
-            states = ffi.runner.prefill_states(
+            states = self._calls.prefill_states(
                 self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat, tvm_ffi.Shape(asked)
             )
             self._record(seq_ids, lengths, flat)
             return logits_and_hidden(states, hidden)
-        logits = ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
+        logits = self._calls.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
         self._record(seq_ids, lengths, flat)
         return logits
 
@@ -101,7 +101,7 @@ class ModelForwards(ExitForwards):
             As :meth:`prefill`.
         """
         flat = to_int64(tokens, "tokens").tolist()
-        logits = ffi.runner.decode(
+        logits: tvm_ffi.Tensor = self._calls.decode(
             self._handle, to_shape(seq_ids, "seq_ids"), tvm_ffi.Shape(tuple(flat))
         )
         self._record(seq_ids, [1] * len(flat), flat)
@@ -156,9 +156,9 @@ class ModelForwards(ExitForwards):
         ids = to_shape(seq_ids, "seq_ids")
         asked, until = self._states(seq_ids, hidden, layers)
         if not asked and not until:
-            logits: Any = ffi.runner.verify(self._handle, ids, code)
+            logits: Any = self._calls.verify(self._handle, ids, code)
         else:
-            states = ffi.runner.verify_states(self._handle, ids, code, tvm_ffi.Shape(asked), until)
+            states = self._calls.verify_states(self._handle, ids, code, tvm_ffi.Shape(asked), until)
             logits = logits_and_hidden(states, hidden)
             self._partial.record(seq_ids, until, [tree.num_rows for tree in trees], states[2])
         if isinstance(self._cache, ReplayingCache):
@@ -221,7 +221,7 @@ class ModelForwards(ExitForwards):
         lengths, flat = _flatten(tokens, "tokens")
         self._check_trees(seq_ids, mask)
         asked, until = self._states(seq_ids, hidden, layers)
-        states = ffi.runner.forward_states(
+        states = self._calls.forward_states(
             self._handle,
             to_shape(seq_ids, "seq_ids"),
             lengths,
@@ -254,7 +254,7 @@ class ModelForwards(ExitForwards):
     def _run_again(self, seq_ids: list[int], tokens: list[list[int]]) -> None:
         """Run tokens again without returning their logits."""
         lengths, flat = _flatten(tokens, "tokens")
-        ffi.runner.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
+        self._calls.prefill(self._handle, to_shape(seq_ids, "seq_ids"), lengths, flat)
 
     def _record(
         self,

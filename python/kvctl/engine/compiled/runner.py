@@ -148,13 +148,13 @@ class ModelRunner(ModelForwards):
                 to_path(model_dir),
                 tvm_ffi.device(device),
                 None if library is None else library._handle,
-                _at_least_one("max_sequences", max_sequences),
-                _at_least_one("max_total_tokens", max_total_tokens),
-                _at_least_one("prefill_chunk_size", prefill_chunk_size),
+                at_least_one("max_sequences", max_sequences),
+                at_least_one("max_total_tokens", max_total_tokens),
+                at_least_one("prefill_chunk_size", prefill_chunk_size),
                 page_size,
                 kv_dtype or "",
                 max_history,
-                _at_least_one("max_state_bytes", max_state_bytes),
+                at_least_one("max_state_bytes", max_state_bytes),
                 keep_steps,
                 -1 if shard is None else shard,
                 progress,
@@ -277,7 +277,7 @@ class ModelRunner(ModelForwards):
         )
 
 
-def _at_least_one(name: str, value: int | None) -> int:
+def at_least_one(name: str, value: int | None) -> int:
     """Return 0, which is the library's default, for None alone: users must not give 0."""
     if value is None:
         return 0

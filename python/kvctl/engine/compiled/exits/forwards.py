@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class ExitForwards:
     """The part of :class:`kvctl.ModelRunner` that goes below tokens and logits."""
 
+    #: The packed functions that run the model; workers have others of the same names.
+    _calls: Any = ffi.runner
     _handle: ffi.ModelRunnerHandle
     _cache: PagedKVCache | ReplayingCache
     _partial: PartialRows
@@ -46,7 +48,8 @@ class ExitForwards:
             If there are none, or one is outside the vocabulary.
         """
         flat = to_int64(tokens, "tokens").tolist()
-        return ffi.runner.embed(self._handle, tvm_ffi.Shape(tuple(flat)))
+        rows: tvm_ffi.Tensor = self._calls.embed(self._handle, tvm_ffi.Shape(tuple(flat)))
+        return rows
 
     def prefill_embeddings(
         self, seq_ids: Sequence[int], embeddings: Sequence[Any]
@@ -75,8 +78,9 @@ class ExitForwards:
         NotImplementedError
             If the model has recurrent layers: they may have to run tokens again.
         """
-        rows = [tvm_ffi.from_dlpack(one) for one in embeddings]
-        return ffi.runner.prefill_embeddings(self._handle, to_shape(seq_ids, "seq_ids"), rows)
+        rows, ids = [tvm_ffi.from_dlpack(one) for one in embeddings], to_shape(seq_ids, "seq_ids")
+        logits: tvm_ffi.Tensor = self._calls.prefill_embeddings(self._handle, ids, rows)
+        return logits
 
     def complete(self, seq_ids: Sequence[int], *, hidden: bool | Sequence[int] = False) -> Any:
         """Run the other layers of pending rows that ran the first layers only.
@@ -112,7 +116,7 @@ class ExitForwards:
             raise NotImplementedError("complete gives what the output layer reads: hidden=True")
         until, rows = self._partial.waiting(self._cache, seq_ids)
         ids = to_shape(seq_ids, "seq_ids")
-        states = ffi.runner.complete(self._handle, ids, tvm_ffi.from_dlpack(rows), until)
+        states = self._calls.complete(self._handle, ids, tvm_ffi.from_dlpack(rows), until)
         self._partial.forget(seq_ids)
         return logits_and_hidden(states, hidden)
 

@@ -1,0 +1,210 @@
+"""Calls of packed functions as one list of integers, which Disco broadcasts in one message.
+
+A call names a function of `FUNCTIONS`, where its result goes, and its arguments. Integers, None,
+shapes, tensors and lists of them can be arguments, and so can what every worker has of its own: its
+runner, its cache, and its checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import tvm_ffi
+
+from .._ffi import functions as ffi
+from .._ffi.convert import to_numpy, to_tensor
+
+#: What a program may call. A worker finds a function by its place here.
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{
+        f"runner.{name}": getattr(ffi.runner, name)
+        for name in (
+            "complete",
+            "decode",
+            "embed",
+            "forward_states",
+            "prefill",
+            "prefill_embeddings",
+            "prefill_states",
+            "verify",
+            "verify_states",
+        )
+    },
+    **{
+        f"cache.{name}": getattr(ffi.cache, name)
+        for name in (
+            "checkpoint",
+            "commit",
+            "drop_pending",
+            "evict",
+            "get_kv",
+            "popn",
+            "rollback",
+            "set_sliding_window",
+        )
+    },
+    **{
+        f"vm.{name}": getattr(ffi.vm_builtin, name)
+        for name in (
+            "kv_state_add_sequence",
+            "kv_state_clear",
+            "kv_state_fork_sequence",
+            "kv_state_remove_sequence",
+        )
+    },
+    "undo": lambda cache, ids, lengths: _undo(cache, ids, lengths),
+    "forget": lambda checkpoint: None,  # the worker does it
+}
+_PLACES = {name: place for place, name in enumerate(FUNCTIONS)}
+_BY_PLACE = list(FUNCTIONS.items())
+
+
+class Own(Enum):
+    """What every worker has of its own."""
+
+    RUNNER = 0
+    CACHE = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint that every worker keeps under one number."""
+
+    number: int
+
+
+class Call(NamedTuple):
+    """A call: its result is kept under `target`, or returned where that is -1."""
+
+    name: str
+    args: tuple[Any, ...]
+    target: int = -1
+
+
+_DTYPES = ("int32", "int64", "float32", "float16", "bfloat16", "bool", "uint8")
+_OWNS = list(Own)
+_NONE, _INT, _SHAPE, _TENSOR, _LIST, _OWN, _KEPT = range(7)
+
+
+def encode(calls: Sequence[Call]) -> list[int]:
+    """Return a program.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another type.
+    """
+    out = [len(calls)]
+    for name, args, target in calls:
+        out += (_PLACES[name], target, len(args))
+        for arg in args:
+            _put(out, arg)
+    return out
+
+
+def decode(program: Sequence[int], begin: int = 0) -> list[Call]:
+    """Return the calls of a program, which begins at `program[begin]`."""
+    calls, at = [], begin + 1
+    for _ in range(program[begin]):
+        place, target, count = program[at : at + 3]
+        at += 3
+        args = []
+        for _ in range(count):
+            arg, at = _get(program, at)
+            args.append(arg)
+        calls.append(Call(_BY_PLACE[place][0], tuple(args), target))
+    return calls
+
+
+def _undo(cache: Any, seq_ids: Iterable[int], lengths: Iterable[int]) -> None:
+    """Take back what sequences have got since they had these lengths."""
+    length_of = ffi.vm_builtin.attention_kv_cache_get_sequence_length
+    for seq_id, length in zip(seq_ids, lengths, strict=True):
+        if (grown := length_of(cache, seq_id) - length) > 0:
+            ffi.cache.popn(cache, seq_id, grown)
+
+
+def function(name: str) -> Callable[..., Any]:
+    """Return the function of a call."""
+    return FUNCTIONS[name]
+
+
+def _put(out: list[int], arg: Any) -> None:
+    if arg is None:
+        out.append(_NONE)
+    elif isinstance(arg, Own):
+        out += (_OWN, arg.value)
+    elif isinstance(arg, Kept):
+        out += (_KEPT, arg.number)
+    elif isinstance(arg, int | np.integer):  # bool included
+        out += (_INT, int(arg))
+    elif isinstance(arg, tvm_ffi.Shape):
+        out += (_SHAPE, len(arg), *arg)
+    elif isinstance(arg, list | tuple | tvm_ffi.Array):
+        out += (_LIST, len(arg))
+        for one in arg:
+            _put(out, one)
+    elif hasattr(arg, "__dlpack__"):
+        _put_tensor(out, arg)
+    else:
+        raise TypeError(f"a worker cannot be sent a {type(arg).__name__}")
+
+
+def to_array(tensor: Any) -> Any:
+    """Return a tensor as an array that shares its memory; NumPy reads no bfloat16 by itself."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    if str(tensor.dtype) != "bfloat16":
+        return to_numpy(tensor)
+    bits = ffi.runtime.TVMTensorCreateView(
+        tensor, tvm_ffi.Shape(tensor.shape), tvm_ffi.dtype("uint16"), 0
+    )
+    return to_numpy(bits).view(ml_dtypes.bfloat16)
+
+
+def _put_tensor(out: list[int], tensor: Any) -> None:
+    array = np.ascontiguousarray(to_array(tensor))
+    data = array.tobytes()
+    words = np.frombuffer(data + bytes(-len(data) % 8), np.int64)
+    dtype = _DTYPES.index(array.dtype.name)
+    out += (_TENSOR, dtype, array.ndim, *array.shape, len(words))
+    out += words.tolist()
+
+
+def _get(program: Sequence[int], at: int) -> tuple[Any, int]:
+    """Return the argument at a place, and the place behind it."""
+    tag = program[at]
+    if tag == _NONE:
+        return None, at + 1
+    value, at = program[at + 1], at + 2
+    if tag == _INT:
+        return value, at
+    if tag == _SHAPE:
+        return tvm_ffi.Shape(tuple(program[at : at + value])), at + value
+    if tag == _OWN:
+        return _OWNS[value], at
+    if tag == _KEPT:
+        return Kept(value), at
+    if tag == _TENSOR:
+        return _get_tensor(_DTYPES[value], program, at)
+    many = []
+    for _ in range(value):
+        one, at = _get(program, at)
+        many.append(one)
+    return many, at
+
+
+def _get_tensor(name: str, program: Sequence[int], at: int) -> tuple[tvm_ffi.Tensor, int]:
+    ndim = program[at]
+    shape = tuple(program[at + 1 : at + 1 + ndim])
+    at += 2 + ndim
+    words = np.array(program[at : at + program[at - 1]], np.int64)
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    data = words.view(np.uint8)[:size].view(dtype).reshape(shape)
+    return to_tensor(data), at + len(words)

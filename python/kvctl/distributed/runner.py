@@ -1,0 +1,130 @@
+"""A compiled model on several workers, with one logical cache."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+from .._ffi.convert import to_path
+from ..engine.compiled import runner as compiled
+from ..engine.compiled.replay import ReplayingCache
+from .cache import DistributedKVCache
+from .calls import WorkerCalls
+from .journal import Journal
+from .session import Session
+
+
+class ModelRunner(compiled.ModelRunner):
+    """A model on several workers: everything that :class:`kvctl.ModelRunner` is.
+
+    The library is compiled for as many shards as there are workers (``kvctl compile
+    --tensor-parallel``), or for one: then every worker runs the whole model, which is of use for
+    tests alone. :attr:`cache` is one logical cache.
+
+    A forward happens on all workers or on none. Where one fails, the others undo the step, and
+    :class:`kvctl.distributed.WorkerError` names it. Where one dies or does not answer, the session
+    is closed as well: its processes have ended, and this process may load another.
+
+    Use it as a context, or call :meth:`close`.
+
+    Examples
+    --------
+    >>> with kvctl.distributed.ModelRunner.load("Llama-3-8B-tp2", workers=2) as runner:
+    ...     generation = kvctl.generate(runner, [prompt])
+    """
+
+    def __init__(self, session: Session, directory: str | PathLike[str]) -> None:
+        self._session = session
+        super().__init__(session.first.take_result(), directory)
+        if isinstance(self._cache, ReplayingCache):
+            raise NotImplementedError("models with recurrent layers run on one worker")
+        journal = Journal()
+        self._cache = DistributedKVCache(self._cache.handle, journal)
+        self._calls = WorkerCalls(session, journal, self._cache)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model_dir: str | PathLike[str],
+        *,
+        workers: int = 2,
+        collectives: str = "gloo",
+        threads: int | None = None,
+        patience: float = 8.0,
+        device: str = "cpu",
+        max_sequences: int = 4,
+        max_total_tokens: int | None = None,
+        prefill_chunk_size: int | None = None,
+        page_size: int = 16,
+        kv_dtype: str | None = None,
+    ) -> ModelRunner:
+        """Start the workers and load the model on each.
+
+        Parameters
+        ----------
+        model_dir : path-like
+            A model directory.
+        workers : int
+            How many; the first is a thread of this process, the others are processes.
+        collectives : {"gloo", "nccl"}
+            The library that connects them.
+        threads : int, optional
+            OpenMP threads of each worker; by default the cores of this machine, shared out.
+        patience : float
+            Seconds of silence during a call after which a worker is given up.
+        device, max_sequences, max_total_tokens, prefill_chunk_size, page_size, kv_dtype
+            As for :meth:`kvctl.ModelRunner.load`, on every worker.
+
+        Raises
+        ------
+        ImportError
+            If kvctl was built without these collectives.
+        FileNotFoundError, ValueError, TypeError
+            As :meth:`kvctl.ModelRunner.load`; and if the library was compiled for another number of
+            shards.
+        NotImplementedError
+            If the model has recurrent layers.
+        kvctl.distributed.WorkerError
+            If a worker fails alone.
+        """
+        sizes = (
+            compiled.at_least_one("max_sequences", max_sequences),
+            compiled.at_least_one("max_total_tokens", max_total_tokens),
+            compiled.at_least_one("prefill_chunk_size", prefill_chunk_size),
+            page_size,
+            *(16, 0, 1),  # of recurrent layers, which there are none
+        )
+        path = to_path(model_dir)
+        if not Path(path).is_dir():
+            raise FileNotFoundError(f"there is no model directory {path}")
+        session = Session(workers, library=collectives, threads=threads, patience=patience)
+        try:
+            session.load(str(Path(path).resolve()), device, kv_dtype or "", sizes)
+            return cls(session, model_dir)
+        except BaseException:
+            session.close(kill=True)
+            raise
+
+    @property
+    def workers(self) -> int:
+        """How many workers run the model."""
+        return self._session.workers
+
+    @cached_property
+    def identity(self) -> str:
+        """A name for this model on its workers, under which what its rounds cost is remembered."""
+        return f"{super().identity} workers={self.workers} threads={self._session.threads}"
+
+    def close(self) -> None:
+        """End the workers. The model cannot be called any more."""
+        self._session.close()
+
+    def __enter__(self) -> ModelRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, workers={self.workers})"

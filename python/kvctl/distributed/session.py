@@ -1,0 +1,304 @@
+"""A session of workers: calls go out by TVM's Disco, and reports come back by sockets of ours."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import select
+import socket
+import weakref
+from collections.abc import Sequence
+from threading import RLock, Thread
+from typing import Any
+
+import tvm_ffi
+from tvm_ffi import get_global_func
+
+from . import collectives
+from .errors import WorkerError
+from .processes import Processes
+from .reports import Reports
+from .wire import BREAK, VALUE, Port
+from .worker_state import WORKERS, Worker
+
+_TOKENS = itertools.count(1)
+_OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
+#: Seconds for imports and for reading a model: a death is noticed at once all the same.
+_START_SECONDS = 600.0
+_GOODBYE_SECONDS = 5.0
+
+
+class Session:
+    """Workers, of which the first is a thread of this process.
+
+    Parameters
+    ----------
+    workers : int
+        How many.
+    library : {"gloo", "nccl"}
+        The collectives.
+    threads : int, optional
+        OpenMP threads of each; by default this machine's cores, shared out.
+    patience : float
+        Seconds after which a worker that is silent during a call is given up.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        library: str = "gloo",
+        threads: int | None = None,
+        patience: float = 8.0,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        collectives.load(library)
+        self.workers = workers
+        self.closed = False
+        self._library = library
+        self._patience = patience
+        self._lock = RLock()
+        self._numbers = itertools.count(1)
+        self._meetings = itertools.count(1)
+        cores = len(os.sched_getaffinity(0))
+        self.threads = max(1, cores // workers) if threads is None else threads
+        self._token = os.getpid() << 20 | next(_TOKENS)
+        self._processes = Processes(self._token, {"OMP_NUM_THREADS": str(self.threads)})
+        own, ours = socket.socketpair()
+        self.first = WORKERS[self._token] = Worker(0, Port(own))
+        self._ports = {0: Port(ours)}
+        self._poll = select.poll()
+        _OPEN.add(self)
+        try:
+            self._open()
+        except BaseException:
+            self.close(kill=True)
+            raise
+
+    def _open(self) -> None:
+        """Start the workers and connect them."""
+        with self._processes.starting():
+            self._disco: Any = get_global_func("runtime.disco.SessionProcess")(
+                self.workers, 1, "kvctl.distributed.create_process_pool", str(self._token)
+            )
+        self._ports |= self._processes.ports
+        self._numbers_by_fd = {port.fileno(): number for number, port in self._ports.items()}
+        for port in self._ports.values():
+            self._poll.register(port.fileno(), select.POLLIN)
+        find = get_global_func("runtime.disco.SessionGetGlobalFunc")
+        self._functions = {
+            name: find(self._disco, f"kvctl.distributed.{name}")
+            for name in ("join", "load", "execute")
+        }
+        self._call_packed = get_global_func("runtime.disco.SessionCallPacked")
+        self.join()
+
+    def join(self) -> None:
+        """Connect the workers, anew where their connections were closed.
+
+        Raises
+        ------
+        WorkerError
+            If they cannot be connected; the session is closed.
+        """
+        meeting = f"{self._token}.{next(self._meetings)}"
+        reports = self.call(
+            "join",
+            self._library,
+            meeting,
+            "127.0.0.1",
+            0,
+            60_000,
+            patience=_START_SECONDS,
+            doing="while the workers were connecting",
+        )
+        if reports.failures:
+            worker, failure = reports.cause()
+            self.give_up(worker, f"could not connect ({failure.message})", "with the others")
+
+    def call(
+        self, function: str, *args: Any, patience: float | None = None, doing: str, who: int = -1
+    ) -> Reports:
+        """Call a function on every worker, and wait until all have reported.
+
+        Parameters
+        ----------
+        function : {"join", "load", "execute"}
+            The function.
+        args
+            Its arguments behind the session's token and the call's number.
+        patience : float, optional
+            Seconds of silence after which a worker is given up.
+        doing : str
+            What an error says of the moment.
+        who : int
+            The workers that report, a bit for each.
+
+        Returns
+        -------
+        Reports
+            How it went on each worker.
+
+        Raises
+        ------
+        WorkerError
+            If a worker died, does not answer, or left the others behind; the session is closed.
+        RuntimeError
+            If the session is closed.
+        """
+        with self._lock:
+            if self.closed:
+                raise RuntimeError("the session of workers is closed: load the model again")
+            number = next(self._numbers)
+            reports = Reports(
+                number, self.workers, who, self._patience if patience is None else patience
+            )
+            try:
+                self._send(function, number, args)
+                self._collect(reports, doing)
+            except KeyboardInterrupt:
+                # It takes effect behind the step, as behind any call of the library. The message
+                # may not have gone out yet: workers do a thing of one number once.
+                self._send(function, number, args)
+                self._collect(reports, doing)
+                raise
+            return reports
+
+    def _send(self, function: str, number: int, args: Sequence[Any]) -> None:
+        # Disco's session must not be a variable where an exception passes: it would live on.
+        self._call_packed(self._disco, 0, 0, self._functions[function], self._token, number, *args)
+
+    def load(self, directory: str, device: str, kv_dtype: str, sizes: Any) -> None:
+        """Load a model on every worker; :meth:`kvctl.distributed.worker_state.Worker.load`.
+
+        Raises
+        ------
+        WorkerError
+            If a worker fails alone; or as the load of a model raises.
+        """
+        reports = self.call(
+            "load",
+            directory,
+            device,
+            kv_dtype,
+            tvm_ffi.Shape(sizes),
+            self.threads,
+            patience=_START_SECONDS,
+            doing="while it loaded the model",
+        )
+        if reports.failures:
+            worker, failure = reports.cause()
+            if self.first.error is not None and worker == 0:
+                raise self.first.error
+            raise WorkerError(
+                f"{self.name(worker)} could not load its part of the model: {failure.kind}: "
+                f"{failure.message}",
+                worker=worker,
+                closed=True,
+            )
+
+    def _collect(self, reports: Reports, doing: str) -> None:
+        while reports.missing:
+            ready = self._poll.poll(reports.milliseconds())
+            for fd, _ in ready:
+                number = self._numbers_by_fd[fd]
+                try:
+                    for news in self._ports[number].receive():
+                        reports.heard(number)
+                        if news.kind == VALUE:
+                            self._hand_out(news.payload)
+                        else:
+                            reports.take(number, news)
+                except EOFError:
+                    self.give_up(number, self._processes.how_it_ended(number), doing)
+            silent = reports.silent()
+            if silent is not None:
+                seconds = f"has not answered for {reports.patience:.0f} s"
+                self.give_up(silent, seconds, doing)
+            if reports.blocked():
+                self.break_connections()
+        if reports.diverged is not None:
+            worker, message = reports.diverged
+            self.give_up(worker, f"could not follow the others ({message})", doing)
+
+    def _hand_out(self, payload: bytes) -> None:
+        """Tell all workers what one of them has to say."""
+        self.first.learn(payload)
+        for number, port in self._ports.items():
+            if number > 0:
+                with contextlib.suppress(OSError):  # a dead worker is noticed by its socket's end
+                    port.send(VALUE, 0, payload)
+
+    def break_connections(self) -> None:
+        """Make every collective that is waiting raise."""
+        self.first.close_connections()
+        for number, port in self._ports.items():
+            if number > 0:
+                with contextlib.suppress(OSError):
+                    port.send(BREAK)
+
+    def give_up(self, worker: int, what: str, doing: str) -> None:
+        """Close the session and say whose fault it is."""
+        name = self.name(worker)
+        self.close(kill=True)
+        raise WorkerError(
+            f"{name} {what} {doing}; the session is closed, and its workers have ended: load the "
+            "model again",
+            worker=worker,
+            closed=True,
+        )
+
+    def name(self, worker: int) -> str:
+        """Return what a message calls a worker."""
+        pid = self._processes.pid(worker)
+        return f"worker {worker}" + ("" if pid is None else f" (process {pid})")
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the workers. Nothing happens if that was done.
+
+        Parameters
+        ----------
+        kill : bool
+            Do not wait for them to finish.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            _OPEN.discard(self)
+            if kill:
+                self._processes.kill()
+                self.first.close_connections()
+            # Disco's session joins the thread of worker 0, which is in a collective perhaps.
+            ending = Thread(target=self._end_disco, daemon=True)
+            ending.start()
+            ending.join(_GOODBYE_SECONDS)
+            self._processes.reap(0 if kill else _GOODBYE_SECONDS)
+            for port in self._ports.values():
+                port.close()
+            if not ending.is_alive():
+                self.first.port.close()
+                WORKERS.pop(self._token, None)
+
+    def _end_disco(self) -> None:
+        self._functions = {}
+        self._disco = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_processes"):
+            self.close(kill=True)
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_OPEN):
+        session.close(kill=True)

@@ -1,0 +1,30 @@
+"""The process of a worker: ``python -m kvctl.distributed.worker``; a session starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from threading import Thread
+
+from tvm_ffi import get_global_func
+
+from . import collectives
+from .wire import Port
+from .worker_state import WORKERS, Worker
+
+
+def main(arguments: list[str]) -> None:
+    """Be a worker until the session ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
+    collectives.load_disco()
+    number, workers, groups, read_fd, write_fd, report_fd, token = map(int, arguments)
+    worker = WORKERS[token] = Worker(number, Port(socket.socket(fileno=report_fd)))
+    Thread(target=worker.watch, daemon=True).start()
+    get_global_func("runtime.disco.WorkerProcess")(number, workers, groups, read_fd, write_fd)
+    os._exit(0)  # the watching thread and OpenMP's need no farewell
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

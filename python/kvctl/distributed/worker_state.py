@@ -1,0 +1,244 @@
+"""A worker: what Disco calls in every process, and in a thread of the controller's."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+from collections.abc import Callable
+from threading import Condition
+from typing import Any
+
+import tvm_ffi
+from tvm_ffi import get_global_func, register_global_func
+
+from .._ffi import errors as errors  # registers the exception types that libkvctl raises
+from .._ffi import functions as ffi
+from .._ffi.cuda_compiler import prepare_device
+from .collectives import load
+from .program import Call, Kept, Own, decode, function
+from .wire import ALIVE, BREAK, DONE, FAILED, VALUE, Port
+
+#: What a user's mistake raises: on every worker alike, before the model runs.
+USER_ERRORS = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    NotImplementedError,
+    FileNotFoundError,
+    errors.OutOfPagesError,
+)
+_HEARTBEAT_SECONDS = 1.0
+#: Seconds that a worker waits for the address of another.
+_MEETING_SECONDS = 60.0
+#: The workers of this process, by the session's token.
+WORKERS: dict[int, Worker] = {}
+
+
+class DivergedError(Exception):
+    """A worker could not follow the others."""
+
+
+class Worker:
+    """One worker of a session: its model, its cache, and its way to report."""
+
+    def __init__(self, number: int, port: Port) -> None:
+        self.number = number
+        self.port = port
+        self.busy = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.next_call: Call  #: what worker 0 does, without decoding it
+        self._handle: Any = None
+        self._cache: Any = None
+        self._kept: dict[int, Any] = {}
+        self._made = 0  # calls of the controller's journal
+        self._last = 0  # the number of the last thing done
+        self._close_connections: Callable[[], None] | None = None
+        self._values: dict[str, bytes] = {}
+        self._arrived = Condition()
+
+    # What the session's functions do; they run on Disco's thread.
+
+    def join(self, library: str, meeting: str, host: str, device_id: int, timeout: int) -> None:
+        """Connect with the other workers."""
+        load(library)
+        self.close_connections()
+        join = get_global_func(f"runtime.disco.{library}.join")
+        exchange = tvm_ffi.convert(lambda key, value: self._exchange(f"{meeting}/{key}", value))
+        self._close_connections = join(exchange, meeting, host, timeout, device_id)
+
+    def load(self, directory: str, device: str, kv_dtype: str, options: Any, threads: int) -> None:
+        """Load the model, or this worker's part of it."""
+        ctypes.CDLL("libgomp.so.1").omp_set_num_threads(threads)  # of this thread's teams
+        prepare_device(device)
+        load_model: Any = ffi.runner.load_model
+        self._handle = load_model(
+            directory,
+            tvm_ffi.device(device),
+            None,
+            *options[:4],
+            kv_dtype,
+            *options[4:6],
+            bool(options[6]),
+            None,
+        )
+        self._cache = ffi.runner.get_cache(self._handle)
+        self.result = self._handle
+
+    def execute(self, program: Any) -> None:
+        """Run a program behind its head.
+
+        The head: free pages and tokens of the controller's cache, or -1; and the numbers of the
+        calls that have happened there, of which this worker has made the first ones, perhaps.
+
+        Raises
+        ------
+        DivergedError
+            If this worker's cache is not the controller's any more.
+        """
+        if self.number == 0:  # its cache is the controller's, and its call lies at hand
+            self._run(self.next_call)
+            return
+        pages, tokens, first, end = program[:4]
+        calls = decode(program, 4)
+        if first < end:
+            try:
+                for call in calls[max(0, self._made - first) : end - first]:
+                    self._run(call)
+            except Exception as error:
+                raise DivergedError(f"{type(error).__name__}: {error}") from error
+            self._made = max(self._made, end)
+        if pages >= 0:
+            self._check(pages, tokens)
+        for call in calls[end - first :]:
+            self._run(call)
+
+    def _check(self, pages: int, tokens: int) -> None:
+        has = (
+            ffi.vm_builtin.attention_kv_cache_get_num_available_pages(self._cache),
+            ffi.vm_builtin.attention_kv_cache_get_total_sequence_length(self._cache),
+        )
+        if has != (pages, tokens):
+            raise DivergedError(
+                f"its cache has {has[0]} free pages and {has[1]} tokens, the controller's "
+                f"{pages} and {tokens}"
+            )
+
+    def _run(self, call: Call) -> None:
+        if call.name == "forget":
+            self._kept.pop(call.args[0].number, None)
+            return
+        result = function(call.name)(*map(self._resolve, call.args))
+        if call.target >= 0:
+            self._kept[call.target] = result
+        else:
+            self.result = result
+
+    def _resolve(self, arg: Any) -> Any:
+        if arg is Own.RUNNER:
+            return self._handle
+        if arg is Own.CACHE:
+            return self._cache
+        if isinstance(arg, Kept):
+            return self._kept[arg.number]
+        return arg
+
+    def run(self, number: int, act: Callable[[], None]) -> None:
+        """Do something and report how it went: an exception must not reach Disco's loop."""
+        if number <= self._last:
+            return  # sent again, behind an interrupt
+        self._last = number
+        self.busy, self.result, self.error = True, None, None
+        try:
+            act()
+        except BaseException as error:
+            self.error = error
+            mistake = isinstance(error, USER_ERRORS)
+            if not mistake:
+                self.close_connections()  # the others may wait for this worker
+            report = {"kind": type(error).__name__, "message": str(error), "mistake": mistake}
+            kind, payload = FAILED, json.dumps(report).encode()
+        else:
+            kind, payload = DONE, b""
+        self.busy = False
+        try:
+            self.port.send(kind, number, payload)
+        except OSError:
+            pass  # the controller is gone, and Disco's channel says so, too
+
+    def take_result(self) -> Any:
+        """Return what the last call returned, and keep it no longer."""
+        result, self.result = self.result, None
+        return result
+
+    def close_connections(self) -> None:
+        """Make collectives raise, here and at the others; any thread."""
+        if self._close_connections is not None:
+            self._close_connections()
+
+    # How workers tell each other their addresses.
+
+    def _exchange(self, key: str, value: Any) -> Any:
+        if value is not None:
+            self.tell(key, bytes(value))
+            return None
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: key in self._values, _MEETING_SECONDS):
+                raise RuntimeError(f"no word from a worker for {_MEETING_SECONDS:.0f} seconds")
+            return self._values[key]
+
+    def tell(self, key: str, value: bytes) -> None:
+        """Hand a value to all workers, through the controller."""
+        self.port.send(VALUE, 0, key.encode() + b"\0" + value)
+
+    def learn(self, payload: bytes) -> None:
+        """Take a value that another worker, or this one, has handed out."""
+        key, _, value = payload.partition(b"\0")
+        with self._arrived:
+            self._values[key.decode()] = value
+            self._arrived.notify_all()
+
+    def watch(self) -> None:
+        """Listen to the controller, tell it that this process lives, and end with it."""
+        poll = select.poll()
+        poll.register(self.port.fileno(), select.POLLIN)
+        try:
+            while True:
+                if poll.poll(_HEARTBEAT_SECONDS * 1000):
+                    for message in self.port.receive():
+                        if message.kind == VALUE:
+                            self.learn(message.payload)
+                        elif message.kind == BREAK:
+                            self.close_connections()
+                elif self.busy:
+                    self.port.send(ALIVE)
+        except (EOFError, OSError):
+            os._exit(0)  # without a controller nobody needs this process
+
+
+def _join(
+    token: int, number: int, library: str, meeting: str, host: str, device: int, timeout: int
+) -> None:
+    worker = WORKERS[token]
+    worker.run(number, lambda: worker.join(library, meeting, host, device, timeout))
+
+
+def _load(
+    token: int, number: int, directory: str, device: str, kv_dtype: str, options: Any, threads: int
+) -> None:
+    worker = WORKERS[token]
+    worker.run(number, lambda: worker.load(directory, device, kv_dtype, options, threads))
+
+
+def _execute(token: int, number: int, who: int, program: Any) -> None:
+    worker = WORKERS[token]
+    if who & 1 << worker.number:
+        worker.run(number, lambda: worker.execute(program))
+
+
+register_global_func("kvctl.distributed.join", _join)
+register_global_func("kvctl.distributed.load", _load)
+register_global_func("kvctl.distributed.execute", _execute)

@@ -1,0 +1,31 @@
+"""Workers, which need collectives: a build of kvctl without them skips these tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvctl.distributed import ModelRunner, collectives
+
+SIZES = {"max_sequences": 5, "max_total_tokens": 640}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gloo():
+    """Skip where kvctl was built without Gloo, and say so."""
+    if "gloo" not in collectives.available():
+        pytest.skip("needs collectives over Gloo: apt install libgloo-dev, then build again")
+    collectives.load("gloo")
+
+
+@pytest.fixture(scope="module")
+def two_workers(tiny_model):
+    """A runner over two processes, which the tests of a file share."""
+    with ModelRunner.load(tiny_model, workers=2, threads=1, **SIZES) as runner:
+        yield runner
+
+
+@pytest.fixture
+def runner(two_workers):
+    """The same runner with an empty cache."""
+    two_workers.cache.clear()
+    return two_workers

@@ -1,0 +1,133 @@
+"""Workers that fail, die, stop or fall behind: an error names them, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import kvctl
+from kvctl.distributed import ModelRunner, WorkerError
+
+PROMPT = list(range(1, 30))
+
+
+def pid_of(runner):
+    return runner._session._processes.pid(1)
+
+
+def gone(pid):
+    """Return whether a process, a child of this one, has ended and was waited for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def load(directory, **options):
+    runner = ModelRunner.load(directory, workers=2, threads=1, **options)
+    runner.cache.add_sequence(0)
+    return runner
+
+
+def test_killed_between_steps_and_the_next_session(tiny_model):
+    runner = load(tiny_model)
+    runner.prefill([0], [PROMPT])
+    pid = pid_of(runner)
+    os.kill(pid, signal.SIGKILL)
+    begun = time.monotonic()
+    with pytest.raises(
+        WorkerError, match=rf"worker 1 \(process {pid}\) was ended by signal 9"
+    ) as error:
+        runner.decode([0], [1])
+    assert time.monotonic() - begun < 10
+    assert error.value.worker == 1 and error.value.closed and gone(pid)
+    with pytest.raises(RuntimeError, match="closed"):
+        runner.decode([0], [1])
+    runner.close()
+    with load(tiny_model) as again:
+        again.prefill([0], [PROMPT])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_a_random_moment(tiny_model, seed):
+    runner = load(tiny_model)
+    pid = pid_of(runner)
+    wait = random.Random(seed).uniform(0.001, 0.4)
+    killer = threading.Timer(wait, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(WorkerError, match="worker 1"):
+        while True:
+            runner.prefill([0], [PROMPT])
+            killed = time.monotonic()
+            runner.cache.popn(0, len(PROMPT))
+    assert time.monotonic() - killed < 10 and gone(pid)
+
+
+def test_a_stopped_worker_is_given_up(tiny_model):
+    runner = load(tiny_model, patience=1.5)
+    pid = pid_of(runner)
+    os.kill(pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    with pytest.raises(WorkerError, match=r"worker 1 .* has not answered"):
+        runner.prefill([0], [PROMPT])
+    assert time.monotonic() - begun < 10 and gone(pid)
+
+
+def test_one_worker_fails_alone(runner):
+    runner.cache.add_sequence(0)
+    before = np.from_dlpack(runner.prefill([0], [PROMPT])).copy()
+    runner.cache.popn(0, len(PROMPT))
+
+    def fail(*_):
+        raise ArithmeticError("a layer that went wrong")
+
+    with (
+        runner.functions.instrumented(fail),
+        pytest.raises(WorkerError, match=r"worker 0.*went wrong") as error,
+    ):
+        runner.prefill([0], [PROMPT])
+    assert not error.value.closed and error.value.worker == 0
+    assert runner.cache.sequence_length(0) == 0
+    np.testing.assert_array_equal(np.from_dlpack(runner.prefill([0], [PROMPT])), before)
+
+
+def test_a_worker_that_fell_behind(tiny_model):
+    runner = load(tiny_model)
+    runner.prefill([0], [PROMPT])
+    kvctl.PagedKVCache.popn(runner.cache, 0, 1)  # the journal knows nothing of it
+    with pytest.raises(WorkerError, match=r"worker 1 .* could not follow the others"):
+        runner.decode([0], [1])
+
+
+def test_control_c_takes_effect_behind_the_step(runner):
+    runner.cache.add_sequence(0)
+    runner.prefill([0], [PROMPT])
+    ended = threading.Event()
+
+    def interrupt(*_):
+        if not ended.is_set():
+            ended.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with runner.functions.instrumented(interrupt), pytest.raises(KeyboardInterrupt):
+        while True:
+            runner.decode([0], [1])
+    assert ended.is_set()
+    length = runner.cache.sequence_length(0)
+    runner.decode([0], [2])
+    assert runner.cache.sequence_length(0) == length + 1
+
+
+def test_close_ends_the_processes(tiny_model):
+    runner = load(tiny_model)
+    pid = pid_of(runner)
+    runner.close()
+    runner.close()
+    assert gone(pid)
