@@ -20,6 +20,20 @@ using tvm::runtime::DiscoWorker;
 using tvm::runtime::ReduceKind;
 using tvm::runtime::Tensor;
 
+/*! \brief Runs f; what it or the library throws arrives as an FFI error of its kind. */
+template <typename F>
+auto Translated(F&& f) -> decltype(f()) {
+  try {
+    return std::forward<F>(f)();
+  } catch (const Error& error) {
+    throw ToFFIError(error);
+  } catch (const ffi::Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw ffi::Error("RuntimeError", std::string(kLibraryName) + ": " + error.what(), "");
+  }
+}
+
 /*! \brief The communicators of the worker that runs on this thread. */
 struct WorkerGroups {
   std::shared_ptr<Communicator> all;
@@ -108,7 +122,7 @@ ffi::Function JoinByExchange(ffi::Function exchange, ffi::String id, ffi::String
   JoinWorkers(meeting, static_cast<int>(device_id));
   const WorkerGroups& groups = WorkerGroups::OfThread();
   return ffi::Function::FromTyped([all = groups.all, group = groups.group] {
-    Guard([&] {
+    Translated([&] {
       all->Close();
       group->Close();
     });
@@ -206,7 +220,7 @@ void SyncWorker() {
 
 template <auto f, typename... Args>
 auto Guarded(void (*)(Args...)) {
-  return [](Args... args) { Guard([&] { f(std::move(args)...); }); };
+  return [](Args... args) { Translated([&] { f(std::move(args)...); }); };
 }
 
 }  // namespace
@@ -230,7 +244,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   add("sync_worker", Guarded<SyncWorker>(SyncWorker));
   add("join", [](ffi::Function exchange, ffi::String id, ffi::String host, int64_t timeout_ms,
                  int64_t device_id) {
-    return Guard([&] { return JoinByExchange(exchange, id, host, timeout_ms, device_id); });
+    return Translated([&] { return JoinByExchange(exchange, id, host, timeout_ms, device_id); });
   });
   add("leave", Leave);
 }

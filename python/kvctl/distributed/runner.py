@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -88,16 +89,20 @@ class ModelRunner(compiled.ModelRunner):
         kvctl.distributed.WorkerError
             If a worker fails alone.
         """
+        path = to_path(model_dir)
+        shards = _num_shards(Path(path))
+        if shards not in (1, workers):
+            raise ValueError(
+                f"{path} is compiled for {shards} workers (tensor_parallel_shards), not {workers}"
+            )
         sizes = (
             compiled.at_least_one("max_sequences", max_sequences),
             compiled.at_least_one("max_total_tokens", max_total_tokens),
             compiled.at_least_one("prefill_chunk_size", prefill_chunk_size),
             page_size,
             *(16, 0, 1),  # of recurrent layers, which there are none
+            int(shards > 1),
         )
-        path = to_path(model_dir)
-        if not Path(path).is_dir():
-            raise FileNotFoundError(f"there is no model directory {path}")
         session = Session(workers, library=collectives, threads=threads, patience=patience)
         try:
             session.load(str(Path(path).resolve()), device, kv_dtype or "", sizes)
@@ -128,3 +133,12 @@ class ModelRunner(compiled.ModelRunner):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, workers={self.workers})"
+
+
+def _num_shards(directory: Path) -> int:
+    """Return for how many workers a model was compiled."""
+    file = directory / "mlc-chat-config.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{directory} is no model directory: there is no {file.name}")
+    config = json.loads(file.read_text())
+    return int(config.get("tensor_parallel_shards") or 1) if isinstance(config, dict) else 1

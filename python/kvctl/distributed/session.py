@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import RLock, Thread
 from typing import Any
 
@@ -219,7 +219,7 @@ class Session:
                 seconds = f"has not answered for {reports.patience:.0f} s"
                 self.give_up(silent, seconds, doing)
             if reports.blocked():
-                self.break_connections()
+                self._leave(reports.failures)
         if reports.diverged is not None:
             worker, message = reports.diverged
             self.give_up(worker, f"could not follow the others ({message})", doing)
@@ -232,13 +232,17 @@ class Session:
                 with contextlib.suppress(OSError):  # a dead worker is noticed by its socket's end
                     port.send(VALUE, 0, payload)
 
-    def break_connections(self) -> None:
-        """Make every collective that is waiting raise."""
-        self.first.close_connections()
-        for number, port in self._ports.items():
-            if number > 0:
+    def _leave(self, workers: Iterable[int]) -> None:
+        """Close the connections of workers that wait for nothing, so that those of others raise.
+
+        One that waits is not woken by closing its own end, and then hears nothing of the other's.
+        """
+        for number in workers:
+            if number == 0:
+                self.first.close_connections()
+            else:
                 with contextlib.suppress(OSError):
-                    port.send(BREAK)
+                    self._ports[number].send(BREAK)
 
     def give_up(self, worker: int, what: str, doing: str) -> None:
         """Close the session and say whose fault it is."""
@@ -270,8 +274,7 @@ class Session:
             self.closed = True
             _OPEN.discard(self)
             if kill:
-                self._processes.kill()
-                self.first.close_connections()
+                self._processes.kill()  # which wakes worker 0, if it waits for one of them
             # Disco's session joins the thread of worker 0, which is in a collective perhaps.
             ending = Thread(target=self._end_disco, daemon=True)
             ending.start()
@@ -284,6 +287,10 @@ class Session:
                 WORKERS.pop(self._token, None)
 
     def _end_disco(self) -> None:
+        if hasattr(self, "_disco"):
+            # The destructor joins worker 0's thread, and holds Python's lock meanwhile: that thread
+            # must have left Python before.
+            get_global_func("runtime.disco.SessionSyncWorker")(self._disco, 0)
         self._functions = {}
         self._disco = None
 

@@ -71,18 +71,20 @@ class Worker:
         self._close_connections = join(exchange, meeting, host, timeout, device_id)
 
     def load(self, directory: str, device: str, kv_dtype: str, options: Any, threads: int) -> None:
-        """Load the model, or this worker's part of it."""
+        """Load the model, or this worker's shard of it where the last option says so."""
         ctypes.CDLL("libgomp.so.1").omp_set_num_threads(threads)  # of this thread's teams
         prepare_device(device)
-        load_model: Any = ffi.runner.load_model
-        self._handle = load_model(
+        *sizes, max_history, max_state_bytes, keep_steps, sharded = options
+        self._handle = ffi.runner.load_model(
             directory,
             tvm_ffi.device(device),
             None,
-            *options[:4],
+            *sizes,
             kv_dtype,
-            *options[4:6],
-            bool(options[6]),
+            max_history,
+            max_state_bytes,
+            bool(keep_steps),
+            self.number if sharded else -1,
             None,
         )
         self._cache = ffi.runner.get_cache(self._handle)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kvctl.distributed import ModelRunner, collectives
+from tiny_model import compile_tiny_model
 
 SIZES = {"max_sequences": 5, "max_total_tokens": 640}
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def gloo():
     """Skip where kvctl was built without Gloo, and say so."""
     if "gloo" not in collectives.available():
@@ -17,10 +18,16 @@ def gloo():
     collectives.load("gloo")
 
 
+@pytest.fixture(scope="session")
+def sharded_model(tmp_path_factory):
+    """The tiny model of the other tests, its weights too, compiled for two workers."""
+    return compile_tiny_model(tmp_path_factory.mktemp("models") / "tp2", tensor_parallel=2)
+
+
 @pytest.fixture(scope="module")
-def two_workers(tiny_model):
+def two_workers(gloo, sharded_model):
     """A runner over two processes, which the tests of a file share."""
-    with ModelRunner.load(tiny_model, workers=2, threads=1, **SIZES) as runner:
+    with ModelRunner.load(sharded_model, workers=2, threads=1, **SIZES) as runner:
         yield runner
 
 

@@ -44,7 +44,7 @@ class Workers:
 
 
 @pytest.fixture(scope="module")
-def four():
+def four(gloo):
     return Workers(4, groups=2)
 
 

@@ -103,7 +103,7 @@ def test_what_one_worker_alone_cannot_do(runner):
         runner.cache.get_kv(0)
 
 
-def test_four_workers(tiny_model, alone):
+def test_four_workers_with_the_whole_model_each(gloo, tiny_model, alone):
     with ModelRunner.load(tiny_model, workers=4, threads=1) as runner:
         alone.cache.clear()
         assert "workers=4" in repr(runner) and "workers=4" in runner.identity
@@ -111,9 +111,11 @@ def test_four_workers(tiny_model, alone):
         assert got.tokens == kvctl.generate(alone, TEXT[:9], max_new_tokens=12).tokens
 
 
-def test_mistakes_of_a_load(tiny_model, tmp_path):
+def test_mistakes_of_a_load(gloo, tiny_model, sharded_model, tmp_path):
     with pytest.raises(FileNotFoundError):
         ModelRunner.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"for 2 workers .* not 3"):
+        ModelRunner.load(sharded_model, workers=3)
     with pytest.raises(ValueError, match="at least 1"):
         ModelRunner.load(tiny_model, workers=0)
     with pytest.raises(ValueError, match="gloo or nccl"):
