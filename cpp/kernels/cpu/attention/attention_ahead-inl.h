@@ -46,22 +46,27 @@ class ReadAhead {
    * \brief The order is the keys of a chunk, batch by batch and head by head within a batch, then
    * its values, then the keys of the next chunk.
    * \param key, head Of the current batch. \param values Whether it is of values, not of keys.
-   * \param runs [kBatchKeys + 1] for the fetcher.
+   * \param batches How many batches from there on are one, where there is one head.
+   * \param runs [batches * kBatchKeys + 1] for the fetcher.
    */
   Fetcher Find(const ChunkKeys& chunk, int32_t key, int32_t head, bool values,
-               const ChunkKeys& next, uintptr_t* runs) const {
-    head += num_heads_ > 1 ? 2 : 1;
-    int32_t first = key + head / num_heads_ * batch_;
-    const void* const* keys = chunk.keys;
-    if (first >= chunk.num_blocks * kTileKeys) {
-      first = 0;
-      if (values && next.num_blocks > 0) keys = next.keys;
-      values = !values;
-    }
-    const int64_t offset = head % num_heads_ * head_bytes_ + (values ? value_bytes_ : 0);
+               const ChunkKeys& next, int32_t batches, uintptr_t* runs) const {
     uintptr_t* to = runs;
-    for (int32_t c = 0; c < batch_; c += run_) {
-      *to++ = reinterpret_cast<uintptr_t>(keys[first + c]) + offset;
+    head += num_heads_ > 1 ? 2 : 1;
+    for (int32_t batch = batches - 1; batch < 2 * batches - 1; ++batch) {
+      int32_t first = key + (head / num_heads_ + batch) * batch_;
+      const int32_t end = chunk.num_blocks * kTileKeys;
+      const void* const* keys = chunk.keys;
+      bool of_values = values;
+      if (first >= end) {
+        first -= end;
+        if (values && next.num_blocks > 0) keys = next.keys;
+        of_values = !values;
+      }
+      const int64_t offset = head % num_heads_ * head_bytes_ + (of_values ? value_bytes_ : 0);
+      for (int32_t c = 0; c < batch_; c += run_) {
+        *to++ = reinterpret_cast<uintptr_t>(keys[first + c]) + offset;
+      }
     }
     *to = to[-1];
     return {runs, run_ * key_bytes_};

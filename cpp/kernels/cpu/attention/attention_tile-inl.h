@@ -112,7 +112,7 @@ class TilePass {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
         if (fetch) {
           const int32_t key = index * kTileKeys + first;
-          fetcher = ahead_.Find(*chunk_, key, head, false, *next, runs);
+          fetcher = ahead_.Find(*chunk_, key, head, false, *next, 1, runs);
         }
         const int32_t width = std::min(batch, kPanelKeys);
         for (int32_t c = first; c < first + batch; c += width) {
@@ -249,16 +249,19 @@ class TilePass {
       count = MoveTogether(visible, keys, chosen, weights, stride_, queries);
       keys = chosen;
     }
-    // At most the batch that is prefetched, or the prefetch would come too late.
-    const int32_t step = next != nullptr ? ahead_.batch() : kTileKeys;
     queries /= unit_.num_heads;
+    // At most what is prefetched, or that would come too late; many queries want more at once.
+    const bool many = unit_.num_heads == 1 && queries > kPanelQueries;
+    const int32_t batches = next != nullptr && many ? kTileKeys / ahead_.batch() : 1;
+    const int32_t step = next != nullptr ? batches * ahead_.batch() : kTileKeys;
     const auto value_bytes = static_cast<int32_t>(head_dim_ * sizeof(T));
-    uintptr_t runs[kBatchKeys + 1];
+    uintptr_t runs[kTileKeys + 1];
     Fetcher fetcher;
     for (int32_t first = 0; first < count; first += step) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
         if (next != nullptr) {
-          fetcher = ahead_.Find(*chunk_, block * kTileKeys + first, head, true, *next, runs);
+          fetcher =
+              ahead_.Find(*chunk_, block * kTileKeys + first, head, true, *next, batches, runs);
         }
         const int32_t head_query = query + head * queries;
         AddValues(WeightedValues<T>{keys + first, value_offset_ + head * head_offset_,
