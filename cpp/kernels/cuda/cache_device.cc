@@ -30,7 +30,8 @@ int32_t Attribute(cudaDeviceAttr attribute, int device) {
 class Cache final : public CudaCache {
  public:
   /*! \brief On the config's device, which is current. */
-  explicit Cache(const CudaCacheConfig& config) : config_(config), plan_(MakePlanShape(config)) {
+  explicit Cache(const CudaCacheConfig& config)
+      : config_(config), plan_(MakePlanShape(config, &occupancy_)) {
     layers_.Reserve(config.pages.size() * sizeof(void*));
     Check(cudaMemcpyAsync(layers_.As<void>(), config.pages.data(),
                           config.pages.size() * sizeof(void*), cudaMemcpyHostToDevice, nullptr),
@@ -111,7 +112,7 @@ class Cache final : public CudaCache {
     params.sinks = call.sinks;
     params.lse = call.lse;
     params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
-    AttentionLaunch launch{plan_.few_queries(), plan_.num_blocks(), 0};
+    AttentionLaunch launch{occupancy_.plain, plan_.few_queries(), plan_.num_blocks(), 0};
     // A recorded launch must also fit later steps, whose sequences are longer.
     const bool capturing = IsCapturing(stream);
     num_captured_ += capturing;
@@ -172,17 +173,18 @@ class Cache final : public CudaCache {
   }
 
  private:
-  static PlanShape MakePlanShape(const CudaCacheConfig& config) {
+  static PlanShape MakePlanShape(const CudaCacheConfig& config, AttentionOccupancy* occupancy) {
     const int32_t processors = Attribute(cudaDevAttrMultiProcessorCount, config.device);
-    AttentionOccupancy occupancy{};
-    Check(PrepareAttention(config.page, &occupancy), "loading the kernels");
+    const int32_t shared = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, config.device);
+    Check(PrepareAttention(config.page, static_cast<size_t>(shared), occupancy),
+          "loading the kernels");
     PlanShape shape{};
     shape.num_layers = config.num_layers;
     shape.num_kv_heads = config.page.num_kv_heads;
     shape.group = config.num_qo_heads / config.page.num_kv_heads;
     shape.page_size = config.page.page_size;
-    shape.few_blocks = processors * std::max(1, occupancy.few);
-    shape.num_blocks = processors * std::max(1, occupancy.many);
+    shape.few_blocks = processors * std::max(1, occupancy->few);
+    shape.num_blocks = processors * std::max(1, occupancy->many);
     shape.max_partial_queries =
         2 * std::max(shape.few_blocks * kFewQueries, shape.num_blocks * kMaxItemQueries);
     shape.rotary_dim = config.rotary_dim;
@@ -224,6 +226,7 @@ class Cache final : public CudaCache {
   }
 
   const CudaCacheConfig config_;
+  AttentionOccupancy occupancy_{};
   DevicePlanBuilder plan_;
   // Attention calls that were captured, and how many of them are not replayed any more: graphs may
   // read the arena where it is if there are others.
@@ -242,24 +245,9 @@ class Cache final : public CudaCache {
 }  // namespace
 
 CudaCache* CreateCache(const CudaCacheConfig& config) {
-  const int32_t head_dim = config.page.head_dim;
-  if (head_dim != 64 && head_dim != 128 && head_dim != 256) {
-    Throw(ErrorKind::kNotImplemented, "on CUDA devices head_dim must be 64, 128 or 256, got ",
-          head_dim);
-  }
-  if (config.page.dtype == DType::kFloat32) {
-    Throw(ErrorKind::kNotImplemented,
-          "on CUDA devices the cache's dtype must be float16 or bfloat16, got float32");
-  }
   if (config.num_qo_heads / config.page.num_kv_heads > kMaxItemQueries) {
     Throw(ErrorKind::kNotImplemented, "on CUDA devices at most ", kMaxItemQueries,
           " query heads may share a KV head, got ", config.num_qo_heads / config.page.num_kv_heads);
-  }
-  const int32_t shared = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, config.device);
-  if (AttentionSharedBytes(head_dim) > static_cast<size_t>(shared)) {
-    Throw(ErrorKind::kNotImplemented, "attention with head_dim ", head_dim, " needs ",
-          AttentionSharedBytes(head_dim), " bytes of shared memory in a block, and this GPU has ",
-          shared, ": use a smaller head_dim, or a GPU of compute capability 8.0, 9.0 or 10.0");
   }
   const DeviceScope device(config.device);
   return new Cache(config);

@@ -83,8 +83,8 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
             float32 scale, the largest magnitude / 127. K or V with an infinite or NaN element is
             NaN as a whole then.
         device : str
-            "cpu", "cuda" or "cuda:1". On CUDA ``dtype`` is "float16" or "bfloat16" and ``head_dim``
-            64, 128 or 256.
+            "cpu", "cuda" or "cuda:1". On CUDA attention is fast for "float16" and "bfloat16" with a
+            ``head_dim`` of 64, 80, 96, 112, 128 or 256; others get a plain kernel.
         rope : Rope, optional
             Rotation that the cache applies; without it the cache does not rotate q and k.
         layer_windows : sequence of int, optional

@@ -13,6 +13,8 @@ struct Options {
   AttentionArgs args;      //!< scale, soft cap; slopes and sinks on the host
   int32_t num_blocks = 3;  //!< few: long loops over items; many: split along the keys
   DType out = DType::kFloat32;
+  size_t shared_bytes = 227 * 1024;  //!< that a block may have
+  bool plain = false;                //!< whether the kernel without tensor cores is expected
 };
 
 struct Output {
@@ -26,7 +28,7 @@ std::vector<float> Rounded(const PagedLayer& layer, std::vector<float> q) {
       Float16 half;
       FromFloat(x, &half);
       x = ToFloat(half);
-    } else {
+    } else if (layer.dtype == DType::kBFloat16) {
       BFloat16 bfloat;
       FromFloat(x, &bfloat);
       x = ToFloat(bfloat);
@@ -53,12 +55,14 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
                                    options.num_blocks, max_partial_queries, 0});
   builder.Build(step, table, nullptr);
 
-  std::vector<uint16_t> halves(q.size());
+  std::vector<uint8_t> typed(q.size() * DTypeSize(layer.dtype));
   for (size_t i = 0; i < q.size(); ++i) {
     if (layer.dtype == DType::kFloat16) {
-      FromFloat(q[i], reinterpret_cast<Float16*>(&halves[i]));
+      FromFloat(q[i], reinterpret_cast<Float16*>(typed.data()) + i);
+    } else if (layer.dtype == DType::kBFloat16) {
+      FromFloat(q[i], reinterpret_cast<BFloat16*>(typed.data()) + i);
     } else {
-      FromFloat(q[i], reinterpret_cast<BFloat16*>(&halves[i]));
+      reinterpret_cast<float*>(typed.data())[i] = q[i];
     }
   }
   const std::vector<float> none;
@@ -66,7 +70,7 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
     return values == nullptr ? none : std::vector<float>(values, values + shape.qo_heads);
   };
   const DeviceArray<uint64_t> arena(builder.arena());
-  const DeviceArray<uint16_t> device_q(halves);
+  const DeviceArray<uint8_t> device_q(typed);
   const DeviceArray<uint8_t> pages(layer.data), out(q.size() * DTypeSize(options.out));
   const DeviceArray<float> sums(int64_t{max_partial_queries} * shape.head_dim);
   const DeviceArray<float> scale(2 * max_partial_queries),
@@ -90,8 +94,10 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   params.lse = lse.data();
   params.partials = {sums.data(), reinterpret_cast<float2*>(scale.data())};
   cuda::AttentionOccupancy occupancy;
-  Must(cuda::PrepareAttention(params.page, &occupancy));
-  Must(cuda::Attention(params, {builder.few_queries(), options.num_blocks, 2}, nullptr));
+  Must(cuda::PrepareAttention(params.page, options.shared_bytes, &occupancy));
+  EXPECT_EQ(occupancy.plain, options.plain);
+  Must(cuda::Attention(params, {occupancy.plain, builder.few_queries(), options.num_blocks, 2},
+                       nullptr));
 
   Output result;
   const std::vector<uint8_t> bytes = out.Read();
@@ -108,7 +114,9 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   return result;
 }
 
-double Bound(DType dtype) { return dtype == DType::kFloat16 ? 2e-3 : 1e-2; }
+double Bound(DType dtype) {
+  return dtype == DType::kFloat32 ? 2e-6 : dtype == DType::kFloat16 ? 2e-3 : 1e-2;
+}
 
 /*! \brief The error of the kernel against float64 for one sequence, relative to the type's bound:
  * below 1 passes. */
@@ -145,6 +153,79 @@ TEST(CudaAttentionAgreesWithFloat64OverShapesAndLengths) {
       }
     }
   });
+}
+
+TEST(CudaAttentionOfHeadDimsThatAreNoPowersOfTwoAgreesWithFloat64) {
+  for (const Shape shape : {Shape{8, 2, 80, 16}, Shape{4, 4, 96, 8}, Shape{6, 1, 112, 5}}) {
+    for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+      PagedLayer layer(shape, dtype, 600, 7);
+      const std::vector<int32_t> all = layer.free;
+      for (const auto& [past, queries] : {std::pair{0, 1}, {0, 70}, {63, 2}, {1300, 1}}) {
+        layer.free = all;
+        for (const int32_t blocks : {3, 40}) {  // many: partial results are merged
+          Options options;
+          options.num_blocks = blocks;
+          layer.free = all;
+          const TestSequence sequence(&layer, past, {}, queries, queries);
+          EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaPlainAttentionAgreesWithFloat64ForEveryTypeAndHeadDim) {
+  InEveryOrder([&] {
+    for (const auto& [shape, dtype] : {std::pair{Shape{4, 2, 64, 16}, DType::kFloat32},
+                                       {Shape{6, 1, 128, 8}, DType::kFloat32},
+                                       {Shape{2, 2, 256, 16}, DType::kFloat32},
+                                       {Shape{3, 1, 8, 5}, DType::kFloat32},
+                                       {Shape{4, 2, 72, 16}, DType::kFloat16},
+                                       {Shape{4, 2, 160, 16}, DType::kBFloat16}}) {
+      PagedLayer layer(shape, dtype, 400, 7);
+      const std::vector<int32_t> all = layer.free;
+      for (const auto& [past, queries] : {std::pair{0, 1}, {40, 30}, {330, 3}}) {
+        layer.free = all;
+        Options options;
+        options.plain = true;
+        options.num_blocks = past == 330 ? 20 : 3;
+        const TestSequence sequence(&layer, past, RandomTree(&layer.rng, queries), queries,
+                                    queries);
+        EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1);
+      }
+    }
+  });
+}
+
+TEST(CudaPlainAttentionUnderMasksAndOptionsAgreesWithFloat64) {
+  PagedLayer layer(Shape{6, 2, 40, 16}, DType::kFloat32, 600, 3);
+  const std::vector<int32_t> all = layer.free;
+  const std::vector<float> slopes = {0.5f, 0.25f, 0.125f, 0.01f, 0.f, 1.f};
+  const std::vector<float> sinks = {0.f, 3.f, -40.f, 40.f, 1.f, -1.f};
+  Options options;
+  options.plain = true;
+  options.args.sm_scale = 0.2f;
+  for (int32_t round = 0; round < 4; ++round) {
+    layer.free = all;
+    const RandomCase random(&layer, 300);
+    options.num_blocks = 1 + static_cast<int32_t>(layer.rng() % 9);
+    if (round == 1) options.args.soft_cap = 5.f;
+    if (round == 2) options.args.alibi_slopes = slopes.data();
+    if (round == 3) options.args.sinks = sinks.data();
+    for (const Mask& mask : random.masks) {
+      EXPECT(ErrorOf(&layer, *random.sequence, &mask, options) < 1);
+    }
+  }
+}
+
+TEST(CudaPlainAttentionServesHeadsThatABlockCannotShare) {
+  PagedLayer layer(Shape{2, 1, 256, 16}, DType::kFloat16, 100, 3);
+  const TestSequence sequence(&layer, 100, {}, 5, 5);
+  Options options;
+  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1);
+  options.shared_bytes = 99 * 1024;
+  options.plain = true;
+  EXPECT(ErrorOf(&layer, sequence, nullptr, options) < 1);
 }
 
 TEST(CudaAttentionCutAlongTheKeysAgreesWithFloat64) {

@@ -4,37 +4,52 @@
 #include "kernels/cuda/attention/attention_tile.cuh"
 
 namespace kvctl::cuda {
-
 namespace {
 
+/*! \brief The kernels of one head_dim. */
+struct Heads {
+  int32_t head_dim;
+  size_t shared_bytes;  // the most that a block needs
+  cudaError_t (*prepare)(DType, AttentionOccupancy*);
+  cudaError_t (*attend)(const AttentionParams&, const AttentionLaunch&, cudaStream_t);
+};
+
 template <int kHeadDim>
-size_t MostSharedBytes() {
-  return std::max(TileShape<kHeadDim, 4>::kSharedBytes, TileShape<kHeadDim, 1>::kSharedBytes);
+Heads HeadsOf() {
+  return {kHeadDim,
+          std::max(TileShape<kHeadDim, 4>::kSharedBytes, TileShape<kHeadDim, 1>::kSharedBytes),
+          PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
+}
+
+/*! \brief The kernels for pages of a shape, or nullptr. */
+const Heads* Find(const PageShape& page) {
+  static const Heads kHeads[] = {HeadsOf<64>(),  HeadsOf<80>(),  HeadsOf<96>(),
+                                 HeadsOf<112>(), HeadsOf<128>(), HeadsOf<256>()};
+  if (page.dtype != DType::kFloat16 && page.dtype != DType::kBFloat16) return nullptr;
+  for (const Heads& heads : kHeads) {
+    if (heads.head_dim == page.head_dim) return &heads;
+  }
+  return nullptr;
 }
 
 }  // namespace
 
-size_t AttentionSharedBytes(int32_t head_dim) {
-  return head_dim == 64    ? MostSharedBytes<64>()
-         : head_dim == 128 ? MostSharedBytes<128>()
-                           : MostSharedBytes<256>();
-}
-
-cudaError_t PrepareAttention(const PageShape& page, AttentionOccupancy* occupancy) {
-  cudaError_t error = cudaErrorInvalidValue;
-  if (page.head_dim == 64) error = PrepareHeads<64>(page.dtype, occupancy);
-  if (page.head_dim == 128) error = PrepareHeads<128>(page.dtype, occupancy);
-  if (page.head_dim == 256) error = PrepareHeads<256>(page.dtype, occupancy);
+cudaError_t PrepareAttention(const PageShape& page, size_t max_shared_bytes,
+                             AttentionOccupancy* occupancy) {
+  const Heads* heads = Find(page);
+  *occupancy = {};
+  const cudaError_t error = heads != nullptr && heads->shared_bytes <= max_shared_bytes
+                                ? heads->prepare(page.dtype, occupancy)
+                                : PreparePlain(page.dtype, occupancy);
   return error == cudaSuccess ? PrepareMerge(page.head_dim) : error;
 }
 
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,
                       cudaStream_t stream) {
-  if (params.page.dtype == DType::kFloat32) return cudaErrorInvalidValue;
-  cudaError_t error = cudaErrorInvalidValue;
-  if (params.page.head_dim == 64) error = AttendHeads<64>(params, launch, stream);
-  if (params.page.head_dim == 128) error = AttendHeads<128>(params, launch, stream);
-  if (params.page.head_dim == 256) error = AttendHeads<256>(params, launch, stream);
+  const Heads* heads = Find(params.page);
+  if (heads == nullptr && !launch.plain) return cudaErrorInvalidValue;
+  const cudaError_t error =
+      launch.plain ? AttendPlain(params, launch, stream) : heads->attend(params, launch, stream);
   if (error != cudaSuccess || launch.merge_blocks == 0) return error;
   return MergePartials(params, launch.merge_blocks, stream);
 }

@@ -24,7 +24,7 @@ struct Partials {
   float2* scale;  //!< [max_partial_queries]: largest score times log2 e, sum of p
 };
 
-/*! \brief AttentionArgs for the kernels. q, K and V have the pages' type, float16 or bfloat16. */
+/*! \brief AttentionArgs for the kernels. q, K and V have the pages' type. */
 struct AttentionParams {
   const PlanHeader* plan;
   int32_t layer;
@@ -44,23 +44,32 @@ struct AttentionParams {
 
 /*! \brief The launch parameters: the grids do not depend on the step. */
 struct AttentionLaunch {
+  bool plain;            //!< AttentionOccupancy::plain
   bool few_queries;      //!< DevicePlanBuilder::few_queries
   int32_t num_blocks;    //!< DevicePlanBuilder::num_blocks: each has a range of items
   int32_t merge_blocks;  //!< 0: no item has partial results
 };
 
-/*! \brief How many blocks of the attention kernel run on a multiprocessor at once; 0: it needs more
- * shared memory than the device has. */
+/*! \brief How many blocks of the attention kernel run on a multiprocessor at once. */
 struct AttentionOccupancy {
   int many, few;  //!< for items of kMaxItemQueries and of kFewQueries
+  bool plain;     //!< the kernel without tensor cores, which is slow
 };
 
-/*! \brief Makes the kernels of a cache ready on the current device; before the first launch. */
-cudaError_t PrepareAttention(const PageShape& page, AttentionOccupancy* occupancy);
-/*! \brief The most shared memory that a block of these kernels needs. */
-size_t AttentionSharedBytes(int32_t head_dim);
+/*!
+ * \brief Makes the kernels of a cache ready on the current device; before the first launch.
+ *
+ * Those that use tensor cores are for float16 and bfloat16, and a head_dim of 64, 80, 96, 112, 128
+ * or 256. Other caches get the plain kernel.
+ *
+ * \param page Any type; head_dim a multiple of 8 in [8, 256].
+ * \param max_shared_bytes What a block may have on this device: where that is too little for the
+ * kernel of a head_dim, the cache gets the plain one.
+ */
+cudaError_t PrepareAttention(const PageShape& page, size_t max_shared_bytes,
+                             AttentionOccupancy* occupancy);
 
-/*! \brief cudaErrorInvalidValue for a head_dim other than 64, 128 and 256, or a float32 cache. */
+/*! \brief cudaErrorInvalidValue if the launch is not plain where the cache needs that. */
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,
                       cudaStream_t stream);
 
@@ -70,6 +79,10 @@ cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& la
                         cudaStream_t stream);
 template <int kHeadDim>
 cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy);
+/*! \brief The plain kernel. */
+cudaError_t AttendPlain(const AttentionParams& params, const AttentionLaunch& launch,
+                        cudaStream_t stream);
+cudaError_t PreparePlain(DType dtype, AttentionOccupancy* occupancy);
 cudaError_t PrepareMerge(int32_t head_dim);
 /*! \brief Merges partial results, in order. */
 cudaError_t MergePartials(const AttentionParams& params, int32_t num_blocks, cudaStream_t stream);

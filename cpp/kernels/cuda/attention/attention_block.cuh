@@ -24,7 +24,9 @@ namespace kvctl::cuda {
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 class AttentionBlock {
   using S = TileShape<kHeadDim, kQueryWarps>;
-  static constexpr int kVectors = kHeadDim / 8;  // of 16 bytes, in a query
+  static constexpr int kVectors = kHeadDim / 8;  // of 16 bytes, in a query or key
+  /*! \brief Threads that copy a key, a power of two; with some head_dims the last copy nothing. */
+  static constexpr int kCopyThreads = kVectors <= 8 ? 8 : kVectors <= 16 ? 16 : 32;
 
  public:
   __device__ AttentionBlock(const AttentionParams& params, unsigned char* shared)
@@ -130,8 +132,9 @@ class AttentionBlock {
         static_cast<int64_t>(params_.page.num_kv_heads) * params_.page.page_size * kHeadDim;
     T* k = Keys(stage);
     T* v = Values(stage);
-    const int32_t vector = threadIdx.x % kVectors, first = threadIdx.x / kVectors;
-    constexpr int kStep = kThreads / kVectors;  // keys that the block copies at a time
+    const int32_t vector = threadIdx.x % kCopyThreads, first = threadIdx.x / kCopyThreads;
+    if (kVectors < kCopyThreads && vector >= kVectors) return;
+    constexpr int kStep = kThreads / kCopyThreads;  // keys that the block copies at a time
 #pragma unroll
     for (int i = 0; i < S::kKeys / kStep; ++i) {
       const int32_t c = first + i * kStep;

@@ -10,8 +10,16 @@
 
 namespace kvctl::cuda {
 
+/*! \brief How many blocks of a kernel ptxas makes room for on a multiprocessor; 0: as many as it
+ * likes. With head_dim 112 that would be one more than fit shared memory, and registers spilled. */
+template <int kHeadDim, int kQueryWarps>
+constexpr int kLeastBlocks = kHeadDim != 112    ? 0
+                             : kQueryWarps == 1 ? 3
+                                                : 2;
+
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
-__global__ void __launch_bounds__(kThreads) AttentionKernel(AttentionParams params) {
+__global__ void __launch_bounds__(kThreads, (kLeastBlocks<kHeadDim, kQueryWarps>))
+    AttentionKernel(AttentionParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
   if (params.plan->misfit != 0) return;
   const PlanClass work = ClassOf(params.plan, params.layer);

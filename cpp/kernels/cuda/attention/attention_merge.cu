@@ -14,11 +14,14 @@ struct alignas(4 * kSize) Floats {
  * \brief A warp per query. Lane i reads the scale of partial result i, so that those of 32 are read
  * at once; the sums come in vectors, their weights by shuffles. The grid has fewer than 7 blocks
  * for each processor: without that bound, ptxas makes room for 12 and spills registers.
+ *
+ * kMaxHeadDim: the head_dim if kExact, else the least of the kernels' that is not below it.
  */
-template <int kHeadDim>
+template <int kMaxHeadDim, bool kExact>
 __global__ void __launch_bounds__(kThreads, 6) MergeKernel(AttentionParams params) {
-  constexpr int kSize = kHeadDim >= 128 ? 4 : 2;  // floats of a vector
-  constexpr int kVectors = kHeadDim / 32 / kSize;
+  constexpr int kSize = kMaxHeadDim >= 128 ? 4 : 2;  // floats of a vector
+  constexpr int kVectors = kMaxHeadDim / 32 / kSize;
+  const int32_t head_dim = kExact ? kMaxHeadDim : params.page.head_dim;
   const PlanHeader* plan = params.plan;
   if (plan->misfit != 0) return;
   const PlanClass work = ClassOf(plan, params.layer);
@@ -32,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, 6) MergeKernel(AttentionParams param
     if (query >= queries) continue;
     const float2* scales = params.partials.scale + merge.partial + query;
     const float* sums = params.partials.sums +
-                        static_cast<int64_t>(merge.partial + query) * kHeadDim + lane * kSize;
+                        static_cast<int64_t>(merge.partial + query) * head_dim + lane * kSize;
     float m = -INFINITY, l = 0;
     for (int32_t i = lane; i < merge.num_partials; i += 32) {
       m = fmaxf(m, scales[static_cast<int64_t>(i) * queries].x);
@@ -53,9 +56,10 @@ __global__ void __launch_bounds__(kThreads, 6) MergeKernel(AttentionParams param
 #pragma unroll 4
       for (int32_t i = 0; i < count; ++i) {
         const float w = __shfl_sync(0xFFFFFFFFu, weight, i);
-        const float* from = sums + static_cast<int64_t>(first + i) * queries * kHeadDim;
+        const float* from = sums + static_cast<int64_t>(first + i) * queries * head_dim;
 #pragma unroll
         for (int v = 0; v < kVectors; ++v) {
+          if (!kExact && (v * 32 + lane) * kSize >= head_dim) continue;
           const auto part = *reinterpret_cast<const Floats<kSize>*>(from + v * 32 * kSize);
 #pragma unroll
           for (int j = 0; j < kSize; ++j) total[v].at[j] += part.at[j] * w;
@@ -68,9 +72,10 @@ __global__ void __launch_bounds__(kThreads, 6) MergeKernel(AttentionParams param
     const int64_t token = sequence.query_begin + merge.token_begin + query / params.group;
     const int32_t head = merge.kv_head * params.group + query % params.group;
     const QueryResult result(m, l, params.sinks, head);
-    const int64_t out = token * params.out.row_stride + static_cast<int64_t>(head) * kHeadDim;
+    const int64_t out = token * params.out.row_stride + static_cast<int64_t>(head) * head_dim;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
+      if (!kExact && (v * 32 + lane) * kSize >= head_dim) continue;
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
         StoreElement(total[v].at[j] * result.factor, params.out.data, params.out.dtype,
@@ -86,7 +91,11 @@ __global__ void __launch_bounds__(kThreads, 6) MergeKernel(AttentionParams param
 using Kernel = void (*)(AttentionParams);
 
 Kernel KernelOf(int32_t head_dim) {
-  return head_dim == 64 ? MergeKernel<64> : head_dim == 128 ? MergeKernel<128> : MergeKernel<256>;
+  return head_dim == 64    ? MergeKernel<64, true>
+         : head_dim == 128 ? MergeKernel<128, true>
+         : head_dim == 256 ? MergeKernel<256, true>
+         : head_dim < 128  ? MergeKernel<128, false>
+                           : MergeKernel<256, false>;
 }
 
 }  // namespace

@@ -1,0 +1,10 @@
+#include "kernels/cuda/attention/attention_kernel.cuh"
+
+namespace kvctl::cuda {
+
+template cudaError_t AttendHeads<80>(const AttentionParams& params, const AttentionLaunch& launch,
+                                     cudaStream_t stream);
+
+template cudaError_t PrepareHeads<80>(DType dtype, AttentionOccupancy* occupancy);
+
+}  // namespace kvctl::cuda
