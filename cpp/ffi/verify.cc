@@ -96,6 +96,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "The target's distribution after each node")
       .def("kvctl.verify.draft", Guarded(RunDraft),
            "Draw tokens, with the distribution they were drawn from")
+      .def("kvctl.verify.draft_on_device", Guarded(RunDraftOnDevice),
+           "The same from logits on a CUDA device; returns the distribution, which stays there")
       .def("kvctl.verify.enumerate", Guarded(EnumerateBatch),
            "Every outcome of a rule with its exact probability")
       .def("kvctl.verify.get_last_accepted", Guarded(LastAcceptedBatch),

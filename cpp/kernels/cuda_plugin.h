@@ -21,7 +21,9 @@
 
 namespace kvctl {
 
+enum class Drawn : uint8_t;
 enum class Rule : uint8_t;
+struct DraftItem;
 struct VerifyItem;
 
 /*! \brief Parameters of the device half of a cache. */
@@ -76,7 +78,7 @@ class CudaCache {
   virtual void PoisonSlots(int32_t layer, const std::vector<int32_t>& slots, void* stream) = 0;
 };
 
-/*! \brief Verification on one device. */
+/*! \brief Verification and drafting on one device. */
 class CudaVerify {
  public:
   virtual ~CudaVerify() = default;
@@ -88,6 +90,14 @@ class CudaVerify {
    */
   virtual bool Verify(Rule rule, int32_t vocab_size, std::vector<VerifyItem>* items,
                       void* stream) = 0;
+  /*!
+   * \brief DraftItems, with logits and distributions on the device and the tokens on the host.
+   * Waits for the device once.
+   * \param probs_type kFloat32 or kFloat64, of the items' distributions, which must be given.
+   * \return false if the CPU must handle the call, because of the values of the rows.
+   */
+  virtual bool Draft(Drawn how, int32_t n, DType probs_type, int32_t vocab_size,
+                     std::vector<DraftItem>* items, void* stream) = 0;
   /*! \brief Copies from the device to the host, and waits for the copy. */
   virtual void CopyToHost(void* to, const void* from, size_t bytes, void* stream) = 0;
 };
@@ -100,7 +110,7 @@ struct CudaPlugin {
   int (*current_device)();
   void (*set_current_device)(int device);
 };
-constexpr int32_t kCudaPluginVersion = 4;
+constexpr int32_t kCudaPluginVersion = 5;
 constexpr const char* kCudaPluginSymbol = "kvctl_cuda_plugin";
 
 }  // namespace kvctl

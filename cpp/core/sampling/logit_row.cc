@@ -53,13 +53,10 @@ const float* LogitRow::Piece(int32_t at, int32_t n, float* buffer) const {
     std::copy_n(logits, n, buffer);
   }
   ForTokens(bias_, at, n, [&](int32_t token, float bias) { buffer[token - at] += bias; });
+  const Penalties penalties{sampling_->repetition_penalty, sampling_->presence_penalty,
+                            sampling_->frequency_penalty};
   ForTokens(counts_, at, n, [&](int32_t token, int32_t count) {
-    const double penalty = sampling_->repetition_penalty;
-    double logit = buffer[token - at];
-    logit = logit > 0 ? logit / penalty : logit * penalty;
-    logit -= sampling_->presence_penalty;
-    logit -= sampling_->frequency_penalty * count;
-    buffer[token - at] = static_cast<float>(logit);
+    buffer[token - at] = Penalize(buffer[token - at], count, penalties);
   });
   if (bitmask_ != nullptr) ops_.mask(bitmask_, at, n, buffer);
   return buffer;

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/sampling/cut.h"
 #include "core/sampling/distribution.h"
 #include "core/sampling/logit_row.h"
 #include "core/sampling/softmax_row.h"
@@ -39,15 +40,6 @@ struct RowInput {
 enum class Noise {
   kUniform,  //!< inverse CDF, one number per token
   kGumbel,   //!< argmax(log p + G), one number for every token; coupled drafts use it too
-};
-
-/*! \brief Which tokens top-k, top-p and min-p keep. */
-struct Cut {
-  float exp = 0;      //!< the least exponential kept
-  int32_t token = 0;  //!< the last id kept among tokens with that exponential
-  double least = 0;   //!< the least integer weight kept (min-p)
-
-  bool keeps(float e, int32_t id) const;
 };
 
 /*! \brief Writes the exponentials of tokens [at, at + n). */

@@ -1,6 +1,5 @@
 // top-k, top-p and min-p by exact sums of integers; ties go to the lower id.
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -10,16 +9,11 @@
 namespace kvctl {
 namespace {
 
-// Exponentials are positive, so their order is that of their bits. A bucket holds one exponent and
-// three bits more.
+// A bucket holds one exponent and three bits more.
 constexpr int kBucketShift = 20;
 constexpr int kNumBuckets = 1 << (31 - kBucketShift);
 
-uint32_t Bucket(float exp) {
-  uint32_t bits;
-  std::memcpy(&bits, &exp, sizeof(bits));
-  return bits >> kBucketShift;
-}
+uint32_t Bucket(float exp) { return ExpBits(exp) >> kBucketShift; }
 
 struct BucketSum {
   uint64_t mass = 0;
@@ -40,24 +34,19 @@ void ForWeights(int32_t size, const ExpPieces& exps, F f) {
     float piece[kVocabPiece];
     exps(at, n, piece);
     for (int32_t i = 0; i < n; ++i) {
-      if (piece[i] > 0.5f) f(at + i, piece[i]);  // what rounds to 0 or to an even 0 weighs nothing
+      if (HasWeight(piece[i])) f(at + i, piece[i]);
     }
   });
 }
 
-/*!
- * \brief The shortest prefix of at least `count` tokens or of at least `mass`, whichever comes
- * first. Only the bucket in which it ends is sorted.
- */
+/*! \brief The shortest prefix that meets a goal. Only the bucket in which it ends is sorted. */
 PrefixEnd Prefix(int32_t size, const ExpPieces& exps, const std::vector<BucketSum>& buckets,
-                 int64_t count, double mass) {
+                 const PrefixGoal& goal) {
   PrefixEnd cut;
   int64_t seen = 0;
   for (int32_t b = kNumBuckets - 1; b >= 0; --b) {
     if (buckets[b].count == 0) continue;
-    const bool ends_here =
-        seen + buckets[b].count >= count || static_cast<double>(cut.mass + buckets[b].mass) >= mass;
-    if (!ends_here) {
+    if (!goal.IsMetBy(seen + buckets[b].count, cut.mass + buckets[b].mass)) {
       seen += buckets[b].count;
       cut.mass += buckets[b].mass;
       continue;
@@ -71,7 +60,7 @@ PrefixEnd Prefix(int32_t size, const ExpPieces& exps, const std::vector<BucketSu
       cut.exp = -negative;
       cut.token = token;
       cut.mass += ToFixed(cut.exp);
-      if (++seen >= count || static_cast<double>(cut.mass) >= mass) return cut;
+      if (goal.IsMetBy(++seen, cut.mass)) return cut;
     }
   }
   cut.exp = 0;  // everything is kept
@@ -80,11 +69,6 @@ PrefixEnd Prefix(int32_t size, const ExpPieces& exps, const std::vector<BucketSu
 }
 
 }  // namespace
-
-bool Cut::keeps(float e, int32_t id) const {
-  return (e > exp || (e == exp && id <= token)) &&
-         (least == 0 || static_cast<double>(ToFixed(e)) >= least);
-}
 
 Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPieces& exps) {
   std::vector<BucketSum> buckets(kNumBuckets);
@@ -97,12 +81,13 @@ Cut FindCut(const Sampling& sampling, int32_t size, uint64_t total, const ExpPie
   });
   PrefixEnd end{0, size, total};
   if (sampling.top_k > 0 && sampling.top_k < size) {
-    end = Prefix(size, exps, buckets, sampling.top_k, static_cast<double>(total) * 2);
+    end = Prefix(size, exps, buckets, {sampling.top_k, static_cast<double>(total) * 2});
   }
   if (sampling.top_p < 1) {
     // A top-p prefix of what top-k left is a prefix of the whole, or all that top-k left.
-    const PrefixEnd top_p = Prefix(size, exps, buckets, static_cast<int64_t>(size) + 1,
-                                   sampling.top_p * static_cast<double>(end.mass));
+    const PrefixEnd top_p =
+        Prefix(size, exps, buckets,
+               {static_cast<int64_t>(size) + 1, sampling.top_p * static_cast<double>(end.mass)});
     if (top_p.mass < end.mass) end = top_p;
   }
   return {end.exp, end.token, sampling.min_p * static_cast<double>(ToFixed(largest))};

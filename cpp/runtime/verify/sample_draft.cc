@@ -53,26 +53,41 @@ DraftItem MakeItem(const DraftBatch& batch, const uint32_t* bitmask, int64_t row
   return item;
 }
 
+/*! \brief A checked batch. */
+struct CheckedItems {
+  std::vector<uint32_t> fitted;  // where the items' bitmasks may point
+  std::vector<DraftItem> items;
+
+  CheckedItems(const DraftBatch& batch, int32_t* tokens, void* probs, DType probs_dtype) {
+    CheckBatch(batch);
+    CheckRowType(probs_dtype, true, "probs");
+    const uint32_t* bitmask =
+        FitBitmask(batch.bitmask, batch.num_rows, batch.bitmask_words, batch.vocab_size, &fitted);
+    items.reserve(batch.num_rows);
+    for (int64_t row = 0; row < batch.num_rows; ++row) {
+      DraftItem item = MakeItem(batch, bitmask, row);
+      item.tokens = tokens + row * batch.num_tokens;
+      if (probs != nullptr) {
+        item.probs = static_cast<char*>(probs) + row * batch.vocab_size * DTypeSize(probs_dtype);
+      }
+      items.push_back(item);
+    }
+  }
+};
+
 }  // namespace
 
 void SampleDraftInto(const DraftBatch& batch, int32_t* tokens, void* probs, DType probs_dtype) {
-  CheckBatch(batch);
-  CheckRowType(probs_dtype, true, "probs");
-  std::vector<uint32_t> fitted;
-  const uint32_t* bitmask =
-      FitBitmask(batch.bitmask, batch.num_rows, batch.bitmask_words, batch.vocab_size, &fitted);
-  std::vector<DraftItem> items;
-  items.reserve(batch.num_rows);
-  for (int64_t row = 0; row < batch.num_rows; ++row) {
-    DraftItem item = MakeItem(batch, bitmask, row);
-    item.tokens = tokens + row * batch.num_tokens;
-    if (probs != nullptr) {
-      item.probs = static_cast<char*>(probs) + row * batch.vocab_size * DTypeSize(probs_dtype);
-    }
-    items.push_back(item);
-  }
+  CheckedItems checked(batch, tokens, probs, probs_dtype);
   DraftItems(batch.how, batch.num_tokens, probs_dtype, static_cast<int32_t>(batch.vocab_size),
-             ShareItemsAmongThreads, &items);
+             ShareItemsAmongThreads, &checked.items);
+}
+
+bool SampleDraftOnDevice(const DraftBatch& batch, CudaVerify* cuda, void* stream, int32_t* tokens,
+                         void* probs, DType probs_dtype) {
+  CheckedItems checked(batch, tokens, probs, probs_dtype);
+  return cuda->Draft(batch.how, batch.num_tokens, probs_dtype,
+                     static_cast<int32_t>(batch.vocab_size), &checked.items, stream);
 }
 
 DraftSample SampleDraft(const DraftBatch& batch) {

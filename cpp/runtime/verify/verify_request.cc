@@ -211,8 +211,7 @@ void MoveToHost(RowTensors* tensors) {
 static bool Decide(const VerifyRequestObj& request, const RowTensors& tensors, CudaVerify* cuda,
                    const Tensor& out, const MaybeTensor& out_log_probs,
                    std::vector<std::string>* errors) {
-  const bool plain =
-      !request.probabilities && !tensors.draft_ids.has_value() && !tensors.bitmask.has_value();
+  const bool plain = !request.probabilities && !tensors.draft_ids.has_value();
   // Logits are checked on the host.
   if (cuda != nullptr && (!plain || Checking())) return false;
   BatchArrays arrays = ArraysOf(request, tensors);
@@ -251,6 +250,7 @@ static void Run(const VerifyRequestObj& request, const Tensor& out,
   const StreamScope scope(tensors.logits->device);
   if (!IsCpu(tensors.logits->device)) {
     CudaVerify* cuda = &VerifierOf(tensors.logits->device);
+    if (tensors.bitmask.has_value()) tensors.bitmask = OnHost(*tensors.bitmask, cuda);
     try {
       if (Decide(request, tensors, cuda, out, out_log_probs, errors)) return;
     } catch (const Error&) {
@@ -274,9 +274,10 @@ ffi::Array<ffi::String> RunVerifyEach(const VerifyRequest& request, const Tensor
   return texts;
 }
 
-void RunDraft(const DraftRequest& request, const Tensor& out_tokens, const Tensor& out_probs) {
-  const Tensor logits = Given(request->logits, "logits");
-  CheckTensor(logits.operator->(), "logits", kHostDevice, {kAnyExtent, kAnyExtent});
+/*! \brief A call's rows. \param bitmask of the request, on the host. \param fitted its storage. */
+static DraftBatch BatchOf(const DraftRequest& request, const Tensor& logits,
+                          const MaybeTensor& bitmask, const Tensor& out_tokens,
+                          std::vector<uint32_t>* fitted) {
   DraftBatch batch;
   batch.how = static_cast<Drawn>(InRange(request->how, 0, kNumDrawn - 1, "how"));
   batch.logits = DataPointer(logits.operator->());
@@ -284,9 +285,8 @@ void RunDraft(const DraftRequest& request, const Tensor& out_tokens, const Tenso
   batch.num_rows = logits->shape[0];
   batch.vocab_size = logits->shape[1];
   batch.sampling = ToSamplings(request->sampling);
-  std::vector<uint32_t> fitted;
-  if (request->bitmask.has_value()) {
-    batch.bitmask = FittedBitmask(*request->bitmask, batch.num_rows, batch.vocab_size, &fitted);
+  if (bitmask.has_value()) {
+    batch.bitmask = FittedBitmask(*bitmask, batch.num_rows, batch.vocab_size, fitted);
   }
   batch.seed = static_cast<uint64_t>(request->seed);
   for (int64_t id : ToVector<int64_t>(request->request_ids, "request_ids", batch.num_rows)) {
@@ -296,12 +296,48 @@ void RunDraft(const DraftRequest& request, const Tensor& out_tokens, const Tenso
       ToVector<int64_t>(request->root_positions, "root_positions", batch.num_rows);
   batch.first_nodes = ToVector<int64_t>(request->first_nodes, "first_nodes", batch.num_rows);
   batch.depths = ToVector<int64_t>(request->depths, "depths", batch.num_rows);
-  auto* tokens = TensorData<int32_t>(out_tokens, "out_tokens", {batch.num_rows, kAnyExtent});
   batch.num_tokens = static_cast<int32_t>(
       InRange(out_tokens->shape[1], 1, std::numeric_limits<int32_t>::max(), "n"));
+  return batch;
+}
+
+void RunDraft(const DraftRequest& request, const Tensor& out_tokens, const Tensor& out_probs) {
+  const Tensor logits = Given(request->logits, "logits");
+  CheckTensor(logits.operator->(), "logits", kHostDevice, {kAnyExtent, kAnyExtent});
+  auto* tokens = TensorData<int32_t>(out_tokens, "out_tokens", {logits->shape[0], kAnyExtent});
+  std::vector<uint32_t> fitted;
+  const DraftBatch batch = BatchOf(request, logits, request->bitmask, out_tokens, &fitted);
   const DType probs_dtype = RowDType(out_probs, "out_probs", true);
   CheckTensor(out_probs.operator->(), "out_probs", kHostDevice, {batch.num_rows, batch.vocab_size});
   SampleDraftInto(batch, tokens, DataPointer(out_probs.operator->()), probs_dtype);
+}
+
+Tensor RunDraftOnDevice(const DraftRequest& request, const Tensor& out_tokens,
+                        DLDataType probs_dtype) {
+  const Tensor logits = Given(request->logits, "logits");
+  const DLDevice device = logits->device;
+  if (!IsCuda(device)) Throw(ErrorKind::kValue, "logits must be on a CUDA device");
+  CheckTensor(logits.operator->(), "logits", device, {kAnyExtent, kAnyExtent});
+  auto* tokens = TensorData<int32_t>(out_tokens, "out_tokens", {logits->shape[0], kAnyExtent});
+  const StreamScope scope(device);
+  CudaVerify* cuda = &VerifierOf(device);
+  const MaybeTensor bitmask =
+      request->bitmask.has_value() ? MaybeTensor(OnHost(*request->bitmask, cuda)) : MaybeTensor();
+  std::vector<uint32_t> fitted;
+  DraftBatch batch = BatchOf(request, logits, bitmask, out_tokens, &fitted);
+  const ffi::Shape shape{batch.num_rows, batch.vocab_size};
+  Tensor probs = Tensor::Empty(shape, probs_dtype, device);
+  const DType dtype = RowDType(probs, "probs", true);
+  if (SampleDraftOnDevice(batch, cuda, CurrentStream(device), tokens,
+                          DataPointer(probs.operator->()), dtype)) {
+    return probs;
+  }
+  // The host draws, or says what is wrong.
+  const Tensor rows = OnHost(logits, cuda), drawn = Tensor::Empty(shape, probs_dtype, kHostDevice);
+  batch.logits = DataPointer(rows.operator->());
+  SampleDraftInto(batch, tokens, drawn->data, dtype);
+  probs.CopyFromBytes(drawn->data, ffi::GetDataSize(*drawn.operator->()));
+  return probs;
 }
 
 }  // namespace kvctl

@@ -142,12 +142,22 @@ tvm::ffi::Bytes EnumerateBatch(const VerifyRequest& request, bool check);
 void LastAcceptedBatch(const VerifyRequest& request, bool check, const tvm::runtime::Tensor& out);
 
 /*!
- * \brief Draws siblings from each row.
+ * \brief Draws siblings from each row of logits on the host.
  * \param out_tokens (R, n) int32.
  * \param out_probs (R, vocabulary) float32 or float64.
  */
 void RunDraft(const DraftRequest& request, const tvm::runtime::Tensor& out_tokens,
               const tvm::runtime::Tensor& out_probs);
+
+/*!
+ * \brief The same for logits on a CUDA device.
+ * \param out_tokens (R, n) int32, on the host.
+ * \param probs_dtype float32 or float64.
+ * \return (R, vocabulary) the distributions, on the device of the logits.
+ */
+tvm::runtime::Tensor RunDraftOnDevice(const DraftRequest& request,
+                                      const tvm::runtime::Tensor& out_tokens,
+                                      DLDataType probs_dtype);
 
 }  // namespace kvctl
 

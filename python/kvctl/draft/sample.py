@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm_ffi import DLDeviceType
 
 from .._ffi import functions as ffi
 from .._ffi.integers import one_int32
@@ -26,13 +27,14 @@ class DraftSample:
         was exhausted and drawing stopped.
     probs : numpy.ndarray
         (R, V) float32 or float64, the distribution each row's tokens were drawn from: what
-        ``kvctl.verify(draft_probs=...)`` wants as the row of their parent.
+        ``kvctl.verify(draft_probs=...)`` wants as the row of their parent. A tensor on the device
+        of the logits if that is CUDA's.
     drawn : str
         How they were drawn: what ``kvctl.verify(drawn=...)`` wants.
     """
 
     tokens: npt.NDArray[np.int32]
-    probs: npt.NDArray[Any]
+    probs: Any
     drawn: str
 
 
@@ -58,7 +60,8 @@ def sample(
     Parameters
     ----------
     logits
-        (R, V) float32, float16 or bfloat16: the drafter's logits after each node to extend.
+        (R, V) float32, float16 or bfloat16: the drafter's logits after each node to extend, on the
+        host or on a CUDA device, where they are drawn from alike.
     how
         ``independent``, ``without_replacement``, ``coupled`` (argmax of log q plus the noise of
         the token's position, which ``rule="coupled"`` uses too) or ``deterministic`` (the most
@@ -113,6 +116,9 @@ def sample(
         own: Any = one_for_each(depths, rows, "depths")
         request.depths = own
     tokens: Any = np.empty((rows, n), np.int32)
+    if logits.__dlpack_device__()[0] == DLDeviceType.kDLCUDA:
+        name = np.dtype(dtype).name
+        return DraftSample(tokens, ffi.verify.draft_on_device(request, tokens, name), how)
     probs: Any = np.empty((rows, vocab), dtype)
     ffi.verify.draft(request, tokens, probs)
     return DraftSample(tokens, probs, how)

@@ -21,8 +21,9 @@ constexpr Rule kTreeRules[] = {Rule::kTargetOnly, Rule::kRecursive, Rule::kTrave
 /*! \brief A random batch: trees, logits, distributions, and tokens drawn from them. */
 class Batch {
  public:
-  Batch(std::mt19937* rng, int32_t vocab, int32_t sequences, Rule rule, bool chains)
-      : rng_(*rng), vocab_(vocab), rule_(rule) {
+  /*! \param processed Whether requests truncate, penalise, add to or mask their logits. */
+  Batch(std::mt19937* rng, int32_t vocab, int32_t sequences, Rule rule, bool chains, bool processed)
+      : rng_(*rng), vocab_(vocab), rule_(rule), processed_(processed) {
     logit_type_ = static_cast<DType>(Random(3));
     distribution_type_ = Random(2) == 0 ? DType::kFloat32 : DType::kFloat64;
     per_node_ = Random(4) == 0;
@@ -50,17 +51,22 @@ class Batch {
     const DeviceArray<cuda::LevelState> levels(builder.num_nodes());
     const DeviceArray<cuda::VerifyOutcome> outcomes(items.size());
     const DeviceArray<double> log_probs_out(builder.num_nodes());
+    const DeviceArray<float> scratch(int64_t{builder.num_processed()} * vocab_);
     const cuda::VerifyParams params{reinterpret_cast<const cuda::VerifyHeader*>(arena.data()),
                                     static_cast<int32_t>(items.size()),
                                     builder.num_jobs(),
+                                    builder.num_processed(),
                                     vocab_,
                                     builder.walk(),
                                     sums.data(),
                                     steps.data(),
                                     levels.data(),
                                     outcomes.data(),
-                                    log_probs_out.data()};
+                                    log_probs_out.data(),
+                                    scratch.data()};
+    Must(cuda::ProcessRows(params, nullptr));
     Must(cuda::SumRows(params, nullptr));
+    if (builder.cuts()) Must(cuda::CutRows(params, nullptr));
     Must(cuda::WalkTrees(params, threads, nullptr));
     *log_probs = log_probs_out.Read();
     return outcomes.Read();
@@ -73,6 +79,8 @@ class Batch {
     std::vector<int32_t> tokens, parents, rows;
     std::vector<Drawn> drawn;
     Sampling sampling;
+    std::vector<int32_t> history;
+    std::vector<uint32_t> bitmask;
     int64_t first_node;
     std::vector<int32_t> out_nodes, out_tokens;
     std::vector<double> out_log_probs;
@@ -97,16 +105,53 @@ class Batch {
     }
     const double temperatures[] = {1.0, 1.0, 0.6, 1.7, 0.0};
     tree.sampling.temperature = temperatures[Random(5)];
+    if (processed_) Process(&tree.sampling);
+    for (int32_t i = Random(6); i > 0; --i) tree.history.push_back(Random(vocab_));
+    const bool masks = processed_ && Random(3) == 0;
+    const bool ties = processed_ && Random(3) == 0;
     const float spread = Random(3) == 0 ? 12.f : 2.f;
     std::normal_distribution<float> normal(0.f, spread);
     for (int32_t i = 0; i < size; ++i) {
       std::vector<float> row(vocab_);
       for (float& logit : row) logit = Random(5) == 0 ? -INFINITY : normal(rng_);
-      row[Random(vocab_)] = 1;
+      const int32_t sure = Random(vocab_);
+      row[sure] = 1;
+      for (float& logit : row) logit = ties ? std::round(logit / 2) : logit;
+      if (masks) AddMask(&tree, sure);
       AddLogits(row);
       AddDistribution(row);
     }
     trees_.push_back(std::move(tree));
+  }
+
+  /*! \brief One of the parameters, or several. */
+  void Process(Sampling* sampling) {
+    const int32_t which = Random(6);
+    const bool all = which == 5;
+    const double shares[] = {0.05, 0.4, 0.7, 0.95, 0.999};
+    if (all || which == 0) sampling->top_k = 1 + Random(std::min(vocab_, 60));
+    if (all || which == 1) sampling->top_p = shares[Random(5)];
+    if (all || which == 2) sampling->min_p = shares[Random(5)];
+    if (all || which == 3) {
+      sampling->repetition_penalty = 1.3;
+      sampling->presence_penalty = 0.4;
+      sampling->frequency_penalty = 0.15;
+    }
+    if (all || which == 4) {
+      for (int32_t i = 0; i < 4; ++i) {
+        sampling->logit_bias.emplace_back(Random(vocab_), static_cast<float>(Random(9) - 4) * 0.3f);
+      }
+      sampling->logit_bias.push_back(sampling->logit_bias.front());  // named twice: added twice
+    }
+  }
+
+  /*! \brief A node's row of the bitmask. */
+  void AddMask(Tree* tree, int32_t sure) {
+    const size_t at = tree->bitmask.size();
+    for (int32_t word = 0; word < (vocab_ + 31) / 32; ++word) {
+      tree->bitmask.push_back(static_cast<uint32_t>(rng_() | rng_()));
+    }
+    tree->bitmask[at + sure / 32] |= 1u << sure % 32;
   }
 
   void AddLogits(const std::vector<float>& row) {
@@ -183,6 +228,9 @@ class Batch {
       item.input.target = static_cast<const char*>(logits) + tree.first_node * logit_row;
       item.input.target_type = logit_type_;
       item.input.sampling = &tree.sampling;
+      item.input.history = tree.history.data();
+      item.input.history_size = static_cast<int64_t>(tree.history.size());
+      if (!tree.bitmask.empty()) item.input.bitmask = tree.bitmask.data();
       item.input.draft.probs =
           static_cast<const char*>(distributions) + tree.first_node * distribution_row;
       item.input.draft.type = distribution_type_;
@@ -205,6 +253,7 @@ class Batch {
   std::mt19937& rng_;
   const int32_t vocab_;
   const Rule rule_;
+  const bool processed_;
   DType logit_type_, distribution_type_;
   bool per_node_;
   int64_t num_nodes_ = 0;
@@ -221,8 +270,9 @@ int32_t Rounds() {
 
 /*! \brief Checks a batch. Returns the number of accepted drafts: a test without any shows little.
  */
-int64_t CheckBatch(std::mt19937* rng, int32_t vocab, Rule rule, bool chains, int32_t threads) {
-  Batch batch(rng, vocab, 4, rule, chains);
+int64_t CheckBatch(std::mt19937* rng, int32_t vocab, Rule rule, bool chains, int32_t threads,
+                   bool processed = false) {
+  Batch batch(rng, vocab, 4, rule, chains, processed);
   std::vector<double> log_probs;
   const std::vector<cuda::VerifyOutcome> device = batch.OnDevice(threads, &log_probs);
   const std::vector<VerifyItem> cpu = batch.OnCpu();  // last: its outputs are stored in the batch
@@ -265,12 +315,36 @@ TEST(CudaVerificationDecidesAsTheCpuOverSeveralBlocks) {
   }
 }
 
+TEST(CudaVerificationOfProcessedLogitsDecidesAsTheCpu) {
+  std::mt19937 rng(14);
+  InEveryOrder([&] {
+    int64_t accepted = 0;
+    for (int32_t round = 0; round < Rounds(); ++round) {
+      for (const int32_t vocab : {3, 40, 300}) {
+        for (const Rule rule : kChainRules)
+          accepted += CheckBatch(&rng, vocab, rule, true, 64, true);
+        for (const Rule rule : kTreeRules)
+          accepted += CheckBatch(&rng, vocab, rule, false, 64, true);
+      }
+    }
+    EXPECT(accepted > 0);
+  });
+}
+
+TEST(CudaVerificationOfProcessedLogitsDecidesAsTheCpuOverSeveralBlocks) {
+  std::mt19937 rng(15);
+  for (const int32_t vocab : {4097, 9000}) {
+    for (const Rule rule : kChainRules) CheckBatch(&rng, vocab, rule, true, 128, true);
+    for (const Rule rule : kTreeRules) CheckBatch(&rng, vocab, rule, false, 64, true);
+  }
+}
+
 TEST(CudaVerificationLeavesIrregularRowsToTheCpu) {
   std::mt19937 rng(13);
   for (const Rule rule : {Rule::kTargetOnly, Rule::kTokenWise}) {
     int32_t irregular = 0;
     for (int32_t round = 0; round < 20; ++round) {
-      Batch batch(&rng, 20, 1, rule, true);
+      Batch batch(&rng, 20, 1, rule, true, false);
       for (uint8_t& byte : batch.logits()) byte = round % 2 == 0 ? 0xFF : byte;  // NaN
       std::vector<double> log_probs;
       irregular += batch.OnDevice(64, &log_probs)[0].irregular;

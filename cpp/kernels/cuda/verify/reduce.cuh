@@ -1,6 +1,6 @@
 /*!
  * \file kernels/cuda/verify/reduce.cuh
- * \brief Sums over the lanes of a warp.
+ * \brief Sums over the lanes of a warp, and over threads that come in any order.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_REDUCE_CUH_
 #define KVCTL_KERNELS_CUDA_VERIFY_REDUCE_CUH_
@@ -19,6 +19,10 @@ __device__ T WarpSum(T value) {
 #pragma unroll
   for (int delta = 16; delta > 0; delta /= 2) value += __shfl_xor_sync(kAllLanes, value, delta);
   return value;
+}
+
+__device__ inline void AddAtomically(uint64_t value, uint64_t* sum) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(sum), static_cast<unsigned long long>(value));
 }
 
 /*! \brief The sum over the lanes up to this one. */

@@ -3,7 +3,8 @@
  * \brief Acceptance rules on a device: the decisions of core/rules, bit for bit.
  *
  * Two kernels: one reads every row once, with the vocabulary split over blocks; one walks each
- * sequence's tree with a block of threads, and rereads only the rows whose residuals it needs.
+ * sequence's tree with a block of threads, and rereads only the rows whose residuals it needs. Two
+ * more prepare logits that requests process otherwise than by a temperature.
  * Pointers are device pointers.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_CUH_
@@ -22,15 +23,20 @@ constexpr int32_t kMaxWalkThreads = 512;
 
 struct VerifyParams {
   const VerifyHeader* plan;
-  int32_t num_sequences, num_jobs, vocab_size;
+  int32_t num_sequences, num_jobs, num_processed, vocab_size;
   Walk walk;
   BlockSum* sums;           //!< [num_jobs, ceil(vocab_size / kVocabBlock)]
   DistributionStep* steps;  //!< [nodes]
   LevelState* levels;       //!< [nodes]
   VerifyOutcome* outcomes;  //!< [num_sequences]
   double* log_probs;  //!< [nodes] of the emitted tokens, before stop tokens cut them; or nullptr
+  float* scratch;     //!< [num_processed, vocab_size]
 };
 
+/*! \brief Fills params.scratch: logits after bias, penalties and bitmask. */
+cudaError_t ProcessRows(const VerifyParams& params, cudaStream_t stream);
+/*! \brief Applies top-k, top-p and min-p to params.scratch, and to the sums of those rows. */
+cudaError_t CutRows(const VerifyParams& params, cudaStream_t stream);
 /*! \brief Fills params.sums. */
 cudaError_t SumRows(const VerifyParams& params, cudaStream_t stream);
 /*! \brief Fills params.outcomes and log_probs. \param num_threads A power of two from 64 to

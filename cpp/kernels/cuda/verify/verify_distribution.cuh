@@ -113,9 +113,11 @@ class SequenceDistributions : public SequenceTarget {
   __device__ bool Excludes(int32_t child) const {
     return nodes_[child].drawn == kDrawnWithoutReplacement && sequence_.draft_per_node == 0;
   }
-  /*! \brief Whether a child's distribution is a complete row of floats. */
+  /*! \brief Whether a child's distribution is a complete row of floats, which RowSampler subtracts
+   * from a row that is not cut in one pass. */
   __device__ bool InFloats(int32_t child) const {
-    return nodes_[child].drawn != kDrawnDeterministic && sequence_.draft_f64 == 0 &&
+    return sequence_.cuts == 0 && nodes_[child].drawn != kDrawnDeterministic &&
+           sequence_.draft_f64 == 0 &&
            !(Excludes(child) && nodes_[nodes_[child].parent].first_child != child);
   }
   /*! \brief Whether an earlier sibling of a child holds a token. */
@@ -134,20 +136,15 @@ class SequenceDistributions : public SequenceTarget {
     const DistributionStep* steps = steps_ + nodes_[level.node].first_step;
     double w;
     int32_t i = 0;
-    if (target.greedy >= 0) {
-      w = x == target.greedy ? kProbScale : 0;
+    if (target.greedy < 0 && level.num_steps > 0 && InFloats(steps[0].child)) {
+      const float e = Exp2Scaled(Logit(target, x), terms.grid);  // RowSampler::WeightsLess
+      const DistributionStep& step = steps[i++];
+      const RestFactors factors = MakeRestFactors(step.r_factor * terms.factor, step.d_factor);
+      const int64_t row = DraftRow(step.child);
+      const float q = static_cast<const float*>(sequence_.draft)[row * params_.vocab_size + x];
+      w = static_cast<double>(FixedRest(e, q, factors)) * kGridOfFixed;
     } else {
-      const float e = Exp2Scaled(Logit(target, x), terms.grid);
-      if (level.num_steps > 0 && InFloats(steps[0].child)) {  // RowSampler::WeightsLess
-        const DistributionStep& step = steps[i++];
-        const RestFactors factors = MakeRestFactors(step.r_factor * terms.factor, step.d_factor);
-        const int64_t row = DraftRow(step.child);
-        const float q = static_cast<const float*>(sequence_.draft)[row * params_.vocab_size + x];
-        w = static_cast<double>(FixedRest(e, q, factors)) * kGridOfFixed;
-      } else {
-        const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
-        w = FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
-      }
+      w = TargetWeight(target, terms, x);
     }
     for (; i < level.num_steps; ++i) {
       const DistributionStep& step = steps[i];
@@ -220,26 +217,6 @@ class SequenceDistributions : public SequenceTarget {
       return static_cast<uint64_t>(static_cast<double>(FixedRest(e, draft[x], factors)) *
                                    kGridOfFixed);
     });
-  }
-
-  /*! \brief Sums weight(terms of the block, token) over each block of the vocabulary. */
-  template <typename F>
-  __device__ void SumBlocks(const TargetRow& target, F weight) {
-    const int32_t lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    __syncthreads();
-    for (int32_t b = threadIdx.x / 32; b < num_blocks_; b += warps) {
-      const int32_t begin = b * kVocabBlock;
-      const int32_t end = min(begin + kVocabBlock, params_.vocab_size);
-      const ExpTerms terms = Terms(target, b);
-      uint64_t sum = 0;
-#pragma unroll 4
-      for (int32_t x = begin + lane; x < end; x += 32) {
-        sum += weight(terms, x);
-      }
-      sum = WarpSum(sum);
-      if (lane == 0) shared_->block_sums[b] = sum;
-    }
-    __syncthreads();
   }
 
   DistributionStep* steps_;

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
-
-#include "core/support/exact_math.h"
+#include <unordered_map>
 
 namespace kvctl::cuda {
 namespace {
@@ -29,15 +28,38 @@ std::optional<Walk> WalkOf(Rule rule) {
 }
 
 bool IsKnown(const SequenceInput& input) {
-  const Sampling& sampling = *input.sampling;
-  return !input.probabilities && !sampling.truncates() && !sampling.penalizes() &&
-         sampling.logit_bias.empty() && input.bitmask == nullptr && input.draft.ids == nullptr &&
+  return !input.probabilities && input.draft.ids == nullptr &&
          input.target_type != DType::kFloat64 && input.target_stride == 0;
 }
 
-/*! \brief As core/sampling/sampling.cc scales logits. */
-float Scale(double temperature) {
-  return static_cast<float>(std::min(kvctl::kLog2E / temperature, 1e30));
+/*! \brief Adds the rows of a sequence whose logits are processed: one for each node, since
+ * penalties and bitmasks are a node's own. Returns the job of the first. */
+int32_t AddProcessedRows(const SequenceInput& input, int32_t vocab_size, RowPlan* rows) {
+  const Sampling& sampling = *input.sampling;
+  const bool penalizes = sampling.penalizes();
+  std::unordered_map<int32_t, int32_t> history;
+  for (int64_t i = 0; penalizes && i < input.history_size; ++i) ++history[input.history[i]];
+  const int32_t processing =
+      rows->AddProcessing(sampling, RowPlan::Counts(history.begin(), history.end()));
+  const int64_t row_bytes = vocab_size * DTypeSize(input.target_type);
+  const int32_t first = rows->num_jobs();
+  for (int32_t node = 0; node < input.size; ++node) {
+    RowInput row;
+    row.values = static_cast<const char*>(input.target) + input.rows[node] * row_bytes;
+    row.type = input.target_type;
+    if (input.bitmask != nullptr) {
+      row.bitmask = input.bitmask + (int64_t{vocab_size} + 31) / 32 * node;
+    }
+    std::unordered_map<int32_t, int32_t> path;
+    for (int32_t v = node; penalizes && v >= 0; v = input.parents[v]) {
+      const int32_t token = input.tokens[v];
+      if (token < 0) continue;
+      const auto seen = history.find(token);
+      ++path.emplace(token, seen == history.end() ? 0 : seen->second).first->second;
+    }
+    rows->AddProcessed(row, sampling, processing, RowPlan::Counts(path.begin(), path.end()));
+  }
+  return first;
 }
 
 void AddNodes(const SequenceInput& input, std::vector<VerifyNode>* nodes) {
@@ -65,14 +87,6 @@ void AddNodes(const SequenceInput& input, std::vector<VerifyNode>* nodes) {
   }
 }
 
-template <typename T>
-int32_t Append(const std::vector<T>& values, std::vector<uint64_t>* arena) {
-  const size_t at = arena->size(), bytes = values.size() * sizeof(T);
-  arena->resize(at + (bytes + 15) / 16 * 2);
-  if (bytes > 0) std::memcpy(arena->data() + at, values.data(), bytes);
-  return static_cast<int32_t>(at * sizeof(uint64_t));
-}
-
 }  // namespace
 
 bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items) {
@@ -81,7 +95,8 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
   walk_ = *walk;
   std::vector<VerifySequence> sequences;
   std::vector<VerifyNode> nodes;
-  std::vector<RowJob> jobs;
+  arena_.assign((sizeof(VerifyHeader) + 15) / 16 * 2, 0);
+  RowPlan plan(vocab_size, &arena_);
   for (const VerifyItem& item : items) {
     const SequenceInput& input = item.input;
     if (!IsKnown(input)) return false;
@@ -93,7 +108,7 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
     sequence.request = item.stream.request;
     sequence.root_position = item.root_position;
     sequence.greedy = temperature == 0;
-    sequence.scale = Scale(sequence.greedy ? 1.0 : temperature);
+    sequence.scale = RowPlan::Scale(*input.sampling);
     sequence.gumbel = item.noise == Noise::kGumbel;
     sequence.target_type = input.target_type;
     sequence.draft_f64 = input.draft.type == DType::kFloat64;
@@ -103,34 +118,44 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
     AddNodes(input, &nodes);
 
     const int32_t rows = *std::max_element(input.rows, input.rows + input.size) + 1;
-    const int64_t element = DTypeSize(sequence.target_type);
-    sequence.target_rows = static_cast<int32_t>(jobs.size());
-    for (int32_t row = 0; row < rows; ++row) {
-      jobs.push_back({static_cast<const char*>(input.target) + row * vocab_size * element,
-                      sequence.scale, sequence.target_type, 0, 0});
+    if (RowPlan::Processes(*input.sampling, input.bitmask)) {
+      sequence.target = nullptr;
+      sequence.target_type = DType::kFloat32;
+      sequence.scratch_row = plan.num_processed();
+      sequence.cuts = input.sampling->truncates() && !sequence.greedy;
+      sequence.target_rows = AddProcessedRows(input, vocab_size, &plan);
+    } else {
+      const int64_t element = DTypeSize(sequence.target_type);
+      sequence.target_rows = plan.num_jobs();
+      for (int32_t row = 0; row < rows; ++row) {
+        plan.AddLogits(static_cast<const char*>(input.target) + row * vocab_size * element,
+                       sequence.target_type, sequence.scale);
+      }
     }
     bool drawn = false;
     for (int32_t i = 1; i < input.size; ++i) drawn |= input.drawn[i] != Drawn::kDeterministic;
     if (walk_ != Walk::kFollowTarget && drawn) {
       if (input.draft.probs == nullptr) return false;  // an error that the CPU reports
       sequence.draft = input.draft.probs;
-      sequence.draft_rows = static_cast<int32_t>(jobs.size());
+      sequence.draft_rows = plan.num_jobs();
       const int32_t distributions = input.draft.per_node ? input.size : rows;
       const int64_t width = sequence.draft_f64 ? 8 : 4;
       for (int32_t row = 0; row < distributions; ++row) {
-        jobs.push_back({static_cast<const char*>(input.draft.probs) + row * vocab_size * width, 0,
-                        DType::kFloat32, 1, sequence.draft_f64});
+        plan.AddDistribution(static_cast<const char*>(input.draft.probs) + row * vocab_size * width,
+                             sequence.draft_f64 != 0);
       }
     }
     sequences.push_back(sequence);
   }
-  num_jobs_ = static_cast<int32_t>(jobs.size());
+  num_jobs_ = plan.num_jobs();
+  num_processed_ = plan.num_processed();
+  cuts_ = plan.cuts();
   num_nodes_ = static_cast<int32_t>(nodes.size());
-  arena_.assign((sizeof(VerifyHeader) + 15) / 16 * 2, 0);
-  VerifyHeader header{static_cast<int32_t>(items.size()), num_jobs_, 0, 0, 0};
-  header.sequences = Append(sequences, &arena_);
-  header.nodes = Append(nodes, &arena_);
-  header.jobs = Append(jobs, &arena_);
+  VerifyHeader header{};
+  header.num_sequences = static_cast<int32_t>(items.size());
+  header.sequences = AppendTo(&arena_, sequences.data(), sequences.size());
+  header.nodes = AppendTo(&arena_, nodes.data(), nodes.size());
+  header.rows = plan.Finish();
   std::memcpy(arena_.data(), &header, sizeof(header));
   return true;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/verify/verify.h"
+#include "kernels/cuda/verify/row_plan.h"
 #include "kvctl/dtype.h"
 
 namespace kvctl::cuda {
@@ -21,15 +22,15 @@ enum class Walk : int32_t { kFollowTarget, kTokenWise, kBlock, kRecursive, kTrav
 
 /*! \brief The start of the arena; parts as byte offsets from the header. */
 struct VerifyHeader {
-  int32_t num_sequences, num_jobs;
+  int32_t num_sequences;
   int32_t sequences;  //!< [num_sequences] VerifySequence
   int32_t nodes;      //!< VerifyNode
-  int32_t jobs;       //!< [num_jobs] RowJob
+  RowHeader rows;
 };
 
 /*! \brief SequenceInput and the keys of its random numbers. */
 struct VerifySequence {
-  const void* target;  //!< [rows, vocab] of logits
+  const void* target;  //!< [rows, vocab] of logits; nullptr: of nodes, in scratch memory
   const void* draft;   //!< [rows, vocab] of distributions, or nullptr
   uint64_t seed, request;
   uint32_t root_position;
@@ -40,6 +41,8 @@ struct VerifySequence {
   int32_t draft_f64, draft_per_node;
   int32_t first_node, num_nodes;
   int32_t target_rows, draft_rows;  //!< jobs of row 0 of each
+  int32_t scratch_row;              //!< of node 0
+  int32_t cuts;                     //!< whether top-k, top-p or min-p remove tokens
 };
 
 struct VerifyNode {
@@ -47,26 +50,6 @@ struct VerifyNode {
   int32_t first_child, next_sibling;  //!< -1: none
   int32_t depth;
   int32_t first_step;  //!< of the steps that its children leave
-};
-
-/*! \brief One row to be summed: of logits, or of a draft distribution. */
-struct RowJob {
-  const void* values;
-  float scale;
-  DType type;
-  int32_t distribution, distribution_f64;
-};
-
-/*! \brief The result of one pass over kVocabBlock tokens of a row. */
-struct BlockSum {
-  float max;      //!< of logits, NaN ignored
-  int32_t first;  //!< the first token that has it
-  int32_t
-      exponent;  //!< SoftmaxRow::exponents; kEmptyBlock, or INT32_MAX for one that is not regular
-  int32_t unused;
-  uint64_t exp_sum;         //!< SoftmaxRow::block_sums
-  double distribution_sum;  //!< of a draft distribution: sum of grid weights, NaN if one is not a
-                            //!< probability
 };
 
 /*! \brief One subtraction of a child's distribution from its parent's residual. */
@@ -102,8 +85,8 @@ class VerifyPlanBuilder {
    *
    * The targets and draft distributions of the items are device pointers.
    *
-   * \return false for a call that the kernels do not support: other rules, truncated or otherwise
-   * processed distributions, probabilities instead of logits, sparse draft distributions.
+   * \return false for a call that the kernels do not support: other rules, probabilities instead
+   * of logits, sparse draft distributions.
    * \throws Whatever CheckRule throws.
    */
   bool Build(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items);
@@ -111,12 +94,15 @@ class VerifyPlanBuilder {
   const std::vector<uint64_t>& arena() const { return arena_; }
   Walk walk() const { return walk_; }
   int32_t num_jobs() const { return num_jobs_; }
+  int32_t num_processed() const { return num_processed_; }
+  bool cuts() const { return cuts_; }
   int32_t num_nodes() const { return num_nodes_; }
 
  private:
   std::vector<uint64_t> arena_;
   Walk walk_ = Walk::kFollowTarget;
-  int32_t num_jobs_ = 0, num_nodes_ = 0;
+  int32_t num_jobs_ = 0, num_nodes_ = 0, num_processed_ = 0;
+  bool cuts_ = false;
 };
 
 }  // namespace kvctl::cuda

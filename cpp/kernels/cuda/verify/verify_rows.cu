@@ -89,8 +89,11 @@ __device__ void SumDistribution(const RowJob& job, int32_t begin, int32_t size, 
 /*! \brief A block per (row, kVocabBlock of its tokens). Each token is read once. */
 __global__ void __launch_bounds__(kThreads) SumRowsKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
-  const RowJob job = reinterpret_cast<const RowJob*>(reinterpret_cast<const char*>(params.plan) +
-                                                     params.plan->jobs)[blockIdx.x];
+  RowJob job = reinterpret_cast<const RowJob*>(reinterpret_cast<const char*>(params.plan) +
+                                               params.plan->rows.jobs)[blockIdx.x];
+  if (job.scratch_row >= 0) {
+    job.values = params.scratch + static_cast<int64_t>(job.scratch_row) * params.vocab_size;
+  }
   const int32_t begin = static_cast<int32_t>(blockIdx.y) * kVocabBlock;
   const int32_t rest = params.vocab_size - begin;
   const int32_t size = rest < kVocabBlock ? rest : kVocabBlock;

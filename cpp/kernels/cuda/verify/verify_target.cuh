@@ -58,11 +58,17 @@ class SequenceTarget {
 
   /*! \brief The target's row after a node. */
   __device__ KVCTL_NOINLINE TargetRow Target(int32_t v) {
-    const int32_t row = nodes_[v].row;
+    const bool processed = sequence_.target == nullptr;
+    const int32_t row = processed ? v : nodes_[v].row;
     TargetRow target;
-    target.logits = static_cast<const char*>(sequence_.target) +
-                    static_cast<int64_t>(row) * params_.vocab_size *
-                        (sequence_.target_type == DType::kFloat32 ? 4 : 2);
+    if (processed) {
+      target.logits =
+          params_.scratch + static_cast<int64_t>(sequence_.scratch_row + v) * params_.vocab_size;
+    } else {
+      target.logits = static_cast<const char*>(sequence_.target) +
+                      static_cast<int64_t>(row) * params_.vocab_size *
+                          (sequence_.target_type == DType::kFloat32 ? 4 : 2);
+    }
     target.sums = params_.sums + static_cast<int64_t>(sequence_.target_rows + row) * num_blocks_;
     target.exponent = target.sums[0].exponent;
     float max = target.sums[0].max;
@@ -123,7 +129,8 @@ class SequenceTarget {
   __device__ int32_t Sample(const TargetRow& target, uint32_t position) {
     if (sequence_.gumbel == 0)
       return SampleToken(target, Stream().Bits(Purpose::kToken, position, 0));
-    return target.greedy >= 0 ? target.greedy : Gumbel(target, position);
+    if (target.greedy >= 0) return target.greedy;
+    return Gumbel(target, position, [](int32_t) { return false; });
   }
 
   __device__ RandomStream Stream() const { return {sequence_.seed, sequence_.request}; }
@@ -145,6 +152,83 @@ class SequenceTarget {
     if (exponent == kEmptyBlock) return {MakeExpGrid(sequence_.scale, 0), 0};
     return {MakeExpGrid(sequence_.scale, static_cast<float>(exponent)),
             ldexp(kProbScale / static_cast<double>(target.total), exponent - target.exponent)};
+  }
+
+  /*! \brief RowSampler::Weights of one token, in a block of these terms. */
+  __device__ double TargetWeight(const TargetRow& target, const ExpTerms& terms, int32_t x) const {
+    if (target.greedy >= 0) return x == target.greedy ? kProbScale : 0;
+    const float e = Exp2Scaled(Logit(target, x), terms.grid);
+    const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
+    return FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
+  }
+
+  /*! \brief Sums weight(terms of the block, token) over each block of the vocabulary. */
+  template <typename F>
+  __device__ void SumBlocks(const TargetRow& target, F weight) {
+    const int32_t lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    __syncthreads();
+    for (int32_t b = threadIdx.x / 32; b < num_blocks_; b += warps) {
+      const int32_t begin = b * kVocabBlock;
+      const int32_t end = min(begin + kVocabBlock, params_.vocab_size);
+      const ExpTerms terms = Terms(target, b);
+      uint64_t sum = 0;
+#pragma unroll 4
+      for (int32_t x = begin + lane; x < end; x += 32) {
+        sum += weight(terms, x);
+      }
+      sum = WarpSum(sum);
+      if (lane == 0) shared_->block_sums[b] = sum;
+    }
+    __syncthreads();
+  }
+
+  /*! \brief RowSampler::SampleGumbel: the token with the least noise / weight, the lower id of
+   * equals, of those that are not excluded(token); INT32_MAX if none is left. */
+  template <typename F>
+  __device__ KVCTL_NOINLINE int32_t Gumbel(const TargetRow& target, uint32_t position, F excluded) {
+    const RandomStream stream = Stream();
+    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(target.exponent));
+    Least least;
+    for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
+      const uint64_t weight = ToFixed(Exp2Scaled(Logit(target, x), grid));
+      if (weight == 0 || excluded(x)) continue;
+      const auto words = stream.Words(Purpose::kGumbel, position, static_cast<uint32_t>(x) / 2);
+      const int half = (x & 1) * 2;
+      const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
+      least.Take(-ExactLog(OpenUniform(bits)) / static_cast<double>(weight), x);
+    }
+    return Winner(least);
+  }
+
+  /*! \brief The least score and the first token that has it. */
+  struct Least {
+    double score = INFINITY;
+    int32_t token = INT32_MAX;
+    __device__ void Take(double other, int32_t other_token) {
+      if (other < score || (other == score && other_token < token)) {
+        score = other;
+        token = other_token;
+      }
+    }
+  };
+
+  /*! \brief The token of the least of all threads. */
+  __device__ int32_t Winner(Least least) {
+    for (int delta = 16; delta > 0; delta /= 2) {
+      const double score = __shfl_xor_sync(kAllLanes, least.score, delta);
+      const int32_t token = __shfl_xor_sync(kAllLanes, least.token, delta);
+      least.Take(score, token);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+      shared_->scores[threadIdx.x / 32] = least.score;
+      shared_->tokens[threadIdx.x / 32] = least.token;
+    }
+    __syncthreads();
+    for (uint32_t w = 0; w < blockDim.x / 32; ++w) {
+      least.Take(shared_->scores[w], shared_->tokens[w]);
+    }
+    return least.token;
   }
 
   /*! \brief The first token of a block up to which the weights sum to more than `rest`. */
@@ -186,42 +270,6 @@ class SequenceTarget {
     const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(exponent));
     const auto weight = static_cast<double>(ToFixed(Exp2Scaled(Logit(target, token), grid)));
     return ldexp(weight, exponent - target.exponent) / static_cast<double>(target.total);
-  }
-
-  /*! \brief VocabContext::Gumbel: the token with the least noise / weight, the lower id of equals.
-   */
-  __device__ KVCTL_NOINLINE int32_t Gumbel(const TargetRow& target, uint32_t position) {
-    const RandomStream stream = Stream();
-    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(target.exponent));
-    double best = INFINITY;
-    int32_t winner = INT32_MAX;
-    const auto take = [&](double score, int32_t token) {
-      if (score < best || (score == best && token < winner)) {
-        best = score;
-        winner = token;
-      }
-    };
-    for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
-      const uint64_t weight = ToFixed(Exp2Scaled(Logit(target, x), grid));
-      if (weight == 0) continue;
-      const auto words = stream.Words(Purpose::kGumbel, position, static_cast<uint32_t>(x) / 2);
-      const int half = (x & 1) * 2;
-      const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
-      take(-ExactLog(OpenUniform(bits)) / static_cast<double>(weight), x);
-    }
-    for (int delta = 16; delta > 0; delta /= 2) {
-      const double score = __shfl_xor_sync(kAllLanes, best, delta);
-      const int32_t token = __shfl_xor_sync(kAllLanes, winner, delta);
-      take(score, token);
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-      shared_->scores[threadIdx.x / 32] = best;
-      shared_->tokens[threadIdx.x / 32] = winner;
-    }
-    __syncthreads();
-    for (uint32_t w = 0; w < blockDim.x / 32; ++w) take(shared_->scores[w], shared_->tokens[w]);
-    return winner;
   }
 };
 

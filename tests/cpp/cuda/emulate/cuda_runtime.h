@@ -61,6 +61,14 @@ inline int __all_sync(uint32_t mask, int predicate) {
   return all;
 }
 
+/*! \brief Threads of a block run one at a time. */
+template <typename T>
+T atomicAdd(T* sum, T value) {
+  const T before = *sum;
+  *sum += value;
+  return before;
+}
+
 // The host API.
 using cudaError_t = int;
 using cudaStream_t = void*;

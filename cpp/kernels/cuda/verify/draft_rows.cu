@@ -1,0 +1,147 @@
+// core/verify/draft.cc on a device: a block of threads for each row.
+#include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/verify/draft.cuh"
+#include "kernels/cuda/verify/verify_target.cuh"
+
+namespace kvctl::cuda {
+namespace {
+
+/*! \brief One row. T: of the distribution that is returned, from which tokens are drawn. */
+template <typename T>
+class RowDraft : public SequenceTarget {
+ public:
+  __device__ RowDraft(const DraftParams& params, const VerifySequence& sequence,
+                      const DraftTarget& target, WalkShared* shared)
+      : SequenceTarget(params.rows, sequence, shared),
+        draft_(params),
+        probs_(static_cast<T*>(target.probs)),
+        target_(target),
+        tokens_(params.tokens + static_cast<int64_t>(blockIdx.x) * params.num_tokens) {}
+
+  __device__ void Run() {
+    const TargetRow row = Target(0);
+    if (irregular()) return;
+    WriteDistribution(row);
+    if (draft_.how == Drawn::kCoupled) {
+      DrawCoupled(row);
+    } else {
+      Draw(row);
+    }
+  }
+
+ private:
+  /*! \brief The weights that tokens are drawn by: of the numbers that the caller receives. */
+  __device__ uint64_t DraftWeight(int32_t x) const {
+    return static_cast<uint64_t>(ToGrid(static_cast<double>(probs_[x])));
+  }
+  /*! \brief Whether one of the first n tokens drawn is this. */
+  __device__ bool IsDrawn(int32_t n, int32_t token) const {
+    for (int32_t i = 0; i < n; ++i) {
+      if (tokens_[i] == token) return true;
+    }
+    return false;
+  }
+  __device__ void Put(int32_t i, int32_t token) {
+    if (threadIdx.x == 0) tokens_[i] = token;
+    __syncthreads();  // the next draw reads it
+  }
+  __device__ uint64_t SumOfBlocks() const {
+    uint64_t total = 0;
+    for (int32_t b = 0; b < num_blocks_; ++b) total += shared_->block_sums[b];
+    return total;
+  }
+
+  __device__ void WriteDistribution(const TargetRow& row) {
+    SumBlocks(row, [&](const ExpTerms& terms, int32_t x) {
+      return static_cast<uint64_t>(TargetWeight(row, terms, x));
+    });
+    const auto total = static_cast<double>(SumOfBlocks());
+    for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
+      const ExpTerms terms = Terms(row, x / kVocabBlock);
+      probs_[x] = static_cast<T>(TargetWeight(row, terms, x) / total);
+    }
+    __syncthreads();
+  }
+
+  __device__ void DrawCoupled(const TargetRow& row) {
+    for (int32_t i = 0; i < draft_.num_tokens; ++i) {
+      int32_t token;
+      if (row.greedy >= 0) {
+        token = i == 0 ? row.greedy : INT32_MAX;
+      } else {
+        token = Gumbel(row, sequence_.root_position + target_.depth,
+                       [&](int32_t x) { return IsDrawn(i, x); });
+      }
+      Put(i, token == INT32_MAX ? -1 : token);
+    }
+  }
+
+  __device__ void Draw(const TargetRow& row) {
+    SumBlocks(row, [&](const ExpTerms&, int32_t x) { return DraftWeight(x); });
+    for (int32_t i = 0; i < draft_.num_tokens; ++i) {
+      const uint64_t total = SumOfBlocks();
+      int32_t token = -1;
+      const int32_t removed = draft_.how == Drawn::kIndependent ? 0 : i;
+      if (total > 0) {
+        token = draft_.how == Drawn::kDeterministic
+                    ? MostLikely(removed)
+                    : DrawOne(total, removed, target_.first_node + static_cast<uint32_t>(i));
+      }
+      Put(i, token);
+      if (token < 0 || draft_.how == Drawn::kIndependent) continue;
+      if (threadIdx.x == 0) shared_->block_sums[token / kVocabBlock] -= DraftWeight(token);
+      __syncthreads();
+    }
+  }
+
+  __device__ int32_t MostLikely(int32_t removed) {
+    Least least;
+    for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
+      if (!IsDrawn(removed, x)) least.Take(-static_cast<double>(DraftWeight(x)), x);
+    }
+    return Winner(least);
+  }
+
+  __device__ int32_t DrawOne(uint64_t total, int32_t removed, uint32_t node) {
+    uint64_t rest = Below(total, Stream().Bits(Purpose::kDraft, sequence_.root_position, node));
+    for (int32_t b = 0; b < num_blocks_; ++b) {
+      const uint64_t mass = shared_->block_sums[b];
+      if (rest < mass) {
+        return FindIn(
+            b, rest, [&](int32_t x) { return IsDrawn(removed, x) ? uint64_t{0} : DraftWeight(x); });
+      }
+      rest -= mass;
+    }
+    irregular_ = true;
+    return -1;
+  }
+
+  const DraftParams& draft_;
+  T* probs_;
+  const DraftTarget& target_;
+  int32_t* tokens_;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kMaxWalkThreads) DraftRowsKernel(DraftParams params) {
+  KVCTL_DYNAMIC_SHARED(shared);
+  const VerifySequence& sequence = reinterpret_cast<const VerifySequence*>(
+      reinterpret_cast<const char*>(params.rows.plan) + params.rows.plan->sequences)[blockIdx.x];
+  RowDraft<T> draft(params, sequence, params.targets[blockIdx.x],
+                    reinterpret_cast<WalkShared*>(shared));
+  draft.Run();
+  if (threadIdx.x != 0) return;
+  params.rows.outcomes[blockIdx.x] = {0, 0, draft.irregular() ? 1 : 0, 0};
+}
+
+}  // namespace
+
+cudaError_t DraftRows(const DraftParams& params, int32_t num_threads, cudaStream_t stream) {
+  if (params.rows.num_sequences == 0) return cudaSuccess;
+  return Launch(
+      params.probs_type == DType::kFloat64 ? DraftRowsKernel<double> : DraftRowsKernel<float>,
+      dim3(static_cast<unsigned>(params.rows.num_sequences)),
+      dim3(static_cast<unsigned>(num_threads)), sizeof(WalkShared), stream, params);
+}
+
+}  // namespace kvctl::cuda
