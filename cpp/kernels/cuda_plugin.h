@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/cache/sequence_table.h"
@@ -45,6 +46,22 @@ struct CudaAttention {
   const float* alibi_slopes;  //!< or nullptr
   const float* sinks;         //!< or nullptr
   float* lse;                 //!< or nullptr
+  /*! \brief [num_query_tokens, num_qo_heads, head_dim] of the pages' type: receives q as it is
+   * attended with; nullptr unless `select` is given. */
+  void* q_out;
+  /*!
+   * \brief Called on the host once q_out is queued; or empty. Returns pages that replace those of
+   * the sequences, [sequences, num_kv_heads] on the host, -1 for those that are not seen.
+   */
+  std::function<const int32_t* const*()> select;
+  bool calls_host;  //!< whether each call needs the host, so that it cannot be captured
+};
+
+/*! \brief AttentionMass on a device. */
+struct CudaAttentionMass {
+  float* sums;
+  int32_t num_heads, last_queries;
+  int64_t num_cleared;  //!< that many sums are set to 0 before
 };
 
 /*! \brief The device half of a paged cache. */
@@ -63,6 +80,9 @@ class CudaCache {
   /*! \brief Writes K and V of the step's new tokens into their slots, then attends. Can be
    * captured. */
   virtual void Attend(const CudaAttention& call, void* stream) = 0;
+  /*! \brief AttentionMassCpu for the last Attend, which had lse. What it read must still be there.
+   */
+  virtual void SumWeights(const CudaAttentionMass& mass, void* stream) = 0;
   /*! \brief Writes K and V of the step's new tokens into their slots. */
   virtual void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) = 0;
   /*! \brief Lets later steps move the plan that recorded attention calls read: they are not
@@ -76,6 +96,8 @@ class CudaCache {
   virtual void WriteSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,
                           const KVRows& v, void* stream) = 0;
   virtual void PoisonSlots(int32_t layer, const std::vector<int32_t>& slots, void* stream) = 0;
+  /*! \brief Rotates the keys of slots in every layer. \param table host [slots, rotary_dim]. */
+  virtual void RotateSlots(const std::vector<int32_t>& slots, const float* table, void* stream) = 0;
 };
 
 /*! \brief Verification and drafting on one device. */

@@ -1,6 +1,7 @@
 #include "kernels/cuda/cache_device.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/device/memory.h"
@@ -72,6 +73,11 @@ class Cache final : public CudaCache {
             " bytes: call forget_graphs() and record them again");
     }
     num_query_tokens_ = plan.num_query_tokens();
+    num_pages_.clear();
+    for (const SequencePlan& sequence : plan.sequences) {
+      num_pages_.push_back((sequence.kv_len() + config_.page.page_size - 1) /
+                           config_.page.page_size);
+    }
     stream_ = stream;
     arena_.Copy(plan_.arena().data(), plan_.num_bytes(), Stream(stream));
     Check(cudaMemcpyAsync(positions, arena_.As<char>() + plan_.header().positions,
@@ -88,13 +94,18 @@ class Cache final : public CudaCache {
   void Attend(const CudaAttention& call, void* stream) final {
     const DeviceScope device(config_.device);
     const int64_t width = int64_t{config_.num_qo_heads} * config_.page.head_dim;
+    if (call.calls_host && IsCapturing(stream)) {
+      Throw(ErrorKind::kRuntime,
+            "a page selector or an observer is called at each attention call, ",
+            "so such calls cannot be captured in a graph");
+    }
     KVRows q = call.q;
-    void* q_out = nullptr;
+    void* q_out = call.select ? call.q_out : nullptr;
     const bool aligned = q.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(q.data) % 16 == 0;
     if (call.rotates || q.dtype != config_.page.dtype || !aligned) {
-      q_out = q_rows_.As<void>();
-      q = {q_out, config_.page.dtype, width};
+      if (q_out == nullptr) q_out = q_rows_.As<void>();
     }
+    if (q_out != nullptr) q = {q_out, config_.page.dtype, width};
     AppendRows(call.layer, call.q, call.k, call.v, call.rotates, q_out, stream);
     AttentionParams params{};
     params.plan = Plan();
@@ -113,11 +124,26 @@ class Cache final : public CudaCache {
     params.lse = call.lse;
     params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
     AttentionLaunch launch{occupancy_.plain, plan_.few_queries(), plan_.num_blocks(), 0};
+    if (call.select) {
+      params.head_pages = UploadPages(call.select(), stream);
+      launch.plain = true;
+    }
     // A recorded launch must also fit later steps, whose sequences are longer.
     const bool capturing = IsCapturing(stream);
     num_captured_ += capturing;
     if (plan_.num_merges() > 0 || capturing) launch.merge_blocks = launch.num_blocks;
     Check(Attention(params, launch, Stream(stream)), "attention");
+    last_params_ = params;
+    last_launch_ = launch;
+  }
+
+  void SumWeights(const CudaAttentionMass& mass, void* stream) final {
+    const DeviceScope device(config_.device);
+    Check(cudaMemsetAsync(mass.sums, 0, sizeof(float) * mass.num_cleared, Stream(stream)),
+          "clearing sums");
+    Check(cuda::SumWeights(last_params_, last_launch_,
+                           {mass.sums, mass.num_heads, mass.last_queries}, Stream(stream)),
+          "summing weights");
   }
 
   void ForgetGraphs() final {
@@ -165,6 +191,20 @@ class Cache final : public CudaCache {
           "writing slots");
   }
 
+  void RotateSlots(const std::vector<int32_t>& slots, const float* table, void* stream) final {
+    const DeviceScope device(config_.device);
+    const size_t table_bytes = sizeof(float) * slots.size() * config_.rotary_dim;
+    std::vector<char> rotation(table_bytes + sizeof(int32_t) * slots.size());
+    std::memcpy(rotation.data(), table, table_bytes);
+    std::memcpy(rotation.data() + table_bytes, slots.data(), rotation.size() - table_bytes);
+    rotations_.Copy(rotation.data(), rotation.size(), Stream(stream));
+    Check(cuda::RotateSlots(config_.page, layers_.As<void*>(), config_.num_layers,
+                            reinterpret_cast<int32_t*>(rotations_.As<char>() + table_bytes),
+                            rotations_.As<float>(), static_cast<int32_t>(slots.size()),
+                            config_.rotary_dim, Stream(stream)),
+          "rotating keys");
+  }
+
   void PoisonSlots(int32_t layer, const std::vector<int32_t>& slots, void* stream) final {
     const DeviceScope device(config_.device);
     Check(cuda::PoisonSlots(config_.page, config_.pages[layer], SlotList(slots, stream),
@@ -178,6 +218,9 @@ class Cache final : public CudaCache {
     const int32_t shared = Attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, config.device);
     Check(PrepareAttention(config.page, static_cast<size_t>(shared), occupancy),
           "loading the kernels");
+    // Those that few attention calls need, so that their first launch may be captured too.
+    Check(PreparePlain(config.page.dtype, nullptr), "loading the kernels");
+    Check(PrepareWeights(config.page.dtype), "loading the kernels");
     PlanShape shape{};
     shape.num_layers = config.num_layers;
     shape.num_kv_heads = config.page.num_kv_heads;
@@ -214,6 +257,23 @@ class Cache final : public CudaCache {
     Check(cuda::Append(args, Stream(stream)), "writing K and V");
   }
 
+  /*! \brief A page selector's answer as AttentionParams takes it. */
+  const int32_t* UploadPages(const int32_t* const* tables, void* stream) {
+    const int32_t heads = config_.page.num_kv_heads;
+    selected_pages_.assign(num_pages_.size() * heads, 0);
+    for (size_t i = 0; i < num_pages_.size() * heads; ++i) {
+      if (i % heads > 0 && tables[i] == tables[i - 1]) {
+        selected_pages_[i] = selected_pages_[i - 1];
+        continue;
+      }
+      selected_pages_[i] = static_cast<int32_t>(selected_pages_.size());
+      selected_pages_.insert(selected_pages_.end(), tables[i], tables[i] + num_pages_[i / heads]);
+    }
+    page_tables_.Copy(selected_pages_.data(), selected_pages_.size() * sizeof(int32_t),
+                      Stream(stream));
+    return page_tables_.As<int32_t>();
+  }
+
   const int32_t* SlotList(const std::vector<int32_t>& slots, void* stream) {
     // The layers of a sequence share one list. Another stream would not wait for its copy.
     if (slots != uploaded_slots_ || stream != uploaded_on_) {
@@ -238,7 +298,11 @@ class Cache final : public CudaCache {
   std::vector<SlotPair> pairs_;
   std::vector<int32_t> uploaded_slots_;  // what slot_list_ holds
   void* uploaded_on_ = nullptr;          // the stream of its copy
-  Upload arena_, move_list_, slot_list_;
+  Upload arena_, move_list_, slot_list_, page_tables_, rotations_;
+  std::vector<int32_t> num_pages_;       // of the step's sequences
+  std::vector<int32_t> selected_pages_;  // what page_tables_ holds
+  AttentionParams last_params_{};        // of the last attention call
+  AttentionLaunch last_launch_{};
   DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_;
 };
 

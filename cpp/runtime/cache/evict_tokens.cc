@@ -62,6 +62,10 @@ void EvictTokens(const EvictionParts& parts, int64_t seq_id, const std::vector<i
   const std::vector<int32_t> indices = KvIndices(parts.table.Get(seq_id), keep);
   // Call the model library's function, which may throw, before anything changes.
   const bool in_place = parts.rotator.RerotatesInPlace();
+  if (rerotate && !in_place && !parts.backend.CallsLibraryForKeys()) {
+    Throw(ErrorKind::kNotImplemented, "on CUDA devices evict with rerotate=True needs the cache's ",
+          "own rotation (rope=): the model library's takes keys on the host");
+  }
   std::vector<Tensor> rotated;
   if (rerotate && !in_place) rotated = RotatedKeptKeys(parts, seq_id, indices);
   parts.copies.clear();

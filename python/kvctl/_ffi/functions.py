@@ -614,6 +614,9 @@ class verify:
     """``kvctl.verify.*``."""
 
     draft: Callable[[DraftRequest, Tensor, Tensor], None] = _get("kvctl.verify.draft")
+    draft_on_device: Callable[[DraftRequest, Tensor, DataType], Tensor] = _get(
+        "kvctl.verify.draft_on_device"
+    )
     enumerate: Callable[[VerifyRequest, bool], bytes] = _get("kvctl.verify.enumerate")
     get_drawn: Callable[[], Sequence[str]] = _get("kvctl.verify.get_drawn")
     get_last_accepted: Callable[[VerifyRequest, bool, Tensor], None] = _get(

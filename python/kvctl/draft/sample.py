@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm_ffi import DLDeviceType
+import tvm_ffi
 
 from .._ffi import functions as ffi
 from .._ffi.integers import one_int32
@@ -116,9 +116,9 @@ def sample(
         own: Any = one_for_each(depths, rows, "depths")
         request.depths = own
     tokens: Any = np.empty((rows, n), np.int32)
-    if logits.__dlpack_device__()[0] == DLDeviceType.kDLCUDA:
-        name = np.dtype(dtype).name
-        return DraftSample(tokens, ffi.verify.draft_on_device(request, tokens, name), how)
+    if logits.__dlpack_device__()[0] == tvm_ffi.DLDeviceType.kDLCUDA:
+        on_device = ffi.verify.draft_on_device(request, tokens, tvm_ffi.dtype(np.dtype(dtype).name))
+        return DraftSample(tokens, on_device, how)
     probs: Any = np.empty((rows, vocab), dtype)
     ffi.verify.draft(request, tokens, probs)
     return DraftSample(tokens, probs, how)

@@ -15,10 +15,12 @@ struct Options {
   DType out = DType::kFloat32;
   size_t shared_bytes = 227 * 1024;  //!< that a block may have
   bool plain = false;                //!< whether the kernel without tensor cores is expected
+  const std::vector<std::vector<int32_t>>* head_pages = nullptr;  //!< [sequences, KV heads]
+  AttentionMass mass;                                             //!< num_heads 0: no sums
 };
 
 struct Output {
-  std::vector<float> out, lse;
+  std::vector<float> out, lse, mass;
 };
 
 /*! \brief q rounded to the layer's type, for the kernel and the reference alike. */
@@ -93,11 +95,31 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   params.sinks = options.args.sinks == nullptr ? nullptr : sinks.data();
   params.lse = lse.data();
   params.partials = {sums.data(), reinterpret_cast<float2*>(scale.data())};
+  std::vector<int32_t> tables;
+  if (options.head_pages != nullptr) {
+    tables.resize(options.head_pages->size());
+    for (size_t i = 0; i < options.head_pages->size(); ++i) {
+      const std::vector<int32_t>& own = (*options.head_pages)[i];
+      tables[i] = static_cast<int32_t>(tables.size());
+      tables.insert(tables.end(), own.begin(), own.end());
+    }
+  }
+  const DeviceArray<int32_t> head_pages(tables);
+  if (options.head_pages != nullptr) params.head_pages = head_pages.data();
   cuda::AttentionOccupancy occupancy;
   Must(cuda::PrepareAttention(params.page, options.shared_bytes, &occupancy));
   EXPECT_EQ(occupancy.plain, options.plain);
-  Must(cuda::Attention(params, {occupancy.plain, builder.few_queries(), options.num_blocks, 2},
-                       nullptr));
+  occupancy.plain |= options.head_pages != nullptr;
+  const cuda::AttentionLaunch launch{occupancy.plain, builder.few_queries(), options.num_blocks, 2};
+  Must(cuda::PreparePlain(layer.dtype, nullptr));
+  Must(cuda::Attention(params, launch, nullptr));
+  int64_t keys = 0;
+  for (const SequencePlan& sequence : step.sequences) keys += sequence.kv_len();
+  const DeviceArray<float> mass(std::vector<float>(keys * options.mass.num_heads, 0.f));
+  if (options.mass.num_heads > 0) {
+    const cuda::WeightSums weights{mass.data(), options.mass.num_heads, options.mass.last_queries};
+    Must(cuda::SumWeights(params, launch, weights, nullptr));
+  }
 
   Output result;
   const std::vector<uint8_t> bytes = out.Read();
@@ -111,6 +133,7 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
     }
   }
   result.lse = lse.Read();
+  result.mass = mass.Read();
   return result;
 }
 
@@ -214,6 +237,54 @@ TEST(CudaPlainAttentionUnderMasksAndOptionsAgreesWithFloat64) {
     if (round == 3) options.args.sinks = sinks.data();
     for (const Mask& mask : random.masks) {
       EXPECT(ErrorOf(&layer, *random.sequence, &mask, options) < 1);
+    }
+  }
+}
+
+TEST(CudaHeadsSeePagesOfTheirOwn) {
+  PagedLayer layer(Shape{4, 2, 64, 16}, DType::kFloat16, 300, 9);
+  std::vector<TestSequence> batch;
+  batch.emplace_back(&layer, 100, std::vector<int32_t>{}, 3, 3);
+  batch.emplace_back(&layer, 60, std::vector<int32_t>{}, 1, 1);
+  std::vector<std::vector<int32_t>> pages;
+  for (const TestSequence& sequence : batch) {
+    for (int32_t head = 0; head < 2; ++head) {
+      pages.push_back(sequence.pages);
+      for (size_t page = head; page + 1 < pages.back().size(); page += 2) pages.back()[page] = -1;
+    }
+  }
+  std::vector<const int32_t*> tables;
+  for (const std::vector<int32_t>& own : pages) tables.push_back(own.data());
+  const std::vector<float> q = Rounded(layer, layer.Random(4 * 4 * 64));
+  Options options;
+  options.head_pages = &pages;
+  options.num_blocks = 9;
+  const Output output = AttendCuda(layer, batch, {}, q, options);
+  AttentionArgs args;
+  args.head_pages = tables.data();
+  EXPECT(RelativeError(output.out, Attend(layer, batch, {}, q, args)) < 2e-3);
+}
+
+TEST(CudaSumsOfWeightsAreThoseOfTheCpu) {
+  for (const DType dtype : {DType::kFloat16, DType::kFloat32}) {
+    PagedLayer layer(Shape{4, 2, 64, 16}, dtype, 300, 9);
+    std::vector<TestSequence> batch;
+    batch.emplace_back(&layer, 90, RandomTree(&layer.rng, 9), 9, 9);
+    batch.emplace_back(&layer, 0, std::vector<int32_t>{}, 40, 40);
+    const std::vector<float> q = Rounded(layer, layer.Random(49 * 4 * 64));
+    const Mask window = Mask::Window(30, 2);
+    for (const int32_t heads : {2, 4}) {
+      for (const int32_t last : {0, 5}) {
+        std::vector<float> want(139 * heads, 0.f);
+        const AttentionMass mass{want.data(), heads, last};
+        Attend(layer, batch, {nullptr, &window}, q, {}, &mass);
+        Options options;
+        options.plain = dtype == DType::kFloat32;
+        options.mass = {nullptr, heads, last};
+        options.num_blocks = 20;
+        const Output output = AttendCuda(layer, batch, {nullptr, &window}, q, options);
+        EXPECT(RelativeError(output.mass, want) < 2e-3);
+      }
     }
   }
 }

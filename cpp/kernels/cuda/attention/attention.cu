@@ -16,9 +16,9 @@ struct Heads {
 
 template <int kHeadDim>
 Heads HeadsOf() {
-  return {kHeadDim,
-          std::max(TileShape<kHeadDim, 4>::kSharedBytes, TileShape<kHeadDim, 1>::kSharedBytes),
-          PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
+  constexpr size_t kMany = TileShape<kHeadDim, 4>::kSharedBytes;
+  constexpr size_t kFew = TileShape<kHeadDim, 1>::kSharedBytes;
+  return {kHeadDim, std::max(kMany, kFew), PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
 }
 
 /*! \brief The kernels for pages of a shape, or nullptr. */

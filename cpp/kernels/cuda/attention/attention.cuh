@@ -40,6 +40,15 @@ struct AttentionParams {
   const float* sinks;         //!< or nullptr
   float* lse;                 //!< or nullptr
   Partials partials;
+  /*! \brief [sequences, num_kv_heads], then page tables: where the table of each begins, in
+   * elements; or nullptr. Keys of pages below 0 are hidden. For the plain kernel only. */
+  const int32_t* head_pages;
+};
+
+/*! \brief What SumWeights sums: AttentionMass. */
+struct WeightSums {
+  float* sums;  //!< [keys of all sequences, num_heads]
+  int32_t num_heads, last_queries;
 };
 
 /*! \brief The launch parameters: the grids do not depend on the step. */
@@ -79,6 +88,11 @@ cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& la
                         cudaStream_t stream);
 template <int kHeadDim>
 cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy);
+/*! \brief Adds the softmax weights of the keys, of params.lse after Attention, to sums. In what
+ * order weights are added, and with it their last bits, is not defined. */
+cudaError_t SumWeights(const AttentionParams& params, const AttentionLaunch& launch,
+                       const WeightSums& sums, cudaStream_t stream);
+cudaError_t PrepareWeights(DType dtype);
 /*! \brief The plain kernel. */
 cudaError_t AttendPlain(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream);

@@ -42,6 +42,14 @@ cudaError_t ReadSlots(const PageShape& shape, const void* pages, const int32_t* 
 cudaError_t PoisonSlots(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
                         cudaStream_t stream);
 
+/*!
+ * \brief RopeSlotsCpu in every layer: rotates the key in slots[i] by row i of a table.
+ * \param table [num_slots, rotary_dim] RopeTable's rows.
+ */
+cudaError_t RotateSlots(const PageShape& shape, void* const* layers, int32_t num_layers,
+                        const int32_t* slots, const float* table, int32_t num_slots,
+                        int32_t rotary_dim, cudaStream_t stream);
+
 }  // namespace kvctl::cuda
 
 #endif  // KVCTL_KERNELS_CUDA_KV_COPY_SLOTS_CUH_

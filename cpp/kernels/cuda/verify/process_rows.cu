@@ -48,7 +48,7 @@ class Entries {
 
 /*! \brief LogitRow::Piece. A block per (row, kVocabBlock of its tokens), which it holds in shared
  * memory. */
-__global__ void __launch_bounds__(kThreads) ProcessRowsKernel(VerifyParams params) {
+__global__ void __launch_bounds__(kThreads, 4) ProcessRowsKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
   auto* logits = reinterpret_cast<float*>(shared);
   const char* arena = reinterpret_cast<const char*>(params.plan);

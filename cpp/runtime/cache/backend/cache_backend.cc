@@ -25,7 +25,7 @@ void CacheBackend::CheckDevice(const PagedKVCacheConfig& config) {
 
 std::unique_ptr<CacheBackend> CacheBackend::Create(const PagedKVCacheConfig& config,
                                                    KeyRotator* rotator, AttentionHooks* hooks) {
-  if (IsCuda(config.device)) return std::make_unique<CudaCacheBackend>(config, rotator);
+  if (IsCuda(config.device)) return std::make_unique<CudaCacheBackend>(config, rotator, hooks);
   return std::make_unique<CpuCacheBackend>(config, rotator, hooks);
 }
 

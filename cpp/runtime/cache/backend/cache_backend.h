@@ -92,6 +92,10 @@ class CacheBackend {
     if (!Supports(feature)) Refuse(feature);
   }
 
+  /*! \brief Whether the model library's rotation may be called for keys in the cache: it takes
+   * keys in host memory. */
+  bool CallsLibraryForKeys() const { return device_ == CacheDevice::kCpu; }
+
   int64_t num_layers() const { return config_.num_layers; }
   /*! \brief Whether K is kept before its rotation as well; ReadSlots then reads that. */
   bool KeepsPlainKeys() const { return config_.rope_mode == RopeMode::kInline; }

@@ -47,6 +47,8 @@ class CpuCacheBackend final : public CacheBackend {
   void Append(ForwardStep* step, int32_t layer, const QKVRows& rows);
   /*! \brief Checks what Append wrote; see kvctl/checking.h. */
   void CheckAppended(const ForwardStep& step, int32_t layer, const QKVRows& rows) const;
+  /*! \brief The step's rows of q as a page selector gets them. */
+  Tensor CopyRows(const KVRows& q, int64_t num_rows) const;
   /*! \brief Adds the runs over keys in the layer's pages: one, and one for renumbered sinks. */
   void AddPages(ForwardStep* step, int32_t layer, const QKVRows& rows, StepKeys keys);
   /*! \brief Adds the runs over the new keys, whose K and V are in `rows`. */

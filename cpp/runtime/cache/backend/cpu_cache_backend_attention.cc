@@ -1,5 +1,6 @@
 // Attention on the CPU: one layer of a step.
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/convert_row.h"
 #include "kernels/merge_attention.h"
@@ -50,6 +51,18 @@ void CpuCacheBackend::CheckAppended(const ForwardStep& step, int32_t layer,
                       slots, rows.plain_k, KVRows{}});
 }
 
+Tensor CpuCacheBackend::CopyRows(const KVRows& q, int64_t num_rows) const {
+  const int64_t element = DTypeSize(q.dtype), width = config_.num_qo_heads * config_.head_dim;
+  Tensor rows = Tensor::Empty({num_rows, config_.num_qo_heads, config_.head_dim},
+                              ToDLDataType(q.dtype), config_.device);
+  auto* to = static_cast<char*>(DataPointer(rows.operator->()));
+  for (int64_t row = 0; row < num_rows; ++row) {
+    std::memcpy(to + row * width * element,
+                static_cast<const char*>(q.data) + row * q.row_stride * element, width * element);
+  }
+  return rows;
+}
+
 void CpuCacheBackend::AddPages(ForwardStep* step, int32_t layer, const QKVRows& rows,
                                StepKeys keys) {
   const StepPlan& plan = step->plan();
@@ -68,7 +81,9 @@ void CpuCacheBackend::AddPages(ForwardStep* step, int32_t layer, const QKVRows& 
   args.num_sequences = static_cast<int32_t>(plan.sequences.size());
   args.masks = masks.masks.layer(layer);
   args.workspace = &workspace_;
-  if (hooks_.selects()) args.head_pages = hooks_.SelectPages(plan, layer, rows.q);
+  if (hooks_.selects()) {
+    args.head_pages = hooks_.SelectPages(plan, layer, CopyRows(rows.q, plan.num_query_tokens()));
+  }
   runs_.push_back(args);
   if (!step->has_sinks()) return;
   args.q = rows.q_at_sinks.data;
@@ -133,7 +148,11 @@ void CpuCacheBackend::RunObserved(const ForwardStep& step, const LayerAttention&
     }
   };
   if (own.sums != nullptr) sum_up(own);
-  if (hooks_.observes()) hooks_.Observe(step, call.layer_id, sum_up);
+  if (!hooks_.observes()) return;
+  hooks_.Observe(step, call.layer_id, [&](const AttentionMass& mass) {
+    std::fill_n(mass.sums, step.num_keys() * mass.num_heads, 0.f);
+    sum_up(mass);
+  });
 }
 
 }  // namespace kvctl

@@ -1,10 +1,18 @@
 #include "runtime/cache/backend/cuda_cache_backend.h"
 
+#include <algorithm>
+
 #include "kvctl/checking.h"
 #include "kvctl/error.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
+namespace {
+
+/*! \brief Keys that are rotated in one call: a bound for the memory of their cosines and sines. */
+constexpr size_t kRotationBlock = 8192;
+
+}  // namespace
 
 void CudaCacheBackend::Check(const PagedKVCacheConfig& config) {
   CudaKernels();
@@ -18,8 +26,9 @@ void CudaCacheBackend::Check(const PagedKVCacheConfig& config) {
   }
 }
 
-CudaCacheBackend::CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator* rotator)
-    : CacheBackend(CacheDevice::kCuda, config, rotator) {
+CudaCacheBackend::CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator* rotator,
+                                   AttentionHooks* hooks)
+    : CacheBackend(CacheDevice::kCuda, config, rotator), hooks_(*hooks) {
   const RopeTable* table = rotator->step_table();
   CudaCacheConfig cuda{};
   cuda.device = config.device.device_id;
@@ -60,9 +69,35 @@ void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
   attention.soft_cap = static_cast<float>(call.options.soft_cap);
   attention.alibi_slopes = OptionData(call.options.alibi_slopes, "alibi_slopes", {heads});
   attention.sinks = OptionData(call.options.sinks, "sinks", {heads});
-  attention.lse = OptionData(call.options.lse, "lse", {num_rows, heads});
+  const bool sums = hooks_.observes() || call.options.mass.has_value();
+  tvm::ffi::Optional<Tensor> lse = call.options.lse;
+  if (sums && !lse.has_value()) {
+    lse = Tensor::Empty({num_rows, heads}, {kDLFloat, 32, 1}, config_.device);
+  }
+  attention.lse = OptionData(lse, "lse", {num_rows, heads});
+  CudaAttentionMass own{};  // that the call itself asks for, checked before anything happens
+  if (call.options.mass.has_value()) {
+    const Tensor mass = call.options.mass.value();
+    own.num_heads = static_cast<int32_t>(
+        mass->ndim == 2 && mass->shape[1] == heads ? heads : config_.num_kv_heads);
+    own.sums = OptionData(mass, "mass", {step->num_keys(), own.num_heads});
+  }
+  Tensor q;
+  if (hooks_.selects()) {
+    q = Tensor::Empty({num_rows, heads, config_.head_dim}, config_.dtype, config_.device);
+    attention.q_out = DataPointer(q.operator->());
+    attention.select = [&] { return hooks_.SelectPages(step->plan(), layer, q); };
+  }
+  attention.calls_host = hooks_.selects() || hooks_.observes();
   kernels_->Attend(attention, stream());
   step->MarkWritten(layer);
+  if (own.sums != nullptr) kernels_->SumWeights(own, stream());
+  if (!hooks_.observes()) return;
+  hooks_.Observe(*step, call.layer_id, [&](const AttentionMass& mass) {
+    kernels_->SumWeights(
+        {mass.sums, mass.num_heads, mass.last_queries, step->num_keys() * mass.num_heads},
+        stream());
+  });
 }
 
 void CudaCacheBackend::ApplyCopies(const CopyPlan& copies) {
@@ -77,6 +112,23 @@ void CudaCacheBackend::ReadSlots(int64_t layer, const std::vector<int32_t>& slot
 void CudaCacheBackend::WriteSlots(int64_t layer, const std::vector<int32_t>& slots, const KVRows& k,
                                   const KVRows& v, const KVRows&) {
   kernels_->WriteSlots(static_cast<int32_t>(layer), slots, k, v, stream());
+}
+
+void CudaCacheBackend::RotateSlots(const std::vector<KeyRotation>& rotations) {
+  if (rotations.empty()) return;
+  RopeTable table(rotator_.step_table()->params());
+  std::vector<int32_t> slots, differences;
+  for (size_t begin = 0; begin < rotations.size(); begin += kRotationBlock) {
+    const size_t end = std::min(begin + kRotationBlock, rotations.size());
+    slots.clear();
+    differences.clear();
+    for (size_t i = begin; i < end; ++i) {
+      slots.push_back(rotations[i].slot);
+      differences.push_back(rotations[i].to - rotations[i].from);
+    }
+    table.Fill(differences.data(), static_cast<int32_t>(differences.size()));
+    kernels_->RotateSlots(slots, table.row(0), stream());
+  }
 }
 
 void CudaCacheBackend::PoisonSlots(const std::vector<int32_t>& slots) {

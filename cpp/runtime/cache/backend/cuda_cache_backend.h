@@ -17,7 +17,7 @@ namespace kvctl {
 /*! \brief CUDA's backend. All work is queued on TVM's current stream. */
 class CudaCacheBackend final : public CacheBackend {
  public:
-  CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator* rotator);
+  CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator* rotator, AttentionHooks* hooks);
 
   /*! \throws Error kNotImplemented for a configuration that this backend does not support, or
    * where the CUDA kernels are missing. */
@@ -34,6 +34,7 @@ class CudaCacheBackend final : public CacheBackend {
   void ForgetGraphs() final { kernels_->ForgetGraphs(); }
   GraphState ReadGraphState() const final { return kernels_->ReadGraphState(); }
   void PoisonSlots(const std::vector<int32_t>& slots) final;
+  void RotateSlots(const std::vector<KeyRotation>& rotations) final;
 
  protected:
   void AppendAndAttend(ForwardStep* step, int32_t layer, const LayerAttention& call) final;
@@ -41,6 +42,7 @@ class CudaCacheBackend final : public CacheBackend {
  private:
   void* stream() const { return CurrentStream(config_.device); }
 
+  AttentionHooks& hooks_;
   std::unique_ptr<CudaCache> kernels_;
 };
 

@@ -1,7 +1,6 @@
 #include "runtime/cache/step/attention_hooks.h"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 
 #include "kvctl/error.h"
@@ -41,17 +40,8 @@ const int32_t* AttentionHooks::Selected(const SequencePlan& sequence, const Shap
 }
 
 const int32_t* const* AttentionHooks::SelectPages(const StepPlan& plan, int32_t layer,
-                                                  const KVRows& q) {
-  const int64_t width = config_.num_qo_heads * config_.head_dim;
-  Tensor rows = Tensor::Empty({plan.num_query_tokens(), config_.num_qo_heads, config_.head_dim},
-                              ToDLDataType(q.dtype), config_.device);
-  char* to = static_cast<char*>(DataPointer(rows.operator->()));
-  const int64_t element = DTypeSize(q.dtype);
-  for (int64_t row = 0; row < plan.num_query_tokens(); ++row) {
-    std::memcpy(to + row * width * element,
-                static_cast<const char*>(q.data) + row * q.row_stride * element, width * element);
-  }
-  const Any answer = select_.value()(config_.first_layer + layer, rows);
+                                                  const Tensor& q) {
+  const Any answer = select_.value()(config_.first_layer + layer, q);
   const std::optional<Array<Any>> sequences = answer.try_cast<Array<Any>>();
   const size_t count = plan.sequences.size();
   if (!sequences.has_value() || sequences->size() != count) {
@@ -99,7 +89,6 @@ void AttentionHooks::Observe(const ForwardStep& step, int64_t layer_id, const Su
       std::min<int64_t>(observer_options_.last_rows, std::max(plan.num_query_tokens(), 1)));
   Tensor all = Tensor::Empty({keys, mass.num_heads}, kFloat, config_.device);
   mass.sums = static_cast<float*>(DataPointer(all.operator->()));
-  std::fill_n(mass.sums, keys * mass.num_heads, 0.f);
   sum_up(mass);
   std::vector<int64_t> ids;
   Array<Tensor> sums;

@@ -21,7 +21,8 @@ namespace kvctl {
 class AttentionHooks {
  public:
   using Function = tvm::ffi::Function;
-  /*! \brief Adds the weights that the step's rows gave to each key to an AttentionMass. */
+  /*! \brief Sets the sums of an AttentionMass to the weights that the step's rows gave to each
+   * key. */
   using SumUp = std::function<void(const AttentionMass&)>;
 
   /*! \param config Must outlive this object. */
@@ -37,12 +38,14 @@ class AttentionHooks {
   /*!
    * \brief Asks the page selector.
    * \param layer The layer, counted from the cache's first.
-   * \param q The step's rotated rows of q, in host memory.
+   * \param q (queries, num_qo_heads, head_dim) the step's rotated rows of q, on the cache's device;
+   * the selector may keep them.
    * \return [sequences, num_kv_heads] pages of each sequence, -1 for those that were not selected;
    * valid until the next call.
    * \throws Error kValue, kIndex or kType for an answer that does not fit the step.
    */
-  const int32_t* const* SelectPages(const StepPlan& plan, int32_t layer, const KVRows& q);
+  const int32_t* const* SelectPages(const StepPlan& plan, int32_t layer,
+                                    const tvm::runtime::Tensor& q);
   /*! \brief Calls the observer with the sums of one attention call. */
   void Observe(const ForwardStep& step, int64_t layer_id, const SumUp& sum_up);
 
