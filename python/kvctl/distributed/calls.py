@@ -9,7 +9,8 @@ import tvm_ffi
 
 from .errors import WorkerError
 from .journal import Journal
-from .program import Call, Own, encode
+from .logits import SplitLogits
+from .program import Call, Kept, Own, encode
 
 if TYPE_CHECKING:
     from ..cache.paged_kv_cache import PagedKVCache
@@ -26,10 +27,22 @@ class WorkerCalls:
     worker 0's result, which lies in this process.
     """
 
-    def __init__(self, session: Session, journal: Journal, cache: PagedKVCache) -> None:
+    def __init__(
+        self,
+        session: Session,
+        journal: Journal,
+        cache: PagedKVCache,
+        vocab_size: int,
+        *,
+        join_logits: bool = True,
+    ) -> None:
         self._session = session
         self._journal = journal
         self._cache = cache
+        self._vocab_size = vocab_size
+        self._joins = join_logits
+        if not join_logits:
+            self._run("set_join_logits", (False,))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(handle: Any, *args: Any) -> Any:
@@ -39,12 +52,35 @@ class WorkerCalls:
         return call
 
     def _run(self, name: str, args: tuple[Any, ...]) -> Any:
+        if self._joins or name in ("embed", "set_join_logits"):
+            return self._call(f"runner.{name}", args)
+        kept = self._journal.keep()
+        try:
+            result = self._call(f"runner.{name}", args, kept.number)
+        except BaseException:
+            self._forget(kept)
+            raise
+        first, *rest = [result] if isinstance(result, tvm_ffi.Tensor) else result
+        shape = (int(first.shape[0]), self._vocab_size)
+        logits = SplitLogits(shape, kept, self._ask, self._forget)
+        return [logits, *rest] if rest else logits
+
+    def _ask(self, name: str, kept: Kept, *args: Any) -> Any:
+        return self._call(name, (kept, *args))
+
+    def _forget(self, kept: Kept) -> None:
+        self._session.first.forget(kept)
+        self._journal.add("forget", kept)
+
+    def _call(self, name: str, args: tuple[Any, ...], target: int = -1) -> Any:
         journal, cache = self._journal, self._cache
-        ids: Any = args[0] if name != "embed" else ()
+        what = name.removeprefix("runner.")
+        forward = name.startswith("runner.") and what not in ("embed", "set_join_logits")
+        ids: Any = args[0] if forward else ()
         known = [seq_id for seq_id in ids if seq_id in cache]
         lengths = [cache.sequence_length(seq_id) for seq_id in known]
         end = journal.first + len(journal.calls)
-        self._session.first.next_call = step = Call(f"runner.{name}", (Own.RUNNER, *args))
+        self._session.first.next_call = step = Call(name, (Own.RUNNER, *args), target)
         program = tvm_ffi.Shape(
             (
                 cache.num_available_pages,
@@ -54,7 +90,7 @@ class WorkerCalls:
                 *encode([*journal.calls, step]),
             )
         )
-        doing = f"during {name.removesuffix('_states')}"
+        doing = f"during {what.removesuffix('_states')}"
         reports = self._session.call("execute", _ALL, program, doing=doing)
         journal.forget(end)
         if reports.failures:

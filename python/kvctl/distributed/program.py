@@ -31,6 +31,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
             "prefill",
             "prefill_embeddings",
             "prefill_states",
+            "set_join_logits",
             "verify",
             "verify_states",
         )
@@ -58,6 +59,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         )
     },
     "undo": lambda cache, ids, lengths: _undo(cache, ids, lengths),
+    "join_kept": lambda runner, kept: ffi.runner.gather_logits(runner, _logits(kept)),
+    "sample_kept": lambda runner, kept, *names: _sample(runner, kept, *names),
     "forget": lambda checkpoint: None,  # the worker does it
 }
 _PLACES = {name: place for place, name in enumerate(FUNCTIONS)}
@@ -127,6 +130,19 @@ def _undo(cache: Any, seq_ids: Iterable[int], lengths: Iterable[int]) -> None:
     for seq_id, length in zip(seq_ids, lengths, strict=True):
         if (grown := length_of(cache, seq_id) - length) > 0:
             ffi.cache.popn(cache, seq_id, grown)
+
+
+def _logits(result: Any) -> Any:
+    """Return the logits of what a forward returned."""
+    return result if isinstance(result, tvm_ffi.Tensor) else result[0]
+
+
+def _sample(
+    runner: Any, result: Any, temperatures: Any, seed: int, request_ids: Any, positions: Any
+) -> Any:
+    """Sample rows together with the other workers; temperatures come as the bits of numbers."""
+    numbers = to_tensor(np.array(list(temperatures), np.int64).view(np.float64))
+    return ffi.runner.sample_shards(runner, _logits(result), numbers, seed, request_ids, positions)
 
 
 def function(name: str) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
+from .._ffi import functions as ffi
 from .._ffi.convert import to_path
 from ..engine.compiled import runner as compiled
 from ..engine.compiled.replay import ReplayingCache
@@ -35,14 +36,19 @@ class ModelRunner(compiled.ModelRunner):
     ...     generation = kvctl.generate(runner, [prompt])
     """
 
-    def __init__(self, session: Session, directory: str | PathLike[str]) -> None:
+    def __init__(
+        self, session: Session, directory: str | PathLike[str], *, join_logits: bool = True
+    ) -> None:
         self._session = session
         super().__init__(session.first.take_result(), directory)
         if isinstance(self._cache, ReplayingCache):
             raise NotImplementedError("models with recurrent layers run on one worker")
         journal = Journal()
         self._cache = DistributedKVCache(self._cache.handle, journal)
-        self._calls = WorkerCalls(session, journal, self._cache)
+        splits = ffi.runner.get_logit_columns(self._handle) < self.vocab_size
+        self._calls = WorkerCalls(
+            session, journal, self._cache, self.vocab_size, join_logits=join_logits or not splits
+        )
 
     @classmethod
     def load(  # type: ignore[override]
@@ -59,6 +65,7 @@ class ModelRunner(compiled.ModelRunner):
         prefill_chunk_size: int | None = None,
         page_size: int = 16,
         kv_dtype: str | None = None,
+        join_logits: bool = True,
     ) -> ModelRunner:
         """Start the workers and load the model on each.
 
@@ -76,6 +83,10 @@ class ModelRunner(compiled.ModelRunner):
             Seconds of silence during a call after which a worker is given up.
         device, max_sequences, max_total_tokens, prefill_chunk_size, page_size, kv_dtype
             As for :meth:`kvctl.ModelRunner.load`, on every worker.
+        join_logits : bool
+            Whether forwards return logits joined on the first worker, as tensors. If not, they stay
+            on the workers: what is returned is a `kvctl.verification.ShardedLogits`, which
+            ``kvctl.verify``, ``kvctl.sample`` and so ``kvctl.generate`` take.
 
         Raises
         ------
@@ -106,7 +117,7 @@ class ModelRunner(compiled.ModelRunner):
         session = Session(workers, library=collectives, threads=threads, patience=patience)
         try:
             session.load(str(Path(path).resolve()), device, kv_dtype or "", sizes)
-            return cls(session, model_dir)
+            return cls(session, model_dir, join_logits=join_logits)
         except BaseException:
             session.close(kill=True)
             raise

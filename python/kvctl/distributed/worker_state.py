@@ -74,12 +74,15 @@ class Worker:
         """Load the model, or this worker's shard of it where the last option says so."""
         ctypes.CDLL("libgomp.so.1").omp_set_num_threads(threads)  # of this thread's teams
         prepare_device(device)
-        *sizes, max_history, max_state_bytes, keep_steps, sharded = options
+        sequences, tokens, chunk, page, max_history, max_state_bytes, keep_steps, sharded = options
         self._handle = ffi.runner.load_model(
             directory,
             tvm_ffi.device(device),
             None,
-            *sizes,
+            sequences,
+            tokens,
+            chunk,
+            page,
             kv_dtype,
             max_history,
             max_state_bytes,
@@ -136,8 +139,11 @@ class Worker:
         result = function(call.name)(*map(self._resolve, call.args))
         if call.target >= 0:
             self._kept[call.target] = result
-        else:
-            self.result = result
+        self.result = result
+
+    def forget(self, kept: Kept) -> None:
+        """Keep a result no longer."""
+        self._kept.pop(kept.number, None)
 
     def _resolve(self, arg: Any) -> Any:
         if arg is Own.RUNNER:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -14,6 +15,8 @@ from .sampling import Sampling
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+
+_SOFTMAX = Sampling()
 
 
 class ShardedLogits(Protocol):
@@ -58,8 +61,11 @@ def is_sharded(logits: Any) -> TypeGuard[ShardedLogits]:
 
 def is_plain(sampling: Sampling) -> bool:
     """Return whether tokens are sampled by a temperature alone."""
-    plain = Sampling(temperature=sampling.temperature, stop_tokens=sampling.stop_tokens)
-    return sampling == plain and sampling.temperature >= 0
+    return sampling.temperature >= 0 and all(
+        getattr(sampling, entry.name) == getattr(_SOFTMAX, entry.name)
+        for entry in fields(Sampling)
+        if entry.name not in ("temperature", "stop_tokens")
+    )
 
 
 def verify_in_shards(

@@ -121,3 +121,16 @@ def test_types_of_weights(tmp_path, dtype):
     with shards(2) as group:
         group.load(made[1])
         compare(one, group, list(range(40)))
+
+
+@pytest.mark.parametrize("vocab_size", [16000, 257])
+def test_columns_behind_the_last_token(tmp_path, vocab_size):
+    """They weigh nothing, for workers that sample from their own columns."""
+    changes = {"vocab_size": vocab_size, "num_hidden_layers": 1}
+    directory = compile_tiny_model(tmp_path / "m", changes=changes, tensor_parallel=2)
+    with shards(2) as group:
+        group.load(directory).add_sequence(0)
+        _, last = group.every("prefill", [0], [[1, 2, 3]])
+    columns = last.numpy().shape[1]
+    assert np.isneginf(last.numpy()[0, vocab_size - columns :]).all()
+    assert np.isfinite(last.numpy()[0, : vocab_size - columns]).all()

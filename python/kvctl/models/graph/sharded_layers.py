@@ -61,7 +61,7 @@ def make_sharded_mask(
     model: Module, parallel: TensorParallel, unused: Sequence[int]
 ) -> Callable[[Tensor], Tensor]:
     """Give a model the parameter `LOGIT_MASK` where it needs one; returns what applies it."""
-    if len(unused) == 0 and parallel.config.vocab_size % parallel.workers == 0:
+    if len(unused) == 0 and parallel.vocab * parallel.workers == parallel.config.vocab_size:
         return lambda logits: logits
     mask = Parameter((parallel.vocab,), "float32")
     setattr(model, LOGIT_MASK, mask)
