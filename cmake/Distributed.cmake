@@ -1,6 +1,5 @@
 # Collectives for TVM's Disco: a plugin for each communication library that is there, loaded when a session asks for it.
 # Gloo: Debian's libgloo-dev, or a build of https://github.com/pytorch/gloo that -DGLOO_ROOT names.
-# NCCL: the headers and library of the wheel nvidia-nccl-cu13 or of the system, with CUDA's.
 
 option(KVCTL_DISTRIBUTED "Build the collectives for several devices, where their libraries are" ON)
 find_library(TVM_RUNTIME_EXTRA tvm_runtime_extra HINTS "${TVM_ROOT}/lib" NO_DEFAULT_PATH)

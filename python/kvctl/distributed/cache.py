@@ -32,6 +32,8 @@ class DistributedKVCache(PagedKVCache):
     and changes nothing. The other workers have the same sequences and pages; they follow before
     their next step, and one that cannot ends the session.
 
+    Once the session is closed, removing and aborting do nothing: worker 0 may still be in a step.
+
     K and V lie with the worker that has their heads, so steps are the model's alone: there is no
     ``begin_forward`` and no attention from Python.
     """
@@ -47,6 +49,8 @@ class DistributedKVCache(PagedKVCache):
 
     def remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence; its checkpoints become invalid."""
+        if self._journal.is_closed():
+            return
         super().remove_sequence(seq_id)
         self._journal.add("vm.kv_state_remove_sequence", Own.CACHE, seq_id)
 
@@ -57,6 +61,8 @@ class DistributedKVCache(PagedKVCache):
 
     def clear(self) -> None:
         """Remove every sequence."""
+        if self._journal.is_closed():
+            return
         super().clear()
         self._journal.add("vm.kv_state_clear", Own.CACHE)
 
@@ -75,6 +81,8 @@ class DistributedKVCache(PagedKVCache):
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Drop the pending nodes of the given sequences, of all by default."""
+        if self._journal.is_closed():
+            return
         ids = None if seq_ids is None else to_shape(seq_ids, "seq_ids", ordered=False)
         super().abort(ids)
         self._journal.add("cache.drop_pending", Own.CACHE, ids)

@@ -10,10 +10,9 @@ from tvm_ffi import get_global_func
 from .._ffi.libraries import library_dir, package_dir
 
 #: The libraries that a plugin can be built over, and what each takes.
-LIBRARIES = {"gloo": "processes on CPUs, over TCP", "nccl": "CUDA devices; never run"}
+LIBRARIES = {"gloo": "processes on CPUs, over TCP"}
 _INSTALL = {
-    "gloo": "install Gloo (Debian, Ubuntu: apt install libgloo-dev), then build kvctl again",
-    "nccl": "install nvidia-nccl-cu13 and the CUDA toolkit, then build kvctl again",
+    "gloo": "install Gloo (Debian, Ubuntu: apt install libgloo-dev), then build kvctl again"
 }
 _loaded: set[str] = set()
 
@@ -40,7 +39,7 @@ def load(name: str = "gloo") -> None:
 
     Parameters
     ----------
-    name : {"gloo", "nccl"}
+    name : {"gloo"}
         The communication library.
 
     Raises
@@ -51,7 +50,7 @@ def load(name: str = "gloo") -> None:
         If kvctl was built without it, or it cannot be loaded.
     """
     if name not in LIBRARIES:
-        raise ValueError(f"collectives come from {' or '.join(LIBRARIES)}, not from {name!r}")
+        raise ValueError(f"collectives come from {', '.join(LIBRARIES)}, not from {name!r}")
     if name in _loaded:
         return
     path = plugin_path(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from .program import Call, Kept
@@ -15,7 +16,8 @@ class Journal:
     twice, because an interrupt came in between, does no harm.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_closed: Callable[[], bool]) -> None:
+        self.is_closed = is_closed  #: whether the session has ended
         self.first = 0  #: the number of the first call
         self.calls: list[Call] = []
         self._kept = itertools.count()

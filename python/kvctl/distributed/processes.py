@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import tvm_ffi
-from tvm_ffi import register_global_func
+from tvm_ffi import get_global_func, register_global_func
 
 from .wire import Port
 
@@ -34,6 +34,25 @@ class Processes:
         # A write into a pipe that nobody can read would be an error in a destructor of Disco's,
         # which ends this process: both ends stay open here until the session is gone.
         self._ends: list[int] = []
+
+    def open(self, workers: int) -> Any:
+        """Start the processes; return Disco's session."""
+        with _starting(self):
+            return get_global_func("runtime.disco.SessionProcess")(
+                workers, 1, "kvctl.distributed.create_process_pool", str(self.token)
+            )
+
+    def ended(self) -> int | None:
+        """Return a worker that must not be sent anything: none, since pipes take it."""
+        return None
+
+    def sending(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for a message: a dead worker's pipe still takes it."""
+        return contextlib.nullcontext()
+
+    def may_end(self, session: Any) -> bool:
+        """Return whether Disco's session can be destroyed, also behind a death."""
+        return True
 
     def start(self, number: int, workers: int, groups: int) -> tvm_ffi.Shape:
         """Start a worker; return the ends of its pipes that Disco reads and writes."""
@@ -93,10 +112,6 @@ class Processes:
         for end in self._ends:
             os.close(end)
         self._ends.clear()
-
-    def starting(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which Disco finds these processes under the session's token."""
-        return _starting(self)
 
 
 def _widen(pipe: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -22,7 +23,7 @@ class ModelRunner(compiled.ModelRunner):
 
     The library is compiled for as many shards as there are workers (``kvctl compile
     --tensor-parallel``), or for one: then every worker runs the whole model, which is of use for
-    tests alone. :attr:`cache` is one logical cache.
+    tests alone. ``cache`` is one logical cache.
 
     A forward happens on all workers or on none. Where one fails, the others undo the step, and
     :class:`kvctl.distributed.WorkerError` names it. Where one dies or does not answer, the session
@@ -43,7 +44,7 @@ class ModelRunner(compiled.ModelRunner):
         super().__init__(session.first.take_result(), directory)
         if isinstance(self._cache, ReplayingCache):
             raise NotImplementedError("models with recurrent layers run on one worker")
-        journal = Journal()
+        journal = Journal(lambda: session.closed)
         self._cache = DistributedKVCache(self._cache.handle, journal)
         splits = ffi.runner.get_logit_columns(self._handle) < self.vocab_size
         self._calls = WorkerCalls(
@@ -55,7 +56,9 @@ class ModelRunner(compiled.ModelRunner):
         cls,
         model_dir: str | PathLike[str],
         *,
-        workers: int = 2,
+        workers: int | None = None,
+        hosts: Sequence[str] = (),
+        port: int = 9090,
         collectives: str = "gloo",
         threads: int | None = None,
         patience: float = 8.0,
@@ -74,8 +77,15 @@ class ModelRunner(compiled.ModelRunner):
         model_dir : path-like
             A model directory.
         workers : int
-            How many; the first is a thread of this process, the others are processes.
-        collectives : {"gloo", "nccl"}
+            How many, 2 by default; the first is a thread of this process, the others are
+            processes.
+        hosts : sequence of str, optional
+            The address of this machine and those of others, instead of `workers`: one worker on
+            each. ``python -m kvctl.distributed.host ADDRESS PORT``, with this machine's address,
+            runs on every other one, which has the model's directory under the same path.
+        port : int
+            Where this machine listens for the others; TVM's Disco takes the next one.
+        collectives : {"gloo"}
             The library that connects them.
         threads : int, optional
             OpenMP threads of each worker; by default the cores of this machine, shared out.
@@ -101,6 +111,9 @@ class ModelRunner(compiled.ModelRunner):
             If a worker fails alone.
         """
         path = to_path(model_dir)
+        if hosts and workers not in (None, len(hosts)):
+            raise ValueError(f"workers is {workers}, and there are {len(hosts)} hosts")
+        workers = len(hosts) or (2 if workers is None else workers)
         shards = _num_shards(Path(path))
         if shards not in (1, workers):
             raise ValueError(
@@ -114,7 +127,14 @@ class ModelRunner(compiled.ModelRunner):
             *(16, 0, 1),  # of recurrent layers, which there are none
             int(shards > 1),
         )
-        session = Session(workers, library=collectives, threads=threads, patience=patience)
+        session = Session(
+            workers,
+            hosts=hosts,
+            port=port,
+            library=collectives,
+            threads=threads,
+            patience=patience,
+        )
         try:
             session.load(str(Path(path).resolve()), device, kv_dtype or "", sizes)
             return cls(session, model_dir, join_logits=join_logits)

@@ -18,6 +18,7 @@ from tvm_ffi import get_global_func
 
 from . import collectives
 from .errors import WorkerError
+from .hosts import Hosts
 from .processes import Processes
 from .reports import Reports
 from .wire import BREAK, VALUE, Port
@@ -37,7 +38,12 @@ class Session:
     ----------
     workers : int
         How many.
-    library : {"gloo", "nccl"}
+    hosts : sequence of str, optional
+        The address of this machine, and those of the other workers' machines; see
+        :mod:`kvctl.distributed.hosts`. By default all workers are on this machine.
+    port : int
+        Where this machine listens for the others; the next one is Disco's.
+    library : {"gloo"}
         The collectives.
     threads : int, optional
         OpenMP threads of each; by default this machine's cores, shared out.
@@ -49,6 +55,8 @@ class Session:
         self,
         workers: int,
         *,
+        hosts: Sequence[str] = (),
+        port: int = 9090,
         library: str = "gloo",
         threads: int | None = None,
         patience: float = 8.0,
@@ -64,13 +72,20 @@ class Session:
         self._numbers = itertools.count(1)
         self._meetings = itertools.count(1)
         cores = len(os.sched_getaffinity(0))
-        self.threads = max(1, cores // workers) if threads is None else threads
+        local = 1 if hosts else workers
+        self.threads = max(1, cores // local) if threads is None else threads
         self._token = os.getpid() << 20 | next(_TOKENS)
-        self._processes = Processes(self._token, {"OMP_NUM_THREADS": str(self.threads)})
+        self._processes: Processes | Hosts = (
+            Hosts(self._token, hosts, port)
+            if hosts
+            else Processes(self._token, {"OMP_NUM_THREADS": str(self.threads)})
+        )
         own, ours = socket.socketpair()
-        self.first = WORKERS[self._token] = Worker(0, Port(own))
+        self.first = Worker(0, Port(own), *hosts[:1])
+        WORKERS[self._token] = self.first
         self._ports = {0: Port(ours)}
         self._poll = select.poll()
+        self._functions: dict[str, Any] = {}
         _OPEN.add(self)
         try:
             self._open()
@@ -80,10 +95,7 @@ class Session:
 
     def _open(self) -> None:
         """Start the workers and connect them."""
-        with self._processes.starting():
-            self._disco: Any = get_global_func("runtime.disco.SessionProcess")(
-                self.workers, 1, "kvctl.distributed.create_process_pool", str(self._token)
-            )
+        self._disco: Any = self._processes.open(self.workers)
         self._ports |= self._processes.ports
         self._numbers_by_fd = {port.fileno(): number for number, port in self._ports.items()}
         for port in self._ports.values():
@@ -109,7 +121,6 @@ class Session:
             "join",
             self._library,
             meeting,
-            "127.0.0.1",
             0,
             60_000,
             patience=_START_SECONDS,
@@ -156,6 +167,9 @@ class Session:
             reports = Reports(
                 number, self.workers, who, self._patience if patience is None else patience
             )
+            ended = self._processes.ended()
+            if ended is not None:
+                self.give_up(ended, self._processes.how_it_ended(ended), doing)
             try:
                 self._send(function, number, args)
                 self._collect(reports, doing)
@@ -169,7 +183,10 @@ class Session:
 
     def _send(self, function: str, number: int, args: Sequence[Any]) -> None:
         # Disco's session must not be a variable where an exception passes: it would live on.
-        self._call_packed(self._disco, 0, 0, self._functions[function], self._token, number, *args)
+        with self._processes.sending():
+            self._call_packed(
+                self._disco, 0, 0, self._functions[function], self._token, number, *args
+            )
 
     def load(self, directory: str, device: str, kv_dtype: str, sizes: Any) -> None:
         """Load a model on every worker; :meth:`kvctl.distributed.worker_state.Worker.load`.
@@ -258,6 +275,8 @@ class Session:
     def name(self, worker: int) -> str:
         """Return what a message calls a worker."""
         pid = self._processes.pid(worker)
+        if isinstance(self._processes, Hosts):
+            return f"worker {worker} (on {pid})"
         return f"worker {worker}" + ("" if pid is None else f" (process {pid})")
 
     def close(self, *, kill: bool = False) -> None:
@@ -287,7 +306,7 @@ class Session:
                 WORKERS.pop(self._token, None)
 
     def _end_disco(self) -> None:
-        if hasattr(self, "_disco"):
+        if hasattr(self, "_disco") and self._processes.may_end((self._disco, self._functions)):
             # The destructor joins worker 0's thread, and holds Python's lock meanwhile: that thread
             # must have left Python before.
             get_global_func("runtime.disco.SessionSyncWorker")(self._disco, 0)

@@ -44,9 +44,10 @@ class DivergedError(Exception):
 class Worker:
     """One worker of a session: its model, its cache, and its way to report."""
 
-    def __init__(self, number: int, port: Port) -> None:
+    def __init__(self, number: int, port: Port, host: str = "127.0.0.1") -> None:
         self.number = number
         self.port = port
+        self._host = host  # where the others reach this worker
         self.busy = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -62,13 +63,13 @@ class Worker:
 
     # What the session's functions do; they run on Disco's thread.
 
-    def join(self, library: str, meeting: str, host: str, device_id: int, timeout: int) -> None:
+    def join(self, library: str, meeting: str, device_id: int, timeout: int) -> None:
         """Connect with the other workers."""
         load(library)
         self.close_connections()
         join = get_global_func(f"runtime.disco.{library}.join")
         exchange = tvm_ffi.convert(lambda key, value: self._exchange(f"{meeting}/{key}", value))
-        self._close_connections = join(exchange, meeting, host, timeout, device_id)
+        self._close_connections = join(exchange, meeting, self._host, timeout, device_id)
 
     def load(self, directory: str, device: str, kv_dtype: str, options: Any, threads: int) -> None:
         """Load the model, or this worker's shard of it where the last option says so."""
@@ -227,11 +228,9 @@ class Worker:
             os._exit(0)  # without a controller nobody needs this process
 
 
-def _join(
-    token: int, number: int, library: str, meeting: str, host: str, device: int, timeout: int
-) -> None:
+def _join(token: int, number: int, library: str, meeting: str, device: int, timeout: int) -> None:
     worker = WORKERS[token]
-    worker.run(number, lambda: worker.join(library, meeting, host, device, timeout))
+    worker.run(number, lambda: worker.join(library, meeting, device, timeout))
 
 
 def _load(

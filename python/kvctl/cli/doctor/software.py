@@ -162,18 +162,13 @@ def _collectives() -> Check:
     """Say which collectives several workers can use; see kvctl.distributed.collectives."""
     spec = importlib.util.find_spec("kvctl._core")
     libraries = Path(spec.origin).parent / "lib" if spec is not None and spec.origin else Path()
-    found = [name for name in ("gloo", "nccl") if _plugin(libraries, name).exists()]
-    if found:
-        return ok("collectives", f"{' and '.join(found)}: a model can run on several workers")
+    if (libraries / "libkvctl_disco_gloo.so").exists():
+        return ok("collectives", "gloo: a model can run on several workers")
     return note(
         "collectives",
         "none: a model runs on one worker",
         "for several: apt install libgloo-dev, then build kvctl again (docs/distributed.md)",
     )
-
-
-def _plugin(libraries: Path, name: str) -> Path:
-    return libraries / f"libkvctl_disco_{name}.so"
 
 
 def _onednn() -> Check:
