@@ -8,7 +8,7 @@
 # make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
 # make fuzz       damaged files of every kind that is read: no crash, no hang, a sentence for each
-# make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures
+# make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures; AGAINST=REV: beside an earlier commit
 
 PYTHON ?= python3
 VENV := .venv
@@ -167,6 +167,12 @@ results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(MEDUSA)/lib.so 
 quick = $(if $(QUICK),$(1))
 BENCH = $(BIN)/python benchmarks/python/bench_$(1).py $(2) --json $(RESULTS)/$(1).json
 
+# AGAINST=REV builds an earlier commit in build/against and compares with it, in turns, instead.
+ifdef AGAINST
+bench: $(VENV)/built
+	mkdir -p $(RESULTS)
+	$(BIN)/python benchmarks/python/bench_against.py --against $(AGAINST) $(call quick,--rounds 1) --json $(RESULTS)/against.json
+else
 bench: $(MODEL)/lib.so
 	mkdir -p $(RESULTS)
 	$(NATIVE)/benchmarks/cpp/step_cost $(RESULTS)/step_cost.json $(call quick,30)
@@ -181,6 +187,8 @@ bench: $(MODEL)/lib.so
 	$(call BENCH,generate,$(MODEL) $(call quick,--repeat 1 --tokens 32))
 	$(call BENCH,loop,$(MODEL) $(call quick,--repeat 1 --tokens 32))
 	$(call BENCH,rules,$(MODEL) $(call quick,--rounds 1 --prompts 1))
+	$(call BENCH,linear,$(call quick,--repeat 3 --rows 1 8 16))
+endif
 
 clean:
 	rm -rf build $(VENV)

@@ -1,11 +1,14 @@
 // "kvctl.model.*": the layers that models compiled for the CPU call from their graph.
 #include <sys/mman.h>
+#include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/reflection/registry.h>
+#include <tvm/ffi/string.h>
 
 #include <cmath>
 #include <cstdlib>
 #include <new>
+#include <string>
 
 #include "ffi/model_arguments.h"
 #include "kernels/activation.h"
@@ -155,6 +158,24 @@ tvm::ffi::String Backend() {
   return std::string("own ") + IsaName(CpuIsa());
 }
 
+/*! \brief Which kernels multiply weights of a type, "NAME from N rows on", for doctor. */
+tvm::ffi::Array<tvm::ffi::String> Kernels(const tvm::ffi::String& dtype) {
+  constexpr const char* kNames[] = {"float32", "bfloat16",    "int8",
+                                    "int4",    "int4_offset", "int8_parts"};
+  for (int type = 0; type < 6; ++type) {
+    if (std::string(dtype) != kNames[type]) continue;
+    tvm::ffi::Array<tvm::ffi::String> texts;
+    for (const LinearKernel& kernel : LinearKernels(static_cast<WeightType>(type))) {
+      texts.push_back(std::string(kernel.name) + " from " + std::to_string(kernel.rows) +
+                      (kernel.rows == 1 ? " row on" : " rows on"));
+    }
+    return texts;
+  }
+  Throw(ErrorKind::kValue,
+        "dtype must be float32, bfloat16, int8, int4, int4_offset or int8_parts, not '",
+        std::string(dtype), "'");
+}
+
 }  // namespace
 
 TVM_FFI_STATIC_INIT_BLOCK() {
@@ -171,6 +192,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            "Pack (outputs, inputs / 32, bytes) blocks for this machine")
       .def("kvctl.model.backend", Guarded(Backend),
            "Who multiplies float32 weights: \"onednn\", or \"own\" and the instruction set")
+      .def("kvctl.model.get_kernels", Guarded(Kernels),
+           "Which kernels multiply weights of a type, and from how many rows on")
       .def("kvctl.model.linear", Guarded(LinearOp), "out = x Wᵀ")
       .def("kvctl.model.linear_add", Guarded(LinearAddOp), "out = x Wᵀ + residual")
       .def("kvctl.model.rms_norm", Guarded(RmsNormOp), "out = RMSNorm(x) * weight")

@@ -16,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace kvctl {
 
@@ -48,6 +49,21 @@ enum class LinearBackend : int32_t {
  * more, up to a fifth less, and up to an eighth more for 4 to 7 rows and for prompts of hundreds.
  */
 LinearBackend ChooseLinearBackend(WeightType type);
+
+/*! \brief A kernel that multiplies weights of a type, and the number of rows that it begins at. */
+struct LinearKernel {
+  const char* name;
+  int64_t rows;
+};
+
+/*!
+ * \brief The kernels for weights of a type that are packed from now on, by ascending rows.
+ *
+ * Which one serves how many rows is a table of what a benchmark measured
+ * (benchmarks/python/bench_linear.py), not a rule about instruction sets. All kernels of a type
+ * give a row the same bits.
+ */
+std::vector<LinearKernel> LinearKernels(WeightType type);
 
 /*!
  * \brief Bytes of a packed (n, k) weight on this machine.

@@ -397,6 +397,7 @@ class model:
     gated_activate: Callable[[SupportsDLPack, str, SupportsDLPack], None] = _get(
         "kvctl.model.gated_activate"
     )
+    get_kernels: Callable[[str], Sequence[str]] = _get("kvctl.model.get_kernels")
     layer_norm: Callable[
         [SupportsDLPack, SupportsDLPack, SupportsDLPack, float, SupportsDLPack], None
     ] = _get("kvctl.model.layer_norm")

@@ -31,6 +31,10 @@ def test_a_good_installation():
         assert line_of(done.stdout, name).startswith("ok")
     assert "0.27" in line_of(done.stdout, "TVM ")
     assert "OpenMP runs" in line_of(done.stdout, "threads")
+    kernels = line_of(done.stdout, "linear layers")
+    for dtype in ("float32", "bfloat16", "int8", "int4"):
+        assert dtype in kernels
+    assert "from 1 row on" in kernels
 
 
 @pytest.fixture

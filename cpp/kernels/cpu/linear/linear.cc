@@ -93,6 +93,18 @@ LinearBackend ChooseLinearBackend(WeightType type) {
   return onednn && OneDNN() != nullptr ? LinearBackend::kOneDNN : LinearBackend::kOwn;
 }
 
+std::vector<LinearKernel> LinearKernels(WeightType type) {
+  if (IsQuantized(type)) return QuantizedKernelNames(type);
+  switch (ChooseLinearBackend(type)) {
+    case LinearBackend::kOneDNN:
+      return {{"oneDNN", 1}};
+    case LinearBackend::kAmx:
+      return {{"AMX tiles", 1}};
+    default:
+      return {{IsaName(CpuIsa()), 1}};
+  }
+}
+
 size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend backend) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (n <= 0 || k <= 0 || n > kMost || k > kMost) {

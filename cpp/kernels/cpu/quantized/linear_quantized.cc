@@ -47,6 +47,17 @@ int64_t QuantizedTileRows(WeightType type) {
   return asked > 0 ? asked : kTileRows[Index(type)];
 }
 
+std::vector<LinearKernel> QuantizedKernelNames(WeightType type) {
+  const bool vnni = &Kernels() == &kQuantizedKernelsVnni,
+             avx2 = &Kernels() == &kQuantizedKernelsAvx2;
+  std::vector<LinearKernel> kernels = {{vnni ? "avx512 vnni" : avx2 ? "avx2" : "baseline", 1}};
+  if (!CpuHasTiles()) return kernels;
+  const int64_t rows = QuantizedTileRows(type);
+  if (rows == 1) kernels.clear();
+  kernels.push_back({"AMX tiles", rows});
+  return kernels;
+}
+
 void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType type, void* out) {
   const bool bytes = HasBytes(type);
   const int64_t count = k / kBlockInputs, panel_bytes = PanelBlockBytes(type);

@@ -19,6 +19,7 @@ from .check import Check, note, ok, warn
 def machine_checks(probed: dict[str, Any], tvm: Path | None) -> Iterator[Check]:
     """Look at the processor, the threads and the GPUs."""
     yield _instructions(probed)
+    yield from _kernels(probed)
     yield _threads(probed)
     yield _load()
     yield _tvm_threads()
@@ -43,6 +44,17 @@ def _instructions(probed: dict[str, Any]) -> Check:
             "unset KVCTL_ISA unless you meant it",
         )
     return ok("instructions", found)
+
+
+def _kernels(probed: dict[str, Any]) -> Iterator[Check]:
+    """Say which kernels multiply which weights, and how many rows they serve."""
+    kernels = probed.get("kernels")
+    if kernels:
+        types: dict[str, list[str]] = {}
+        for dtype, names in kernels.items():
+            types.setdefault(", ".join(names), []).append(dtype)
+        texts = [f"{' and '.join(dtypes)}: {names}" for names, dtypes in types.items()]
+        yield ok("linear layers", "; ".join(texts))
 
 
 def _threads(probed: dict[str, Any]) -> Check:

@@ -24,13 +24,17 @@ from .check import Check, fail, note, ok, warn
 _PROBE = """
 import json, os
 import kvctl, tvm_ffi
-def call(name):
+def call(name, *arguments):
     function = tvm_ffi.get_global_func(name, allow_missing=True)
-    return None if function is None else function()
+    return None if function is None else function(*arguments)
 print(json.dumps({
     "version": kvctl.__version__,
     "isa": call("kvctl.build.get_isa"),
     "openmp_threads": call("kvctl.build.get_openmp_threads"),
+    "kernels": {
+        dtype: list(map(str, call("kvctl.model.get_kernels", dtype) or ()))
+        for dtype in ("float32", "bfloat16", "int8", "int4")
+    },
     "cpus": len(os.sched_getaffinity(0)),
 }))
 """
