@@ -16,6 +16,8 @@ DRIVERS = Path(__file__).parents[2] / "benchmarks" / "python"
     [
         ("attention", ["--parts", "observer", "--rounds", "1", "--threads", "1"]),
         ("verify", ["--quick", "--vocab", "512", "--draft", "2"]),
+        ("linear", "--types int8 --rows 1 2 --shape 64 64 --megabytes 1 --repeat 1".split()),
+        ("dtypes", ["{smollm2}", "{smollm2}"]),
         ("drafting", ["--tokens", "20000", "--repeat", "1"]),
         ("model", ["{smollm2}", "--repeat", "1", "--rows", "1", "2"]),
         ("generate", ["{smollm2}", "--repeat", "1", "--tokens", "8", "--prompts", "open"]),

@@ -5,15 +5,21 @@
 
 namespace kvctl {
 
-void PendingRegion::Push(int32_t parent, int32_t position, bool masks_columns) {
-  if (parent != size() - 1) chain = false;
-  depths.push_back(parent < 0 ? 0 : depths[parent] + 1);
-  positions.push_back(position);
+void PendingRegion::Append(const int32_t* new_parents, int32_t count, bool masks_columns) {
+  const int32_t first = size();
+  depths.resize(first + count);
+  positions.resize(first + count);
   if (masks_columns) {
-    masked.resize(parents.size(), 0);
-    masked.push_back(1);
+    masked.resize(first, 0);
+    masked.resize(first + count, 1);
   }
-  parents.push_back(parent);
+  parents.resize(first + count);
+  for (int32_t node = first; node < first + count; ++node) {
+    const int32_t parent = new_parents == nullptr ? node - 1 : new_parents[node - first];
+    chain = chain && parent == node - 1;
+    parents[node] = parent;
+    depths[node] = parent < 0 ? 0 : depths[parent] + 1;
+  }
 }
 
 void PendingRegion::Truncate(int32_t size) {

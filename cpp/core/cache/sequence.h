@@ -32,7 +32,8 @@ struct PendingRegion {
   bool is_masked(int32_t node) const {
     return node < static_cast<int32_t>(masked.size()) && masked[node] != 0;
   }
-  void Push(int32_t parent, int32_t position, bool masks_columns);
+  /*! \brief Appends nodes whose positions the caller then sets; without parents, a chain. */
+  void Append(const int32_t* new_parents, int32_t count, bool masks_columns);
   /*! \brief Keeps the first `size` nodes: a parent precedes its children, so they are a forest. */
   void Truncate(int32_t size);
 };

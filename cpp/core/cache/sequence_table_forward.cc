@@ -188,22 +188,34 @@ void SequenceTable::Reserve(const StepRequest& request, CopyPlan* moves) {
 void SequenceTable::PlanTokens(const StepRequest& request, const PlannedSequence& planned) {
   Sequence& sequence = *planned.sequence;
   StepPlan& plan = forward_.plan;
-  const int32_t first_index = sequence.kv_len();
-  const bool is_masked = request.parents == nullptr && request.mask.has_value();
-  for (int32_t i = 0; i < planned.append_length; ++i) {
-    int32_t depth = i;
-    if (planned.pending) {
-      const int32_t parent = request.parents ? request.parents[i] : sequence.pending.size() - 1;
-      sequence.pending.Push(parent, 0, is_masked);
-      depth = sequence.pending.depths.back();
+  const int32_t count = planned.append_length, first_index = sequence.kv_len();
+  const int32_t first_node = sequence.pending.size();
+  const size_t row = plan.slots.size();
+  plan.slots.resize(row + count);
+  plan.positions.resize(row + count);
+  // One division for all tokens: a division for each took a quarter of this function's time.
+  int32_t page = first_index / config_.page_size, offset = first_index % config_.page_size;
+  for (int32_t i = 0; i < count; ++i, ++offset) {
+    if (offset == config_.page_size) {
+      ++page;
+      offset = 0;
     }
-    const int32_t position =
-        request.positions ? request.positions[i] : sequence.next_position + depth;
-    if (planned.pending) sequence.pending.positions.back() = position;
-    plan.slots.push_back(Slot(sequence, first_index + i));
-    plan.positions.push_back(position);
+    plan.slots[row + i] = sequence.pages[page] * config_.page_size + offset;
+  }
+  if (planned.pending) {
+    const bool is_masked = request.parents == nullptr && request.mask.has_value();
+    sequence.pending.Append(request.parents, count, is_masked);
   }
   const PendingRegion& pending = sequence.pending;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t depth = planned.pending ? pending.depths[first_node + i] : i;
+    plan.positions[row + i] =
+        request.positions ? request.positions[i] : sequence.next_position + depth;
+  }
+  if (planned.pending) {
+    std::copy_n(plan.positions.begin() + static_cast<int64_t>(row), count,
+                sequence.pending.positions.begin() + first_node);
+  }
   const bool branches = planned.pending && !pending.chain;
   plan.sequences.push_back(
       {planned.query_begin, planned.append_length, sequence.num_committed,
