@@ -1,12 +1,14 @@
 """Bundle what a CUDA machine without a network needs to build kvctl, test it and measure it.
 
-    python scripts/cuda_bundle.py dist/kvctl-cuda.tar.gz [--model DIR] [--python 3.12]
+    python scripts/cuda_bundle.py dist/kvctl-cuda.tar.gz [--model DIR] [--python 3.12] [--prebuilt]
 
-In the bundle: the files that git tracks; the runtime part of the TVM that is installed here
-(libraries without the compiler, headers, Python files); the tvm-ffi wheel of the same version for
-the machine's Python, and ml_dtypes, which TVM imports; with --model a model directory that was
-compiled for CUDA, without its weights (``cuda_run.sh`` makes seeded ones of the same shapes). On
-the CUDA machine, unpack it and call ``kvctl-cuda/run.sh`` (docs/cuda.md).
+With --prebuilt kvctl is built here, for that Python, which must be here too; the machine then
+builds only where what was built does not load. In the bundle: the files that git tracks; the
+runtime part of the TVM that is installed here (libraries without the compiler, headers, Python
+files); the tvm-ffi wheel of the same version for the machine's Python, and ml_dtypes, which TVM
+imports; with --model a model directory that was compiled for CUDA, without its weights
+(``cuda_run.sh`` makes seeded ones of the same shapes). On the CUDA machine, unpack it and call
+``kvctl-cuda/run.sh`` (docs/cuda.md).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 60 << 20
 TVM_LIBRARIES = ("libtvm_runtime.so", "libtvm_runtime_extra.so", "libtvm_runtime_cuda.so")
+PROGRAMS = ("tests/cpp/cuda/test_cuda", "benchmarks/cpp/cuda/micro")
 RUN = """#!/bin/bash
 # Builds kvctl here, tests it on the GPU and measures it; see kvctl/docs/cuda.md.
 exec "$(dirname "$0")/kvctl/scripts/cuda_run.sh" "$(realpath "$(dirname "$0")")" "$@"
@@ -61,6 +65,44 @@ def download_wheels(python: str, target: Path) -> None:
     )
 
 
+def prebuild(python: str, architectures: str, folder: Path) -> Path:
+    """Build kvctl for a Python; return the folder with ``site`` and ``bin``.
+
+    What was compiled stays in build/cuda_bundle for the next bundle.
+    """
+    interpreter = shutil.which(f"python{python}")
+    if interpreter is None:
+        sys.exit(f"--prebuilt needs Python {python} here: there is no python{python}")
+    work = ROOT / "build" / "cuda_bundle"
+    own = work / f"python{python}" / "bin" / "python"
+    if not own.exists():
+        subprocess.run([interpreter, "-m", "venv", own.parent.parent], check=True)
+    pip = [str(own), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    requirements = ROOT / "third_party" / "requirements" / "build.txt"
+    subprocess.run([*pip, "-r", requirements], check=True)
+    defines = {
+        "KVCTL_CUDA": "ON",
+        "KVCTL_CUDA_ARCHITECTURES": architectures,
+        "KVCTL_BUILD_TESTS": "ON",
+        "KVCTL_BUILD_BENCHMARKS": "ON",
+        "CMAKE_INSTALL_RPATH": "/usr/local/cuda/lib64",
+    }
+    options = [f"--config-settings=cmake.define.{name}={one}" for name, one in defines.items()]
+    options += [
+        f"--config-settings=build-dir={work / 'build'}",
+        "--config-settings=build.targets=kvctl;_core;kvctl_cuda;test_cuda;micro",
+    ]
+    site = folder / "site"
+    subprocess.run(
+        [*pip, "--no-build-isolation", "--no-deps", "--target", site, *options, ROOT], check=True
+    )
+    programs = folder / "bin"
+    programs.mkdir()
+    for program in PROGRAMS:
+        shutil.copy2(work / "build" / program, programs)
+    return folder
+
+
 def add_bytes(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
     """Add a file that is not on disk."""
     info = tarfile.TarInfo(name)
@@ -74,6 +116,10 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", type=Path, help="a model directory compiled for CUDA")
     parser.add_argument("--python", default="3.12", help="the machine's Python")
+    parser.add_argument("--prebuilt", action="store_true", help="build here, for that Python")
+    parser.add_argument(
+        "--architectures", default="80;90;100;120", help="those that --prebuilt builds for"
+    )
     arguments = parser.parse_args()
     spec = importlib.util.find_spec("tvm")
     if spec is None or spec.origin is None:
@@ -93,6 +139,11 @@ def main() -> None:
             download_wheels(arguments.python, Path(folder))
             for path in sorted(Path(folder).iterdir()):
                 archive.add(path, f"kvctl-cuda/wheels/{path.name}")
+        if arguments.prebuilt:
+            with tempfile.TemporaryDirectory() as folder:
+                built = prebuild(arguments.python, arguments.architectures, Path(folder))
+                for part in ("site", "bin"):
+                    archive.add(built / part, f"kvctl-cuda/{part}")
         for path in sorted(arguments.model.iterdir()) if arguments.model else ():
             if path.suffix != ".bin":
                 archive.add(path, f"kvctl-cuda/model/{path.name}")
