@@ -22,7 +22,7 @@ void ForgetGraphs(const PagedKVCache& cache) { cache->ForgetGraphs(); }
 /*! \brief The members of GraphState, in their order. */
 ffi::Array<int64_t> GetGraphState(const PagedKVCache& cache) {
   const GraphState state = cache->ReadGraphState();
-  return {state.num_new_tokens, int64_t{state.few_rows}, state.generation, state.num_captured,
+  return {state.num_new_tokens, state.item_rows, state.generation, state.num_captured,
           static_cast<int64_t>(state.stream)};
 }
 

@@ -17,7 +17,7 @@ namespace kvctl {
  */
 struct GraphState {
   int64_t num_new_tokens;  //!< of the step in flight, or of the last one
-  bool few_rows;           //!< which of two attention kernels the step's rows need
+  int64_t item_rows;       //!< which attention kernel the step needs: one for 16, 32 or 64 rows
   int64_t generation;      //!< calls of ForgetGraphs until now
   int64_t num_captured;    //!< attention calls that were captured until now
   uint64_t stream;         //!< the cudaStream_t that the step's plan was copied on

@@ -123,15 +123,13 @@ class Cache final : public CudaCache {
     params.sinks = call.sinks;
     params.lse = call.lse;
     params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
-    AttentionLaunch launch{occupancy_.plain, plan_.few_queries(), plan_.num_blocks(), 0};
+    AttentionLaunch launch{occupancy_.plain, plan_.item_shape(), plan_.num_blocks(),
+                           occupancy_.shapes[plan_.item_shape()].stages, overlaps_};
     if (call.select) {
       params.head_pages = UploadPages(call.select(), stream);
       launch.plain = true;
     }
-    // A recorded launch must also fit later steps, whose sequences are longer.
-    const bool capturing = IsCapturing(stream);
-    num_captured_ += capturing;
-    if (plan_.num_merges() > 0 || capturing) launch.merge_blocks = launch.num_blocks;
+    num_captured_ += IsCapturing(stream);
     Check(Attention(params, launch, Stream(stream)), "attention");
     last_params_ = params;
     last_launch_ = launch;
@@ -152,7 +150,7 @@ class Cache final : public CudaCache {
   }
 
   GraphState ReadGraphState() const final {
-    return {num_query_tokens_, plan_.few_queries(), generation_, num_captured_,
+    return {num_query_tokens_, kItemQueries[plan_.item_shape()], generation_, num_captured_,
             reinterpret_cast<uintptr_t>(stream_)};
   }
 
@@ -226,10 +224,11 @@ class Cache final : public CudaCache {
     shape.num_kv_heads = config.page.num_kv_heads;
     shape.group = config.num_qo_heads / config.page.num_kv_heads;
     shape.page_size = config.page.page_size;
-    shape.few_blocks = processors * std::max(1, occupancy->few);
-    shape.num_blocks = processors * std::max(1, occupancy->many);
-    shape.max_partial_queries =
-        2 * std::max(shape.few_blocks * kFewQueries, shape.num_blocks * kMaxItemQueries);
+    for (int i = 0; i < kNumItemShapes; ++i) {
+      shape.num_blocks[i] = processors * std::max(1, occupancy->shapes[i].blocks);
+      shape.max_partial_queries =
+          std::max(shape.max_partial_queries, 2 * shape.num_blocks[i] * kItemQueries[i]);
+    }
     shape.rotary_dim = config.rotary_dim;
     return shape;
   }
@@ -244,7 +243,7 @@ class Cache final : public CudaCache {
     AppendArgs args{};
     args.plan = Plan();
     args.num_query_tokens = num_query_tokens_;
-    args.few_queries = plan_.few_queries();
+    args.item_shape = plan_.item_shape();
     args.q = ToHeads(q);
     args.k = ToHeads(k);
     args.v = ToHeads(v);
@@ -254,7 +253,7 @@ class Cache final : public CudaCache {
     args.pages = config_.pages[layer];
     args.rotary_dim = rotates ? config_.rotary_dim : 0;
     args.misfit = const_cast<int32_t*>(Misfit());
-    Check(cuda::Append(args, Stream(stream)), "writing K and V");
+    Check(cuda::Append(args, overlaps_, Stream(stream)), "writing K and V");
   }
 
   /*! \brief A page selector's answer as AttentionParams takes it. */
@@ -286,6 +285,7 @@ class Cache final : public CudaCache {
   }
 
   const CudaCacheConfig config_;
+  const bool overlaps_ = Attribute(cudaDevAttrComputeCapabilityMajor, config_.device) >= 9;
   AttentionOccupancy occupancy_{};
   DevicePlanBuilder plan_;
   // Attention calls that were captured, and how many of them are not replayed any more: graphs may

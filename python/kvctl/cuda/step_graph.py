@@ -14,7 +14,7 @@ class _GraphState(NamedTuple):
     """What C++'s ``kvctl::GraphState`` says of the step in flight."""
 
     num_new_tokens: int
-    few_rows: int
+    item_rows: int
     generation: int
     num_captured: int
     stream: int
@@ -25,9 +25,10 @@ class StepGraph:
 
     Call it in a step of the cache, in place of the model. A step is captured the first time that
     one of its shape runs, and replayed whenever another of that shape does. The shape is: the
-    number of new tokens, whether each sequence has few or many rows for a KV head (which chooses
-    the attention kernel), and the shapes and types of the inputs. Sequences, lengths, positions
-    and masks are not part of it. After ``cache.forget_graphs()`` every shape is captured again.
+    number of new tokens, whether the sequences have up to 16, up to 32 or more rows for a KV head
+    (which chooses the attention kernel), and the shapes and types of the inputs. Sequences,
+    lengths, positions and masks are not part of it. After ``cache.forget_graphs()`` every shape is
+    captured again.
 
     Each call works on torch's current stream, and orders it with the stream on which the step
     began.
@@ -127,7 +128,7 @@ class StepGraph:
         if state.generation != self._generation:
             self._recordings.clear()
             self._generation = state.generation
-        key = (state.num_new_tokens, state.few_rows, shapes)
+        key = (state.num_new_tokens, state.item_rows, shapes)
         recording = self._recordings.pop(key, None)
         if recording is None:
             recording = self._record(inputs, state)

@@ -71,7 +71,7 @@ void CheckAppend(DType input, DType cache, int32_t rotary_dim, bool keep_q, std:
                 {k + kKvHeads * kHeadDim, DType::kFloat32, width});
 
   cuda::DevicePlanBuilder builder(
-      {1, kKvHeads, kQoHeads / kKvHeads, kPageSize, 2, 2, 0, rotary_dim});
+      {1, kKvHeads, kQoHeads / kKvHeads, kPageSize, {2, 2, 2}, 0, rotary_dim});
   MaskTable masks;
   masks.Lower(nullptr, step, 1, kKvHeads);
   builder.Build(step, masks, rotary_dim > 0 ? table.row(0) : nullptr);
@@ -81,7 +81,7 @@ void CheckAppend(DType input, DType cache, int32_t rotary_dim, bool keep_q, std:
   cuda::AppendArgs args{};
   args.plan = reinterpret_cast<const cuda::PlanHeader*>(arena.data());
   args.num_query_tokens = rows;
-  args.few_queries = builder.few_queries();
+  args.item_shape = builder.item_shape();
   const int64_t element = DTypeSize(input);
   args.q = {qkv.data(), input, width};
   args.k = {qkv.data() + kQoHeads * kHeadDim * element, input, width};
@@ -91,7 +91,7 @@ void CheckAppend(DType input, DType cache, int32_t rotary_dim, bool keep_q, std:
   args.page = page;
   args.pages = device_pages.data();
   args.rotary_dim = rotary_dim;
-  Must(cuda::Append(args, nullptr));
+  Must(cuda::Append(args, true, nullptr));
   EXPECT(Close(device_pages.Read(), pages, cache));
   std::vector<float> q;
   for (int32_t row = 0; row < rows; ++row) {

@@ -17,6 +17,7 @@ struct Options {
   bool plain = false;                //!< whether the kernel without tensor cores is expected
   const std::vector<std::vector<int32_t>>* head_pages = nullptr;  //!< [sequences, KV heads]
   AttentionMass mass;                                             //!< num_heads 0: no sums
+  int32_t num_stages = 3;
 };
 
 struct Output {
@@ -53,8 +54,13 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   MaskTable table;
   table.Lower(masks.empty() ? nullptr : masks.data(), step, 1, shape.kv_heads);
   const int32_t group = shape.qo_heads / shape.kv_heads, max_partial_queries = 4096;
-  cuda::DevicePlanBuilder builder({1, shape.kv_heads, group, shape.page_size, options.num_blocks,
-                                   options.num_blocks, max_partial_queries, 0});
+  cuda::DevicePlanBuilder builder({1,
+                                   shape.kv_heads,
+                                   group,
+                                   shape.page_size,
+                                   {options.num_blocks, options.num_blocks, options.num_blocks},
+                                   max_partial_queries,
+                                   0});
   builder.Build(step, table, nullptr);
 
   std::vector<uint8_t> typed(q.size() * DTypeSize(layer.dtype));
@@ -110,9 +116,12 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   Must(cuda::PrepareAttention(params.page, options.shared_bytes, &occupancy));
   EXPECT_EQ(occupancy.plain, options.plain);
   occupancy.plain |= options.head_pages != nullptr;
-  const cuda::AttentionLaunch launch{occupancy.plain, builder.few_queries(), options.num_blocks, 2};
+  const cuda::AttentionLaunch launch{occupancy.plain, builder.item_shape(), options.num_blocks,
+                                     options.num_stages, true};
   Must(cuda::PreparePlain(layer.dtype, nullptr));
   Must(cuda::Attention(params, launch, nullptr));
+  const std::vector<uint64_t> after = arena.Read();  // as before: another layer may use the plan
+  EXPECT(after == builder.arena());
   int64_t keys = 0;
   for (const SequencePlan& sequence : step.sequences) keys += sequence.kv_len();
   const DeviceArray<float> mass(std::vector<float>(keys * options.mass.num_heads, 0.f));
@@ -313,6 +322,28 @@ TEST(CudaAttentionCutAlongTheKeysAgreesWithFloat64) {
       }
     }
   }
+}
+
+TEST(CudaAttentionIsTheSameWithTwoStagesAndThree) {
+  InEveryOrder([&] {
+    for (const int32_t queries : {1, 5, 8, 20}) {  // rows of every shape of items
+      PagedLayer layer(Shape{8, 2, 64, 16}, DType::kFloat16, 100, 3);
+      std::vector<TestSequence> batch;
+      batch.emplace_back(&layer, 500, RandomTree(&layer.rng, queries), queries, queries);
+      batch.emplace_back(&layer, 3, std::vector<int32_t>{}, 1, 1);
+      const std::vector<float> q = Rounded(layer, layer.Random((queries + 1) * 8 * 64));
+      Options options;
+      options.num_blocks = 9;  // partial results are merged
+      const Output three = AttendCuda(layer, batch, {nullptr, nullptr}, q, options);
+      options.num_stages = 2;
+      const Output two = AttendCuda(layer, batch, {nullptr, nullptr}, q, options);
+      EXPECT(two.out == three.out && two.lse == three.lse);
+      MaskPlan plan;
+      LowerMask(nullptr, batch[0].plan, &plan);
+      const std::vector<float> own(three.out.begin(), three.out.begin() + queries * 8 * 64);
+      EXPECT(RelativeError(own, Reference(layer, batch[0], plan, q.data())) < 2e-3);
+    }
+  });
 }
 
 TEST(CudaAttentionUnderRandomMasksAgreesWithFloat64) {

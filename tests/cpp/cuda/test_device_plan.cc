@@ -41,7 +41,7 @@ TEST(DevicePlanSplitsEveryBlockIntoItemsThatCoverIt) {
   masks.Lower(nullptr, step.plan, 3, 2);
   for (const int32_t blocks : {1, 8, 50, 400}) {
     for (const int32_t capacity : {0, 700, 1 << 20}) {
-      DevicePlanBuilder builder({3, 2, 4, 16, blocks, blocks, capacity, 0});
+      DevicePlanBuilder builder({3, 2, 4, 16, {blocks, blocks, blocks}, capacity, 0});
       builder.Build(step.plan, masks, nullptr);
       const PlanHeader& header = builder.header();
       EXPECT_EQ(header.num_query_tokens, 199);
@@ -106,6 +106,22 @@ TEST(DevicePlanSplitsEveryBlockIntoItemsThatCoverIt) {
   }
 }
 
+TEST(DevicePlanTakesTheLeastShapeOfItemsThatHoldsEverySequence) {
+  PagedLayer layer(Shape{8, 2, 8, 16}, DType::kFloat16, 100, 1);
+  const std::vector<int32_t> all = layer.free;
+  for (const auto& [queries, shape] : {std::pair{1, 0}, {4, 0}, {5, 1}, {8, 1}, {9, 2}, {40, 2}}) {
+    layer.free = all;
+    Step step(&layer, {{20, queries}, {5, 1}});
+    MaskTable masks;
+    masks.Lower(nullptr, step.plan, 1, 2);
+    DevicePlanBuilder builder({1, 2, 4, 16, {9, 6, 3}, 1 << 20, 0});
+    builder.Build(step.plan, masks, nullptr);
+    EXPECT_EQ(builder.item_shape(), shape);
+    EXPECT_EQ(builder.header().item_shape, shape);
+    EXPECT_EQ(builder.num_blocks(), 9 - 3 * shape);
+  }
+}
+
 TEST(DevicePlanSeparatesLayersWithDifferentMasks) {
   PagedLayer layer(Shape{4, 2, 8, 16}, DType::kFloat16, 100, 1);
   Step step(&layer, {{200, 2}});
@@ -113,9 +129,9 @@ TEST(DevicePlanSeparatesLayersWithDifferentMasks) {
   const Mask* pointer = &mask;
   MaskTable masks;
   masks.Lower(&pointer, step.plan, 3, 2);
-  DevicePlanBuilder builder({3, 2, 2, 16, 4, 4, 0, 0});
+  DevicePlanBuilder builder({3, 2, 2, 16, {4, 4, 4}, 0, 0});
   builder.Build(step.plan, masks, nullptr);
-  EXPECT(builder.few_queries());
+  EXPECT_EQ(builder.item_shape(), 0);
   EXPECT_EQ(builder.layer_class(0), builder.layer_class(2));
   EXPECT(builder.layer_class(0) != builder.layer_class(1));
   const auto tiles = [&](int32_t layer_index) {

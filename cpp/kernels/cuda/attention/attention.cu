@@ -9,16 +9,16 @@ namespace {
 /*! \brief The kernels of one head_dim. */
 struct Heads {
   int32_t head_dim;
-  size_t shared_bytes;  // the most that a block needs
-  cudaError_t (*prepare)(DType, AttentionOccupancy*);
+  size_t shared_bytes;  // the least that a block of each of them can do with
+  cudaError_t (*prepare)(DType, size_t, AttentionOccupancy*);
   cudaError_t (*attend)(const AttentionParams&, const AttentionLaunch&, cudaStream_t);
 };
 
 template <int kHeadDim>
 Heads HeadsOf() {
-  constexpr size_t kMany = TileShape<kHeadDim, 4>::kSharedBytes;
-  constexpr size_t kFew = TileShape<kHeadDim, 1>::kSharedBytes;
-  return {kHeadDim, std::max(kMany, kFew), PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
+  constexpr int kBytes = std::max(
+      {SharedBytes<kHeadDim, 1>(2), SharedBytes<kHeadDim, 2>(2), SharedBytes<kHeadDim, 4>(2)});
+  return {kHeadDim, kBytes, PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
 }
 
 /*! \brief The kernels for pages of a shape, or nullptr. */
@@ -38,20 +38,16 @@ cudaError_t PrepareAttention(const PageShape& page, size_t max_shared_bytes,
                              AttentionOccupancy* occupancy) {
   const Heads* heads = Find(page);
   *occupancy = {};
-  const cudaError_t error = heads != nullptr && heads->shared_bytes <= max_shared_bytes
-                                ? heads->prepare(page.dtype, occupancy)
-                                : PreparePlain(page.dtype, occupancy);
-  return error == cudaSuccess ? PrepareMerge(page.head_dim) : error;
+  return heads != nullptr && heads->shared_bytes <= max_shared_bytes
+             ? heads->prepare(page.dtype, max_shared_bytes, occupancy)
+             : PreparePlain(page.dtype, occupancy);
 }
 
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,
                       cudaStream_t stream) {
   const Heads* heads = Find(params.page);
   if (heads == nullptr && !launch.plain) return cudaErrorInvalidValue;
-  const cudaError_t error =
-      launch.plain ? AttendPlain(params, launch, stream) : heads->attend(params, launch, stream);
-  if (error != cudaSuccess || launch.merge_blocks == 0) return error;
-  return MergePartials(params, launch.merge_blocks, stream);
+  return launch.plain ? AttendPlain(params, launch, stream) : heads->attend(params, launch, stream);
 }
 
 }  // namespace kvctl::cuda

@@ -10,6 +10,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cuda/device/device_plan.h"
@@ -53,16 +54,21 @@ struct WeightSums {
 
 /*! \brief The launch parameters: the grids do not depend on the step. */
 struct AttentionLaunch {
-  bool plain;            //!< AttentionOccupancy::plain
-  bool few_queries;      //!< DevicePlanBuilder::few_queries
-  int32_t num_blocks;    //!< DevicePlanBuilder::num_blocks: each has a range of items
-  int32_t merge_blocks;  //!< 0: no item has partial results
+  bool plain;          //!< AttentionOccupancy::plain
+  int32_t item_shape;  //!< DevicePlanBuilder::item_shape
+  int32_t num_blocks;  //!< DevicePlanBuilder::num_blocks: each has a range of items
+  int32_t num_stages;  //!< ShapeOccupancy::stages
+  bool overlaps;       //!< whether the device is of 9.0 or later, see LaunchOverlapping
 };
 
-/*! \brief How many blocks of the attention kernel run on a multiprocessor at once. */
+/*! \brief How a kernel of attention runs on this device. */
+struct ShapeOccupancy {
+  int blocks;  //!< on a multiprocessor at once
+  int stages;  //!< steps whose K and V a block has in shared memory
+};
 struct AttentionOccupancy {
-  int many, few;  //!< for items of kMaxItemQueries and of kFewQueries
-  bool plain;     //!< the kernel without tensor cores, which is slow
+  ShapeOccupancy shapes[kNumItemShapes];
+  bool plain;  //!< the kernel without tensor cores, which is slow
 };
 
 /*!
@@ -87,7 +93,7 @@ template <int kHeadDim>
 cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream);
 template <int kHeadDim>
-cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy);
+cudaError_t PrepareHeads(DType dtype, size_t max_shared_bytes, AttentionOccupancy* occupancy);
 /*! \brief Adds the softmax weights of the keys, of params.lse after Attention, to sums. In what
  * order weights are added, and with it their last bits, is not defined. */
 cudaError_t SumWeights(const AttentionParams& params, const AttentionLaunch& launch,
@@ -97,9 +103,6 @@ cudaError_t PrepareWeights(DType dtype);
 cudaError_t AttendPlain(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream);
 cudaError_t PreparePlain(DType dtype, AttentionOccupancy* occupancy);
-cudaError_t PrepareMerge(int32_t head_dim);
-/*! \brief Merges partial results, in order. */
-cudaError_t MergePartials(const AttentionParams& params, int32_t num_blocks, cudaStream_t stream);
 
 }  // namespace kvctl::cuda
 

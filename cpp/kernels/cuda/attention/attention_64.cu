@@ -5,6 +5,7 @@ namespace kvctl::cuda {
 template cudaError_t AttendHeads<64>(const AttentionParams& params, const AttentionLaunch& launch,
                                      cudaStream_t stream);
 
-template cudaError_t PrepareHeads<64>(DType dtype, AttentionOccupancy* occupancy);
+template cudaError_t PrepareHeads<64>(DType dtype, size_t max_shared_bytes,
+                                      AttentionOccupancy* occupancy);
 
 }  // namespace kvctl::cuda

@@ -4,9 +4,9 @@
  *
  * A block processes work items: up to 64 queries (new tokens x the query heads of a KV head)
  * against the tiles of keys that the mask shows. Asynchronous copies load K and V from their pages,
- * one step ahead of the tensor cores. The softmax is computed online (Milakov & Gimelshein 2018,
- * arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Few items are split along the keys
- * into several that leave partial results.
+ * one or two steps ahead of the tensor cores. The softmax is computed online (Milakov & Gimelshein
+ * 2018, arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Few items are split along
+ * the keys into several that leave partial results, which the last of their blocks merges.
  *
  * Longer than 300 lines: it is one class, whose steps share registers. With one of them in a
  * function of its own, ptxas allocates other registers, and spills some with head_dim 64.
@@ -14,6 +14,7 @@
 #ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_BLOCK_CUH_
 #define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_BLOCK_CUH_
 
+#include "kernels/cuda/attention/attention_merge.cuh"
 #include "kernels/cuda/attention/attention_tile.cuh"
 #include "kernels/cuda/device/elements.cuh"
 
@@ -29,50 +30,57 @@ class AttentionBlock {
   static constexpr int kCopyThreads = kVectors <= 8 ? 8 : kVectors <= 16 ? 16 : 32;
 
  public:
-  __device__ AttentionBlock(const AttentionParams& params, unsigned char* shared)
+  /*! \param stages 2 or kMaxStages, the same for all blocks. */
+  __device__ AttentionBlock(const AttentionParams& params, int32_t stages, unsigned char* shared)
       : params_(params),
+        num_stages_(stages),
         queries_(reinterpret_cast<T*>(shared)),
-        stages_(reinterpret_cast<T*>(shared + S::kQueryBytes)),
-        offsets_(reinterpret_cast<int64_t*>(shared + S::kTileBytes)),
-        positions_(reinterpret_cast<float*>(offsets_ + 2 * S::kKeys)),
+        stages_(reinterpret_cast<T*>(shared + S::kQueryBytes + S::kRingBytes + S::kFlagBytes)),
+        offsets_(reinterpret_cast<int64_t*>(shared + S::kQueryBytes)),
+        positions_(reinterpret_cast<float*>(offsets_ + S::kRing * S::kKeys)),
+        flag_(reinterpret_cast<int32_t*>(shared + S::kQueryBytes + S::kRingBytes)),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
         query_warp_(warp_ % kQueryWarps),
         key_warp_(warp_ / kQueryWarps) {}
 
-  __device__ void Run(const WorkItem& item) {
+  /*! \brief While a step is computed, the copies of the next num_stages - 1 are on their way. The
+   * one barrier of a step says that its copies are done, that the stage of the step before is free,
+   * and that the addresses of the step to fetch are known. */
+  __device__ __forceinline__ void Run(const WorkItem& item) {
     Begin(item);
     TileCursor<S::kKeys> current(params_.plan, item), ahead(params_.plan, item);
-    bool more = ahead.Next();  // whether the step of `ahead` exists
-    if (more) Locate(ahead, 0);
+    int32_t located = 0, fetched = 0;  // steps
+    while (located < num_stages_ && ahead.Next()) Locate(ahead, located++);
     __syncthreads();
-    if (more) Fetch(0);
-    CommitCopies();
-    more = more && ahead.Next();
-    if (more) Locate(ahead, 1);
-    __syncthreads();
-    for (int32_t stage = 0; current.Next(); stage ^= 1) {
-      if (more) Fetch(stage ^ 1);
+    for (int i = 0; i < num_stages_ - 1; ++i) {
+      if (fetched < located) Fetch(fetched++, i);
       CommitCopies();
-      WaitCopies<1>();
-      __syncthreads();  // all copies of this step are done, its offsets free
-      if (HasSlopes()) KeepPositions(stage);
-      more = more && ahead.Next();
-      if (more) {
-        if (HasSlopes()) __syncthreads();
-        Locate(ahead, stage);
+    }
+    int32_t stage = 0, last = num_stages_ - 1;  // of this step, and of the step before
+    for (int32_t step = 0; current.Next(); ++step) {
+      if (num_stages_ == kMaxStages) {
+        WaitCopies<kMaxStages - 2>();
+      } else {
+        WaitCopies<0>();
       }
-      Compute(current, stage);
-      __syncthreads();  // its stage is free, the offsets of the step after the next are ready
+      __syncthreads();
+      if (fetched < located) Fetch(fetched++, last);
+      CommitCopies();
+      if (located == step + num_stages_ && ahead.Next()) Locate(ahead, located++);
+      Compute(current, stage, step);
+      last = stage;
+      stage = stage + 1 == num_stages_ ? 0 : stage + 1;
     }
     WaitCopies<0>();
     Finish();
+    if (item.partial >= 0 && LastOf(params_, item, flag_)) MergePartials<kHeadDim>(params_, item);
   }
 
  private:
   __device__ bool HasSlopes() const { return kShaped && params_.alibi_slopes != nullptr; }
 
-  __device__ void Begin(const WorkItem& item) {
+  __device__ __forceinline__ void Begin(const WorkItem& item) {
     item_ = item;
     sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences)[item.sequence];
     num_queries_ = (item.token_end - item.token_begin) * params_.group;
@@ -105,8 +113,8 @@ class AttentionBlock {
 
   /*! \brief Finds the addresses of a step's keys: element offsets into the pages, -1 where there is
    * nothing to read. */
-  __device__ void Locate(const TileCursor<S::kKeys>& cursor, int32_t stage) {
-    const int32_t c = threadIdx.x;
+  __device__ __forceinline__ void Locate(const TileCursor<S::kKeys>& cursor, int32_t step) {
+    const int32_t c = threadIdx.x, at = step % S::kRing * S::kKeys + c;
     if (c >= S::kKeys) return;
     int64_t offset = -1;
     const int32_t key = cursor.first_key + c;
@@ -118,15 +126,15 @@ class AttentionBlock {
         offset = SlotOffset(params_.page, slot, 0, item_.kv_head);
       }
       if (HasSlopes()) {
-        positions_[stage * S::kKeys + c] =
-            static_cast<float>(KeyPosition(params_.plan, sequence_, key));
+        positions_[at] = static_cast<float>(KeyPosition(params_.plan, sequence_, key));
       }
     }
-    offsets_[stage * S::kKeys + c] = offset;
+    offsets_[at] = offset;
   }
 
   /*! \brief Starts the copies of a step's K and V; hidden keys become zeros. */
-  __device__ void Fetch(int32_t stage) {
+  __device__ __forceinline__ void Fetch(int32_t step, int32_t stage) {
+    const int64_t* offsets = offsets_ + step % S::kRing * S::kKeys;
     const T* pages = static_cast<const T*>(params_.pages);
     const int64_t to_value =
         static_cast<int64_t>(params_.page.num_kv_heads) * params_.page.page_size * kHeadDim;
@@ -138,7 +146,7 @@ class AttentionBlock {
 #pragma unroll
     for (int i = 0; i < S::kKeys / kStep; ++i) {
       const int32_t c = first + i * kStep;
-      const int64_t offset = offsets_[stage * S::kKeys + c];
+      const int64_t offset = offsets[c];
       const T* from = offset < 0 ? pages : pages + offset + vector * 8;
       const int bytes = offset < 0 ? 0 : 16;
       CopyAsync(k + c * S::kStride + vector * 8, from, bytes);
@@ -146,35 +154,27 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Saves the positions of this thread's keys before those of a later step replace them. */
-  __device__ void KeepPositions(int32_t stage) {
-#pragma unroll
-    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
-      for (int j = 0; j < 2; ++j) {
-        key_position_[2 * n + j] = positions_[stage * S::kKeys + WarpKey(n) + j];
+  __device__ __forceinline__ void Compute(const TileCursor<S::kKeys>& cursor, int32_t stage,
+                                          int32_t step) {
+    if (query_warp_ * 16 >= num_queries_) return;  // the same for the whole warp
+    uint64_t words[2] = {~uint64_t{0}, ~uint64_t{0}};
+    if (cursor.words >= 0) {
+      const auto* from = PlanPart<uint64_t>(params_.plan, params_.plan->words) + cursor.words;
+      for (int i = 0; i < 2; ++i) {
+        if (exists_[i]) words[i] = from[token_[i] % kBlockQueries];
       }
     }
-  }
-
-  __device__ void Compute(const TileCursor<S::kKeys>& cursor, int32_t stage) {
-    if (query_warp_ * 16 >= num_queries_) return;  // the same for the whole warp
     float scores[S::kWarpKeys / 8][4];
     for (auto& tile : scores) tile[0] = tile[1] = tile[2] = tile[3] = 0;
     Score(stage, scores);
-    uint64_t visible[2];
-    for (int i = 0; i < 2; ++i) {
-      uint64_t word = ~uint64_t{0};
-      if (cursor.words >= 0 && exists_[i]) {
-        word = PlanPart<uint64_t>(params_.plan,
-                                  params_.plan->words)[cursor.words + token_[i] % kBlockQueries];
-      }
-      visible[i] = cursor.Visible(word);  // queries that do not exist see all: nothing is written
-    }
-    Soften(visible, scores);
+    Scale(step, scores);
+    // Queries that do not exist see all: nothing is written.
+    if (!cursor.ShowsAll()) Hide({cursor.Visible(words[0]), cursor.Visible(words[1])}, scores);
+    Soften(scores);
     Weigh(stage, scores);
   }
 
-  __device__ void Score(int32_t stage, float (&scores)[S::kWarpKeys / 8][4]) {
+  __device__ __forceinline__ void Score(int32_t stage, float (&scores)[S::kWarpKeys / 8][4]) {
     const T* k = Keys(stage) + key_warp_ * S::kWarpKeys * S::kStride;
     const int32_t tile = lane_ / 8, within = lane_ % 8;
     const T* q_at =
@@ -193,36 +193,44 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Turns scores into weights p, and rescales m, l and the sums to the new maximum. */
-  __device__ void Soften(const uint64_t (&visible)[2], float (&scores)[S::kWarpKeys / 8][4]) {
-    float largest[2] = {m_[0], m_[1]};
-    constexpr uint64_t kAll = ~uint64_t{0} >> (64 - S::kKeys);
-    const bool all = __all_sync(0xFFFFFFFFu, visible[0] == kAll && visible[1] == kAll) != 0;
+  __device__ __forceinline__ void Scale(int32_t step, float (&scores)[S::kWarpKeys / 8][4]) {
     const float scale = params_.sm_scale * kLog2E;
+    const float* positions = positions_ + step % S::kRing * S::kKeys;
 #pragma unroll
     for (int n = 0; n < S::kWarpKeys / 8; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int i = j / 2;
         float& score = scores[n][j];
         if constexpr (kShaped) {
           const float distance =
-              HasSlopes() ? key_position_[2 * n + j % 2] - query_position_[i] : 0;
-          score = Shape(score, params_.sm_scale, params_.soft_cap, slope_[i], distance);
+              HasSlopes() ? positions[WarpKey(n) + j % 2] - query_position_[j / 2] : 0;
+          score = Shape(score, params_.sm_scale, params_.soft_cap, slope_[j / 2], distance);
         } else {
           score *= scale;
         }
       }
     }
-    if (!all) {
+  }
+
+  struct Pair {
+    uint64_t of[2];
+  };
+  /*! \brief Scores of keys that a query does not see become -inf. */
+  __device__ __forceinline__ void Hide(Pair visible, float (&scores)[S::kWarpKeys / 8][4]) {
+    constexpr uint64_t kAll = ~uint64_t{0} >> (64 - S::kKeys);
+    if (__all_sync(0xFFFFFFFFu, visible.of[0] == kAll && visible.of[1] == kAll)) return;
 #pragma unroll
-      for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if ((visible[j / 2] >> (WarpKey(n) + j % 2) & 1) == 0) scores[n][j] = -INFINITY;
-        }
+      for (int j = 0; j < 4; ++j) {
+        if ((visible.of[j / 2] >> (WarpKey(n) + j % 2) & 1) == 0) scores[n][j] = -INFINITY;
       }
     }
+  }
+
+  /*! \brief Turns scores into weights p, and rescales m, l and the sums to the new maximum. */
+  __device__ __forceinline__ void Soften(float (&scores)[S::kWarpKeys / 8][4]) {
+    float largest[2] = {m_[0], m_[1]};
 #pragma unroll
     for (int n = 0; n < S::kWarpKeys / 8; ++n) {
 #pragma unroll
@@ -252,7 +260,7 @@ class AttentionBlock {
   }
 
   /*! \brief sums += p v. The registers of the scores have the layout of a left factor. */
-  __device__ void Weigh(int32_t stage, const float (&p)[S::kWarpKeys / 8][4]) {
+  __device__ __forceinline__ void Weigh(int32_t stage, const float (&p)[S::kWarpKeys / 8][4]) {
     const T* v = Values(stage) + key_warp_ * S::kWarpKeys * S::kStride;
     const int32_t tile = lane_ / 8, within = lane_ % 8;
     const T* v_at = v + (tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
@@ -270,16 +278,27 @@ class AttentionBlock {
     }
   }
 
-  /*! \brief Combines the warps' results in shared memory, and writes the outputs of the queries. */
-  __device__ void Finish() {
+  /*! \brief Writes the outputs of the queries, or their partial results. */
+  __device__ __forceinline__ void Finish() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 1);
+      l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 2);
+    }
+    if constexpr (S::kKeyWarps == 1) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (exists_[i]) WriteOwnQuery(i);
+      }
+      __syncthreads();  // before the next item's queries are loaded
+      return;
+    }
     __syncthreads();
     auto* sums = reinterpret_cast<float*>(stages_);     // [key warps, queries, kSumStride]
     auto* scale = reinterpret_cast<float2*>(queries_);  // [key warps, queries]
     const int32_t first = key_warp_ * S::kQueries + query_warp_ * 16;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 1);
-      l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 2);
       const int32_t query = first + lane_ / 4 + 8 * i;
       if (lane_ % 4 == 0) scale[query] = float2{m_[i], l_[i]};
 #pragma unroll
@@ -294,8 +313,36 @@ class AttentionBlock {
     __syncthreads();  // before the next item's queries are loaded
   }
 
+  /*! \brief A query whose keys this warp had all: from the registers of four lanes. */
+  __device__ __forceinline__ void WriteOwnQuery(int i) {
+    const int32_t query = query_warp_ * 16 + lane_ / 4 + 8 * i;
+    if (item_.partial >= 0) {
+      float* sums = params_.partials.sums + static_cast<int64_t>(item_.partial + query) * kHeadDim;
+#pragma unroll
+      for (int d = 0; d < kHeadDim / 8; ++d) {
+        *reinterpret_cast<float2*>(sums + d * 8 + lane_ % 4 * 2) =
+            float2{sums_[d][2 * i], sums_[d][2 * i + 1]};
+      }
+      if (lane_ % 4 == 0) params_.partials.scale[item_.partial + query] = float2{m_[i], l_[i]};
+      return;
+    }
+    const int64_t token = sequence_.query_begin + token_[i];
+    const int32_t head = item_.kv_head * params_.group + query % params_.group;
+    const QueryResult result(m_[i], l_[i], params_.sinks, head);
+    const int64_t out = token * params_.out.row_stride + static_cast<int64_t>(head) * kHeadDim;
+#pragma unroll
+    for (int d = 0; d < kHeadDim / 8; ++d) {
+      StorePair(sums_[d][2 * i] * result.factor, sums_[d][2 * i + 1] * result.factor, params_.out,
+                out + d * 8 + lane_ % 4 * 2);
+    }
+    if (lane_ % 4 == 0 && params_.lse != nullptr) {
+      params_.lse[token * params_.num_qo_heads + head] = result.lse;
+    }
+  }
+
   /*! \brief One warp sums a query's results over the key warps, into the output or the partials. */
-  __device__ void WriteQuery(int32_t query, const float* sums, const float2* scale) {
+  __device__ __forceinline__ void WriteQuery(int32_t query, const float* sums,
+                                             const float2* scale) {
     float m = -INFINITY, l = 0;
     for (int w = 0; w < S::kKeyWarps; ++w) m = fmaxf(m, scale[w * S::kQueries + query].x);
     float weights[S::kKeyWarps];
@@ -335,10 +382,12 @@ class AttentionBlock {
   }
 
   const AttentionParams& params_;
+  const int32_t num_stages_;
   T* queries_;
   T* stages_;
-  int64_t* offsets_;  // [2, kKeys]
-  float* positions_;  // [2, kKeys]
+  int64_t* offsets_;  // [kRing, kKeys]
+  float* positions_;  // [kRing, kKeys]
+  int32_t* flag_;
   const int32_t warp_, lane_, query_warp_, key_warp_;
   WorkItem item_;
   PlanSequence sequence_;
@@ -347,7 +396,6 @@ class AttentionBlock {
   int32_t token_[2];
   bool exists_[2];
   float m_[2], l_[2], slope_[2], query_position_[2];
-  float key_position_[S::kWarpKeys / 4];
   float sums_[kHeadDim / 8][4];
 };
 

@@ -5,79 +5,125 @@
 #ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_
 #define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_KERNEL_CUH_
 
+#include <algorithm>
+
 #include "kernels/cuda/attention/attention_block.cuh"
 #include "kernels/cuda/device/launch.cuh"
 
 namespace kvctl::cuda {
 
 /*! \brief How many blocks of a kernel ptxas makes room for on a multiprocessor; 0: as many as it
- * likes. With head_dim 112 that would be one more than fit shared memory, and registers spilled. */
-template <int kHeadDim, int kQueryWarps>
-constexpr int kLeastBlocks = kHeadDim != 112    ? 0
-                             : kQueryWarps == 1 ? 3
-                                                : 2;
+ * likes, which for some is more than fit shared memory, and registers are spilled. */
+template <int kHeadDim, int kQueryWarps, bool kShaped>
+constexpr int kLeastBlocks = kQueryWarps == 4  ? (kShaped || kHeadDim > 128 ? 2
+                                                  : kHeadDim < 128          ? 3
+                                                                            : 0)
+                             : kHeadDim == 112 ? 3
+                                               : 0;
 
+/*! \brief Items of 16 kQueryWarps queries. In a step with larger and smaller ones, the small get
+ * warps that share their keys instead of warps without queries. */
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
-__global__ void __launch_bounds__(kThreads, (kLeastBlocks<kHeadDim, kQueryWarps>))
-    AttentionKernel(AttentionParams params) {
+__global__ void __launch_bounds__(kThreads, (kLeastBlocks<kHeadDim, kQueryWarps, kShaped>))
+    AttentionKernel(AttentionParams params, int32_t num_stages) {
   KVCTL_DYNAMIC_SHARED(shared);
+  WaitForPrevious();
+  LetNextCome();
   if (params.plan->misfit != 0) return;
   const PlanClass work = ClassOf(params.plan, params.layer);
   const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
-  AttentionBlock<T, kHeadDim, kQueryWarps, kShaped> block(params, shared);
   const auto* range = PlanPart<int32_t>(params.plan, params.plan->ranges) + work.first_range;
   const int32_t end = range[blockIdx.x + 1];
-  for (int32_t i = range[blockIdx.x]; i < end; ++i) block.Run(items[i]);
+  for (int32_t i = range[blockIdx.x]; i < end; ++i) {
+    const WorkItem item = items[i];
+    if (kQueryWarps == 4 && (item.token_end - item.token_begin) * params.group <= 32) {
+      AttentionBlock<T, kHeadDim, 2, kShaped>(params, kHeadDim > 128 ? 2 : num_stages, shared)
+          .Run(item);
+    } else {
+      AttentionBlock<T, kHeadDim, kQueryWarps, kShaped>(params, num_stages, shared).Run(item);
+    }
+  }
 }
 
 template <typename T, int kHeadDim, int kQueryWarps>
-cudaError_t LaunchAttention(const AttentionParams& params, int32_t num_blocks,
+cudaError_t LaunchAttention(const AttentionParams& params, const AttentionLaunch& launch,
                             cudaStream_t stream) {
   using S = TileShape<kHeadDim, kQueryWarps>;
-  static_assert(S::kKeyWarps * S::kQueries * S::kSumStride * 4 <= 2 * S::kStageBytes,
-                "results fit where K and V were");
+  static_assert(
+      S::kKeyWarps == 1 || S::kKeyWarps * S::kQueries * S::kSumStride * 4 <= 2 * S::kStageBytes,
+      "results fit where K and V were");
   const bool shaped = params.soft_cap > 0 || params.alibi_slopes != nullptr;
-  return Launch(shaped ? AttentionKernel<T, kHeadDim, kQueryWarps, true>
-                       : AttentionKernel<T, kHeadDim, kQueryWarps, false>,
-                dim3(static_cast<unsigned>(num_blocks)), dim3(kThreads), S::kSharedBytes, stream,
-                params);
+  const int32_t stages = launch.num_stages;
+  return LaunchOverlapping(launch.overlaps,
+                           shaped ? AttentionKernel<T, kHeadDim, kQueryWarps, true>
+                                  : AttentionKernel<T, kHeadDim, kQueryWarps, false>,
+                           dim3(static_cast<unsigned>(launch.num_blocks)), dim3(kThreads),
+                           SharedBytes<kHeadDim, kQueryWarps>(stages), stream, params, stages);
 }
 
-/*! \brief \param blocks out, of the kernel that needs more registers. */
+/*!
+ * \brief Both kernels of a shape.
+ * \param blocks out, of the plain one that run at once with so many stages. The grid is the same
+ * for the other, whose last blocks may have to wait.
+ */
 template <typename T, int kHeadDim, int kQueryWarps>
-cudaError_t PrepareKernels(int* blocks) {
-  constexpr int kBytes = TileShape<kHeadDim, kQueryWarps>::kSharedBytes;
-  int shaped = 0;
-  cudaError_t error =
-      Prepare(AttentionKernel<T, kHeadDim, kQueryWarps, true>, kThreads, kBytes, &shaped);
+cudaError_t PrepareKernels(int stages, int* blocks) {
+  const size_t bytes = SharedBytes<kHeadDim, kQueryWarps>(stages);
+  const cudaError_t error =
+      Prepare(AttentionKernel<T, kHeadDim, kQueryWarps, true>, kThreads, bytes, nullptr);
   if (error != cudaSuccess) return error;
-  error = Prepare(AttentionKernel<T, kHeadDim, kQueryWarps, false>, kThreads, kBytes, blocks);
-  if (shaped < *blocks) *blocks = shaped;  // the grid is the same for both
+  return Prepare(AttentionKernel<T, kHeadDim, kQueryWarps, false>, kThreads, bytes, blocks);
+}
+
+/*! \brief Takes three stages where two blocks still run at once, or as many as with two stages. */
+template <typename T, int kHeadDim, int kQueryWarps>
+cudaError_t PrepareShape(size_t max_shared_bytes, ShapeOccupancy* occupancy) {
+  *occupancy = {0, 2};
+  cudaError_t error = PrepareKernels<T, kHeadDim, kQueryWarps>(2, &occupancy->blocks);
+  if (error != cudaSuccess ||
+      SharedBytes<kHeadDim, kQueryWarps>(kMaxStages) > static_cast<int64_t>(max_shared_bytes)) {
+    return error;
+  }
+  int blocks = 0;
+  error = PrepareKernels<T, kHeadDim, kQueryWarps>(kMaxStages, &blocks);
+  if (blocks >= std::min(2, occupancy->blocks)) *occupancy = {blocks, kMaxStages};
   return error;
 }
 
 template <typename T, int kHeadDim>
-cudaError_t PrepareType(AttentionOccupancy* occupancy) {
-  const cudaError_t error = PrepareKernels<T, kHeadDim, 4>(&occupancy->many);
-  return error == cudaSuccess ? PrepareKernels<T, kHeadDim, 1>(&occupancy->few) : error;
+cudaError_t PrepareType(size_t max_shared_bytes, AttentionOccupancy* occupancy) {
+  cudaError_t error = PrepareShape<T, kHeadDim, 1>(max_shared_bytes, &occupancy->shapes[0]);
+  if (error != cudaSuccess) return error;
+  error = PrepareShape<T, kHeadDim, 2>(max_shared_bytes, &occupancy->shapes[1]);
+  if (error != cudaSuccess) return error;
+  return PrepareShape<T, kHeadDim, 4>(max_shared_bytes, &occupancy->shapes[2]);
 }
 
 template <int kHeadDim>
-cudaError_t PrepareHeads(DType dtype, AttentionOccupancy* occupancy) {
-  return dtype == DType::kFloat16 ? PrepareType<Half, kHeadDim>(occupancy)
-                                  : PrepareType<Bfloat, kHeadDim>(occupancy);
+cudaError_t PrepareHeads(DType dtype, size_t max_shared_bytes, AttentionOccupancy* occupancy) {
+  return dtype == DType::kFloat16 ? PrepareType<Half, kHeadDim>(max_shared_bytes, occupancy)
+                                  : PrepareType<Bfloat, kHeadDim>(max_shared_bytes, occupancy);
+}
+
+template <typename T, int kHeadDim>
+cudaError_t AttendType(const AttentionParams& params, const AttentionLaunch& launch,
+                       cudaStream_t stream) {
+  switch (launch.item_shape) {
+    case 0:
+      return LaunchAttention<T, kHeadDim, 1>(params, launch, stream);
+    case 1:
+      return LaunchAttention<T, kHeadDim, 2>(params, launch, stream);
+    default:
+      return LaunchAttention<T, kHeadDim, 4>(params, launch, stream);
+  }
 }
 
 template <int kHeadDim>
 cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream) {
-  const bool half = params.page.dtype == DType::kFloat16;
-  if (launch.few_queries) {
-    return half ? LaunchAttention<Half, kHeadDim, 1>(params, launch.num_blocks, stream)
-                : LaunchAttention<Bfloat, kHeadDim, 1>(params, launch.num_blocks, stream);
-  }
-  return half ? LaunchAttention<Half, kHeadDim, 4>(params, launch.num_blocks, stream)
-              : LaunchAttention<Bfloat, kHeadDim, 4>(params, launch.num_blocks, stream);
+  return params.page.dtype == DType::kFloat16
+             ? AttendType<Half, kHeadDim>(params, launch, stream)
+             : AttendType<Bfloat, kHeadDim>(params, launch, stream);
 }
 
 }  // namespace kvctl::cuda

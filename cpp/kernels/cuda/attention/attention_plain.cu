@@ -1,6 +1,7 @@
 // Attention without tensor cores: correct for every type and head_dim, and slow. For float32
 // caches, whose products tensor cores would round; for shapes without a kernel of their own; and
 // where heads see pages of their own.
+#include "kernels/cuda/attention/attention_merge.cuh"
 #include "kernels/cuda/attention/attention_plain.cuh"
 
 namespace kvctl::cuda {
@@ -90,10 +91,19 @@ class PlainAttention : public PlainQuery<T> {
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 3) PlainKernel(AttentionParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  WaitForPrevious();
+  LetNextCome();
   if (params.plan->misfit != 0) return;
-  ForQueries(params, shared, [&](const WorkItem& item, int32_t query, float* q) {
-    PlainAttention<T>(params, item, query, q).Run();
-  });
+  auto* flag = reinterpret_cast<int32_t*>(reinterpret_cast<float*>(shared) + kWarps * kMaxHeadDim);
+  ForQueries(
+      params, shared,
+      [&](const WorkItem& item, int32_t query, float* q) {
+        PlainAttention<T>(params, item, query, q).Run();
+      },
+      [&](const WorkItem& item) {
+        if (item.partial < 0 || !LastOf(params, item, flag)) return;
+        MergePartials<kAnyHeadDim>(params, item);
+      });
 }
 
 using Kernel = void (*)(AttentionParams);
@@ -109,19 +119,22 @@ Kernel KernelOf(DType dtype) {
   }
 }
 
+constexpr size_t kSharedBytes = kPlainSharedBytes + sizeof(int32_t);
+
 }  // namespace
 
 cudaError_t PreparePlain(DType dtype, AttentionOccupancy* occupancy) {
   int blocks = 0;
-  const cudaError_t error = Prepare(KernelOf(dtype), kThreads, kPlainSharedBytes, &blocks);
-  if (occupancy != nullptr) *occupancy = {blocks, blocks, true};
+  const cudaError_t error = Prepare(KernelOf(dtype), kThreads, kSharedBytes, &blocks);
+  if (occupancy != nullptr) *occupancy = {{{blocks, 0}, {blocks, 0}, {blocks, 0}}, true};
   return error;
 }
 
 cudaError_t AttendPlain(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream) {
-  return Launch(KernelOf(params.page.dtype), dim3(static_cast<unsigned>(launch.num_blocks)),
-                dim3(kThreads), kPlainSharedBytes, stream, params);
+  return LaunchOverlapping(launch.overlaps, KernelOf(params.page.dtype),
+                           dim3(static_cast<unsigned>(launch.num_blocks)), dim3(kThreads),
+                           kSharedBytes, stream, params);
 }
 
 }  // namespace kvctl::cuda

@@ -14,7 +14,6 @@
 
 namespace kvctl::cuda {
 
-constexpr int kMaxHeadDim = 256;
 constexpr int kLanes = 32;
 constexpr uint32_t kWholeWarp = 0xFFFFFFFFu;
 /*! \brief Shared memory of a block: a query for each warp. */
@@ -103,9 +102,10 @@ class PlainQuery {
   float slope_ = 0, position_ = 0;
 };
 
-/*! \brief Calls f(item, query, shared memory of the warp) for the queries of a warp. */
-template <typename F>
-__device__ void ForQueries(const AttentionParams& params, unsigned char* shared, F f) {
+/*! \brief Calls f(item, query, shared memory of the warp) for the queries of a warp, and end(item)
+ * in all threads of the block after each item. */
+template <typename F, typename E>
+__device__ void ForQueries(const AttentionParams& params, unsigned char* shared, F f, E end) {
   const PlanClass work = ClassOf(params.plan, params.layer);
   const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
   const auto* range = PlanPart<int32_t>(params.plan, params.plan->ranges) + work.first_range;
@@ -115,6 +115,7 @@ __device__ void ForQueries(const AttentionParams& params, unsigned char* shared,
     const WorkItem item = items[i];
     const int32_t queries = (item.token_end - item.token_begin) * params.group;
     for (int32_t query = warp; query < queries; query += kWarps) f(item, query, q);
+    end(item);
   }
 }
 

@@ -12,18 +12,23 @@ namespace kvctl::cuda {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
+constexpr int kMaxHeadDim = 256;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
+
+/*! \brief The most stages: K and V of so many steps are in shared memory, or on their way there. */
+constexpr int kMaxStages = 3;
 
 /*! \brief How a block covers a tile of keys: kQueryWarps x kKeyWarps warps. */
 template <int kHeadDim, int kQueryWarps>
 struct TileShape {
   static constexpr int kKeyWarps = kWarps / kQueryWarps;
   static constexpr int kQueries = 16 * kQueryWarps;
-  /*! \brief Keys in shared memory at a time: a tile of the mask, or half of one. */
-  static constexpr int kKeys = kHeadDim > 128 && kQueryWarps > 1 ? 32 : 64;
+  /*! \brief Keys of a step: a tile of the mask, or a part of one. A warp needs 16; fewer in a step
+   * leave room for more stages and more blocks. */
+  static constexpr int kWarpKeys = kQueryWarps == 4 && kHeadDim <= 128 ? 32 : 16;
+  static constexpr int kKeys = kWarpKeys * kKeyWarps;
   static constexpr int kSteps = kTileKeys / kKeys;
-  static constexpr int kWarpKeys = kKeys / kKeyWarps;
   /*! \brief Elements from one row to the next: 16 bytes of padding spread the rows of a tile over
    * the banks. */
   static constexpr int kStride = kHeadDim + 8;
@@ -31,9 +36,23 @@ struct TileShape {
   static constexpr int kSumStride = kHeadDim + 8;
   static constexpr int kQueryBytes = kQueries * kStride * 2;
   static constexpr int kStageBytes = 2 * kKeys * kStride * 2;  // K and V
-  static constexpr int kTileBytes = kQueryBytes + 2 * kStageBytes;
-  static constexpr int kSharedBytes = kTileBytes + 2 * kKeys * (8 + 4);
+  /*! \brief Steps whose addresses and positions are kept: those in the stages and one more. */
+  static constexpr int kRing = kMaxStages + 1;
+  static constexpr int kRingBytes = kRing * kKeys * (8 + 4);
+  static constexpr int kFlagBytes = 16;
+  static constexpr int SharedBytes(int stages) {
+    return kQueryBytes + kRingBytes + kFlagBytes + stages * kStageBytes;
+  }
 };
+
+/*! \brief Dynamic shared memory of a block. */
+template <int kHeadDim, int kQueryWarps>
+constexpr int SharedBytes(int stages) {
+  const int bytes = TileShape<kHeadDim, kQueryWarps>::SharedBytes(stages);
+  if (kQueryWarps < 4) return bytes;
+  const int small = TileShape<kHeadDim, 2>::SharedBytes(kHeadDim > 128 ? 2 : stages);
+  return bytes > small ? bytes : small;
+}
 
 template <typename T>
 __device__ inline const T* PlanPart(const PlanHeader* plan, int32_t offset) {
@@ -83,6 +102,10 @@ struct TileCursor {
     keys = Below(span_->end - first_key) & ~Below(span_->begin - first_key);
     any = keys & span_->any >> step_ * kKeys;
     return true;
+  }
+  /*! \brief Whether all queries of the block see all keys of the step. */
+  __device__ bool ShowsAll() const {
+    return words == MaskSpan::kAllQueries && keys == Below(kKeys);
   }
   /*! \brief The keys of this step that a query of the block sees, from its word. */
   __device__ uint64_t Visible(uint64_t word) const { return keys & word >> step_ * kKeys; }

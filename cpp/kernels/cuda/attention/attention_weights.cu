@@ -38,9 +38,12 @@ __global__ void __launch_bounds__(kThreads, 3)
     WeightsKernel(AttentionParams params, WeightSums sums) {
   KVCTL_DYNAMIC_SHARED(shared);
   if (params.plan->misfit != 0) return;
-  ForQueries(params, shared, [&](const WorkItem& item, int32_t query, float* q) {
-    QueryWeights<T>(params, item, query, q).AddTo(sums);
-  });
+  ForQueries(
+      params, shared,
+      [&](const WorkItem& item, int32_t query, float* q) {
+        QueryWeights<T>(params, item, query, q).AddTo(sums);
+      },
+      [](const WorkItem&) {});
 }
 
 using Kernel = void (*)(AttentionParams, WeightSums);

@@ -56,7 +56,7 @@ int32_t DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block, Block* 
 
 void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
   const size_t first_range = ranges_.size();
-  const int32_t item_queries = few_queries_ ? kFewQueries : kMaxItemQueries;
+  const int32_t item_queries = kItemQueries[item_shape_];
   int32_t tile_tokens = 1;  // a power of two, so that it divides the blocks of the mask
   while (2 * tile_tokens * shape_.group <= item_queries && 2 * tile_tokens <= kBlockQueries) {
     tile_tokens *= 2;
@@ -105,12 +105,14 @@ void DevicePlanBuilder::Cut(const std::vector<Block>& blocks) {
                     block.span_end,
                     0,
                     block.num_tiles,
+                    -1,
                     -1};
       if (pieces == 1) {
         add(item);
         before += block.num_tiles;
         continue;
       }
+      item.merge = static_cast<int32_t>(merges_.size());
       merges_.push_back(
           {item.sequence, item.kv_head, item.token_begin, item.token_end, partial_queries, pieces});
       for (int32_t piece = 0; piece < pieces; ++piece) {
@@ -174,9 +176,12 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   ranges_.clear();
   merges_.clear();
   layer_classes_.clear();
-  few_queries_ = true;
+  item_shape_ = 0;
   for (const SequencePlan& sequence : step.sequences) {
-    few_queries_ &= sequence.num_query_tokens * shape_.group <= kFewQueries;
+    while (item_shape_ + 1 < kNumItemShapes &&
+           sequence.num_query_tokens * shape_.group > kItemQueries[item_shape_]) {
+      ++item_shape_;
+    }
   }
   std::vector<const MaskPlan*> seen;
   for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
@@ -190,7 +195,7 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
 
   PlanHeader header{};
   header.num_query_tokens = step.num_query_tokens();
-  header.few_queries = few_queries_;
+  header.item_shape = item_shape_;
   header.slots = Append(step.slots.data(), step.num_query_tokens());
   header.positions = Append(step.positions.data(), step.num_query_tokens());
   header.rope =
@@ -221,6 +226,8 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   header.ranges = Append(ranges_.data(), ranges_.size());
   header.items = Append(items_.data(), items_.size());
   header.merges = Append(merges_.data(), merges_.size());
+  const std::vector<int32_t> arrivals(merges_.size(), 0);
+  header.arrivals = Append(arrivals.data(), arrivals.size());
   std::memcpy(arena_.data(), &header, sizeof(header));
 }
 

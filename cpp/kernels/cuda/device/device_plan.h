@@ -18,23 +18,25 @@ namespace kvctl::cuda {
 
 /*! \brief The most queries of a work item: (token, query head of the KV head) pairs. */
 constexpr int32_t kMaxItemQueries = 64;
-/*! \brief If no sequence has more queries than this, warps split the keys instead of the queries.
- */
-constexpr int32_t kFewQueries = 16;
+/*! \brief The queries of a work item in a step, by its shape: the least that the sequence with most
+ * has place in. With fewer, warps share the keys instead of the queries. */
+constexpr int32_t kNumItemShapes = 3;
+constexpr int32_t kItemQueries[kNumItemShapes] = {16, 32, kMaxItemQueries};
 
 /*! \brief The start of the arena: counts, and the offsets of the parts in bytes from the header. */
 struct PlanHeader {
   int32_t num_query_tokens;
-  int32_t slots;        //!< [num_query_tokens] int32
-  int32_t positions;    //!< [num_query_tokens] int32
-  int32_t rope;         //!< [num_query_tokens, rotary_dim] float: cosines, then sines
-  int32_t sequences;    //!< [num_sequences] PlanSequence
-  int32_t spans;        //!< PlanSpan
-  int32_t words;        //!< uint64
-  int32_t classes;      //!< [layer classes] PlanClass
-  int32_t items;        //!< WorkItem
-  int32_t merges;       //!< MergeItem
-  int32_t few_queries;  //!< whether the items are for kFewQueries queries
+  int32_t slots;       //!< [num_query_tokens] int32
+  int32_t positions;   //!< [num_query_tokens] int32
+  int32_t rope;        //!< [num_query_tokens, rotary_dim] float: cosines, then sines
+  int32_t sequences;   //!< [num_sequences] PlanSequence
+  int32_t spans;       //!< PlanSpan
+  int32_t words;       //!< uint64
+  int32_t classes;     //!< [layer classes] PlanClass
+  int32_t items;       //!< WorkItem
+  int32_t merges;      //!< MergeItem
+  int32_t arrivals;    //!< [merges] int32, 0: the partial results that have been written
+  int32_t item_shape;  //!< the items are for kItemQueries[item_shape] queries
   /*! \brief [num_layers] int32, the class of each layer's masks: not a kernel's argument, since a
    * later step's masks may differ in other layers than those of the step that was recorded. */
   int32_t layer_classes;
@@ -65,6 +67,7 @@ struct WorkItem {
   int32_t span_begin, span_end;    //!< of the block
   int32_t tile_begin, tile_end;    //!< counted over the block's spans
   int32_t partial;                 //!< its first partial result, or -1: writes the output
+  int32_t merge;                   //!< of all MergeItems, where it has a partial result
 };
 
 /*! \brief Partial results to merge: num_partials runs, one result per query of the item, from
@@ -88,9 +91,8 @@ struct PlanClass {
 /*! \brief Sizes that a plan depends on, beside the step. */
 struct PlanShape {
   int32_t num_layers, num_kv_heads, group, page_size;
-  /*! \brief Blocks that run at once, for items of kMaxItemQueries and of kFewQueries; work is split
-   * until all have some. */
-  int32_t num_blocks, few_blocks;
+  /*! \brief Blocks that run at once, by the shape of items; work is split until all have some. */
+  int32_t num_blocks[kNumItemShapes];
   int32_t max_partial_queries;  //!< capacity for partial results
   int32_t rotary_dim;           //!< of the rope table, 0 without one
 };
@@ -112,8 +114,8 @@ class DevicePlanBuilder {
   const PlanHeader& header() const { return *reinterpret_cast<const PlanHeader*>(arena_.data()); }
   /*! \brief The class of a layer's masks. */
   int32_t layer_class(int32_t layer) const { return layer_classes_[layer]; }
-  bool few_queries() const { return few_queries_; }
-  int32_t num_blocks() const { return few_queries_ ? shape_.few_blocks : shape_.num_blocks; }
+  int32_t item_shape() const { return item_shape_; }
+  int32_t num_blocks() const { return shape_.num_blocks[item_shape_]; }
   int32_t num_merges() const { return static_cast<int32_t>(merges_.size()); }
   const PlanShape& shape() const { return shape_; }
 
@@ -129,7 +131,7 @@ class DevicePlanBuilder {
   int32_t Append(const T* values, int64_t count);
 
   PlanShape shape_;
-  bool few_queries_ = false;
+  int32_t item_shape_ = 0;
   std::vector<uint64_t> arena_;
   std::vector<int32_t> layer_classes_;
   std::vector<PlanSpan> spans_;

@@ -45,6 +45,24 @@ cudaError_t Prepare(void (*kernel)(Parameters...), int threads, size_t shared_by
   return error;
 }
 
+/*! \brief Waits until the work before this kernel in its stream has ended and what it wrote is
+ * visible. A kernel that LaunchOverlapping launches calls it first, in every thread. */
+__device__ inline void WaitForPrevious() {
+#if defined(KVCTL_CUDA_EMULATED)
+  emulate::WaitForPrevious();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/*! \brief Lets the blocks of the next kernel, if it was launched by LaunchOverlapping, come onto
+ * the device once all blocks of this one have: they wait there. */
+__device__ inline void LetNextCome() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /*! \brief Launches a kernel, prepared before if it uses more than 48 KB of shared memory. Returns
  * the error of the launch. */
 template <typename... Parameters, typename... Arguments>
@@ -60,6 +78,35 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   });
 #endif
   return cudaGetLastError();
+}
+
+/*! \brief Launch of a kernel whose blocks may come onto the device while the one before still runs
+ * ("programmatic dependent launch"); \param overlaps whether the device can do so, from 9.0 on. */
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchOverlapping(bool overlaps, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                              size_t shared_bytes, cudaStream_t stream,
+                              const Arguments&... arguments) {
+#ifndef KVCTL_CUDA_EMULATED
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps ? 1 : 0;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+  return error == cudaSuccess ? cudaGetLastError() : error;
+#else
+  emulate::CheckPrepared(reinterpret_cast<const void*>(kernel), shared_bytes);
+  emulate::UseStream(stream);
+  emulate::Do([=, values = std::tuple<Parameters...>(Parameters(arguments)...)] {
+    emulate::Launch(grid, block, shared_bytes, [&] { std::apply(kernel, values); }, overlaps);
+  });
+  return cudaGetLastError();
+#endif
 }
 
 }  // namespace kvctl::cuda

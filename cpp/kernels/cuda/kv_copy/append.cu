@@ -58,7 +58,7 @@ __device__ void StoreVector(const Vector& vector, void* data, DType dtype, int64
  * for; otherwise the host is told. */
 __device__ bool Fits(const AppendArgs& args) {
   if (args.plan->num_query_tokens == args.num_query_tokens &&
-      args.plan->few_queries == args.few_queries) {
+      args.plan->item_shape == args.item_shape) {
     return true;
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -70,6 +70,8 @@ __device__ bool Fits(const AppendArgs& args) {
 
 /*! \brief A thread processes one vector of a head, or the two that are rotated with each other. */
 __global__ void __launch_bounds__(kThreads) AppendVectorsKernel(AppendArgs args) {
+  WaitForPrevious();
+  LetNextCome();
   if (!Fits(args)) return;
   const char* base = reinterpret_cast<const char*>(args.plan);
   const auto* slots = reinterpret_cast<const int32_t*>(base + args.plan->slots);
@@ -122,6 +124,8 @@ bool FitsVectors(const HeadRows& rows) {
 /*! \brief For what does not fit vectors. A block per token; a thread processes pairs of elements of
  * the heads of q, k and v. */
 __global__ void AppendKernel(AppendArgs args) {
+  WaitForPrevious();
+  LetNextCome();
   if (!Fits(args)) return;
   const char* base = reinterpret_cast<const char*>(args.plan);
   const auto* slots = reinterpret_cast<const int32_t*>(base + args.plan->slots);
@@ -168,22 +172,24 @@ cudaError_t PrepareAppend() {
   return error == cudaSuccess ? Prepare(AppendKernel, kThreads, 0, nullptr) : error;
 }
 
-cudaError_t Append(const AppendArgs& args, cudaStream_t stream) {
+cudaError_t Append(const AppendArgs& args, bool overlaps, cudaStream_t stream) {
   if (args.num_query_tokens == 0) return cudaSuccess;
   const bool reads_q = args.q_out.data != nullptr;
   const bool vectors = args.page.head_dim % kVector == 0 && args.rotary_dim / 2 % kVector == 0 &&
                        FitsVectors(args.k) && FitsVectors(args.v) &&
                        (!reads_q || (FitsVectors(args.q) && FitsVectors(args.q_out)));
   if (!vectors) {
-    return Launch(AppendKernel, dim3(static_cast<unsigned>(args.num_query_tokens)), dim3(kThreads),
-                  0, stream, args);
+    return LaunchOverlapping(overlaps, AppendKernel,
+                             dim3(static_cast<unsigned>(args.num_query_tokens)), dim3(kThreads), 0,
+                             stream, args);
   }
   constexpr int64_t kMostBlocks = 4096;
   const int64_t heads = (reads_q ? args.num_qo_heads : 0) + 2 * args.page.num_kv_heads;
   const int64_t units = args.num_query_tokens * heads * (args.page.head_dim / kVector);
   const auto blocks =
       static_cast<unsigned>(std::min(kMostBlocks, (units + kThreads - 1) / kThreads));
-  return Launch(AppendVectorsKernel, dim3(blocks), dim3(kThreads), 0, stream, args);
+  return LaunchOverlapping(overlaps, AppendVectorsKernel, dim3(blocks), dim3(kThreads), 0, stream,
+                           args);
 }
 
 }  // namespace kvctl::cuda

@@ -35,7 +35,7 @@ struct AppendArgs {
   const PlanHeader* plan;
   /*! \brief Of the plan that was launched for. A graph may replay the launch on another plan: then
    * no K and V are written, and misfit and the plan's are set. */
-  int32_t num_query_tokens, few_queries;
+  int32_t num_query_tokens, item_shape;
   HeadRows q, k, v;
   int32_t num_qo_heads;
   HeadRows q_out;  //!< data nullptr: q is read in place
@@ -47,7 +47,8 @@ struct AppendArgs {
 
 /*! \brief Makes the kernel ready on the current device; before the first launch. */
 cudaError_t PrepareAppend();
-cudaError_t Append(const AppendArgs& args, cudaStream_t stream);
+/*! \param overlaps Whether the device is of 9.0 or later, see LaunchOverlapping. */
+cudaError_t Append(const AppendArgs& args, bool overlaps, cudaStream_t stream);
 
 }  // namespace kvctl::cuda
 

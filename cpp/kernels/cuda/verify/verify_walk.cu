@@ -165,8 +165,9 @@ __device__ Decision Decide(Walk walk, SequenceDistributions* distributions,
   }
 }
 
-/*! \brief A block per sequence. */
-__global__ void __launch_bounds__(kMaxWalkThreads) WalkTreesKernel(VerifyParams params) {
+/*! \brief A block per sequence, one on a multiprocessor: without that bound, ptxas makes room for
+ * two and spills registers. */
+__global__ void __launch_bounds__(kMaxWalkThreads, 1) WalkTreesKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
   const VerifySequence sequence = reinterpret_cast<const VerifySequence*>(
       reinterpret_cast<const char*>(params.plan) + params.plan->sequences)[blockIdx.x];

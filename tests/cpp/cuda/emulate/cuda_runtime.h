@@ -61,12 +61,17 @@ inline int __all_sync(uint32_t mask, int predicate) {
   return all;
 }
 
-/*! \brief Threads of a block run one at a time. */
+// Blocks run one after another, so that atomic operations are plain ones and no fence is needed.
+inline void __threadfence() {}
 template <typename T>
-T atomicAdd(T* sum, T value) {
-  const T before = *sum;
-  *sum += value;
+T atomicAdd(T* address, T value) {
+  const T before = *address;
+  *address += value;
   return before;
+}
+template <typename T>
+T __ldcg(const T* address) {
+  return *address;
 }
 
 // The host API.
@@ -81,6 +86,7 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpy
 enum { cudaEventDisableTiming = 2 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -111,8 +117,10 @@ inline size_t EmulatedSharedBytes() {
 }
 /*! \brief Two multiprocessors: fewer than the blocks of most grids. */
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value =
-      attribute == cudaDevAttrMultiProcessorCount ? 2 : static_cast<int>(EmulatedSharedBytes());
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 2
+           : attribute == cudaDevAttrComputeCapabilityMajor
+               ? 9
+               : static_cast<int>(EmulatedSharedBytes());
   return cudaSuccess;
 }
 template <typename Kernel>

@@ -67,6 +67,7 @@ struct Fiber {
   void* arguments;
   std::vector<Copy> copies;
   int group = 0;
+  bool waited = false;
 };
 
 struct Block {
@@ -76,6 +77,7 @@ struct Block {
   Fiber* current = nullptr;
   const std::function<void()>* body = nullptr;
   std::vector<uint64_t> shared;
+  bool overlaps = false;
   Order order = Order::kForward;
   std::mt19937 random{1};
 };
@@ -111,6 +113,9 @@ void FinishCopies(Fiber* fiber, int upto_group) {
 void Enter() {
   (*machine.body)();
   if (!machine.current->copies.empty()) Die("a thread ended before its copies");
+  if (machine.overlaps && !machine.current->waited) {
+    Die("a thread of a kernel that overlaps did not wait for the kernel before");
+  }
   Yield(State::kDone);
   Die("a thread that had ended was resumed");
 }
@@ -130,6 +135,7 @@ void Prepare(Fiber* fiber) {
   fiber->state = State::kReady;
   fiber->copies.clear();
   fiber->group = 0;
+  fiber->waited = false;
 }
 
 /*! \brief Resumes a warp if all its lanes wait for the same operation. Returns whether it did. */
@@ -282,7 +288,11 @@ void Do(const std::function<void()>& work) {
 
 unsigned char* DynamicShared() { return reinterpret_cast<unsigned char*>(machine.shared.data()); }
 
-void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+void WaitForPrevious() { machine.current->waited = true; }
+
+void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body,
+            bool overlaps) {
+  machine.overlaps = overlaps;
   if (block.y != 1 || block.z != 1 || block.x % kWarpSize != 0 || block.x > 1024) {
     Die("blocks must be full warps in one dimension");
   }

@@ -40,8 +40,13 @@ constexpr int kWarpSize = 32;
 constexpr size_t kMaxSharedMemory = 227 * 1024;
 
 /*! \brief Runs body in every thread of the grid. Shared memory starts as NaN patterns. During a
- * capture it is only recorded. */
-void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+ * capture it is only recorded. \param overlaps Whether it may begin before the kernel before it
+ * ends. */
+void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body,
+            bool overlaps = false);
+/*! \brief What every thread of a kernel that overlaps with the one before has to call: the process
+ * ends where one does not. Nothing overlaps here. */
+void WaitForPrevious();
 /*! \brief The block's dynamic shared memory. */
 unsigned char* DynamicShared();
 
