@@ -28,5 +28,5 @@ nitpick_ignore_regex = [
     ("py:.*", r"(numpy|npt|torch|transformers|tvm|tvm_ffi|matplotlib)\..*"),
     ("py:.*", r"(os|pathlib|collections|contextlib|types|typing)\..*"),
     # Types of annotations: aliases that only type checkers see, and types of inner modules.
-    ("py:class", r"\w+|.*\._.*|kvctl\.\w+\.\w+\.\w+"),
+    ("py:class", r"\w+|.*\._.*|kvctl(\.\w+){3,}"),
 ]

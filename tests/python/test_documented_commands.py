@@ -28,10 +28,13 @@ def commands(page):
     """The commands of the blocks marked `sh`, split as a shell splits them."""
     text = (ROOT / page).read_text()
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             for command in line.split("#")[0].split("&&"):
-                if command.strip():
-                    yield shlex.split(command)
+                words = shlex.split(command)
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # a variable for it
+                    del words[0]
+                if words:
+                    yield words
 
 
 def page_commands(program):
