@@ -20,8 +20,9 @@ const QuantizedKernels& Kernels() {
   return CpuIsa() >= Isa::kAvx2 ? kQuantizedKernelsAvx2 : kQuantizedKernelsBaseline;
 }
 
-// Written by benchmarks/python/bench_linear.py --crossover: int8, int4, int4 with offset, int8
-// parts.
+// From how many rows tiles take less time: int8, int4, int4 with offset, int8 parts. The first two
+// are measured (benchmarks/python/bench_linear.py under several KVCTL_TILE_ROWS), the others
+// follow.
 constexpr int64_t kTileRows[4] = {16, 16, 16, 16};
 
 int Index(WeightType type) { return static_cast<int>(type) - static_cast<int>(WeightType::kInt8); }
