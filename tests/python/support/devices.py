@@ -77,7 +77,10 @@ def fetch(tensor) -> np.ndarray:
     """A tensor of any device and dtype as a NumPy array, floats as float64."""
     import tvm
 
-    if not isinstance(tensor, tvm.runtime.Tensor):
-        tensor = tvm.runtime.from_dlpack(tensor)
-    array = tensor.numpy()
+    if isinstance(tensor, np.ndarray):  # which TVM takes only where it happens to be aligned
+        array = tensor
+    else:
+        if not isinstance(tensor, tvm.runtime.Tensor):
+            tensor = tvm.runtime.from_dlpack(tensor)
+        array = tensor.numpy()
     return array.astype(np.float64) if array.dtype.kind not in "iub" else array
