@@ -15,11 +15,11 @@ namespace kvctl::cuda {
 /*! \brief How many blocks of a kernel ptxas makes room for on a multiprocessor; 0: as many as it
  * likes, which for some is more than fit shared memory, and registers are spilled. */
 template <int kHeadDim, int kQueryWarps, bool kShaped>
-constexpr int kLeastBlocks = kQueryWarps == 4  ? (kShaped || kHeadDim > 128 ? 2
-                                                  : kHeadDim < 128          ? 3
-                                                                            : 0)
-                             : kHeadDim == 112 ? 3
-                                               : 0;
+constexpr int kLeastBlocks = kQueryWarps == 4 ? (kShaped || kHeadDim > 128 || kHeadDim == 112 ? 2
+                                                 : kHeadDim < 128                             ? 3
+                                                                                              : 0)
+                             : kHeadDim == 112 || (kHeadDim == 80 && kShaped) ? 3
+                                                                              : 0;
 
 /*! \brief Items of 16 kQueryWarps queries. In a step with larger and smaller ones, the small get
  * warps that share their keys instead of warps without queries. */
