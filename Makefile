@@ -135,7 +135,7 @@ HEAD := build/heads/smollm2_eagle3
 MEDUSA := build/heads/smollm2_medusa
 DRAFTERS ?= all model:directory=$(DRAFT_MODEL),length=4,how=independent@block \
   head:directory=$(HEAD),nodes=8 head:directory=$(HEAD),length=6,branching=8,beam=8,nodes=24 \
-  head:directory=$(MEDUSA),nodes=8 head:directory=$(HEAD),length=4,nodes=6+suffix
+  head:directory=$(MEDUSA),nodes=8 head:directory=$(HEAD),nodes=8+suffix
 TOKENS ?= 40
 SAMPLED_TOKENS ?= 28
 PASSES ?= 1
