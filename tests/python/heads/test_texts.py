@@ -68,7 +68,7 @@ def make_head(folder, checkpoint, kind):
 def drafters(head, kind):
     """Return a drafter of each way to draft with a head."""
     if kind == "medusa":
-        return {"medusa": Always(head.drafter(nodes=6))}
+        return {"medusa": Always(head.drafter(nodes=6, adapt=False))}
     return {
         "chain": HeadDrafter(head, length=3),
         "eagle2": HeadDrafter(head, branching=4, beam=4, length=3, nodes=10),

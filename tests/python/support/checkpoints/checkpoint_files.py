@@ -69,8 +69,8 @@ def write_gguf(
     for key, value in metadata.items():
         writer.add_uint32(f"llama.{key}", value)
     for key, value in (more or {}).items():
-        kind = {str: "string", bool: "bool", float: "float32", int: "uint32"}[type(value)]
-        getattr(writer, f"add_{kind}")(f"llama.{key}", value)
+        of = {str: "string", bool: "bool", float: "float32", int: "uint32"}[type(value)]
+        getattr(writer, f"add_{of}")(f"llama.{key}", value)
     for key, value in (tokenizer or {}).items():
         getattr(writer, "add_array" if isinstance(value, list) else "add_string")(key, value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
