@@ -148,7 +148,11 @@ def test_a_head_learns(kind, collection, checkpoint, runner, prompts, tmp_path):
 
 
 def _verified(head, kind):
-    return HeadDrafter(head, length=3) if kind == "eagle3" else Always(head.drafter(nodes=3))
+    return (
+        HeadDrafter(head, length=3)
+        if kind == "eagle3"
+        else Always(head.drafter(nodes=3, adapt=False))
+    )
 
 
 class Interrupted(Exception):
