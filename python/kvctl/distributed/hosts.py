@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tvm_ffi import get_global_func, register_global_func
@@ -65,6 +66,7 @@ class Hosts:
 
             thread = Thread(target=listen, daemon=True)
             thread.start()
+            _wait_until_it_listens(self._port + 1)  # a machine that calls too early gives up
             # Disco numbers machines as they come: one is told after the other.
             for number in range(1, workers):
                 told = {"token": self.token, "number": number, "port": self._port + 1}
@@ -160,6 +162,19 @@ def _arrive(address: str, port: int) -> socket.socket:
             if time.monotonic() > patience:
                 raise
             time.sleep(0.2)
+
+
+def _wait_until_it_listens(port: int) -> None:
+    """Wait for Disco's own server, without a connection that it would take for a machine's."""
+    patience = time.monotonic() + _ARRIVAL_SECONDS
+    while time.monotonic() < patience:
+        for table in ("tcp", "tcp6"):
+            path = Path("/proc/self/net") / table
+            for line in path.read_text().splitlines()[1:] if path.exists() else ():
+                _, here, _, state = line.split()[:4]
+                if here.endswith(f":{port:04X}") and state == "0A":
+                    return
+        time.sleep(0.01)
 
 
 def follow(address: str, port: int) -> None:
