@@ -128,3 +128,21 @@ def test_a_model_of_q4_1_keeps_its_weights(tmp_path, dtype, nbytes):
     np.testing.assert_array_equal(dequantized(blocks), checkpoint.tensor(name))
     saved = b"".join(file.read_bytes() for file in sorted(compiled.glob("params_shard_*.bin")))
     assert blocks.shape[-1] == nbytes and blocks.tobytes() in saved
+
+
+@pytest.mark.parametrize("kinds", [{"Q5_0"}, {"Q4_0", "Q5_0"}])
+def test_int4_keeps_five_bits_without_an_offset_in_eight(tmp_path, monkeypatch, kinds):
+    path = write_gguf(tmp_path / "model.gguf", kind="Q5_0")
+    if len(kinds) > 1:  # as if every second layer had 4 bits
+        of = lambda self, name: "Q4_0" if ".1." in name else "Q5_0"  # noqa: E731
+        monkeypatch.setattr(GGUFCheckpoint, "kind", of)
+    compiled = compile_model(path, tmp_path / "m", dtype="int4")
+    saved = b"".join(file.read_bytes() for file in sorted(compiled.glob("params_shard_*.bin")))
+    for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
+        weight = GGUFCheckpoint(path).tensor(f"model.layers.0.{part}.weight")
+        quantize = tvm_ffi.get_global_func("kvctl.model.quantize")
+        blocks = np.from_dlpack(quantize(tvm_ffi.from_dlpack(weight), 8))
+        scale = np.ascontiguousarray(blocks[..., :2]).view(np.float16).astype(np.float32)
+        kept = scale * np.ascontiguousarray(blocks[..., 2:]).view(np.int8)
+        np.testing.assert_array_equal(kept.reshape(weight.shape), weight)
+        assert blocks.tobytes() in saved

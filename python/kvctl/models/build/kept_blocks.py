@@ -46,7 +46,8 @@ def kept_blocks(checkpoint: Checkpoint, dtype: str) -> dict[str, str]:
         names = [name.format(layer) for layer in range(config.num_hidden_layers)]
         kinds = [of for one in dict.fromkeys(names) for of in parameter_kinds(checkpoint, one)]
         found[kind] = block_type(kinds, bits)
-    return {kind: of for kind, of in found.items() if of is not None and of in KEPT.values()}
+    # With int4 "int8" too: weights of Q5_0 keep their bits only there.
+    return {kind: of for kind, of in found.items() if of not in (None, dtype)}
 
 
 def kept_chunks(checkpoint: Checkpoint, param: ParamSpec) -> Iterator[npt.NDArray[np.uint8]]:
