@@ -66,7 +66,7 @@ void ObservePages(const AttentionArgs& args, const AttentionShape& shape, Attent
       ChunkKeys chunk = s.chunks[0];
       finder.Find(walker, &chunk);
       if (PacksAlways(args)) {
-        chunk = PackChunk<T>(chunk, finder.value_offset(), args.head_dim, false, s);
+        chunk = PackChunk<T>(chunk, 0, args.head_dim, true, s);  // scores need no values
       }
       for (int32_t token = begin; token < unit.token_end; token += shape.tile_tokens) {
         const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
