@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "kernels/cpu/attention/attention_micro-inl.h"
+#include "kernels/cpu/simd/tile_config-inl.h"
 #include "kernels/cpu/simd/vec-inl.h"
 
 namespace kvctl {
@@ -53,19 +54,11 @@ inline void PackQuery(const From* from, int32_t head_dim, float scale, float* to
 class ScoreUnit {
  public:
   explicit ScoreUnit(int32_t queries) {
-    struct alignas(64) {
-      uint8_t palette = 1;
-      uint8_t start_row = 0;
-      uint8_t reserved[14] = {};
-      uint16_t line_bytes[16] = {};
-      uint8_t rows[16] = {};
-    } config;
-    static_assert(sizeof(config) == 64, "the processor's layout");
+    TileConfig config;
     for (int tile = 0; tile < 8; ++tile) {
-      config.line_bytes[tile] = kTileLine;
-      config.rows[tile] = static_cast<uint8_t>(tile < 6 ? std::min(queries, kTileRows) : kTileRows);
+      config.Set(tile, tile < 6 ? std::min(queries, kTileRows) : kTileRows, kTileLine);
     }
-    _tile_loadconfig(&config);
+    config.Load();
   }
   ~ScoreUnit() { _tile_release(); }
 };
@@ -142,6 +135,7 @@ inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, cons
                          bool, Fetcher* fetcher, int32_t fetch_bytes, float* scores,
                          int64_t stride) {
   const int32_t parts = (queries + 2 * kTileRows - 1) / (2 * kTileRows);
+  Written(panel);
   for (int32_t query = 0; query < queries; query += 2 * kTileRows) {
     fetcher->FetchBytes(fetch_bytes / parts);
     const int32_t count = std::min(queries - query, 2 * kTileRows);

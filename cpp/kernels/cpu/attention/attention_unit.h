@@ -89,7 +89,7 @@ inline uint64_t LowestBits(int32_t n) {
   return n >= kTileKeys ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
 }
 
-/*! \brief Query queries of each token of a unit. */
+/*! \brief Queries of each token of a unit. */
 inline int32_t QueriesPerToken(const AttentionShape& shape, const AttentionUnit& unit) {
   return shape.group * unit.num_heads;
 }

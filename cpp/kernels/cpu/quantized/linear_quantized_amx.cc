@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "kernels/cpu/quantized/linear_quantized.h"
+#include "kernels/cpu/simd/tile_config-inl.h"
 
 namespace kvctl {
 namespace {
@@ -18,28 +19,14 @@ constexpr int kLineBytes = 64;  // of a line of a tile: four inputs of each colu
 constexpr int kQuadBytes = 4 * kQuantizedWidth;
 constexpr int64_t kAheadBytes = 8192;
 
-/*! \brief What the instruction that configures the tiles reads. */
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t line_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-static_assert(sizeof(TileConfig) == 64, "the processor's layout");
-
-/*! \brief Memory that an instruction reads of which the compiler does not know that it does. */
-void Written(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
-
 /*! \brief Tiles 0 to 3 are sums, 4 and 5 inputs, 6 and 7 weights. */
 void Configure(int rows, int inputs) {
   TileConfig config;
   for (int tile = 0; tile < 8; ++tile) {
-    config.line_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? inputs : kLineBytes);
-    config.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : inputs / 4);
+    const bool is_input = tile == 4 || tile == 5;
+    config.Set(tile, tile < 6 ? rows : inputs / 4, is_input ? inputs : kLineBytes);
   }
-  Written(&config);
-  _tile_loadconfig(&config);
+  config.Load();
 }
 
 __m512 LoadHalves(const uint8_t* p) {

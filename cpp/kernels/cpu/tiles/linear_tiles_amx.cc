@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/simd/tile_config-inl.h"
 #include "kernels/cpu/tiles/linear_tiles.h"
 
 namespace kvctl {
@@ -11,26 +12,13 @@ constexpr int64_t kGroupBlocks = 8;  // blocks of rows that pass over a chunk be
 constexpr int64_t kAheadSteps = 6;   // how far ahead of the products weights are asked for
 constexpr int kSums = kTileSide * kTilePanelWidth;  // of a block of rows
 
-/*! \brief What the instruction that configures the tiles reads. */
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t line_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-static_assert(sizeof(TileConfig) == 64, "the processor's layout");
-
 /*! \brief Tiles 0 to 3 are sums, 4 and 5 inputs, 6 and 7 weights. */
 void Configure(int rows) {
   TileConfig config;
   for (int tile = 0; tile < 8; ++tile) {
-    config.line_bytes[tile] = kTileLine;
-    config.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kTileSide);
+    config.Set(tile, tile < 6 ? rows : kTileSide, kTileLine);
   }
-  // The compiler does not know that the instruction reads all of it.
-  __asm__ volatile("" : : "r"(&config) : "memory");
-  _tile_loadconfig(&config);
+  config.Load();
 }
 
 /*!
