@@ -72,7 +72,7 @@ class Hosts:
                 told = {"token": self.token, "number": number, "port": self._port + 1}
                 self.ports[number].send(VALUE, 0, json.dumps(told).encode())
                 self.ports[number].socket.settimeout(_ARRIVAL_SECONDS)
-                next(iter(self.ports[number].receive()))  # its local session is there
+                self.ports[number].receive_one()  # its local session is there
                 self.ports[number].socket.settimeout(None)
             thread.join()
         return made.pop()
@@ -190,7 +190,7 @@ def follow(address: str, port: int) -> None:
     end.settimeout(None)
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     control = Port(end)
-    told = json.loads(next(iter(control.receive())).payload)
+    told = json.loads(control.receive_one().payload)
     worker = Worker(told["number"], control, end.getsockname()[0])
     WORKERS[told["token"]] = worker
 

@@ -18,6 +18,8 @@ _HEADER = struct.Struct("<cqI")
 ALIVE, DONE, FAILED, VALUE = b"H", b"K", b"E", b"S"
 #: Controller to worker: close the connections of the collectives. `VALUE` goes both ways.
 BREAK = b"B"
+#: More than any message has. The other end may be another program's.
+_MOST_BYTES = 1 << 24
 
 
 class Message(NamedTuple):
@@ -57,23 +59,48 @@ class Port:
         Raises
         ------
         EOFError
-            If the other end is closed.
+            If the other end is closed, or sends what is no message.
         """
+        self._read()
+        while (message := self._take()) is not None:
+            yield message
+
+    def receive_one(self) -> Message:
+        """Wait for one message.
+
+        Raises
+        ------
+        EOFError
+            As :meth:`receive`.
+        TimeoutError
+            If the socket has a timeout, and nothing comes for so long.
+        """
+        while (message := self._take()) is None:
+            self._read()
+        return message
+
+    def _read(self) -> None:
         try:
             data = self.socket.recv(1 << 16)
         except ConnectionError:
             data = b""
         if not data:
-            raise EOFError
+            raise EOFError("the other end of a worker's socket is closed")
         self._data += data
-        while len(self._data) >= _HEADER.size:
-            kind, number, length = _HEADER.unpack_from(self._data)
-            end = _HEADER.size + length
-            if len(self._data) < end:
-                return
-            payload = bytes(self._data[_HEADER.size : end])
-            del self._data[:end]
-            yield Message(kind, number, payload)
+
+    def _take(self) -> Message | None:
+        """Take the first message out of the data, if it is complete."""
+        if len(self._data) < _HEADER.size:
+            return None
+        kind, number, length = _HEADER.unpack_from(self._data)
+        if length > _MOST_BYTES:
+            raise EOFError(f"a message to a worker has at most {_MOST_BYTES} bytes, not {length}")
+        end = _HEADER.size + length
+        if len(self._data) < end:
+            return None
+        payload = bytes(self._data[_HEADER.size : end])
+        del self._data[:end]
+        return Message(kind, number, payload)
 
     def close(self) -> None:
         """Close this end."""
