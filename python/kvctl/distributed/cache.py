@@ -32,7 +32,8 @@ class DistributedKVCache(PagedKVCache):
     and changes nothing. The other workers have the same sequences and pages; they follow before
     their next step, and one that cannot ends the session.
 
-    Once the session is closed, removing and aborting do nothing: worker 0 may still be in a step.
+    A closed session's cache can be read, and its sequences removed. Where worker 0 could not leave
+    its step, since a machine was stopped, removing does nothing.
 
     K and V lie with the worker that has their heads, so steps are the model's alone: there is no
     ``begin_forward`` and no attention from Python.
@@ -42,6 +43,9 @@ class DistributedKVCache(PagedKVCache):
         super().__init__(handle)
         self._journal = journal
 
+    def __contains__(self, seq_id: int) -> bool:
+        return not self._journal.is_stuck() and super().__contains__(seq_id)
+
     def add_sequence(self, seq_id: int) -> None:
         """Add an empty sequence."""
         super().add_sequence(seq_id)
@@ -49,7 +53,7 @@ class DistributedKVCache(PagedKVCache):
 
     def remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence; its checkpoints become invalid."""
-        if self._journal.is_closed():
+        if self._journal.is_stuck():
             return
         super().remove_sequence(seq_id)
         self._journal.add("vm.kv_state_remove_sequence", Own.CACHE, seq_id)
@@ -61,7 +65,7 @@ class DistributedKVCache(PagedKVCache):
 
     def clear(self) -> None:
         """Remove every sequence."""
-        if self._journal.is_closed():
+        if self._journal.is_stuck():
             return
         super().clear()
         self._journal.add("vm.kv_state_clear", Own.CACHE)
@@ -81,7 +85,7 @@ class DistributedKVCache(PagedKVCache):
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Drop the pending nodes of the given sequences, of all by default."""
-        if self._journal.is_closed():
+        if self._journal.is_stuck():
             return
         ids = None if seq_ids is None else to_shape(seq_ids, "seq_ids", ordered=False)
         super().abort(ids)

@@ -44,7 +44,7 @@ class ModelRunner(compiled.ModelRunner):
         super().__init__(session.first.take_result(), directory)
         if isinstance(self._cache, ReplayingCache):
             raise NotImplementedError("models with recurrent layers run on one worker")
-        journal = Journal(lambda: session.closed)
+        journal = Journal(session.is_stuck)
         self._cache = DistributedKVCache(self._cache.handle, journal)
         splits = ffi.runner.get_logit_columns(self._handle) < self.vocab_size
         self._calls = WorkerCalls(

@@ -71,6 +71,7 @@ class Session:
         self._lock = RLock()
         self._numbers = itertools.count(1)
         self._meetings = itertools.count(1)
+        self._sent = 0  # the number of the last call that worker 0 makes
         cores = len(os.sched_getaffinity(0))
         local = 1 if hosts else workers
         self.threads = max(1, cores // local) if threads is None else threads
@@ -170,6 +171,8 @@ class Session:
             ended = self._processes.ended()
             if ended is not None:
                 self.give_up(ended, self._processes.how_it_ended(ended), doing)
+            if who & 1:
+                self._sent = number
             try:
                 self._send(function, number, args)
                 self._collect(reports, doing)
@@ -294,6 +297,8 @@ class Session:
             _OPEN.discard(self)
             if kill:
                 self._processes.kill()  # which wakes worker 0, if it waits for one of them
+            # Its cache is the user's, who removes what the step had begun.
+            self.first.has_ended(self._sent, _GOODBYE_SECONDS)
             # Disco's session joins the thread of worker 0, which is in a collective perhaps.
             ending = Thread(target=self._end_disco, daemon=True)
             ending.start()
@@ -304,6 +309,13 @@ class Session:
             if not ending.is_alive():
                 self.first.port.close()
                 WORKERS.pop(self._token, None)
+
+    def is_stuck(self) -> bool:
+        """Return whether worker 0 is in a call that the session did not wait for.
+
+        It waits for a machine that is stopped, up to the timeout of the collectives.
+        """
+        return self.closed and not self.first.has_ended(self._sent)
 
     def _end_disco(self) -> None:
         if hasattr(self, "_disco") and self._processes.may_end((self._disco, self._functions)):

@@ -56,7 +56,9 @@ class Worker:
         self._cache: Any = None
         self._kept: dict[int, Any] = {}
         self._made = 0  # calls of the controller's journal
-        self._last = 0  # the number of the last thing done
+        self._last = 0  # the number of the last thing begun
+        self._ended = 0  # and of the last one that has ended
+        self._left = Condition()
         self._close_connections: Callable[[], None] | None = None
         self._values: dict[str, bytes] = {}
         self._arrived = Condition()
@@ -177,6 +179,15 @@ class Worker:
             self.port.send(kind, number, payload)
         except OSError:
             pass  # the controller is gone, and Disco's channel says so, too
+        # Last: worker 0's thread must have left Python when the controller's process ends.
+        with self._left:
+            self._ended = number
+            self._left.notify_all()
+
+    def has_ended(self, number: int, seconds: float = 0.0) -> bool:
+        """Return whether a call has ended here, or does within `seconds`; any thread."""
+        with self._left:
+            return self._left.wait_for(lambda: self._ended >= number, seconds)
 
     def take_result(self) -> Any:
         """Return what the last call returned, and keep it no longer."""

@@ -17,16 +17,31 @@ CONTROLLER = """
 import json, os, signal, sys, time
 import kvctl
 from kvctl.distributed import ModelRunner, WorkerError
-directory, *hosts = sys.argv[1:]
+directory, when, *hosts = sys.argv[1:]
+held = []
+
+
+def hold(*_):
+    # Worker 0 stays within its step until the other host has ended, and longer.
+    if when == "within a step" and not held:
+        held.append(print("holding", flush=True))
+        sys.stdin.readline()
+        time.sleep(0.5)
+
+
 with ModelRunner.load(directory, hosts=hosts, port=9190) as runner:
     tokens = kvctl.generate(runner, [1, 2, 3, 4, 2, 3], max_new_tokens=20).tokens
     print(json.dumps(tokens), flush=True)
-    sys.stdin.readline()
+    if when == "between steps":
+        print("holding", flush=True)
+        sys.stdin.readline()
     begun = time.monotonic()
     try:
-        kvctl.generate(runner, [1, 2, 3, 4, 2, 3], max_new_tokens=20)
+        with runner.functions.instrumented(hold):
+            kvctl.generate(runner, [1, 2, 3, 4, 2, 3], max_new_tokens=20)
     except WorkerError as error:
-        print(json.dumps([str(error), time.monotonic() - begun]), flush=True)
+        left = runner.cache.sequence_ids
+        print(json.dumps([str(error), time.monotonic() - begun, left]), flush=True)
 """
 
 
@@ -66,20 +81,23 @@ def _run(inside, *arguments):
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_the_same_text_and_the_death_of_a_host(gloo, namespaces, sharded_model, tiny_model):
+@pytest.mark.parametrize("when", ["between steps", "within a step"])
+def test_the_same_text_and_the_death_of_a_host(gloo, namespaces, sharded_model, tiny_model, when):
     (first, address), (second, other) = namespaces
-    controller = _run(first, "-c", CONTROLLER, str(sharded_model), address, other)
+    controller = _run(first, "-c", CONTROLLER, str(sharded_model), when, address, other)
     host = _run(second, "-m", "kvctl.distributed.host", address, "9190")
     try:
         tokens = json.loads(controller.stdout.readline() or controller.stderr.read())
         alone = kvctl.ModelRunner.load(tiny_model)
         assert tokens == kvctl.generate(alone, PROMPT, max_new_tokens=20).tokens
+        assert controller.stdout.readline() == "holding\n"
         host.kill()
         host.wait()
         print(file=controller.stdin, flush=True)
-        said, seconds = json.loads(controller.stdout.readline() or controller.stderr.read())
+        said, seconds, left = json.loads(controller.stdout.readline() or controller.stderr.read())
         assert f"worker 1 (on {other}) has ended" in said and seconds < 10
-        assert controller.wait(timeout=30) == 0
+        assert left == []  # generate has removed its sequences
+        assert controller.wait(timeout=30) == 0, controller.stderr.read()
     finally:
         for process in (controller, host):
             process.kill()
