@@ -30,6 +30,7 @@ DRAFTERS: dict[str, Callable[..., Drafter]] = {
     "suffix": SuffixDrafter,
 }
 
+_COMMA = " (a comma stands between options, so no value has one)"
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -76,9 +77,17 @@ def make_drafter(spec: str, runner: Any = None) -> Drafter:
         raises.
     """
     if "+" in spec:
-        return MixedDrafter(*(make_drafter(part, runner) for part in spec.split("+")))
+        parts = spec.split("+")
+        for part in parts:  # before any of them reads files
+            try:
+                _named(part.partition(":")[0])
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} (a + stands between drafters, so no value has one)"
+                ) from error
+        return MixedDrafter(*(make_drafter(part, runner) for part in parts))
     name, _, rest = spec.partition(":")
-    make = DRAFTERS.get(name) or _imported(name)
+    make = _named(name)
     parameters = _parameters(make)
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
@@ -87,7 +96,7 @@ def make_drafter(spec: str, runner: Any = None) -> Drafter:
             known = [key for key, hint in parameters.items() if _is_option(key, hint)]
             raise ValueError(
                 f"the drafter {name} has no option {part!r}; its options are "
-                f"{', '.join(known) or 'none'}"
+                f"{', '.join(known) or 'none'}{_COMMA if options and not equals else ''}"
             )
         if key in options:
             raise ValueError(f"the option {key} of the drafter {name} is given twice")
@@ -95,6 +104,11 @@ def make_drafter(spec: str, runner: Any = None) -> Drafter:
     if "runner" in parameters:
         options["runner"] = runner
     return make(**options)
+
+
+def _named(name: str) -> Callable[..., Drafter]:
+    """Return the class or function that a name stands for."""
+    return DRAFTERS.get(name) or _imported(name)
 
 
 def _imported(name: str) -> Callable[..., Drafter]:

@@ -86,6 +86,22 @@ def test_what_is_wrong_is_refused(monkeypatch, spec, message):
         make_drafter(spec)
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no/such+head", r"there is no drafter 'head'.*a \+ stands between drafters"),
+        ("no/such,head", r"no option 'head'.*a comma stands between options"),
+    ],
+)
+def test_what_stands_between_parts_is_no_part_of_a_path(monkeypatch, path, message):
+    def reads(*, path: str) -> Drafter:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setitem(DRAFTERS, "reads", reads)
+    with pytest.raises(ValueError, match=message):
+        make_drafter(f"reads:path={path}")
+
+
 def test_registering(monkeypatch):
     monkeypatch.delitem(DRAFTERS, "other", raising=False)
     register_drafter("other", Mine)
