@@ -346,6 +346,21 @@ TEST(CudaAttentionIsTheSameWithTwoStagesAndThree) {
   });
 }
 
+TEST(CudaAttentionLoadsTheNextItemsQueriesOnlyWhereNoThreadReads) {
+  // A block merges 16 rows, whose warps share the keys, and goes on with 36, whose warps do not.
+  const int32_t past = 1300;
+  PagedLayer layer(Shape{4, 1, 64, 16}, DType::kFloat16, 200, 3);
+  std::vector<TestSequence> batch;
+  batch.emplace_back(&layer, past, std::vector<int32_t>{}, 4, 4);
+  batch.emplace_back(&layer, past, std::vector<int32_t>{}, 9, 9);
+  const std::vector<float> q = Rounded(layer, layer.Random(13 * 4 * 64));
+  const std::vector<float> want = Attend(layer, batch, {}, q, {});
+  InEveryOrder([&] {
+    const Output output = AttendCuda(layer, batch, {}, q, {});
+    EXPECT(RelativeError(output.out, want) < 2e-3);
+  });
+}
+
 TEST(CudaAttentionUnderRandomMasksAgreesWithFloat64) {
   PagedLayer layer(Shape{6, 2, 64, 16}, DType::kBFloat16, 600, 3);
   const std::vector<int32_t> all = layer.free;

@@ -34,11 +34,11 @@ class AttentionBlock {
   __device__ AttentionBlock(const AttentionParams& params, int32_t stages, unsigned char* shared)
       : params_(params),
         num_stages_(stages),
-        queries_(reinterpret_cast<T*>(shared)),
-        stages_(reinterpret_cast<T*>(shared + S::kQueryBytes + S::kRingBytes + S::kFlagBytes)),
-        offsets_(reinterpret_cast<int64_t*>(shared + S::kQueryBytes)),
+        flag_(reinterpret_cast<int32_t*>(shared)),
+        queries_(reinterpret_cast<T*>(shared + S::kFlagBytes)),
+        offsets_(reinterpret_cast<int64_t*>(shared + S::kFlagBytes + S::kQueryBytes)),
         positions_(reinterpret_cast<float*>(offsets_ + S::kRing * S::kKeys)),
-        flag_(reinterpret_cast<int32_t*>(shared + S::kQueryBytes + S::kRingBytes)),
+        stages_(reinterpret_cast<T*>(positions_ + S::kRing * S::kKeys)),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
         query_warp_(warp_ % kQueryWarps),
@@ -383,11 +383,11 @@ class AttentionBlock {
 
   const AttentionParams& params_;
   const int32_t num_stages_;
+  int32_t* flag_;
   T* queries_;
-  T* stages_;
   int64_t* offsets_;  // [kRing, kKeys]
   float* positions_;  // [kRing, kKeys]
-  int32_t* flag_;
+  T* stages_;
   const int32_t warp_, lane_, query_warp_, key_warp_;
   WorkItem item_;
   PlanSequence sequence_;

@@ -39,9 +39,11 @@ struct TileShape {
   /*! \brief Steps whose addresses and positions are kept: those in the stages and one more. */
   static constexpr int kRing = kMaxStages + 1;
   static constexpr int kRingBytes = kRing * kKeys * (8 + 4);
+  /*! \brief LastOf's flag, the first in shared memory of every shape: a thread may read it while
+   * another already loads the queries of the next item, which may be of another shape. */
   static constexpr int kFlagBytes = 16;
   static constexpr int SharedBytes(int stages) {
-    return kQueryBytes + kRingBytes + kFlagBytes + stages * kStageBytes;
+    return kFlagBytes + kQueryBytes + kRingBytes + stages * kStageBytes;
   }
 };
 

@@ -96,16 +96,20 @@ void Yield(State state) {
   kvctl_emulate_switch(&self->top, machine.scheduler);
 }
 
+void Arrive(const Copy& copy) {
+  std::memset(copy.target, 0, 16);
+  if (copy.bytes > 0) std::memcpy(copy.target, copy.source, copy.bytes);
+}
+
 void FinishCopies(Fiber* fiber, int upto_group) {
   auto& copies = fiber->copies;
   size_t kept = 0;
   for (const Copy& copy : copies) {
     if (copy.group > upto_group) {
       copies[kept++] = copy;
-      continue;
+    } else {
+      Arrive(copy);
     }
-    std::memset(copy.target, 0, 16);
-    if (copy.bytes > 0) std::memcpy(copy.target, copy.source, copy.bytes);
   }
   copies.resize(kept);
 }
@@ -334,7 +338,12 @@ void CopyAsync(void* target, const void* source, int source_bytes) {
   }
   Fiber* self = machine.current;
   std::memset(target, 0xFF, 16);
-  self->copies.push_back({target, source, source_bytes, self->group});
+  const Copy copy{target, source, source_bytes, self->group};
+  if (machine.order == Order::kBackward) {
+    Arrive(copy);
+  } else {
+    self->copies.push_back(copy);
+  }
 }
 
 void CommitCopies() { ++machine.current->group; }

@@ -30,7 +30,8 @@ struct dim3 {
 extern thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 /*! \brief The order in which the threads of a block run: each warp from the first (or the last) on
- * runs as far as it can before the next; or all advance together, shuffled. */
+ * runs as far as it can before the next; or all advance together, shuffled. Asynchronous copies
+ * arrive as late as they may, backward as early. */
 enum class Order { kForward, kBackward, kShuffled };
 /*! \brief Applies to later launches. */
 void SetOrder(Order order);
@@ -83,8 +84,8 @@ void SyncWarp();
 void Collective(void (*operation)(void* const* lanes), void* mine);
 
 /*!
- * \brief cp.async. The copy happens only when the thread waits for it; until then the target holds
- * NaN patterns.
+ * \brief cp.async. The copy happens only when the thread waits for it, and until then the target
+ * holds NaN patterns; in backward order it happens at once.
  * \param source_bytes Of 16; the rest is filled with zeros.
  */
 void CopyAsync(void* target, const void* source, int source_bytes);
