@@ -39,21 +39,30 @@ bool IsExact(const float* w, float scale, int low, int high) {
   return true;
 }
 
+/*! \brief The scale with which every weight is exact, the largest being q or -q times it; or 0. */
+float ExactScale(const float* w, float largest, int q, int low, int high) {
+  const float scale = largest / static_cast<float>(-q);
+  // A float16 has 13 bits less: almost every scale of other weights ends here.
+  if ((ToBits(scale) & 0x1fff) != 0 || ToScale(scale) != scale) return 0.0f;
+  if (IsExact(w, scale, low, high)) return scale;
+  return IsExact(w, -scale, low, high) ? -scale : 0.0f;
+}
+
 /*! \brief The scale of a block of integers from low to high. */
-float ScaleOf(const float* w, int low, int high) {
+float ScaleOf(const float* w, WeightType type, int low, int high) {
   const float largest = Largest(w);
-  // With 4 bits there is one integer more below zero than above: the largest weight takes it.
-  const float usual = ToScale(low == -high ? std::fabs(largest) / static_cast<float>(high)
-                                           : largest / static_cast<float>(low));
+  // With 4 bits the largest weight takes the integer that only negative ones have; with 8 bits that
+  // one is left to weights that were quantised before.
+  const float usual =
+      ToScale(type == WeightType::kInt8 ? std::fabs(largest) / static_cast<float>(high)
+                                        : largest / static_cast<float>(low));
   if (usual == 0.0f || !std::isfinite(usual) || IsExact(w, usual, low, high)) return usual;
-  for (int q = -low; q >= 1; --q) {
-    const float scale = largest / static_cast<float>(-q);
-    // A float16 has 13 bits less: almost every scale of other weights ends here.
-    if ((ToBits(scale) & 0x1fff) != 0 || ToScale(scale) != scale) continue;
-    if (IsExact(w, scale, low, high)) return scale;
-    if (IsExact(w, -scale, low, high)) return -scale;
+  for (int q = high; q >= 1; --q) {
+    const float scale = ExactScale(w, largest, q, low, high);
+    if (scale != 0.0f) return scale;
   }
-  return usual;
+  const float scale = ExactScale(w, largest, -low, low, high);
+  return scale != 0.0f ? scale : usual;
 }
 
 int Quantized(float weight, float scale, int low, int high) {
@@ -66,8 +75,8 @@ int Quantized(float weight, float scale, int low, int high) {
 
 void QuantizeBlock(const float* w, WeightType type, uint8_t* block) {
   const bool bytes = type == WeightType::kInt8;
-  const int low = bytes ? -127 : -8, high = bytes ? 127 : 7;
-  const float scale = ScaleOf(w, low, high);
+  const int low = bytes ? -128 : -8, high = bytes ? 127 : 7;
+  const float scale = ScaleOf(w, type, low, high);
   Float16 half;
   FromFloat(scale, &half);
   std::memcpy(block, &half, sizeof(half));

@@ -130,6 +130,24 @@ TEST(WeightsThatWereQuantizedBeforeAreNotRoundedAgain) {
   for (WeightType type : kTypes) EXPECT(Dequantized(Quantized(zero, type), type) == zero);
 }
 
+TEST(TheLeastByteIsKeptToo) {
+  // GGUF's Q8_0 has -128 where another program than llama.cpp wrote it.
+  std::mt19937 random(7);
+  for (float scale : {0.25f, -0.25f, 1.0f / 512}) {
+    Weight weight(3, 32, WeightType::kInt8);
+    for (float& w : weight.plain) {
+      w = scale * static_cast<float>(static_cast<int>(random() % 255) - 127);
+    }
+    for (size_t b = 0; b < weight.plain.size(); b += 32) weight.plain[b + 5] = -128 * scale;
+    EXPECT(Dequantized(Quantized(weight.plain, WeightType::kInt8), WeightType::kInt8) ==
+           weight.plain);
+    PackLinear(weight.plain.data(), 3, 32, WeightType::kInt8, LinearBackend::kOwn, weight.packed);
+    std::vector<float> x(17 * 32);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = i % 32 == 5 ? 127.0f : float(i % 7) - 3;
+    for (int64_t m : {1, 17}) EXPECT_EQ(WorstError(weight, x, m, Run(weight, x, m), 1.0), 0.0);
+  }
+}
+
 TEST(QuantizedLinearAgreesWithDoubles) {
   for (WeightType type : kTypes) {
     for (auto [n, k] : kQuantizedShapes) {
