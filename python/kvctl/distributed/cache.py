@@ -10,7 +10,7 @@ from .._ffi.integers import to_shape
 from ..cache.contents import kept_indices
 from ..cache.paged_kv_cache import PagedKVCache
 from .journal import Journal
-from .program import Kept, Own
+from .program import Call, Kept, Own, function
 
 if TYPE_CHECKING:
     import os
@@ -48,48 +48,38 @@ class DistributedKVCache(PagedKVCache):
 
     def add_sequence(self, seq_id: int) -> None:
         """Add an empty sequence."""
-        super().add_sequence(seq_id)
-        self._journal.add("vm.kv_state_add_sequence", Own.CACHE, seq_id)
+        self._change("vm.kv_state_add_sequence", seq_id)
 
     def remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence; its checkpoints become invalid."""
-        if self._journal.is_stuck():
-            return
-        super().remove_sequence(seq_id)
-        self._journal.add("vm.kv_state_remove_sequence", Own.CACHE, seq_id)
+        if not self._journal.is_stuck():
+            self._change("vm.kv_state_remove_sequence", seq_id)
 
     def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
         """Make ``child`` a copy of the first ``position`` tokens of ``parent``."""
-        super().fork_sequence(parent, child, position)
-        self._journal.add("vm.kv_state_fork_sequence", Own.CACHE, parent, child, position)
+        self._change("vm.kv_state_fork_sequence", parent, child, position)
 
     def clear(self) -> None:
         """Remove every sequence."""
-        if self._journal.is_stuck():
-            return
-        super().clear()
-        self._journal.add("vm.kv_state_clear", Own.CACHE)
+        if not self._journal.is_stuck():
+            self._change("vm.kv_state_clear")
 
     def popn(self, seq_id: int, n: int) -> None:
         """Take back the last ``n`` tokens: first pending nodes, then committed ones."""
-        super().popn(seq_id, n)
-        self._journal.add("cache.popn", Own.CACHE, seq_id, n)
+        self._change("cache.popn", seq_id, n)
 
     def commit(
         self, seq_ids: Sequence[int], kept: Sequence[Iterable[int]], *, any_nodes: bool = False
     ) -> None:
         """Commit the kept pending nodes of each sequence and drop its others."""
         ids, nodes = to_shape(seq_ids, "seq_ids"), [to_shape(one, "kept nodes") for one in kept]
-        super().commit(ids, nodes, any_nodes=any_nodes)
-        self._journal.add("cache.commit", Own.CACHE, ids, nodes, bool(any_nodes))
+        self._change("cache.commit", ids, nodes, bool(any_nodes))
 
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Drop the pending nodes of the given sequences, of all by default."""
-        if self._journal.is_stuck():
-            return
         ids = None if seq_ids is None else to_shape(seq_ids, "seq_ids", ordered=False)
-        super().abort(ids)
-        self._journal.add("cache.drop_pending", Own.CACHE, ids)
+        if not self._journal.is_stuck():
+            self._change("cache.drop_pending", ids)
 
     def checkpoint(self, seq_id: int) -> DistributedCheckpoint:
         """Return a point that :meth:`rollback` can return to exactly, in constant time."""
@@ -99,8 +89,9 @@ class DistributedKVCache(PagedKVCache):
 
     def rollback(self, seq_id: int, checkpoint: DistributedCheckpoint) -> None:
         """Make a sequence exactly what it was; the checkpoint stays valid."""
-        super().rollback(seq_id, checkpoint.handle)
-        self._journal.add("cache.rollback", Own.CACHE, seq_id, checkpoint.kept)
+        call = Call("cache.rollback", (Own.CACHE, seq_id, checkpoint.kept))
+        args = (self._handle, seq_id, checkpoint.handle)
+        self._journal.change(call, function(call.name), args)
 
     def enable_sliding_window(
         self,
@@ -112,19 +103,18 @@ class DistributedKVCache(PagedKVCache):
         renumber_sinks: bool = False,
     ) -> None:
         """Give a sequence a sliding window, or another one."""
-        super().enable_sliding_window(
-            seq_id, size, sinks=sinks, horizon=horizon, renumber_sinks=renumber_sinks
-        )
-        self._journal.add(
-            "cache.set_sliding_window", Own.CACHE, seq_id, size, sinks, horizon, renumber_sinks
-        )
+        self._change("cache.set_sliding_window", seq_id, size, sinks, horizon, renumber_sinks)
 
     def evict(self, seq_id: int, keep: Any, *, rerotate: bool = False) -> None:
         """Keep some committed tokens of a sequence and drop the others, in every layer."""
         length = self.sequence_length(seq_id) - self.pending_length(seq_id)
         indices = to_shape(kept_indices(keep, length), "keep")
-        super().evict(seq_id, indices, rerotate=rerotate)
-        self._journal.add("cache.evict", Own.CACHE, seq_id, indices, rerotate)
+        self._change("cache.evict", seq_id, indices, rerotate)
+
+    def _change(self, name: str, *args: Any) -> None:
+        """Change worker 0's cache, and have the others do the same before their next step."""
+        call = Call(name, (Own.CACHE, *args))
+        self._journal.change(call, function(name), (self._handle, *args))
 
     # What belongs to one worker's heads.
 

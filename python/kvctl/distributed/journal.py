@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import not_
 from typing import Any
 
 from .program import Call, Kept
@@ -25,6 +26,15 @@ class Journal:
     def add(self, name: str, *args: Any, target: int = -1) -> None:
         """Note a call."""
         self.calls.append(Call(name, args, target))
+
+    def change(self, call: Call, function: Callable[..., None], args: Sequence[Any]) -> None:
+        """Call a packed function, and note it as `call` unless it raises.
+
+        A list takes what iterators of C give it without a step of Python's, so no interrupt comes
+        between what happens and its note: the other workers would not follow.
+        """
+        returned = itertools.starmap(function, [args])
+        self.calls += itertools.compress([call], map(not_, returned))  # they return None
 
     def keep(self) -> Kept:
         """Return a number under which every worker keeps a checkpoint."""

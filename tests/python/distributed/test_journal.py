@@ -1,0 +1,28 @@
+"""What is noted for the other workers."""
+
+from __future__ import annotations
+
+import _thread
+import time
+
+import pytest
+
+from kvctl.distributed.journal import Journal
+from kvctl.distributed.program import Call, Own
+
+CALL = Call("vm.kv_state_clear", (Own.CACHE,))
+
+
+def test_an_interrupt_does_not_lose_the_note():
+    journal = Journal(lambda: False)
+    with pytest.raises(KeyboardInterrupt):
+        journal.change(CALL, _thread.interrupt_main, ())  # as Ctrl-C during the change
+        time.sleep(0)  # Python looks for interrupts behind calls
+    assert journal.calls == [CALL]
+
+
+def test_what_raises_is_not_noted():
+    journal = Journal(lambda: False)
+    with pytest.raises(ValueError):
+        journal.change(CALL, int, ("no number",))
+    assert not journal.calls
