@@ -57,6 +57,7 @@ class Worker:
         self._kept: dict[int, Any] = {}
         self._made = 0  # calls of the controller's journal
         self._last = 0  # the number of the last thing begun
+        self._reported = DONE, b""  # of it
         self._ended = 0  # and of the last one that has ended
         self._left = Condition()
         self._close_connections: Callable[[], None] | None = None
@@ -160,7 +161,9 @@ class Worker:
     def run(self, number: int, act: Callable[[], None]) -> None:
         """Do something and report how it went: an exception must not reach Disco's loop."""
         if number <= self._last:
-            return  # sent again, behind an interrupt
+            # Sent again, behind an interrupt, which may have lost the report as well.
+            self._report(number, *self._reported)
+            return
         self._last = number
         self.busy, self.result, self.error = True, None, None
         try:
@@ -171,18 +174,21 @@ class Worker:
             if not mistake:
                 self.close_connections()  # the others may wait for this worker
             report = {"kind": type(error).__name__, "message": str(error), "mistake": mistake}
-            kind, payload = FAILED, json.dumps(report).encode()
+            self._reported = FAILED, json.dumps(report).encode()
         else:
-            kind, payload = DONE, b""
+            self._reported = DONE, b""
         self.busy = False
-        try:
-            self.port.send(kind, number, payload)
-        except OSError:
-            pass  # the controller is gone, and Disco's channel says so, too
+        self._report(number, *self._reported)
         # Last: worker 0's thread must have left Python when the controller's process ends.
         with self._left:
             self._ended = number
             self._left.notify_all()
+
+    def _report(self, number: int, kind: bytes, payload: bytes) -> None:
+        try:
+            self.port.send(kind, number, payload)
+        except OSError:
+            pass  # the controller is gone, and Disco's channel says so, too
 
     def has_ended(self, number: int, seconds: float = 0.0) -> bool:
         """Return whether a call has ended here, or does within `seconds`; any thread."""
