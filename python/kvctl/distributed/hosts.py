@@ -2,6 +2,8 @@
 
 The controller listens. On every other machine a person, or a job scheduler, starts
 ``python -m kvctl.distributed.host ADDRESS PORT``, with the controller's address; it waits for it.
+
+Nobody has to prove who they are: the ports must not be reachable from outside.
 """
 
 from __future__ import annotations
