@@ -46,7 +46,7 @@ class HeadDrafter(GrowingDrafter):
 
     Examples
     --------
-    >>> head = kvctl.heads.load("build/heads/smollm2")
+    >>> head = kvctl.heads.load("build/heads/smollm2_eagle3")
     >>> kvctl.generate(runner, prompt, drafter=kvctl.draft.HeadDrafter(head))
     """
 
