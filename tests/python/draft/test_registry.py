@@ -89,7 +89,7 @@ def test_what_is_wrong_is_refused(monkeypatch, spec, message):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no/such+head", r"there is no drafter 'head'.*a \+ stands between drafters"),
+        ("no/such+part", r"there is no drafter 'part'.*a \+ stands between drafters"),
         ("no/such,head", r"no option 'head'.*a comma stands between options"),
     ],
 )
