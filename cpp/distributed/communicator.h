@@ -6,12 +6,13 @@
 #define KVCTL_DISTRIBUTED_COMMUNICATOR_H_
 
 #include <tvm/ffi/container/shape.h>
-#include <tvm/ffi/function.h>
 #include <tvm/runtime/disco/builtin.h>
 
 #include <cstdint>
 #include <memory>
 #include <string>
+
+#include "distributed/meeting.h"
 
 namespace kvctl {
 
@@ -55,25 +56,6 @@ class Communicator {
 extern const char* const kLibraryName;
 /*! \brief The type of the devices whose memory the library takes. */
 extern const DLDeviceType kDeviceType;
-
-/*! \brief How the workers of one session find each other. */
-struct Meeting {
-  /*! \brief What NewMeeting returned to the controller: for NCCL its unique id, for Gloo a folder.
-   */
-  std::string id;
-  /*!
-   * \brief Instead of a folder: (key, value) -> None hands a value out, (key, None) -> bytes waits
-   * for another worker's.
-   */
-  tvm::ffi::Function exchange{nullptr};
-  /*! \brief The address of this host that the others reach, for libraries that listen. */
-  std::string host = "127.0.0.1";
-  /*! \brief How long a call waits for a peer. */
-  int64_t timeout_ms = 60000;
-};
-
-/*! \brief A meeting's id that the workers of this machine can be told. */
-std::string NewMeeting();
 
 /*!
  * \brief Joins the workers of a group.

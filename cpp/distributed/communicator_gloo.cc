@@ -8,7 +8,6 @@
 #include <gloo/scatter.h>
 #include <gloo/transport/tcp/device.h>
 #include <gloo/transport/unbound_buffer.h>
-#include <stdlib.h>
 
 #include <chrono>
 #include <cstring>
@@ -148,14 +147,6 @@ class GlooCommunicator final : public Communicator {
 
 const char* const kLibraryName = "gloo";
 const DLDeviceType kDeviceType = kDLCPU;
-
-std::string NewMeeting() {
-  std::string folder = (std::filesystem::temp_directory_path() / "kvctl-meeting-XXXXXX").string();
-  if (mkdtemp(folder.data()) == nullptr) {
-    Throw(ErrorKind::kRuntime, "cannot make a folder ", folder, ": ", strerror(errno));
-  }
-  return folder;
-}
 
 std::shared_ptr<Communicator> Join(const Meeting& meeting, const std::string& group, int rank,
                                    int size, int /*device_id*/) {

@@ -54,8 +54,9 @@ struct WorkerGroups {
   }
 };
 
-void JoinWorkers(const Meeting& meeting, int device_id) {
+void JoinWorkers(Meeting meeting, int device_id) {
   DiscoWorker* worker = DiscoWorker::ThreadLocal();
+  meeting.worker = worker->worker_id;
   WorkerGroups& groups = WorkerGroups::OfThread();
   groups = WorkerGroups();
   const int group_size = worker->num_workers / worker->num_groups;
@@ -108,7 +109,7 @@ void InitCCLPerWorker(ffi::Shape device_ids, ffi::String id) {
   }
   Meeting meeting;
   meeting.id = id;
-  JoinWorkers(meeting, static_cast<int>(device_ids[local]));
+  JoinWorkers(std::move(meeting), static_cast<int>(device_ids[local]));
 }
 
 /*! \brief Joins by a function instead of a folder; the result closes the connections. */
@@ -119,7 +120,7 @@ ffi::Function JoinByExchange(ffi::Function exchange, ffi::String id, ffi::String
   meeting.exchange = std::move(exchange);
   meeting.host = host;
   meeting.timeout_ms = timeout_ms;
-  JoinWorkers(meeting, static_cast<int>(device_id));
+  JoinWorkers(std::move(meeting), static_cast<int>(device_id));
   const WorkerGroups& groups = WorkerGroups::OfThread();
   return ffi::Function::FromTyped([all = groups.all, group = groups.group] {
     Translated([&] {
@@ -213,9 +214,17 @@ void RecvFromPrevGroup(Tensor buffer) {
 
 void RecvFromWorker0(Tensor buffer) { RecvFromWorker(std::move(buffer), 0); }
 
+void Synchronize() { WorkerGroups::Of(false).Synchronize(); }
+
+/*! \brief Disco's own wait, in a loop where an exception would end the process. */
 void SyncWorker() {
   const auto& all = WorkerGroups::OfThread().all;
-  if (all != nullptr) all->Synchronize();
+  if (all == nullptr) return;
+  try {
+    all->Synchronize();
+  } catch (const std::exception&) {
+    // The next collective, or synchronize, tells of it.
+  }
 }
 
 template <auto f, typename... Args>
@@ -241,7 +250,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   add("recv_from_prev_group", Guarded<RecvFromPrevGroup>(RecvFromPrevGroup));
   add("send_to_worker", Guarded<SendToWorker>(SendToWorker));
   add("recv_from_worker", Guarded<RecvFromWorker>(RecvFromWorker));
-  add("sync_worker", Guarded<SyncWorker>(SyncWorker));
+  add("sync_worker", SyncWorker);
+  add("synchronize", Guarded<Synchronize>(Synchronize));
   add("join", [](ffi::Function exchange, ffi::String id, ffi::String host, int64_t timeout_ms,
                  int64_t device_id) {
     return Translated([&] { return JoinByExchange(exchange, id, host, timeout_ms, device_id); });

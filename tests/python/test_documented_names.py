@@ -19,7 +19,7 @@ PAGES = [
 FOLDERS = ("benchmarks", "cmake", "cpp", "docs", "examples", "python", "scripts", "tests")
 SUFFIXES = ("py", "h", "cc", "cu", "cuh", "md", "txt", "toml", "yml", "sh", "cmake")
 # Files of other programs, and of models, that pages speak of.
-FOREIGN = {"llm_chat.cc", "config.json", "run.sh"}
+FOREIGN = {"llm_chat.cc", "config.json", "nccl.h", "run.sh"}
 # TVM's headers, the source of a generated one, and a path within the bundle for CUDA machines.
 FOREIGN_SOURCES = {
     "runtime/vm/kv_state.h",

@@ -7,14 +7,24 @@ from pathlib import Path
 
 from tvm_ffi import get_global_func
 
+from .._ffi.find_nccl import NCCL_VARIABLE, nccl_path
 from .._ffi.libraries import library_dir, package_dir
 
 #: The libraries that a plugin can be built over, and what each takes.
-LIBRARIES = {"gloo": "processes on CPUs, over TCP"}
+LIBRARIES = {
+    "gloo": "processes on CPUs, over TCP",
+    "nccl": "CUDA devices, over NVLink, PCIe or a network",
+}
 _INSTALL = {
-    "gloo": "install Gloo (Debian, Ubuntu: apt install libgloo-dev), then build kvctl again"
+    "gloo": "install Gloo (Debian, Ubuntu: apt install libgloo-dev), then build kvctl again",
+    "nccl": "build kvctl again, without -DKVCTL_DISTRIBUTED=OFF",
 }
 _loaded: set[str] = set()
+
+
+def for_device(device: str) -> str:
+    """Return the library that connects workers on devices of a type."""
+    return "nccl" if device.partition(":")[0] == "cuda" else "gloo"
 
 
 def plugin_path(name: str) -> Path:
@@ -39,7 +49,7 @@ def load(name: str = "gloo") -> None:
 
     Parameters
     ----------
-    name : {"gloo"}
+    name : {"gloo", "nccl"}
         The communication library.
 
     Raises
@@ -64,4 +74,16 @@ def load(name: str = "gloo") -> None:
         ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
     except OSError as error:
         raise ImportError(f"collectives over {name} cannot be loaded: {error}") from None
+    if name == "nccl":
+        _load_nccl()
     _loaded.add(name)
+
+
+def _load_nccl() -> None:
+    """Have the plugin load NCCL."""
+    try:
+        get_global_func("runtime.disco.nccl.load_library")(nccl_path())
+    except FileNotFoundError as error:
+        raise ImportError(
+            f"{error}: pip install nvidia-nccl-cu13, or let {NCCL_VARIABLE} name a libnccl.so.2"
+        ) from None

@@ -14,6 +14,7 @@ from ..engine.compiled import runner as compiled
 from ..engine.compiled.replay import ReplayingCache
 from .cache import DistributedKVCache
 from .calls import WorkerCalls
+from .collectives import LIBRARIES, for_device
 from .journal import Journal
 from .session import Session
 
@@ -59,7 +60,7 @@ class ModelRunner(compiled.ModelRunner):
         workers: int | None = None,
         hosts: Sequence[str] = (),
         port: int = 9090,
-        collectives: str = "gloo",
+        collectives: str | None = None,
         threads: int | None = None,
         patience: float = 8.0,
         device: str = "cpu",
@@ -85,13 +86,16 @@ class ModelRunner(compiled.ModelRunner):
             runs on every other one, which has the model's directory under the same path.
         port : int
             Where this machine listens for the others; TVM's Disco takes the next one.
-        collectives : {"gloo"}
-            The library that connects them.
+        collectives : {"gloo", "nccl"}, optional
+            The library that connects them; by default NCCL for ``device="cuda"``, else Gloo.
         threads : int, optional
             OpenMP threads of each worker; by default the cores of this machine, shared out.
         patience : float
             Seconds of silence during a call after which a worker is given up.
-        device, max_sequences, max_total_tokens, prefill_chunk_size, page_size, kv_dtype
+        device : {"cpu", "cuda"}
+            The type of their devices. On one machine worker i has device i of those that
+            ``CUDA_VISIBLE_DEVICES`` leaves; with `hosts` each has the first one of its machine.
+        max_sequences, max_total_tokens, prefill_chunk_size, page_size, kv_dtype
             As for :meth:`kvctl.ModelRunner.load`, on every worker.
         join_logits : bool
             Whether forwards return logits joined on the first worker, as tensors. If not, they stay
@@ -114,6 +118,14 @@ class ModelRunner(compiled.ModelRunner):
         if hosts and workers not in (None, len(hosts)):
             raise ValueError(f"workers is {workers}, and there are {len(hosts)} hosts")
         workers = len(hosts) or (2 if workers is None else workers)
+        if ":" in device:
+            raise ValueError(
+                f"device is {device!r}: of several workers it names the type alone (cpu or cuda), "
+                "and each has a device of its own"
+            )
+        library = for_device(device) if collectives is None else collectives
+        if library in LIBRARIES and library != for_device(device):
+            raise ValueError(f"collectives over {library} connect no workers on {device}")
         shards = _num_shards(Path(path))
         if shards not in (1, workers):
             raise ValueError(
@@ -131,7 +143,7 @@ class ModelRunner(compiled.ModelRunner):
             workers,
             hosts=hosts,
             port=port,
-            library=collectives,
+            library=library,
             threads=threads,
             patience=patience,
         )

@@ -43,7 +43,7 @@ class Session:
         :mod:`kvctl.distributed.hosts`. By default all workers are on this machine.
     port : int
         Where this machine listens for the others; the next one is Disco's.
-    library : {"gloo"}
+    library : {"gloo", "nccl"}
         The collectives.
     threads : int, optional
         OpenMP threads of each; by default this machine's cores, shared out.
@@ -122,7 +122,6 @@ class Session:
             "join",
             self._library,
             meeting,
-            0,
             60_000,
             patience=_START_SECONDS,
             doing="while the workers were connecting",
@@ -221,6 +220,7 @@ class Session:
             )
 
     def _collect(self, reports: Reports, doing: str) -> None:
+        told: set[int] = set()
         while reports.missing:
             ready = self._poll.poll(reports.milliseconds())
             for fd, _ in ready:
@@ -240,6 +240,9 @@ class Session:
                 self.give_up(silent, seconds, doing)
             if reports.blocked():
                 self._leave(reports.failures)
+            if self._library == "nccl" and reports.broken and reports.missing - told:
+                self._leave(reports.missing - told)
+                told |= reports.missing
         if reports.diverged is not None:
             worker, message = reports.diverged
             self.give_up(worker, f"could not follow the others ({message})", doing)
@@ -253,9 +256,11 @@ class Session:
                     port.send(VALUE, 0, payload)
 
     def _leave(self, workers: Iterable[int]) -> None:
-        """Close the connections of workers that wait for nothing, so that those of others raise.
+        """Close connections, so that workers that wait in collectives raise.
 
-        One that waits is not woken by closing its own end, and then hears nothing of the other's.
+        With Gloo those of workers that wait for nothing: one that waits is not woken by closing its
+        own end, and then hears nothing of the other's. With NCCL those of workers that wait, which
+        nothing else wakes.
         """
         for number in workers:
             if number == 0:
@@ -297,6 +302,8 @@ class Session:
             _OPEN.discard(self)
             if kill:
                 self._processes.kill()  # which wakes worker 0, if it waits for one of them
+                if self._library == "nccl":  # whose waits end by one's own abort alone
+                    self.first.close_connections()
             # Its cache is the user's, who removes what the step had begun.
             self.first.has_ended(self._sent, _GOODBYE_SECONDS)
             # Disco's session joins the thread of worker 0, which is in a collective perhaps.

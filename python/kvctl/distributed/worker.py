@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     collectives.load_disco()
     number, workers, groups, read_fd, write_fd, report_fd, token = map(int, arguments)
-    worker = WORKERS[token] = Worker(number, Port(socket.socket(fileno=report_fd)))
+    port = Port(socket.socket(fileno=report_fd))
+    worker = WORKERS[token] = Worker(number, port, device_id=number)
     Thread(target=worker.watch, daemon=True).start()
     get_global_func("runtime.disco.WorkerProcess")(number, workers, groups, read_fd, write_fd)
     os._exit(0)  # the watching thread and OpenMP's need no farewell

@@ -44,10 +44,14 @@ class DivergedError(Exception):
 class Worker:
     """One worker of a session: its model, its cache, and its way to report."""
 
-    def __init__(self, number: int, port: Port, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, number: int, port: Port, host: str = "127.0.0.1", *, device_id: int = 0
+    ) -> None:
         self.number = number
         self.port = port
         self._host = host  # where the others reach this worker
+        self._device_id = device_id  # among the devices of its machine
+        self._library = ""  # that connects it with the others
         self.busy = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -66,12 +70,14 @@ class Worker:
 
     # What the session's functions do; they run on Disco's thread.
 
-    def join(self, library: str, meeting: str, device_id: int, timeout: int) -> None:
+    def join(self, library: str, meeting: str, timeout: int) -> None:
         """Connect with the other workers."""
         load(library)
         self.close_connections()
         join = get_global_func(f"runtime.disco.{library}.join")
         exchange = tvm_ffi.convert(lambda key, value: self._exchange(f"{meeting}/{key}", value))
+        self._library = library
+        device_id = self._device_id if library == "nccl" else 0
         self._close_connections = join(exchange, meeting, self._host, timeout, device_id)
 
     def load(self, directory: str, device: str, kv_dtype: str, options: Any, threads: int) -> None:
@@ -81,7 +87,7 @@ class Worker:
         sequences, tokens, chunk, page, max_history, max_state_bytes, keep_steps, sharded = options
         self._handle = ffi.runner.load_model(
             directory,
-            tvm_ffi.device(device),
+            tvm_ffi.device(device, self._device_id if self._library == "nccl" else 0),
             None,
             sequences,
             tokens,
@@ -110,6 +116,7 @@ class Worker:
         """
         if self.number == 0:  # its cache is the controller's, and its call lies at hand
             self._run(self.next_call)
+            self._synchronize()
             return
         pages, tokens, first, end = program[:4]
         calls = decode(program, 4)
@@ -124,6 +131,12 @@ class Worker:
             self._check(pages, tokens)
         for call in calls[end - first :]:
             self._run(call)
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        """Wait for the device, so that what fails there is reported as this worker's."""
+        if self._library == "nccl":
+            get_global_func("runtime.disco.nccl.synchronize")()
 
     def _check(self, pages: int, tokens: int) -> None:
         has = (
@@ -245,9 +258,9 @@ class Worker:
             os._exit(0)  # without a controller nobody needs this process
 
 
-def _join(token: int, number: int, library: str, meeting: str, device: int, timeout: int) -> None:
+def _join(token: int, number: int, library: str, meeting: str, timeout: int) -> None:
     worker = WORKERS[token]
-    worker.run(number, lambda: worker.join(library, meeting, device, timeout))
+    worker.run(number, lambda: worker.join(library, meeting, timeout))
 
 
 def _load(

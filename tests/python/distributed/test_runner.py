@@ -120,3 +120,7 @@ def test_mistakes_of_a_load(gloo, tiny_model, sharded_model, tmp_path):
         ModelRunner.load(tiny_model, workers=0)
     with pytest.raises(ValueError, match="come from gloo"):
         ModelRunner.load(tiny_model, collectives="smoke signals")
+    with pytest.raises(ValueError, match="over nccl connect no workers on cpu"):
+        ModelRunner.load(tiny_model, collectives="nccl")
+    with pytest.raises(ValueError, match="the type alone"):
+        ModelRunner.load(tiny_model, device="cuda:1")

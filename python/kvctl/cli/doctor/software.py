@@ -20,6 +20,7 @@ from typing import Any
 from ..._ffi.build_id import gnu_build_id
 from ..demo import find_demo_gguf
 from .check import Check, fail, note, ok, warn
+from .collectives import collectives_check
 
 _PROBE = """
 import json, os
@@ -82,7 +83,7 @@ def software_checks(probed: dict[str, Any]) -> Iterator[Check]:
     else:
         yield ok("import kvctl", f"version {probed['version']}")
     yield _onednn()
-    yield _collectives()
+    yield collectives_check()
     yield _compiler(tvm)
     yield _mlc()
     yield _demo()
@@ -159,19 +160,6 @@ def _build_id(name: str, directory: Path | None, library: str, expected: str, wa
         f"{wanted} ({expected[:12]})",
         f"pip install {wanted}, or rebuild kvctl against this one: "
         "pip install --no-build-isolation --force-reinstall --no-deps .",
-    )
-
-
-def _collectives() -> Check:
-    """Say which collectives several workers can use; see kvctl.distributed.collectives."""
-    spec = importlib.util.find_spec("kvctl._core")
-    libraries = Path(spec.origin).parent / "lib" if spec is not None and spec.origin else Path()
-    if (libraries / "libkvctl_disco_gloo.so").exists():
-        return ok("collectives", "gloo: a model can run on several workers")
-    return note(
-        "collectives",
-        "none: a model runs on one worker",
-        "for several: apt install libgloo-dev, then build kvctl again (docs/distributed.md)",
     )
 
 
