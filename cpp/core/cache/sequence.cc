@@ -14,9 +14,18 @@ void PendingRegion::Append(const int32_t* new_parents, int32_t count, bool masks
     masked.resize(first + count, 1);
   }
   parents.resize(first + count);
+  int32_t branches = 0;  // without a branch per node, so that the compiler can count many at a time
+  for (int32_t i = 0; new_parents != nullptr && i < count; ++i) {
+    branches += new_parents[i] != first + i - 1;
+  }
+  if (branches == 0) {
+    std::iota(parents.begin() + first, parents.end(), first - 1);
+    std::iota(depths.begin() + first, depths.end(), first == 0 ? 0 : depths[first - 1] + 1);
+    return;
+  }
+  chain = false;
   for (int32_t node = first; node < first + count; ++node) {
-    const int32_t parent = new_parents == nullptr ? node - 1 : new_parents[node - first];
-    chain = chain && parent == node - 1;
+    const int32_t parent = new_parents[node - first];
     parents[node] = parent;
     depths[node] = parent < 0 ? 0 : depths[parent] + 1;
   }

@@ -34,12 +34,18 @@ const Sequence& SequenceTable::Get(int64_t id) const {
 
 Sequence& SequenceTable::Find(int64_t id) { return const_cast<Sequence&>(Get(id)); }
 
+void SequenceTable::BeginBatch() {
+  ++batch_mark_;
+  batch_.clear();
+}
+
 Sequence& SequenceTable::NameInBatch(int64_t id) {
   Sequence& sequence = Find(id);
   if (sequence.batch_mark == batch_mark_) {
     Throw(ErrorKind::kValue, "sequence ", id, " is named twice in one batch");
   }
   sequence.batch_mark = batch_mark_;
+  batch_.push_back(&sequence);
   return sequence;
 }
 

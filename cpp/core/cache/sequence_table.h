@@ -124,6 +124,8 @@ class SequenceTable {
   /*! \throws Error kRuntime if a step is in flight. */
   void RequireNoForward(const char* operation) const;
   const StepPlan& plan() const { return forward_.plan; }
+  /*! \brief A sequence of the step by its index in the plan. */
+  const Sequence& step_sequence(size_t index) const { return *forward_.sequences[index].sequence; }
   /*!
    * \brief Reserves slots for the new tokens of every sequence, and plans the step.
    * \param requests The caller replaces a tree mask by its `parents`, and leaves a causal one out.
@@ -192,29 +194,32 @@ class SequenceTable {
   /*! \brief Refuses to write into pending slots that another sequence or a checkpoint holds. */
   void CheckOwnPages(const Sequence& sequence);
   /*! \brief Plans a sequence whose pending nodes run other layers. */
-  void PlanResumed(Sequence* sequence);
+  void PlanResumed(Sequence* sequence, int32_t query_begin);
   Sequence& Find(int64_t id);
   void CheckNewId(int64_t id) const;
-  /*! \brief Finds a sequence of the batch begun by the last ++batch_mark_. A batch may name each
-   * once. */
+  /*! \brief Begins a batch: NameInBatch then adds the sequences that it names to batch_. */
+  void BeginBatch();
+  /*! \brief Finds a sequence and adds it to batch_. A batch may name each once. */
   Sequence& NameInBatch(int64_t id);
   /*! \throws Error kOutOfPages if the pool has fewer free pages than the step needs. */
   void CheckPagesForStep(const std::vector<StepRequest>& requests);
-  void Reserve(const StepRequest& request, CopyPlan* moves);
+  /*! \param query_begin The first of the sequence's rows in the plan. */
+  void Reserve(const StepRequest& request, Sequence* sequence, int32_t query_begin,
+               CopyPlan* moves);
   void PlanTokens(const StepRequest& request, const PlannedSequence& planned);
   void ValidateKept(const Sequence& sequence, const std::vector<int32_t>& kept,
                     KeptNodes which) const;
-  /*! \brief Reserves what a commit needs, so that it cannot fail. \throws Error kOutOfPages if
-   * pages are missing. */
-  void MakeRoomToCommit(const std::vector<int64_t>& ids,
-                        const std::vector<std::vector<int32_t>>& kept, CopyPlan* moves);
+  /*! \brief Reserves what a commit of the batch needs, so that it cannot fail. \throws Error
+   * kOutOfPages if pages are missing. */
+  void MakeRoomToCommit(const std::vector<std::vector<int32_t>>& kept, CopyPlan* moves);
   void CommitKept(Sequence* sequence, const std::vector<int32_t>& kept, CopyPlan* moves);
 
   TableConfig config_;
   SlidingWindow default_window_;
   SequencePages pages_;
   std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
-  uint64_t batch_mark_ = 0;  // marks the batch under validation, to detect an id named twice
+  uint64_t batch_mark_ = 0;       // marks the batch under validation, to detect an id named twice
+  std::vector<Sequence*> batch_;  // the sequences that it names, in order
   Forward forward_;
 };
 

@@ -73,13 +73,12 @@ void SequenceTable::ValidateKept(const Sequence& sequence, const std::vector<int
   }
 }
 
-void SequenceTable::MakeRoomToCommit(const std::vector<int64_t>& ids,
-                                     const std::vector<std::vector<int32_t>>& kept,
+void SequenceTable::MakeRoomToCommit(const std::vector<std::vector<int32_t>>& kept,
                                      CopyPlan* moves) {
   PageReservation reservation(pages_.pool());
   size_t num_moved = 0;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    Sequence& sequence = Find(ids[i]);
+  for (size_t i = 0; i < batch_.size(); ++i) {
+    Sequence& sequence = *batch_[i];
     const int32_t first = sequence.num_committed + NumInPlace(kept[i]);
     const int32_t end = sequence.num_committed + static_cast<int32_t>(kept[i].size());
     pages_.MakeRoomToPreserve(&sequence, first);
@@ -122,17 +121,16 @@ void SequenceTable::Commit(const std::vector<int64_t>& ids,
     Throw(ErrorKind::kValue, "commit names ", ids.size(), " sequences and gives the kept nodes of ",
           kept.size());
   }
-  ++batch_mark_;
+  BeginBatch();
   for (size_t i = 0; i < ids.size(); ++i) ValidateKept(NameInBatch(ids[i]), kept[i], which);
-  MakeRoomToCommit(ids, kept, moves);
+  MakeRoomToCommit(kept, moves);
   // Nothing below can fail.
-  for (size_t i = 0; i < ids.size(); ++i) CommitKept(&Find(ids[i]), kept[i], moves);
+  for (size_t i = 0; i < ids.size(); ++i) CommitKept(batch_[i], kept[i], moves);
   // Free pages only now. A page freed earlier could become the target of another sequence's page
   // copy, which runs before the tokens kept from the page are read.
-  for (int64_t id : ids) {
-    Sequence& sequence = Find(id);
-    pages_.ShrinkPages(&sequence, pages_.PagesFor(sequence.num_committed));
-    pages_.EvictBehindWindow(&sequence);
+  for (Sequence* sequence : batch_) {
+    pages_.ShrinkPages(sequence, pages_.PagesFor(sequence->num_committed));
+    pages_.EvictBehindWindow(sequence);
   }
 }
 

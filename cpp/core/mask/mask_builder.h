@@ -68,8 +68,15 @@ class MaskBuilder {
       plan_->words.resize(offset);
       AddFull(begin, end);
     } else {
-      plan_->spans.push_back({begin * kTileKeys, last, offset, MaskSpan::kByKey});
+      AddWords(begin, end, queries);
     }
+  }
+
+  /*! \brief The same where neither every query nor none sees the tiles. */
+  void AddWords(int32_t begin, int32_t end, int32_t queries) {
+    const int32_t offset = static_cast<int32_t>(plan_->words.size()) - queries;
+    const int32_t last = std::min(end * kTileKeys, plan_->kv_len);
+    plan_->spans.push_back({begin * kTileKeys, last, offset, MaskSpan::kByKey});
   }
 
  private:

@@ -17,6 +17,11 @@ void PlanCausalChain(const SequencePlan& sequence, MaskPlan* plan) {
     const int32_t queries = std::min(kBlockQueries, sequence.num_query_tokens - begin);
     const int32_t own =
         kv_len - sequence.num_query_tokens + begin;  // key of the block's first query
+    if (queries == 1) {
+      builder.AddFull(0, NumTiles(own + 1));
+      builder.EndBlock();
+      continue;
+    }
     int32_t tile = (own + 1) / kTileKeys;
     builder.AddFull(0, tile);
     for (; tile * kTileKeys < own + queries; ++tile) {
@@ -24,7 +29,7 @@ void PlanCausalChain(const SequencePlan& sequence, MaskPlan* plan) {
       for (int32_t query = 0; query < queries; ++query) {
         words[query] = LowBits(std::clamp(own + query + 1 - tile * kTileKeys, 0, kTileKeys));
       }
-      builder.CommitWords(tile, tile + 1, queries);
+      builder.AddWords(tile, tile + 1, queries);  // the first query does not see the last key
     }
     builder.EndBlock();
   }

@@ -25,6 +25,7 @@ void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
   {
     std::lock_guard<std::mutex> lock(discarded_mutex_);
     discarded_.push_back(std::move(checkpoint));
+    has_discarded_.store(true, std::memory_order_release);
   }
   // A cache in use must not be touched; its next caller destroys the checkpoint.
   const ExclusiveScope scope(&user_);
@@ -32,7 +33,9 @@ void PagedKVCacheImpl::Discard(CheckpointPtr checkpoint) const {
 }
 
 void PagedKVCacheImpl::DestroyDiscarded() const {
+  if (!has_discarded_.load(std::memory_order_acquire)) return;
   std::lock_guard<std::mutex> lock(discarded_mutex_);
+  has_discarded_.store(false, std::memory_order_relaxed);
   discarded_.clear();
 }
 

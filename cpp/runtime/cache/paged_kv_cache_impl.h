@@ -159,11 +159,12 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   /*! \brief Calls change(CopyPlan*), and then copies the K and V that it asks for. */
   template <typename F>
   void Change(F&& change);
-  /*! \brief Calls begin(CopyPlan*), which begins step_, and prepares the backend. */
-  template <typename F>
-  void BeginStep(F&& begin);
-  /*! \brief What a step for sequences will append, -1 tokens for one that does not exist. */
-  StepLengths LengthsOf(std::vector<int64_t> seq_ids, std::vector<int64_t> appended) const;
+  /*!
+   * \brief Calls begin(CopyPlan*), which begins step_, and prepares the backend.
+   * \param lengths Returns what the step will append to which sequences, `before` left empty.
+   */
+  template <typename L, typename F>
+  void BeginStep(L&& lengths, F&& begin);
 
   KeepCurrentDevice device_;  // first: its destructor runs after those that free device memory
   const PagedKVCacheConfig config_;
@@ -174,10 +175,12 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   const std::unique_ptr<CacheBackend> backend_;
   SequenceTransfer transfer_;
   StepPartner partner_{StepPartner::Kind::kCache};
-  CopyPlan copies_;  // of the operation in progress, kept for its memory
+  CopyPlan copies_;                          // of the operation in progress, kept for its memory
+  std::vector<std::vector<int32_t>> paths_;  // of a commit, kept for its memory
   mutable ObjectUser user_{std::thread::id()};
   mutable std::mutex discarded_mutex_;
   mutable std::vector<CheckpointPtr> discarded_;
+  mutable std::atomic<bool> has_discarded_{false};  // read without the mutex
 };
 
 }  // namespace kvctl

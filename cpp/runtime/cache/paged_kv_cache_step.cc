@@ -10,22 +10,19 @@ using tvm::ffi::Shape;
 using tvm::runtime::Tensor;
 
 /*! \brief The path from the root of its tree to a node, in order. */
-std::vector<int32_t> PathTo(const PendingRegion& pending, int32_t node) {
-  std::vector<int32_t> path(node < 0 ? 0 : pending.depths[node] + 1);
-  for (auto end = path.rbegin(); node >= 0; node = pending.parents[node]) *end++ = node;
-  return path;
+void PathTo(const PendingRegion& pending, int32_t node, std::vector<int32_t>* path) {
+  path->resize(node < 0 ? 0 : pending.depths[node] + 1);
+  for (auto end = path->rbegin(); node >= 0; node = pending.parents[node]) *end++ = node;
 }
 
 /*! \brief The paths to the leaves that TVM's commit names, one for each sequence; -1 keeps none. */
-std::vector<std::vector<int32_t>> PathsTo(const SequenceTable& table,
-                                          const std::vector<int64_t>& seq_ids,
-                                          const Shape& leaf_indices) {
+void PathsTo(const SequenceTable& table, const std::vector<int64_t>& seq_ids,
+             const Shape& leaf_indices, std::vector<std::vector<int32_t>>* paths) {
   if (seq_ids.size() != leaf_indices.size()) {
     Throw(ErrorKind::kValue, "commit names ", seq_ids.size(), " sequences and gives ",
           leaf_indices.size(), " leaves");
   }
-  std::vector<std::vector<int32_t>> paths;
-  paths.reserve(seq_ids.size());
+  paths->resize(seq_ids.size());
   for (size_t i = 0; i < seq_ids.size(); ++i) {
     const PendingRegion& pending = table.Get(seq_ids[i]).pending;
     const int64_t leaf = leaf_indices[i];
@@ -33,9 +30,8 @@ std::vector<std::vector<int32_t>> PathsTo(const SequenceTable& table,
       Throw(ErrorKind::kIndex, "leaf ", leaf, " is not in the pending region of sequence ",
             seq_ids[i], ", which has ", pending.size(), " nodes (-1 keeps none)");
     }
-    paths.push_back(PathTo(pending, static_cast<int32_t>(leaf)));
+    PathTo(pending, static_cast<int32_t>(leaf), &(*paths)[i]);
   }
-  return paths;
 }
 
 }  // namespace
@@ -47,8 +43,16 @@ void PagedKVCacheImpl::Change(F&& change) {
   backend_->ApplyCopies(copies_);
 }
 
-template <typename F>
-void PagedKVCacheImpl::BeginStep(F&& begin) {
+template <typename L, typename F>
+void PagedKVCacheImpl::BeginStep(L&& lengths, F&& begin) {
+  std::optional<StepLengths> of_step;
+  if (partner_.MayHavePartner()) {
+    of_step = lengths();
+    for (int64_t id : of_step->seq_ids) {  // -1 tokens for a sequence that does not exist
+      of_step->before.push_back(table_.Contains(id) ? table_.Get(id).kv_len() : -1);
+    }
+    if (!table_.in_forward()) partner_.Check(*of_step);
+  }
   Change([&](CopyPlan* copies) {
     begin(copies);
     try {
@@ -58,40 +62,33 @@ void PagedKVCacheImpl::BeginStep(F&& begin) {
       throw;
     }
   });
-}
-
-StepLengths PagedKVCacheImpl::LengthsOf(std::vector<int64_t> seq_ids,
-                                        std::vector<int64_t> appended) const {
-  StepLengths lengths{std::move(seq_ids), std::move(appended), {}};
-  for (int64_t id : lengths.seq_ids) {
-    lengths.before.push_back(table_.Contains(id) ? table_.Get(id).kv_len() : -1);
-  }
-  return lengths;
+  if (of_step.has_value()) partner_.Begin(std::move(*of_step));
 }
 
 void PagedKVCacheImpl::BeginForward(const Shape& seq_ids, const Shape& append_lengths,
                                     const tvm::ffi::Optional<Shape>& parents) {
   WithLock([&] {
-    StepLengths lengths =
-        LengthsOf({seq_ids.begin(), seq_ids.end()}, {append_lengths.begin(), append_lengths.end()});
-    if (!table_.in_forward()) partner_.Check(lengths);
-    BeginStep([&](CopyPlan* copies) { step_.Begin(seq_ids, append_lengths, parents, copies); });
-    partner_.Begin(std::move(lengths));
+    BeginStep(
+        [&] {
+          return StepLengths{
+              {seq_ids.begin(), seq_ids.end()}, {append_lengths.begin(), append_lengths.end()}, {}};
+        },
+        [&](CopyPlan* copies) { step_.Begin(seq_ids, append_lengths, parents, copies); });
   });
 }
 
 void PagedKVCacheImpl::BeginForward(const std::vector<StepRequest>& requests) {
   WithLock([&] {
-    std::vector<int64_t> ids;
-    std::vector<int64_t> appended;
-    for (const StepRequest& request : requests) {
-      ids.push_back(request.seq_id);
-      appended.push_back(request.resume ? 0 : request.append_length);
-    }
-    StepLengths lengths = LengthsOf(std::move(ids), std::move(appended));
-    if (!table_.in_forward()) partner_.Check(lengths);
-    BeginStep([&](CopyPlan* copies) { step_.Begin(requests, copies); });
-    partner_.Begin(std::move(lengths));
+    BeginStep(
+        [&] {
+          StepLengths lengths;
+          for (const StepRequest& request : requests) {
+            lengths.seq_ids.push_back(request.seq_id);
+            lengths.appended.push_back(request.resume ? 0 : request.append_length);
+          }
+          return lengths;
+        },
+        [&](CopyPlan* copies) { step_.Begin(requests, copies); });
   });
 }
 
@@ -129,8 +126,8 @@ void PagedKVCacheImpl::CommitAcceptedTokenTreeNodes(const Shape& seq_ids,
                                                     const Shape& leaf_indices) {
   WithLock([&] {
     const std::vector<int64_t> ids(seq_ids.begin(), seq_ids.end());
-    const auto kept = PathsTo(table_, ids, leaf_indices);
-    Change([&](CopyPlan* copies) { table_.Commit(ids, kept, copies); });
+    PathsTo(table_, ids, leaf_indices, &paths_);
+    Change([&](CopyPlan* copies) { table_.Commit(ids, paths_, copies); });
   });
 }
 

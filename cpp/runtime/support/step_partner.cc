@@ -31,6 +31,8 @@ Steps& TheSteps() {
   return *steps;
 }
 
+std::atomic<int64_t> num_states{0};
+
 uint64_t NextId() {
   static std::atomic<uint64_t> next{1};
   return next++;
@@ -67,9 +69,12 @@ bool Together(const OpenStep& other, StepPartner::Kind kind, const StepLengths& 
 
 }  // namespace
 
-StepPartner::StepPartner(Kind kind) : kind_(kind), id_(NextId()) {}
+StepPartner::StepPartner(Kind kind) : kind_(kind), id_(NextId()) {
+  num_states += kind == Kind::kState;
+}
 
 StepPartner::~StepPartner() {
+  num_states -= kind_ == Kind::kState;
   End();
   Steps& steps = TheSteps();
   std::lock_guard<std::mutex> lock(steps.mutex);
@@ -78,6 +83,10 @@ StepPartner::~StepPartner() {
   const auto other = steps.partners.find(it->second);
   if (other != steps.partners.end() && other->second == id_) steps.partners.erase(other);
   steps.partners.erase(it);
+}
+
+bool StepPartner::MayHavePartner() const {
+  return kind_ == Kind::kState || num_states.load(std::memory_order_relaxed) > 0;
 }
 
 void StepPartner::Check(const StepLengths& step) const {
@@ -108,9 +117,12 @@ void StepPartner::Begin(StepLengths step) {
     steps.partners[other.id] = id_;
   }
   steps.open.push_back({id_, kind_, std::this_thread::get_id(), std::move(step)});
+  is_open_ = true;
 }
 
 void StepPartner::End() noexcept {
+  if (!is_open_) return;
+  is_open_ = false;
   Steps& steps = TheSteps();
   std::lock_guard<std::mutex> lock(steps.mutex);
   auto& open = steps.open;

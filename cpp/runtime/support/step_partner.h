@@ -35,6 +35,11 @@ class StepPartner {
   StepPartner(const StepPartner&) = delete;
   StepPartner& operator=(const StepPartner&) = delete;
 
+  /*!
+   * \brief Whether there may be a partner: Check and Begin may be left out for a step of a cache
+   * that begins while the process has no recurrent state.
+   */
+  bool MayHavePartner() const;
   /*! \brief Throws kRuntime where the partner's step in flight appends to other lengths. */
   void Check(const StepLengths& step) const;
   /*! \brief Notes that a step has begun. */
@@ -44,7 +49,8 @@ class StepPartner {
 
  private:
   const Kind kind_;
-  const uint64_t id_;  // never used twice, unlike an address
+  const uint64_t id_;     // never used twice, unlike an address
+  bool is_open_ = false;  // a step of this object is noted
 };
 
 }  // namespace kvctl

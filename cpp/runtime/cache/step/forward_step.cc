@@ -9,13 +9,28 @@
 #include "runtime/support/new_parents.h"
 
 namespace kvctl {
+namespace {
+
+/*! \brief Narrow for many: looks for one that does not fit only if there is one. */
+void NarrowAll(const int64_t* values, int64_t count, const char* what,
+               std::vector<int32_t>* narrowed) {
+  narrowed->resize(count);
+  int64_t wide = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    (*narrowed)[i] = static_cast<int32_t>(values[i]);
+    wide |= values[i] ^ (*narrowed)[i];
+  }
+  for (int64_t i = 0; wide != 0 && i < count; ++i) Narrow(values[i], what);
+}
+
+}  // namespace
+
 void ForwardStep::Begin(const Shape& seq_ids, const Shape& append_lengths,
                         const tvm::ffi::Optional<Shape>& opt_parents, CopyPlan* copies) {
   if (seq_ids.size() != append_lengths.size()) {
     Throw(ErrorKind::kValue, "begin_forward names ", seq_ids.size(), " sequences and gives ",
           append_lengths.size(), " append lengths");
   }
-  std::vector<int32_t> parents;
   int64_t total = 0;
   for (int64_t length : append_lengths) total += std::max(Narrow(length, "append length"), 0);
   if (opt_parents.has_value()) {
@@ -23,10 +38,7 @@ void ForwardStep::Begin(const Shape& seq_ids, const Shape& append_lengths,
       Throw(ErrorKind::kValue, "the token trees have ", opt_parents.value().size(),
             " parents and the step has ", total, " new tokens");
     }
-    parents.reserve(total);
-    for (int64_t parent : opt_parents.value()) {
-      parents.push_back(Narrow(parent, "token tree parent"));
-    }
+    NarrowAll(opt_parents.value().data(), total, "token tree parent", &parents_);
   }
   table_.RequireNoForward("begin_forward");  // requests_ are those of the step in flight
   requests_.resize(seq_ids.size());
@@ -37,7 +49,7 @@ void ForwardStep::Begin(const Shape& seq_ids, const Shape& append_lengths,
     request.append_length = append_lengths[i];
     if (opt_parents.has_value()) {
       request.pending = true;
-      request.parents = parents.data() + row;
+      request.parents = parents_.data() + row;
     }
     row += std::max<int64_t>(append_lengths[i], 0);
   }

@@ -95,7 +95,9 @@ class ForwardStep {
   const PagedKVCacheConfig& config_;
   SequenceTable& table_;
   std::vector<StepRequest> requests_;       // tree masks resolved to parents
+  std::vector<int32_t> parents_;            // what requests_ points to while a step begins
   std::vector<std::optional<Mask>> masks_;  // [sequences] nullopt: causal
+  bool all_causal_ = true;                  // all masks_ are nullopt
   std::vector<Mask> sink_masks_;            // [sequences], or empty
   std::vector<int32_t> sink_positions_;
   StepMasks all_, past_, new_;

@@ -38,11 +38,14 @@ std::vector<const Mask*> Pointers(const std::vector<Mask>& masks) {
 }  // namespace
 
 void ForwardStep::SetMasks() {
-  masks_.clear();
   sink_masks_.clear();
+  masks_.resize(requests_.size());
+  all_causal_ = true;
   for (size_t i = 0; i < requests_.size(); ++i) {
-    const SlidingWindow& window = table_.Get(requests_[i].seq_id).window;
-    std::optional<Mask>& kept = masks_.emplace_back(requests_[i].mask);
+    const SlidingWindow& window = table_.step_sequence(i).window;
+    std::optional<Mask>& kept = masks_[i];
+    kept = requests_[i].mask;
+    all_causal_ &= !kept.has_value() && window.size == 0 && config_.layer_windows.empty();
     if (window.size == 0 && config_.layer_windows.empty()) continue;
     // Trees that came through TVM's interface are in the plan, not in a mask.
     if (!kept.has_value()) kept = Mask::Causal();
@@ -101,7 +104,7 @@ StepMasks& ForwardStep::MasksOf(StepKeys keys) {
   if (keys == StepKeys::kAll) {
     mask_pointers_.clear();
     for (const auto& mask : masks_) mask_pointers_.push_back(mask ? &*mask : nullptr);
-    lower(mask_pointers_.data(), &of.masks);
+    lower(all_causal_ ? nullptr : mask_pointers_.data(), &of.masks);
     if (!sink_masks_.empty()) lower(Pointers(sink_masks_).data(), &of.sinks);
   } else {
     std::vector<Mask> masks, sinks;
