@@ -54,7 +54,9 @@ struct CudaAttention {
    * the sequences, [sequences, num_kv_heads] on the host, -1 for those that are not seen.
    */
   std::function<const int32_t* const*()> select;
-  bool calls_host;  //!< whether each call needs the host, so that it cannot be captured
+  /*! \brief Whether the call is of this step alone, so that it cannot be captured: it calls the
+   * host, or its sums have a row for each key of the step. */
+  bool of_one_step;
 };
 
 /*! \brief AttentionMass on a device. */

@@ -94,10 +94,10 @@ class Cache final : public CudaCache {
   void Attend(const CudaAttention& call, void* stream) final {
     const DeviceScope device(config_.device);
     const int64_t width = int64_t{config_.num_qo_heads} * config_.page.head_dim;
-    if (call.calls_host && IsCapturing(stream)) {
+    if (call.of_one_step && IsCapturing(stream)) {
       Throw(ErrorKind::kRuntime,
-            "a page selector or an observer is called at each attention call, ",
-            "so such calls cannot be captured in a graph");
+            "a page selector or an observer is called at each attention call, and mass has a row ",
+            "for each key of this step, so such calls cannot be captured in a graph");
     }
     KVRows q = call.q;
     void* q_out = call.select ? call.q_out : nullptr;

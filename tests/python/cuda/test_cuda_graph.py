@@ -160,6 +160,20 @@ def test_a_plan_that_graphs_read_does_not_move(graph):
     cache.abort()
 
 
+def test_sums_of_a_call_are_not_captured_since_a_later_step_has_more_keys(graph):
+    cache = make_cache(20, num_layers=1)
+    qkv = put(np.zeros((1, QO_HEADS + 2 * KV_HEADS, DIM)), "cuda", "float16")
+    out = poison((1, QO_HEADS, DIM), "cuda", "float16")
+    lse = put(np.zeros((1, QO_HEADS), np.float32), "cuda")
+    mass = put(np.zeros((21, KV_HEADS), np.float32), "cuda")
+    cache.begin_forward([0], [1])
+    with graph.capture(), pytest.raises(RuntimeError, match="mass has a row for each key"):
+        cache.attention(0, qkv, out, lse=lse, mass=mass)
+    cache.attention(0, qkv, out, lse=lse, mass=mass)
+    cache.end_forward()
+    np.testing.assert_allclose(fetch(mass).sum(axis=0), QO_HEADS // KV_HEADS, rtol=1e-2)
+
+
 def test_a_step_cannot_begin_in_an_emulated_capture(graph):
     cache = make_cache(20)
     with graph.capture(), pytest.raises(RuntimeError, match="cannot begin while its stream"):

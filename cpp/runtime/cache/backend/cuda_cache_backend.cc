@@ -88,7 +88,7 @@ void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
     attention.q_out = DataPointer(q.operator->());
     attention.select = [&] { return hooks_.SelectPages(step->plan(), layer, q); };
   }
-  attention.calls_host = hooks_.selects() || hooks_.observes();
+  attention.of_one_step = hooks_.selects() || sums;
   kernels_->Attend(attention, stream());
   step->MarkWritten(layer);
   if (own.sums != nullptr) kernels_->SumWeights(own, stream());
