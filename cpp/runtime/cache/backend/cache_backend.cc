@@ -1,5 +1,6 @@
 #include "runtime/cache/backend/cache_backend.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "kvctl/error.h"
@@ -147,8 +148,22 @@ void CacheBackend::AttendPart(ForwardStep*, const PartAttention&) {
 
 void CacheBackend::Merge(const AttentionResults&) { Refuse(CacheFeature::kAttentionInParts); }
 
-void CacheBackend::RotateSlots(const std::vector<KeyRotation>&) {
-  Refuse(CacheFeature::kRerotatedEviction);
+void CacheBackend::RotateSlots(const std::vector<KeyRotation>& rotations) {
+  constexpr size_t kBlock = 1024;  // a bound for the memory of their cosines and sines
+  if (rotations.empty()) return;
+  RopeTable table(rotator_.step_table()->params());
+  std::vector<int32_t> slots, differences;
+  for (size_t begin = 0; begin < rotations.size(); begin += kBlock) {
+    const size_t end = std::min(begin + kBlock, rotations.size());
+    slots.clear();
+    differences.clear();
+    for (size_t i = begin; i < end; ++i) {
+      slots.push_back(rotations[i].slot);
+      differences.push_back(rotations[i].to - rotations[i].from);
+    }
+    table.Fill(differences.data(), static_cast<int32_t>(differences.size()));
+    RotateSlots(slots, table);
+  }
 }
 
 void CacheBackend::ReadSlots(const std::vector<int32_t>& slots, const Tensor& k,

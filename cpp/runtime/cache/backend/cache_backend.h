@@ -12,6 +12,7 @@
 
 #include "core/cache/sequence_table.h"
 #include "kernels/kv_copy.h"
+#include "kernels/rope.h"
 #include "kvctl/paged_kv_cache.h"
 #include "runtime/cache/backend/cache_feature.h"
 #include "runtime/cache/step/attention_hooks.h"
@@ -130,7 +131,7 @@ class CacheBackend {
   /*! \brief Fills slots with NaN. */
   virtual void PoisonSlots(const std::vector<int32_t>& slots) = 0;
   /*! \brief Rotates cached keys in place with kvctl's rotation. */
-  virtual void RotateSlots(const std::vector<KeyRotation>& rotations);
+  void RotateSlots(const std::vector<KeyRotation>& rotations);
   /*! \brief Reads slots as (num_layers, slots, num_kv_heads, head_dim), or as rows of int8 pages.
    */
   void ReadSlots(const std::vector<int32_t>& slots, const Tensor& k, const Tensor& v) const;
@@ -147,6 +148,8 @@ class CacheBackend {
 
   /*! \brief Attend, with arguments that have been checked. */
   virtual void AppendAndAttend(ForwardStep* step, int32_t layer, const LayerAttention& call) = 0;
+  /*! \brief Rotates the key of each slot in every layer by its row of the table. */
+  virtual void RotateSlots(const std::vector<int32_t>& slots, const RopeTable& table) = 0;
   /*! \brief The data of a float32 tensor of an option; nullptr where it is not given. */
   float* OptionData(const tvm::ffi::Optional<Tensor>& tensor, const char* name,
                     std::initializer_list<int64_t> shape) const;

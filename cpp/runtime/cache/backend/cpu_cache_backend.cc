@@ -3,8 +3,6 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
-
 #include "kernels/rope.h"
 #include "runtime/cache/step/kv_rows.h"
 #include "runtime/support/tensor_view.h"
@@ -13,9 +11,6 @@ namespace kvctl {
 namespace {
 
 using tvm::runtime::Tensor;
-
-// Keys that are rotated at a time.
-constexpr size_t kRotationBlock = 1024;
 
 /*!
  * \brief Asks for huge pages of memory. Attention walks through all of a cache, and two threads
@@ -81,22 +76,9 @@ void CpuCacheBackend::PoisonSlots(const std::vector<int32_t>& slots) {
   });
 }
 
-void CpuCacheBackend::RotateSlots(const std::vector<KeyRotation>& rotations) {
-  if (rotations.empty()) return;
-  RopeTable table(rotator_.step_table()->params());
-  std::vector<int32_t> slots, differences;
-  for (size_t begin = 0; begin < rotations.size(); begin += kRotationBlock) {
-    const size_t end = std::min(begin + kRotationBlock, rotations.size());
-    slots.clear();
-    differences.clear();
-    for (size_t i = begin; i < end; ++i) {
-      slots.push_back(rotations[i].slot);
-      differences.push_back(rotations[i].to - rotations[i].from);
-    }
-    table.Fill(differences.data(), static_cast<int32_t>(differences.size()));
-    for (const Tensor& pages : pages_) {
-      RopeSlotsCpu(table, page_shape_, DataPointer(pages.operator->()), slots.data());
-    }
+void CpuCacheBackend::RotateSlots(const std::vector<int32_t>& slots, const RopeTable& table) {
+  for (const Tensor& pages : pages_) {
+    RopeSlotsCpu(table, page_shape_, DataPointer(pages.operator->()), slots.data());
   }
 }
 

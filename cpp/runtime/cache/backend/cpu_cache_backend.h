@@ -32,9 +32,9 @@ class CpuCacheBackend final : public CacheBackend {
   using CacheBackend::ReadSlots;
   using CacheBackend::WriteSlots;
   void PoisonSlots(const std::vector<int32_t>& slots) final;
-  void RotateSlots(const std::vector<KeyRotation>& rotations) final;
 
  protected:
+  void RotateSlots(const std::vector<int32_t>& slots, const RopeTable& table) final;
   void AppendAndAttend(ForwardStep* step, int32_t layer, const LayerAttention& call) final;
 
  private:

@@ -1,18 +1,10 @@
 #include "runtime/cache/backend/cuda_cache_backend.h"
 
-#include <algorithm>
-
 #include "kvctl/checking.h"
 #include "kvctl/error.h"
 #include "runtime/support/tensor_view.h"
 
 namespace kvctl {
-namespace {
-
-/*! \brief Keys that are rotated in one call: a bound for the memory of their cosines and sines. */
-constexpr size_t kRotationBlock = 8192;
-
-}  // namespace
 
 void CudaCacheBackend::Check(const PagedKVCacheConfig& config) {
   CudaKernels();
@@ -114,21 +106,8 @@ void CudaCacheBackend::WriteSlots(int64_t layer, const std::vector<int32_t>& slo
   kernels_->WriteSlots(static_cast<int32_t>(layer), slots, k, v, stream());
 }
 
-void CudaCacheBackend::RotateSlots(const std::vector<KeyRotation>& rotations) {
-  if (rotations.empty()) return;
-  RopeTable table(rotator_.step_table()->params());
-  std::vector<int32_t> slots, differences;
-  for (size_t begin = 0; begin < rotations.size(); begin += kRotationBlock) {
-    const size_t end = std::min(begin + kRotationBlock, rotations.size());
-    slots.clear();
-    differences.clear();
-    for (size_t i = begin; i < end; ++i) {
-      slots.push_back(rotations[i].slot);
-      differences.push_back(rotations[i].to - rotations[i].from);
-    }
-    table.Fill(differences.data(), static_cast<int32_t>(differences.size()));
-    kernels_->RotateSlots(slots, table.row(0), stream());
-  }
+void CudaCacheBackend::RotateSlots(const std::vector<int32_t>& slots, const RopeTable& table) {
+  kernels_->RotateSlots(slots, table.row(0), stream());
 }
 
 void CudaCacheBackend::PoisonSlots(const std::vector<int32_t>& slots) {

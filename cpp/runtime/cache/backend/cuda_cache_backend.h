@@ -34,9 +34,9 @@ class CudaCacheBackend final : public CacheBackend {
   void ForgetGraphs() final { kernels_->ForgetGraphs(); }
   GraphState ReadGraphState() const final { return kernels_->ReadGraphState(); }
   void PoisonSlots(const std::vector<int32_t>& slots) final;
-  void RotateSlots(const std::vector<KeyRotation>& rotations) final;
 
  protected:
+  void RotateSlots(const std::vector<int32_t>& slots, const RopeTable& table) final;
   void AppendAndAttend(ForwardStep* step, int32_t layer, const LayerAttention& call) final;
 
  private:
