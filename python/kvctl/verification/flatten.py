@@ -71,6 +71,22 @@ def signed(value: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
+def to_names(values: Sequence[int]) -> Int64:
+    """Return integers of 64 bits as `signed` does, (n,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `signed`.
+    """
+    if type(values) is list and set(map(type, values)) == {int}:  # most calls
+        try:
+            return np.array(values, np.int64)
+        except OverflowError:
+            pass  # unsigned, or an error
+    return np.array([signed(value) for value in values], np.int64)
+
+
 def kind(name: str, names: Sequence[str], what: str) -> int:
     """Return the index of a name.
 
@@ -171,4 +187,4 @@ def streams(
         raise ValueError(
             f"request_ids needs one entry for each of {size} sequences, got {len(request_ids)}"
         )
-    return np.array([signed(i) for i in request_ids], np.int64), where
+    return to_names(request_ids), where

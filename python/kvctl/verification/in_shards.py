@@ -56,7 +56,7 @@ class ShardedLogits(Protocol):
 
 def is_sharded(logits: Any) -> TypeGuard[ShardedLogits]:
     """Return whether logits are `ShardedLogits`, at next to no cost for others."""
-    return hasattr(type(logits), "tokens")
+    return type(logits) is not np.ndarray and hasattr(type(logits), "tokens")
 
 
 def is_plain(sampling: Sampling) -> bool:

@@ -50,19 +50,18 @@ class Verification:
         errors: Sequence[str] | None = None,
     ) -> None:
         """Take apart what ``kvctl.verify.run`` wrote to `out` (cpp/runtime/verify)."""
+        size = len(trees)
         self._trees = trees
-        self._begins, self._row_begins = begins
-        num_nodes = int(self._begins[-1])
-        self._out_nodes = out[:num_nodes]
-        self._out_tokens = out[num_nodes : 2 * num_nodes]
-        self._out_kept = out[2 * num_nodes : 3 * num_nodes]
-        counts = out[3 * num_nodes :].reshape(4, len(trees))
-        self.num_accepted: Int32
-        self.num_emitted: Int32
-        self.bonus: Int32
-        self.num_accepted, self.num_emitted, self.bonus, self._finished = counts
+        self._both_begins = begins
+        self._out = out
+        accepted = len(out) - 4 * size
+        emitted = accepted + size
+        bonus = emitted + size
+        self.num_accepted: Int32 = out[accepted:emitted]
+        self.num_emitted: Int32 = out[emitted:bonus]
+        self.bonus: Int32 = out[bonus : bonus + size]
         self.lossless = lossless
-        self.errors = [str(e) for e in errors] if errors is not None else [""] * len(trees)
+        self.errors = [str(e) for e in errors] if errors is not None else [""] * size
         self.log_probs = (
             None
             if log_probs is None
@@ -139,10 +138,25 @@ class Verification:
     # The arrays that few callers read are made when they are read: a call of few rows takes
     # microseconds.
 
+    @property
+    def _begins(self) -> Int64:
+        begins: Int64 = self._both_begins[0]
+        return begins
+
+    @property
+    def _row_begins(self) -> Int64:
+        begins: Int64 = self._both_begins[1]
+        return begins
+
+    @property
+    def _per_node(self) -> Int32:
+        """(3, N) int32: accepted nodes, emitted tokens, kept rows."""
+        return self._out[: len(self._out) - 4 * len(self)].reshape(3, -1)
+
     @cached_property
     def finished(self) -> npt.NDArray[np.bool_]:
         """(B,) bool, whether a stop token was emitted. What came after it was dropped."""
-        return self._finished.astype(bool)
+        return self._out[len(self._out) - len(self) :].astype(bool)
 
     @cached_property
     def draft_mismatch(self) -> npt.NDArray[np.bool_]:
@@ -164,24 +178,27 @@ class Verification:
     @cached_property
     def tokens(self) -> list[list[int]]:
         """The emitted tokens of each sequence: accepted drafts, then the bonus."""
+        emitted = self._per_node[1]
         return [
-            self._out_tokens[begin : begin + n].tolist()
+            emitted[begin : begin + n].tolist()
             for begin, n in zip(self._begins, self.num_emitted, strict=False)
         ]
 
     @cached_property
     def accepted_nodes(self) -> list[list[int]]:
         """The accepted drafted nodes of each sequence, in path order; the root is not one."""
+        nodes = self._per_node[0]
         return [
-            self._out_nodes[begin : begin + n].tolist()
+            nodes[begin : begin + n].tolist()
             for begin, n in zip(self._begins, self.num_accepted, strict=False)
         ]
 
     @cached_property
     def kept(self) -> list[list[int]]:
         """The pending rows to keep in each sequence, the root's first: what ``commit`` takes."""
+        kept = self._per_node[2]
         return [
-            self._out_kept[begin : begin + n + 1].tolist()
+            kept[begin : begin + n + 1].tolist()
             for begin, n in zip(self._begins, self.num_accepted, strict=False)
         ]
 
@@ -214,7 +231,7 @@ class Verification:
         has_child[starts[inner] + parents[inner]] = True
         n = self.num_accepted.astype(np.int64)
         begins = self._begins[:-1]
-        last = np.where(n > 0, self._out_nodes[begins + np.maximum(n - 1, 0)], 0)
+        last = np.where(n > 0, self._per_node[0, begins + np.maximum(n - 1, 0)], 0)
         cut = self.finished & (self.num_emitted == n)
         reached_depth = n + (has_child[begins + last] & ~cut)
         depth = int(reached_depth.max(initial=0))
