@@ -15,6 +15,8 @@ from .program import Call, Kept, Own, function
 if TYPE_CHECKING:
     import os
 
+    from .session import Session
+
 
 class DistributedCheckpoint:
     """A checkpoint on every worker."""
@@ -32,19 +34,28 @@ class DistributedKVCache(PagedKVCache):
     and changes nothing. The other workers have the same sequences and pages; they follow before
     their next step, and one that cannot ends the session.
 
-    A closed session's cache can be read, and its sequences removed. Where worker 0 could not leave
-    its step, since a machine was stopped, removing does nothing.
+    Behind a worker's death it can be read, and its sequences removed. Everything else raises the
+    :class:`kvctl.distributed.WorkerError` of the death; where worker 0 could not leave its step,
+    since a machine was stopped, everything does.
 
     K and V lie with the worker that has their heads, so steps are the model's alone: there is no
     ``begin_forward`` and no attention from Python.
     """
 
-    def __init__(self, handle: Any, journal: Journal) -> None:
+    def __init__(self, handle: Any, journal: Journal, session: Session) -> None:
+        self._session = session
         super().__init__(handle)
         self._journal = journal
 
-    def __contains__(self, seq_id: int) -> bool:
-        return not self._journal.is_stuck() and super().__contains__(seq_id)
+    @property
+    def _handle(self) -> Any:
+        """The first worker's cache, for whatever is done with it."""
+        self._session.require_left()
+        return self._first_handle
+
+    @_handle.setter
+    def _handle(self, handle: Any) -> None:
+        self._first_handle = handle
 
     def add_sequence(self, seq_id: int) -> None:
         """Add an empty sequence."""
@@ -52,8 +63,7 @@ class DistributedKVCache(PagedKVCache):
 
     def remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence; its checkpoints become invalid."""
-        if not self._journal.is_stuck():
-            self._change("vm.kv_state_remove_sequence", seq_id)
+        self._remove("vm.kv_state_remove_sequence", seq_id)
 
     def fork_sequence(self, parent: int, child: int, position: int = -1) -> None:
         """Make ``child`` a copy of the first ``position`` tokens of ``parent``."""
@@ -61,8 +71,7 @@ class DistributedKVCache(PagedKVCache):
 
     def clear(self) -> None:
         """Remove every sequence."""
-        if not self._journal.is_stuck():
-            self._change("vm.kv_state_clear")
+        self._remove("vm.kv_state_clear")
 
     def popn(self, seq_id: int, n: int) -> None:
         """Take back the last ``n`` tokens: first pending nodes, then committed ones."""
@@ -78,17 +87,18 @@ class DistributedKVCache(PagedKVCache):
     def abort(self, seq_ids: Sequence[int] | None = None) -> None:
         """Drop the pending nodes of the given sequences, of all by default."""
         ids = None if seq_ids is None else to_shape(seq_ids, "seq_ids", ordered=False)
-        if not self._journal.is_stuck():
-            self._change("cache.drop_pending", ids)
+        self._remove("cache.drop_pending", ids)
 
     def checkpoint(self, seq_id: int) -> DistributedCheckpoint:
         """Return a point that :meth:`rollback` can return to exactly, in constant time."""
+        self._session.require_open()
         handle, kept = super().checkpoint(seq_id), self._journal.keep()
         self._journal.add("cache.checkpoint", Own.CACHE, seq_id, target=kept.number)
         return DistributedCheckpoint(handle, kept, self._journal)
 
     def rollback(self, seq_id: int, checkpoint: DistributedCheckpoint) -> None:
         """Make a sequence exactly what it was; the checkpoint stays valid."""
+        self._session.require_open()
         call = Call("cache.rollback", (Own.CACHE, seq_id, checkpoint.kept))
         args = (self._handle, seq_id, checkpoint.handle)
         self._journal.change(call, function(call.name), args)
@@ -113,6 +123,11 @@ class DistributedKVCache(PagedKVCache):
 
     def _change(self, name: str, *args: Any) -> None:
         """Change worker 0's cache, and have the others do the same before their next step."""
+        self._session.require_open()
+        self._remove(name, *args)
+
+    def _remove(self, name: str, *args: Any) -> None:
+        """Change the cache by less, which goes without the other workers, too."""
         call = Call(name, (Own.CACHE, *args))
         self._journal.change(call, function(name), (self._handle, *args))
 

@@ -17,8 +17,7 @@ class Journal:
     twice, because an interrupt came in between, does no harm.
     """
 
-    def __init__(self, is_stuck: Callable[[], bool]) -> None:
-        self.is_stuck = is_stuck  #: whether a closed session's worker 0 is in a step still
+    def __init__(self) -> None:
         self.first = 0  #: the number of the first call
         self.calls: list[Call] = []
         self._kept = itertools.count()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
@@ -16,6 +15,7 @@ from .cache import DistributedKVCache
 from .calls import WorkerCalls
 from .collectives import LIBRARIES, for_device
 from .journal import Journal
+from .loading import load_model, num_shards
 from .session import Session
 
 
@@ -45,8 +45,8 @@ class ModelRunner(compiled.ModelRunner):
         super().__init__(session.first.take_result(), directory)
         if isinstance(self._cache, ReplayingCache):
             raise NotImplementedError("models with recurrent layers run on one worker")
-        journal = Journal(session.is_stuck)
-        self._cache = DistributedKVCache(self._cache.handle, journal)
+        journal = Journal()
+        self._cache = DistributedKVCache(self._cache.handle, journal, session)
         splits = ffi.runner.get_logit_columns(self._handle) < self.vocab_size
         self._calls = WorkerCalls(
             session, journal, self._cache, self.vocab_size, join_logits=join_logits or not splits
@@ -126,7 +126,7 @@ class ModelRunner(compiled.ModelRunner):
         library = for_device(device) if collectives is None else collectives
         if library in LIBRARIES and library != for_device(device):
             raise ValueError(f"collectives over {library} connect no workers on {device}")
-        shards = _num_shards(Path(path))
+        shards = num_shards(Path(path))
         if shards not in (1, workers):
             raise ValueError(
                 f"{path} is compiled for {shards} workers (tensor_parallel_shards), not {workers}"
@@ -148,7 +148,7 @@ class ModelRunner(compiled.ModelRunner):
             patience=patience,
         )
         try:
-            session.load(str(Path(path).resolve()), device, kv_dtype or "", sizes)
+            load_model(session, str(Path(path).resolve()), device, kv_dtype or "", sizes)
             return cls(session, model_dir, join_logits=join_logits)
         except BaseException:
             session.close(kill=True)
@@ -176,12 +176,3 @@ class ModelRunner(compiled.ModelRunner):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, workers={self.workers})"
-
-
-def _num_shards(directory: Path) -> int:
-    """Return for how many workers a model was compiled."""
-    file = directory / "mlc-chat-config.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{directory} is no model directory: there is no {file.name}")
-    config = json.loads(file.read_text())
-    return int(config.get("tensor_parallel_shards") or 1) if isinstance(config, dict) else 1

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import os
-import select
 import socket
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from threading import RLock, Thread
 from typing import Any
 
-import tvm_ffi
 from tvm_ffi import get_global_func
 
 from . import collectives
 from .errors import WorkerError
 from .hosts import Hosts
+from .listener import Listener
 from .processes import Processes
 from .reports import Reports
-from .wire import BREAK, VALUE, Port
+from .wire import Port
 from .worker_state import WORKERS, Worker
 
 _TOKENS = itertools.count(1)
 _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 #: Seconds for imports and for reading a model: a death is noticed at once all the same.
-_START_SECONDS = 600.0
+START_SECONDS = 600.0
 _GOODBYE_SECONDS = 5.0
+#: For worker 0, behind a death: what it waits for has ended, unless a machine is stopped.
+_LEAVING_SECONDS = 2.0
 
 
 class Session:
@@ -84,8 +84,8 @@ class Session:
         own, ours = socket.socketpair()
         self.first = Worker(0, Port(own), *hosts[:1])
         WORKERS[self._token] = self.first
-        self._ports = {0: Port(ours)}
-        self._poll = select.poll()
+        self._listener = Listener(self.first, Port(ours), library)
+        self._death: tuple[str, int] | None = None  # the message and the worker
         self._functions: dict[str, Any] = {}
         _OPEN.add(self)
         try:
@@ -97,10 +97,7 @@ class Session:
     def _open(self) -> None:
         """Start the workers and connect them."""
         self._disco: Any = self._processes.open(self.workers)
-        self._ports |= self._processes.ports
-        self._numbers_by_fd = {port.fileno(): number for number, port in self._ports.items()}
-        for port in self._ports.values():
-            self._poll.register(port.fileno(), select.POLLIN)
+        self._listener.add(self._processes.ports)
         find = get_global_func("runtime.disco.SessionGetGlobalFunc")
         self._functions = {
             name: find(self._disco, f"kvctl.distributed.{name}")
@@ -123,7 +120,7 @@ class Session:
             self._library,
             meeting,
             60_000,
-            patience=_START_SECONDS,
+            patience=START_SECONDS,
             doing="while the workers were connecting",
         )
         if reports.failures:
@@ -157,12 +154,12 @@ class Session:
         ------
         WorkerError
             If a worker died, does not answer, or left the others behind; the session is closed.
+            Or if it was closed so before.
         RuntimeError
             If the session is closed.
         """
         with self._lock:
-            if self.closed:
-                raise RuntimeError("the session of workers is closed: load the model again")
+            self.require_open()
             number = next(self._numbers)
             reports = Reports(
                 number, self.workers, who, self._patience if patience is None else patience
@@ -178,8 +175,9 @@ class Session:
             except KeyboardInterrupt:
                 # It takes effect behind the step, as behind any call of the library. The message
                 # may not have gone out yet: workers do a thing of one number once.
-                self._send(function, number, args)
-                self._collect(reports, doing)
+                if not self.closed:
+                    self._send(function, number, args)
+                    self._collect(reports, doing)
                 raise
             return reports
 
@@ -190,95 +188,34 @@ class Session:
                 self._disco, 0, 0, self._functions[function], self._token, number, *args
             )
 
-    def load(self, directory: str, device: str, kv_dtype: str, sizes: Any) -> None:
-        """Load a model on every worker; :meth:`kvctl.distributed.worker_state.Worker.load`.
-
-        Raises
-        ------
-        WorkerError
-            If a worker fails alone; or as the load of a model raises.
-        """
-        reports = self.call(
-            "load",
-            directory,
-            device,
-            kv_dtype,
-            tvm_ffi.Shape(sizes),
-            self.threads,
-            patience=_START_SECONDS,
-            doing="while it loaded the model",
-        )
-        if reports.failures:
-            worker, failure = reports.cause()
-            if self.first.error is not None and worker == 0:
-                raise self.first.error
-            raise WorkerError(
-                f"{self.name(worker)} could not load its part of the model: {failure.kind}: "
-                f"{failure.message}",
-                worker=worker,
-                closed=True,
-            )
-
     def _collect(self, reports: Reports, doing: str) -> None:
-        told: set[int] = set()
-        while reports.missing:
-            ready = self._poll.poll(reports.milliseconds())
-            for fd, _ in ready:
-                number = self._numbers_by_fd[fd]
-                try:
-                    for news in self._ports[number].receive():
-                        reports.heard(number)
-                        if news.kind == VALUE:
-                            self._hand_out(news.payload)
-                        else:
-                            reports.take(number, news)
-                except EOFError:
-                    self.give_up(number, self._processes.how_it_ended(number), doing)
-            silent = reports.silent()
-            if silent is not None:
-                seconds = f"has not answered for {reports.patience:.0f} s"
-                self.give_up(silent, seconds, doing)
-            if reports.blocked():
-                self._leave(reports.failures)
-            if self._library == "nccl" and reports.broken and reports.missing - told:
-                self._leave(reports.missing - told)
-                told |= reports.missing
-        if reports.diverged is not None:
-            worker, message = reports.diverged
-            self.give_up(worker, f"could not follow the others ({message})", doing)
-
-    def _hand_out(self, payload: bytes) -> None:
-        """Tell all workers what one of them has to say."""
-        self.first.learn(payload)
-        for number, port in self._ports.items():
-            if number > 0:
-                with contextlib.suppress(OSError):  # a dead worker is noticed by its socket's end
-                    port.send(VALUE, 0, payload)
-
-    def _leave(self, workers: Iterable[int]) -> None:
-        """Close connections, so that workers that wait in collectives raise.
-
-        With Gloo those of workers that wait for nothing: one that waits is not woken by closing its
-        own end, and then hears nothing of the other's. With NCCL those of workers that wait, which
-        nothing else wakes.
-        """
-        for number in workers:
-            if number == 0:
-                self.first.close_connections()
-            else:
-                with contextlib.suppress(OSError):
-                    self._ports[number].send(BREAK)
+        lost = self._listener.collect(reports)
+        if lost is not None:
+            worker, what = lost
+            self.give_up(worker, what or self._processes.how_it_ended(worker), doing)
 
     def give_up(self, worker: int, what: str, doing: str) -> None:
         """Close the session and say whose fault it is."""
-        name = self.name(worker)
-        self.close(kill=True)
-        raise WorkerError(
-            f"{name} {what} {doing}; the session is closed, and its workers have ended: load the "
-            "model again",
-            worker=worker,
-            closed=True,
+        message = (
+            f"{self.name(worker)} {what} {doing}; the session is closed, and its workers have "
+            "ended: load the model again"
         )
+        self._death = message, worker
+        self.close(kill=True)
+        raise WorkerError(message, worker=worker, closed=True)
+
+    def require_open(self) -> None:
+        """Raise, where the session is closed: WorkerError behind a death, as then."""
+        if self._death is not None:
+            message, worker = self._death
+            raise WorkerError(message, worker=worker, closed=True)
+        if self.closed:
+            raise RuntimeError("the session of workers is closed: load the model again")
+
+    def require_left(self) -> None:
+        """Raise, where worker 0 is in a call of a closed session still, and so uses the cache."""
+        if self.closed and not self.first.has_ended(self._sent):
+            self.require_open()
 
     def name(self, worker: int) -> str:
         """Return what a message calls a worker."""
@@ -305,24 +242,18 @@ class Session:
                 if self._library == "nccl":  # whose waits end by one's own abort alone
                     self.first.close_connections()
             # Its cache is the user's, who removes what the step had begun.
-            self.first.has_ended(self._sent, _GOODBYE_SECONDS)
+            has_left = self.first.has_ended(
+                self._sent, _LEAVING_SECONDS if kill else _GOODBYE_SECONDS
+            )
             # Disco's session joins the thread of worker 0, which is in a collective perhaps.
             ending = Thread(target=self._end_disco, daemon=True)
             ending.start()
-            ending.join(_GOODBYE_SECONDS)
+            ending.join(_GOODBYE_SECONDS if has_left else 0)
             self._processes.reap(0 if kill else _GOODBYE_SECONDS)
-            for port in self._ports.values():
-                port.close()
+            self._listener.close()
             if not ending.is_alive():
                 self.first.port.close()
                 WORKERS.pop(self._token, None)
-
-    def is_stuck(self) -> bool:
-        """Return whether worker 0 is in a call that the session did not wait for.
-
-        It waits for a machine that is stopped, up to the timeout of the collectives.
-        """
-        return self.closed and not self.first.has_ended(self._sent)
 
     def _end_disco(self) -> None:
         if hasattr(self, "_disco") and self._processes.may_end((self._disco, self._functions)):

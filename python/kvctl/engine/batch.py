@@ -132,21 +132,23 @@ class Batch:
 
     def _remove(self, texts: Sequence[TextState]) -> None:
         """Take everything out that is still there, whatever the drafter raises meanwhile."""
-        cache = self._runner.cache
         with ExitStack() as stack:
             for text in texts:
-                if text.seq_id in cache:
-                    stack.callback(self._remove_sequence, text.seq_id)
+                stack.callback(self._remove_sequence, text.seq_id)
                 stack.callback(self._drafting.finish, text)
                 stack.callback(self._drafting.finish, text)  # one of them may be interrupted
 
     def _remove_sequence(self, seq_id: int) -> None:
         """Remove a sequence; wait for a thread that uses the cache too, which it may not."""
+        cache = self._runner.cache
+        if seq_id not in cache:
+            return None
         end = perf_counter() + _PATIENCE
         while True:
             try:
-                return self._runner.cache.remove_sequence(seq_id)
-            except RuntimeError:
-                if perf_counter() > end:
+                return cache.remove_sequence(seq_id)
+            except RuntimeError as error:
+                # One of another class is no thread in the cache: a worker has died.
+                if type(error) is not RuntimeError or perf_counter() > end:
                     raise
             sleep(0.0005)

@@ -56,6 +56,69 @@ def test_killed_between_steps_and_the_next_session(sharded_model):
         again.prefill([0], [PROMPT])
 
 
+def test_every_call_behind_a_death_names_the_worker(sharded_model):
+    runner = load(sharded_model)
+    cache = runner.cache
+    runner.prefill([0], [PROMPT])
+    runner.verify([0], [kvctl.TokenTree.chain([1, 2])])
+    checkpoint = cache.checkpoint(0)
+    pid = pid_of(runner)
+    os.kill(pid, signal.SIGKILL)
+    changes = {
+        "forward": lambda: runner.forward([0], [[1]]),
+        "prefill": lambda: runner.prefill([0], [[1]]),
+        "decode": lambda: runner.decode([0], [1]),
+        "verify": lambda: runner.verify([0], [kvctl.TokenTree.chain([1])]),
+        "embed": lambda: runner.embed([1]),
+        "generate": lambda: kvctl.generate(runner, PROMPT, max_new_tokens=4, seq_id=2),
+        "add_sequence": lambda: cache.add_sequence(3),
+        "fork_sequence": lambda: cache.fork_sequence(0, 3),
+        "commit": lambda: cache.commit([0], [[0]]),
+        "popn": lambda: cache.popn(0, 1),
+        "checkpoint": lambda: cache.checkpoint(0),
+        "rollback": lambda: cache.rollback(0, checkpoint),
+        "evict": lambda: cache.evict(0, [0]),
+        "enable_sliding_window": lambda: cache.enable_sliding_window(0, 8),
+    }
+    rest = {
+        "contains": lambda: 0 in cache,
+        "sequence_ids": lambda: cache.sequence_ids,
+        "sequence_length": lambda: cache.sequence_length(0),
+        "pending_length": lambda: cache.pending_length(0),
+        "num_available_tokens": lambda: cache.num_available_tokens,
+        "abort": cache.abort,
+        "remove_sequence": lambda: cache.remove_sequence(0),
+        "clear": cache.clear,
+    }
+
+    def assert_dead(calls):
+        for name, call in calls.items():
+            with pytest.raises(WorkerError, match=rf"worker 1 \(process {pid}\) was") as error:
+                call()
+            assert error.value.worker == 1 and error.value.closed, name
+
+    with pytest.raises(WorkerError, match=rf"worker 1 \(process {pid}\)"):
+        runner.decode([0], [1])
+    assert_dead(changes)
+    ended, runner._session.first._ended = runner._session.first._ended, 0  # worker 0 is in a step
+    assert_dead(changes | rest)
+    runner._session.first._ended = ended
+    assert cache.sequence_ids == [0] and cache.sequence_length(0) == len(PROMPT) + 2
+    for call in rest.values():
+        call()
+    assert cache.empty
+
+
+def test_a_session_that_was_closed_says_so(sharded_model):
+    runner = load(sharded_model)
+    runner.close()
+    for call in (lambda: runner.decode([0], [1]), lambda: runner.cache.add_sequence(1)):
+        with pytest.raises(RuntimeError, match="is closed: load the model again") as error:
+            call()
+        assert not isinstance(error.value, WorkerError)
+    assert runner.cache.sequence_ids == [0]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_a_random_moment(sharded_model, seed):
     runner = load(sharded_model)

@@ -14,7 +14,7 @@ CALL = Call("vm.kv_state_clear", (Own.CACHE,))
 
 
 def test_an_interrupt_does_not_lose_the_note():
-    journal = Journal(lambda: False)
+    journal = Journal()
     with pytest.raises(KeyboardInterrupt):
         journal.change(CALL, _thread.interrupt_main, ())  # as Ctrl-C during the change
         time.sleep(0)  # Python looks for interrupts behind calls
@@ -22,7 +22,7 @@ def test_an_interrupt_does_not_lose_the_note():
 
 
 def test_what_raises_is_not_noted():
-    journal = Journal(lambda: False)
+    journal = Journal()
     with pytest.raises(ValueError):
         journal.change(CALL, int, ("no number",))
     assert not journal.calls
