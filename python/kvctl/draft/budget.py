@@ -8,6 +8,7 @@ from copy import copy
 
 from .cost import RoundCost
 from .request import Request
+from .savings import Savings
 
 # Where nothing promises a gain because no round was timed yet, so many rounds try a single node
 # that is as likely right as this.
@@ -27,9 +28,10 @@ class Budget:
 
     Estimates can be wrong, so a bet must also be affordable: what a text would lose if all its
     drafts were rejected may not exceed what its earlier rounds gained, plus a small credit that
-    grows with each round. However misleading the text, generation therefore never takes longer than
-    plain decoding by more than that credit. Only before anything of more than one row was timed,
-    and where the prefill promised nothing, up to two rounds try one likely node beyond it.
+    grows with each round, plus what texts before it saved. However misleading the texts, generation
+    therefore never takes longer than plain decoding by more than their credits. Only before
+    anything of more than one row was timed, and where the prefill promised nothing, up to two
+    rounds try one likely node beyond it.
 
     Parameters
     ----------
@@ -43,6 +45,8 @@ class Budget:
         there, and a row is a larger part of that.
     allowance
         Plain steps that it may lose in addition for each round.
+    savings
+        What earlier texts of the drafter gained; none by default.
 
     Attributes
     ----------
@@ -58,13 +62,16 @@ class Budget:
         margin: float = 0.05,
         credit: float = 0.3,
         allowance: float = 0.01,
+        savings: Savings | None = None,
     ) -> None:
         self.cost = cost
         self.promised = 1.0
         self._margin = margin
         self._credit = credit
         self._allowance = allowance
+        self._savings = savings or Savings()
         self._purses: dict[int, float] = {}
+        self._own: dict[int, float] = {}  # what each text was given of its own
 
     def purse(self, id: int) -> float:
         """Return what a text may lose at present, in plain steps."""
@@ -108,6 +115,21 @@ class Budget:
                 best[text] = min(1, requests[text].limit)
         return best
 
+    def affords(self, requests: Sequence[Request]) -> bool:
+        """Return whether any text could pay for verifying a node.
+
+        Where none can, a drafter that takes time need not draft.
+        """
+        size, most = len(requests), sum(request.limit for request in requests)
+        if most == 0:
+            return False
+        self._begin([request.id for request in requests])
+        richest = max(self._purses[request.id] for request in requests)
+        # The more nodes share a step of the cost, the less of it is one node's part.
+        totals = [1 << i for i in range(most.bit_length())]
+        part = min(self._part(size, total) for total in totals)
+        return richest >= part or self._tries(1.0)
+
     def _choice(
         self, requests: Sequence[Request], rates: Sequence[Sequence[float]]
     ) -> tuple[list[int], float]:
@@ -120,10 +142,9 @@ class Budget:
         if not ordered:
             return best, 1.0
         plain = self.cost(size)
-        # Each node's part of what a round of so many nodes costs beyond a plain one, in tokens.
         cost = self.cost
         costs = [cost(size + total) / plain for total in range(len(ordered) + 1)]
-        parts = [size * (cost - 1.0) / max(total, 1) for total, cost in enumerate(costs)]
+        parts = [self._part(size, total) for total in range(len(ordered) + 1)]
         self._begin([request.id for request in requests])
         purses = [max(self._purses[request.id], 0.0) for request in requests]
         caps, best_gain = [request.limit for request in requests], 1.0 + self._margin
@@ -139,6 +160,10 @@ class Budget:
                 min(cap, int(purse / parts[total])) for cap, purse in zip(caps, purses, strict=True)
             ]
         return best, best_gain if any(best) else 1.0
+
+    def _part(self, size: int, total: int) -> float:
+        """Return each node's part of what `total` nodes cost beyond a plain round, in tokens."""
+        return size * (self.cost(size + total) / self.cost(size) - 1.0) / max(total, 1)
 
     def _take(
         self,
@@ -197,8 +222,11 @@ class Budget:
         new = [id for id in ids if id not in self._purses]
         if new:
             grown = self._credit * max(1.0, math.sqrt(len(ids) / 2))
-            self._purses.update(dict.fromkeys(new, max(self._credit, min(grown, 1.0))))
+            own = max(self._credit, min(grown, 1.0))
+            self._own.update(dict.fromkeys(new, own))
+            self._purses.update(dict.fromkeys(new, own + self._savings.take(len(new))))
 
     def finish(self, id: int) -> None:
-        """Forget a text."""
-        self._purses.pop(id, None)
+        """Forget a text, and save what it gained."""
+        if id in self._purses:
+            self._savings.give_back(self._purses.pop(id) - self._own.pop(id))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy.typing as npt
 
 from ..draft import Budget
+from ..draft.savings import savings_of
 from ..verification import RULES, Sampling
 from ..verification.enumeration import Rule
 from .arguments import text_arguments
@@ -203,7 +204,7 @@ def generate(
             if text.seq_id in runner.cache:
                 raise ValueError(f"sequence {text.seq_id} exists already")
             texts.append(TextState(i, text, room, limit, grammars[i], log_probs=log_probs))
-        budget = Budget(cost_of(runner))
+        budget = Budget(cost_of(runner), savings=savings_of(drafter))
         decider = Decider(rule, log_probs=log_probs)
         drafting = Drafting(runner, drafter, budget, decider)
         rounds = Rounds(runner, drafting, budget, decider)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kvctl import Sampling
-from kvctl.draft import Budget, Request, RoundCost
+from kvctl.draft import Budget, LookupDrafter, Request, RoundCost
+from kvctl.draft.savings import Savings, savings_of
 
 
 class OneText:
@@ -137,6 +138,75 @@ def test_each_text_has_a_purse_of_its_own():
     assert budget.purse(0) == before
     budget.finish(0)
     assert budget.purse(0) == 0.5
+
+
+def test_what_texts_gained_later_ones_may_lose():
+    cost = RoundCost(max_rows=33)
+    cost.calibrate(lambda rows: 1.0 + 0.2 * (rows - 1))
+    savings = Savings(2.0)
+
+    def started(texts=1):
+        budget = Budget(cost, credit=0.3, allowance=0.0, savings=savings)
+        budget.affords(requests(*[4] * texts))
+        return budget
+
+    first = started()
+    first.observe([0], [2], [3], 1.4)
+    assert first.purse(0) == pytest.approx(0.3 + 2 - 0.4)
+    first.finish(0)
+    two = started(2)  # they share it
+    assert two.purse(0) == two.purse(1) == pytest.approx(0.3 + 0.8)
+    two.observe([0, 1], [0, 5], [1, 1], cost(7))
+    two.finish(1)  # its loss is saved by nobody
+    two.finish(0)
+    two.finish(5)  # a text that never began
+    assert started().purse(0) == pytest.approx(0.3 + 0.8)  # which was interrupted: it is gone
+    rich = started()
+    assert rich.purse(0) == pytest.approx(0.3)
+    rich.observe([0], [9], [10], cost(10))
+    rich.finish(0)
+    assert started().purse(0) == pytest.approx(0.3 + 2.0)
+
+
+def test_texts_together_lose_no_more_than_their_own_credits():
+    rng = np.random.default_rng(3)
+    cost = RoundCost(max_rows=33)
+    cost.calibrate(lambda rows: 1.0 + 0.1 * (rows - 1))
+    for _ in range(20):
+        savings, balance, right = Savings(), 0.0, rng.uniform(0.0, 0.6)
+        for text in range(30):
+            budget = Budget(cost, savings=savings)
+            request = Request(0, [1], 0, 0, Sampling(temperature=0.0), limit=8)
+            for _ in range(20):
+                count = budget.choose([request], [[0.9, 0.5, 0.4]])[0]
+                kept = count if rng.random() < right else 0
+                budget.observe([0], [count], [1 + kept], cost(1 + count))
+                balance += kept + 1 - cost(1 + count)
+                assert balance >= -(text + 1) * (0.3 + 20 * 0.01) - 1e-6
+            budget.finish(0)
+
+
+def test_the_savings_of_a_drafter_are_its_own():
+    one, other = LookupDrafter(), LookupDrafter()
+    savings_of(one).give_back(1.0)
+    assert savings_of(one).take(1) == 1.0
+    assert savings_of(other).take(1) == 0.0
+    assert savings_of(None) is not savings_of(None)
+
+
+def test_what_nobody_could_pay_need_not_be_drafted():
+    cost = RoundCost(max_rows=33)
+    cost.recall([(8, 1.2), (9, 1.35), (16, 1.5)])
+    assert not Budget(cost, credit=0.02, allowance=0.0).affords(requests(4))
+    assert not Budget(cost).affords(requests(0))
+    assert not Budget(cost).affords([])
+    # The step behind 8 rows is too dear for one node, and not for two of each text.
+    assert Budget(cost).affords(requests(*[16] * 8))
+    assert not Budget(cost).affords(requests(1, *[0] * 7))
+    unknown = RoundCost()
+    assert not Budget(unknown).affords(requests(4))
+    unknown.observe(1, 1.0)
+    assert Budget(unknown).affords(requests(4))  # a first trial is free
 
 
 def test_limits_of_each_text_hold():

@@ -8,8 +8,17 @@ import pytest
 
 from drafters import Around
 from fake_heads import SumMedusa
-from kvctl import generate
-from kvctl.draft import Budget, HeadDrafter, LookupDrafter, MedusaDrafter, RoundCost
+from kvctl import Sampling, TokenTree, generate
+from kvctl.draft import (
+    Budget,
+    Draft,
+    HeadDrafter,
+    LookupDrafter,
+    MedusaDrafter,
+    Request,
+    RoundCost,
+    RoundResult,
+)
 from kvctl.draft.model.pays import DraftingPays
 from simulated_time import WORLDS, Clock, TimedHead, TimedRunner
 
@@ -125,7 +134,29 @@ def test_what_others_promise_takes_the_round():
     cost = RoundCost()
     cost.calibrate(lambda rows: 1.0 + 0.05 * (rows - 1))
     budget, pays = Budget(cost), DraftingPays()
-    assert pays.worthwhile(budget, 1)
-    assert not pays.worthwhile(budget.beside(3.0), 1)
+    request = Request(0, [1], 0, 0, Sampling(temperature=0.0), limit=4)
+    assert pays.worthwhile(budget, [request])
+    assert not pays.worthwhile(budget.beside(3.0), [request])
     assert budget.promised == 1.0 and budget.beside(0.4).promised == 1.0
     assert budget.beside(3.0).purse(0) == budget.purse(0)
+
+
+def test_unlucky_rounds_do_not_end_drafts_that_learnt_rates_believe_in():
+    cost = RoundCost()
+    cost.calibrate(lambda rows: 1.0 + 0.05 * (rows - 1))
+    budget, pays = Budget(cost, credit=100.0), DraftingPays()
+    request = Request(0, [1], 0, 0, Sampling(temperature=0.0), limit=4)
+    tree = TokenTree([1, 2, 3], [-1, 0, 1])
+
+    def unlucky(rates):
+        assert pays.worthwhile(budget, [request])
+        draft = Draft(tree, rates=rates)
+        result = RoundResult(request, draft, [0, 1, 2], [], [7], [0], None, 3, 1.1, False)
+        pays.observe_round([result])
+
+    for _ in range(40):
+        unlucky([1.0, 0.6, 0.3])
+    assert pays.gain == pytest.approx(1.9 / 1.1, rel=0.1)
+    with pytest.raises(AssertionError):  # rates that fell with the trials end it
+        for _ in range(100):
+            unlucky([1.0, 0.02, 0.01])

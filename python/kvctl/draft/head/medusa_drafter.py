@@ -72,7 +72,7 @@ class MedusaDrafter(Drafter):
         """Draft the most probable paths."""
         self._offered = {}
         able = [request for request in requests if request.limit > 0]
-        if able and (not self._adapts or self._pays.worthwhile(budget, len(requests))):
+        if able and (not self._adapts or self._pays.worthwhile(budget, requests)):
             begin = perf_counter()
             self._offer(able)
             self._pays.observe_catch_up(perf_counter() - begin)

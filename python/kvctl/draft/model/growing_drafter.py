@@ -106,7 +106,7 @@ class GrowingDrafter(Drafter):
     def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
         """Grow a tree for each text."""
         self._trees = {}
-        if self._adapts and not self._pays.worthwhile(budget, len(requests)):
+        if self._adapts and not self._pays.worthwhile(budget, requests):
             return [Draft.nothing(request.root) for request in requests]
         self._sequences.drop_pending(requests)
         able = [request for request in requests if request.limit > 0 and self.depth > 0]

@@ -10,6 +10,7 @@ from itertools import accumulate
 from statistics import median
 
 from ..budget import Budget
+from ..request import Request
 from ..round_result import RoundResult
 from .growing_tree import GrowingTree
 
@@ -42,7 +43,8 @@ class DraftingPays:
     The loop's budget knows what verification costs. The model's time comes before it: a forward
     that brings its cache in step with what was accepted and says what follows, and one for each
     further level of the tree. The gain of drafting is learnt from the rounds that were drafted for:
-    their tokens, over what they took with the model's forwards, both in plain rounds.
+    the tokens that they promised at learnt rates, over what they took with the model's forwards,
+    both in plain rounds.
 
     Where that is no gain, rounds go by without drafts, as many as a trial's loss is 1 % of; after
     the first trials fewer.
@@ -68,19 +70,21 @@ class DraftingPays:
         """How often a level of a tree had the right token; 1/2 before any was tried."""
         return (self._right + 1.0) / (self._tried + 2.0)
 
-    def worthwhile(self, budget: Budget, size: int) -> bool:
-        """Return whether to draft in a round of `size` texts; where not, it is over for the model.
+    def worthwhile(self, budget: Budget, requests: Sequence[Request]) -> bool:
+        """Return whether to draft in a round of these texts; where not, it is over for the model.
 
         Other drafters' promise is the budget's.
         """
         self._round = None
+        if not budget.affords(requests):
+            return False
         pays = self.gain >= _MARGIN * budget.promised
         if not pays and self._rest > 0:
             self._rest -= 1
             return False
         if not pays and budget.promised >= _PROMISING:
             return False
-        self._round = _Round(budget, size)
+        self._round = _Round(budget, len(requests))
         return True
 
     def another_level(self, budget: Budget, size: int, trees: Sequence[GrowingTree]) -> bool:
@@ -123,7 +127,7 @@ class DraftingPays:
         if one is None or not results or not one.budget.cost.calibrated:
             return
         size, cost = len(results), one.budget.cost
-        tokens = sum(1 + len(result.accepted) for result in results) / size
+        tokens = sum(map(_expected_tokens, results)) / size
         verified = cost(sum(len(result.nodes) for result in results)) / cost(size)
         start, level = self._forwards(one.budget, size)
         took = verified + one.catch_ups * start + one.levels * level
@@ -142,6 +146,18 @@ class DraftingPays:
         plain = budget.cost.seconds_per_step * budget.cost(size)
         start = median(self._catch_ups or self._levels or [0.0])
         return start / plain, median(self._levels or self._catch_ups or [0.0]) / plain
+
+
+def _expected_tokens(result: RoundResult) -> float:
+    """Return the tokens that a round's verified nodes promised.
+
+    Learnt rates say it with less chance than the tokens that came: with these, a few unlucky rounds
+    would look like a drafter that does not pay.
+    """
+    rates = result.draft.rates
+    if rates is None:
+        return 1.0 + len(result.accepted)
+    return sum(rates[node] for node in result.nodes)
 
 
 def _best_gain(budget: Budget, size: int, rates: Sequence[float], spent: float) -> float:

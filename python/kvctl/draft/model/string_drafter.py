@@ -122,7 +122,7 @@ class StringDrafter(Drafter):
         self._sequences.drop_pending(requests)
         for request in requests:
             self._texts[request.id].begin()
-        if self.length is not None or self._pays.worthwhile(budget, len(requests)):
+        if self.length is not None or self._pays.worthwhile(budget, requests):
             able = [request for request in requests if request.limit > 0 and self.depth > 0]
             self._write(able)
         return [self._draft(request) for request in requests]
