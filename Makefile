@@ -152,7 +152,7 @@ $(TARGET)/lib.so: $(VENV)/built $(VENV)/weights
 	$(BIN)/kvctl compile smollm2 --hidden-layers 1,14,26,29 --output $(TARGET)
 
 build/heads/%/lib.so: examples/heads/%/model.safetensors $(VENV)/built $(VENV)/weights
-	$(BIN)/kvctl heads compile $(<D) --dtype bfloat16 --force --output $(@D)
+	$(BIN)/kvctl heads compile $(<D) --dtype int8 --force --output $(@D)
 
 results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(MEDUSA)/lib.so $(VENV)/dev
 	$(call SPEC,$(TOKENS)) --output $(RESULTS)/$(HOW)_greedy

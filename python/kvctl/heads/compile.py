@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..models.build.asked import QUANTIZATION, default_dtype
 from ..models.build.chat_config import file_md5
 from ..models.build.library import build, check_compiler, make_target
 from ..models.build.metadata import cache_shape, make_metadata
@@ -24,8 +25,10 @@ from .config import HeadConfig
 from .graph import EagleHead, MedusaHead
 
 _CHUNK = 512
-_DTYPES = {True: ("float32", "bfloat16"), False: ("float16", "float32")}  # by whether on the CPU
-_QUANTIZATION = {"float32": "q0f32", "float16": "q0f16", "bfloat16": "q0bf16"}
+_DTYPES = {  # by whether on the CPU
+    True: ("float32", "bfloat16", "int8", "int4"),
+    False: ("float16", "float32"),
+}
 
 
 def compile_head(
@@ -54,8 +57,9 @@ def compile_head(
     target
         "cpu", "cuda", or "cuda:sm_90" and the like.
     dtype
-        On the CPU the type of the linear layers' weights, "float32" (default) or "bfloat16"; on
-        CUDA that of everything, "float16" (default) or "float32".
+        On the CPU the type of the linear layers' weights, "float32" (default), "bfloat16", "int8"
+        or "int4" (see `kvctl.models.compile_model`); on CUDA that of everything, "float16"
+        (default) or "float32".
     force
         Replace a compiled head that is there.
 
@@ -77,16 +81,18 @@ def compile_head(
     check_output(output, source=Path(source), force=force)
     head = HeadCheckpoint.open(Path(source), checkpoint)
     on_cpu = target == "cpu"
-    dtype = dtype or ("float32" if on_cpu else "float16")
+    dtype = dtype or default_dtype(target)
     if dtype not in (allowed := _DTYPES[on_cpu]):
         where = "the CPU" if on_cpu else "a GPU"
-        raise ValueError(f"on {where} a head's dtype must be {' or '.join(allowed)}, not '{dtype}'")
+        raise ValueError(
+            f"on {where} a head's dtype must be one of {', '.join(allowed)}, not '{dtype}'"
+        )
     module, params = export_head(head.config, dtype=dtype, on_cpu=on_cpu)
     for param in params:
-        if head.shape(param.name) != param.shape:
+        if head.shape(param.name) != param.weight_shape:
             raise ValueError(
                 f"{source}: weight '{head.name(param.name)}' is {head.shape(param.name)}, where "
-                f"the head's shape asks for {param.shape}"
+                f"the head's shape asks for {param.weight_shape}"
             )
     metadata = _metadata(head.config, params, dtype)
     check_compiler()
@@ -127,7 +133,7 @@ def _metadata(config: HeadConfig, params: list[ParamSpec], dtype: str) -> dict[s
     return make_metadata(
         params,
         model_type=f"kvctl_{config.kind}_head",
-        quantization=_QUANTIZATION[dtype],
+        quantization=QUANTIZATION[dtype],
         context_window_size=context,
         prefill_chunk_size=min(context, _CHUNK),
         vocab_size=config.vocab_size,

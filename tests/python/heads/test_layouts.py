@@ -45,6 +45,27 @@ def test_medusa(compiled):
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 0.02), ("int8", 0.04), ("int4", 0.2)])
+@pytest.mark.parametrize("case", ["eagle3", "medusa"])
+def test_weights_of_fewer_bits(tmp_path, target, case, dtype, error):
+    from kvctl.heads import load
+    from kvctl.heads.compile import compile_head
+
+    files = write_head(tmp_path / "head", case)
+    head = load(compile_head(files, tmp_path / "out", target_model=target, dtype=dtype))
+    expected = np.load(OUTPUTS / f"{case}.npz")
+    if case == "medusa":
+        rows = expected["logits"], head.logits(expected["hidden"])
+    else:
+        head.cache.add_sequence(0)
+        features = head.features(expected["hidden"])
+        rows = expected["features"], features
+        tokens = expected["tokens"].tolist()[: len(features)]
+        assert np.isfinite(head.logits(head.forward([0], [tokens], features))).all()
+    difference = np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[0])
+    assert 1e-4 < difference < error
+
+
 def test_layers_and_tokens_are_counted_as_published(compiled):
     assert compiled("eagle").hidden_layers == (7,)
     assert compiled("eagle").vocabulary is None

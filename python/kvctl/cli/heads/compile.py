@@ -33,8 +33,8 @@ def compile_head_command(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="cpu: type of the linear layers' weights, float32 (default) or bfloat16; "
-            "cuda: type of everything, float16 (default) or float32."
+            help="cpu: type of the linear layers' weights, float32 (default), bfloat16, int8 or "
+            "int4; cuda: type of everything, float16 (default) or float32."
         ),
     ] = None,
     force: Annotated[

@@ -31,6 +31,13 @@ class ParamSpec:
     packed: str | None = None
     """Packed function that the loader replaces the plain tensor by, or None."""
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the weight that is saved, also where blocks hold it."""
+        if self.dtype != "uint8":
+            return self.shape
+        return (self.shape[0], self.shape[1] * BLOCK_INPUTS)
+
 
 class LinearLayer(Protocol):
     """``x (…, inputs) -> (…, outputs)``, plus a residual of the output's shape where given."""
