@@ -36,11 +36,21 @@ struct CudaCacheConfig {
   std::vector<void*> pages;  //!< [num_layers]
 };
 
+/*! \brief What the queries of a step see of sinks that a window renumbers, and from where. */
+struct CudaSinks {
+  const MaskTable& masks;
+  const std::vector<int32_t>& positions;  //!< [num_query_tokens]
+  const float* rope;                      //!< host [num_query_tokens, rotary_dim], or nullptr
+  int32_t* device_positions;              //!< [num_query_tokens] receives the positions
+};
+
 /*! \brief One layer's attention. Rows of heads, row_stride elements apart. */
 struct CudaAttention {
   int32_t layer;
   KVRows q, k, v;
   bool rotates;  //!< whether q and k are rotated by the step's rope table
+  /*! \brief q rotated for renumbered sinks; read unless `rotates`, in a step that has some. */
+  KVRows q_at_sinks;
   KVRows out;
   float sm_scale, soft_cap;
   const float* alibi_slopes;  //!< or nullptr
@@ -74,11 +84,12 @@ class CudaCache {
    * \brief Uploads the plan of a step, in one copy.
    * \param rope host [num_query_tokens, rotary_dim], or nullptr.
    * \param positions [num_query_tokens] receives the step's positions.
+   * \param sinks nullptr if no query sees renumbered sinks.
    * \throws kRuntime if the plan would have to move after attention was captured, or a recorded
    * call was seen to run in a step that it does not fit; nothing was done.
    */
   virtual void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
-                         int32_t* positions, void* stream) = 0;
+                         int32_t* positions, const CudaSinks* sinks, void* stream) = 0;
   /*! \brief Writes K and V of the step's new tokens into their slots, then attends. Can be
    * captured. */
   virtual void Attend(const CudaAttention& call, void* stream) = 0;
@@ -134,7 +145,7 @@ struct CudaPlugin {
   int (*current_device)();
   void (*set_current_device)(int device);
 };
-constexpr int32_t kCudaPluginVersion = 5;
+constexpr int32_t kCudaPluginVersion = 6;
 constexpr const char* kCudaPluginSymbol = "kvctl_cuda_plugin";
 
 }  // namespace kvctl

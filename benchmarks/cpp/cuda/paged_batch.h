@@ -94,7 +94,7 @@ class PagedBatch {
     device_v_ = std::make_unique<DeviceMemory>(v_.data(), v_.size() * 2);
     out_ = std::make_unique<DeviceMemory>(q_.size() * 2);
     const DeviceMemory positions(step_.num_query_tokens() * sizeof(int32_t));
-    cache_->BeginStep(step_, masks_, nullptr, reinterpret_cast<int32_t*>(positions.data()),
+    cache_->BeginStep(step_, masks_, nullptr, reinterpret_cast<int32_t*>(positions.data()), nullptr,
                       nullptr);
     Must(cudaStreamSynchronize(nullptr));
   }

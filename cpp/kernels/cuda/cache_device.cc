@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/cuda/attention/attention.cuh"
+#include "kernels/cuda/device/device_plan.h"
 #include "kernels/cuda/device/memory.h"
 #include "kernels/cuda/kv_copy/append.cuh"
 #include "kernels/cuda/kv_copy/slots.cuh"
@@ -52,7 +53,7 @@ class Cache final : public CudaCache {
   }
 
   void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
-                 int32_t* positions, void* stream) final {
+                 int32_t* positions, const CudaSinks* sinks, void* stream) final {
     const DeviceScope device(config_.device);
     if (IsCapturing(stream)) {
       Throw(ErrorKind::kRuntime, "a step cannot begin while its stream is captured: begin it ",
@@ -60,18 +61,19 @@ class Cache final : public CudaCache {
     }
     if (*Misfit() != 0) {
       *Misfit() = 0;
-      Throw(ErrorKind::kRuntime,
-            "a recorded graph was replayed in a step of another number of new ",
-            "tokens, or with more or fewer rows for each head, than the step that it was recorded ",
-            "in: it did not append or attend. Roll back to before that step; ",
-            "kvctl.cuda.StepGraph records again where that is needed");
+      Throw(
+          ErrorKind::kRuntime, "a recorded graph was replayed in a step of another number of new ",
+          "tokens, or with more or fewer rows for each head, than the step that it was recorded ",
+          "in, or in the first that sees renumbered sinks: it did not append or attend. Roll back ",
+          "to before that step; ", "kvctl.cuda.StepGraph records again where that is needed");
     }
-    plan_.Build(plan, masks, rope);
+    plan_.Build(plan, masks, rope, sinks);
     if (num_captured_ > forgotten_ && static_cast<size_t>(plan_.num_bytes()) > arena_.size()) {
       Throw(ErrorKind::kRuntime, "the step's plan takes ", plan_.num_bytes(),
             " bytes and would move, but recorded graphs read it where it is, in ", arena_.size(),
             " bytes: call forget_graphs() and record them again");
     }
+    if (sinks != nullptr) ReserveForSinks();
     num_query_tokens_ = plan.num_query_tokens();
     num_pages_.clear();
     for (const SequencePlan& sequence : plan.sequences) {
@@ -80,15 +82,20 @@ class Cache final : public CudaCache {
     }
     stream_ = stream;
     arena_.Copy(plan_.arena().data(), plan_.num_bytes(), Stream(stream));
-    Check(cudaMemcpyAsync(positions, arena_.As<char>() + plan_.header().positions,
-                          num_query_tokens_ * sizeof(int32_t), cudaMemcpyDeviceToDevice,
-                          Stream(stream)),
-          "copying positions");
+    CopyPositions(plan_.header().positions, positions, stream);
+    if (sinks != nullptr) {
+      CopyPositions(plan_.header().sink_positions, sinks->device_positions, stream);
+    }
   }
 
   void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) final {
     const DeviceScope device(config_.device);
-    AppendRows(layer, {nullptr, config_.page.dtype, 0}, k, v, false, nullptr, stream);
+    CudaAttention rows{};
+    rows.layer = layer;
+    rows.q.dtype = config_.page.dtype;
+    rows.k = k;
+    rows.v = v;
+    AppendRows(rows, nullptr, nullptr, stream);
   }
 
   void Attend(const CudaAttention& call, void* stream) final {
@@ -106,12 +113,16 @@ class Cache final : public CudaCache {
       if (q_out == nullptr) q_out = q_rows_.As<void>();
     }
     if (q_out != nullptr) q = {q_out, config_.page.dtype, width};
-    AppendRows(call.layer, call.q, call.k, call.v, call.rotates, q_out, stream);
+    // Where the plan's own table rotates, a recorded call fits later steps with sinks too.
+    const bool at_sinks = call.rotates || plan_.header().has_sinks;
+    void* q_at_sinks = at_sinks ? sink_q_rows_.As<void>() : nullptr;
+    AppendRows(call, q_out, q_at_sinks, stream);
     AttentionParams params{};
     params.plan = Plan();
     params.layer = call.layer;
     params.q = q.data;
     params.q_row_stride = q.row_stride;
+    params.q_at_sinks = q_at_sinks;
     params.num_qo_heads = config_.num_qo_heads;
     params.group = plan_.shape().group;
     params.page = config_.page;
@@ -122,7 +133,9 @@ class Cache final : public CudaCache {
     params.alibi_slopes = call.alibi_slopes;
     params.sinks = call.sinks;
     params.lse = call.lse;
-    params.partials = {partial_sums_.As<float>(), partial_scale_.As<float2>()};
+    const bool reserved = sink_q_rows_.size() > 0;
+    params.partials = {(reserved ? sink_partial_sums_ : partial_sums_).As<float>(),
+                       (reserved ? sink_partial_scale_ : partial_scale_).As<float2>()};
     AttentionLaunch launch{occupancy_.plain, plan_.item_shape(), plan_.num_blocks(),
                            occupancy_.shapes[plan_.item_shape()].stages, overlaps_};
     if (call.select) {
@@ -238,20 +251,40 @@ class Cache final : public CudaCache {
   }
   const PlanHeader* Plan() const { return arena_.As<PlanHeader>(); }
 
-  void AppendRows(int32_t layer, const KVRows& q, const KVRows& k, const KVRows& v, bool rotates,
-                  void* q_out, void* stream) {
+  void CopyPositions(int32_t offset, int32_t* to, void* stream) {
+    Check(cudaMemcpyAsync(to, arena_.As<char>() + offset, num_query_tokens_ * sizeof(int32_t),
+                          cudaMemcpyDeviceToDevice, Stream(stream)),
+          "copying positions");
+  }
+
+  /*! \brief What steps with renumbered sinks need beside the others, from the first on. The
+   * buffers of before stay where recorded graphs read them; those do not fit such steps. */
+  void ReserveForSinks() {
+    if (sink_q_rows_.size() > 0) return;
+    const int64_t queries = int64_t{config_.max_query_tokens} * config_.num_qo_heads;
+    const int64_t partials = plan_.shape().max_partial_queries + 2 * queries;
+    sink_partial_sums_.Reserve(sizeof(float) * partials * config_.page.head_dim);
+    sink_partial_scale_.Reserve(2 * sizeof(float) * partials);
+    sink_q_rows_.Reserve(queries * config_.page.head_dim * DTypeSize(config_.page.dtype));
+    ++generation_;  // graphs are recorded again, with the new buffers
+  }
+
+  void AppendRows(const CudaAttention& call, void* q_out, void* q_at_sinks, void* stream) {
     AppendArgs args{};
     args.plan = Plan();
     args.num_query_tokens = num_query_tokens_;
     args.item_shape = plan_.item_shape();
-    args.q = ToHeads(q);
-    args.k = ToHeads(k);
-    args.v = ToHeads(v);
+    args.q = ToHeads(call.q);
+    args.k = ToHeads(call.k);
+    args.v = ToHeads(call.v);
     args.num_qo_heads = config_.num_qo_heads;
-    args.q_out = {q_out, config_.page.dtype, int64_t{config_.num_qo_heads} * config_.page.head_dim};
+    const int64_t width = int64_t{config_.num_qo_heads} * config_.page.head_dim;
+    args.q_out = {q_out, config_.page.dtype, width};
+    args.sink_q = call.rotates ? args.q : ToHeads(call.q_at_sinks);
+    args.q_at_sinks = {q_at_sinks, config_.page.dtype, width};
     args.page = config_.page;
-    args.pages = config_.pages[layer];
-    args.rotary_dim = rotates ? config_.rotary_dim : 0;
+    args.pages = config_.pages[call.layer];
+    args.rotary_dim = call.rotates ? config_.rotary_dim : 0;
     args.misfit = const_cast<int32_t*>(Misfit());
     Check(cuda::Append(args, overlaps_, Stream(stream)), "writing K and V");
   }
@@ -304,6 +337,7 @@ class Cache final : public CudaCache {
   AttentionParams last_params_{};        // of the last attention call
   AttentionLaunch last_launch_{};
   DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_;
+  DeviceBuffer sink_q_rows_, sink_partial_sums_, sink_partial_scale_;  // see ReserveForSinks
 };
 
 }  // namespace

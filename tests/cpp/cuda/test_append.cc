@@ -4,6 +4,7 @@
 #include "check.h"
 #include "device_array.h"
 #include "kernels/convert.h"
+#include "kernels/cuda/device/device_plan.h"
 #include "kernels/cuda/kv_copy/append.cuh"
 #include "kernels/rope.h"
 

@@ -4,6 +4,7 @@
 #include "check.h"
 #include "device_array.h"
 #include "kernels/cuda/attention/attention.cuh"
+#include "kernels/cuda/device/device_plan.h"
 
 namespace kvctl {
 namespace {

@@ -5,6 +5,7 @@
 #include "../kernels/attention/attention_case.h"
 #include "check.h"
 #include "kernels/cuda/device/device_plan.h"
+#include "kernels/cuda_plugin.h"
 #include "kvctl/error.h"
 
 namespace kvctl::cuda {
@@ -31,6 +32,31 @@ struct Step {
   std::vector<TestSequence> sequences;
   StepPlan plan;
 };
+
+/*! \brief How many of the partial results are written by some item, once; and every merge reads
+ * results of its own. */
+int32_t CountPartials(const DevicePlanBuilder& builder, int32_t group) {
+  const PlanHeader& header = builder.header();
+  const PlanClass work = *Part<PlanClass>(builder, header.classes);
+  std::map<int32_t, int32_t> writers;  // by partial result
+  for (int32_t i = 0; i < work.num_items; ++i) {
+    const WorkItem& item = Part<WorkItem>(builder, header.items)[i];
+    const int32_t queries = (item.token_end - item.token_begin) * group;
+    for (int32_t q = 0; item.partial >= 0 && q < queries; ++q) ++writers[item.partial + q];
+  }
+  int32_t read = 0;
+  for (int32_t i = 0; i < work.num_merges; ++i) {
+    const MergeItem& merge = Part<MergeItem>(builder, header.merges)[i];
+    EXPECT_EQ(merge.partial, read);
+    read += (merge.token_end - merge.token_begin) * group * merge.num_partials;
+  }
+  EXPECT_EQ(static_cast<int32_t>(writers.size()), read);
+  for (const auto& [partial, count] : writers) {
+    EXPECT(partial < read);
+    EXPECT_EQ(count, 1);
+  }
+  return read;
+}
 
 }  // namespace
 
@@ -119,6 +145,41 @@ TEST(DevicePlanTakesTheLeastShapeOfItemsThatHoldsEverySequence) {
     EXPECT_EQ(builder.item_shape(), shape);
     EXPECT_EQ(builder.header().item_shape, shape);
     EXPECT_EQ(builder.num_blocks(), 9 - 3 * shape);
+  }
+}
+
+TEST(DevicePlanMergesWhatQueriesSeeOfRenumberedSinks) {
+  PagedLayer layer(Shape{8, 2, 8, 16}, DType::kFloat16, 600, 1);
+  Step step(&layer, {{900, 70}, {700, 3}, {5, 1}});
+  // As ForwardStep splits them: the first two sequences see a window, and sinks far before it.
+  const Mask window = Mask::Window(100), sinks = Mask::Window(100, 4) & ~window;
+  const Mask none = ~(Mask::Causal() | ~Mask::Causal());
+  const Mask *near[] = {&window, &window, nullptr}, *far[] = {&sinks, &sinks, &none};
+  MaskTable masks, sink_masks;
+  masks.Lower(near, step.plan, 1, 2);
+  sink_masks.Lower(far, step.plan, 1, 2);
+  std::vector<int32_t> positions(74, 103);
+  const CudaSinks of_sinks{sink_masks, positions, nullptr, nullptr};
+  for (const int32_t blocks : {1, 50}) {
+    for (const int32_t capacity : {0, 1 << 20}) {
+      DevicePlanBuilder builder({1, 2, 4, 16, {blocks, blocks, blocks}, capacity, 0});
+      builder.Build(step.plan, masks, nullptr, &of_sinks);
+      const PlanHeader& header = builder.header();
+      EXPECT_EQ(header.has_sinks, 1);
+      EXPECT_EQ(Part<int32_t>(builder, header.sink_positions)[73], 103);
+      const PlanClass work = *Part<PlanClass>(builder, header.classes);
+      std::map<int32_t, int32_t> queries;  // at sinks, by sequence
+      for (int32_t i = 0; i < work.num_items; ++i) {
+        const WorkItem& item = Part<WorkItem>(builder, header.items)[i];
+        if (item.at_sinks == 0) continue;
+        EXPECT(item.merge >= 0 && item.partial >= 0);
+        queries[item.sequence] += item.token_end - item.token_begin;
+      }
+      EXPECT(queries == (std::map<int32_t, int32_t>{{0, 2 * 70}, {1, 2 * 3}}));
+      const int32_t partials = CountPartials(builder, 4);
+      EXPECT(partials >= 2 * 2 * 73 * 4);  // two of each query
+      if (capacity == 0) EXPECT_EQ(partials, 2 * 2 * 73 * 4);
+    }
   }
 }
 

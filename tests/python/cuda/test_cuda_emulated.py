@@ -31,7 +31,7 @@ def test_the_tests_on_cuda_pass_under_emulation():
     if os.environ.get(KVCTL_CUDA_LIBRARY) or why_no_cuda() is None:
         pytest.skip("runs where there is no GPU")
     names = ["devices", "capabilities", "cuda_streams", "cuda_graph", "cuda_memory", "step_graph"]
-    names += ["current_device", "device_verification", "device_hooks"]
+    names += ["current_device", "device_verification", "device_hooks", "device_sinks"]
     files = [str(ROOT / f"tests/python/cuda/test_{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
     command += ["-k", "not torch"]  # it knows nothing of the emulated device

@@ -13,7 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/device/device_plan.h"
+#include "kernels/cuda/device/plan_layout.h"
 #include "kernels/cuda/kv_copy/append.cuh"
 #include "kvctl/dtype.h"
 
@@ -31,6 +31,9 @@ struct AttentionParams {
   int32_t layer;
   const void* q;
   int64_t q_row_stride;
+  /*! \brief [num_query_tokens, num_qo_heads, head_dim]: q as it looks at renumbered sinks; read
+   * where the plan has such items. */
+  const void* q_at_sinks;
   int32_t num_qo_heads, group;
   PageShape page;
   const void* pages;  //!< of the layer

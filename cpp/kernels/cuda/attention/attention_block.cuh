@@ -84,12 +84,14 @@ class AttentionBlock {
     item_ = item;
     sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences)[item.sequence];
     num_queries_ = (item.token_end - item.token_begin) * params_.group;
-    const T* q = static_cast<const T*>(params_.q);
+    const T* q = static_cast<const T*>(item.at_sinks ? params_.q_at_sinks : params_.q);
+    const int64_t row_stride =
+        item.at_sinks ? int64_t{params_.num_qo_heads} * kHeadDim : params_.q_row_stride;
     for (int32_t i = threadIdx.x; i < S::kQueries * kVectors; i += kThreads) {
       const int32_t query = i / kVectors, vector = i % kVectors;
       const int32_t token = sequence_.query_begin + item.token_begin + query / params_.group;
       const int32_t head = item.kv_head * params_.group + query % params_.group;
-      const T* from = query < num_queries_ ? q + token * params_.q_row_stride +
+      const T* from = query < num_queries_ ? q + token * row_stride +
                                                  static_cast<int64_t>(head) * kHeadDim + vector * 8
                                            : q;
       CopyAsync(queries_ + query * S::kStride + vector * 8, from, query < num_queries_ ? 16 : 0);

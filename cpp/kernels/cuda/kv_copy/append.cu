@@ -58,7 +58,8 @@ __device__ void StoreVector(const Vector& vector, void* data, DType dtype, int64
  * for; otherwise the host is told. */
 __device__ bool Fits(const AppendArgs& args) {
   if (args.plan->num_query_tokens == args.num_query_tokens &&
-      args.plan->item_shape == args.item_shape) {
+      args.plan->item_shape == args.item_shape &&
+      (!args.plan->has_sinks || args.q_at_sinks.data != nullptr)) {
     return true;
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -68,6 +69,60 @@ __device__ bool Fits(const AppendArgs& args) {
   return false;
 }
 
+enum Part { kQ, kK, kV, kSinkQ };
+
+/*! \brief The heads of a token: those of q, K and V, then those of q at sinks. */
+struct Heads {
+  __device__ explicit Heads(const AppendArgs& args)
+      : q(args.q_out.data == nullptr ? 0 : args.num_qo_heads),
+        kv(args.page.num_kv_heads),
+        total(q + 2 * kv + (args.plan->has_sinks ? args.num_qo_heads : 0)) {}
+  __device__ Part PartOf(int32_t head) const {
+    return head < q ? kQ : head < q + kv ? kK : head < q + 2 * kv ? kV : kSinkQ;
+  }
+  /*! \brief The head's index in its part. */
+  __device__ int32_t Within(int32_t head, Part part) const {
+    return head - (part == kQ ? 0 : part == kK ? q : part == kV ? q + kv : q + 2 * kv);
+  }
+
+  const int32_t q, kv, total;
+};
+
+/*! \brief Where a head comes from and goes to, in elements. */
+struct HeadMove {
+  __device__ HeadMove(const AppendArgs& args, const Heads& heads, int32_t token, int32_t head,
+                      const int32_t* slots)
+      : part(heads.PartOf(head)) {
+    const int32_t within = heads.Within(head, part);
+    const int64_t first = static_cast<int64_t>(within) * args.page.head_dim;
+    from = part == kQ ? args.q : part == kK ? args.k : part == kV ? args.v : args.sink_q;
+    source = token * from.row_stride + first;
+    if (part == kK || part == kV) {
+      to = args.pages;
+      dtype = args.page.dtype;
+      target = SlotOffset(args.page, slots[token], part == kV, within);
+    } else {
+      const HeadRows& rows = part == kQ ? args.q_out : args.q_at_sinks;
+      to = rows.data;
+      dtype = rows.dtype;
+      target = token * rows.row_stride + first;
+    }
+  }
+
+  const Part part;
+  HeadRows from;
+  int64_t source, target;
+  void* to;
+  DType dtype;
+};
+
+/*! \brief Cosines, then sines, of a token and part. */
+__device__ const float* Angles(const AppendArgs& args, Part part, int32_t token) {
+  const int32_t table = part == kSinkQ ? args.plan->sink_rope : args.plan->rope;
+  return reinterpret_cast<const float*>(reinterpret_cast<const char*>(args.plan) + table) +
+         static_cast<int64_t>(token) * args.rotary_dim;
+}
+
 /*! \brief A thread processes one vector of a head, or the two that are rotated with each other. */
 __global__ void __launch_bounds__(kThreads) AppendVectorsKernel(AppendArgs args) {
   WaitForPrevious();
@@ -75,34 +130,24 @@ __global__ void __launch_bounds__(kThreads) AppendVectorsKernel(AppendArgs args)
   if (!Fits(args)) return;
   const char* base = reinterpret_cast<const char*>(args.plan);
   const auto* slots = reinterpret_cast<const int32_t*>(base + args.plan->slots);
-  const auto* rope = reinterpret_cast<const float*>(base + args.plan->rope);
-  const int32_t head_dim = args.page.head_dim, kv_heads = args.page.num_kv_heads;
-  const int32_t vectors = head_dim / kVector, half = args.rotary_dim / 2;
-  const int32_t q_heads = args.q_out.data == nullptr ? 0 : args.num_qo_heads;
-  const int32_t heads = q_heads + 2 * kv_heads;
-  const int32_t units = args.plan->num_query_tokens * heads * vectors;
+  const int32_t vectors = args.page.head_dim / kVector, half = args.rotary_dim / 2;
+  const Heads heads(args);
+  const int32_t units = args.plan->num_query_tokens * heads.total * vectors;
   const auto step = static_cast<int32_t>(gridDim.x * blockDim.x);
   for (auto unit = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x); unit < units;
        unit += step) {
     const int32_t first = unit % vectors * kVector, row = unit / vectors;
-    const int32_t head = row % heads, token = row / heads;
-    const int32_t part = head < q_heads ? 0 : head < q_heads + kv_heads ? 1 : 2;
-    if (part < 2 && first >= half && first < 2 * half) continue;  // done with its other half
-    const int32_t within = part == 0 ? head : (head - q_heads) % kv_heads;
-    const HeadRows& from = part == 0 ? args.q : part == 1 ? args.k : args.v;
-    const int64_t at = token * from.row_stride + static_cast<int64_t>(within) * head_dim + first;
-    void* to = part == 0 ? args.q_out.data : args.pages;
-    const DType dtype = part == 0 ? args.q_out.dtype : args.page.dtype;
-    const int64_t target =
-        first + (part == 0 ? token * args.q_out.row_stride + static_cast<int64_t>(within) * head_dim
-                           : SlotOffset(args.page, slots[token], part - 1, within));
-    Vector a = LoadVector(from.data, from.dtype, at);
-    if (part == 2 || first >= half) {
-      StoreVector(a, to, dtype, target);
+    const int32_t token = row / heads.total;
+    const HeadMove move(args, heads, token, row % heads.total, slots);
+    const bool rotates = move.part != kV;
+    if (rotates && first >= half && first < 2 * half) continue;  // done with its other half
+    Vector a = LoadVector(move.from.data, move.from.dtype, move.source + first);
+    if (!rotates || first >= half) {
+      StoreVector(a, move.to, move.dtype, move.target + first);
       continue;
     }
-    Vector b = LoadVector(from.data, from.dtype, at + half);
-    const float* cosines = rope + static_cast<int64_t>(token) * args.rotary_dim + first;
+    Vector b = LoadVector(move.from.data, move.from.dtype, move.source + first + half);
+    const float* cosines = Angles(args, move.part, token) + first;
     const Vector c = LoadVector(cosines, DType::kFloat32, 0);
     const Vector s = LoadVector(cosines + half, DType::kFloat32, 0);
 #pragma unroll
@@ -111,8 +156,8 @@ __global__ void __launch_bounds__(kThreads) AppendVectorsKernel(AppendArgs args)
       a.at[i] = x * c.at[i] - y * s.at[i];
       b.at[i] = y * c.at[i] + x * s.at[i];
     }
-    StoreVector(a, to, dtype, target);
-    StoreVector(b, to, dtype, target + half);
+    StoreVector(a, move.to, move.dtype, move.target + first);
+    StoreVector(b, move.to, move.dtype, move.target + first + half);
   }
 }
 
@@ -129,38 +174,30 @@ __global__ void AppendKernel(AppendArgs args) {
   if (!Fits(args)) return;
   const char* base = reinterpret_cast<const char*>(args.plan);
   const auto* slots = reinterpret_cast<const int32_t*>(base + args.plan->slots);
-  const auto* rope = reinterpret_cast<const float*>(base + args.plan->rope);
-  const int32_t head_dim = args.page.head_dim, pairs = head_dim / 2, half = args.rotary_dim / 2;
-  const int32_t kv_heads = args.page.num_kv_heads;
-  const int32_t q_heads = args.q_out.data == nullptr ? 0 : args.num_qo_heads;
+  const int32_t pairs = args.page.head_dim / 2, half = args.rotary_dim / 2;
+  const Heads heads(args);
   for (int32_t token = blockIdx.x; token < args.plan->num_query_tokens; token += gridDim.x) {
-    const float* cosines = rope + static_cast<int64_t>(token) * args.rotary_dim;
-    for (int32_t i = threadIdx.x; i < (q_heads + 2 * kv_heads) * pairs; i += blockDim.x) {
-      const int32_t head = i / pairs, pair = i % pairs;
-      const int32_t part = head < q_heads ? 0 : head < q_heads + kv_heads ? 1 : 2;
-      const int32_t within = part == 0 ? head : (head - q_heads) % kv_heads;
-      const HeadRows& from = part == 0 ? args.q : part == 1 ? args.k : args.v;
-      const bool rotates = part < 2 && pair < half;
+    for (int32_t i = threadIdx.x; i < heads.total * pairs; i += blockDim.x) {
+      const int32_t pair = i % pairs;
+      const HeadMove move(args, heads, token, i / pairs, slots);
+      const bool rotates = move.part != kV && pair < half;
       // Pairs that are not rotated are adjacent elements: all of V, and those of K behind the
       // rotary part.
-      const int32_t first = rotates ? pair : part == 2 ? 2 * pair : half * 2 + 2 * (pair - half);
+      const int32_t first = rotates           ? pair
+                            : move.part == kV ? 2 * pair
+                                              : half * 2 + 2 * (pair - half);
       const int32_t second = rotates ? pair + half : first + 1;
-      const int64_t at = token * from.row_stride + static_cast<int64_t>(within) * head_dim;
-      const float a = LoadElement(from.data, from.dtype, at + first);
-      const float b = LoadElement(from.data, from.dtype, at + second);
+      const float a = LoadElement(move.from.data, move.from.dtype, move.source + first);
+      const float b = LoadElement(move.from.data, move.from.dtype, move.source + second);
       float x = a, y = b;
       if (rotates) {
+        const float* cosines = Angles(args, move.part, token);
         const float c = cosines[pair], s = cosines[pair + half];
         x = a * c - b * s;
         y = b * c + a * s;
       }
-      void* to = part == 0 ? args.q_out.data : args.pages;
-      const DType dtype = part == 0 ? args.q_out.dtype : args.page.dtype;
-      const int64_t target =
-          part == 0 ? token * args.q_out.row_stride + static_cast<int64_t>(within) * head_dim
-                    : SlotOffset(args.page, slots[token], part - 1, within);
-      StoreElement(x, to, dtype, target + first);
-      StoreElement(y, to, dtype, target + second);
+      StoreElement(x, move.to, move.dtype, move.target + first);
+      StoreElement(y, move.to, move.dtype, move.target + second);
     }
   }
 }
@@ -177,7 +214,8 @@ cudaError_t Append(const AppendArgs& args, bool overlaps, cudaStream_t stream) {
   const bool reads_q = args.q_out.data != nullptr;
   const bool vectors = args.page.head_dim % kVector == 0 && args.rotary_dim / 2 % kVector == 0 &&
                        FitsVectors(args.k) && FitsVectors(args.v) &&
-                       (!reads_q || (FitsVectors(args.q) && FitsVectors(args.q_out)));
+                       (!reads_q || (FitsVectors(args.q) && FitsVectors(args.q_out))) &&
+                       (args.q_at_sinks.data == nullptr || FitsVectors(args.sink_q));
   if (!vectors) {
     return LaunchOverlapping(overlaps, AppendKernel,
                              dim3(static_cast<unsigned>(args.num_query_tokens)), dim3(kThreads), 0,

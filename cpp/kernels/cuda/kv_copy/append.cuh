@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/device/device_plan.h"
+#include "kernels/cuda/device/plan_layout.h"
 #include "kernels/kv_copy.h"
 #include "kvctl/dtype.h"
 
@@ -25,7 +25,8 @@ struct HeadRows {
 };
 
 /*!
- * \brief Writes q, k and v of every new token of a plan to where attention reads them.
+ * \brief Writes q, k and v of every new token of a plan to where attention reads them; q a second
+ * time where the plan has renumbered sinks.
  *
  * The first rotary_dim elements of each head of q and k are rotated by the plan's rope table in
  * float32, element d with element d + rotary_dim / 2; rotary_dim 0: none. Elements are converted to
@@ -39,6 +40,10 @@ struct AppendArgs {
   HeadRows q, k, v;
   int32_t num_qo_heads;
   HeadRows q_out;  //!< data nullptr: q is read in place
+  /*! \brief What q_at_sinks is made of, rotated by the plan's table for sinks, in a step that has
+   * renumbered sinks. */
+  HeadRows sink_q;
+  HeadRows q_at_sinks;  //!< data nullptr: the launch does not fit such steps
   PageShape page;
   void* pages;  //!< of the layer
   int32_t rotary_dim;

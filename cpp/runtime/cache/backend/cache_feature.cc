@@ -13,7 +13,7 @@ const std::vector<CacheCapability>& CacheCapabilities() {
       {CacheFeature::kPageSelector, "page_selector", "page selectors",
        "a page selector is not implemented on CUDA devices", true, true},
       {CacheFeature::kRenumberedSinks, "renumbered_sinks", "windows that renumber their sinks",
-       "a sliding window that renumbers its sinks is not implemented on CUDA devices", true, false},
+       "a sliding window that renumbers its sinks is not implemented on CUDA devices", true, true},
       {CacheFeature::kAttentionInParts, "attention_in_parts",
        "attention in parts (TVM's self, cross and merge functions)",
        "attention in parts is not implemented on CUDA devices", true, false},

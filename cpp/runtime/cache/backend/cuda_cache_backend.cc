@@ -1,5 +1,7 @@
 #include "runtime/cache/backend/cuda_cache_backend.h"
 
+#include <optional>
+
 #include "kvctl/checking.h"
 #include "kvctl/error.h"
 #include "runtime/support/tensor_view.h"
@@ -35,24 +37,35 @@ CudaCacheBackend::CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator*
 }
 
 void CudaCacheBackend::BeginStep(ForwardStep* step) {
-  if (step->has_sinks()) Require(CacheFeature::kRenumberedSinks);
   if (Checking()) Require(CacheFeature::kWrittenCheck);
   rotator_.FillStepTable(step->plan());
-  const RopeTable* table = rotator_.step_table();
-  kernels_->BeginStep(
-      step->plan(), step->MasksOf(StepKeys::kAll).masks, table == nullptr ? nullptr : table->row(0),
-      static_cast<int32_t*>(DataPointer(rotator_.step_positions().operator->())), stream());
+  const auto angles = [](const RopeTable* table) {
+    return table == nullptr ? nullptr : table->row(0);
+  };
+  const auto pointer = [](const tvm::runtime::Tensor& positions) {
+    return static_cast<int32_t*>(DataPointer(positions.operator->()));
+  };
+  const StepMasks& masks = step->MasksOf(StepKeys::kAll);
+  std::optional<CudaSinks> sinks;
+  if (step->has_sinks()) {
+    rotator_.FillSinkTable(step->sink_positions());
+    sinks.emplace(CudaSinks{masks.sinks, step->sink_positions(), angles(rotator_.sink_table()),
+                            pointer(rotator_.sink_positions())});
+  }
+  kernels_->BeginStep(step->plan(), masks.masks, angles(rotator_.step_table()),
+                      pointer(rotator_.step_positions()), sinks ? &*sinks : nullptr, stream());
 }
 
 void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
                                        const LayerAttention& call) {
   const int64_t num_rows = step->plan().num_query_tokens(), heads = config_.num_qo_heads;
-  const QKVRows rows = rotator_.RotateStepByLibrary(call.given, num_rows);
+  const QKVRows rows = rotator_.RotateStepByLibrary(call.given, num_rows, step->has_sinks());
   CudaAttention attention{};
   attention.layer = layer;
   attention.q = rows.q;
   attention.k = rows.k;
   attention.v = rows.v;
+  attention.q_at_sinks = rows.q_at_sinks;
   attention.rotates = rotator_.step_table() != nullptr;
   attention.out = {DataPointer(call.out.operator->()),
                    FloatDType(call.out.DataType(), "the attention output"),

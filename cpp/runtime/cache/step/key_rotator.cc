@@ -32,6 +32,12 @@ void KeyRotator::FillStepTable(const StepPlan& plan) {
   if (step_.table != nullptr) step_.table->Fill(plan.positions.data(), plan.num_query_tokens());
 }
 
+void KeyRotator::FillSinkTable(const std::vector<int32_t>& positions) {
+  Create(&sinks_);
+  if (sinks_.table == nullptr) return;
+  sinks_.table->Fill(positions.data(), static_cast<int32_t>(positions.size()));
+}
+
 void KeyRotator::SetStep(const StepPlan& plan) {
   Set(plan.positions.data(), plan.num_query_tokens(), &step_);
 }
@@ -119,8 +125,8 @@ QKVRows KeyRotator::RotateStep(const GivenRows& given, int64_t num_rows, bool at
   return rows;
 }
 
-QKVRows KeyRotator::RotateStepByLibrary(const GivenRows& given, int64_t num_rows) {
-  return step_.table != nullptr ? PlainRows(given) : Rotate(given, num_rows, &step_);
+QKVRows KeyRotator::RotateStepByLibrary(const GivenRows& given, int64_t num_rows, bool at_sinks) {
+  return step_.table != nullptr ? PlainRows(given) : RotateStep(given, num_rows, at_sinks);
 }
 
 QKVRows KeyRotator::RotateParts(const Tensor& q, const tvm::ffi::Optional<Tensor>& k,

@@ -38,6 +38,11 @@ class KeyRotator {
   const RopeTable* step_table() const { return step_.table.get(); }
   /*! \brief Fills step_table(), and leaves step_positions() to the backend. */
   void FillStepTable(const StepPlan& plan);
+  /*! \brief The same for the positions from which the rows look at renumbered sinks. */
+  void FillSinkTable(const std::vector<int32_t>& positions);
+  /*! \brief As step_positions() and step_table(), once FillSinkTable was called. */
+  const Tensor& sink_positions() const { return sinks_.positions; }
+  const RopeTable* sink_table() const { return sinks_.table.get(); }
   /*! \brief Fills step_table() and step_positions(), which is host memory. */
   void SetStep(const StepPlan& plan);
   /*! \brief Sets the positions [rows] from which the step's rows look at renumbered sinks. */
@@ -56,8 +61,9 @@ class KeyRotator {
    * \return The given rows, or rows in buffers of this object, which the next call overwrites.
    */
   QKVRows RotateStep(const GivenRows& given, int64_t num_rows, bool at_sinks);
-  /*! \brief The same, but leaves kvctl's own rotation to a kernel that reads step_table(). */
-  QKVRows RotateStepByLibrary(const GivenRows& given, int64_t num_rows);
+  /*! \brief The same, but leaves kvctl's own rotation to a kernel that reads step_table()
+   * and sink_table(). */
+  QKVRows RotateStepByLibrary(const GivenRows& given, int64_t num_rows, bool at_sinks);
   /*!
    * \brief Rotates separate q, k and v, (rows, heads, head_dim), if RoPE is inline; in the other
    * modes they come rotated.

@@ -1,0 +1,78 @@
+/*!
+ * \file kernels/cuda/device/work_list.h
+ * \brief Divides attention into work items, so that all blocks of a grid end together.
+ */
+#ifndef KVCTL_KERNELS_CUDA_DEVICE_WORK_LIST_H_
+#define KVCTL_KERNELS_CUDA_DEVICE_WORK_LIST_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cuda/device/plan_layout.h"
+
+namespace kvctl::cuda {
+
+/*! \brief Spans of a mask's block, and the tiles of keys that they touch. */
+struct BlockSpans {
+  int32_t begin = 0, end = 0, num_tiles = 0;
+};
+
+/*! \brief A sequence's queries in one block of a mask, for one KV head. */
+struct QueryBlock {
+  int32_t sequence, kv_head, first_token, num_tokens;
+  BlockSpans keys;
+  BlockSpans sinks;  //!< what they see of renumbered sinks
+};
+
+/*! \brief What the items of a step depend on beside its queries and keys. */
+struct WorkLimits {
+  int32_t group;         //!< query heads of a KV head
+  int32_t item_queries;  //!< the most queries of an item
+  int32_t num_blocks;    //!< of the grid
+  /*! \brief Capacity for the partial results of items that are cut along their keys. What
+   * renumbered sinks need comes on top: at most two results for each query. */
+  int32_t max_partial_queries;
+};
+
+/*! \brief The work items of all classes of masks. Storage is reused from step to step. */
+class WorkList {
+ public:
+  void Clear();
+  /*! \brief Adds the items of a class. */
+  PlanClass Add(const std::vector<QueryBlock>& blocks, const WorkLimits& limits);
+
+  const std::vector<WorkItem>& items() const { return items_; }
+  const std::vector<int32_t>& ranges() const { return ranges_; }
+  const std::vector<MergeItem>& merges() const { return merges_; }
+
+ private:
+  /*! \brief Queries whose results end up in one place. */
+  struct Group {
+    int32_t sequence, kv_head, token_begin, token_end;
+    int32_t num_pieces = 0;  // of all its units
+    bool always_merges;      // has more than one unit
+    int32_t merge = -1;
+  };
+  /*! \brief Tiles of keys that the queries of a group see. */
+  struct Unit {
+    int32_t group, span_begin, span_end, tile_begin, tile_end;
+    bool at_sinks;
+    int32_t first_piece = 0;    // of the group's
+    std::vector<int32_t> cuts;  // where its pieces begin, and the end
+  };
+
+  void AddUnits(const std::vector<QueryBlock>& blocks, const WorkLimits& limits);
+  void CutUnits(const WorkLimits& limits, int64_t share);
+  void AddMerges(const WorkLimits& limits);
+  void AddItems(const WorkLimits& limits, int64_t share, PlanClass* work);
+
+  std::vector<WorkItem> items_;
+  std::vector<int32_t> ranges_;
+  std::vector<MergeItem> merges_;
+  std::vector<Group> groups_;  // of one class, as is what follows
+  std::vector<Unit> units_;
+};
+
+}  // namespace kvctl::cuda
+
+#endif  // KVCTL_KERNELS_CUDA_DEVICE_WORK_LIST_H_
