@@ -31,8 +31,8 @@ struct AttentionParams {
   int32_t layer;
   const void* q;
   int64_t q_row_stride;
-  /*! \brief [num_query_tokens, num_qo_heads, head_dim]: q as it looks at renumbered sinks; read
-   * where the plan has such items. */
+  /*! \brief q as it looks at renumbered sinks, with q's stride; read where the plan has such items.
+   */
   const void* q_at_sinks;
   int32_t num_qo_heads, group;
   PageShape page;

@@ -81,17 +81,17 @@ class AttentionBlock {
   __device__ bool HasSlopes() const { return kShaped && params_.alibi_slopes != nullptr; }
 
   __device__ __forceinline__ void Begin(const WorkItem& item) {
-    item_ = item;
-    sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences)[item.sequence];
+    item_ = &item;
+    kv_head_ = item.kv_head;
+    sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences) + item.sequence;
+    page_table_ = sequence_->page_table;
     num_queries_ = (item.token_end - item.token_begin) * params_.group;
     const T* q = static_cast<const T*>(item.at_sinks ? params_.q_at_sinks : params_.q);
-    const int64_t row_stride =
-        item.at_sinks ? int64_t{params_.num_qo_heads} * kHeadDim : params_.q_row_stride;
     for (int32_t i = threadIdx.x; i < S::kQueries * kVectors; i += kThreads) {
       const int32_t query = i / kVectors, vector = i % kVectors;
-      const int32_t token = sequence_.query_begin + item.token_begin + query / params_.group;
+      const int32_t token = sequence_->query_begin + item.token_begin + query / params_.group;
       const int32_t head = item.kv_head * params_.group + query % params_.group;
-      const T* from = query < num_queries_ ? q + token * row_stride +
+      const T* from = query < num_queries_ ? q + token * params_.q_row_stride +
                                                  static_cast<int64_t>(head) * kHeadDim + vector * 8
                                            : q;
       CopyAsync(queries_ + query * S::kStride + vector * 8, from, query < num_queries_ ? 16 : 0);
@@ -106,8 +106,8 @@ class AttentionBlock {
       query_position_[i] = 0;
       if (HasSlopes() && exists_[i]) {
         slope_[i] = params_.alibi_slopes[item.kv_head * params_.group + query % params_.group];
-        const int32_t key = sequence_.kv_len - sequence_.num_query_tokens + token_[i];
-        query_position_[i] = static_cast<float>(KeyPosition(params_.plan, sequence_, key));
+        const int32_t key = sequence_->kv_len - sequence_->num_query_tokens + token_[i];
+        query_position_[i] = static_cast<float>(KeyPosition(params_.plan, *sequence_, key));
       }
     }
     for (auto& tile : sums_) tile[0] = tile[1] = tile[2] = tile[3] = 0;
@@ -122,13 +122,13 @@ class AttentionBlock {
     const int32_t key = cursor.first_key + c;
     if (cursor.any >> c & 1) {
       const int32_t page =
-          PlanPart<int32_t>(params_.plan, sequence_.page_table)[key / params_.page.page_size];
+          PlanPart<int32_t>(params_.plan, page_table_)[key / params_.page.page_size];
       if (page >= 0) {
         const int32_t slot = page * params_.page.page_size + key % params_.page.page_size;
-        offset = SlotOffset(params_.page, slot, 0, item_.kv_head);
+        offset = SlotOffset(params_.page, slot, 0, kv_head_);
       }
       if (HasSlopes()) {
-        positions_[at] = static_cast<float>(KeyPosition(params_.plan, sequence_, key));
+        positions_[at] = static_cast<float>(KeyPosition(params_.plan, *sequence_, key));
       }
     }
     offsets_[at] = offset;
@@ -318,18 +318,18 @@ class AttentionBlock {
   /*! \brief A query whose keys this warp had all: from the registers of four lanes. */
   __device__ __forceinline__ void WriteOwnQuery(int i) {
     const int32_t query = query_warp_ * 16 + lane_ / 4 + 8 * i;
-    if (item_.partial >= 0) {
-      float* sums = params_.partials.sums + static_cast<int64_t>(item_.partial + query) * kHeadDim;
+    if (item_->partial >= 0) {
+      float* sums = params_.partials.sums + static_cast<int64_t>(item_->partial + query) * kHeadDim;
 #pragma unroll
       for (int d = 0; d < kHeadDim / 8; ++d) {
         *reinterpret_cast<float2*>(sums + d * 8 + lane_ % 4 * 2) =
             float2{sums_[d][2 * i], sums_[d][2 * i + 1]};
       }
-      if (lane_ % 4 == 0) params_.partials.scale[item_.partial + query] = float2{m_[i], l_[i]};
+      if (lane_ % 4 == 0) params_.partials.scale[item_->partial + query] = float2{m_[i], l_[i]};
       return;
     }
-    const int64_t token = sequence_.query_begin + token_[i];
-    const int32_t head = item_.kv_head * params_.group + query % params_.group;
+    const int64_t token = sequence_->query_begin + token_[i];
+    const int32_t head = kv_head_ * params_.group + query % params_.group;
     const QueryResult result(m_[i], l_[i], params_.sinks, head);
     const int64_t out = token * params_.out.row_stride + static_cast<int64_t>(head) * kHeadDim;
 #pragma unroll
@@ -352,16 +352,16 @@ class AttentionBlock {
       weights[w] = Weight(scale[w * S::kQueries + query].x, m);
       l += scale[w * S::kQueries + query].y * weights[w];
     }
-    const int64_t partial = item_.partial + query;
-    const int64_t token = sequence_.query_begin + item_.token_begin + query / params_.group;
-    const int32_t head = item_.kv_head * params_.group + query % params_.group;
+    const int64_t partial = item_->partial + query;
+    const int64_t token = sequence_->query_begin + item_->token_begin + query / params_.group;
+    const int32_t head = kv_head_ * params_.group + query % params_.group;
     const QueryResult result(m, l, params_.sinks, head);
     for (int32_t d = lane_; d < kHeadDim; d += 32) {
       float sum = 0;
       for (int w = 0; w < S::kKeyWarps; ++w) {
         sum += sums[(w * S::kQueries + query) * S::kSumStride + d] * weights[w];
       }
-      if (item_.partial >= 0) {
+      if (item_->partial >= 0) {
         params_.partials.sums[partial * kHeadDim + d] = sum;
       } else {
         StoreElement(sum * result.factor, params_.out.data, params_.out.dtype,
@@ -369,7 +369,7 @@ class AttentionBlock {
       }
     }
     if (lane_ != 0) return;
-    if (item_.partial >= 0) {
+    if (item_->partial >= 0) {
       params_.partials.scale[partial] = float2{m, l};
     } else if (params_.lse != nullptr) {
       params_.lse[token * params_.num_qo_heads + head] = result.lse;
@@ -391,8 +391,9 @@ class AttentionBlock {
   float* positions_;  // [kRing, kKeys]
   T* stages_;
   const int32_t warp_, lane_, query_warp_, key_warp_;
-  WorkItem item_;
-  PlanSequence sequence_;
+  const WorkItem* item_;  // in the plan: what only the end needs is not kept in registers
+  const PlanSequence* sequence_;
+  int32_t kv_head_, page_table_;
   int32_t num_queries_;
   // Of queries lane / 4 and lane / 4 + 8 of the warp.
   int32_t token_[2];

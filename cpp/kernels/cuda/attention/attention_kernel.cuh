@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, (kLeastBlocks<kHeadDim, kQueryWarps,
   const auto* range = PlanPart<int32_t>(params.plan, params.plan->ranges) + work.first_range;
   const int32_t end = range[blockIdx.x + 1];
   for (int32_t i = range[blockIdx.x]; i < end; ++i) {
-    const WorkItem item = items[i];
+    const WorkItem& item = items[i];
     if (kQueryWarps == 4 && (item.token_end - item.token_begin) * params.group <= 32) {
       AttentionBlock<T, kHeadDim, 2, kShaped>(params, kHeadDim > 128 ? 2 : num_stages, shared)
           .Run(item);

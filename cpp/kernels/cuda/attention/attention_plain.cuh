@@ -41,12 +41,9 @@ class PlainQuery {
       table_ = params.head_pages +
                params.head_pages[item.sequence * params.page.num_kv_heads + item.kv_head];
     }
-    const T* from = static_cast<const T*>(params.q) + row() * params.q_row_stride;
-    if (item.at_sinks) {
-      from = static_cast<const T*>(params.q_at_sinks) +
-             row() * params.num_qo_heads * params.page.head_dim;
-    }
-    from += static_cast<int64_t>(head_) * params.page.head_dim;
+    const T* from = static_cast<const T*>(item.at_sinks ? params.q_at_sinks : params.q) +
+                    row() * params.q_row_stride +
+                    static_cast<int64_t>(head_) * params.page.head_dim;
     __syncwarp();  // an earlier query is read no more
     for (int32_t d = lane_; d < params.page.head_dim; d += kLanes) q_[d] = ToFloat(from[d]);
     __syncwarp();
