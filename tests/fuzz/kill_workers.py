@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import kvctl
 from kvctl.distributed import ModelRunner, WorkerError
@@ -22,19 +23,21 @@ def once(directory: str, workers: int, seed: int) -> float:
     runner = ModelRunner.load(directory, workers=workers, threads=1)
     pids = [runner._session._processes.pid(i) for i in range(1, workers)]
     victim = rng.choice(pids)
+    drafter = rng.choice([None, kvctl.draft.LookupDrafter()])
     killed = []
 
     def kill() -> None:
         killed.append(time.monotonic())
         os.kill(victim, signal.SIGKILL)
 
-    threading.Timer(rng.uniform(0, 0.3), kill).start()
+    threading.Timer(rng.uniform(0, 0.5), kill).start()
     try:
         while True:
-            kvctl.generate(runner, [1, 2, 3, 4, 2, 3], max_new_tokens=40)
+            kvctl.generate(runner, [1, 2, 3, 4, 2, 3], max_new_tokens=40, drafter=drafter)
     except WorkerError as error:
-        assert f"process {victim}" in str(error), error
         seconds = time.monotonic() - killed[0]
+        assert f"process {victim}" in str(error), error
+        said = str(error)
     for pid in pids:
         try:
             os.kill(pid, 0)
@@ -42,6 +45,14 @@ def once(directory: str, workers: int, seed: int) -> float:
             continue
         raise AssertionError(f"process {pid} is left behind")
     assert seconds < 10, seconds
+    assert runner.cache.empty, "generate has left sequences"
+    for call in (lambda: runner.decode([0], [1]), lambda: runner.cache.add_sequence(0)):
+        try:
+            call()
+        except WorkerError as error:
+            assert str(error) == said, error
+        else:
+            raise AssertionError("a dead session takes calls")
     return seconds
 
 
@@ -56,6 +67,11 @@ def main() -> None:
     for seed in range(arguments.times):
         waits.append(once(arguments.directory, arguments.workers, seed))
         print(f"{seed + 1}: {waits[-1]:.2f} s", flush=True)
+    # What is left of a session: threads, and ends of pipes and sockets.
+    ends = len(list(Path("/proc/self/fd").iterdir()))
+    print(f"{threading.active_count()} threads and {ends} open files are left")
+    with ModelRunner.load(arguments.directory, workers=arguments.workers, threads=1) as runner:
+        kvctl.generate(runner, [1, 2, 3], max_new_tokens=8)
     print(f"{len(waits)} kills, an error each time, after {max(waits):.2f} s at most")
 
 

@@ -6,15 +6,22 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import tvm_ffi
+
+from .._ffi.convert import to_numpy, to_tensor
 from .._ffi.integers import to_shape
 from ..cache.contents import kept_indices
 from ..cache.paged_kv_cache import PagedKVCache
+from .heads import SAVED_FIELDS, Heads
 from .journal import Journal
-from .program import Call, Kept, Own, function
+from .program import Call, Kept, OnFirst, Own, function, to_array
 
 if TYPE_CHECKING:
     import os
 
+    from tvm_ffi import Tensor
+
+    from .calls import WorkerCalls
     from .session import Session
 
 
@@ -39,7 +46,8 @@ class DistributedKVCache(PagedKVCache):
     since a machine was stopped, everything does.
 
     K and V lie with the worker that has their heads, so steps are the model's alone: there is no
-    ``begin_forward`` and no attention from Python.
+    ``begin_forward`` and no attention from Python. ``get_kv``, ``save_sequence`` and
+    ``load_sequence`` gather the heads, or share them out.
     """
 
     def __init__(self, handle: Any, journal: Journal, session: Session) -> None:
@@ -141,17 +149,71 @@ class DistributedKVCache(PagedKVCache):
         """Raise NotImplementedError: every worker attends with its own heads."""
         self._refuse("attention: every worker attends with its own heads")
 
-    def save_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> NoReturn:
-        """Raise NotImplementedError: K and V lie with several workers."""
-        self._refuse("save_sequence: K and V lie with several workers")
+    # What is gathered from all heads, or shared out.
 
-    def load_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> NoReturn:
-        """Raise NotImplementedError: K and V lie with several workers."""
-        self._refuse("load_sequence: K and V lie with several workers")
+    def use(self, calls: WorkerCalls, heads: Heads | None) -> None:
+        """Take what reaches the other workers, and which heads each has, if that is known."""
+        self._calls, self._heads = calls, heads
 
-    def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> NoReturn:
-        """Raise NotImplementedError: K and V lie with several workers."""
-        self._refuse("get_kv: K and V lie with several workers")
+    def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Tensor, Tensor]:
+        """K and V of tokens ``[begin, end)``, the heads of all workers, in one step of theirs."""
+        heads = self._require_heads("get_kv")
+        if heads.first_has_all:
+            return super().get_kv(seq_id, begin, end)
+        if end is not None and end < 0:
+            raise IndexError(f"end must not be negative, got {end}")
+        parts = self._calls.gather("gather_kv", seq_id, begin, -1 if end is None else end)
+        k, v = (to_tensor(heads.join(to_array(part))) for part in parts)
+        return k, v
+
+    def save_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
+        """Write the committed tokens of a sequence, all heads, to a file of this machine.
+
+        It is the file that one worker writes, for any number of workers.
+        """
+        from ..cache.sequence_file import SequenceFile
+
+        heads = self._require_heads("save_sequence")
+        if heads.first_has_all:
+            super().save_sequence(seq_id, path)
+            return
+        saved, parts = self._calls.gather("gather_sequence", seq_id)
+        numbers = {field: int(getattr(saved, field)) for field in SAVED_FIELDS}
+        k, v = (heads.join(to_numpy(part)) for part in parts)
+        SequenceFile(self._kv_layout(), numbers, to_numpy(saved.positions), k, v).write(path)
+
+    def load_sequence(self, seq_id: int, path: str | os.PathLike[str]) -> None:
+        """Add a sequence that :meth:`save_sequence` wrote, of any number of workers."""
+        from ..cache.sequence_file import read_sequence_file
+
+        self._session.require_open()
+        heads = self._require_heads("load_sequence")
+        file = read_sequence_file(path, self._kv_layout(), self.num_pages * self.page_size)
+        parts = [heads.split(whole) for whole in (file.k, file.v)]
+        positions = None if file.positions is None else file.positions.tolist()
+        self._calls.load_sequence(
+            to_shape([seq_id], "seq_id")[0],
+            tvm_ffi.Shape(tuple(int(file.numbers[field]) for field in SAVED_FIELDS)),
+            None if positions is None else tvm_ffi.Shape(tuple(positions)),
+            tvm_ffi.Shape(parts[0].shape[1:]),
+            OnFirst([to_tensor(part) for part in parts]),
+        )
+
+    def _kv_layout(self) -> dict[str, Any]:
+        """Return the layout of the whole model's K and V."""
+        layout = super()._kv_layout()
+        return layout | ({} if self._heads is None else {"num_kv_heads": self._heads.total})
+
+    def _require_heads(self, what: str) -> Heads:
+        """Return which heads each worker has."""
+        if self._heads is None:
+            self._refuse(
+                f"{what}: the model's configuration does not say which heads of keys each has "
+                "(num_key_value_heads)"
+            )
+        if self.device.type != "cpu":
+            self._refuse(f"{what} on {self.device.type}: NCCL gathers on devices alone")
+        return self._heads
 
     def _refuse(self, what: str) -> NoReturn:
         raise NotImplementedError(f"a cache over several workers has no {what}")

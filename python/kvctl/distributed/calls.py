@@ -72,13 +72,28 @@ class WorkerCalls:
         self._session.first.forget(kept)
         self._journal.add("forget", kept)
 
-    def _call(self, name: str, args: tuple[Any, ...], target: int = -1) -> Any:
+    def gather(self, name: str, *args: Any) -> Any:
+        """Run a function of `heads` on every worker; return what worker 0 has of it."""
+        return self._call(name, args)
+
+    def load_sequence(self, seq_id: int, *args: Any) -> None:
+        """Add a sequence on all workers or on none; see `heads.scatter_sequence`."""
+        self._call("scatter_sequence", (seq_id, *args), before=([seq_id], [-1]))
+
+    def _call(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        target: int = -1,
+        before: tuple[list[int], list[int]] | None = None,
+    ) -> Any:
         journal, cache = self._journal, self._cache
         what = name.removeprefix("runner.")
         forward = name.startswith("runner.") and what not in ("embed", "set_join_logits")
-        ids: Any = args[0] if forward else ()
-        known = [seq_id for seq_id in ids if seq_id in cache]
-        lengths = [cache.sequence_length(seq_id) for seq_id in known]
+        if before is None:
+            ids: Any = args[0] if forward else ()
+            known = [seq_id for seq_id in ids if seq_id in cache]
+            before = known, [cache.sequence_length(seq_id) for seq_id in known]
         end = journal.first + len(journal.calls)
         self._session.first.next_call = step = Call(name, (Own.RUNNER, *args), target)
         program = tvm_ffi.Shape(
@@ -94,7 +109,7 @@ class WorkerCalls:
         reports = self._session.call("execute", _ALL, program, doing=doing)
         journal.forget(end)
         if reports.failures:
-            self._undo(reports, known, lengths, doing)
+            self._undo(reports, *before, doing)
         return self._session.first.take_result()
 
     def _undo(self, reports: Reports, ids: list[int], lengths: list[int], doing: str) -> NoReturn:

@@ -27,6 +27,16 @@ def num_shards(directory: Path) -> int:
     return int(config.get("tensor_parallel_shards") or 1) if isinstance(config, dict) else 1
 
 
+def has_recurrent_layers(directory: Path) -> bool:
+    """Return whether a model's configuration tells of recurrent layers.
+
+    Not every one does; where it does not, the library does when it is loaded.
+    """
+    config = json.loads((directory / "mlc-chat-config.json").read_text())
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return isinstance(kind, str) and kind.startswith(("gated_delta_net", "rwkv"))
+
+
 def load_model(
     session: Session, directory: str, device: str, kv_dtype: str, sizes: Sequence[int]
 ) -> None:

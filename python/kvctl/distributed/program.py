@@ -18,6 +18,7 @@ import tvm_ffi
 
 from .._ffi import functions as ffi
 from .._ffi.convert import to_numpy, to_tensor
+from . import heads
 
 #: What a program may call. A worker finds a function by its place here.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -58,6 +59,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
             "kv_state_remove_sequence",
         )
     },
+    "gather_kv": heads.gather_kv,
+    "gather_sequence": heads.gather_sequence,
+    "scatter_sequence": heads.scatter_sequence,
     "undo": lambda cache, ids, lengths: _undo(cache, ids, lengths),
     "join_kept": lambda runner, kept: ffi.runner.gather_logits(runner, _logits(kept)),
     "sample_kept": lambda runner, kept, *names: _sample(runner, kept, *names),
@@ -79,6 +83,13 @@ class Kept:
     """A checkpoint that every worker keeps under one number."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class OnFirst:
+    """What worker 0 alone is given, in this process; the others get None."""
+
+    value: Any
 
 
 class Call(NamedTuple):
@@ -125,10 +136,12 @@ def decode(program: Sequence[int], begin: int = 0) -> list[Call]:
 
 
 def _undo(cache: Any, seq_ids: Iterable[int], lengths: Iterable[int]) -> None:
-    """Take back what sequences have got since they had these lengths."""
+    """Take back what sequences have got since they had these lengths; -1: they were not there."""
     length_of = ffi.vm_builtin.attention_kv_cache_get_sequence_length
     for seq_id, length in zip(seq_ids, lengths, strict=True):
-        if (grown := length_of(cache, seq_id) - length) > 0:
+        if length < 0:
+            ffi.vm_builtin.kv_state_remove_sequence(cache, seq_id)
+        elif (grown := length_of(cache, seq_id) - length) > 0:
             ffi.cache.popn(cache, seq_id, grown)
 
 
@@ -151,7 +164,7 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def _put(out: list[int], arg: Any) -> None:
-    if arg is None:
+    if arg is None or isinstance(arg, OnFirst):
         out.append(_NONE)
     elif isinstance(arg, Own):
         out += (_OWN, arg.value)

@@ -14,8 +14,9 @@ from ..engine.compiled.replay import ReplayingCache
 from .cache import DistributedKVCache
 from .calls import WorkerCalls
 from .collectives import LIBRARIES, for_device
+from .heads import heads_of
 from .journal import Journal
-from .loading import load_model, num_shards
+from .loading import has_recurrent_layers, load_model, num_shards
 from .session import Session
 
 
@@ -51,6 +52,8 @@ class ModelRunner(compiled.ModelRunner):
         self._calls = WorkerCalls(
             session, journal, self._cache, self.vocab_size, join_logits=join_logits or not splits
         )
+        heads = heads_of(Path(to_path(directory)), self._cache.num_kv_heads, session.workers)
+        self._cache.use(self._calls, heads)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -127,6 +130,8 @@ class ModelRunner(compiled.ModelRunner):
         if library in LIBRARIES and library != for_device(device):
             raise ValueError(f"collectives over {library} connect no workers on {device}")
         shards = num_shards(Path(path))
+        if has_recurrent_layers(Path(path)):
+            raise NotImplementedError(f"{path} has recurrent layers: such models run on one worker")
         if shards not in (1, workers):
             raise ValueError(
                 f"{path} is compiled for {shards} workers (tensor_parallel_shards), not {workers}"

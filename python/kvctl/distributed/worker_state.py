@@ -17,7 +17,7 @@ from .._ffi import errors as errors  # registers the exception types that libkvc
 from .._ffi import functions as ffi
 from .._ffi.cuda_compiler import prepare_device
 from .collectives import load
-from .program import Call, Kept, Own, decode, function
+from .program import Call, Kept, OnFirst, Own, decode, function
 from .wire import ALIVE, BREAK, DONE, FAILED, VALUE, Port
 
 #: What a user's mistake raises: on every worker alike, before the model runs.
@@ -169,6 +169,8 @@ class Worker:
             return self._cache
         if isinstance(arg, Kept):
             return self._kept[arg.number]
+        if isinstance(arg, OnFirst):
+            return arg.value
         return arg
 
     def run(self, number: int, act: Callable[[], None]) -> None:

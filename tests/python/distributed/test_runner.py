@@ -99,8 +99,8 @@ def test_what_one_worker_alone_cannot_do(runner):
     runner.cache.add_sequence(0)
     with pytest.raises(NotImplementedError, match="heads"):
         runner.cache.attention(0, np.zeros((1, 8, 32), "float32"))
-    with pytest.raises(NotImplementedError, match="get_kv"):
-        runner.cache.get_kv(0)
+    with pytest.raises(NotImplementedError, match="begin_forward"):
+        runner.cache.begin_forward([0], [1])
 
 
 def test_four_workers_with_the_whole_model_each(gloo, tiny_model, alone):
