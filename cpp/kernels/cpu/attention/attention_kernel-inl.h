@@ -193,8 +193,10 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
       int64_t bytes = 0;
       if (next.num_blocks <= kPackedBlocks) fetcher = ahead.FindChunk(next, s.runs, &bytes);
       const int64_t tiles = (unit.token_end - unit.token_begin - 1) / shape.tile_tokens + 1;
-      const int64_t panels = int64_t{chunk.num_blocks} * (kTileKeys / kPanelKeys);
-      packed_pass.Prefetch(bytes > 0 ? &fetcher : nullptr, bytes / (tiles * panels));
+      const int64_t keys = tiles * chunk.num_blocks * kTileKeys;
+      const int64_t score_bytes = bytes * kScoresPercent / 100;
+      packed_pass.Prefetch(bytes > 0 ? &fetcher : nullptr, score_bytes * kPanelKeys / keys,
+                           (bytes - score_bytes) / keys);
     }
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {
       const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);

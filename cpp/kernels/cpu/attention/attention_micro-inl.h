@@ -20,6 +20,28 @@ namespace {
 /*! \brief GCC keeps arrays of vectors in registers only within one function. */
 #define KVCTL_INLINE __attribute__((always_inline)) inline
 
+/*! \brief Stands behind the parameters of a lambda. */
+#define KVCTL_INLINED __attribute__((always_inline))
+
+template <typename F, int... I>
+KVCTL_INLINE void UnrollEach(std::integer_sequence<int, I...>, F&& f) {
+  (f(std::integral_constant<int, I>()), ...);
+}
+
+/*! \brief Calls f with each number below N, as an integral constant. GCC keeps an array of vectors
+ * in registers where all its indices are constants from the start; of a loop that it unrolls later
+ * it stores the array in every turn. */
+template <int N, typename F>
+KVCTL_INLINE void Unroll(F&& f) {
+  UnrollEach(std::make_integer_sequence<int, N>(), f);
+}
+
+/*! \brief Calls f with each pair of numbers below M and N. */
+template <int M, int N, typename F>
+KVCTL_INLINE void UnrollPairs(F&& f) {
+  Unroll<M>([&](auto m) KVCTL_INLINED { Unroll<N>([&](auto n) KVCTL_INLINED { f(m, n); }); });
+}
+
 constexpr int kLineBytes = 64;
 
 struct AddOp {
@@ -62,15 +84,6 @@ class Fetcher {
   uintptr_t line_ = 0, end_ = 0;
   int32_t owed_ = 0;  // bytes, less than a line
 };
-
-/*! \brief Calls f with `queries`, in [1, kMost], as an integral constant. */
-template <int kMost, typename F>
-inline void WithQueries(int32_t queries, F&& f) {
-  if constexpr (kMost > 1) {
-    if (queries < kMost) return WithQueries<kMost - 1>(queries, std::forward<F>(f));
-  }
-  f(std::integral_constant<int, kMost>());
-}
 
 /*! \brief out[r] = op over the lanes of query r. lanes: [queries, kLanes]. Reads and writes up to
  * the next multiple of four queries. */
@@ -116,67 +129,82 @@ struct WeightedValues {
 /*! \brief Adds weighted values to MR queries of ND vectors: out_r += sum_j w_rj v_j. */
 template <int MR, int ND, typename T>
 inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t d, float* out,
-                           int32_t head_dim) {
+                           int32_t head_dim, int32_t fetch_bytes) {
   out += int64_t(query) * head_dim + d;
   Vec sums[MR][ND];
-  for (int r = 0; r < MR; ++r) {
-    for (int i = 0; i < ND; ++i) sums[r][i] = Load(out + int64_t(r) * head_dim + i * kLanes);
-  }
+  UnrollPairs<MR, ND>([&](auto r, auto i) KVCTL_INLINED {
+    sums[r][i] = Load(out + r * int64_t{head_dim} + i * kLanes);
+  });
   const T* const* keys = from.keys;
   const int64_t offset = from.offset + d;
   const float* weights = from.weights + query * from.stride;
   const int64_t stride = from.stride;
   Fetcher fetch = *from.fetcher;
-  const int32_t fetch_bytes = from.key_bytes * ND * kLanes / head_dim;
   for (const T* const* end = keys + from.count; keys < end; ++keys, ++weights) {
     const T* value = *keys + offset;
     fetch.FetchBytes(fetch_bytes);
     // The smaller side is held in registers: it just fits beside the sums.
     if constexpr (MR < ND) {
       Vec w[MR];
-      for (int r = 0; r < MR; ++r) w[r] = Set(weights[r * stride]);
-      for (int i = 0; i < ND; ++i) {
+      Unroll<MR>([&](auto r) KVCTL_INLINED { w[r] = Set(weights[r * stride]); });
+      Unroll<ND>([&](auto i) KVCTL_INLINED {
         const Vec v = InRegister(Load(value + i * kLanes));
-        for (int r = 0; r < MR; ++r) sums[r][i] = Fma(w[r], v, sums[r][i]);
-      }
+        Unroll<MR>([&](auto r) KVCTL_INLINED { sums[r][i] = Fma(w[r], v, sums[r][i]); });
+      });
     } else {
       Vec v[ND];
-      for (int i = 0; i < ND; ++i) v[i] = InRegister(Load(value + i * kLanes));
-      for (int r = 0; r < MR; ++r) {
+      Unroll<ND>([&](auto i) KVCTL_INLINED { v[i] = InRegister(Load(value + i * kLanes)); });
+      Unroll<MR>([&](auto r) KVCTL_INLINED {
         const Vec w = InRegister(Set(weights[r * stride]));
-        for (int i = 0; i < ND; ++i) sums[r][i] = Fma(w, v[i], sums[r][i]);
-      }
+        Unroll<ND>([&](auto i) KVCTL_INLINED { sums[r][i] = Fma(w, v[i], sums[r][i]); });
+      });
     }
   }
   *from.fetcher = fetch;
-  for (int r = 0; r < MR; ++r) {
-    for (int i = 0; i < ND; ++i) Store(out + int64_t(r) * head_dim + i * kLanes, sums[r][i]);
-  }
+  UnrollPairs<MR, ND>([&](auto r, auto i) KVCTL_INLINED {
+    Store(out + r * int64_t{head_dim} + i * kLanes, sums[r][i]);
+  });
 }
 
-/*! \brief AddValuesBlock for queries [begin, end), MR at a time, and the vectors [d, head_dim), ND
- * at a time and then the rest. */
+/*! \brief AddValuesBlock for MR queries and the vectors [d, head_dim), ND at a time and then the
+ * rest. */
 template <int MR, int ND, typename T>
-inline void AddValuesDims(const WeightedValues<T>& from, int32_t begin, int32_t end, int32_t d,
-                          float* out, int32_t head_dim) {
+inline void AddValuesDims(const WeightedValues<T>& from, int32_t query, int32_t d, float* out,
+                          int32_t head_dim) {
+  const int32_t fetch_bytes = from.key_bytes * ND * kLanes / head_dim;
   for (; d + ND * kLanes <= head_dim; d += ND * kLanes) {
-    for (int32_t query = begin; query < end; query += MR) {
-      AddValuesBlock<MR, ND>(from, query, d, out, head_dim);
-    }
+    AddValuesBlock<MR, ND>(from, query, d, out, head_dim, fetch_bytes);
   }
-  if constexpr (ND > 1) AddValuesDims<MR, (ND + 1) / 2>(from, begin, end, d, out, head_dim);
+  if constexpr (ND > 1) AddValuesDims<MR, (ND + 1) / 2>(from, query, d, out, head_dim);
+}
+
+template <typename T>
+using AddValuesFunction = void (*)(const WeightedValues<T>& from, int32_t query, int32_t d,
+                                   float* out, int32_t head_dim);
+
+/*! \brief AddValuesDims for 1, 2, ... queries. */
+template <typename T, int... I>
+inline AddValuesFunction<T> AddValuesOf(int32_t queries, std::integer_sequence<int, I...>) {
+  // Fewer queries leave registers for more vectors.
+  static constexpr AddValuesFunction<T> kFunctions[] = {AddValuesDims < I + 1,
+                                                        I == 0                  ? 8
+                                                        : I + 1 < kValueQueries ? 4
+                                                                                : kValueVectors,
+                                                        T > ...};
+  return kFunctions[queries - 1];
 }
 
 /*! \brief out[r] += the sum of the values, weighted for query r. Prefetches at an even pace. */
 template <typename T>
 inline void AddValues(WeightedValues<T> from, int32_t queries, float* out, int32_t head_dim) {
-  const int32_t many = queries - queries % kValueQueries;
-  from.key_bytes /= (queries + kValueQueries - 1) / kValueQueries;
-  if (many > 0) AddValuesDims<kValueQueries, kValueVectors>(from, 0, many, 0, out, head_dim);
-  if (many == queries) return;
-  WithQueries<kValueQueries - 1>(queries - many, [&](auto mr) {
-    AddValuesDims<mr.value, mr.value == 1 ? 8 : 4>(from, many, queries, 0, out, head_dim);
-  });
+  int32_t parts = (queries + kValueQueries - 1) / kValueQueries;
+  from.key_bytes /= parts;
+  for (int32_t query = 0; parts > 0; --parts) {
+    const int32_t count = (queries - query + parts - 1) / parts;
+    AddValuesOf<T>(count, std::make_integer_sequence<int, kValueQueries>())(from, query, 0, out,
+                                                                            head_dim);
+    query += count;
+  }
 }
 
 /*! \brief 2^x for x <= 0, to float32's precision; 0 below 2^-125; NaN stays NaN. */

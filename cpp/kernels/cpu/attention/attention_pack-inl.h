@@ -3,18 +3,37 @@
  * \brief Copies of keys and values in the form that the inner loops read.
  *
  * All that knows how a page holds its elements is PackPanel (keys) and UnpackRow (values), and
- * where nothing is copied WritePanel and Load. Chunks of 8-bit integers are always copied.
+ * where nothing is copied WritePanel and Load. Attention over 8-bit pages is that over the float32
+ * values which they stand for, bit for bit: their chunks are always copied.
  */
 #ifndef KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_PACK_INL_H_
 #define KVCTL_KERNELS_CPU_ATTENTION_ATTENTION_PACK_INL_H_
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "kernels/cpu/attention/attention_panel-inl.h"
 #include "kernels/cpu/attention/attention_scratch-inl.h"
 
 namespace kvctl {
 namespace {
+
+/*! \brief What the loops of attention read, of pages of T. */
+template <typename T>
+using AttendedType = std::conditional_t<std::is_same_v<T, int8_t>, float, T>;
+
+/*! \brief A row of a key or value in float32. */
+template <typename T>
+inline void UnpackRow(const T* row, int32_t head_dim, float* to) {
+  for (int32_t d = 0; d < head_dim; d += kLanes) Store(to + d, Load(row + d));
+}
+inline void UnpackRow(const int8_t* row, int32_t head_dim, float* to) {
+  float factor;
+  std::memcpy(&factor, row + head_dim, sizeof(factor));
+  const Vec scale = Set(factor);
+  for (int32_t d = 0; d < head_dim; d += kLanes) Store(to + d, Mul(Load(row + d), scale));
+}
 
 /*! \brief Copies the keys whose bit is set, of kPanelKeys keys, as a panel. */
 template <typename T>

@@ -115,62 +115,71 @@ inline void WritePanel(const BFloat16* const* keys, int64_t offset, int32_t head
 template <int MR, int NV, int kSums>
 KVCTL_INLINE void ScoreDims(const float* const* rows, int32_t d, int32_t head_dim,
                             const float* panel, Fetcher* fetcher, int32_t fetch_bytes,
-                            float* scores, int64_t stride) {
+                            float* scores, int64_t stride, float* maxima) {
   constexpr int kStep = 4;
   Vec sums[kSums][MR][NV];
-  for (int s = 0; s < kSums; ++s) {
-    for (int r = 0; r < MR; ++r) {
-      for (int n = 0; n < NV; ++n) sums[s][r][n] = Zero();
-    }
-  }
+  Unroll<kSums>([&](auto s) KVCTL_INLINED {
+    UnrollPairs<MR, NV>([&](auto r, auto n) KVCTL_INLINED { sums[s][r][n] = Zero(); });
+  });
   const int32_t dims = std::min(kSumDims, head_dim - d);
   for (int32_t i = 0; i < dims; i += kStep) {
     fetcher->FetchBytes(fetch_bytes);
-    for (int j = i; j < i + kStep; ++j, panel += kPanelKeys) {
-      for (int s = 0; s < kSums; ++s) {
+    Unroll<kStep>([&](auto j) KVCTL_INLINED {
+      Unroll<kSums>([&](auto s) KVCTL_INLINED {
         Vec keys[NV];
-        const float* from = panel + s * kSumDims * kPanelKeys;
-        for (int n = 0; n < NV; ++n) keys[n] = InRegister(Load(from + n * kLanes));
-        for (int r = 0; r < MR; ++r) {
+        const float* from = panel + j * kPanelKeys + s * kSumDims * kPanelKeys;
+        Unroll<NV>([&](auto n) KVCTL_INLINED { keys[n] = InRegister(Load(from + n * kLanes)); });
+        Unroll<MR>([&](auto r) KVCTL_INLINED {
           const float* q = rows[r / 3] + r % 3 * int64_t{head_dim} + s * kSumDims;
-          const Vec query = InRegister(Set(q[j]));
-          for (int n = 0; n < NV; ++n) sums[s][r][n] = Fma(query, keys[n], sums[s][r][n]);
-        }
-      }
-    }
+          const Vec query = InRegister(Set(q[i + j]));
+          Unroll<NV>([&](auto n)
+                         KVCTL_INLINED { sums[s][r][n] = Fma(query, keys[n], sums[s][r][n]); });
+        });
+      });
+    });
+    panel += kStep * kPanelKeys;
   }
-  for (int r = 0; r < MR; ++r) {
-    for (int n = 0; n < NV; ++n) {
+  const bool last = d + kSums * kSumDims >= head_dim;
+  Unroll<MR>([&](auto r) KVCTL_INLINED {
+    Unroll<NV>([&](auto n) KVCTL_INLINED {
       float* to = scores + r * stride + n * kLanes;
-      Vec sum = d == 0 ? sums[0][r][n] : Add(Load(to), sums[0][r][n]);
-      for (int s = 1; s < kSums; ++s) sum = Add(sum, sums[s][r][n]);
-      Store(to, sum);
-    }
-  }
+      if (d > 0) sums[0][r][n] = Add(Load(to), sums[0][r][n]);
+      Unroll<kSums - 1>(
+          [&](auto s) KVCTL_INLINED { sums[0][r][n] = Add(sums[0][r][n], sums[s + 1][r][n]); });
+      Store(to, sums[0][r][n]);
+    });
+  });
+  if (!last || maxima == nullptr) return;
+  Unroll<MR>([&](auto r) KVCTL_INLINED {
+    Vec largest = Load(maxima + r * kLanes);
+    Unroll<NV>([&](auto n) KVCTL_INLINED { largest = Max(sums[0][r][n], largest); });
+    Store(maxima + r * kLanes, largest);
+  });
 }
 
 /*!
  * \brief Scores of MR queries with the NV * kLanes keys of a panel: scores[r * stride + i] =
  * q_r . k_i.
- * \param fetch_bytes How much to prefetch on the way.
+ * \param step_bytes How much to prefetch with each four elements.
+ * \param maxima nullptr, or [MR, kLanes] that the scores are taken into.
  */
 template <int MR, int NV>
-inline void ScorePanel(const float* q, int32_t head_dim, const float* panel, Fetcher* fetcher,
-                       int32_t fetch_bytes, float* scores, int64_t stride) {
+__attribute__((noinline)) void ScorePanel(const float* q, int32_t head_dim, const float* panel,
+                                          Fetcher* fetcher, int32_t step_bytes, float* scores,
+                                          int64_t stride, float* maxima) {
   // Few sums would wait for each other: two for each score are on the way then.
   constexpr int kSums = MR * NV <= kScoreQueries * kPanelVectors / 3 ? 2 : 1;
   Fetcher fetch = *fetcher;
-  const int32_t step_bytes = fetch_bytes * 4 / head_dim;
   const float* rows[(MR + 2) / 3];
-  for (int r = 0; r < MR; r += 3) rows[r / 3] = q + int64_t{r} * head_dim;
+  Unroll<(MR + 2) / 3>([&](auto i) KVCTL_INLINED { rows[i] = q + i * 3 * int64_t{head_dim}; });
   int32_t d = 0;
-  const auto score = [&](auto sums) {
+  const auto score = [&](auto sums) KVCTL_INLINED {
     ScoreDims<MR, NV, sums.value>(rows, d, head_dim, panel, &fetch, step_bytes * sums.value, scores,
-                                  stride);
-    const int32_t dims = sums.value * kSumDims;
-    for (const float*& row : rows) row += dims;
-    panel += int64_t{dims} * kPanelKeys;
-    d += dims;
+                                  stride, maxima);
+    constexpr int32_t kDims = sums.value * kSumDims;
+    Unroll<(MR + 2) / 3>([&](auto i) KVCTL_INLINED { rows[i] += kDims; });
+    panel += kDims * kPanelKeys;
+    d += kDims;
   };
   if constexpr (kSums == 2) {
     while (d + 2 * kSumDims <= head_dim) score(std::integral_constant<int, 2>());
@@ -179,26 +188,47 @@ inline void ScorePanel(const float* q, int32_t head_dim, const float* panel, Fet
   *fetcher = fetch;
 }
 
+using ScoreFunction = void (*)(const float* q, int32_t head_dim, const float* panel,
+                               Fetcher* fetcher, int32_t step_bytes, float* scores, int64_t stride,
+                               float* maxima);
+
+/*! \brief ScorePanel for 1, 2, ... queries. */
+template <int NV, int... I>
+inline ScoreFunction ScoreFunctionOf(int32_t queries, std::integer_sequence<int, I...>) {
+  static constexpr ScoreFunction kFunctions[] = {ScorePanel<I + 1, NV>...};
+  return kFunctions[queries - 1];
+}
+
+/*! \brief Whether ScoreQueries takes the scores into maxima. */
+constexpr bool kScoresMaxima = true;
+/*! \brief How much of the time scores take, the rest being that of values, where many share them.
+ */
+constexpr int32_t kScoresPercent = 50;
+
 /*! \brief ScorePanel for any number of queries. Prefetches at an even pace, since memory takes a
  * limited number of requests at once. */
 inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, const float* panel,
                          bool one_vector, Fetcher* fetcher, int32_t fetch_bytes, float* scores,
-                         int64_t stride) {
+                         int64_t stride, float* maxima) {
   if (one_vector && queries < kPanelQueries) {
-    WithQueries<kPanelQueries - 1>(queries, [&](auto mr) {
-      ScorePanel<mr.value, 1>(q, head_dim, panel, fetcher, fetch_bytes, scores, stride);
-    });
+    ScoreFunctionOf<1>(queries, std::make_integer_sequence<int, kPanelQueries - 1>())(
+        q, head_dim, panel, fetcher, fetch_bytes * 4 / head_dim, scores, stride, maxima);
     return;
   }
-  int32_t parts = (queries + kScoreQueries - 1) / kScoreQueries;
-  fetch_bytes /= parts;
-  for (int32_t query = 0; parts > 0; --parts) {
-    const int32_t count = (queries - query + parts - 1) / parts;
-    WithQueries<kScoreQueries>(count, [&](auto mr) {
-      ScorePanel<mr.value, kPanelVectors>(q + int64_t{query} * head_dim, head_dim, panel, fetcher,
-                                          fetch_bytes, scores + query * stride, stride);
-    });
-    query += count;
+  const int32_t parts = (queries + kScoreQueries - 1) / kScoreQueries;
+  const int32_t step_bytes = fetch_bytes * 4 / (head_dim * parts);
+  while (queries > 0) {
+    // The last two are about even.
+    int32_t count = queries;
+    if (count > kScoreQueries) {
+      count = count >= 2 * kScoreQueries ? kScoreQueries : (count + 1) / 2;
+    }
+    ScoreFunctionOf<kPanelVectors>(count, std::make_integer_sequence<int, kScoreQueries>())(
+        q, head_dim, panel, fetcher, step_bytes, scores, stride, maxima);
+    q += int64_t{count} * head_dim;
+    scores += count * stride;
+    if (maxima != nullptr) maxima += count * kLanes;
+    queries -= count;
   }
 }
 

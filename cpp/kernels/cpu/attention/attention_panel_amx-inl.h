@@ -131,9 +131,12 @@ inline void ScorePanel(const uint16_t* q, int32_t queries, int32_t head_dim, con
   }
 }
 
+constexpr bool kScoresMaxima = false;
+constexpr int32_t kScoresPercent = 20;
+
 inline void ScoreQueries(const float* q, int32_t queries, int32_t head_dim, const float* panel,
-                         bool, Fetcher* fetcher, int32_t fetch_bytes, float* scores,
-                         int64_t stride) {
+                         bool, Fetcher* fetcher, int32_t fetch_bytes, float* scores, int64_t stride,
+                         float*) {
   const int32_t parts = (queries + 2 * kTileRows - 1) / (2 * kTileRows);
   Written(panel);
   for (int32_t query = 0; query < queries; query += 2 * kTileRows) {

@@ -9,10 +9,10 @@
 #include <cstdint>
 #include <limits>
 
-#include "kernels/cpu/attention/attention_int8-inl.h"
 #include "kernels/cpu/attention/attention_panel-inl.h"
 #include "kernels/cpu/attention/attention_unit.h"
 #include "kernels/cpu/simd/vec-inl.h"
+#include "kernels/int8_row.h"
 
 namespace kvctl {
 namespace {
@@ -65,6 +65,9 @@ struct Scratch {
   uintptr_t* runs;             // [2 * PackedKeys + 1]: what is packed next, for the fetcher
   int64_t size;                // floats in all
 };
+
+/*! \brief Whether the keys and values of every chunk are copied to float32 first. */
+inline bool PacksAlways(const AttentionArgs& args) { return args.kv_dtype == DType::kInt8; }
 
 /*! \brief Whether a unit copies the keys and values of a chunk first, because many queries share
  * them. 16-bit elements are then converted once. The copies are contiguous, while the keys of one

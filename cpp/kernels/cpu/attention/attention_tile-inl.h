@@ -38,6 +38,7 @@ class TilePass {
         block_query_(unit.token_begin / kBlockQueries * kBlockQueries),
         head_dim_(args.head_dim),
         head_offset_(int64_t(args.page_size) * args.head_dim),
+        key_bytes_(args.head_dim * static_cast<int32_t>(sizeof(T))),
         per_token_(QueriesPerToken(shape, unit)),
         ahead_(args, unit.num_heads, value_offset),
         plain_(args.soft_cap <= 0 && args.alibi_slopes == nullptr),
@@ -57,10 +58,11 @@ class TilePass {
     for (int32_t block = 0; block < chunk.num_blocks; ++block) WeighBlock(block, next);
   }
 
-  /*! \brief Lets scores of panels prefetch on the way, this many bytes with each panel. */
-  void Prefetch(Fetcher* fetcher, int64_t panel_bytes) {
+  /*! \brief Prefetches on the way, this many bytes with each panel and with each value. */
+  void Prefetch(Fetcher* fetcher, int64_t panel_bytes, int64_t value_bytes) {
     fetcher_ = fetcher;
     panel_bytes_ = static_cast<int32_t>(panel_bytes);
+    value_bytes_ = static_cast<int32_t>(value_bytes);
   }
 
   /*! \brief The first half of Run: scores, times log2 e, of the keys that Visible shows; -inf for
@@ -94,15 +96,17 @@ class TilePass {
   void ScoreBlock(int32_t index, const ChunkKeys* next) {
     const KeyBlock& block = chunk_->blocks[index];
     uint64_t* visible = Visible(index);
-    uint64_t any = 0;
+    uint64_t any = 0, all = ~uint64_t{0};
     for (int32_t i = 0; i < tokens_; ++i) {
       visible[i] = block.present;
       if (block.words != MaskSpan::kAllQueries) {
         visible[i] &= plan_.words.data()[block.words + token_begin_ + i - block_query_];
       }
       any |= visible[i];
+      all &= visible[i];
     }
     if (any == 0) return;
+    const bool maxima = kScoresMaxima && plain_ && all == ~uint64_t{0};
     const int32_t queries = num_queries_ / unit_.num_heads;
     const int32_t batch = ahead_.batch();
     uintptr_t runs[kBatchKeys + 1];
@@ -110,18 +114,18 @@ class TilePass {
     const bool fetch = next != nullptr && any == ~uint64_t{0};
     for (int32_t first = 0; first < kTileKeys; first += batch) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
-        if (fetch) {
-          const int32_t key = index * kTileKeys + first;
-          fetcher = ahead_.Find(*chunk_, key, head, false, *next, 1, runs);
-        }
+        const int32_t key = index * kTileKeys + first;
+        if (fetch) fetcher = ahead_.Find(*chunk_, key, head, false, *next, 1, runs);
         const int32_t width = std::min(batch, kPanelKeys);
         for (int32_t c = first; c < first + batch; c += width) {
           const uint64_t bits = any >> c & LowestBits(width);
           if (bits == 0) continue;
-          ScoreKeys(index, c, bits, head, queries, fetch ? &fetcher : nullptr);
+          ScoreKeys(index, c, bits, head, queries, &fetcher, fetch ? width * key_bytes_ : 0,
+                    maxima);
         }
       }
     }
+    if (maxima) return;
     for (int32_t token = 0; token < tokens_; ++token) {
       for (int32_t head = 0; visible[token] != 0 && head < per_token_; ++head) {
         FindMaxima(index, token, head, visible[token]);
@@ -130,18 +134,12 @@ class TilePass {
   }
 
   /*! \brief Scores of a head's queries with the keys of a panel, from key `first` of a block on,
-   * that `bits` shows. */
+   * that `bits` shows. They are final, and taken into the maxima, if so wanted. */
   void ScoreKeys(int32_t block, int32_t first, uint64_t bits, int32_t head, int32_t queries,
-                 Fetcher* fetcher) const {
-    Fetcher none;
-    int32_t bytes = 0;
+                 Fetcher* fetcher, int32_t bytes, bool maxima) const {
     if (fetcher_ != nullptr) {
       fetcher = fetcher_;
       bytes = panel_bytes_;
-    } else if (fetcher != nullptr) {
-      bytes = static_cast<int32_t>(__builtin_popcountll(bits) * head_dim_ * sizeof(T));
-    } else {
-      fetcher = &none;
     }
     const float* panel = s_.panel;
     if (chunk_->panels != nullptr) {
@@ -155,7 +153,7 @@ class TilePass {
     const int64_t query = int64_t{token_begin_ - unit_.token_begin} * per_token_ + head * queries;
     ScoreQueries(s_.q + query * QueryFloats(head_dim_), queries, head_dim_, panel,
                  bits >> kLanes == 0, fetcher, bytes, Scores(block, head * queries) + first,
-                 stride_);
+                 stride_, maxima ? s_.lanes + int64_t{head} * queries * kLanes : nullptr);
   }
 
   /*! \brief Finishes the scores of one query and block (-inf where hidden) and takes them into the
@@ -251,23 +249,22 @@ class TilePass {
     }
     queries /= unit_.num_heads;
     // At most what is prefetched, or that would come too late; many queries want more at once.
-    const bool many = unit_.num_heads == 1 && queries > kPanelQueries;
-    const int32_t batches = next != nullptr && many ? kTileKeys / ahead_.batch() : 1;
+    const bool many = next != nullptr && unit_.num_heads == 1 && queries > kPanelQueries;
+    const int32_t batches = many ? kTileKeys / ahead_.batch() : 1;
     const int32_t step = next != nullptr ? batches * ahead_.batch() : kTileKeys;
-    const auto value_bytes = static_cast<int32_t>(head_dim_ * sizeof(T));
     uintptr_t runs[kTileKeys + 1];
-    Fetcher fetcher;
+    Fetcher own;
+    Fetcher* fetcher = fetcher_ != nullptr ? fetcher_ : &own;
+    const int32_t bytes = next != nullptr ? key_bytes_ : fetcher_ != nullptr ? value_bytes_ : 0;
     for (int32_t first = 0; first < count; first += step) {
       for (int32_t head = 0; head < unit_.num_heads; ++head) {
         if (next != nullptr) {
-          fetcher =
-              ahead_.Find(*chunk_, block * kTileKeys + first, head, true, *next, batches, runs);
+          own = ahead_.Find(*chunk_, block * kTileKeys + first, head, true, *next, batches, runs);
         }
         const int32_t head_query = query + head * queries;
+        const float* weight = weights + head * queries * stride_ + first;
         AddValues(WeightedValues<T>{keys + first, value_offset_ + head * head_offset_,
-                                    std::min(step, count - first),
-                                    weights + head * queries * stride_ + first, stride_, &fetcher,
-                                    next != nullptr ? value_bytes : 0},
+                                    std::min(step, count - first), weight, stride_, fetcher, bytes},
                   queries, s_.acc + int64_t(head_query) * head_dim_, head_dim_);
       }
     }
@@ -283,14 +280,15 @@ class TilePass {
   const int32_t block_query_;   // first token of the mask's block
   const int32_t head_dim_;
   const int64_t head_offset_;  // elements from a key to that of the next head
-  const int32_t per_token_;    // queries
+  const int32_t key_bytes_;
+  const int32_t per_token_;  // queries
   const ReadAhead<T> ahead_;
   const bool plain_;  // scores are scaled dot products
   const Scratch& s_;
   const ChunkKeys* chunk_ = nullptr;
   int32_t token_begin_ = 0, tokens_ = 0, num_queries_ = 0;
   Fetcher* fetcher_ = nullptr;
-  int32_t panel_bytes_ = 0;
+  int32_t panel_bytes_ = 0, value_bytes_ = 0;
   int64_t stride_ = 0;  // of scores, from query to query
 };
 

@@ -111,7 +111,9 @@ inline Vec InRegister(Vec x) {
   __asm__("" : "+x"(x));
   return x;
 }
-inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline void Prefetch(uintptr_t p) {
+  __asm__ volatile("prefetcht0 %0" : : "m"(*reinterpret_cast<const char*>(p)));
+}
 
 }  // namespace
 }  // namespace kvctl

@@ -95,8 +95,11 @@ inline Vec InRegister(Vec x) {
   __asm__("" : "+x"(x));
   return x;
 }
-/*! \brief Prefetches into all cache levels. */
-inline void Prefetch(uintptr_t p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+/*! \brief Prefetches into all cache levels. In assembler: GCC takes a function that only prefetches
+ * for one without effect, and removes its calls unless it inlines them early. */
+inline void Prefetch(uintptr_t p) {
+  __asm__ volatile("prefetcht0 %0" : : "m"(*reinterpret_cast<const char*>(p)));
+}
 
 }  // namespace
 }  // namespace kvctl
