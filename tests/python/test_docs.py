@@ -1,6 +1,9 @@
 """Every Python example of the README and of docs/ runs."""
 
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,4 +62,40 @@ def test_examples_of_a_page(page, request):
     for number, code in enumerate(examples(f"docs/{page}")):
         if "build/models/smollm2" in code:
             code = code.replace("build/models/smollm2", str(request.getfixturevalue("smollm2")))
+        if page == "distributed.md":
+            for written, here in request.getfixturevalue("two_machines").items():
+                code = code.replace(written, here)
         exec(compile(code, f"docs/{page} example {number}", "exec"), names)
+
+
+@pytest.fixture
+def two_machines(tmp_path):
+    """What stands in the examples of several workers, and what it is here; the second machine."""
+    from kvctl.distributed import collectives
+    from tiny_model import compile_tiny_model
+
+    if "gloo" not in collectives.available():
+        pytest.skip("needs collectives over Gloo: apt install libgloo-dev, then build again")
+    model = compile_tiny_model(tmp_path / "model", tensor_parallel=2)
+    port = two_free_ports()
+    command = [sys.executable, "-m", "kvctl.distributed.host", "127.0.0.1", str(port)]
+    with subprocess.Popen(command) as host:  # it calls until the controller listens
+        yield {
+            "build/models/llama-2-workers": str(model),
+            "10.0.0.1": "127.0.0.1",
+            "10.0.0.2": "127.0.0.1",
+            "9090": str(port),
+        }
+        host.kill()
+
+
+def two_free_ports():
+    """Return a port that is free, as the next one is: kvctl's and Disco's."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                with socket.create_server(("127.0.0.1", port + 1)):
+                    return port
+            except OSError:
+                continue
