@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "distributed/communicator.h"
+#include "distributed/gloo_waits.h"
 #include "distributed/reduction.h"
 
 namespace kvctl {
@@ -62,8 +63,9 @@ void Connect(Context* context, std::shared_ptr<Store> store, Device& device, lon
 
 class GlooCommunicator final : public Communicator {
  public:
-  explicit GlooCommunicator(std::shared_ptr<gloo::Context> context)
-      : context_(std::move(context)) {}
+  /*! \param waits what the context waits by */
+  GlooCommunicator(std::shared_ptr<gloo::Context> context, std::shared_ptr<GlooWaits> waits)
+      : context_(std::move(context)), waits_(std::move(waits)) {}
   ~GlooCommunicator() override { Close(); }
 
   int rank() const override { return context_->rank; }
@@ -131,7 +133,10 @@ class GlooCommunicator final : public Communicator {
     buffer->waitRecv(context_->getTimeout());
   }
 
-  void Close() override { context_->closeConnections(); }
+  void Close() override {
+    context_->closeConnections();
+    waits_->End();
+  }
 
  private:
   // Gloo's collectives count their slots from 0; a message of ours lies far from them.
@@ -141,6 +146,7 @@ class GlooCommunicator final : public Communicator {
   static char* Bytes(const void* data) { return const_cast<char*>(static_cast<const char*>(data)); }
 
   std::shared_ptr<gloo::Context> context_;
+  std::shared_ptr<GlooWaits> waits_;
 };
 
 }  // namespace
@@ -153,7 +159,7 @@ std::shared_ptr<Communicator> Join(const Meeting& meeting, const std::string& gr
   gloo::transport::tcp::attr attributes;
   attributes.hostname = meeting.host;
   auto device = gloo::transport::tcp::CreateDevice(attributes);
-  auto context = std::make_shared<gloo::rendezvous::Context>(rank, size);
+  auto context = std::make_shared<EndableContext>(rank, size);
   context->setTimeout(std::chrono::milliseconds(meeting.timeout_ms));
   if (meeting.exchange != nullptr) {
     Connect(context.get(), std::make_shared<ExchangeStore>(meeting.exchange, group), device, 0);
@@ -163,7 +169,9 @@ std::shared_ptr<Communicator> Join(const Meeting& meeting, const std::string& gr
     Connect(context.get(), std::make_shared<gloo::rendezvous::FileStore>(folder.string()), device,
             0);
   }
-  return std::make_shared<GlooCommunicator>(std::move(context));
+  auto waits = std::make_shared<GlooWaits>();
+  context->WaitBy(waits);
+  return std::make_shared<GlooCommunicator>(std::move(context), std::move(waits));
 }
 
 }  // namespace kvctl

@@ -42,8 +42,8 @@ class DistributedKVCache(PagedKVCache):
     their next step, and one that cannot ends the session.
 
     Behind a worker's death it can be read, and its sequences removed. Everything else raises the
-    :class:`kvctl.distributed.WorkerError` of the death; where worker 0 could not leave its step,
-    since a machine was stopped, everything does.
+    :class:`kvctl.distributed.WorkerError` of the death; as long as worker 0 has not left its step,
+    everything does.
 
     K and V lie with the worker that has their heads, so steps are the model's alone: there is no
     ``begin_forward`` and no attention from Python. ``get_kv``, ``save_sequence`` and

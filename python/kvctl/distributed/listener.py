@@ -20,13 +20,10 @@ class Listener:
         The worker of this process.
     port : Port
         The other end of its socket.
-    library : {"gloo", "nccl"}
-        What connects the workers.
     """
 
-    def __init__(self, first: Worker, port: Port, library: str) -> None:
+    def __init__(self, first: Worker, port: Port) -> None:
         self._first = first
-        self._wakes_itself = library == "nccl"
         self._ports: dict[int, Port] = {}
         self._numbers: dict[int, int] = {}
         self._poll = select.poll()
@@ -59,11 +56,9 @@ class Listener:
             silent = reports.silent()
             if silent is not None:
                 return silent, f"has not answered for {reports.patience:.0f} s"
-            if reports.blocked():
-                self._leave(reports.failures)
-            if self._wakes_itself and reports.broken and reports.missing - told:
-                self._leave(reports.missing - told)
-                told |= reports.missing
+            if (reports.broken or reports.blocked()) and (waiting := reports.missing - told):
+                self._wake(waiting)
+                told |= waiting
         if reports.diverged is not None:
             worker, message = reports.diverged
             return worker, f"could not follow the others ({message})"
@@ -85,12 +80,11 @@ class Listener:
                 with contextlib.suppress(OSError):  # a dead worker is noticed by its socket's end
                     port.send(VALUE, 0, payload)
 
-    def _leave(self, workers: Iterable[int]) -> None:
-        """Close connections, so that workers that wait in collectives raise.
+    def _wake(self, workers: Iterable[int]) -> None:
+        """Have workers close their connections, so that their waits in collectives raise.
 
-        With Gloo those of workers that wait for nothing: one that waits is not woken by closing its
-        own end, and then hears nothing of the other's. With NCCL those of workers that wait, which
-        nothing else wakes.
+        That a peer has closed its own does not always wake them: never with NCCL, and with Gloo not
+        where a send fails while it is written.
         """
         for number in workers:
             if number == 0:

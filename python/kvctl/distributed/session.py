@@ -27,7 +27,7 @@ _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 #: Seconds for imports and for reading a model: a death is noticed at once all the same.
 START_SECONDS = 600.0
 _GOODBYE_SECONDS = 5.0
-#: For worker 0, behind a death: what it waits for has ended, unless a machine is stopped.
+#: For worker 0, behind a death, when its connections are closed: it computes, perhaps.
 _LEAVING_SECONDS = 2.0
 
 
@@ -84,7 +84,7 @@ class Session:
         own, ours = socket.socketpair()
         self.first = Worker(0, Port(own), *hosts[:1])
         WORKERS[self._token] = self.first
-        self._listener = Listener(self.first, Port(ours), library)
+        self._listener = Listener(self.first, Port(ours))
         self._death: tuple[str, int] | None = None  # the message and the worker
         self._functions: dict[str, Any] = {}
         _OPEN.add(self)
@@ -238,9 +238,8 @@ class Session:
             self.closed = True
             _OPEN.discard(self)
             if kill:
-                self._processes.kill()  # which wakes worker 0, if it waits for one of them
-                if self._library == "nccl":  # whose waits end by one's own abort alone
-                    self.first.close_connections()
+                self._processes.kill()
+                self.first.close_connections()  # worker 0 may wait for one of them
             # Its cache is the user's, who removes what the step had begun.
             has_left = self.first.has_ended(
                 self._sent, _LEAVING_SECONDS if kill else _GOODBYE_SECONDS

@@ -13,7 +13,16 @@ import pytest
 import tvm_ffi
 from tvm_ffi import Shape, get_global_func
 
-from collectives_conformance import AVERAGE, MAX, MIN, PROD, SUM, CollectivesConformance, Workers
+from collectives_conformance import (
+    AVERAGE,
+    MAX,
+    MIN,
+    PROD,
+    SUM,
+    CollectivesConformance,
+    Workers,
+    on_workers,
+)
 from devices import KVCTL_CUDA_LIBRARY, require
 from kvctl._ffi.find_nccl import NCCL_VARIABLE, is_there, nccl_path
 from kvctl.distributed import Session, WorkerError, collectives
@@ -63,23 +72,6 @@ def fake(four):
 
 def notes(fake):
     return sorted(fake.fake_nccl_take_notes().decode().splitlines())
-
-
-def on_workers(workers, tensor, function):
-    """Call a function on every worker, with its tensor; return what each returned, or raised."""
-    said = {}
-    rank = get_global_func("runtime.disco.worker_rank")
-
-    @tvm_ffi.register_global_func("runtime.disco.kvctl_test_on_workers", override=True)
-    def act(one):
-        try:
-            said[rank()] = function(rank(), one)
-        except Exception as error:
-            said[rank()] = error
-
-    workers.call("kvctl_test_on_workers", tensor)
-    workers.values(tensor)  # waits for all
-    return [said[worker] for worker in range(workers.workers)]
 
 
 def ones(workers, *shape, dtype="float32"):

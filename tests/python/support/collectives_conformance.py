@@ -54,6 +54,23 @@ class Workers:
         return [on_host(get(made, worker)) for worker in range(self.workers)]
 
 
+def on_workers(workers, tensor, function):
+    """Call a function on every worker, with its tensor; return what each returned, or raised."""
+    said = {}
+    rank = get_global_func("runtime.disco.worker_rank")
+
+    @tvm_ffi.register_global_func("runtime.disco.kvctl_test_on_workers", override=True)
+    def act(one):
+        try:
+            said[rank()] = function(rank(), one)
+        except Exception as error:
+            said[rank()] = error
+
+    workers.call("kvctl_test_on_workers", tensor)
+    workers.values(tensor)  # waits for all
+    return [said[worker] for worker in range(workers.workers)]
+
+
 def numbers(workers, *shape, dtype="float32"):
     rng = np.random.default_rng(7)
     return [rng.integers(1, 5, shape).astype(dtype) for _ in range(workers)]
