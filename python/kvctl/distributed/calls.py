@@ -96,15 +96,13 @@ class WorkerCalls:
             before = known, [cache.sequence_length(seq_id) for seq_id in known]
         end = journal.first + len(journal.calls)
         self._session.first.next_call = step = Call(name, (Own.RUNNER, *args), target)
-        program = tvm_ffi.Shape(
-            (
-                cache.num_available_pages,
-                cache.total_sequence_length,
-                journal.first,
-                end,
-                *encode([*journal.calls, step]),
-            )
+        head = (
+            cache.num_available_pages,
+            cache.total_sequence_length,
+            journal.first,
+            end,
         )
+        program = encode(head, [*journal.calls, step])
         doing = f"during {what.removesuffix('_states')}"
         reports = self._session.call("execute", _ALL, program, doing=doing)
         journal.forget(end)
@@ -123,7 +121,7 @@ class WorkerCalls:
             lists = (tvm_ffi.Shape(tuple(ids)), tvm_ffi.Shape(tuple(lengths)))
             first = self._journal.first
             session.first.next_call = undo = Call("undo", (Own.CACHE, *lists))
-            program = tvm_ffi.Shape((-1, -1, first, first, *encode([undo])))
+            program = encode((-1, -1, first, first), [undo])
             undone = session.call("execute", who, program, who=who, doing="while a step was undone")
             if undone.failures:
                 worker, failure = undone.cause()

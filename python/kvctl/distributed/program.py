@@ -1,4 +1,4 @@
-"""Calls of packed functions as one list of integers, which Disco broadcasts in one message.
+"""Calls of packed functions as integers, which Disco broadcasts in one message.
 
 A call names a function of `FUNCTIONS`, where its result goes, and its arguments. Integers, None,
 shapes, tensors and lists of them can be arguments, and so can what every worker has of its own: its
@@ -7,6 +7,7 @@ runner, its cache, and its checkpoints.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -105,26 +106,29 @@ _OWNS = list(Own)
 _NONE, _INT, _SHAPE, _TENSOR, _LIST, _OWN, _KEPT = range(7)
 
 
-def encode(calls: Sequence[Call]) -> list[int]:
-    """Return a program.
+def encode(head: Sequence[int], calls: Sequence[Call]) -> bytes:
+    """Return a program behind some integers of its sender's.
+
+    Bytes, since every integer of a Shape would be looked at by Python once more.
 
     Raises
     ------
     TypeError
         If an argument is of another type.
     """
-    out = [len(calls)]
+    out = [*head, len(calls)]
     for name, args, target in calls:
         out += (_PLACES[name], target, len(args))
         for arg in args:
             _put(out, arg)
-    return out
+    return array("q", out).tobytes()
 
 
-def decode(program: Sequence[int], begin: int = 0) -> list[Call]:
-    """Return the calls of a program, which begins at `program[begin]`."""
-    calls, at = [], begin + 1
-    for _ in range(program[begin]):
+def decode(data: bytes, head: int) -> tuple[Sequence[int], list[Call]]:
+    """Return so many integers of the sender's, and the calls of the program behind them."""
+    program = array("q", data)
+    calls, at = [], head + 1
+    for _ in range(program[head]):
         place, target, count = program[at : at + 3]
         at += 3
         args = []
@@ -132,7 +136,7 @@ def decode(program: Sequence[int], begin: int = 0) -> list[Call]:
             arg, at = _get(program, at)
             args.append(arg)
         calls.append(Call(_BY_PLACE[place][0], tuple(args), target))
-    return calls
+    return program[:head], calls
 
 
 def _undo(cache: Any, seq_ids: Iterable[int], lengths: Iterable[int]) -> None:
@@ -170,10 +174,10 @@ def _put(out: list[int], arg: Any) -> None:
         out += (_OWN, arg.value)
     elif isinstance(arg, Kept):
         out += (_KEPT, arg.number)
-    elif isinstance(arg, int | np.integer):  # bool included
-        out += (_INT, int(arg))
     elif isinstance(arg, tvm_ffi.Shape):
         out += (_SHAPE, len(arg), *arg)
+    elif isinstance(arg, int | np.integer):  # bool included
+        out += (_INT, int(arg))
     elif isinstance(arg, list | tuple | tvm_ffi.Array):
         out += (_LIST, len(arg))
         for one in arg:

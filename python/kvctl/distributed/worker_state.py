@@ -118,8 +118,7 @@ class Worker:
             self._run(self.next_call)
             self._synchronize()
             return
-        pages, tokens, first, end = program[:4]
-        calls = decode(program, 4)
+        (pages, tokens, first, end), calls = decode(program, 4)
         if first < end:
             try:
                 for call in calls[max(0, self._made - first) : end - first]:
