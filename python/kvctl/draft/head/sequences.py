@@ -44,6 +44,7 @@ class HeadSequences:
         self._head = head
         self._texts: dict[int, _Text] = {}
         self._by_id: dict[int, _Text] = {}
+        self._next_id = 0  # not the lowest that is free: with many texts the search takes long
 
     def __contains__(self, request: Request) -> bool:
         return request.id in self._texts
@@ -60,9 +61,10 @@ class HeadSequences:
     def start(self, request: Request) -> None:
         """Begin a text with the hidden states of all its tokens but the root."""
         self.finish(request)
-        cache, id = self._head.cache, 0
+        cache, id = self._head.cache, self._next_id
         while id in cache:
             id += 1
+        self._next_id = id + 1
         # First: a sequence whose text is not known would stay for ever.
         self._texts[request.id] = self._by_id[id] = _Text(id)
         try:

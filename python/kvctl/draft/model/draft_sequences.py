@@ -32,6 +32,7 @@ class DraftSequences:
     def __init__(self, runner: DraftRunner) -> None:
         self._runner = runner
         self._ids: dict[int, int] = {}
+        self._next_id = 0  # not the lowest that is free: with many texts the search takes long
         self._crowded: set[int] = set()  # texts for which there was no room
 
     def __contains__(self, request: Request) -> bool:
@@ -122,9 +123,10 @@ class DraftSequences:
             return False
         if request.id in self._ids or request.id in self._crowded:
             return request.id in self._ids
-        cache, id = self._runner.cache, 0
+        cache, id = self._runner.cache, self._next_id
         while id in cache:
             id += 1
+        self._next_id = id + 1
         self._ids[request.id] = id  # first: a sequence whose text is not known would stay for ever
         try:
             cache.add_sequence(id)
