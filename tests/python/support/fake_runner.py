@@ -27,18 +27,17 @@ class FakeCache:
     def __init__(self, pages=64, page_size=16, chunk=64, sequences=100):
         self.page_size = page_size
         self.prefill_chunk_size = chunk
-        self._pages = pages
         self._sequences = sequences
         self.committed = {}
         self.pending = {}
+        self._held = {}
+        self.num_available_pages = pages
 
-    @property
-    def num_available_pages(self):
-        used = sum(
-            -(-(len(self.committed[s]) + len(self.pending[s])) // self.page_size)
-            for s in self.committed
-        )
-        return self._pages - used
+    def _recount(self, seq_id):
+        """Note how many pages the sequence holds now; a sum over thousands takes long."""
+        held = -(-self.sequence_length(seq_id) // self.page_size)
+        self.num_available_pages += self._held[seq_id] - held
+        self._held[seq_id] = held
 
     @property
     def num_available_tokens(self):
@@ -50,12 +49,14 @@ class FakeCache:
         if len(self.committed) == self._sequences:
             raise ValueError(f"sequence {seq_id} would be one more than {self._sequences}")
         self.committed[seq_id], self.pending[seq_id] = [], []
+        self._held[seq_id] = 0
 
     def __contains__(self, seq_id):
         return seq_id in self.committed
 
     def remove_sequence(self, seq_id):
         del self.committed[seq_id], self.pending[seq_id]
+        self.num_available_pages += self._held.pop(seq_id)
 
     def sequence_length(self, seq_id):
         return len(self.committed[seq_id]) + len(self.pending[seq_id])
@@ -69,12 +70,14 @@ class FakeCache:
             self.committed[seq_id] += tokens
         else:
             self.pending[seq_id] = list(zip(tokens, parents, strict=True))
+        self._recount(seq_id)
 
     def grow(self, seq_id, tokens, parents):
         """Append to the pending nodes, and return the first new one."""
         first = len(self.pending[seq_id])
         assert all(parent < first + i for i, parent in enumerate(parents))
         self.pending[seq_id] += zip(map(int, tokens), parents, strict=True)
+        self._recount(seq_id)
         return first
 
     def check_room(self, seq_ids, tokens):
@@ -100,13 +103,16 @@ class FakeCache:
             assert [self.pending[seq_id][node][0] for node in nodes] == path
             self.committed[seq_id] += path
             self.pending[seq_id] = []
+            self._recount(seq_id)
 
     def abort(self, seq_ids):
         for seq_id in seq_ids:
             self.pending[seq_id] = []
+            self._recount(seq_id)
 
     def popn(self, seq_id, n):
         del self.committed[seq_id][len(self.committed[seq_id]) - n :]
+        self._recount(seq_id)
 
 
 class FakeRunner:
