@@ -13,7 +13,7 @@ from kvctl._ffi.integers import one_int32, to_int32, to_int64, to_shape
     [
         [3, -1, 7],
         (3, -1, 7),
-        iter([3, -1, 7]),
+        pytest.param(iter([3, -1, 7]), id="iterator"),
         {3: 0, -1: 0, 7: 0},
         [np.int64(3), np.int32(-1), 7],
         np.array([3, -1, 7], np.int8),
