@@ -24,15 +24,24 @@ def sharded_model(tmp_path_factory):
     return compile_tiny_model(tmp_path_factory.mktemp("models") / "tp2", tensor_parallel=2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_workers(gloo, sharded_model):
-    """A runner over two processes, which the tests of a file share."""
-    with ModelRunner.load(sharded_model, workers=2, threads=1, **SIZES) as runner:
-        yield runner
+    """What returns a runner over two processes, which all tests share unless one has ended it."""
+    runners = []
+
+    def get():
+        if not runners or runners[-1]._session.closed:
+            runners.append(ModelRunner.load(sharded_model, workers=2, threads=1, **SIZES))
+        return runners[-1]
+
+    yield get
+    for runner in runners:
+        runner.close()
 
 
 @pytest.fixture
 def runner(two_workers):
     """The same runner with an empty cache."""
-    two_workers.cache.clear()
-    return two_workers
+    runner = two_workers()
+    runner.cache.clear()
+    return runner
