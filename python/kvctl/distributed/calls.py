@@ -127,7 +127,8 @@ class WorkerCalls:
                 worker, failure = undone.cause()
                 session.give_up(worker, f"could not undo a step ({failure.message})", doing)
         worker, failure = reports.cause()
-        if error is not None and len(reports.failures) == session.workers and failure.mistake:
+        mistakes = [one for one in reports.failures.values() if one.mistake]
+        if error is not None and len(mistakes) == session.workers:
             raise error  # the user's mistake, which every worker has seen
         raise WorkerError(
             f"{session.name(worker)} failed {doing}: {failure.kind}: {failure.message}; nothing "

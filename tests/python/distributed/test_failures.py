@@ -148,8 +148,11 @@ def test_a_stopped_worker_is_given_up(sharded_model):
     assert time.monotonic() - begun < 10 and gone(pid)
 
 
-@pytest.mark.parametrize("when", [1, 20])
-def test_one_worker_fails_alone(runner, when):
+@pytest.mark.parametrize(
+    ("when", "kind"),
+    [(1, ArithmeticError), (20, ArithmeticError), (20, ValueError)],  # as of a user's mistake
+)
+def test_one_worker_fails_alone(runner, when, kind):
     runner.cache.add_sequence(0)
     before = np.from_dlpack(runner.prefill([0], [PROMPT])).copy()
     runner.cache.popn(0, len(PROMPT))
@@ -158,7 +161,7 @@ def test_one_worker_fails_alone(runner, when):
     def fail(*_):
         calls.append(1)
         if len(calls) == when:
-            raise ArithmeticError("a layer that went wrong")
+            raise kind("a layer that went wrong")
 
     with (
         runner.functions.instrumented(fail),
