@@ -2,8 +2,9 @@
  * \file distributed/gloo_waits.h
  * \brief Waits of Gloo's that another thread can end.
  *
- * Gloo wakes who waits for a peer when the connection ends, but for a send that fails while it is
- * written: that waits until its timeout. And a peer that is stopped ends no connection.
+ * Gloo wakes who waits for a peer when the connection ends, but not always: Gloo of 2022 was seen
+ * to wait for a send to a dead peer until its timeout. And a peer that is stopped ends no
+ * connection.
  */
 #ifndef KVCTL_DISTRIBUTED_GLOO_WAITS_H_
 #define KVCTL_DISTRIBUTED_GLOO_WAITS_H_

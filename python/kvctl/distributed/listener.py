@@ -84,7 +84,7 @@ class Listener:
         """Have workers close their connections, so that their waits in collectives raise.
 
         That a peer has closed its own does not always wake them: never with NCCL, and with Gloo not
-        where a send fails while it is written.
+        every wait for a send.
         """
         for number in workers:
             if number == 0:
