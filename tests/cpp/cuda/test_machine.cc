@@ -56,6 +56,17 @@ void LanesDisagree(int) {
   }
 }
 
+// Counts blocks without an atomic operation: those that run at once are lost.
+void CountBlocks(int* count) {
+  const int before = *count;
+  __syncthreads();
+  if (threadIdx.x == 0) *count = before + 1;
+}
+
+void NoteBlock(int* first, int* count) {
+  if (threadIdx.x == 0 && atomicAdd(count, 1) == 0) *first = static_cast<int>(blockIdx.x);
+}
+
 /*! \brief Whether a launch ends the process, as a kernel that deadlocks must. */
 bool Dies(void (*kernel)(int)) {
   const pid_t child = fork();
@@ -88,6 +99,25 @@ TEST(EmulationShowsACopyWithoutAWait) {
   EXPECT_EQ(out[31], 4u);
   cuda::Launch(ForgetToWait, dim3(1), dim3(32), 512, nullptr, data, out.data(), false);
   EXPECT_EQ(out[31], 0xFFFFFFFFu);
+}
+
+TEST(EmulationRunsBlocksInSeveralOrders) {
+  using emulate::Order;
+  const auto run = [](Order order, int* first) {
+    int counted = 0, noted = 0;
+    emulate::SetOrder(order);
+    cuda::Launch(CountBlocks, dim3(20), dim3(64), 0, nullptr, &counted);
+    cuda::Launch(NoteBlock, dim3(20), dim3(64), 0, nullptr, first, &noted);
+    emulate::SetOrder(Order::kForward);
+    EXPECT_EQ(noted, 20);
+    return counted;
+  };
+  int first;
+  EXPECT_EQ(run(Order::kForward, &first), 20);
+  EXPECT_EQ(first, 0);
+  EXPECT_EQ(run(Order::kBackward, &first), 20);
+  EXPECT_EQ(first, 19);
+  EXPECT(run(Order::kShuffled, &first) < 20);
 }
 
 TEST(EmulationEndsKernelsThatDeadlock) {

@@ -2,8 +2,8 @@
  * \file cuda_runtime.h
  * \brief Replaces CUDA's header when g++ compiles the kernels to run on the CPU.
  *
- * It has only what cpp/kernels/cuda uses. A launch runs the grid's blocks one after another, and
- * the threads of a block as fibers of one CPU thread (machine.h). Device memory is host memory.
+ * It has only what cpp/kernels/cuda uses. A launch runs the threads of
+ * the grid's blocks as fibers of one CPU thread (machine.h). Device memory is host memory.
  */
 #ifndef KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
 #define KVCTL_TESTS_CUDA_EMULATE_CUDA_RUNTIME_H_
@@ -61,7 +61,8 @@ inline int __all_sync(uint32_t mask, int predicate) {
   return all;
 }
 
-// Blocks run one after another, so that atomic operations are plain ones and no fence is needed.
+// A fiber is only left where it waits, so that atomic operations are plain ones and no fence is
+// needed.
 inline void __threadfence() {}
 template <typename T>
 T atomicAdd(T* address, T value) {

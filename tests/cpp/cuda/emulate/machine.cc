@@ -71,18 +71,28 @@ struct Fiber {
 };
 
 struct Block {
+  dim3 index;
   std::vector<Fiber> fibers;
-  size_t size = 0;
+  std::vector<uint64_t> shared;
+  bool runs = false;
+};
+
+/*! \brief Blocks of a grid that are on the machine at once, where they run interleaved. */
+constexpr size_t kResidentBlocks = 3;
+
+struct Machine {
+  Block blocks[kResidentBlocks];
+  Block* block = nullptr;  // whose thread runs
+  size_t size = 0;         // threads of a block
   void* scheduler;
   Fiber* current = nullptr;
   const std::function<void()>* body = nullptr;
-  std::vector<uint64_t> shared;
   bool overlaps = false;
   Order order = Order::kForward;
   std::mt19937 random{1};
 };
 
-thread_local Block machine;
+thread_local Machine machine;
 
 [[noreturn]] void Die(const char* what) {
   std::fprintf(stderr, "emulated CUDA: block (%u, %u, %u): %s\n", blockIdx.x, blockIdx.y,
@@ -147,10 +157,10 @@ bool TryCollective(size_t first) {
   void* lanes[kWarpSize];
   bool waits = false;
   for (int i = 0; i < kWarpSize; ++i)
-    waits |= machine.fibers[first + i].state == State::kInCollective;
+    waits |= machine.block->fibers[first + i].state == State::kInCollective;
   if (!waits) return false;
   for (int i = 0; i < kWarpSize; ++i) {
-    Fiber& fiber = machine.fibers[first + i];
+    Fiber& fiber = machine.block->fibers[first + i];
     if (fiber.state == State::kDone || fiber.state == State::kAtBarrier) {
       Die("part of a warp waits for lanes that are elsewhere");
     }
@@ -158,19 +168,20 @@ bool TryCollective(size_t first) {
     lanes[i] = fiber.arguments;
   }
   for (int i = 0; i < kWarpSize; ++i) {
-    if (machine.fibers[first + i].operation != machine.fibers[first].operation) {
+    if (machine.block->fibers[first + i].operation != machine.block->fibers[first].operation) {
       Die("lanes of a warp wait for different operations");
     }
   }
-  if (machine.fibers[first].operation != nullptr) machine.fibers[first].operation(lanes);
-  for (int i = 0; i < kWarpSize; ++i) machine.fibers[first + i].state = State::kReady;
+  if (machine.block->fibers[first].operation != nullptr)
+    machine.block->fibers[first].operation(lanes);
+  for (int i = 0; i < kWarpSize; ++i) machine.block->fibers[first + i].state = State::kReady;
   return true;
 }
 
 /*! \brief Runs each ready lane of a warp until it waits. */
 void RunLanes(size_t first, const std::vector<size_t>& lanes) {
   for (size_t lane : lanes) {
-    Fiber& fiber = machine.fibers[first + lane];
+    Fiber& fiber = machine.block->fibers[first + lane];
     if (fiber.state != State::kReady) continue;
     machine.current = &fiber;
     threadIdx = fiber.thread;
@@ -182,40 +193,82 @@ void RunLanes(size_t first, const std::vector<size_t>& lanes) {
 bool PassBarrier() {
   size_t waiting = 0, done = 0;
   for (size_t i = 0; i < machine.size; ++i) {
-    waiting += machine.fibers[i].state == State::kAtBarrier;
-    done += machine.fibers[i].state == State::kDone;
+    waiting += machine.block->fibers[i].state == State::kAtBarrier;
+    done += machine.block->fibers[i].state == State::kDone;
   }
   if (done == machine.size) return false;
   if (waiting > 0 && waiting + done == machine.size) {
     if (done > 0) Die("threads wait at a barrier for threads that have ended");
-    for (size_t i = 0; i < machine.size; ++i) machine.fibers[i].state = State::kReady;
+    for (size_t i = 0; i < machine.size; ++i) machine.block->fibers[i].state = State::kReady;
   }
   return true;
 }
 
-/*! \brief Runs a block. Shuffled: warps advance together, from one collective operation to the
- * next. Otherwise each warp runs to the next barrier before the following warp starts. */
-void RunBlock() {
+/*! \brief Puts a block of the grid on the machine. */
+void Begin(const dim3& index, size_t shared_bytes, Block* block) {
+  machine.block = block;
+  block->index = index;
+  block->runs = true;
+  block->shared.assign((shared_bytes + 7) / 8 + 16, ~uint64_t{0});
+  if (block->fibers.size() < machine.size) block->fibers.resize(machine.size);
+  for (size_t i = 0; i < machine.size; ++i) {
+    block->fibers[i].thread = dim3(static_cast<uint32_t>(i), 0, 0);
+    Prepare(&block->fibers[i]);
+  }
+}
+
+/*! \brief Runs a block up to its next barrier, warp by warp; shuffled: up to the next collective
+ * operation of each warp. */
+void Advance(Block* block) {
+  machine.block = block;
+  blockIdx = block->index;
   std::vector<size_t> warps(machine.size / kWarpSize), lanes(kWarpSize);
   std::iota(warps.begin(), warps.end(), 0);
   std::iota(lanes.begin(), lanes.end(), 0);
+  const bool shuffled = machine.order == Order::kShuffled;
   if (machine.order == Order::kBackward) {
     std::reverse(warps.begin(), warps.end());
     std::reverse(lanes.begin(), lanes.end());
+  } else if (shuffled) {
+    std::shuffle(warps.begin(), warps.end(), machine.random);
+    std::shuffle(lanes.begin(), lanes.end(), machine.random);
   }
-  for (size_t i = 0; i < machine.size; ++i) Prepare(&machine.fibers[i]);
+  for (size_t warp : warps) {
+    do {
+      RunLanes(warp * kWarpSize, lanes);
+    } while (TryCollective(warp * kWarpSize) && !shuffled);
+  }
+  block->runs = PassBarrier();
+}
+
+/*! \brief Runs a grid: its blocks one after another, shuffled: interleaved. */
+void RunGrid(const dim3& grid, size_t shared_bytes) {
+  std::vector<dim3> waiting;  // the last begins first
+  for (uint32_t z = grid.z; z-- > 0;) {
+    for (uint32_t y = grid.y; y-- > 0;) {
+      for (uint32_t x = grid.x; x-- > 0;) waiting.emplace_back(x, y, z);
+    }
+  }
   const bool shuffled = machine.order == Order::kShuffled;
-  do {
-    if (shuffled) {
-      std::shuffle(warps.begin(), warps.end(), machine.random);
-      std::shuffle(lanes.begin(), lanes.end(), machine.random);
+  if (shuffled) std::shuffle(waiting.begin(), waiting.end(), machine.random);
+  if (machine.order == Order::kBackward) std::reverse(waiting.begin(), waiting.end());
+  const size_t resident = shuffled ? kResidentBlocks : 1;
+  for (size_t running = 1; running > 0;) {
+    running = 0;
+    for (size_t i = 0; i < resident; ++i) {
+      Block& block = machine.blocks[i];
+      if (!block.runs && !waiting.empty()) {
+        Begin(waiting.back(), shared_bytes, &block);
+        waiting.pop_back();
+      }
+      if (!block.runs) continue;
+      ++running;
+      // Not all blocks are equally fast.
+      for (uint32_t steps = shuffled ? machine.random() % 3 : 1; steps > 0 && block.runs; --steps) {
+        Advance(&block);
+      }
     }
-    for (size_t warp : warps) {
-      do {
-        RunLanes(warp * kWarpSize, lanes);
-      } while (TryCollective(warp * kWarpSize) && !shuffled);
-    }
-  } while (PassBarrier());
+  }
 }
 
 }  // namespace
@@ -290,7 +343,9 @@ void Do(const std::function<void()>& work) {
   }
 }
 
-unsigned char* DynamicShared() { return reinterpret_cast<unsigned char*>(machine.shared.data()); }
+unsigned char* DynamicShared() {
+  return reinterpret_cast<unsigned char*>(machine.block->shared.data());
+}
 
 void WaitForPrevious() { machine.current->waited = true; }
 
@@ -305,20 +360,10 @@ void Launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void
   }
   if (shared_bytes > kMaxSharedMemory) Die("too much shared memory");
   machine.size = block.x;
-  if (machine.fibers.size() < machine.size) machine.fibers.resize(machine.size);
-  for (uint32_t i = 0; i < block.x; ++i) machine.fibers[i].thread = dim3(i, 0, 0);
   machine.body = &body;
   gridDim = grid;
   blockDim = block;
-  for (uint32_t z = 0; z < grid.z; ++z) {
-    for (uint32_t y = 0; y < grid.y; ++y) {
-      for (uint32_t x = 0; x < grid.x; ++x) {
-        blockIdx = dim3(x, y, z);
-        machine.shared.assign((shared_bytes + 7) / 8 + 16, ~uint64_t{0});
-        RunBlock();
-      }
-    }
-  }
+  RunGrid(grid, shared_bytes);
 }
 
 void SyncThreads() { Yield(State::kAtBarrier); }

@@ -6,8 +6,9 @@
  * Each CUDA thread is a fiber with its own stack. A fiber runs until it waits for its block
  * (__syncthreads) or for its warp (shuffles, ldmatrix, mma). Between such points threads run one
  * after another in an order that a test chooses, so that a missing barrier changes results between
- * orders. A kernel that deadlocks (a barrier that part of a block skips, a warp whose lanes wait
- * for different operations) ends the program with a message.
+ * orders. So do blocks, which also run interleaved: a kernel may not depend on which block comes
+ * first, or last. A kernel that deadlocks (a barrier that part of a block skips, a warp whose lanes
+ * wait for different operations) ends the program with a message.
  */
 #ifndef KVCTL_TESTS_CUDA_EMULATE_MACHINE_H_
 #define KVCTL_TESTS_CUDA_EMULATE_MACHINE_H_
@@ -30,8 +31,9 @@ struct dim3 {
 extern thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 /*! \brief The order in which the threads of a block run: each warp from the first (or the last) on
- * runs as far as it can before the next; or all advance together, shuffled. Asynchronous copies
- * arrive as late as they may, backward as early. */
+ * runs as far as it can before the next; or all advance together, shuffled. The blocks of a grid
+ * run one after another from the first (or the last) on; or shuffled, some of them interleaved.
+ * Asynchronous copies arrive as late as they may, backward as early. */
 enum class Order { kForward, kBackward, kShuffled };
 /*! \brief Applies to later launches. */
 void SetOrder(Order order);
