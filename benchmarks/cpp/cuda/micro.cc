@@ -79,11 +79,13 @@ std::string MeasureVerification(int32_t vocab, int32_t sequences, bool accepted,
        << ", \"accepts\": " << (accepted ? "true" : "false")
        << ", \"bit_equal\": " << (agrees ? "true" : "false")
        << ", \"accepted\": " << batch.Accepted() << ", \"call\": " << samples.Json()
-       << ", \"read_once_us\": " << read << "}";
-  std::printf("verify V %6d  batch %2d  %s: %s, %8.1f us a call, %.2f times reading once\n", vocab,
-              sequences, accepted ? "accepts" : "rejects",
-              agrees && forced ? "as the CPU" : "NOT as the CPU", samples.Median(),
-              samples.Median() / read);
+       << ", \"read_once_us\": " << read << ", \"predicted_reads\": " << batch.PredictedReads()
+       << "}";
+  std::printf(
+      "verify V %6d  batch %2d  %s: %s, %8.1f us a call, %.2f times reading once (bytes: %.2f)\n",
+      vocab, sequences, accepted ? "accepts" : "rejects",
+      agrees && forced ? "as the CPU" : "NOT as the CPU", samples.Median(), samples.Median() / read,
+      batch.PredictedReads());
   return json.str();
 }
 

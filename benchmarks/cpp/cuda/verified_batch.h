@@ -27,6 +27,7 @@ class VerifiedBatch {
   VerifiedBatch(int32_t vocab, int32_t batch, bool accepted)
       : vocab_(vocab),
         batch_(batch),
+        accepted_(accepted),
         logits_(size_t(batch) * kNodes * vocab),
         probs_(logits_.size(), 0.f),
         tokens_(size_t(batch) * kNodes, 0) {
@@ -59,8 +60,16 @@ class VerifiedBatch {
     verify_.reset(kvctl::cuda::CreateVerify(0));
   }
 
-  /*! \brief Bytes of logits and probabilities: what reading both once takes. */
-  double Bytes() const { return 8.0 * logits_.size(); }
+  /*! \brief Bytes of a read: each row of logits, and each of probabilities that a token was drawn
+   * from, once. */
+  double Bytes() const { return 4.0 * vocab_ * batch_ * (kNodes + kDrafts); }
+  /*! \brief What the kernels read, in bytes of a read, counted in their source: all rows once; the
+   * two rows of a rejected token again for the residual's sum, and one block of them, or of the
+   * logits after the last token, to find the bonus. */
+  double PredictedReads() const {
+    const double block = std::min(1.0, double(kvctl::kVocabBlock) / vocab_);
+    return 1 + (accepted_ ? block : 2 + 2 * block) / (kNodes + kDrafts);
+  }
 
   /*! \brief Verifies on the device. Waits for it. */
   void OnDevice() {
@@ -130,6 +139,7 @@ class VerifiedBatch {
   }
 
   const int32_t vocab_, batch_;
+  const bool accepted_;
   std::vector<float> logits_, probs_;
   std::vector<int32_t> tokens_, parents_, rows_;
   std::vector<kvctl::Drawn> drawn_;

@@ -21,9 +21,11 @@ constexpr Rule kTreeRules[] = {Rule::kTargetOnly, Rule::kRecursive, Rule::kTrave
 /*! \brief A random batch: trees, logits, distributions, and tokens drawn from them. */
 class Batch {
  public:
-  /*! \param processed Whether requests truncate, penalise, add to or mask their logits. */
-  Batch(std::mt19937* rng, int32_t vocab, int32_t sequences, Rule rule, bool chains, bool processed)
-      : rng_(*rng), vocab_(vocab), rule_(rule), processed_(processed) {
+  /*! \param processed Whether requests truncate, penalise, add to or mask their logits.
+   * \param most_nodes of a sequence; 0: few. */
+  Batch(std::mt19937* rng, int32_t vocab, int32_t sequences, Rule rule, bool chains, bool processed,
+        int32_t most_nodes = 0)
+      : rng_(*rng), vocab_(vocab), rule_(rule), processed_(processed), most_nodes_(most_nodes) {
     logit_type_ = static_cast<DType>(Random(3));
     distribution_type_ = Random(2) == 0 ? DType::kFloat32 : DType::kFloat64;
     per_node_ = Random(4) == 0;
@@ -38,10 +40,15 @@ class Batch {
     return items;
   }
 
-  /*! \brief The device's decisions; empty if the call is left to the CPU. */
-  std::vector<cuda::VerifyOutcome> OnDevice(int32_t threads, std::vector<double>* log_probs) {
-    const DeviceArray<uint8_t> logits(logits_), distributions(distributions_);
-    const std::vector<VerifyItem> items = Items(logits.data(), distributions.data());
+  /*! \brief The device's decisions; empty if the call is left to the CPU. \param shift by so many
+   * elements are the rows of logits off the addresses that the device's memory begins at. */
+  std::vector<cuda::VerifyOutcome> OnDevice(int32_t threads, std::vector<double>* log_probs,
+                                            int32_t shift = 0) {
+    const size_t shift_bytes = shift * DTypeSize(logit_type_);
+    std::vector<uint8_t> shifted(shift_bytes, 0xFF);
+    shifted.insert(shifted.end(), logits_.begin(), logits_.end());
+    const DeviceArray<uint8_t> logits(shifted), distributions(distributions_);
+    const std::vector<VerifyItem> items = Items(logits.data() + shift_bytes, distributions.data());
     cuda::VerifyPlanBuilder builder;
     if (!builder.Build(rule_, vocab_, items)) return {};
     const int64_t blocks = (vocab_ + kVocabBlock - 1) / kVocabBlock;
@@ -52,27 +59,51 @@ class Batch {
     const DeviceArray<cuda::VerifyOutcome> outcomes(items.size());
     const DeviceArray<double> log_probs_out(builder.num_nodes());
     const DeviceArray<float> scratch(int64_t{builder.num_processed()} * vocab_);
-    const cuda::VerifyParams params{reinterpret_cast<const cuda::VerifyHeader*>(arena.data()),
-                                    static_cast<int32_t>(items.size()),
-                                    builder.num_jobs(),
-                                    builder.num_processed(),
-                                    vocab_,
-                                    builder.walk(),
-                                    sums.data(),
-                                    steps.data(),
-                                    levels.data(),
-                                    outcomes.data(),
-                                    log_probs_out.data(),
-                                    scratch.data()};
+    const DeviceArray<cuda::NodeFacts> facts(builder.num_nodes());
+    const DeviceArray<cuda::TokenScore> scores(builder.num_nodes() * blocks);
+    cuda::VerifyParams params{};
+    params.plan = reinterpret_cast<const cuda::VerifyHeader*>(arena.data());
+    params.num_sequences = static_cast<int32_t>(items.size());
+    params.num_jobs = builder.num_jobs();
+    params.num_processed = builder.num_processed();
+    params.vocab_size = vocab_;
+    params.walk = builder.walk();
+    params.sums = sums.data();
+    params.steps = steps.data();
+    params.levels = levels.data();
+    params.facts = facts.data();
+    params.outcomes = outcomes.data();
+    params.log_probs = log_probs_out.data();
+    params.scratch = scratch.data();
+    params.scores = scores.data();
+    params.num_nodes = builder.num_nodes();
     Must(cuda::ProcessRows(params, nullptr));
     Must(cuda::SumRows(params, nullptr));
     if (builder.cuts()) Must(cuda::CutRows(params, nullptr));
+    if (builder.noise()) Must(cuda::ScoreNoise(params, nullptr));
     Must(cuda::WalkTrees(params, threads, nullptr));
     *log_probs = log_probs_out.Read();
     return outcomes.Read();
   }
 
   std::vector<uint8_t>& logits() { return logits_; }
+
+  /*! \brief Makes the rows of draft distributions that no node was drawn from NaN. */
+  void PoisonUnusedRows() {
+    const size_t row_bytes = vocab_ * DTypeSize(distribution_type_);
+    for (const Tree& tree : trees_) {
+      std::vector<bool> used(tree.tokens.size(), false);
+      for (size_t i = 1; i < tree.tokens.size(); ++i) {
+        if (tree.drawn[i] == Drawn::kDeterministic) continue;
+        used[per_node_ ? i : tree.parents[i]] = true;
+      }
+      for (size_t row = 0; row < used.size(); ++row) {
+        if (used[row]) continue;
+        uint8_t* at = distributions_.data() + (tree.first_node + row) * row_bytes;
+        std::fill(at, at + row_bytes, uint8_t{0xFF});
+      }
+    }
+  }
 
  private:
   struct Tree {
@@ -90,7 +121,7 @@ class Batch {
 
   void AddSequence(bool chains) {
     Tree tree;
-    const int32_t size = 1 + Random(chains ? 7 : 9);
+    const int32_t size = most_nodes_ > 0 ? most_nodes_ - Random(20) : 1 + Random(chains ? 7 : 9);
     tree.first_node = num_nodes_;
     num_nodes_ += size;
     for (int32_t i = 0; i < size; ++i) {
@@ -254,6 +285,7 @@ class Batch {
   const int32_t vocab_;
   const Rule rule_;
   const bool processed_;
+  const int32_t most_nodes_;
   DType logit_type_, distribution_type_;
   bool per_node_;
   int64_t num_nodes_ = 0;
@@ -270,12 +302,10 @@ int32_t Rounds() {
 
 /*! \brief Checks a batch. Returns the number of accepted drafts: a test without any shows little.
  */
-int64_t CheckBatch(std::mt19937* rng, int32_t vocab, Rule rule, bool chains, int32_t threads,
-                   bool processed = false) {
-  Batch batch(rng, vocab, 4, rule, chains, processed);
+int64_t CheckBatch(Batch* batch, int32_t threads, int32_t shift = 0) {
   std::vector<double> log_probs;
-  const std::vector<cuda::VerifyOutcome> device = batch.OnDevice(threads, &log_probs);
-  const std::vector<VerifyItem> cpu = batch.OnCpu();  // last: its outputs are stored in the batch
+  const std::vector<cuda::VerifyOutcome> device = batch->OnDevice(threads, &log_probs, shift);
+  const std::vector<VerifyItem> cpu = batch->OnCpu();  // last: its outputs are stored in the batch
   EXPECT_EQ(device.size(), cpu.size());
   int64_t accepted = 0, at = 0;
   for (size_t s = 0; s < device.size(); ++s) {
@@ -289,6 +319,11 @@ int64_t CheckBatch(std::mt19937* rng, int32_t vocab, Rule rule, bool chains, int
     at += cpu[s].input.size;
   }
   return accepted;
+}
+int64_t CheckBatch(std::mt19937* rng, int32_t vocab, Rule rule, bool chains, int32_t threads,
+                   bool processed = false) {
+  Batch batch(rng, vocab, 4, rule, chains, processed);
+  return CheckBatch(&batch, threads);
 }
 
 }  // namespace
@@ -336,6 +371,39 @@ TEST(CudaVerificationOfProcessedLogitsDecidesAsTheCpuOverSeveralBlocks) {
   for (const int32_t vocab : {4097, 9000}) {
     for (const Rule rule : kChainRules) CheckBatch(&rng, vocab, rule, true, 128, true);
     for (const Rule rule : kTreeRules) CheckBatch(&rng, vocab, rule, false, 64, true);
+  }
+}
+
+TEST(CudaVerificationDecidesAsTheCpuWhateverTheRowsAddresses) {
+  std::mt19937 rng(16);
+  for (const int32_t shift : {1, 2, 3, 4}) {
+    for (const Rule rule : kTreeRules) {
+      Batch batch(&rng, 300, 4, rule, false, false);
+      CheckBatch(&batch, 64, shift);
+    }
+  }
+}
+
+TEST(CudaVerificationOfLargeTreesDecidesAsTheCpu) {  // whose facts do not fit shared memory
+  std::mt19937 rng(17);
+  for (const Rule rule : kTreeRules) {
+    Batch batch(&rng, 24, 2, rule, false, false, 100);
+    CheckBatch(&batch, 128);
+  }
+  for (const Rule rule : kChainRules) {
+    Batch batch(&rng, 24, 2, rule, true, false, 100);
+    CheckBatch(&batch, 128);
+  }
+}
+
+TEST(CudaVerificationReadsNoDistributionThatNothingWasDrawnFrom) {
+  std::mt19937 rng(18);
+  for (int32_t round = 0; round < 8; ++round) {
+    for (const Rule rule : {Rule::kRecursive, Rule::kTraversal}) {
+      Batch batch(&rng, 40, 4, rule, false, false);
+      batch.PoisonUnusedRows();
+      CheckBatch(&batch, 64);
+    }
   }
 }
 

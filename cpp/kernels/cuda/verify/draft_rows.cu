@@ -19,13 +19,13 @@ class RowDraft : public SequenceTarget {
         tokens_(params.tokens + static_cast<int64_t>(blockIdx.x) * params.num_tokens) {}
 
   __device__ void Run() {
-    const TargetRow row = Target(0);
+    const TargetRow row = ReadTarget(0, &irregular_);
     if (irregular()) return;
     WriteDistribution(row);
     if (draft_.how == Drawn::kCoupled) {
       DrawCoupled(row);
     } else {
-      Draw(row);
+      Draw();
     }
   }
 
@@ -45,15 +45,25 @@ class RowDraft : public SequenceTarget {
     if (threadIdx.x == 0) tokens_[i] = token;
     __syncthreads();  // the next draw reads it
   }
-  __device__ uint64_t SumOfBlocks() const {
-    uint64_t total = 0;
-    for (int32_t b = 0; b < num_blocks_; ++b) total += shared_->block_sums[b];
-    return total;
+  /*! \brief Tokens that a warp sums at a time. */
+  static constexpr int32_t kPiece = 1024;
+  /*! \brief A lane's share of the sum of weights. */
+  template <typename F>
+  __device__ uint64_t SumPiece(int32_t first, F weight) const {
+    const int32_t end = min(first + kPiece, params_.vocab_size);
+    uint64_t sum = 0;
+#pragma unroll 4
+    for (int32_t x = first + static_cast<int32_t>(threadIdx.x % 32); x < end; x += 32) {
+      sum += weight(x);
+    }
+    return sum;
   }
 
   __device__ void WriteDistribution(const TargetRow& row) {
-    SumBlocks(row, [&](const ExpTerms& terms, int32_t x) {
-      return static_cast<uint64_t>(TargetWeight(row, terms, x));
+    SumBlocks(kPiece, [&](int32_t block, int32_t first) {
+      const ExpTerms terms = Terms(row, block);
+      return SumPiece(
+          first, [&](int32_t x) { return static_cast<uint64_t>(TargetWeight(row, terms, x)); });
     });
     const auto total = static_cast<double>(SumOfBlocks());
     for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
@@ -69,15 +79,33 @@ class RowDraft : public SequenceTarget {
       if (row.greedy >= 0) {
         token = i == 0 ? row.greedy : INT32_MAX;
       } else {
-        token = Gumbel(row, sequence_.root_position + target_.depth,
-                       [&](int32_t x) { return IsDrawn(i, x); });
+        token = LeastNoise(row, sequence_.root_position + target_.depth, i);
       }
       Put(i, token == INT32_MAX ? -1 : token);
     }
   }
 
-  __device__ void Draw(const TargetRow& row) {
-    SumBlocks(row, [&](const ExpTerms&, int32_t x) { return DraftWeight(x); });
+  /*! \brief RowSampler::SampleGumbel, of tokens that are not among the first `removed` drawn;
+   * INT32_MAX if none is left. */
+  __device__ int32_t LeastNoise(const TargetRow& target, uint32_t position, int32_t removed) {
+    const RandomStream stream = Stream();
+    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(target.exponent));
+    Least least;
+    for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
+      const uint64_t weight = ToFixed(Exp2Scaled(Logit(target, x), grid));
+      if (weight == 0 || IsDrawn(removed, x)) continue;
+      const auto words = stream.Words(Purpose::kGumbel, position, static_cast<uint32_t>(x) / 2);
+      const int half = (x & 1) * 2;
+      const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
+      least.Take(-ExactLog(OpenUniform(bits)) / static_cast<double>(weight), x);
+    }
+    return LeastOfBlock(least).token;
+  }
+
+  __device__ void Draw() {
+    SumBlocks(kPiece, [&](int32_t, int32_t first) {
+      return SumPiece(first, [&](int32_t x) { return DraftWeight(x); });
+    });
     for (int32_t i = 0; i < draft_.num_tokens; ++i) {
       const uint64_t total = SumOfBlocks();
       int32_t token = -1;
@@ -99,21 +127,24 @@ class RowDraft : public SequenceTarget {
     for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
       if (!IsDrawn(removed, x)) least.Take(-static_cast<double>(DraftWeight(x)), x);
     }
-    return Winner(least);
+    return LeastOfBlock(least).token;
   }
 
   __device__ int32_t DrawOne(uint64_t total, int32_t removed, uint32_t node) {
     uint64_t rest = Below(total, Stream().Bits(Purpose::kDraft, sequence_.root_position, node));
-    for (int32_t b = 0; b < num_blocks_; ++b) {
-      const uint64_t mass = shared_->block_sums[b];
-      if (rest < mass) {
-        return FindIn(
-            b, rest, [&](int32_t x) { return IsDrawn(removed, x) ? uint64_t{0} : DraftWeight(x); });
-      }
-      rest -= mass;
+    const int32_t block = FindBlock([&](int32_t b) { return shared_->block_sums[b]; }, &rest);
+    if (block < 0) {
+      irregular_ = true;
+      return -1;
     }
-    irregular_ = true;
-    return -1;
+    return FindIn(block, rest, [&](int32_t first, int32_t end, auto& weights) {
+#pragma unroll
+      for (int i = 0; i < kFindVectors * kVectorTokens; ++i) {
+        const int32_t x = first + i;
+        weights[i / kVectorTokens][i % kVectorTokens] =
+            x < end && !IsDrawn(removed, x) ? DraftWeight(x) : 0;
+      }
+    });
   }
 
   const DraftParams& draft_;

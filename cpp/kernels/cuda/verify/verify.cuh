@@ -3,8 +3,9 @@
  * \brief Acceptance rules on a device: the decisions of core/rules, bit for bit.
  *
  * Two kernels: one reads every row once, with the vocabulary split over blocks; one walks each
- * sequence's tree with a block of threads, and rereads only the rows whose residuals it needs. Two
- * more prepare logits that requests process otherwise than by a temperature.
+ * sequence's tree with a block of threads, and rereads only the rows whose residuals it needs. One
+ * more draws by Gumbel noise after every node at once, where the rule does so. Two more prepare
+ * logits that requests process otherwise than by a temperature.
  * Pointers are device pointers.
  */
 #ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_CUH_
@@ -28,9 +29,14 @@ struct VerifyParams {
   BlockSum* sums;           //!< [num_jobs, ceil(vocab_size / kVocabBlock)]
   DistributionStep* steps;  //!< [nodes]
   LevelState* levels;       //!< [nodes]
+  NodeFacts* facts;         //!< [nodes]
   VerifyOutcome* outcomes;  //!< [num_sequences]
-  double* log_probs;  //!< [nodes] of the emitted tokens, before stop tokens cut them; or nullptr
-  float* scratch;     //!< [num_processed, vocab_size]
+  double* log_probs;   //!< [nodes] of the emitted tokens, before stop tokens cut them; or nullptr
+  float* scratch;      //!< [num_processed, vocab_size]
+  TokenScore* scores;  //!< [nodes, ceil(vocab_size / kVocabBlock)] where there is noise
+  int32_t num_nodes;
+  /*! \brief Whether the walk may come onto the device while the kernel before it runs. */
+  bool overlaps;
 };
 
 /*! \brief Fills params.scratch: logits after bias, penalties and bitmask. */
@@ -39,6 +45,9 @@ cudaError_t ProcessRows(const VerifyParams& params, cudaStream_t stream);
 cudaError_t CutRows(const VerifyParams& params, cudaStream_t stream);
 /*! \brief Fills params.sums. */
 cudaError_t SumRows(const VerifyParams& params, cudaStream_t stream);
+/*! \brief Fills params.scores: the least noise / weight of each block after every node whose token
+ * is drawn by Gumbel noise. */
+cudaError_t ScoreNoise(const VerifyParams& params, cudaStream_t stream);
 /*! \brief Fills params.outcomes and log_probs. \param num_threads A power of two from 64 to
  * kMaxWalkThreads. */
 cudaError_t WalkTrees(const VerifyParams& params, int32_t num_threads, cudaStream_t stream);

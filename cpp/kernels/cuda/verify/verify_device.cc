@@ -29,6 +29,11 @@ class Verifier final : public CudaVerify {
     if (log_probs) {
       params.log_probs = reinterpret_cast<double*>(results_.As<char>() + outcome_bytes);
     }
+    if (plan_.noise()) {
+      scores_.Reserve(plan_.num_nodes() * NumBlocks(vocab_size) * sizeof(TokenScore));
+      params.scores = scores_.As<TokenScore>();
+      Check(ScoreNoise(params, queue), "sampling");
+    }
     Check(WalkTrees(params, NumThreads(vocab_size), queue), "verification");
     const char* host = FetchResults(outcome_bytes + log_prob_bytes, queue);
 
@@ -84,6 +89,13 @@ class Verifier final : public CudaVerify {
   }
 
  private:
+  /*! \brief Whether kernels may overlap with the one before. */
+  static bool HasOverlaps(int device) {
+    int major = 0;
+    Check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+          "querying the device");
+    return major >= 9;
+  }
   /*! \brief Draws as sequences: one node each, whose token is not known. */
   static std::vector<VerifyItem> LoneRoots(const std::vector<DraftItem>& items) {
     static constexpr int32_t kNone = -1, kFirst = 0;
@@ -107,10 +119,10 @@ class Verifier final : public CudaVerify {
 
   /*! \brief Uploads the plan, and queues all kernels that come before trees or draws. */
   VerifyParams PrepareRows(int32_t size, int32_t vocab_size, cudaStream_t queue) {
-    const int64_t blocks = (vocab_size + kVocabBlock - 1) / kVocabBlock;
-    sums_.Reserve(plan_.num_jobs() * blocks * sizeof(BlockSum));
+    sums_.Reserve(plan_.num_jobs() * NumBlocks(vocab_size) * sizeof(BlockSum));
     steps_.Reserve(plan_.num_nodes() * sizeof(DistributionStep));
     depth_states_.Reserve(plan_.num_nodes() * sizeof(LevelState));
+    facts_.Reserve(plan_.num_nodes() * sizeof(NodeFacts));
     scratch_.Reserve(sizeof(float) * plan_.num_processed() * vocab_size);
     arena_.Copy(plan_.arena().data(), plan_.arena().size() * sizeof(uint64_t), queue);
     VerifyParams params{};
@@ -123,6 +135,9 @@ class Verifier final : public CudaVerify {
     params.sums = sums_.As<BlockSum>();
     params.steps = steps_.As<DistributionStep>();
     params.levels = depth_states_.As<LevelState>();
+    params.facts = facts_.As<NodeFacts>();
+    params.num_nodes = plan_.num_nodes();
+    params.overlaps = overlaps_;
     params.outcomes = results_.As<VerifyOutcome>();
     params.scratch = scratch_.As<float>();
     Check(ProcessRows(params, queue), "processing logits");
@@ -145,17 +160,22 @@ class Verifier final : public CudaVerify {
                        [](const VerifyOutcome& outcome) { return outcome.irregular != 0; });
   }
 
-  /*! \brief One warp per block of a row, as far as they fit. */
+  static int64_t NumBlocks(int32_t vocab_size) {
+    return (int64_t{vocab_size} + kVocabBlock - 1) / kVocabBlock;
+  }
+  /*! \brief A warp for every kWarpTokens of a row, as far as they fit. */
   static int32_t NumThreads(int32_t vocab_size) {
+    constexpr int32_t kWarpTokens = 512;
     int32_t threads = 64;
-    while (threads < kMaxWalkThreads && threads / 32 * kVocabBlock < vocab_size) threads *= 2;
+    while (threads < kMaxWalkThreads && threads / 32 * kWarpTokens < vocab_size) threads *= 2;
     return threads;
   }
 
   const int device_;
+  const bool overlaps_ = HasOverlaps(device_);
   VerifyPlanBuilder plan_;
   Upload arena_, targets_;
-  DeviceBuffer sums_, steps_, depth_states_, results_, scratch_;
+  DeviceBuffer sums_, steps_, depth_states_, facts_, scores_, results_, scratch_;
   PinnedBuffer host_;
 };
 

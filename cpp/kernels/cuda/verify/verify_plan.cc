@@ -62,12 +62,12 @@ int32_t AddProcessedRows(const SequenceInput& input, int32_t vocab_size, RowPlan
   return first;
 }
 
-void AddNodes(const SequenceInput& input, std::vector<VerifyNode>* nodes) {
+void AddNodes(const SequenceInput& input, int32_t sequence, std::vector<VerifyNode>* nodes) {
   const size_t at = nodes->size();
   std::vector<int32_t> children(input.size, 0);
   for (int32_t i = 0; i < input.size; ++i) {
     nodes->push_back({input.tokens[i], input.parents[i], input.rows[i],
-                      static_cast<int32_t>(input.drawn[i]), -1, -1, 0, 0});
+                      static_cast<int32_t>(input.drawn[i]), -1, -1, 0, 0, -1, sequence});
   }
   VerifyNode* node = nodes->data() + at;
   for (int32_t i = input.size - 1; i > 0; --i) {
@@ -87,12 +87,31 @@ void AddNodes(const SequenceInput& input, std::vector<VerifyNode>* nodes) {
   }
 }
 
+/*! \brief Adds the rows that nodes were drawn from, each once: not those of leaves, which may hold
+ * anything. */
+void AddDistributions(const SequenceInput& input, int32_t vocab_size, VerifyNode* nodes,
+                      RowPlan* rows) {
+  const bool f64 = input.draft.type == DType::kFloat64;
+  const int64_t row_bytes = int64_t{vocab_size} * (f64 ? 8 : 4);
+  std::unordered_map<int32_t, int32_t> jobs;
+  for (int32_t i = 1; i < input.size; ++i) {
+    if (input.drawn[i] == Drawn::kDeterministic) continue;
+    const int32_t row = input.draft.per_node ? i : input.rows[input.parents[i]];
+    const auto [found, added] = jobs.emplace(row, rows->num_jobs());
+    if (added) {
+      rows->AddDistribution(static_cast<const char*>(input.draft.probs) + row * row_bytes, f64);
+    }
+    nodes[i].draft_job = found->second;
+  }
+}
+
 }  // namespace
 
 bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<VerifyItem>& items) {
   const std::optional<Walk> walk = WalkOf(rule);
   if (!walk) return false;
   walk_ = *walk;
+  noise_ = false;
   std::vector<VerifySequence> sequences;
   std::vector<VerifyNode> nodes;
   arena_.assign((sizeof(VerifyHeader) + 15) / 16 * 2, 0);
@@ -110,12 +129,13 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
     sequence.greedy = temperature == 0;
     sequence.scale = RowPlan::Scale(*input.sampling);
     sequence.gumbel = item.noise == Noise::kGumbel;
+    noise_ |= sequence.gumbel != 0 && sequence.greedy == 0 && walk_ == Walk::kFollowTarget;
     sequence.target_type = input.target_type;
     sequence.draft_f64 = input.draft.type == DType::kFloat64;
     sequence.draft_per_node = input.draft.per_node;
     sequence.first_node = static_cast<int32_t>(nodes.size());
     sequence.num_nodes = input.size;
-    AddNodes(input, &nodes);
+    AddNodes(input, static_cast<int32_t>(sequences.size()), &nodes);
 
     const int32_t rows = *std::max_element(input.rows, input.rows + input.size) + 1;
     if (RowPlan::Processes(*input.sampling, input.bitmask)) {
@@ -137,13 +157,7 @@ bool VerifyPlanBuilder::Build(Rule rule, int32_t vocab_size, const std::vector<V
     if (walk_ != Walk::kFollowTarget && drawn) {
       if (input.draft.probs == nullptr) return false;  // an error that the CPU reports
       sequence.draft = input.draft.probs;
-      sequence.draft_rows = plan.num_jobs();
-      const int32_t distributions = input.draft.per_node ? input.size : rows;
-      const int64_t width = sequence.draft_f64 ? 8 : 4;
-      for (int32_t row = 0; row < distributions; ++row) {
-        plan.AddDistribution(static_cast<const char*>(input.draft.probs) + row * vocab_size * width,
-                             sequence.draft_f64 != 0);
-      }
+      AddDistributions(input, vocab_size, nodes.data() + sequence.first_node, &plan);
     }
     sequences.push_back(sequence);
   }

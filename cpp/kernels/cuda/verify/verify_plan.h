@@ -40,9 +40,9 @@ struct VerifySequence {
   DType target_type;
   int32_t draft_f64, draft_per_node;
   int32_t first_node, num_nodes;
-  int32_t target_rows, draft_rows;  //!< jobs of row 0 of each
-  int32_t scratch_row;              //!< of node 0
-  int32_t cuts;                     //!< whether top-k, top-p or min-p remove tokens
+  int32_t target_rows;  //!< job of row 0
+  int32_t scratch_row;  //!< of node 0
+  int32_t cuts;         //!< whether top-k, top-p or min-p remove tokens
 };
 
 struct VerifyNode {
@@ -50,14 +50,46 @@ struct VerifyNode {
   int32_t first_child, next_sibling;  //!< -1: none
   int32_t depth;
   int32_t first_step;  //!< of the steps that its children leave
+  int32_t draft_job;   //!< of the row it was drawn from; -1: none is read
+  int32_t sequence;
+};
+
+/*! \brief A target row and the sums of its blocks. */
+struct TargetRow {
+  const void* logits;
+  const BlockSum* sums;
+  uint64_t total;
+  double factor;  //!< kProbScale / total
+  int32_t exponent;
+  int32_t greedy;  //!< the token, or -1 where the row is sampled
+};
+
+/*! \brief A token and its score: of Gumbel noise, the least wins. */
+struct TokenScore {
+  double score;
+  int32_t token, unused;
+};
+
+/*! \brief What a walk asks of a node that does not depend on the walk: all of it is read at once,
+ * before the walk. */
+struct NodeFacts {
+  TargetRow target;  //!< after the node
+  /*! \brief Of its token after its parent: RowSampler::Prob and LogProb. */
+  double prob, log_prob;
+  /*! \brief DraftDistribution's weight of its token, and total; 1 of a deterministic node. */
+  double draft_weight, draft_total;
+  double row_weight;  //!< of its token in the row it was drawn from
+  int32_t target_irregular, draft_irregular;
 };
 
 /*! \brief One subtraction of a child's distribution from its parent's residual. */
 struct DistributionStep {
   double a, r_total;
   double r_factor, d_factor;  //!< factors of the weights of either distribution
+  const void* row;            //!< that the child was drawn from; nullptr: one-hot
   int32_t child;
-  int32_t unused;
+  /*! \brief Its tokens of earlier siblings have no weight. */
+  int32_t excludes;
 };
 
 /*! \brief A node whose children a walk examines. */
@@ -94,6 +126,8 @@ class VerifyPlanBuilder {
   const std::vector<uint64_t>& arena() const { return arena_; }
   Walk walk() const { return walk_; }
   int32_t num_jobs() const { return num_jobs_; }
+  /*! \brief Whether tokens are drawn by Gumbel noise, and params.scores are needed. */
+  bool noise() const { return noise_; }
   int32_t num_processed() const { return num_processed_; }
   bool cuts() const { return cuts_; }
   int32_t num_nodes() const { return num_nodes_; }
@@ -102,7 +136,7 @@ class VerifyPlanBuilder {
   std::vector<uint64_t> arena_;
   Walk walk_ = Walk::kFollowTarget;
   int32_t num_jobs_ = 0, num_nodes_ = 0, num_processed_ = 0;
-  bool cuts_ = false;
+  bool cuts_ = false, noise_ = false;
 };
 
 }  // namespace kvctl::cuda

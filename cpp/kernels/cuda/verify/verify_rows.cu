@@ -2,16 +2,16 @@
 
 #include "core/sampling/distribution.h"
 #include "core/support/exact_math.h"
-#include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/verify/reduce.cuh"
+#include "kernels/cuda/verify/row_vectors.cuh"
 #include "kernels/cuda/verify/verify.cuh"
 
 namespace kvctl::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPerThread = kVocabBlock / kThreads;
+constexpr int kVectors = kVocabBlock / kThreads / kVectorTokens;
 
 /*! \brief The largest value and the first token that has it. */
 struct Largest {
@@ -25,16 +25,17 @@ struct Largest {
   }
 };
 
-__device__ void SumLogits(const RowJob& job, int32_t begin, int32_t size, BlockSum* sum,
-                          Largest* warps, uint64_t* warp_sums) {
-  float logits[kPerThread];
+__device__ void SumLogits(const RowJob& job, int32_t begin, int32_t end, bool vectors,
+                          BlockSum* sum, Largest* warps, uint64_t* warp_sums) {
+  const TokenSpread spread =
+      ShareTokens(begin, static_cast<int32_t>(threadIdx.x), kThreads, vectors);
+  float logits[kVectors][kVectorTokens];
+  LoadTokens(job.values, job.type, vectors, spread, end, -INFINITY, logits);
   Largest largest{-INFINITY, INT32_MAX};
 #pragma unroll
-  for (int i = 0; i < kPerThread; ++i) {
-    const int32_t at = i * kThreads + static_cast<int32_t>(threadIdx.x);
-    logits[i] = -INFINITY;
-    if (at < size) logits[i] = LoadElement(job.values, job.type, begin + at);
-    largest.Take(logits[i], begin + at);
+  for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+    for (int j = 0; j < kVectorTokens; ++j) largest.Take(logits[v][j], spread.at(v, j));
   }
 #pragma unroll
   for (int delta = 16; delta > 0; delta /= 2) {
@@ -53,9 +54,10 @@ __device__ void SumLogits(const RowJob& job, int32_t begin, int32_t size, BlockS
   uint64_t total = 0;
   if (regular) {
 #pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      if (i * kThreads + static_cast<int32_t>(threadIdx.x) < size) {
-        total += ToFixed(Exp2Scaled(logits[i], grid));
+    for (int v = 0; v < kVectors; ++v) {
+#pragma unroll
+      for (int j = 0; j < kVectorTokens; ++j) {
+        if (spread.at(v, j) < end) total += ToFixed(Exp2Scaled(logits[v][j], grid));
       }
     }
   }
@@ -70,13 +72,27 @@ __device__ void SumLogits(const RowJob& job, int32_t begin, int32_t size, BlockS
   for (int i = 0; i < kThreads / 32; ++i) sum->exp_sum += warp_sums[i];
 }
 
-__device__ void SumDistribution(const RowJob& job, int32_t begin, int32_t size, BlockSum* sum,
-                                double* warp_sums) {
+__device__ double CheckedGrid(double p) { return p >= 0 && p <= 1.001 ? ToGrid(p) : NAN; }
+
+__device__ void SumDistribution(const RowJob& job, int32_t begin, int32_t end, bool vectors,
+                                BlockSum* sum, double* warp_sums) {
+  const TokenSpread spread =
+      ShareTokens(begin, static_cast<int32_t>(threadIdx.x), kThreads, vectors);
   double total = 0;
-  for (int32_t at = threadIdx.x; at < size; at += kThreads) {
-    const double p = job.distribution_f64 != 0 ? static_cast<const double*>(job.values)[begin + at]
-                                               : static_cast<const float*>(job.values)[begin + at];
-    total += p >= 0 && p <= 1.001 ? ToGrid(p) : NAN;
+  if (job.distribution_f64 != 0) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      double probs[kVectorTokens];
+      LoadDoubles(static_cast<const double*>(job.values), vectors, spread, v, end, probs);
+      for (const double p : probs) total += CheckedGrid(p);
+    }
+  } else {
+    float probs[kVectors][kVectorTokens];
+    LoadTokens(job.values, DType::kFloat32, vectors, spread, end, 0.f, probs);
+#pragma unroll
+    for (const auto& vector : probs) {
+      for (const float p : vector) total += CheckedGrid(p);
+    }
   }
   total = WarpSum(total);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = total;
@@ -89,20 +105,23 @@ __device__ void SumDistribution(const RowJob& job, int32_t begin, int32_t size, 
 /*! \brief A block per (row, kVocabBlock of its tokens). Each token is read once. */
 __global__ void __launch_bounds__(kThreads) SumRowsKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  LetNextCome();
   RowJob job = reinterpret_cast<const RowJob*>(reinterpret_cast<const char*>(params.plan) +
                                                params.plan->rows.jobs)[blockIdx.x];
   if (job.scratch_row >= 0) {
     job.values = params.scratch + static_cast<int64_t>(job.scratch_row) * params.vocab_size;
   }
   const int32_t begin = static_cast<int32_t>(blockIdx.y) * kVocabBlock;
-  const int32_t rest = params.vocab_size - begin;
-  const int32_t size = rest < kVocabBlock ? rest : kVocabBlock;
+  const int32_t end = min(begin + kVocabBlock, params.vocab_size);
+  const int32_t element = job.distribution_f64 != 0 ? 8 : ElementBytes(job.type);
+  const bool vectors = HasVectors(job.values, element, params.vocab_size);
   BlockSum* sum = params.sums + static_cast<int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
   auto* sums = reinterpret_cast<uint64_t*>(shared);
   if (job.distribution != 0) {
-    SumDistribution(job, begin, size, sum, reinterpret_cast<double*>(shared));
+    SumDistribution(job, begin, end, vectors, sum, reinterpret_cast<double*>(shared));
   } else {
-    SumLogits(job, begin, size, sum, reinterpret_cast<Largest*>(sums + kThreads / 32), sums);
+    SumLogits(job, begin, end, vectors, sum, reinterpret_cast<Largest*>(sums + kThreads / 32),
+              sums);
   }
 }
 

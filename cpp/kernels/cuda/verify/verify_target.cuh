@@ -13,32 +13,25 @@
 #include "core/sampling/distribution.h"
 #include "core/support/exact_math.h"
 #include "core/support/rng.h"
-#include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/launch.cuh"
+#include "kernels/cuda/verify/least.cuh"
 #include "kernels/cuda/verify/reduce.cuh"
+#include "kernels/cuda/verify/row_vectors.cuh"
 #include "kernels/cuda/verify/verify.cuh"
 
 namespace kvctl::cuda {
 
 constexpr int32_t kMaxVocabBlocks = kMaxVocab / kVocabBlock;
 constexpr int32_t kMaxWarps = 32;
+/*! \brief Vectors of adjacent tokens that a thread looks at together to find one. */
+constexpr int kFindVectors = 2;
 
 /*! \brief Shared memory of a walk. */
 struct WalkShared {
   uint64_t block_sums[kMaxVocabBlocks];
   uint64_t warp_sums[kMaxWarps];
-  double scores[kMaxWarps];
-  int32_t tokens[kMaxWarps];
+  Least least[kMaxWarps];
   int32_t found;
-};
-
-/*! \brief A target row and the sums of its blocks. */
-struct TargetRow {
-  const void* logits;
-  const BlockSum* sums;
-  int32_t exponent;
-  uint64_t total;
-  int32_t greedy;  //!< the token, or -1 where the row is sampled
 };
 
 class SequenceTarget {
@@ -51,13 +44,15 @@ class SequenceTarget {
                                                    params.plan->nodes) +
                sequence.first_node),
         shared_(shared),
-        num_blocks_((params.vocab_size + kVocabBlock - 1) / kVocabBlock) {}
+        num_blocks_((params.vocab_size + kVocabBlock - 1) / kVocabBlock),
+        vectors_(
+            HasVectors(sequence.target, ElementBytes(sequence.target_type), params.vocab_size)) {}
 
   __device__ const VerifyNode& node(int32_t i) const { return nodes_[i]; }
   __device__ bool irregular() const { return irregular_; }
 
-  /*! \brief The target's row after a node. */
-  __device__ KVCTL_NOINLINE TargetRow Target(int32_t v) {
+  /*! \brief The target's row after a node, its sums added up by the lanes of each warp. */
+  __device__ TargetRow ReadTarget(int32_t v, bool* irregular) const {
     const bool processed = sequence_.target == nullptr;
     const int32_t row = processed ? v : nodes_[v].row;
     TargetRow target;
@@ -65,43 +60,44 @@ class SequenceTarget {
       target.logits =
           params_.scratch + static_cast<int64_t>(sequence_.scratch_row + v) * params_.vocab_size;
     } else {
-      target.logits = static_cast<const char*>(sequence_.target) +
-                      static_cast<int64_t>(row) * params_.vocab_size *
-                          (sequence_.target_type == DType::kFloat32 ? 4 : 2);
+      target.logits =
+          static_cast<const char*>(sequence_.target) +
+          static_cast<int64_t>(row) * params_.vocab_size * ElementBytes(sequence_.target_type);
     }
     target.sums = params_.sums + static_cast<int64_t>(sequence_.target_rows + row) * num_blocks_;
-    target.exponent = target.sums[0].exponent;
-    float max = target.sums[0].max;
-    int32_t first = target.sums[0].first;
-    for (int32_t b = 1; b < num_blocks_; ++b) {
+    const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+    target.exponent = kEmptyBlock;
+    Least largest;  // of negated logits
+    for (int32_t b = lane; b < num_blocks_; b += 32) {
       const BlockSum& sum = target.sums[b];
       if (sum.exponent > target.exponent) target.exponent = sum.exponent;
-      if (sum.max > max) {
-        max = sum.max;
-        first = sum.first;
-      }
+      largest.Take(-static_cast<double>(sum.max), sum.first);
     }
-    target.greedy = sequence_.greedy != 0 ? first : -1;
-    const bool exponent_regular =
-        fabsf(static_cast<float>(target.exponent)) <= kMaxExponent && max > -INFINITY;
-    if (!exponent_regular &&
-        (target.greedy < 0 || max == -INFINITY || params_.log_probs != nullptr)) {
-      irregular_ = true;
+    for (int delta = 16; delta > 0; delta /= 2) {
+      const int32_t other = __shfl_xor_sync(kAllLanes, target.exponent, delta);
+      if (other > target.exponent) target.exponent = other;
     }
-    target.total = 0;
-    for (int32_t b = 0; exponent_regular && b < num_blocks_; ++b) {
-      target.total += ShiftDown(target.sums[b].exp_sum, target.exponent - target.sums[b].exponent);
+    largest = LeastOfWarp(largest);
+    const bool empty = largest.score == INFINITY;  // no logit above -inf
+    target.greedy = sequence_.greedy != 0 ? largest.token : -1;
+    const bool regular = fabsf(static_cast<float>(target.exponent)) <= kMaxExponent && !empty;
+    *irregular = !regular && (target.greedy < 0 || empty || params_.log_probs != nullptr);
+    uint64_t total = 0;
+    for (int32_t b = lane; regular && b < num_blocks_; b += 32) {
+      total += ShiftDown(target.sums[b].exp_sum, target.exponent - target.sums[b].exponent);
     }
+    target.total = WarpSum(total);
+    target.factor = kProbScale / static_cast<double>(target.total);
     return target;
   }
 
   /*! \brief RowSampler::Prob. */
-  __device__ KVCTL_NOINLINE double Prob(const TargetRow& target, int32_t token) {
+  __device__ double Prob(const TargetRow& target, int32_t token) const {
     if (target.greedy >= 0) return token == target.greedy ? 1.0 : 0.0;
     return SoftmaxProb(target, token);
   }
   /*! \brief RowSampler::LogProb. */
-  __device__ KVCTL_NOINLINE double LogProb(const TargetRow& target, int32_t token) {
+  __device__ double LogProb(const TargetRow& target, int32_t token) const {
     const double prob = SoftmaxProb(target, token);
     return prob > 0 ? ExactLog(prob) : -INFINITY;
   }
@@ -110,27 +106,26 @@ class SequenceTarget {
   __device__ KVCTL_NOINLINE int32_t SampleToken(const TargetRow& target, uint64_t bits) {
     if (target.greedy >= 0) return target.greedy;
     uint64_t rest = Below(target.total, bits);
-    for (int32_t b = 0; b < num_blocks_; ++b) {
-      const int32_t shift = target.exponent - target.sums[b].exponent;
-      const uint64_t mass = ShiftDown(target.sums[b].exp_sum, shift);
-      if (rest >= mass) {
-        rest -= mass;
-        continue;
-      }
-      const ExpGrid grid = Terms(target, b).grid;
-      return FindIn(b, rest << shift,
-                    [&](int32_t x) { return ToFixed(Exp2Scaled(Logit(target, x), grid)); });
+    const auto shift = [&](int32_t b) { return target.exponent - target.sums[b].exponent; };
+    const int32_t block =
+        FindBlock([&](int32_t b) { return ShiftDown(target.sums[b].exp_sum, shift(b)); }, &rest);
+    if (block < 0) {
+      irregular_ = true;
+      return 0;
     }
-    irregular_ = true;
-    return 0;
-  }
-
-  /*! \brief RowSampler::Sample, with the noise of the token's position. */
-  __device__ int32_t Sample(const TargetRow& target, uint32_t position) {
-    if (sequence_.gumbel == 0)
-      return SampleToken(target, Stream().Bits(Purpose::kToken, position, 0));
-    if (target.greedy >= 0) return target.greedy;
-    return Gumbel(target, position, [](int32_t) { return false; });
+    const ExpGrid grid = Terms(target, block).grid;
+    return FindIn(block, rest << shift(block), [&](int32_t first, int32_t end, auto& weights) {
+      float logits[kFindVectors][kVectorTokens];
+      LoadTokens(target.logits, sequence_.target_type, vectors_, AdjacentTokens(first), end,
+                 -INFINITY, logits);
+#pragma unroll
+      for (int v = 0; v < kFindVectors; ++v) {
+#pragma unroll
+        for (int j = 0; j < kVectorTokens; ++j) {
+          weights[v][j] = ToFixed(Exp2Scaled(logits[v][j], grid));
+        }
+      }
+    });
   }
 
   __device__ RandomStream Stream() const { return {sequence_.seed, sequence_.request}; }
@@ -151,119 +146,130 @@ class SequenceTarget {
     const int32_t exponent = target.sums[block].exponent;
     if (exponent == kEmptyBlock) return {MakeExpGrid(sequence_.scale, 0), 0};
     return {MakeExpGrid(sequence_.scale, static_cast<float>(exponent)),
-            ldexp(kProbScale / static_cast<double>(target.total), exponent - target.exponent)};
+            ldexp(target.factor, exponent - target.exponent)};
   }
 
-  /*! \brief RowSampler::Weights of one token, in a block of these terms. */
-  __device__ double TargetWeight(const TargetRow& target, const ExpTerms& terms, int32_t x) const {
-    if (target.greedy >= 0) return x == target.greedy ? kProbScale : 0;
-    const float e = Exp2Scaled(Logit(target, x), terms.grid);
-    const double rounded = (static_cast<double>(e) + kRoundDouble) - kRoundDouble;
+  /*! \brief RowSampler::Weights of an exponential, in a block of these terms. */
+  __device__ static double GridWeight(float exp, const ExpTerms& terms) {
+    const double rounded = (static_cast<double>(exp) + kRoundDouble) - kRoundDouble;
     return FMA(rounded, terms.factor, kRoundDouble) - kRoundDouble;
   }
+  /*! \brief RowSampler::Weights of one token. */
+  __device__ double TargetWeight(const TargetRow& target, const ExpTerms& terms, int32_t x) const {
+    if (target.greedy >= 0) return x == target.greedy ? kProbScale : 0;
+    return GridWeight(Exp2Scaled(Logit(target, x), terms.grid), terms);
+  }
 
-  /*! \brief Sums weight(terms of the block, token) over each block of the vocabulary. */
+  /*!
+   * \brief Sums weights over each block of the vocabulary.
+   * \param sum (block, first token, how many tokens) -> the sum of a lane's share of them
+   * \param piece tokens that a warp takes at a time
+   */
   template <typename F>
-  __device__ void SumBlocks(const TargetRow& target, F weight) {
-    const int32_t lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  __device__ void SumBlocks(int32_t piece, F sum) {
     __syncthreads();
-    for (int32_t b = threadIdx.x / 32; b < num_blocks_; b += warps) {
-      const int32_t begin = b * kVocabBlock;
-      const int32_t end = min(begin + kVocabBlock, params_.vocab_size);
-      const ExpTerms terms = Terms(target, b);
-      uint64_t sum = 0;
-#pragma unroll 4
-      for (int32_t x = begin + lane; x < end; x += 32) {
-        sum += weight(terms, x);
-      }
-      sum = WarpSum(sum);
-      if (lane == 0) shared_->block_sums[b] = sum;
+    for (int32_t b = threadIdx.x; b < num_blocks_; b += static_cast<int32_t>(blockDim.x)) {
+      shared_->block_sums[b] = 0;
+    }
+    __syncthreads();
+    const auto step = static_cast<int32_t>(blockDim.x / 32) * piece;
+    for (int32_t at = static_cast<int32_t>(threadIdx.x / 32) * piece; at < params_.vocab_size;
+         at += step) {
+      const uint64_t total = WarpSum(sum(at / kVocabBlock, at));
+      if (threadIdx.x % 32 == 0) AddAtomically(total, &shared_->block_sums[at / kVocabBlock]);
     }
     __syncthreads();
   }
-
-  /*! \brief RowSampler::SampleGumbel: the token with the least noise / weight, the lower id of
-   * equals, of those that are not excluded(token); INT32_MAX if none is left. */
-  template <typename F>
-  __device__ KVCTL_NOINLINE int32_t Gumbel(const TargetRow& target, uint32_t position, F excluded) {
-    const RandomStream stream = Stream();
-    const ExpGrid grid = MakeExpGrid(sequence_.scale, static_cast<float>(target.exponent));
-    Least least;
-    for (int32_t x = threadIdx.x; x < params_.vocab_size; x += static_cast<int32_t>(blockDim.x)) {
-      const uint64_t weight = ToFixed(Exp2Scaled(Logit(target, x), grid));
-      if (weight == 0 || excluded(x)) continue;
-      const auto words = stream.Words(Purpose::kGumbel, position, static_cast<uint32_t>(x) / 2);
-      const int half = (x & 1) * 2;
-      const uint64_t bits = (static_cast<uint64_t>(words[half + 1]) << 32) | words[half];
-      least.Take(-ExactLog(OpenUniform(bits)) / static_cast<double>(weight), x);
+  /*! \brief The sum of those sums. */
+  __device__ uint64_t SumOfBlocks() const {
+    uint64_t total = 0;
+    for (auto b = static_cast<int32_t>(threadIdx.x % 32); b < num_blocks_; b += 32) {
+      total += shared_->block_sums[b];
     }
-    return Winner(least);
+    return WarpSum(total);
   }
 
-  /*! \brief The least score and the first token that has it. */
-  struct Least {
-    double score = INFINITY;
-    int32_t token = INT32_MAX;
-    __device__ void Take(double other, int32_t other_token) {
-      if (other < score || (other == score && other_token < token)) {
-        score = other;
-        token = other_token;
-      }
-    }
-  };
-
-  /*! \brief The token of the least of all threads. */
-  __device__ int32_t Winner(Least least) {
-    for (int delta = 16; delta > 0; delta /= 2) {
-      const double score = __shfl_xor_sync(kAllLanes, least.score, delta);
-      const int32_t token = __shfl_xor_sync(kAllLanes, least.token, delta);
-      least.Take(score, token);
-    }
+  /*! \brief The least of all threads. */
+  __device__ Least LeastOfBlock(Least least) const {
+    least = LeastOfWarp(least);
     __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-      shared_->scores[threadIdx.x / 32] = least.score;
-      shared_->tokens[threadIdx.x / 32] = least.token;
-    }
+    if (threadIdx.x % 32 == 0) shared_->least[threadIdx.x / 32] = least;
     __syncthreads();
     for (uint32_t w = 0; w < blockDim.x / 32; ++w) {
-      least.Take(shared_->scores[w], shared_->tokens[w]);
+      least.Take(shared_->least[w].score, shared_->least[w].token);
     }
-    return least.token;
+    return least;
   }
 
-  /*! \brief The first token of a block up to which the weights sum to more than `rest`. */
+  /*! \brief The first block up to which mass(block) sums to more than `rest`, from which the blocks
+   * before are subtracted; -1: none. The lanes of each warp look at 32 at once. */
   template <typename F>
-  __device__ int32_t FindIn(int32_t block, uint64_t rest, F weight) {
-    const auto threads = static_cast<int32_t>(blockDim.x);
-    const int32_t each = kVocabBlock / threads, warp = threadIdx.x / 32;
-    const int32_t begin = block * kVocabBlock + static_cast<int32_t>(threadIdx.x) * each;
-    const int32_t end = min(begin + each, params_.vocab_size);
-    uint64_t sum = 0;
-    for (int32_t x = begin; x < end; ++x) sum += weight(x);
-    uint64_t before = WarpPrefix(sum);
-    __syncthreads();
-    if (threadIdx.x % 32 == 31) shared_->warp_sums[warp] = before;
-    __syncthreads();
-    for (int32_t w = 0; w < warp; ++w) before += shared_->warp_sums[w];
-    before -= sum;
-    if (rest >= before && rest < before + sum) {
-      uint64_t remaining = rest - before;
-      int32_t x = begin;
-      for (uint64_t w = weight(x); remaining >= w; w = weight(++x)) remaining -= w;
-      shared_->found = x;
+  __device__ int32_t FindBlock(F mass, uint64_t* rest) const {
+    const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+    for (int32_t first = 0; first < num_blocks_; first += 32) {
+      const uint64_t own = first + lane < num_blocks_ ? mass(first + lane) : 0;
+      const uint64_t upto = WarpPrefix(own);
+      int32_t found = *rest < upto ? lane : 32;
+      for (int delta = 16; delta > 0; delta /= 2) {
+        found = min(found, __shfl_xor_sync(kAllLanes, found, delta));
+      }
+      if (found < 32) {
+        *rest -= __shfl_sync(kAllLanes, upto - own, found);
+        return first + found;
+      }
+      *rest -= __shfl_sync(kAllLanes, upto, 31);
     }
-    __syncthreads();
-    return shared_->found;
+    return -1;
   }
 
-  const VerifyParams& params_;
-  const VerifySequence& sequence_;
-  const VerifyNode* nodes_;
-  WalkShared* shared_;
-  const int32_t num_blocks_;
-  bool irregular_ = false;
+  /*! \brief The first token of a block up to which the weights sum to more than `rest`.
+   * \param weigh (first token, end, out weights): of adjacent tokens; 0 from `end` on. */
+  template <typename F>
+  __device__ int32_t FindIn(int32_t block, uint64_t rest, F weigh) {
+    constexpr int kEach = kFindVectors * kVectorTokens;
+    const int32_t warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int32_t end = min((block + 1) * kVocabBlock, params_.vocab_size);
+    for (int32_t at = block * kVocabBlock; at < end;
+         at += static_cast<int32_t>(blockDim.x) * kEach) {
+      const int32_t first = at + static_cast<int32_t>(threadIdx.x) * kEach;
+      uint64_t weights[kFindVectors][kVectorTokens], sum = 0;
+      weigh(first, end, weights);
+#pragma unroll
+      for (const auto& vector : weights) sum += vector[0] + vector[1] + vector[2] + vector[3];
+      const uint64_t upto = WarpPrefix(sum);
+      __syncthreads();  // the sums of the last piece are read no more
+      if (threadIdx.x % 32 == 31) shared_->warp_sums[warp] = upto;
+      __syncthreads();
+      uint64_t before = upto - sum, total = 0;
+      for (int32_t w = 0; w < warps; ++w) {
+        if (w == warp) before += total;
+        total += shared_->warp_sums[w];
+      }
+      if (rest >= total) {
+        rest -= total;
+        continue;
+      }
+      if (rest >= before && rest < before + sum) {
+        uint64_t remaining = rest - before;
+        bool passed = false;
+#pragma unroll
+        for (int v = 0; v < kFindVectors; ++v) {
+#pragma unroll
+          for (int j = 0; j < kVectorTokens; ++j) {
+            if (passed) continue;
+            passed = remaining < weights[v][j];
+            if (passed) shared_->found = first + v * kVectorTokens + j;
+            remaining -= weights[v][j];
+          }
+        }
+      }
+      __syncthreads();
+      return shared_->found;
+    }
+    irregular_ = true;
+    return 0;
+  }
 
- private:
   __device__ double SoftmaxProb(const TargetRow& target, int32_t token) const {
     const int32_t exponent = target.sums[token / kVocabBlock].exponent;
     if (exponent == kEmptyBlock) return 0;
@@ -271,6 +277,14 @@ class SequenceTarget {
     const auto weight = static_cast<double>(ToFixed(Exp2Scaled(Logit(target, token), grid)));
     return ldexp(weight, exponent - target.exponent) / static_cast<double>(target.total);
   }
+
+  const VerifyParams& params_;
+  const VerifySequence& sequence_;
+  const VerifyNode* nodes_;
+  WalkShared* shared_;
+  const int32_t num_blocks_;
+  const bool vectors_;  // whether the target's rows are read in vectors
+  bool irregular_ = false;
 };
 
 }  // namespace kvctl::cuda

@@ -26,11 +26,9 @@ __device__ LevelState StartAt(int32_t node, int32_t child, double a) {
 }
 
 /*! \brief core/verify/rules/target_only.h */
-__device__ Decision FollowTarget(SequenceDistributions* distributions, uint32_t root_position) {
+__device__ KVCTL_NOINLINE Decision FollowTarget(SequenceDistributions* distributions) {
   for (int32_t v = 0;;) {
-    const uint32_t position =
-        root_position + 1 + static_cast<uint32_t>(distributions->node(v).depth);
-    const int32_t y = distributions->Sample(distributions->Target(v), position);
+    const int32_t y = distributions->Sample(v);
     int32_t child = distributions->node(v).first_child;
     while (child >= 0 && distributions->node(child).token != y)
       child = distributions->node(child).next_sibling;
@@ -40,9 +38,9 @@ __device__ Decision FollowTarget(SequenceDistributions* distributions, uint32_t 
 }
 
 /*! \brief core/verify/rules/token_wise.h and, with siblings, core/verify/rules/recursive.h */
-__device__ Decision Recursive(SequenceDistributions* distributions) {
+__device__ KVCTL_NOINLINE Decision Recursive(SequenceDistributions* distributions) {
   for (int32_t v = 0;;) {
-    const TargetRow target = distributions->Target(v);
+    const TargetRow& target = distributions->Target(v);
     const int32_t first = distributions->node(v).first_child;
     if (distributions->irregular()) return {v, 0};
     if (first < 0) return {v, distributions->SampleToken(target, distributions->ResidualBits(v))};
@@ -51,7 +49,7 @@ __device__ Decision Recursive(SequenceDistributions* distributions) {
     for (; child >= 0; child = distributions->node(child).next_sibling) {
       const ChildDistribution d = distributions->Draft(child);
       if (distributions->irregular()) return {v, 0};
-      const double p = child == first ? distributions->Prob(target, d.token)
+      const double p = child == first ? distributions->facts(child).prob
                                       : distributions->ResidualProb(level, target, d.token);
       if (distributions->Accept(AtMostOne(p / d.prob()), child)) break;
       distributions->Subtract(1.0, d, child, &level, target);
@@ -63,7 +61,7 @@ __device__ Decision Recursive(SequenceDistributions* distributions) {
 }
 
 /*! \brief core/verify/rules/block.h. levels[i]: the i-th node of the chain, and a_i. */
-__device__ Decision Block(SequenceDistributions* distributions, LevelState* levels) {
+__device__ KVCTL_NOINLINE Decision Block(SequenceDistributions* distributions, LevelState* levels) {
   int32_t length = 0;
   for (int32_t v = distributions->node(0).first_child; v >= 0;
        v = distributions->node(v).first_child)
@@ -78,22 +76,23 @@ __device__ Decision Block(SequenceDistributions* distributions, LevelState* leve
     const int32_t child = distributions->node(v).first_child;
     if (child < 0) break;
     const ChildDistribution d = distributions->Draft(child);
-    const double p = distributions->Prob(distributions->Target(v), d.token);
+    distributions->Target(v);
     if (distributions->irregular()) return {v, 0};
+    const double p = distributions->facts(child).prob;
     a = AtMostOne(a * (p / d.prob()));
     if (!(a > 0)) break;
     v = child;
   }
   __syncthreads();
   if (last == length && distributions->Accept(a, v)) {
-    const TargetRow target = distributions->Target(v);
+    const TargetRow& target = distributions->Target(v);
     return {v, distributions->SampleToken(target, distributions->ResidualBits(v))};
   }
   for (int32_t i = last < length ? last : length - 1;; --i) {
     const int32_t at = levels[i].node, child = distributions->node(at).first_child;
     const double reach = levels[i].a;
     if (i > 0 && !distributions->Accept(reach, at)) continue;
-    const TargetRow target = distributions->Target(at);
+    const TargetRow& target = distributions->Target(at);
     LevelState level = StartAt(at, child, reach);
     const double s =
         distributions->Subtract(reach, distributions->Draft(child), child, &level, target);
@@ -105,18 +104,19 @@ __device__ Decision Block(SequenceDistributions* distributions, LevelState* leve
 }
 
 /*! \brief core/verify/rules/traversal.h, with the levels of its recursion in memory. */
-__device__ Decision Traversal(SequenceDistributions* distributions, LevelState* levels) {
+__device__ KVCTL_NOINLINE Decision Traversal(SequenceDistributions* distributions,
+                                             LevelState* levels) {
   int32_t depth = 0;
   LevelState level = StartAt(0, distributions->node(0).first_child, 1.0);
   for (;;) {
     const int32_t v = level.node;
-    const TargetRow target = distributions->Target(v);
+    const TargetRow& target = distributions->Target(v);
     if (distributions->irregular()) return {v, 0};
     const int32_t first = distributions->node(v).first_child;
     if (level.child >= 0) {
       const ChildDistribution d = distributions->Draft(level.child);
       if (distributions->irregular()) return {v, 0};
-      const double p = level.child == first ? distributions->Prob(target, d.token)
+      const double p = level.child == first ? distributions->facts(level.child).prob
                                             : distributions->ResidualProb(level, target, d.token);
       const double reach = AtMostOne(level.a * (p / d.prob()));
       if (reach > 0) {
@@ -143,7 +143,7 @@ __device__ Decision Traversal(SequenceDistributions* distributions, LevelState* 
       --depth;
       level = levels[depth];
     }
-    const TargetRow row = distributions->Target(level.node);
+    const TargetRow& row = distributions->Target(level.node);
     const double s = distributions->Subtract(level.a, distributions->Draft(level.child),
                                              level.child, &level, row);
     level.a = AcceptRatio(s, level.a);
@@ -151,17 +151,28 @@ __device__ Decision Traversal(SequenceDistributions* distributions, LevelState* 
   }
 }
 
-__device__ Decision Decide(Walk walk, SequenceDistributions* distributions,
-                           const VerifySequence& sequence, LevelState* levels) {
+__device__ Decision Decide(Walk walk, SequenceDistributions* distributions, LevelState* levels) {
   switch (walk) {
     case Walk::kBlock:
       return Block(distributions, levels);
     case Walk::kTraversal:
       return Traversal(distributions, levels);
     case Walk::kFollowTarget:
-      return FollowTarget(distributions, sequence.root_position);
+      return FollowTarget(distributions);
     default:
       return Recursive(distributions);
+  }
+}
+
+/*! \brief Log-probabilities of the emitted tokens, a node of the path at each depth. */
+__device__ KVCTL_NOINLINE void WriteLogProbs(const SequenceDistributions& distributions,
+                                             const Decision& decision, double* log_probs) {
+  if (threadIdx.x != 0) return;
+  const int32_t depth = distributions.node(decision.node).depth;
+  log_probs[depth] =
+      distributions.LogProb(distributions.facts(decision.node).target, decision.bonus);
+  for (int32_t v = decision.node; v > 0; v = distributions.node(v).parent) {
+    log_probs[distributions.node(v).depth - 1] = distributions.facts(v).log_prob;
   }
 }
 
@@ -169,19 +180,17 @@ __device__ Decision Decide(Walk walk, SequenceDistributions* distributions,
  * two and spills registers. */
 __global__ void __launch_bounds__(kMaxWalkThreads, 1) WalkTreesKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
-  const VerifySequence sequence = reinterpret_cast<const VerifySequence*>(
+  WaitForPrevious();
+  const VerifySequence& sequence = reinterpret_cast<const VerifySequence*>(
       reinterpret_cast<const char*>(params.plan) + params.plan->sequences)[blockIdx.x];
-  SequenceDistributions distributions(params, sequence, reinterpret_cast<WalkShared*>(shared));
+  auto* walk_shared = reinterpret_cast<WalkShared*>(shared);
+  SequenceDistributions distributions(params, sequence, walk_shared,
+                                      reinterpret_cast<NodeFacts*>(walk_shared + 1));
+  distributions.ReadNodes();
   const Decision decision =
-      Decide(params.walk, &distributions, sequence, params.levels + sequence.first_node);
+      Decide(params.walk, &distributions, params.levels + sequence.first_node);
   if (params.log_probs != nullptr && !distributions.irregular()) {
-    int32_t token = decision.bonus;
-    for (int32_t v = decision.node; v >= 0; v = distributions.node(v).parent) {
-      const double log_prob = distributions.LogProb(distributions.Target(v), token);
-      if (threadIdx.x == 0)
-        params.log_probs[sequence.first_node + distributions.node(v).depth] = log_prob;
-      token = distributions.node(v).token;
-    }
+    WriteLogProbs(distributions, decision, params.log_probs + sequence.first_node);
   }
   if (threadIdx.x != 0) return;
   params.outcomes[blockIdx.x] = {decision.node, decision.bonus, distributions.irregular() ? 1 : 0,
@@ -192,8 +201,12 @@ __global__ void __launch_bounds__(kMaxWalkThreads, 1) WalkTreesKernel(VerifyPara
 
 cudaError_t WalkTrees(const VerifyParams& params, int32_t num_threads, cudaStream_t stream) {
   if (params.num_sequences == 0) return cudaSuccess;
-  return Launch(WalkTreesKernel, dim3(static_cast<unsigned>(params.num_sequences)),
-                dim3(static_cast<unsigned>(num_threads)), sizeof(WalkShared), stream, params);
+  constexpr size_t kSharedBytes =
+      sizeof(WalkShared) + SequenceNodes::kMostShared * sizeof(NodeFacts);
+  static_assert(kSharedBytes <= 48 * 1024, "what any kernel may have");
+  return LaunchOverlapping(params.overlaps, WalkTreesKernel,
+                           dim3(static_cast<unsigned>(params.num_sequences)),
+                           dim3(static_cast<unsigned>(num_threads)), kSharedBytes, stream, params);
 }
 
 }  // namespace kvctl::cuda
