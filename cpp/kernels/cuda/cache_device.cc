@@ -138,10 +138,7 @@ class Cache final : public CudaCache {
                        (reserved ? sink_partial_scale_ : partial_scale_).As<float2>()};
     AttentionLaunch launch{occupancy_.plain, plan_.item_shape(), plan_.num_blocks(),
                            occupancy_.shapes[plan_.item_shape()].stages, overlaps_};
-    if (call.select) {
-      params.head_pages = UploadPages(call.select(), stream);
-      launch.plain = true;
-    }
+    if (call.select) params.head_pages = UploadPages(call.select(), stream);
     num_captured_ += IsCapturing(stream);
     Check(Attention(params, launch, Stream(stream)), "attention");
     last_params_ = params;

@@ -17,7 +17,8 @@ struct Options {
   size_t shared_bytes = 227 * 1024;  //!< that a block may have
   bool plain = false;                //!< whether the kernel without tensor cores is expected
   const std::vector<std::vector<int32_t>>* head_pages = nullptr;  //!< [sequences, KV heads]
-  AttentionMass mass;                                             //!< num_heads 0: no sums
+  bool head_pages_plain = false;  //!< whether the plain kernel takes them
+  AttentionMass mass;             //!< num_heads 0: no sums
   int32_t num_stages = 3;
 };
 
@@ -116,7 +117,7 @@ Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
   cuda::AttentionOccupancy occupancy;
   Must(cuda::PrepareAttention(params.page, options.shared_bytes, &occupancy));
   EXPECT_EQ(occupancy.plain, options.plain);
-  occupancy.plain |= options.head_pages != nullptr;
+  occupancy.plain |= options.head_pages_plain;
   const cuda::AttentionLaunch launch{occupancy.plain, builder.item_shape(), options.num_blocks,
                                      options.num_stages, true};
   Must(cuda::PreparePlain(layer.dtype, nullptr));
@@ -252,27 +253,55 @@ TEST(CudaPlainAttentionUnderMasksAndOptionsAgreesWithFloat64) {
 }
 
 TEST(CudaHeadsSeePagesOfTheirOwn) {
-  PagedLayer layer(Shape{4, 2, 64, 16}, DType::kFloat16, 300, 9);
-  std::vector<TestSequence> batch;
-  batch.emplace_back(&layer, 100, std::vector<int32_t>{}, 3, 3);
-  batch.emplace_back(&layer, 60, std::vector<int32_t>{}, 1, 1);
-  std::vector<std::vector<int32_t>> pages;
-  for (const TestSequence& sequence : batch) {
-    for (int32_t head = 0; head < 2; ++head) {
-      pages.push_back(sequence.pages);
-      for (size_t page = head; page + 1 < pages.back().size(); page += 2) pages.back()[page] = -1;
+  InEveryOrder([&] {
+    for (const int32_t queries : {3, 12, 20}) {  // rows of every shape of items
+      PagedLayer layer(Shape{4, 2, 64, 16}, DType::kFloat16, 300, 9);
+      std::vector<TestSequence> batch;
+      batch.emplace_back(&layer, 300, std::vector<int32_t>{}, queries, queries);
+      batch.emplace_back(&layer, 60, std::vector<int32_t>{}, 1, 1);
+      std::vector<std::vector<int32_t>> pages;
+      for (const TestSequence& sequence : batch) {
+        for (int32_t head = 0; head < 2; ++head) {
+          pages.push_back(sequence.pages);
+          std::vector<int32_t>& own = pages.back();
+          for (size_t page = head; page + 1 < own.size(); page += 2) own[page] = -1;
+          // Whole steps without a key.
+          for (size_t page = 0; head == 1 && page + 8 < own.size(); ++page) own[page] = -1;
+        }
+      }
+      std::vector<const int32_t*> tables;
+      for (const std::vector<int32_t>& own : pages) tables.push_back(own.data());
+      const std::vector<float> q = Rounded(layer, layer.Random((queries + 1) * 4 * 64));
+      for (const bool plain : {false, true}) {
+        Options options;
+        options.head_pages = &pages;
+        options.head_pages_plain = plain;
+        options.num_blocks = 9;
+        const Output output = AttendCuda(layer, batch, {}, q, options);
+        AttentionArgs args;
+        args.head_pages = tables.data();
+        EXPECT(RelativeError(output.out, Attend(layer, batch, {}, q, args)) < 2e-3);
+      }
     }
-  }
-  std::vector<const int32_t*> tables;
-  for (const std::vector<int32_t>& own : pages) tables.push_back(own.data());
-  const std::vector<float> q = Rounded(layer, layer.Random(4 * 4 * 64));
+  });
+}
+
+/*! \brief Whichever block comes last merges, in the order of the keys. */
+TEST(CudaAttentionHasTheSameBitsInEveryOrderOfBlocks) {
+  PagedLayer layer(Shape{8, 2, 64, 16}, DType::kFloat16, 200, 3);
+  std::vector<TestSequence> batch;
+  batch.emplace_back(&layer, 1300, std::vector<int32_t>{}, 2, 2);
+  batch.emplace_back(&layer, 700, std::vector<int32_t>{}, 9, 9);
+  const std::vector<float> q = Rounded(layer, layer.Random(11 * 8 * 64));
   Options options;
-  options.head_pages = &pages;
-  options.num_blocks = 9;
-  const Output output = AttendCuda(layer, batch, {}, q, options);
-  AttentionArgs args;
-  args.head_pages = tables.data();
-  EXPECT(RelativeError(output.out, Attend(layer, batch, {}, q, args)) < 2e-3);
+  options.num_blocks = 23;
+  const Output first = AttendCuda(layer, batch, {}, q, options);
+  for (int32_t round = 0; round < 3; ++round) {
+    InEveryOrder([&] {
+      const Output other = AttendCuda(layer, batch, {}, q, options);
+      EXPECT(other.out == first.out && other.lse == first.lse);
+    });
+  }
 }
 
 TEST(CudaSumsOfWeightsAreThoseOfTheCpu) {

@@ -45,7 +45,7 @@ struct AttentionParams {
   float* lse;                 //!< or nullptr
   Partials partials;
   /*! \brief [sequences, num_kv_heads], then page tables: where the table of each begins, in
-   * elements; or nullptr. Keys of pages below 0 are hidden. For the plain kernel only. */
+   * elements; or nullptr. Keys of pages below 0 are hidden. */
   const int32_t* head_pages;
 };
 

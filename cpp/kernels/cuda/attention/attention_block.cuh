@@ -20,8 +20,8 @@
 
 namespace kvctl::cuda {
 
-/*! \brief kShaped: scores have a soft cap or ALiBi. Its own kernel, since that code costs the plain
- * one registers in its innermost loop. */
+/*! \brief kShaped: scores have a soft cap or ALiBi, or heads see pages of their own. Its own
+ * kernel, since that code costs the plain one registers in its innermost loop. */
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 class AttentionBlock {
   using S = TileShape<kHeadDim, kQueryWarps>;
@@ -79,6 +79,12 @@ class AttentionBlock {
 
  private:
   __device__ bool HasSlopes() const { return kShaped && params_.alibi_slopes != nullptr; }
+  __device__ bool HasOwnPages() const { return kShaped && params_.head_pages != nullptr; }
+  __device__ const int32_t* PageTable() const {
+    if (!HasOwnPages()) return PlanPart<int32_t>(params_.plan, page_table_);
+    const int32_t table = item_->sequence * params_.page.num_kv_heads + kv_head_;
+    return params_.head_pages + params_.head_pages[table];
+  }
 
   __device__ __forceinline__ void Begin(const WorkItem& item) {
     item_ = &item;
@@ -121,8 +127,7 @@ class AttentionBlock {
     int64_t offset = -1;
     const int32_t key = cursor.first_key + c;
     if (cursor.any >> c & 1) {
-      const int32_t page =
-          PlanPart<int32_t>(params_.plan, page_table_)[key / params_.page.page_size];
+      const int32_t page = PageTable()[key / params_.page.page_size];
       if (page >= 0) {
         const int32_t slot = page * params_.page.page_size + key % params_.page.page_size;
         offset = SlotOffset(params_.page, slot, 0, kv_head_);
@@ -172,6 +177,7 @@ class AttentionBlock {
     Scale(step, scores);
     // Queries that do not exist see all: nothing is written.
     if (!cursor.ShowsAll()) Hide({cursor.Visible(words[0]), cursor.Visible(words[1])}, scores);
+    if (HasOwnPages()) HideOtherPages(step, scores);
     Soften(scores);
     Weigh(stage, scores);
   }
@@ -226,6 +232,19 @@ class AttentionBlock {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         if ((visible.of[j / 2] >> (WarpKey(n) + j % 2) & 1) == 0) scores[n][j] = -INFINITY;
+      }
+    }
+  }
+
+  /*! \brief Scores of keys that this head's page table leaves out become -inf. */
+  __device__ __forceinline__ void HideOtherPages(int32_t step,
+                                                 float (&scores)[S::kWarpKeys / 8][4]) {
+    const int64_t* offsets = offsets_ + step % S::kRing * S::kKeys;
+#pragma unroll
+    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (offsets[WarpKey(n) + j % 2] < 0) scores[n][j] = -INFINITY;
       }
     }
   }

@@ -13,13 +13,19 @@
 namespace kvctl::cuda {
 
 /*! \brief How many blocks of a kernel ptxas makes room for on a multiprocessor; 0: as many as it
- * likes, which for some is more than fit shared memory, and registers are spilled. */
+ * likes, which for some is more than fit shared memory, and registers are spilled. Of 12.x no more
+ * than two fit. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+template <int kHeadDim, int kQueryWarps, bool kShaped>
+constexpr int kLeastBlocks = 2;
+#else
 template <int kHeadDim, int kQueryWarps, bool kShaped>
 constexpr int kLeastBlocks = kQueryWarps == 4 ? (kShaped || kHeadDim > 128 || kHeadDim == 112 ? 2
                                                  : kHeadDim < 128                             ? 3
                                                                                               : 0)
                              : kHeadDim == 112 || (kHeadDim == 80 && kShaped) ? 3
                                                                               : 0;
+#endif
 
 /*! \brief Items of 16 kQueryWarps queries. In a step with larger and smaller ones, the small get
  * warps that share their keys instead of warps without queries. */
@@ -52,7 +58,8 @@ cudaError_t LaunchAttention(const AttentionParams& params, const AttentionLaunch
   static_assert(
       S::kKeyWarps == 1 || S::kKeyWarps * S::kQueries * S::kSumStride * 4 <= 2 * S::kStageBytes,
       "results fit where K and V were");
-  const bool shaped = params.soft_cap > 0 || params.alibi_slopes != nullptr;
+  const bool shaped =
+      params.soft_cap > 0 || params.alibi_slopes != nullptr || params.head_pages != nullptr;
   const int32_t stages = launch.num_stages;
   return LaunchOverlapping(launch.overlaps,
                            shaped ? AttentionKernel<T, kHeadDim, kQueryWarps, true>
