@@ -28,8 +28,10 @@ constexpr int64_t kBatchBytes = 1 << 13;
 template <typename T>
 class ReadAhead {
  public:
-  ReadAhead(const AttentionArgs& args, int32_t num_heads, int64_t value_offset)
+  ReadAhead(const AttentionArgs& args, const AttentionShape& shape, int32_t num_heads,
+            int64_t value_offset)
       : num_heads_(num_heads),
+        far_(shape.from_memory && num_heads > 1),
         run_(std::min(kBatchKeys, args.page_size & -args.page_size)),
         key_bytes_(RowElements(args.kv_dtype, args.head_dim) * int64_t{sizeof(T)}),
         value_bytes_(value_offset * int64_t{sizeof(T)}) {
@@ -69,7 +71,7 @@ class ReadAhead {
       }
     }
     *to = to[-1];
-    return {runs, run_ * key_bytes_};
+    return {runs, run_ * key_bytes_, far_};
   }
 
   /*!
@@ -86,11 +88,12 @@ class ReadAhead {
     }
     *bytes = (to - runs) * run_ * key_bytes_;
     *to = to == runs ? 0 : to[-1];
-    return {runs, run_ * key_bytes_};
+    return {runs, run_ * key_bytes_, far_};
   }
 
  private:
   const int32_t num_heads_;
+  const bool far_;
   int32_t batch_ = kBatchKeys;
   int32_t run_;  // this many keys from each multiple of it on are contiguous in a page
   const int64_t key_bytes_;

@@ -160,7 +160,7 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
   Scratch s = Layout(args, shape, scratch);
   const KeyFinder<T> finder(args, unit);
   const KeyPositions positions(args.sequences[unit.sequence]);
-  const ReadAhead<T> ahead(args, unit.num_heads, finder.value_offset());
+  const ReadAhead<T> ahead(args, shape, unit.num_heads, finder.value_offset());
   TilePass<AttendedType<T>> pass(args, shape, unit, positions, finder.value_offset(), s);
   const bool in_place = ValuesStay(args);
   TilePass<float> packed_pass(args, shape, unit, positions, in_place ? finder.value_offset() : 0,

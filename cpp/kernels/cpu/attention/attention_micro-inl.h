@@ -43,6 +43,7 @@ KVCTL_INLINE void UnrollPairs(F&& f) {
 }
 
 constexpr int kLineBytes = 64;
+constexpr int kFarQueries = 4;
 
 struct AddOp {
   template <typename V>
@@ -62,17 +63,27 @@ struct MaxOp {
 class Fetcher {
  public:
   Fetcher() = default;
-  Fetcher(const uintptr_t* runs, int64_t run_bytes)
-      : runs_(runs), run_bytes_(run_bytes), line_(*runs), end_(*runs + run_bytes) {}
+  /*! \param far Whether to fetch into the second-level cache only. */
+  Fetcher(const uintptr_t* runs, int64_t run_bytes, bool far)
+      : runs_(runs), run_bytes_(run_bytes), line_(*runs), end_(*runs + run_bytes), far_(far) {}
 
-  /*! \brief Prefetches the next bytes. */
+  /*! \brief Prefetches the next bytes. \tparam MR Queries of the loop that it happens in: only few
+   * wait for memory so much that it matters where the bytes go. */
+  template <int MR = 1>
   KVCTL_INLINE void FetchBytes(int32_t bytes) {
-    for (owed_ += bytes; owed_ >= kLineBytes; owed_ -= kLineBytes) FetchLine();
+    owed_ += bytes;
+    if (owed_ < kLineBytes) return;
+    if (MR <= kFarQueries && __builtin_expect(far_, false)) {
+      for (; owed_ >= kLineBytes; owed_ -= kLineBytes) FetchLine(PrefetchFar);
+    } else {
+      for (; owed_ >= kLineBytes; owed_ -= kLineBytes) FetchLine(Prefetch);
+    }
   }
 
  private:
-  KVCTL_INLINE void FetchLine() {
-    Prefetch(line_);
+  template <typename F>
+  KVCTL_INLINE void FetchLine(F&& prefetch) {
+    prefetch(line_);
     line_ += kLineBytes;
     if (line_ < end_) return;
     line_ = *++runs_;
@@ -83,6 +94,7 @@ class Fetcher {
   int64_t run_bytes_ = 0;
   uintptr_t line_ = 0, end_ = 0;
   int32_t owed_ = 0;  // bytes, less than a line
+  bool far_ = false;
 };
 
 /*! \brief out[r] = op over the lanes of query r. lanes: [queries, kLanes]. Reads and writes up to
@@ -142,7 +154,7 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
   Fetcher fetch = *from.fetcher;
   for (const T* const* end = keys + from.count; keys < end; ++keys, ++weights) {
     const T* value = *keys + offset;
-    fetch.FetchBytes(fetch_bytes);
+    fetch.FetchBytes<MR>(fetch_bytes);
     // The smaller side is held in registers: it just fits beside the sums.
     if constexpr (MR < ND) {
       Vec w[MR];

@@ -123,7 +123,7 @@ KVCTL_INLINE void ScoreDims(const float* const* rows, int32_t d, int32_t head_di
   });
   const int32_t dims = std::min(kSumDims, head_dim - d);
   for (int32_t i = 0; i < dims; i += kStep) {
-    fetcher->FetchBytes(fetch_bytes);
+    fetcher->FetchBytes<MR>(fetch_bytes);
     Unroll<kStep>([&](auto j) KVCTL_INLINED {
       Unroll<kSums>([&](auto s) KVCTL_INLINED {
         Vec keys[NV];

@@ -8,10 +8,11 @@
 namespace kvctl {
 namespace {
 
-constexpr int32_t kTileQueries = 32;    // queries that share each load of a key or value
-constexpr int32_t kUnitsPerThread = 4;  // balances the threads
-constexpr int32_t kFewQueries = 8;      // with so few queries reading dominates, not arithmetic
-constexpr int64_t kRunBytes = 1 << 16;  // contiguous bytes that reach full memory bandwidth
+constexpr int32_t kTileQueries = 32;      // queries that share each load of a key or value
+constexpr int32_t kUnitsPerThread = 4;    // balances the threads
+constexpr int32_t kFewQueries = 8;        // with so few queries reading dominates, not arithmetic
+constexpr int64_t kCacheBytes = 1 << 24;  // of a last-level cache, for K and V of one call
+constexpr int64_t kRunBytes = 1 << 16;    // contiguous bytes that reach full memory bandwidth
 
 /*! \brief Chunks that a block of a plan sees. */
 int32_t CountChunks(const MaskPlan& plan, int32_t block) {
@@ -60,7 +61,9 @@ AttentionShape ShapeOf(const AttentionArgs& args) {
          2 * shape.tile_tokens <= kBlockQueries) {
     shape.tile_tokens *= 2;
   }
+  int64_t keys = 0;
   for (int32_t s = 0; s < args.num_sequences; ++s) {
+    keys += args.sequences[s].kv_len();
     for (int32_t head = 0; head < args.num_kv_heads; ++head) {
       const MaskPlan& plan = args.masks.plan(s, head);
       for (int32_t block = 0; block < plan.num_blocks(); ++block) {
@@ -72,6 +75,8 @@ AttentionShape ShapeOf(const AttentionArgs& args) {
       }
     }
   }
+  const int64_t key_bytes = int64_t{args.head_dim} * DTypeSize(args.kv_dtype);
+  shape.from_memory = 2 * keys * args.num_kv_heads * key_bytes >= kCacheBytes;
   return shape;
 }
 

@@ -40,7 +40,7 @@ class TilePass {
         head_offset_(int64_t(args.page_size) * args.head_dim),
         key_bytes_(args.head_dim * static_cast<int32_t>(sizeof(T))),
         per_token_(QueriesPerToken(shape, unit)),
-        ahead_(args, unit.num_heads, value_offset),
+        ahead_(args, shape, unit.num_heads, value_offset),
         plain_(args.soft_cap <= 0 && args.alibi_slopes == nullptr),
         s_(scratch) {}
 

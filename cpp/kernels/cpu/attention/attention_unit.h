@@ -53,6 +53,9 @@ struct AttentionShape {
   int32_t unit_tokens;     //!< the most tokens, or KV heads, in a unit
   int32_t max_key_blocks;  //!< the most key blocks in a chunk
   int64_t scratch_floats;  //!< of each thread
+  /*! \brief Whether K and V are too large for a cache: memory then has more requests on the way
+   * where they go to the second level only. */
+  bool from_memory;
 };
 
 /*! \brief The functions that are compiled once per instruction set. */

@@ -123,6 +123,9 @@ inline Vec InRegister(Vec x) {
 inline void Prefetch(uintptr_t p) {
   __asm__ volatile("prefetcht0 %0" : : "m"(*reinterpret_cast<const char*>(p)));
 }
+inline void PrefetchFar(uintptr_t p) {
+  __asm__ volatile("prefetcht1 %0" : : "m"(*reinterpret_cast<const char*>(p)));
+}
 
 }  // namespace
 }  // namespace kvctl

@@ -100,6 +100,10 @@ inline Vec InRegister(Vec x) {
 inline void Prefetch(uintptr_t p) {
   __asm__ volatile("prefetcht0 %0" : : "m"(*reinterpret_cast<const char*>(p)));
 }
+/*! \brief Prefetches into all cache levels but the first. */
+inline void PrefetchFar(uintptr_t p) {
+  __asm__ volatile("prefetcht1 %0" : : "m"(*reinterpret_cast<const char*>(p)));
+}
 
 }  // namespace
 }  // namespace kvctl
