@@ -11,7 +11,7 @@ enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
 /*!
  * \brief The widest instruction set of this machine, or a narrower one named by the environment
- * variable KVCTL_ISA ("baseline", "avx2", "avx512"). Read once.
+ * variable KVCTL_ISA ("baseline", "avx2", "avx2vnni", "avx512"). Read once.
  * \throws kValue if the variable has another value.
  */
 Isa CpuIsa();
@@ -23,6 +23,14 @@ Isa CpuIsa();
  * this process the room to save them. The system is asked once, by the first call.
  */
 bool CpuHasTiles();
+
+/*!
+ * \brief Whether kernels for AVX2 may use its products of bytes (AVX-VNNI).
+ *
+ * That is so where the processor has them, unless KVCTL_ISA is "baseline" or "avx2"; "avx2vnni"
+ * asks for them where the processor has AVX-512 too.
+ */
+bool CpuHasAvxVnni();
 
 /*! \brief "baseline", "avx2" or "avx512". */
 const char* IsaName(Isa isa);

@@ -21,15 +21,19 @@ constexpr int64_t kChunkBlocks = 8;    // blocks of inputs of a chunk
 constexpr int64_t kAheadBytes = 8192;  // how far ahead of the products weights are asked for
 constexpr int kLine = 64;              // bytes of a cache line
 constexpr int kVecs = kQuantizedWidth / Vec::kLanes;
+// The inputs of a row's block lie behind those of the row before it.
+constexpr int64_t kRowStride = kBlockInputs;
+static_assert(kRowsTogether % kRows8 == 0 && kRowsTogether % kRows4 == 0 &&
+              kGroupRows % kRowsTogether == 0);
 constexpr int kQuadBytes = 4 * kQuantizedWidth;  // of four inputs of all columns
 
-constexpr int RowsTogether(WeightType type) { return HasBytes(type) ? kRows8 : kRows4; }
+constexpr int RowsOf(WeightType type) { return HasBytes(type) ? kRows8 : kRows4; }
+constexpr int VecsOf(WeightType type) { return HasBytes(type) ? kVecsTogether8 : kVecsTogether4; }
 
 /*! \brief Blocks of a panel from block `at` on, and the rows that are multiplied by them. */
 struct Chunk {
   const QuantizedProduct& product;
-  int64_t row;
-  int64_t at;
+  int64_t place;  //!< of the first row's first block
   int64_t count;
   const uint8_t* w;
   bool ask;  //!< for the weights that follow
@@ -41,55 +45,65 @@ struct Dots {
   static constexpr bool kBytes = HasBytes(kType);
   static constexpr int kParts = kType == WeightType::kInt8Parts ? 2 : 1;
   static constexpr int kLines = (kBytes ? 8 : 4) / kParts;
+  static constexpr int kTogether = VecsOf(kType);
 
-  Sum8 sums8[kRows][kVecsTogether];
-  Sum4 sums4[kRows][kVecsTogether];
+  Sum8 sums8[kRows][kTogether];
+  Sum4 sums4[kRows][kTogether];
 
-  /*! \param w The first line of the first vector; \param x the inputs of each row, `stride` apart.
+  static int32_t OffsetOf(const BlockOffsets& offsets, int part) {
+    if constexpr (kType == WeightType::kInt8Parts) return offsets.parts[part];
+    if constexpr (kType == WeightType::kInt8) return offsets.bytes;
+    return kType == WeightType::kInt4 ? offsets.halves : 0;
+  }
+
+  /*!
+   * \param w The first line of the first vector.
+   * \param x The inputs of the first row; those of the others follow.
+   * \param offsets Of each row's block.
    */
-  void Multiply(const uint8_t* w, const int8_t* x, int64_t stride) {
+  void Multiply(const uint8_t* w, const int8_t* x, const BlockOffsets* offsets, int part) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      for (int u = 0; u < kVecsTogether; ++u) {
-        if constexpr (kBytes) sums8[r][u] = ZeroSum8();
-        if constexpr (!kBytes) sums4[r][u] = ZeroSum4();
+      const int32_t offset = OffsetOf(offsets[r], part);
+      for (int u = 0; u < kTogether; ++u) {
+        if constexpr (kBytes) sums8[r][u] = Start8(offset);
+        if constexpr (!kBytes) sums4[r][u] = Start4(offset);
       }
     }
 #pragma GCC unroll 8
     for (int q = 0; q < kLines; ++q) {
-      Lanes line[kVecsTogether];
-      for (int u = 0; u < kVecsTogether; ++u) {
+      Lanes line[kTogether];
+      for (int u = 0; u < kTogether; ++u) {
         line[u] = LoadBytes(w + q * kQuadBytes + u * 4 * Vec::kLanes);
       }
       if constexpr (kBytes) {
-        Line8 bytes[kVecsTogether];
-        for (int u = 0; u < kVecsTogether; ++u) bytes[u] = ToLine8(line[u]);
+        Line8 bytes[kTogether];
+        for (int u = 0; u < kTogether; ++u) bytes[u] = ToLine8(line[u]);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
-          const int32_t quad = Quad(x + r * stride + 4 * q);
-          for (int u = 0; u < kVecsTogether; ++u) Dot8(&sums8[r][u], bytes[u], quad);
+          const int32_t quad = Quad(x + r * kRowStride + 4 * q);
+          for (int u = 0; u < kTogether; ++u) Dot8(&sums8[r][u], bytes[u], quad);
         }
       } else {
-        Line4 halves[kVecsTogether];
-        for (int u = 0; u < kVecsTogether; ++u) halves[u] = ToLine4(line[u]);
+        Line4 halves[kTogether];
+        for (int u = 0; u < kTogether; ++u) halves[u] = ToLine4(line[u]);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
-          const int8_t* input = x + r * stride + 4 * q;
-          for (int u = 0; u < kVecsTogether; ++u) {
-            Dot4(&sums4[r][u], halves[u].low, Quad(input));
-            Dot4(&sums4[r][u], halves[u].high, Quad(input + kBlockInputs / 2));
-          }
+          const int32_t quad = Quad(x + r * kRowStride + 4 * q);
+          for (int u = 0; u < kTogether; ++u) Dot4(&sums4[r][u], halves[u].low, quad);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const int32_t quad = Quad(x + r * kRowStride + kBlockInputs / 2 + 4 * q);
+          for (int u = 0; u < kTogether; ++u) Dot4(&sums4[r][u], halves[u].high, quad);
         }
       }
     }
   }
 
-  /*! \param offsets Of the row's block, both halves. */
-  Vec Finish(int r, int u, int part, const int32_t* offsets) const {
-    if constexpr (kType == WeightType::kInt8Parts) return Finish8(sums8[r][u], offsets[part]);
-    if constexpr (kType == WeightType::kInt8) return Finish8(sums8[r][u], offsets[0] + offsets[1]);
-    if constexpr (kType == WeightType::kInt4Offset) return Finish4(sums4[r][u], 0);
-    return Finish4(sums4[r][u], 8 * (offsets[0] + offsets[1]));
+  Vec Finish(int r, int u, const BlockOffsets& offsets) const {
+    if constexpr (kBytes) return Finish8(sums8[r][u]);
+    return Finish4(sums4[r][u], OffsetOf(offsets, 0));
   }
 };
 
@@ -128,35 +142,34 @@ void ChunkOfRows(const Chunk& chunk, float* sums) {
         __builtin_prefetch(w + kAheadBytes + line);
       }
     }
-    const int64_t first = chunk.row * product.blocks + chunk.at + b;
+    const int64_t first = chunk.place + b * kRowsTogether;
     const int8_t* x = product.x.values + first * kBlockInputs;
-    for (int v = 0; v < kVecs; v += kVecsTogether) {
+    const BlockOffsets* offsets = product.x.offsets + first;
+    for (int v = 0; v < kVecs; v += Products::kTogether) {
       float* part_sums = sums + v * Vec::kLanes;
       for (int part = 0; part < Products::kParts; ++part) {
         Products dots;
         dots.Multiply(w + part * kPartBytes + v * 4 * Vec::kLanes, x + part * kBlockInputs / 2,
-                      product.blocks * kBlockInputs);
-        for (int u = 0; u < kVecsTogether; ++u) {
+                      offsets, part);
+        for (int u = 0; u < Products::kTogether; ++u) {
           const int column = (v + u) * Vec::kLanes;
           const Vec scale = Scales<kType>{w + Products::kParts * kPartBytes, column}.Of(part);
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
-            const int64_t block = first + r * product.blocks;
             float* sum = part_sums + r * kQuantizedWidth + u * Vec::kLanes;
-            const Vec dot = dots.Finish(r, u, part, product.x.offsets + 2 * block);
-            Store(sum, Fma(dot, Mul(scale, Splat(product.x.scales[block])), Load(sum)));
+            const Vec dot = dots.Finish(r, u, offsets[r]);
+            Store(sum, Fma(dot, Mul(scale, Splat(product.x.scales[first + r])), Load(sum)));
           }
         }
       }
       if constexpr (HasOffset(kType)) {
-        for (int u = 0; u < kVecsTogether; ++u) {
+        for (int u = 0; u < Products::kTogether; ++u) {
           const int column = (v + u) * Vec::kLanes;
           const Vec step = Scales<kType>{w + Products::kParts * kPartBytes, column}.Step();
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
             float* sum = part_sums + r * kQuantizedWidth + u * Vec::kLanes;
-            const float x_sum = product.x.sums[first + r * product.blocks];
-            Store(sum, Fma(Splat(x_sum), step, Load(sum)));
+            Store(sum, Fma(Splat(product.x.sums[first + r]), step, Load(sum)));
           }
         }
       }
@@ -177,17 +190,15 @@ void ChunkFor(int rows, const Chunk& chunk, float* sums) {
 template <WeightType kType>
 void GroupOfRows(const QuantizedProduct& product, int64_t row, int rows, const uint8_t* panel,
                  float* sums) {
-  constexpr int kTogether = RowsTogether(kType);
+  constexpr int kTogether = RowsOf(kType);
   for (int i = 0; i < rows * kQuantizedWidth; ++i) sums[i] = 0.0f;
-  const int parts = (rows + kTogether - 1) / kTogether;
   for (int64_t at = 0; at < product.blocks; at += kChunkBlocks) {
     const int64_t count = product.blocks - at < kChunkBlocks ? product.blocks - at : kChunkBlocks;
     const uint8_t* w = panel + at * PanelBlockBytes(kType);
-    for (int part = 0, r = 0; part < parts; ++part) {
-      const int part_rows = (rows - r) / (parts - part);
-      const Chunk chunk{product, row + r, at, count, w, part == 0};
+    for (int r = 0; r < rows; r += kTogether) {
+      const int part_rows = rows - r < kTogether ? rows - r : kTogether;
+      const Chunk chunk{product, product.x.At(row + r, at, product.blocks), count, w, r == 0};
       ChunkFor<kTogether, kType>(part_rows, chunk, sums + r * kQuantizedWidth);
-      r += part_rows;
     }
   }
 }
@@ -206,9 +217,18 @@ void QuantizedPanels(const QuantizedProduct& product, int64_t begin, int64_t end
       GroupOfRows<kType>(product, row, rows, panel, sums);
       for (int r = 0; r < rows; ++r) {
         const int64_t at = (row + r) * product.n + column;
+        const float* row_sums = sums + r * kQuantizedWidth;
+        if (columns == kQuantizedWidth) {
+          for (int64_t c = 0; c < kQuantizedWidth; c += Vec::kLanes) {
+            const Vec sum = Load(row_sums + c);
+            Store(product.out + at + c,
+                  product.addend == nullptr ? sum : Add(sum, Load(product.addend + at + c)));
+          }
+          continue;
+        }
         for (int64_t c = 0; c < columns; ++c) {
-          const float sum = sums[r * kQuantizedWidth + c];
-          product.out[at + c] = product.addend == nullptr ? sum : sum + product.addend[at + c];
+          product.out[at + c] =
+              product.addend == nullptr ? row_sums[c] : row_sums[c] + product.addend[at + c];
         }
       }
     }

@@ -17,13 +17,13 @@ const QuantizedKernels& Kernels() {
   if (CpuIsa() >= Isa::kAvx512 && __builtin_cpu_supports("avx512vnni")) {
     return kQuantizedKernelsVnni;
   }
+  if (CpuHasAvxVnni()) return kQuantizedKernelsAvxVnni;
   return CpuIsa() >= Isa::kAvx2 ? kQuantizedKernelsAvx2 : kQuantizedKernelsBaseline;
 }
 
-// From how many rows tiles take less time: int8, int4, int4 with offset, int8 parts. The first two
-// are measured (benchmarks/python/bench_linear.py under several KVCTL_TILE_ROWS), the others
-// follow.
-constexpr int64_t kTileRows[4] = {16, 16, 16, 16};
+// From how many rows tiles take less time: int8, int4, int4 with offset, int8 parts. Measured by
+// benchmarks/python/bench_linear.py under several KVCTL_TILE_ROWS.
+constexpr int64_t kTileRows[4] = {32, 16, 16, 48};
 
 int Index(WeightType type) { return static_cast<int>(type) - static_cast<int>(WeightType::kInt8); }
 
@@ -49,9 +49,12 @@ int64_t QuantizedTileRows(WeightType type) {
 }
 
 std::vector<LinearKernel> QuantizedKernelNames(WeightType type) {
-  const bool vnni = &Kernels() == &kQuantizedKernelsVnni,
-             avx2 = &Kernels() == &kQuantizedKernelsAvx2;
-  std::vector<LinearKernel> kernels = {{vnni ? "avx512 vnni" : avx2 ? "avx2" : "baseline", 1}};
+  const QuantizedKernels* own = &Kernels();
+  const char* name = own == &kQuantizedKernelsVnni      ? "avx512 vnni"
+                     : own == &kQuantizedKernelsAvxVnni ? "avx2 vnni"
+                     : own == &kQuantizedKernelsAvx2    ? "avx2"
+                                                        : "baseline";
+  std::vector<LinearKernel> kernels = {{name, 1}};
   if (!CpuHasTiles()) return kernels;
   const int64_t rows = QuantizedTileRows(type);
   if (rows == 1) kernels.clear();
@@ -91,12 +94,14 @@ void LinearQuantized(const float* x, int64_t m, const void* panels, int64_t n, i
                      WeightType type, const float* addend, float* out) {
   const int64_t blocks = k / kBlockInputs;
   const bool tiles = CpuHasTiles() && m >= QuantizedTileRows(type);
-  const int64_t together = tiles ? 16 : 1, padded = (m + together - 1) / together * together;
-  auto* memory = static_cast<char*>(LinearScratch(static_cast<size_t>(padded * (k + 16 * blocks))));
+  const int64_t together = tiles ? kTileRowsTogether : kRowsTogether;
+  const int64_t padded = (m + together - 1) / together * together, places = padded * blocks;
+  auto* memory = static_cast<char*>(LinearScratch(static_cast<size_t>(padded * k + 24 * places)));
   auto* words = memory + padded * k;
-  const QuantizedRows rows{reinterpret_cast<int8_t*>(memory), reinterpret_cast<float*>(words),
-                           reinterpret_cast<int32_t*>(words + padded * 4 * blocks),
-                           reinterpret_cast<float*>(words + padded * 12 * blocks), together};
+  const QuantizedRows rows{reinterpret_cast<int8_t*>(memory),
+                           reinterpret_cast<float*>(words + 16 * places),
+                           reinterpret_cast<BlockOffsets*>(words),
+                           reinterpret_cast<float*>(words + 20 * places), together};
   const QuantizedKernels& kernels = Kernels();
   const QuantizedProduct product{rows,  static_cast<const uint8_t*>(panels), addend, out, m, n,
                                  blocks};

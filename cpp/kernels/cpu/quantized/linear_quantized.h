@@ -28,17 +28,27 @@ constexpr int kQuantizedWidth = 32;  //!< output columns of a panel
 /*! \brief Bytes of one block of a panel. */
 constexpr int64_t PanelBlockBytes(WeightType type) { return kQuantizedWidth * BlockBytes(type); }
 
+constexpr int64_t kRowsTogether = 8;       //!< rows whose blocks lie side by side
+constexpr int64_t kTileRowsTogether = 16;  //!< the same for tiles, which hold sixteen rows
+
+/*! \brief What is added to the products of a row's block for weights that are stored unsigned. */
+struct BlockOffsets {
+  int32_t parts[2];  //!< -128 times the sum of the first 16 values, and of the others
+  int32_t bytes;     //!< -128 times the sum of all values
+  int32_t halves;    //!< -8 times that sum
+};
+
 /*!
  * \brief Rows of inputs, quantised.
  *
- * The blocks of `together` rows lie side by side: 1 for kernels that take a row after the other, 16
- * for tiles, which hold those of sixteen rows.
+ * The blocks of `together` rows lie side by side, so that a kernel finds those of its rows at
+ * distances that it knows when it is compiled.
  */
 struct QuantizedRows {
-  int8_t* values;    //!< of each block 32, from -127 to 127
-  float* scales;     //!< of each block one; NaN where an input of the block is not finite
-  int32_t* offsets;  //!< of each block minus the sum of the first 16 values, and of the others
-  float* sums;       //!< of each block scale * (minus the sum of the values)
+  int8_t* values;         //!< of each block 32, from -127 to 127
+  float* scales;          //!< of each block one; NaN where an input of the block is not finite
+  BlockOffsets* offsets;  //!< of each block
+  float* sums;            //!< of each block scale * (minus the sum of the values)
   int64_t together;
 
   /*! \brief The place of block b of a row of `blocks`. */
@@ -70,6 +80,7 @@ struct QuantizedKernels {
 
 extern const QuantizedKernels kQuantizedKernelsBaseline;
 extern const QuantizedKernels kQuantizedKernelsAvx2;
+extern const QuantizedKernels kQuantizedKernelsAvxVnni;
 extern const QuantizedKernels kQuantizedKernelsVnni;
 
 /*!

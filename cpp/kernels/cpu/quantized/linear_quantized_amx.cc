@@ -13,7 +13,7 @@
 namespace kvctl {
 namespace {
 
-constexpr int kTileRows = 16;
+constexpr int kTileRows = kTileRowsTogether;
 constexpr int kColumns = 16;    // of a tile of weights, half a panel
 constexpr int kLineBytes = 64;  // of a line of a tile: four inputs of each column
 constexpr int kQuadBytes = 4 * kQuantizedWidth;
@@ -238,8 +238,7 @@ void RowsOfPanel(const QuantizedProduct& product, int64_t row, int64_t p) {
   }
 }
 
-/*! \brief The rows of product.x behind m, up to a multiple of kTileRowsStep, are read and not used.
- */
+/*! \brief The rows of product.x behind m, up to a multiple of kTileRows, are read and not used. */
 template <WeightType kType>
 void TilePanels(const QuantizedProduct& product, int64_t begin, int64_t end) {
   for (int64_t p = begin; p < end; ++p) {

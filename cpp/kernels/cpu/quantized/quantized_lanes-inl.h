@@ -4,9 +4,11 @@
  * including file.
  *
  * Lanes is a vector of lines of weights as they lie in memory. Of weights of 8 bits, Line8 is such
- * a vector as it is multiplied, and Sum8 what has been added up over quads of inputs; Finish8 makes
- * of it the sum over a block or a part of one, given minus the sum of the inputs. Line4, Sum4 and
- * Finish4 are the same of 4 bits, whose lines hold two quads of inputs.
+ * a vector as it is multiplied, and Sum8 what is added up over quads of inputs, from an offset on
+ * (Start8); Finish8 makes of it the sum over a block or a part of one. Line4, Sum4, Start4 and
+ * Finish4 are the same of 4 bits, whose lines hold two quads of inputs. An offset is what weights
+ * that memory has as unsigned numbers give too much: the first is of bytes plus 128, the other of
+ * half bytes plus 8.
  */
 #ifndef KVCTL_KERNELS_CPU_QUANTIZED_QUANTIZED_LANES_INL_H_
 #define KVCTL_KERNELS_CPU_QUANTIZED_QUANTIZED_LANES_INL_H_
@@ -31,7 +33,8 @@ inline int32_t Quad(const int8_t* x) {
 #if defined(__AVX512VNNI__)
 
 // Rows and vectors of columns whose sums fit the registers.
-constexpr int kRows8 = 8, kRows4 = 8, kVecsTogether = 2;
+constexpr int kRows8 = 8, kRows4 = 8;
+constexpr int kVecsTogether8 = 2, kVecsTogether4 = 2;
 using Lanes = __m512i;
 using Line8 = Lanes;
 using Sum8 = Lanes;
@@ -39,8 +42,8 @@ using Sum4 = Lanes;
 struct Line4 {
   Lanes low, high;
 };
-inline Lanes ZeroSum8() { return _mm512_setzero_si512(); }
-inline Lanes ZeroSum4() { return _mm512_setzero_si512(); }
+inline Sum8 Start8(int32_t offset) { return _mm512_set1_epi32(offset); }
+inline Sum4 Start4(int32_t offset) { return _mm512_set1_epi32(offset); }
 inline Lanes LoadBytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline Line8 ToLine8(Lanes w) { return w; }
 inline Line4 ToLine4(Lanes w) {
@@ -51,12 +54,8 @@ inline void Dot8(Lanes* sum, Line8 w, int32_t x) {
   *sum = _mm512_dpbusd_epi32(*sum, w, _mm512_set1_epi32(x));
 }
 inline void Dot4(Lanes* sum, Lanes w, int32_t x) { Dot8(sum, w, x); }
-inline Vec Finish8(Lanes sum, int32_t offset) {
-  return {_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(128 * offset)))};
-}
-inline Vec Finish4(Lanes sum, int32_t offset) {
-  return {_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(offset)))};
-}
+inline Vec Finish8(Lanes sum) { return {_mm512_cvtepi32_ps(sum)}; }
+inline Vec Finish4(Lanes sum, int32_t) { return {_mm512_cvtepi32_ps(sum)}; }
 inline Vec LoadHalves(const uint8_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
@@ -71,19 +70,10 @@ inline Vec LoadSigned(const uint8_t* p) {
 
 #elif defined(__AVX2__)
 
-constexpr int kRows8 = 4, kRows4 = 4, kVecsTogether = 2;
 using Lanes = __m256i;
-// Signed weights beside their magnitudes, of which the instruction multiplies one.
-struct Line8 {
-  Lanes weight, magnitude;
-};
-using Sum8 = Lanes;
 struct Line4 {
   Lanes low, high;
 };
-using Sum4 = Lanes;  // of pairs of inputs, 16 bits: eight times two products of 15 and 127 fit
-inline Sum8 ZeroSum8() { return _mm256_setzero_si256(); }
-inline Sum4 ZeroSum4() { return _mm256_setzero_si256(); }
 inline Lanes LoadBytes(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
@@ -91,6 +81,36 @@ inline Line4 ToLine4(Lanes w) {
   const Lanes low = _mm256_set1_epi8(15);
   return {_mm256_and_si256(w, low), _mm256_and_si256(_mm256_srli_epi16(w, 4), low)};
 }
+
+#if defined(__AVXVNNI__)
+
+constexpr int kRows8 = 4, kRows4 = 8;
+constexpr int kVecsTogether8 = 2, kVecsTogether4 = 1;  // weights of 4 bits are unpacked once
+using Line8 = Lanes;
+using Sum8 = Lanes;
+using Sum4 = Lanes;
+inline Sum8 Start8(int32_t offset) { return _mm256_set1_epi32(offset); }
+inline Sum4 Start4(int32_t offset) { return _mm256_set1_epi32(offset); }
+inline Line8 ToLine8(Lanes w) { return w; }
+inline void Dot8(Lanes* sum, Line8 w, int32_t x) {
+  *sum = _mm256_dpbusd_avx_epi32(*sum, w, _mm256_set1_epi32(x));
+}
+inline void Dot4(Lanes* sum, Lanes w, int32_t x) { Dot8(sum, w, x); }
+inline Vec Finish8(Sum8 sum) { return {_mm256_cvtepi32_ps(sum)}; }
+inline Vec Finish4(Sum4 sum, int32_t) { return {_mm256_cvtepi32_ps(sum)}; }
+
+#else
+
+constexpr int kRows8 = 4, kRows4 = 4;
+constexpr int kVecsTogether8 = 2, kVecsTogether4 = 2;
+// Signed weights beside their magnitudes, of which the instruction multiplies one.
+struct Line8 {
+  Lanes weight, magnitude;
+};
+using Sum8 = Lanes;
+using Sum4 = Lanes;  // of pairs of inputs, 16 bits: eight times two products of 15 and 127 fit
+inline Sum8 Start8(int32_t) { return _mm256_setzero_si256(); }
+inline Sum4 Start4(int32_t) { return _mm256_setzero_si256(); }
 inline Line8 ToLine8(Lanes w) {
   const Lanes weight = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
   return {weight, _mm256_abs_epi8(weight)};
@@ -105,11 +125,14 @@ inline void Dot8(Sum8* sum, Line8 w, int32_t x) {
   const Lanes pairs = _mm256_maddubs_epi16(w.magnitude, input);
   *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-inline Vec Finish8(Sum8 sum, int32_t) { return {_mm256_cvtepi32_ps(sum)}; }
+inline Vec Finish8(Sum8 sum) { return {_mm256_cvtepi32_ps(sum)}; }
 inline Vec Finish4(Sum4 sum, int32_t offset) {
   const Lanes whole = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
   return {_mm256_cvtepi32_ps(_mm256_add_epi32(whole, _mm256_set1_epi32(offset)))};
 }
+
+#endif
+
 inline Vec LoadHalves(const uint8_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
@@ -124,7 +147,8 @@ inline Vec LoadSigned(const uint8_t* p) {
 
 #else  // SSE2: four columns, in plain code
 
-constexpr int kRows8 = 2, kRows4 = 2, kVecsTogether = 2;
+constexpr int kRows8 = 2, kRows4 = 2;
+constexpr int kVecsTogether8 = 2, kVecsTogether4 = 2;
 struct Lanes {
   int32_t lane[4];
 };
@@ -134,8 +158,8 @@ struct Line4 {
 using Line8 = Lanes;
 using Sum8 = Lanes;
 using Sum4 = Lanes;
-inline Lanes ZeroSum8() { return {}; }
-inline Lanes ZeroSum4() { return {}; }
+inline Sum8 Start8(int32_t offset) { return {{offset, offset, offset, offset}}; }
+inline Sum4 Start4(int32_t offset) { return Start8(offset); }
 inline Lanes LoadBytes(const uint8_t* p) {
   Lanes w;
   std::memcpy(&w, p, sizeof(w));
@@ -159,12 +183,12 @@ inline void Dot8(Lanes* sum, Lanes w, int32_t x) {
   for (int i = 0; i < 16; ++i) sum->lane[i / 4] += weight[i] * input[i % 4];
 }
 inline void Dot4(Lanes* sum, Lanes w, int32_t x) { Dot8(sum, w, x); }
-inline Vec Finish4(Lanes sum, int32_t offset) {
+inline Vec Finish8(Lanes sum) {
   __m128i lanes;
   std::memcpy(&lanes, &sum, sizeof(lanes));
-  return {_mm_cvtepi32_ps(_mm_add_epi32(lanes, _mm_set1_epi32(offset)))};
+  return {_mm_cvtepi32_ps(lanes)};
 }
-inline Vec Finish8(Lanes sum, int32_t offset) { return Finish4(sum, 128 * offset); }
+inline Vec Finish4(Lanes sum, int32_t) { return Finish8(sum); }
 inline Vec LoadHalves(const uint8_t* p) {
   float scales[4];
   for (int i = 0; i < 4; ++i) {

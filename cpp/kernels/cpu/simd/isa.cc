@@ -19,6 +19,14 @@ bool HasF16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
 
+constexpr const char* kAvx2Vnni = "avx2vnni";
+
+/*! \brief What KVCTL_ISA says, or nullptr. */
+const char* WantedIsa() {
+  const char* wanted = std::getenv("KVCTL_ISA");
+  return wanted == nullptr || *wanted == '\0' ? nullptr : wanted;
+}
+
 Isa Detect() {
   Isa widest = Isa::kBaseline;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
@@ -28,17 +36,19 @@ Isa Detect() {
       widest = Isa::kAvx512;
     }
   }
-  const char* wanted = std::getenv("KVCTL_ISA");
-  if (wanted == nullptr || *wanted == '\0') return widest;
+  const char* wanted = WantedIsa();
+  if (wanted == nullptr) return widest;
+  if (std::strcmp(wanted, kAvx2Vnni) == 0) return std::min(Isa::kAvx2, widest);
   for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
     if (std::strcmp(wanted, IsaName(isa)) == 0) return std::min(isa, widest);
   }
   Throw(ErrorKind::kValue,
-        "the environment variable KVCTL_ISA must be baseline, avx2 or avx512, not '", wanted, "'");
+        "the environment variable KVCTL_ISA must be baseline, avx2, avx2vnni or avx512, not '",
+        wanted, "'");
 }
 
 constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, edx
-constexpr unsigned kAvx512Bf16 = 1u << 5;                                          // subleaf 1, eax
+constexpr unsigned kAvxVnni = 1u << 4, kAvx512Bf16 = 1u << 5;                      // subleaf 1, eax
 
 bool ProcessorHasTiles() {
   unsigned eax, ebx, ecx, edx;
@@ -59,9 +69,19 @@ bool SystemPermitsTiles() {
 
 bool CpuHasTiles() {
   static const bool has = [] {
-    const char* wanted = std::getenv("KVCTL_ISA");
-    if (wanted != nullptr && *wanted != '\0') return false;
-    return CpuIsa() == Isa::kAvx512 && ProcessorHasTiles() && SystemPermitsTiles();
+    return WantedIsa() == nullptr && CpuIsa() == Isa::kAvx512 && ProcessorHasTiles() &&
+           SystemPermitsTiles();
+  }();
+  return has;
+}
+
+bool CpuHasAvxVnni() {
+  static const bool has = [] {
+    unsigned eax, ebx, ecx, edx;
+    const char* wanted = WantedIsa();
+    const bool allowed = wanted == nullptr || std::strcmp(wanted, kAvx2Vnni) == 0;
+    return allowed && CpuIsa() >= Isa::kAvx2 &&
+           __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
   }();
   return has;
 }
