@@ -18,7 +18,7 @@ def tokenizers():
 @pytest.fixture(scope="module")
 def smollm2_tokenizer():
     pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
-    from kvctl.models.checkpoints.gguf_file import GGUFFile
+    from kvctl.models.checkpoints.gguf.file import GGUFFile
     from kvctl.models.checkpoints.tokens.tokenizer import tokenizer_from_gguf
 
     gguf = find_demo_gguf()

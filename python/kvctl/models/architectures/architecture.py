@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .source import NeighbouringPairs, Source
 
 if TYPE_CHECKING:
-    from ..checkpoints.gguf_config import GGUFConfig
+    from ..checkpoints.gguf.config import GGUFConfig
     from ..checkpoints.huggingface_config import HuggingFaceConfig
 
 Parts = Mapping[str, "str | Source"]

@@ -8,7 +8,7 @@ from .architecture import Architecture, Layout
 from .source import PlusOne, Source
 
 if TYPE_CHECKING:
-    from ..checkpoints.gguf_config import GGUFConfig
+    from ..checkpoints.gguf.config import GGUFConfig
     from ..checkpoints.huggingface_config import HuggingFaceConfig
 
 GEMMA_FIELDS = {

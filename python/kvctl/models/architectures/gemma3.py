@@ -9,7 +9,7 @@ from .gemma2 import GEMMA_FIELDS, GEMMA_NORMS, attention_scale, read_soft_caps, 
 from .source import PlusOne, Source
 
 if TYPE_CHECKING:
-    from ..checkpoints.gguf_config import GGUFConfig
+    from ..checkpoints.gguf.config import GGUFConfig
     from ..checkpoints.huggingface_config import HuggingFaceConfig
 
 _LOCAL_THETA, _PERIOD, _LAYERS_27B = 10000.0, 6, 62

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .architecture import Architecture, gguf_layout
 
 if TYPE_CHECKING:
-    from ..checkpoints.gguf_config import GGUFConfig
+    from ..checkpoints.gguf.config import GGUFConfig
     from ..checkpoints.huggingface_config import HuggingFaceConfig
 
 _INTERVAL = 4

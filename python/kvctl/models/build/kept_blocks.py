@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ..checkpoints.gguf_blocks import block_type
+from ..checkpoints.gguf.blocks import block_type
 from ..checkpoints.weights import Checkpoint, parameter_blocks, parameter_kinds
 from ..graph.layers import BLOCK_BYTES, ParamSpec
 

@@ -72,7 +72,7 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         If the files are damaged or not a model that kvctl can build: every tensor is one that the
         model takes, of a type that kvctl reads.
     """
-    from .gguf_checkpoint import GGUFCheckpoint
+    from .gguf.checkpoint import GGUFCheckpoint
     from .safetensors_checkpoint import INDEX_SUFFIX, SafetensorsCheckpoint
 
     path = Path(source)

@@ -12,8 +12,8 @@ import tvm_ffi
 
 from checkpoint_files import write_gguf
 from kvctl.models import compile_model
-from kvctl.models.checkpoints.gguf_blocks import block_type, to_blocks
-from kvctl.models.checkpoints.gguf_checkpoint import GGUFCheckpoint
+from kvctl.models.checkpoints.gguf.blocks import block_type, to_blocks
+from kvctl.models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 
 RNG = np.random.default_rng(7)
 SCALES = {  # where the float16 of a block lie

@@ -12,7 +12,7 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import gguf
 
-from kvctl.models.checkpoints.gguf_file import GGUFFile
+from kvctl.models.checkpoints.gguf.file import GGUFFile
 
 RNG = np.random.default_rng(3)
 PLAIN = RNG.standard_normal((6, 64), dtype=np.float32)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures.architecture import Architecture
-from ..architectures.registry import GGUF_ARCHITECTURES
-from .array import Array
-from .config import DecoderConfig
-from .limits import check_size
-from .rope import RopeScaling, yarn_attention_factor
+from ...architectures.architecture import Architecture
+from ...architectures.registry import GGUF_ARCHITECTURES
+from ..array import Array
+from ..config import DecoderConfig
+from ..limits import check_size
+from ..rope import RopeScaling, yarn_attention_factor
 
 # Keys that change a model, unless its family uses them (`Architecture.uses_gguf`): the values with
 # which they change nothing. A key may always be absent.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..._ffi.untrusted import check_file
+from ...._ffi.untrusted import check_file
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from ..._ffi.untrusted import read_text, reading
-from ...text.sources import fields_of_gguf
-from ..architectures.source import Transposed
-from .array import Array
-from .gguf_blocks import Bytes, to_blocks
-from .gguf_config import gguf_architecture, read_gguf_config, rope_tensors
-from .gguf_parts import GGUFParts
-from .source_weights import SourceWeights
-from .tokens.tokenizer import tokenizer_from_gguf
-from .tokens.vocabulary import check_same_vocabulary
-from .weight_names import check_consumed, check_present
+from ...._ffi.untrusted import read_text, reading
+from ....text.sources import fields_of_gguf
+from ...architectures.source import Transposed
+from ..array import Array
+from ..source_weights import SourceWeights
+from ..tokens.tokenizer import tokenizer_from_gguf
+from ..tokens.vocabulary import check_same_vocabulary
+from ..weight_names import check_consumed, check_present
+from .blocks import Bytes, to_blocks
+from .config import gguf_architecture, read_gguf_config, rope_tensors
+from .parts import GGUFParts
 
 
 class GGUFCheckpoint:

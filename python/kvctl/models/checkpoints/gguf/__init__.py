@@ -1,0 +1,1 @@
+"""Checkpoints in GGUF files: the container, its blocks, names and metadata."""
