@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "kvctl/error.h"
-#include "runtime/model/file_md5.h"
+#include "runtime/model/files/file_md5.h"
 #include "runtime/support/guard.h"
 
 namespace kvctl {

@@ -3,9 +3,9 @@
 
 #include "kvctl/error.h"
 #include "kvctl/model_runner.h"
-#include "runtime/model/model_files.h"
-#include "runtime/model/param_loader.h"
-#include "runtime/model/shard_check.h"
+#include "runtime/model/files/model_files.h"
+#include "runtime/model/files/param_loader.h"
+#include "runtime/model/files/shard_check.h"
 #include "runtime/support/json.h"
 
 namespace kvctl {

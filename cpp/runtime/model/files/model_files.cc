@@ -1,4 +1,4 @@
-#include "runtime/model/model_files.h"
+#include "runtime/model/files/model_files.h"
 
 #include <algorithm>
 #include <array>

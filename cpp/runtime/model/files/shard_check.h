@@ -1,10 +1,10 @@
 /*!
- * \file runtime/model/shard_check.h
+ * \file runtime/model/files/shard_check.h
  * \brief Compares a model's files with their checksums: the library before it is loaded, shards of
  * parameters beside their loading.
  */
-#ifndef KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
-#define KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
+#ifndef KVCTL_RUNTIME_MODEL_FILES_SHARD_CHECK_H_
+#define KVCTL_RUNTIME_MODEL_FILES_SHARD_CHECK_H_
 
 #include <atomic>
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/model/model_files.h"
+#include "runtime/model/files/model_files.h"
 
 namespace kvctl {
 
@@ -64,4 +64,4 @@ class ShardCheck {
 
 }  // namespace kvctl
 
-#endif  // KVCTL_RUNTIME_MODEL_SHARD_CHECK_H_
+#endif  // KVCTL_RUNTIME_MODEL_FILES_SHARD_CHECK_H_

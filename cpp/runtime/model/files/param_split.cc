@@ -1,4 +1,4 @@
-#include "runtime/model/param_split.h"
+#include "runtime/model/files/param_split.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "runtime/model/param_loader.h"
+#include "runtime/model/files/param_loader.h"
 
 #include <tvm/ffi/function.h>
 
@@ -9,8 +9,7 @@
 #include <utility>
 
 #include "kvctl/error.h"
-#include "runtime/model/row_tensors.h"
-#include "runtime/model/shard_check.h"
+#include "runtime/model/files/shard_check.h"
 
 namespace kvctl {
 namespace {
@@ -134,8 +133,8 @@ Tensor CutByModel(Tensor tensor, const Wanted& wanted, int64_t worker) {
   }
   const ffi::Shape shape(tensor->shape + 1, tensor->shape + tensor->ndim);
   Tensor share = Tensor::Empty(shape, tensor->dtype, tensor->device);
-  const int64_t size = RowSize(tensor);
-  CopyElements(tensor, worker * size, size, share, 0);
+  const uint64_t bytes = ffi::GetDataSize(*share.operator->());
+  share.CopyFrom(tensor.CreateView(shape, tensor->dtype, static_cast<uint64_t>(worker) * bytes));
   return share;
 }
 

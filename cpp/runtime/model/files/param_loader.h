@@ -1,9 +1,9 @@
 /*!
- * \file runtime/model/param_loader.h
+ * \file runtime/model/files/param_loader.h
  * \brief Loads parameter shards as the array that a model library's functions take.
  */
-#ifndef KVCTL_RUNTIME_MODEL_PARAM_LOADER_H_
-#define KVCTL_RUNTIME_MODEL_PARAM_LOADER_H_
+#ifndef KVCTL_RUNTIME_MODEL_FILES_PARAM_LOADER_H_
+#define KVCTL_RUNTIME_MODEL_FILES_PARAM_LOADER_H_
 
 #include <tvm/ffi/container/array.h>
 #include <tvm/runtime/tensor.h>
@@ -14,8 +14,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "runtime/model/model_files.h"
-#include "runtime/model/param_split.h"
+#include "runtime/model/files/model_files.h"
+#include "runtime/model/files/param_split.h"
 #include "runtime/support/json.h"
 
 namespace kvctl {
@@ -69,4 +69,4 @@ tvm::ffi::Array<tvm::runtime::Tensor> LoadParams(
 
 }  // namespace kvctl
 
-#endif  // KVCTL_RUNTIME_MODEL_PARAM_LOADER_H_
+#endif  // KVCTL_RUNTIME_MODEL_FILES_PARAM_LOADER_H_

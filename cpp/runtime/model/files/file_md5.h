@@ -1,9 +1,9 @@
 /*!
- * \file runtime/model/file_md5.h
+ * \file runtime/model/files/file_md5.h
  * \brief The MD5 of files, several at once in one thread.
  */
-#ifndef KVCTL_RUNTIME_MODEL_FILE_MD5_H_
-#define KVCTL_RUNTIME_MODEL_FILE_MD5_H_
+#ifndef KVCTL_RUNTIME_MODEL_FILES_FILE_MD5_H_
+#define KVCTL_RUNTIME_MODEL_FILES_FILE_MD5_H_
 
 #include <cstdint>
 #include <functional>
@@ -34,4 +34,4 @@ void HashFiles(const std::function<bool(int64_t left, HashedFile*)>& next,
 
 }  // namespace kvctl
 
-#endif  // KVCTL_RUNTIME_MODEL_FILE_MD5_H_
+#endif  // KVCTL_RUNTIME_MODEL_FILES_FILE_MD5_H_

@@ -1,9 +1,9 @@
 /*!
- * \file runtime/model/param_split.h
+ * \file runtime/model/files/param_split.h
  * \brief The share that one worker of several has of a model's parameters.
  */
-#ifndef KVCTL_RUNTIME_MODEL_PARAM_SPLIT_H_
-#define KVCTL_RUNTIME_MODEL_PARAM_SPLIT_H_
+#ifndef KVCTL_RUNTIME_MODEL_FILES_PARAM_SPLIT_H_
+#define KVCTL_RUNTIME_MODEL_FILES_PARAM_SPLIT_H_
 
 #include <tvm/runtime/tensor.h>
 
@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/model/model_files.h"
+#include "runtime/model/files/model_files.h"
 #include "runtime/support/json.h"
 
 namespace kvctl {
@@ -68,4 +68,4 @@ tvm::runtime::Tensor ReadShare(const char* bytes, const ParamRecord& record,
 
 }  // namespace kvctl
 
-#endif  // KVCTL_RUNTIME_MODEL_PARAM_SPLIT_H_
+#endif  // KVCTL_RUNTIME_MODEL_FILES_PARAM_SPLIT_H_

@@ -1,4 +1,4 @@
-#include "runtime/model/shard_check.h"
+#include "runtime/model/files/shard_check.h"
 
 #include <algorithm>
 #include <fstream>
@@ -7,7 +7,7 @@
 #include "core/support/elf_file.h"
 #include "core/support/md5.h"
 #include "kvctl/error.h"
-#include "runtime/model/file_md5.h"
+#include "runtime/model/files/file_md5.h"
 
 namespace kvctl {
 namespace {

@@ -1,9 +1,9 @@
 /*!
- * \file runtime/model/model_files.h
+ * \file runtime/model/files/model_files.h
  * \brief The files of a model directory, with checks of their sizes and layout.
  */
-#ifndef KVCTL_RUNTIME_MODEL_MODEL_FILES_H_
-#define KVCTL_RUNTIME_MODEL_MODEL_FILES_H_
+#ifndef KVCTL_RUNTIME_MODEL_FILES_MODEL_FILES_H_
+#define KVCTL_RUNTIME_MODEL_FILES_MODEL_FILES_H_
 
 #include <tvm/ffi/dtype.h>
 
@@ -61,4 +61,4 @@ int64_t TensorBytes(DLDataType dtype, const std::vector<int64_t>& shape, const s
 
 }  // namespace kvctl
 
-#endif  // KVCTL_RUNTIME_MODEL_MODEL_FILES_H_
+#endif  // KVCTL_RUNTIME_MODEL_FILES_MODEL_FILES_H_

@@ -1,4 +1,4 @@
-#include "runtime/model/file_md5.h"
+#include "runtime/model/files/file_md5.h"
 
 #include <fcntl.h>
 #include <unistd.h>
