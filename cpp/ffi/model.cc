@@ -11,12 +11,12 @@
 #include <string>
 
 #include "ffi/model_arguments.h"
-#include "kernels/activation.h"
-#include "kernels/embed.h"
 #include "kernels/isa.h"
+#include "kernels/layers/activation.h"
+#include "kernels/layers/embed.h"
+#include "kernels/layers/rms_norm.h"
 #include "kernels/linear.h"
 #include "kernels/quantized_blocks.h"
-#include "kernels/rms_norm.h"
 #include "kvctl/error.h"
 #include "runtime/support/guard.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/activation.h"
+#include "kernels/layers/activation.h"
 
 #include <cmath>
 

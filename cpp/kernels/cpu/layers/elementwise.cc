@@ -1,4 +1,4 @@
-#include "kernels/elementwise.h"
+#include "kernels/layers/elementwise.h"
 
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "kernels/layer_norm.h"
+#include "kernels/layers/layer_norm.h"
 
 #include <cmath>
 

@@ -1,8 +1,8 @@
-#include "kernels/qk_norm.h"
+#include "kernels/layers/qk_norm.h"
 
 #include <algorithm>
 
-#include "kernels/rms_norm.h"
+#include "kernels/layers/rms_norm.h"
 #include "kernels/team.h"
 
 namespace kvctl {

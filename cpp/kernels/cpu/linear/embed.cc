@@ -1,4 +1,4 @@
-#include "kernels/embed.h"
+#include "kernels/layers/embed.h"
 
 #include <cstring>
 

@@ -1,4 +1,4 @@
-#include "kernels/rms_norm.h"
+#include "kernels/layers/rms_norm.h"
 
 #include "kernels/cpu/linear/model_kernels.h"
 #include "kernels/team.h"

@@ -1,5 +1,5 @@
-#include "kernels/activation.h"
 #include "kernels/cpu/linear/model_kernels.h"
+#include "kernels/layers/activation.h"
 #include "kernels/team.h"
 
 namespace kvctl {

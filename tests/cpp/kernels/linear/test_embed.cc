@@ -1,5 +1,5 @@
 #include "check.h"
-#include "kernels/embed.h"
+#include "kernels/layers/embed.h"
 
 TEST(TakeRowsCopiesRows) {
   const float table[] = {0, 1, 10, 11, 20, 21};

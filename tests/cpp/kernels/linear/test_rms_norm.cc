@@ -3,7 +3,7 @@
 #include <random>
 
 #include "check.h"
-#include "kernels/rms_norm.h"
+#include "kernels/layers/rms_norm.h"
 
 namespace {
 

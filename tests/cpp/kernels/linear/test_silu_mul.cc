@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "check.h"
-#include "kernels/activation.h"
+#include "kernels/layers/activation.h"
 
 namespace {
 

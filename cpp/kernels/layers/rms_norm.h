@@ -1,9 +1,9 @@
 /*!
- * \file kernels/rms_norm.h
+ * \file kernels/layers/rms_norm.h
  * \brief RMSNorm (Zhang and Sennrich 2019, eq. 4) of rows.
  */
-#ifndef KVCTL_KERNELS_RMS_NORM_H_
-#define KVCTL_KERNELS_RMS_NORM_H_
+#ifndef KVCTL_KERNELS_LAYERS_RMS_NORM_H_
+#define KVCTL_KERNELS_LAYERS_RMS_NORM_H_
 
 #include <cstdint>
 
@@ -21,4 +21,4 @@ void RmsNorm(const float* x, const float* weight, int64_t rows, int64_t cols, fl
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_RMS_NORM_H_
+#endif  // KVCTL_KERNELS_LAYERS_RMS_NORM_H_

@@ -1,10 +1,10 @@
 /*!
- * \file kernels/embed.h
+ * \file kernels/layers/embed.h
  * \brief Gathers rows of a table by index: token embeddings, and the rows of a chunk that need
  * logits.
  */
-#ifndef KVCTL_KERNELS_EMBED_H_
-#define KVCTL_KERNELS_EMBED_H_
+#ifndef KVCTL_KERNELS_LAYERS_EMBED_H_
+#define KVCTL_KERNELS_LAYERS_EMBED_H_
 
 #include <cstdint>
 
@@ -22,4 +22,4 @@ void TakeRows(const float* table, int64_t rows, int64_t cols, const int32_t* ind
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_EMBED_H_
+#endif  // KVCTL_KERNELS_LAYERS_EMBED_H_

@@ -1,9 +1,9 @@
 /*!
- * \file kernels/qk_norm.h
+ * \file kernels/layers/qk_norm.h
  * \brief RMSNorm of queries and keys before attention.
  */
-#ifndef KVCTL_KERNELS_QK_NORM_H_
-#define KVCTL_KERNELS_QK_NORM_H_
+#ifndef KVCTL_KERNELS_LAYERS_QK_NORM_H_
+#define KVCTL_KERNELS_LAYERS_QK_NORM_H_
 
 #include <cstdint>
 
@@ -25,4 +25,4 @@ void QkNorm(const float* qkv, int64_t rows, int64_t cols, const NormedColumns& q
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_QK_NORM_H_
+#endif  // KVCTL_KERNELS_LAYERS_QK_NORM_H_

@@ -1,9 +1,9 @@
 /*!
- * \file kernels/activation.h
+ * \file kernels/layers/activation.h
  * \brief The non-linear functions of feed-forward layers.
  */
-#ifndef KVCTL_KERNELS_ACTIVATION_H_
-#define KVCTL_KERNELS_ACTIVATION_H_
+#ifndef KVCTL_KERNELS_LAYERS_ACTIVATION_H_
+#define KVCTL_KERNELS_LAYERS_ACTIVATION_H_
 
 #include <cstdint>
 #include <string_view>
@@ -41,4 +41,4 @@ void SiluMul(const float* gate_up, int64_t rows, int64_t cols, float* out);
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_ACTIVATION_H_
+#endif  // KVCTL_KERNELS_LAYERS_ACTIVATION_H_

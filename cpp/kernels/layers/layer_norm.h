@@ -1,9 +1,9 @@
 /*!
- * \file kernels/layer_norm.h
+ * \file kernels/layers/layer_norm.h
  * \brief Layer normalisation (Ba et al. 2016, arXiv:1607.06450).
  */
-#ifndef KVCTL_KERNELS_LAYER_NORM_H_
-#define KVCTL_KERNELS_LAYER_NORM_H_
+#ifndef KVCTL_KERNELS_LAYERS_LAYER_NORM_H_
+#define KVCTL_KERNELS_LAYERS_LAYER_NORM_H_
 
 #include <cstdint>
 
@@ -19,4 +19,4 @@ void LayerNorm(const float* x, const float* weight, const float* bias, int64_t r
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_LAYER_NORM_H_
+#endif  // KVCTL_KERNELS_LAYERS_LAYER_NORM_H_

@@ -1,9 +1,9 @@
 /*!
- * \file kernels/elementwise.h
+ * \file kernels/layers/elementwise.h
  * \brief What models add to, or apply to, every element of a tensor.
  */
-#ifndef KVCTL_KERNELS_ELEMENTWISE_H_
-#define KVCTL_KERNELS_ELEMENTWISE_H_
+#ifndef KVCTL_KERNELS_LAYERS_ELEMENTWISE_H_
+#define KVCTL_KERNELS_LAYERS_ELEMENTWISE_H_
 
 #include <cstdint>
 
@@ -20,4 +20,4 @@ void ScaleAdd(const float* x, int64_t count, float factor, const float* addend, 
 
 }  // namespace kvctl
 
-#endif  // KVCTL_KERNELS_ELEMENTWISE_H_
+#endif  // KVCTL_KERNELS_LAYERS_ELEMENTWISE_H_
