@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engines import open_engine
-from workers import Worker, in_turns, serve, spread
+from peers.engines import open_engine
+from peers.workers import Worker, in_turns, serve, spread
 
 PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts"
 CONTEXT = 128

@@ -20,14 +20,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from workers import Worker, in_turns, serve, spread
+from peers.workers import Worker, in_turns, serve, spread
 
 PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts"
 
 
 def work(name: str, directory: str) -> None:
     """Be the process of an engine."""
-    from hf_engines import ENGINES
+    from peers.hf_engines import ENGINES
 
     serve(lambda: ENGINES[name](directory))
 

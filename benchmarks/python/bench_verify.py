@@ -32,7 +32,7 @@ import numpy as np
 
 import kvctl
 from kvctl.draft import sample as draft_sample
-from verify_peers import numpy_rule, torch_rule, torch_walk
+from peers.rules import numpy_rule, torch_rule, torch_walk
 
 RULES = ("greedy", "target_only", "token_wise", "block", "traversal", "coupled")
 # The rule of a peer that emits the same distribution.
