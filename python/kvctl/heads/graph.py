@@ -18,7 +18,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 from ..models.checkpoints.config import DecoderConfig
 from ..models.graph.decoder import Embedding, scale_logits
 from ..models.graph.decoder_layer import DecoderStep, FeedForward, make_norm
-from ..models.graph.kv_cache import create_kvctl_cache
+from ..models.graph.kv_cache import CreatesPagedCache, create_kvctl_cache
 from ..models.graph.layers import Layers
 from .config import HeadConfig
 
@@ -88,29 +88,15 @@ class EagleLayer(Module):
         return self.mlp(self.post_attention_layernorm(x), x)
 
 
-class Head(Module):
+class Head(CreatesPagedCache, Module):
     """What the libraries of all heads have: a cache, which Medusa's heads do not use."""
 
     def __init__(self, config: HeadConfig, layers: Layers) -> None:
         super().__init__()
         self.config, self.ops = config, layers
 
-    def create_tir_paged_kv_cache(
-        self,
-        max_batch_size: tirx.Var,
-        max_total_seq_len: tirx.Var,
-        prefill_chunk_size: tirx.Var,
-        page_size: tirx.Var,
-        support_sliding_window: tirx.Var,
-    ) -> PagedKVCache:
+    def create_paged_cache(self, sizes: list[tirx.Var]) -> PagedKVCache:
         """Create the head's cache, of one layer."""
-        sizes = [
-            max_batch_size,
-            max_total_seq_len,
-            prefill_chunk_size,
-            page_size,
-            support_sliding_window,
-        ]
         shape = self.config.layer
         return create_kvctl_cache(
             shape,

@@ -15,7 +15,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedK
 
 from ..checkpoints.config import DecoderConfig
 from .decoder_layer import DecoderLayer, DecoderStep, make_norm
-from .kv_cache import create_kvctl_cache
+from .kv_cache import SIZES, CreatesPagedCache, create_kvctl_cache
 from .layers import Layers
 from .logit_mask import make_logit_mask
 from .sharded_layers import make_sharded_mask
@@ -78,7 +78,7 @@ class Decoder(Module):
         return [*outputs, self.norm(x)]
 
 
-class DecoderForCausalLM(Module):
+class DecoderForCausalLM(CreatesPagedCache, Module):
     """The functions of a model library; ``functions`` gives their arguments.
 
     A tied embedding is two parameters here, a plain table to take rows from and a packed weight to
@@ -181,24 +181,10 @@ class DecoderForCausalLM(Module):
         """``(n, hidden)``, what the output layer reads -> ``(n, vocab)``."""
         return self._logits(hidden_states)
 
-    def create_tir_paged_kv_cache(
-        self,
-        max_batch_size: tirx.Var,
-        max_total_seq_len: tirx.Var,
-        prefill_chunk_size: tirx.Var,
-        page_size: tirx.Var,
-        support_sliding_window: tirx.Var,
-    ) -> PagedKVCache:
+    def create_paged_cache(self, sizes: list[tirx.Var]) -> PagedKVCache:
         """Create the cache: kvctl's, or TVM's with kernels compiled into the library."""
         config = self.config
         if self.cache == "kvctl":
-            sizes = [
-                max_batch_size,
-                max_total_seq_len,
-                prefill_chunk_size,
-                page_size,
-                support_sliding_window,
-            ]
             return create_kvctl_cache(
                 config,
                 config.num_hidden_layers,
@@ -215,11 +201,7 @@ class DecoderForCausalLM(Module):
             attn_kind=["mha_sliding" if window else "mha" for window in config.layer_windows]
             if windows
             else "mha",
-            max_batch_size=max_batch_size,
-            max_total_seq_len=max_total_seq_len,
-            prefill_chunk_size=prefill_chunk_size,
-            page_size=page_size,
-            support_sliding_window=support_sliding_window,
+            **dict(zip(SIZES, sizes, strict=True)),
             layer_partition=relax.ShapeExpr([0, config.num_hidden_layers]),
             num_hidden_layers=config.num_hidden_layers,
             num_attention_heads=config.num_attention_heads,

@@ -19,7 +19,7 @@ from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 from ..checkpoints.config import DecoderConfig
 from .decoder_layer import DecoderLayer, DecoderStep
 from .gated_delta_net import DeltaLayer, GatedDeltaNetConfig, RecurrentForCausalLM
-from .kv_cache import SIZES, create_kvctl_cache
+from .kv_cache import SIZES, CreatesPagedCache, create_kvctl_cache
 from .layers import Layers
 from .rnn_state import RecurrentStep
 
@@ -65,7 +65,7 @@ class HybridConfig(GatedDeltaNetConfig):
         return self.num_hidden_layers - self.num_recurrent_layers
 
 
-class HybridForCausalLM(RecurrentForCausalLM):
+class HybridForCausalLM(CreatesPagedCache, RecurrentForCausalLM):
     """See `RecurrentForCausalLM`."""
 
     config: HybridConfig
@@ -88,22 +88,8 @@ class HybridForCausalLM(RecurrentForCausalLM):
         memory = DecoderStep(self.config.attention, self.ops, caches[0], b * s)
         return self.layers[index](x, memory, number)
 
-    def create_tir_paged_kv_cache(
-        self,
-        max_batch_size: tirx.Var,
-        max_total_seq_len: tirx.Var,
-        prefill_chunk_size: tirx.Var,
-        page_size: tirx.Var,
-        support_sliding_window: tirx.Var,
-    ) -> PagedKVCache:
+    def create_paged_cache(self, sizes: list[tirx.Var]) -> PagedKVCache:
         """Create the cache of the attention layers."""
-        sizes = [
-            max_batch_size,
-            max_total_seq_len,
-            prefill_chunk_size,
-            page_size,
-            support_sliding_window,
-        ]
         layers = self.config.num_attention_layers
         return create_kvctl_cache(self.config, layers, sizes, self.ops.dtype)
 

@@ -19,6 +19,33 @@ SIZES = (
 """The arguments of ``create_tir_paged_kv_cache``, as MLC-LLM passes them."""
 
 
+class CreatesPagedCache:
+    """A graph whose library has MLC-LLM's function that creates a paged cache."""
+
+    def create_tir_paged_kv_cache(
+        self,
+        max_batch_size: tirx.Var,
+        max_total_seq_len: tirx.Var,
+        prefill_chunk_size: tirx.Var,
+        page_size: tirx.Var,
+        support_sliding_window: tirx.Var,
+    ) -> PagedKVCache:
+        """Create the cache; the names of the arguments are `SIZES`."""
+        return self.create_paged_cache(
+            [
+                max_batch_size,
+                max_total_seq_len,
+                prefill_chunk_size,
+                page_size,
+                support_sliding_window,
+            ]
+        )
+
+    def create_paged_cache(self, sizes: list[tirx.Var]) -> PagedKVCache:
+        """Create the cache of this graph; `sizes` are `SIZES`."""
+        raise NotImplementedError
+
+
 def create_kvctl_cache(
     config: Any,
     num_layers: int,

@@ -97,26 +97,13 @@ def _with_layer_windows(window, slides):
     from kvctl.models.graph import decoder
 
     class WindowedDecoder(decoder.DecoderForCausalLM):
-        def create_tir_paged_kv_cache(
-            self,
-            max_batch_size,
-            max_total_seq_len,
-            prefill_chunk_size,
-            page_size,
-            support_sliding_window,
-        ):
+        def create_paged_cache(self, sizes):
             def create(**options):
                 options["attn_kind"] = ["mha_sliding" if slide else "mha" for slide in slides]
                 return decoder_cache(**options, layer_sliding_window_size=window)
 
             decoder_cache = decoder.TIRPagedKVCache
             with mock.patch.object(decoder, "TIRPagedKVCache", create):
-                return super().create_tir_paged_kv_cache(
-                    max_batch_size,
-                    max_total_seq_len,
-                    prefill_chunk_size,
-                    page_size,
-                    support_sliding_window,
-                )
+                return super().create_paged_cache(sizes)
 
     return WindowedDecoder
