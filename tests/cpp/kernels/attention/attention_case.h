@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
@@ -126,6 +127,22 @@ inline std::vector<float> Attend(const PagedLayer& layer, std::vector<TestSequen
   AttentionCpu(args);
   if (mass != nullptr) AttentionMassCpu(args, *mass);
   return out;
+}
+
+/*!
+ * \brief Whether a token of a pending chain comes out of a step of its own, bit for bit, as it does
+ * together with the others, whose queries are q and whose outputs are `together`.
+ */
+inline bool ComesOutAlone(const PagedLayer& layer, const TestSequence& chain, int32_t query,
+                          const std::vector<float>& q, const std::vector<float>& together) {
+  const int64_t width = layer.shape.qo_heads * layer.shape.head_dim;
+  TestSequence alone = chain;
+  alone.plan.num_committed = alone.plan.next_position = chain.plan.num_committed + query;
+  alone.plan.num_query_tokens = alone.plan.num_pending = 1;
+  std::vector<TestSequence> one{alone};
+  const std::vector<float> own(q.begin() + query * width, q.begin() + (query + 1) * width);
+  return std::memcmp(Attend(layer, one, {}, own).data(), &together[query * width],
+                     width * sizeof(float)) == 0;
 }
 
 /*! \brief The same in float64, with visibility taken from the plan. */

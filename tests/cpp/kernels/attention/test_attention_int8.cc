@@ -75,13 +75,7 @@ TEST(Int8TokensComeOutAsTheyWouldAlone) {
       EXPECT(Attend(layer, batch, {}, q) == together);
     }
     for (const int32_t query : {0, 1, 33, 79}) {
-      TestSequence alone = chain;
-      alone.plan.num_committed = alone.plan.next_position = past + query;
-      alone.plan.num_query_tokens = alone.plan.num_pending = 1;
-      std::vector<TestSequence> one{alone};
-      const std::vector<float> own(q.begin() + query * width, q.begin() + (query + 1) * width);
-      EXPECT(std::memcmp(Attend(layer, one, {}, own).data(), &together[query * width],
-                         width * sizeof(float)) == 0);
+      EXPECT(ComesOutAlone(layer, chain, query, q, together));
     }
   }
   omp_set_num_threads(before);
