@@ -19,12 +19,18 @@ namespace kvctl::cuda {
 template <int kHeadDim, int kQueryWarps, bool kShaped>
 constexpr int kLeastBlocks = 2;
 #else
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kOf8 = true;
+#else
+constexpr bool kOf8 = false;
+#endif
 template <int kHeadDim, int kQueryWarps, bool kShaped>
-constexpr int kLeastBlocks = kQueryWarps == 4 ? (kShaped || kHeadDim > 128 || kHeadDim == 112 ? 2
-                                                 : kHeadDim < 128                             ? 3
-                                                                                              : 0)
-                             : kHeadDim == 112 || (kHeadDim == 80 && kShaped) ? 3
-                                                                              : 0;
+constexpr int kLeastBlocks =
+    kQueryWarps == 4 ? (kHeadDim < 128 && kHeadDim != 112 ? 3
+                        : kShaped || kHeadDim != 128      ? 2
+                                                          : 0)
+    : kHeadDim == 112 || (kHeadDim == 80 && kShaped) || (kHeadDim == 96 && (kShaped || kOf8)) ? 3
+                                                                                              : 0;
 #endif
 
 /*! \brief Items of 16 kQueryWarps queries. In a step with larger and smaller ones, the small get
