@@ -34,6 +34,9 @@ struct CudaCacheConfig {
   int32_t num_layers, num_qo_heads, num_pages, max_query_tokens;
   int32_t rotary_dim;        //!< of BeginStep's rope table, 0 without one
   std::vector<void*> pages;  //!< [num_layers]
+  /*! \brief Whether pages at the beginning of several sequences are read once for all, where that
+   * pays. */
+  bool shares_prefixes = true;
 };
 
 /*! \brief What the queries of a step see of sinks that a window renumbers, and from where. */
@@ -85,11 +88,13 @@ class CudaCache {
    * \param rope host [num_query_tokens, rotary_dim], or nullptr.
    * \param positions [num_query_tokens] receives the step's positions.
    * \param sinks nullptr if no query sees renumbered sinks.
+   * \param shares Whether sequences may read the pages that they share together. Attend with
+   * `select` is then slow: heads of one sequence may see other pages than those of another.
    * \throws kRuntime if the plan would have to move after attention was captured, or a recorded
    * call was seen to run in a step that it does not fit; nothing was done.
    */
   virtual void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
-                         int32_t* positions, const CudaSinks* sinks, void* stream) = 0;
+                         int32_t* positions, const CudaSinks* sinks, bool shares, void* stream) = 0;
   /*! \brief Writes K and V of the step's new tokens into their slots, then attends. Can be
    * captured. */
   virtual void Attend(const CudaAttention& call, void* stream) = 0;

@@ -22,6 +22,7 @@ namespace kvctl_bench {
 /*! \brief Keys of a sequence, sequences, and new tokens of each. */
 struct BatchShape {
   int32_t kv, batch, queries;
+  int32_t shared = 0;  //!< keys on the same pages in all sequences: a multiple of the page size
 };
 
 constexpr int32_t kKVHeads = 8, kGroup = 4, kHeadDim = 128, kPageSize = 16;
@@ -51,21 +52,29 @@ inline double HalfAt(const std::vector<uint16_t>& halves, size_t at) {
  */
 class PagedBatch {
  public:
-  PagedBatch(const BatchShape& shape, const std::vector<uint16_t>& block, size_t l2_bytes)
+  /*! \param shares Whether what the sequences share is read once. */
+  PagedBatch(const BatchShape& shape, const std::vector<uint16_t>& block, size_t l2_bytes,
+             bool shares = true)
       : shape_(shape), block_(block), rng_(shape.kv + shape.batch * 1000003u + shape.queries) {
     const int32_t pages_each = (shape.kv + kPageSize - 1) / kPageSize;
-    const int32_t num_pages = pages_each * shape.batch;
+    const int32_t shared_pages = shape.shared / kPageSize;
+    const int32_t num_pages = shared_pages + (pages_each - shared_pages) * shape.batch;
     const size_t bytes = size_t(num_pages) * kPageSize * kTokenBytes;
     num_layers_ = static_cast<int32_t>(4 * l2_bytes / bytes) + 1;
     pages_.resize(num_pages);
     std::iota(pages_.begin(), pages_.end(), 0);
     std::shuffle(pages_.begin(), pages_.end(), rng_);
+    for (int32_t s = 0; s < shape.batch; ++s) {  // the page table of each
+      const auto own = pages_.begin() + shared_pages + s * (pages_each - shared_pages);
+      tables_.emplace_back(pages_.begin(), pages_.begin() + shared_pages);
+      tables_.back().insert(tables_.back().end(), own, own + pages_each - shared_pages);
+    }
     for (int32_t s = 0; s < shape.batch; ++s) {
       kvctl::SequencePlan plan{};
       plan.query_begin = s * shape.queries;
       plan.num_query_tokens = plan.num_pending = shape.queries;
       plan.num_committed = plan.next_position = shape.kv - shape.queries;
-      plan.pages = pages_.data() + s * pages_each;
+      plan.pages = tables_[s].data();
       for (int32_t i = 0; i < shape.queries; ++i) {
         const int32_t key = plan.num_committed + i;
         step_.slots.push_back(plan.pages[key / kPageSize] * kPageSize + key % kPageSize);
@@ -80,6 +89,7 @@ class PagedBatch {
     config.num_qo_heads = kQOHeads;
     config.num_pages = num_pages;
     config.max_query_tokens = step_.num_query_tokens();
+    config.shares_prefixes = shares;
     for (int32_t layer = 0; layer < num_layers_; ++layer) {
       layers_.emplace_back(bytes);
       layers_.back().Repeat(block);
@@ -95,13 +105,16 @@ class PagedBatch {
     out_ = std::make_unique<DeviceMemory>(q_.size() * 2);
     const DeviceMemory positions(step_.num_query_tokens() * sizeof(int32_t));
     cache_->BeginStep(step_, masks_, nullptr, reinterpret_cast<int32_t*>(positions.data()), nullptr,
-                      nullptr);
+                      true, nullptr);
     Must(cudaStreamSynchronize(nullptr));
   }
 
   int32_t num_layers() const { return num_layers_; }
-  /*! \brief Bytes of K and V that attention reads in a layer. */
-  double LayerBytes() const { return double(shape_.kv) * shape_.batch * kTokenBytes; }
+  /*! \brief Bytes of K and V that attention needs in a layer, each once. */
+  double LayerBytes() const {
+    const double own = double(shape_.kv - shape_.shared) * shape_.batch;
+    return (shape_.shared + own) * kTokenBytes;
+  }
 
   void Append(cudaStream_t stream) {
     for (int32_t layer = 0; layer < num_layers_; ++layer) {
@@ -192,6 +205,7 @@ class PagedBatch {
   std::mt19937 rng_;
   int32_t num_layers_;
   std::vector<int32_t> pages_;
+  std::vector<std::vector<int32_t>> tables_;
   kvctl::StepPlan step_;
   kvctl::MaskTable masks_;
   std::vector<DeviceMemory> layers_;

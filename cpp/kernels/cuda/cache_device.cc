@@ -53,7 +53,7 @@ class Cache final : public CudaCache {
   }
 
   void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
-                 int32_t* positions, const CudaSinks* sinks, void* stream) final {
+                 int32_t* positions, const CudaSinks* sinks, bool shares, void* stream) final {
     const DeviceScope device(config_.device);
     if (IsCapturing(stream)) {
       Throw(ErrorKind::kRuntime, "a step cannot begin while its stream is captured: begin it ",
@@ -67,7 +67,7 @@ class Cache final : public CudaCache {
           "in, or in the first that sees renumbered sinks: it did not append or attend. Roll back ",
           "to before that step; ", "kvctl.cuda.StepGraph records again where that is needed");
     }
-    plan_.Build(plan, masks, rope, sinks);
+    plan_.Build(plan, masks, rope, sinks, shares);
     if (num_captured_ > forgotten_ && static_cast<size_t>(plan_.num_bytes()) > arena_.size()) {
       Throw(ErrorKind::kRuntime, "the step's plan takes ", plan_.num_bytes(),
             " bytes and would move, but recorded graphs read it where it is, in ", arena_.size(),
@@ -138,7 +138,10 @@ class Cache final : public CudaCache {
                        (reserved ? sink_partial_scale_ : partial_scale_).As<float2>()};
     AttentionLaunch launch{occupancy_.plain, plan_.item_shape(), plan_.num_blocks(),
                            occupancy_.shapes[plan_.item_shape()].stages, overlaps_};
-    if (call.select) params.head_pages = UploadPages(call.select(), stream);
+    if (call.select) {
+      params.head_pages = UploadPages(call.select(), stream);
+      launch.plain |= plan_.num_rows() > 0;  // it looks pages up for each query
+    }
     num_captured_ += IsCapturing(stream);
     Check(Attention(params, launch, Stream(stream)), "attention");
     last_params_ = params;
@@ -240,6 +243,7 @@ class Cache final : public CudaCache {
           std::max(shape.max_partial_queries, 2 * shape.num_blocks[i] * kItemQueries[i]);
     }
     shape.rotary_dim = config.rotary_dim;
+    shape.shares = config.shares_prefixes;
     return shape;
   }
 

@@ -27,11 +27,15 @@ def emulation() -> Path:
     return max(built, key=lambda path: path.stat().st_mtime)
 
 
-def test_the_tests_on_cuda_pass_under_emulation():
+STEPS = ["device_hooks", "device_sinks", "device_forks", "cuda_graph", "step_graph"]
+OTHERS = ["devices", "capabilities", "cuda_streams", "cuda_memory", "current_device"]
+OTHERS += ["device_verification"]
+
+
+@pytest.mark.parametrize("names", [STEPS, OTHERS], ids=["steps", "others"])
+def test_the_tests_on_cuda_pass_under_emulation(names: list[str]):
     if os.environ.get(KVCTL_CUDA_LIBRARY) or why_no_cuda() is None:
         pytest.skip("runs where there is no GPU")
-    names = ["devices", "capabilities", "cuda_streams", "cuda_graph", "cuda_memory", "step_graph"]
-    names += ["current_device", "device_verification", "device_hooks", "device_sinks"]
     files = [str(ROOT / f"tests/python/cuda/test_{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
     command += ["-k", "not torch"]  # it knows nothing of the emulated device

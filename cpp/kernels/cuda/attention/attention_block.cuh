@@ -2,11 +2,12 @@
  * \file kernels/cuda/attention/attention_block.cuh
  * \brief A block of the attention kernel: its queries against the keys that it copies.
  *
- * A block processes work items: up to 64 queries (new tokens x the query heads of a KV head)
- * against the tiles of keys that the mask shows. Asynchronous copies load K and V from their pages,
- * one or two steps ahead of the tensor cores. The softmax is computed online (Milakov & Gimelshein
- * 2018, arXiv:1805.02867; in registers as Dao 2023, arXiv:2307.08691). Few items are split along
- * the keys into several that leave partial results, which the last of their blocks merges.
+ * A block processes work items: up to 64 queries (new tokens x the query heads of a KV head; of
+ * one sequence, or of several that share pages) against the tiles of keys that the mask shows.
+ * Asynchronous copies load K and V from their pages, one or two steps ahead of the tensor cores.
+ * The softmax is computed online (Milakov & Gimelshein 2018, arXiv:1805.02867; in registers as Dao
+ * 2023, arXiv:2307.08691). Few items are split along the keys into several that leave partial
+ * results, which the last of their blocks merges.
  *
  * Longer than 300 lines: it is one class, whose steps share registers. With one of them in a
  * function of its own, ptxas allocates other registers, and spills some with head_dim 64.
@@ -34,7 +35,7 @@ class AttentionBlock {
   __device__ AttentionBlock(const AttentionParams& params, int32_t stages, unsigned char* shared)
       : params_(params),
         num_stages_(stages),
-        flag_(reinterpret_cast<int32_t*>(shared)),
+        flags_(reinterpret_cast<uint32_t*>(shared)),
         queries_(reinterpret_cast<T*>(shared + S::kFlagBytes)),
         offsets_(reinterpret_cast<int64_t*>(shared + S::kFlagBytes + S::kQueryBytes)),
         positions_(reinterpret_cast<float*>(offsets_ + S::kRing * S::kKeys)),
@@ -74,7 +75,7 @@ class AttentionBlock {
     }
     WaitCopies<0>();
     Finish();
-    if (item.partial >= 0 && LastOf(params_, item, flag_)) MergePartials<kHeadDim>(params_, item);
+    if (item.partial >= 0) MergeWhereLast<kHeadDim>(params_, item, flags_);
   }
 
  private:
@@ -92,10 +93,13 @@ class AttentionBlock {
     sequence_ = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences) + item.sequence;
     page_table_ = sequence_->page_table;
     num_queries_ = (item.token_end - item.token_begin) * params_.group;
+    const ItemRow* rows = RowsOf(params_.plan, item);
+    const int32_t first_token = sequence_->query_begin + item.token_begin;
     const T* q = static_cast<const T*>(item.at_sinks ? params_.q_at_sinks : params_.q);
     for (int32_t i = threadIdx.x; i < S::kQueries * kVectors; i += kThreads) {
       const int32_t query = i / kVectors, vector = i % kVectors;
-      const int32_t token = sequence_->query_begin + item.token_begin + query / params_.group;
+      int32_t token = first_token + query / params_.group;
+      if (rows != nullptr && query < num_queries_) token = rows[query / params_.group].row;
       const int32_t head = item.kv_head * params_.group + query % params_.group;
       const T* from = query < num_queries_ ? q + token * params_.q_row_stride +
                                                  static_cast<int64_t>(head) * kHeadDim + vector * 8
@@ -112,8 +116,15 @@ class AttentionBlock {
       query_position_[i] = 0;
       if (HasSlopes() && exists_[i]) {
         slope_[i] = params_.alibi_slopes[item.kv_head * params_.group + query % params_.group];
-        const int32_t key = sequence_->kv_len - sequence_->num_query_tokens + token_[i];
-        query_position_[i] = static_cast<float>(KeyPosition(params_.plan, *sequence_, key));
+        const PlanSequence* own = sequence_;
+        int32_t token = token_[i];
+        if (rows != nullptr) {
+          const ItemRow& row = rows[query / params_.group];
+          own = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences) + row.sequence;
+          token = row.token;
+        }
+        const int32_t key = own->kv_len - own->num_query_tokens + token;
+        query_position_[i] = static_cast<float>(KeyPosition(params_.plan, *own, key));
       }
     }
     for (auto& tile : sums_) tile[0] = tile[1] = tile[2] = tile[3] = 0;
@@ -338,13 +349,14 @@ class AttentionBlock {
   __device__ __forceinline__ void WriteOwnQuery(int i) {
     const int32_t query = query_warp_ * 16 + lane_ / 4 + 8 * i;
     if (item_->partial >= 0) {
-      float* sums = params_.partials.sums + static_cast<int64_t>(item_->partial + query) * kHeadDim;
+      const int32_t partial = PartialOf(params_.plan, *item_, params_.group, query);
+      float* sums = params_.partials.sums + static_cast<int64_t>(partial) * kHeadDim;
 #pragma unroll
       for (int d = 0; d < kHeadDim / 8; ++d) {
         *reinterpret_cast<float2*>(sums + d * 8 + lane_ % 4 * 2) =
             float2{sums_[d][2 * i], sums_[d][2 * i + 1]};
       }
-      if (lane_ % 4 == 0) params_.partials.scale[item_->partial + query] = float2{m_[i], l_[i]};
+      if (lane_ % 4 == 0) params_.partials.scale[partial] = float2{m_[i], l_[i]};
       return;
     }
     const int64_t token = sequence_->query_begin + token_[i];
@@ -371,7 +383,8 @@ class AttentionBlock {
       weights[w] = Weight(scale[w * S::kQueries + query].x, m);
       l += scale[w * S::kQueries + query].y * weights[w];
     }
-    const int64_t partial = item_->partial + query;
+    const int64_t partial =
+        item_->partial < 0 ? -1 : PartialOf(params_.plan, *item_, params_.group, query);
     const int64_t token = sequence_->query_begin + item_->token_begin + query / params_.group;
     const int32_t head = kv_head_ * params_.group + query % params_.group;
     const QueryResult result(m, l, params_.sinks, head);
@@ -404,7 +417,7 @@ class AttentionBlock {
 
   const AttentionParams& params_;
   const int32_t num_stages_;
-  int32_t* flag_;
+  uint32_t* flags_;
   T* queries_;
   int64_t* offsets_;  // [kRing, kKeys]
   float* positions_;  // [kRing, kKeys]

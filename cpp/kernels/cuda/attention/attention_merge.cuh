@@ -48,51 +48,74 @@ __device__ inline void StorePair(float first, float second, const HeadRows& out,
   }
 }
 
-__device__ inline const MergeItem& MergeOf(const AttentionParams& params, const WorkItem& item) {
-  return PlanPart<MergeItem>(params.plan, params.plan->merges)[item.merge];
-}
-
 /*!
- * \brief Whether this block, which has written the partial results of an item, is the last of those
- * with results of the same queries: it sees those of the others.
- * \param flag Shared memory.
+ * \brief Counts the partial results of an item, which this block has written.
+ * \param flags [2] shared memory.
+ * \return Bit i: they were the last of all results of the queries that begin with token i of the
+ * item; this block sees the results of the others.
  */
-__device__ inline bool LastOf(const AttentionParams& params, const WorkItem& item, int32_t* flag) {
+__device__ inline uint64_t CountArrivals(const AttentionParams& params, const WorkItem& item,
+                                         uint32_t* flags) {
   __threadfence();  // what this thread has written comes before the count
   __syncthreads();
-  if (threadIdx.x == 0) {
-    int32_t* count =
-        const_cast<int32_t*>(PlanPart<int32_t>(params.plan, params.plan->arrivals)) + item.merge;
-    const bool last = atomicAdd(count, 1) + 1 == MergeOf(params, item).num_partials;
-    if (last) *count = 0;  // for the next layer
-    *flag = last;
+  if (threadIdx.x < kMaxItemQueries) {
+    const auto token = static_cast<int32_t>(threadIdx.x);
+    const ItemRow* rows = RowsOf(params.plan, item);
+    int32_t merge = -1;
+    if (rows == nullptr) {
+      if (token == 0) merge = item.merge;
+    } else if (token < item.token_end && rows[token].token == 0) {
+      merge = rows[token].merge;
+    }
+    bool last = false;
+    if (merge >= 0) {
+      int32_t* count =
+          const_cast<int32_t*>(PlanPart<int32_t>(params.plan, params.plan->arrivals)) + merge;
+      const MergeItem& all = PlanPart<MergeItem>(params.plan, params.plan->merges)[merge];
+      last = atomicAdd(count, 1) + 1 == all.num_partials;
+      if (last) *count = 0;  // for the next layer
+    }
+    const uint32_t bits = __ballot_sync(0xFFFFFFFFu, last);
+    if (threadIdx.x % 32 == 0) flags[threadIdx.x / 32] = bits;
   }
   __syncthreads();
-  const bool last = *flag != 0;
-  if (last) __threadfence();
+  const uint64_t last = flags[0] | static_cast<uint64_t>(flags[1]) << 32;
+  if (last != 0) __threadfence();
   return last;
 }
 
 /*!
- * \brief Merges the partial results of an item's queries into their outputs. All threads of a
- * block.
+ * \brief Merges the partial results of those queries of an item of which this block has written the
+ * last ones, into their outputs. All threads of a block.
  *
  * A warp per query. Lane i reads the scale of partial result i, so that those of 32 are read at
  * once; the sums come in vectors, their weights by shuffles. Sums are added in the order of the
  * keys, whichever block does it. kAnyHeadDim: the pages', a multiple of 8.
  */
 template <int kHeadDim>
-__device__ void MergePartials(const AttentionParams& params, const WorkItem& item) {
+__device__ void MergeWhereLast(const AttentionParams& params, const WorkItem& item,
+                               uint32_t* flags) {
   constexpr bool kKnown = kHeadDim != kAnyHeadDim;
   constexpr int kMost = kKnown ? kHeadDim : kMaxHeadDim;
   constexpr int kSize = kKnown && kHeadDim % 128 == 0 ? 4 : 2;  // floats of a vector
   constexpr int kVectors = (kMost + 32 * kSize - 1) / (32 * kSize);
   constexpr bool kExact = kKnown && kHeadDim % (32 * kSize) == 0;
   const int32_t head_dim = kKnown ? kHeadDim : params.page.head_dim;
-  const MergeItem merge = MergeOf(params, item);
+  const uint64_t last = CountArrivals(params, item, flags);
+  if (last == 0) return;
+  const ItemRow* rows = RowsOf(params.plan, item);
   const int32_t lane = threadIdx.x % 32;
-  const int32_t queries = (item.token_end - item.token_begin) * params.group;
-  for (int32_t query = threadIdx.x / 32; query < queries; query += kWarps) {
+  const int32_t item_queries = (item.token_end - item.token_begin) * params.group;
+  for (int32_t i = threadIdx.x / 32; i < item_queries; i += kWarps) {
+    int32_t index = item.merge, query = i;  // within the queries that are merged
+    if (rows != nullptr) {
+      const ItemRow& row = rows[i / params.group];
+      if ((last >> (i / params.group - row.token) & 1) == 0) continue;
+      index = row.merge;
+      query = row.token * params.group + i % params.group;
+    }
+    const MergeItem merge = PlanPart<MergeItem>(params.plan, params.plan->merges)[index];
+    const int32_t queries = (merge.token_end - merge.token_begin) * params.group;
     const float2* scales = params.partials.scale + merge.partial + query;
     const float* sums = params.partials.sums +
                         static_cast<int64_t>(merge.partial + query) * head_dim + lane * kSize;
@@ -129,9 +152,9 @@ __device__ void MergePartials(const AttentionParams& params, const WorkItem& ite
 #pragma unroll
     for (int delta = 16; delta > 0; delta /= 2) l += __shfl_xor_sync(0xFFFFFFFFu, l, delta);
     const PlanSequence& sequence =
-        PlanPart<PlanSequence>(params.plan, params.plan->sequences)[item.sequence];
-    const int64_t token = sequence.query_begin + item.token_begin + query / params.group;
-    const int32_t head = item.kv_head * params.group + query % params.group;
+        PlanPart<PlanSequence>(params.plan, params.plan->sequences)[merge.sequence];
+    const int64_t token = sequence.query_begin + merge.token_begin + query / params.group;
+    const int32_t head = merge.kv_head * params.group + query % params.group;
     const QueryResult result(m, l, params.sinks, head);
     const int64_t out = token * params.out.row_stride + static_cast<int64_t>(head) * head_dim;
 #pragma unroll

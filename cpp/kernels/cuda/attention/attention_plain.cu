@@ -62,7 +62,8 @@ class PlainAttention : public PlainQuery<T> {
       l_ += __shfl_xor_sync(kWholeWarp, l_, delta);
     }
     const QueryResult result(m_, l_, params_.sinks, head_);
-    const int64_t partial = item_.partial + this->query_;
+    const int64_t partial =
+        item_.partial < 0 ? -1 : PartialOf(params_.plan, item_, params_.group, this->query_);
     const int64_t out =
         this->row() * params_.out.row_stride + static_cast<int64_t>(head_) * params_.page.head_dim;
 #pragma unroll
@@ -94,15 +95,14 @@ __global__ void __launch_bounds__(kThreads, 3) PlainKernel(AttentionParams param
   WaitForPrevious();
   LetNextCome();
   if (params.plan->misfit != 0) return;
-  auto* flag = reinterpret_cast<int32_t*>(reinterpret_cast<float*>(shared) + kWarps * kMaxHeadDim);
+  auto* flags = reinterpret_cast<uint32_t*>(shared + kPlainSharedBytes);
   ForQueries(
       params, shared,
       [&](const WorkItem& item, int32_t query, float* q) {
         PlainAttention<T>(params, item, query, q).Run();
       },
       [&](const WorkItem& item) {
-        if (item.partial < 0 || !LastOf(params, item, flag)) return;
-        MergePartials<kAnyHeadDim>(params, item);
+        if (item.partial >= 0) MergeWhereLast<kAnyHeadDim>(params, item, flags);
       });
 }
 
@@ -119,7 +119,7 @@ Kernel KernelOf(DType dtype) {
   }
 }
 
-constexpr size_t kSharedBytes = kPlainSharedBytes + sizeof(int32_t);
+constexpr size_t kSharedBytes = kPlainSharedBytes + 2 * sizeof(uint32_t);
 
 }  // namespace
 

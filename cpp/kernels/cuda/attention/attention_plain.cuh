@@ -29,17 +29,19 @@ class PlainQuery {
                         float* q)
       : params_(params),
         item_(item),
-        sequence_(PlanPart<PlanSequence>(params.plan, params.plan->sequences)[item.sequence]),
+        index_(item.rows < 0 ? item.sequence : Row(params, item, query).sequence),
+        sequence_(PlanPart<PlanSequence>(params.plan, params.plan->sequences)[index_]),
         pages_(static_cast<const T*>(params.pages)),
         table_(PlanPart<int32_t>(params.plan, sequence_.page_table)),
         q_(q),
         lane_(static_cast<int32_t>(threadIdx.x) % kLanes),
         query_(query),
-        token_(item.token_begin + query / params.group),
+        token_(item.rows < 0 ? item.token_begin + query / params.group
+                             : Row(params, item, query).token),
         head_(item.kv_head * params.group + query % params.group) {
     if (params.head_pages != nullptr) {
-      table_ = params.head_pages +
-               params.head_pages[item.sequence * params.page.num_kv_heads + item.kv_head];
+      table_ =
+          params.head_pages + params.head_pages[index_ * params.page.num_kv_heads + item.kv_head];
     }
     const T* from = static_cast<const T*>(item.at_sinks ? params.q_at_sinks : params.q) +
                     row() * params.q_row_stride +
@@ -55,6 +57,10 @@ class PlainQuery {
   }
 
  protected:
+  __device__ static const ItemRow& Row(const AttentionParams& params, const WorkItem& item,
+                                       int32_t query) {
+    return RowsOf(params.plan, item)[query / params.group];
+  }
   __device__ int64_t row() const { return sequence_.query_begin + token_; }
 
   /*! \brief Whether this lane's key of a step is seen: then its offset in the pages, else -1. */
@@ -93,6 +99,7 @@ class PlainQuery {
 
   const AttentionParams& params_;
   const WorkItem& item_;
+  const int32_t index_;  // of the query's sequence
   const PlanSequence sequence_;
   const T* pages_;
   const int32_t* table_;  // page table

@@ -39,8 +39,8 @@ struct TileShape {
   /*! \brief Steps whose addresses and positions are kept: those in the stages and one more. */
   static constexpr int kRing = kMaxStages + 1;
   static constexpr int kRingBytes = kRing * kKeys * (8 + 4);
-  /*! \brief LastOf's flag, the first in shared memory of every shape: a thread may read it while
-   * another already loads the queries of the next item, which may be of another shape. */
+  /*! \brief CountArrivals' flags, the first in shared memory of every shape: a thread may read it
+   * while another already loads the queries of the next item, which may be of another shape. */
   static constexpr int kFlagBytes = 16;
   static constexpr int SharedBytes(int stages) {
     return kFlagBytes + kQueryBytes + kRingBytes + stages * kStageBytes;
@@ -59,6 +59,20 @@ constexpr int SharedBytes(int stages) {
 template <typename T>
 __device__ inline const T* PlanPart(const PlanHeader* plan, int32_t offset) {
   return reinterpret_cast<const T*>(reinterpret_cast<const char*>(plan) + offset);
+}
+
+/*! \brief The tokens of an item of several sequences; nullptr if it has those of one. */
+__device__ inline const ItemRow* RowsOf(const PlanHeader* plan, const WorkItem& item) {
+  return item.rows < 0 ? nullptr : PlanPart<ItemRow>(plan, plan->rows) + item.rows;
+}
+
+/*! \brief Where the partial result of an item's query goes. */
+__device__ inline int32_t PartialOf(const PlanHeader* plan, const WorkItem& item, int32_t group,
+                                    int32_t query) {
+  const ItemRow* rows = RowsOf(plan, item);
+  if (rows == nullptr) return item.partial + query;
+  const ItemRow& row = rows[query / group];
+  return row.partial + item.partial * row.piece_stride + query % group;
 }
 
 __device__ inline PlanClass ClassOf(const PlanHeader* plan, int32_t layer) {

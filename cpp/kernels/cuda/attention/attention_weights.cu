@@ -19,7 +19,7 @@ class QueryWeights : public PlainQuery<T> {
     const float lse = params_.lse[this->row() * params_.num_qo_heads + this->head_] * kLog2E;
     const auto* sequences = PlanPart<PlanSequence>(params_.plan, params_.plan->sequences);
     int64_t keys = 0;  // of earlier sequences
-    for (int32_t s = 0; s < item_.sequence; ++s) keys += sequences[s].kv_len;
+    for (int32_t s = 0; s < this->index_; ++s) keys += sequences[s].kv_len;
     const int32_t head = sums.num_heads == params_.num_qo_heads ? this->head_ : item_.kv_head;
     TileCursor<kLanes> cursor(params_.plan, item_);
     while (cursor.Next()) {

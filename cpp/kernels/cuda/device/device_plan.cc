@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <map>
 
 #include "kvctl/error.h"
 
@@ -51,12 +52,98 @@ BlockSpans DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block) {
   return added;
 }
 
-void DevicePlanBuilder::AddClass(const StepPlan& step, const LayerMasks& masks,
-                                 const LayerMasks& sinks) {
+WorkLimits DevicePlanBuilder::Limits(int32_t item_shape) const {
+  return {shape_.group, kItemQueries[item_shape], shape_.num_blocks[item_shape],
+          shape_.max_partial_queries};
+}
+
+std::vector<DevicePlanBuilder::ClassMasks> DevicePlanBuilder::Classify(const MaskTable& masks,
+                                                                       const CudaSinks* sinks) {
+  std::vector<ClassMasks> classes;
+  for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
+    const LayerMasks of_layer = masks.layer(layer);
+    const LayerMasks of_sinks = sinks == nullptr ? LayerMasks{} : sinks->masks.layer(layer);
+    const auto found = std::find_if(classes.begin(), classes.end(), [&](const ClassMasks& other) {
+      return other.masks.plans == of_layer.plans && other.sinks.plans == of_sinks.plans;
+    });
+    layer_classes_.push_back(static_cast<int32_t>(found - classes.begin()));
+    if (found == classes.end()) {
+      classes.push_back({of_layer, of_sinks, 1});
+    } else {
+      ++found->num_layers;
+    }
+  }
+  return classes;
+}
+
+int32_t DevicePlanBuilder::ChooseShape(const StepPlan& step,
+                                       const std::vector<ClassMasks>& classes) {
+  int32_t least = 0;
+  for (const SequencePlan& sequence : step.sequences) {
+    while (least + 1 < kNumItemShapes &&
+           sequence.num_query_tokens * shape_.group > kItemQueries[least]) {
+      ++least;
+    }
+  }
+  if (!shares_ || step.sequences.size() < 2) return least;
+  int32_t best = least;
+  int64_t best_tiles = 0;
+  for (int32_t shape = least; shape < kNumItemShapes; ++shape) {
+    const int32_t tile_tokens = TileTokens(shape_.group, kItemQueries[shape]);
+    int64_t tiles = 0;
+    for (const ClassMasks& of : classes) {
+      int64_t of_class = -shared_.Find(of.masks, Limits(shape)).saved;
+      for (int32_t s = 0; s < static_cast<int32_t>(step.sequences.size()); ++s) {
+        for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
+          const MaskPlan& plan = of.masks.plan(s, head);
+          for (int32_t block = 0; block < plan.num_blocks(); ++block) {
+            const int32_t tokens =
+                std::min(kBlockQueries, plan.num_query_tokens - block * kBlockQueries);
+            const int32_t times = (tokens + tile_tokens - 1) / tile_tokens;
+            for (int32_t i = plan.blocks[block]; i < plan.blocks[block + 1]; ++i) {
+              of_class += int64_t{times} * CountTiles(plan.spans[i]);
+            }
+          }
+        }
+      }
+      tiles += of_class * of.num_layers;
+    }
+    if (shape == least || 8 * tiles <= 7 * best_tiles) {
+      best = shape;
+      best_tiles = tiles;
+    }
+  }
+  return best;
+}
+
+std::vector<SharedTiles> DevicePlanBuilder::ShareTiles(const LayerMasks& masks,
+                                                       std::vector<QueryBlock>* blocks) {
+  if (!shares_) return {};
+  std::vector<SharedTiles> shared = shared_.Find(masks, Limits(item_shape_)).tiles;
+  std::map<int32_t, int32_t> spans;  // by end
+  for (SharedTiles& tiles : shared) {
+    const auto [found, is_new] = spans.emplace(tiles.end, static_cast<int32_t>(spans_.size()));
+    if (is_new) {
+      spans_.push_back({0, tiles.end * kTileKeys, MaskSpan::kAllQueries, 0, ~uint64_t{0}});
+    }
+    tiles.span_begin = found->second;
+    tiles.span_end = found->second + 1;
+    for (QueryBlock& block : *blocks) {
+      if (block.kv_head != tiles.kv_head) continue;
+      const auto& members = tiles.sequences;
+      if (std::find(members.begin(), members.end(), block.sequence) != members.end()) {
+        block.shared_tiles = tiles.end;  // runs of a sequence are in order
+      }
+    }
+  }
+  return shared;
+}
+
+void DevicePlanBuilder::AddClass(const StepPlan& step, const ClassMasks& of) {
   std::vector<QueryBlock> blocks;
   for (int32_t s = 0; s < static_cast<int32_t>(step.sequences.size()); ++s) {
-    const int32_t num_query_tokens = step.sequences[s].num_query_tokens;
-    for (int32_t at = 0; at * kBlockQueries < num_query_tokens; ++at) {
+    const SequencePlan& sequence = step.sequences[s];
+    for (int32_t at = 0; at * kBlockQueries < sequence.num_query_tokens; ++at) {
       std::vector<std::pair<const MaskPlan*, BlockSpans>> known;
       const auto spans_of = [&](const MaskPlan& plan) {
         const auto found = std::find_if(known.begin(), known.end(),
@@ -65,47 +152,35 @@ void DevicePlanBuilder::AddClass(const StepPlan& step, const LayerMasks& masks,
         return known.emplace_back(&plan, AddSpans(plan, at)).second;
       };
       for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
-        QueryBlock block{s,
-                         head,
-                         at * kBlockQueries,
-                         std::min(kBlockQueries, num_query_tokens - at * kBlockQueries),
-                         spans_of(masks.plan(s, head)),
-                         {}};
-        if (sinks.plans != nullptr) block.sinks = spans_of(sinks.plan(s, head));
+        QueryBlock block{};
+        block.sequence = s;
+        block.kv_head = head;
+        block.query_begin = sequence.query_begin;
+        block.first_token = at * kBlockQueries;
+        block.num_tokens = std::min(kBlockQueries, sequence.num_query_tokens - block.first_token);
+        block.keys = spans_of(of.masks.plan(s, head));
+        if (of.sinks.plans != nullptr) block.sinks = spans_of(of.sinks.plan(s, head));
         blocks.push_back(block);
       }
     }
   }
-  classes_.push_back(work_.Add(
-      blocks, {shape_.group, kItemQueries[item_shape_], num_blocks(), shape_.max_partial_queries}));
+  const std::vector<SharedTiles> shared = ShareTiles(of.masks, &blocks);
+  classes_.push_back(work_.Add(blocks, shared, Limits(item_shape_)));
 }
 
 void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, const float* rope,
-                              const CudaSinks* sinks) {
+                              const CudaSinks* sinks, bool shares) {
   arena_.assign((sizeof(PlanHeader) + 15) / 16 * 2, 0);
   spans_.clear();
   words_.clear();
   classes_.clear();
   work_.Clear();
   layer_classes_.clear();
-  item_shape_ = 0;
-  for (const SequencePlan& sequence : step.sequences) {
-    while (item_shape_ + 1 < kNumItemShapes &&
-           sequence.num_query_tokens * shape_.group > kItemQueries[item_shape_]) {
-      ++item_shape_;
-    }
-  }
-  std::vector<std::pair<const MaskPlan*, const MaskPlan*>> seen;
-  for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
-    const LayerMasks of_layer = masks.layer(layer);
-    const LayerMasks of_sinks = sinks == nullptr ? LayerMasks{} : sinks->masks.layer(layer);
-    const std::pair both(of_layer.plans, of_sinks.plans);
-    const auto found = std::find(seen.begin(), seen.end(), both);
-    layer_classes_.push_back(static_cast<int32_t>(found - seen.begin()));
-    if (found != seen.end()) continue;
-    seen.push_back(both);
-    AddClass(step, of_layer, of_sinks);
-  }
+  shares_ = shape_.shares && shares;
+  shared_.SetStep(step);
+  const std::vector<ClassMasks> classes = Classify(masks, sinks);
+  item_shape_ = ChooseShape(step, classes);
+  for (const ClassMasks& of : classes) AddClass(step, of);
 
   PlanHeader header{};
   header.num_query_tokens = step.num_query_tokens();
@@ -147,6 +222,7 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   header.ranges = Append(work_.ranges().data(), work_.ranges().size());
   header.items = Append(work_.items().data(), work_.items().size());
   header.merges = Append(work_.merges().data(), work_.merges().size());
+  header.rows = Append(work_.rows().data(), work_.rows().size());
   const std::vector<int32_t> arrivals(num_merges(), 0);
   header.arrivals = Append(arrivals.data(), arrivals.size());
   std::memcpy(arena_.data(), &header, sizeof(header));

@@ -11,6 +11,7 @@
 #include "core/cache/step_plan.h"
 #include "core/mask/mask_plan.h"
 #include "kernels/cuda/device/plan_layout.h"
+#include "kernels/cuda/device/shared_prefixes.h"
 #include "kernels/cuda/device/work_list.h"
 #include "kernels/cuda_plugin.h"
 
@@ -23,21 +24,24 @@ struct PlanShape {
   int32_t num_blocks[kNumItemShapes];
   int32_t max_partial_queries;  //!< capacity for partial results
   int32_t rotary_dim;           //!< of the rope table, 0 without one
+  bool shares = true;           //!< whether prefixes that sequences share are read once
 };
 
 /*! \brief Builds arenas. Storage is reused from step to step. */
 class DevicePlanBuilder {
  public:
-  explicit DevicePlanBuilder(const PlanShape& shape) : shape_(shape) {}
+  explicit DevicePlanBuilder(const PlanShape& shape)
+      : shape_(shape), shared_(shape.num_kv_heads, shape.group, shape.page_size) {}
 
   /*!
    * \brief Lays out a step.
    * \param rope [num_query_tokens, rotary_dim], or nullptr.
    * \param sinks nullptr if no query sees renumbered sinks.
+   * \param shares Whether prefixes may be read once, if the shape says so too.
    * \throws kValue if the plan is larger than 2 GiB.
    */
   void Build(const StepPlan& step, const MaskTable& masks, const float* rope,
-             const CudaSinks* sinks = nullptr);
+             const CudaSinks* sinks = nullptr, bool shares = true);
 
   const std::vector<uint64_t>& arena() const { return arena_; }
   int64_t num_bytes() const { return static_cast<int64_t>(arena_.size() * sizeof(uint64_t)); }
@@ -46,12 +50,27 @@ class DevicePlanBuilder {
   int32_t layer_class(int32_t layer) const { return layer_classes_[layer]; }
   int32_t item_shape() const { return item_shape_; }
   int32_t num_blocks() const { return shape_.num_blocks[item_shape_]; }
+  int32_t num_items() const { return static_cast<int32_t>(work_.items().size()); }
+  int32_t num_rows() const { return static_cast<int32_t>(work_.rows().size()); }
   int32_t num_merges() const { return static_cast<int32_t>(work_.merges().size()); }
   const PlanShape& shape() const { return shape_; }
 
  private:
-  /*! \brief The masks of a layer; `sinks` has no plans if no query sees renumbered sinks. */
-  void AddClass(const StepPlan& step, const LayerMasks& masks, const LayerMasks& sinks);
+  /*! \brief The masks of some layers; `sinks` has no plans if no query sees renumbered sinks. */
+  struct ClassMasks {
+    LayerMasks masks, sinks;
+    int32_t num_layers;
+  };
+
+  WorkLimits Limits(int32_t item_shape) const;
+  /*! \brief Finds the classes of the layers' masks. */
+  std::vector<ClassMasks> Classify(const MaskTable& masks, const CudaSinks* sinks);
+  /*! \brief The least shape that every sequence's queries fit, or a larger one, in which more
+   * sequences read what they share together, if that saves an eighth of the tiles. */
+  int32_t ChooseShape(const StepPlan& step, const std::vector<ClassMasks>& classes);
+  void AddClass(const StepPlan& step, const ClassMasks& of);
+  /*! \brief Finds the tiles that sequences read together, and notes them in the blocks. */
+  std::vector<SharedTiles> ShareTiles(const LayerMasks& masks, std::vector<QueryBlock>* blocks);
   BlockSpans AddSpans(const MaskPlan& plan, int32_t block);
   template <typename T>
   int32_t Append(const T* values, int64_t count);
@@ -64,6 +83,8 @@ class DevicePlanBuilder {
   std::vector<uint64_t> words_;
   std::vector<PlanClass> classes_;
   WorkList work_;
+  bool shares_ = false;
+  SharedPrefixes shared_;
 };
 
 }  // namespace kvctl::cuda

@@ -43,6 +43,7 @@ struct PlanHeader {
   int32_t sink_rope;
   int32_t sink_positions;  //!< [num_query_tokens] int32: the positions from which it does
   int32_t has_sinks;       //!< whether some items are of queries at renumbered sinks
+  int32_t rows;            //!< ItemRow
   /*! \brief Set on the device by a replayed append that does not fit the plan: attention after it
    * does nothing, since its blocks are made for other items. */
   int32_t misfit;
@@ -62,15 +63,29 @@ struct PlanSpan {
   uint64_t any;          //!< keys of a tile that some query of the block sees
 };
 
-/*! \brief Tiles [tile_begin, tile_end) of the spans of one group of queries. */
+/*!
+ * \brief Tiles [tile_begin, tile_end) of the spans of one group of queries; or of several
+ * sequences' queries, whose tokens are then counted over those sequences.
+ */
 struct WorkItem {
-  int32_t sequence, kv_head;
+  int32_t sequence, kv_head;       //!< of several sequences: one of those that share the pages
   int32_t token_begin, token_end;  //!< within the sequence's new tokens, in one block of the mask
   int32_t span_begin, span_end;    //!< of the block
   int32_t tile_begin, tile_end;    //!< counted over the block's spans
-  int32_t partial;                 //!< its first partial result, or -1: writes the output
-  int32_t merge;                   //!< of all MergeItems, where it has a partial result
-  int32_t at_sinks;                //!< whether q is that which looks at renumbered sinks
+  /*! \brief Its first partial result, or -1: writes the output. Of several sequences: which piece
+   * of the tiles it is. */
+  int32_t partial;
+  int32_t merge;     //!< of all MergeItems, where it has a partial result
+  int32_t at_sinks;  //!< whether q is that which looks at renumbered sinks
+  int32_t rows;      //!< of several sequences: the ItemRow of the first token, else -1
+};
+
+/*! \brief A token of an item of several sequences. */
+struct ItemRow {
+  int32_t row;                    //!< its query in the batch
+  int32_t sequence, token;        //!< token: within the sequence's new tokens
+  int32_t merge;                  //!< of all MergeItems
+  int32_t partial, piece_stride;  //!< its first partial result is partial + piece * piece_stride
 };
 
 /*! \brief Partial results to merge: num_partials runs, one result per query of the item, from

@@ -53,7 +53,8 @@ void CudaCacheBackend::BeginStep(ForwardStep* step) {
                             pointer(rotator_.sink_positions())});
   }
   kernels_->BeginStep(step->plan(), masks.masks, angles(rotator_.step_table()),
-                      pointer(rotator_.step_positions()), sinks ? &*sinks : nullptr, stream());
+                      pointer(rotator_.step_positions()), sinks ? &*sinks : nullptr,
+                      !hooks_.selects(), stream());
 }
 
 void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,

@@ -61,6 +61,12 @@ inline int __all_sync(uint32_t mask, int predicate) {
   return all;
 }
 
+inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
+  uint32_t bits = predicate != 0 ? uint32_t{1} << threadIdx.x % 32 : 0;
+  for (int delta = 16; delta > 0; delta /= 2) bits |= __shfl_xor_sync(mask, bits, delta);
+  return bits;
+}
+
 // A fiber is only left where it waits, so that atomic operations are plain ones and no fence is
 // needed.
 inline void __threadfence() {}
