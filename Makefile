@@ -77,9 +77,11 @@ heads: $(VENV)/built $(VENV)/weights
 	$(BIN)/python scripts/store_head.py build/heads/eagle3 build/heads/stored
 	$(BIN)/kvctl heads compile build/heads/stored --force --output build/heads/trained
 
+# Two workers, since most tests keep one core busy. A file's tests go to one worker, which makes what its fixtures
+# compile once.
 test: $(VENV)/built $(VENV)/dev $(VENV)/weights
 	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/built $(VENV)/dev
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
