@@ -4,10 +4,12 @@ Every engine runs in its own process, because their thread pools would disturb e
 processes take turns: a round measures each figure once in every engine. Prints two tables and
 writes one JSON.
 
-    python bench_generate.py MODEL_DIR --gguf MODEL.gguf [--f32-gguf F32.gguf] --json out.json
+    python bench_generate.py MODEL_DIR --gguf MODEL.gguf [--llama-gguf F32.gguf] --json out.json
 
 kvctl takes the compiled MODEL_DIR. transformers takes part where it is installed and --gguf given,
-llama.cpp (llama-cpp-python) where --f32-gguf is given: `f32_gguf.py` writes that file.
+llama.cpp (llama-cpp-python 0.3.36) where --llama-gguf is given: `convert_gguf.py` writes such a
+file in float32, Q8_0 or Q4_0, and `kvctl compile FILE --dtype int8` (or int4) keeps its bits. With
+--llama-python it runs in another Python.
 """
 
 from __future__ import annotations
@@ -49,18 +51,16 @@ def measure(workers: list[Worker], text: Any, options: argparse.Namespace) -> di
 
 
 def show(result: dict[str, Any], tokens: int) -> None:
-    print(f"\nOne forward behind {CONTEXT} tokens, ms (and in steps of one row)")
+    print(f"\nOne forward behind {CONTEXT} tokens, least ms (and in steps of one row)")
     for name, steps in result["steps"].items():
-        one = steps[1]["median"]
-        cells = (
-            f"{n}: {1e3 * t['median']:.1f} ({t['median'] / one:.2f}x)" for n, t in steps.items()
-        )
+        one = steps[1]["least"]
+        cells = (f"{n}: {1e3 * t['least']:.1f} ({t['least'] / one:.2f}x)" for n, t in steps.items())
         print(f"  {name:14}", "   ".join(cells))
     for prompt, engines in result["generation"].items():
-        print(f"\n{prompt}: {tokens} tokens, tokens/s between the first and the last")
+        print(f"\n{prompt}: {tokens} tokens, tokens/s between the first and the last, at best")
         reference = engines["kvctl"]["plain_tokens"]
         for name, kinds in engines.items():
-            plain, fast = (kinds[kind]["median"] for kind in ("plain", "lookup"))
+            plain, fast = (kinds[kind]["least"] for kind in ("plain", "lookup"))
             same = [kinds[f"{kind}_tokens"] == reference for kind in ("plain", "lookup")]
             print(
                 f"  {name:14} plain {(tokens - 1) / plain:6.1f}   lookup "
@@ -73,7 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="kvctl's model directory")
     parser.add_argument("--gguf", help="the GGUF file of the same weights, for transformers")
-    parser.add_argument("--f32-gguf", help="the same in float32, for llama.cpp")
+    parser.add_argument("--llama-gguf", help="the same, for llama.cpp")
+    parser.add_argument("--llama-python", help="a Python that has llama-cpp-python")
     parser.add_argument("--json", type=Path, help="where to write the measurements")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
@@ -89,9 +90,14 @@ def main() -> None:
     chosen = {"kvctl": options.model}
     if options.gguf and importlib.util.find_spec("transformers"):
         chosen["transformers"] = options.gguf
-    if options.f32_gguf and importlib.util.find_spec("llama_cpp"):
-        chosen["llama.cpp"] = options.f32_gguf
-    workers = [Worker(__file__, name, str(Path(path).resolve())) for name, path in chosen.items()]
+    pythons = {name: sys.executable for name in ("kvctl", "transformers", "llama.cpp")}
+    if options.llama_gguf and (options.llama_python or importlib.util.find_spec("llama_cpp")):
+        chosen["llama.cpp"] = options.llama_gguf
+        pythons["llama.cpp"] = options.llama_python or sys.executable
+    workers = [
+        Worker(__file__, name, str(Path(path).resolve()), pythons[name])
+        for name, path in chosen.items()
+    ]
     try:
         result = measure(workers, ModelText.load(options.model), options)
     finally:

@@ -18,12 +18,14 @@ class Worker:
     The process runs the same program with ``--worker``, a name and an argument, and `serve`s.
     """
 
-    def __init__(self, program: str, name: str, argument: str) -> None:
+    def __init__(
+        self, program: str, name: str, argument: str, python: str = sys.executable
+    ) -> None:
         self.name = name
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
         self._process = subprocess.Popen(
-            [sys.executable, program, "--worker", name, argument],
+            [python, program, "--worker", name, argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
