@@ -56,6 +56,13 @@ ffi::String KVLayout(const PagedKVCache& cache) {
   layout.Set("num_kv_heads", config.num_kv_heads);
   layout.Set("head_dim", config.head_dim);
   layout.Set("dtype", ffi::DLDataTypeToString(config.dtype));
+  if (config.kv_scales.has_value()) {
+    layout.Set("kv_scales", Numbers(config.kv_scales.value()));
+  } else if (PageDType(config.dtype) == DType::kFloat8) {
+    const int64_t count = config.num_layers * 2 * config.num_kv_heads;
+    const std::vector<ffi::Any> ones(count, 1.0);
+    layout.Set("kv_scales", ffi::json::Array(ones.begin(), ones.end()));
+  }
   if (config.rope_mode == RopeMode::kNone) {
     layout.Set("rope", ffi::String("none"));
   } else {

@@ -19,6 +19,8 @@ using tvm::runtime::Tensor;
 Tensor LayerPages(const PagedKVCache& cache, int64_t layer) { return cache->LayerPages(layer); }
 void ForgetGraphs(const PagedKVCache& cache) { cache->ForgetGraphs(); }
 
+int64_t CountSaturated(const PagedKVCache& cache) { return cache->CountSaturated(); }
+
 /*! \brief The members of GraphState, in their order. */
 ffi::Array<int64_t> GetGraphState(const PagedKVCache& cache) {
   const GraphState state = cache->ReadGraphState();
@@ -65,6 +67,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.get_page_table", OnStream(PageTable), "Where sequences lie in the pages")
       .def("kvctl.cache.forget_graphs", Guarded(ForgetGraphs),
            "Recorded CUDA graphs are not replayed any more")
+      .def("kvctl.cache.count_saturated", OnStream(CountSaturated),
+           "Elements of K and V that are too large for their scale")
       .def("kvctl.cache.get_graph_state", Guarded(GetGraphState),
            "What a graph recorded now would depend on");
 }

@@ -52,6 +52,7 @@ CacheConfig::CacheConfig(const PagedKVCacheConfig& config) {
   record->rope_scale = config.rope_scale;
   record->rope_theta = config.rope_theta;
   record->layer_windows = ffi::Shape(config.layer_windows.begin(), config.layer_windows.end());
+  record->kv_scales = config.kv_scales;
   data_ = std::move(record);
 }
 
@@ -84,6 +85,7 @@ PagedKVCacheConfig CacheConfig::ToConfig() const {
     }
     config.layer_windows.push_back(static_cast<int32_t>(window));
   }
+  config.kv_scales = record->kv_scales;
   return config;
 }
 
@@ -138,7 +140,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def_ro("rope_mode", &CacheConfigObj::rope_mode)
       .def_ro("rope_scale", &CacheConfigObj::rope_scale)
       .def_ro("rope_theta", &CacheConfigObj::rope_theta)
-      .def_ro("layer_windows", &CacheConfigObj::layer_windows);
+      .def_ro("layer_windows", &CacheConfigObj::layer_windows)
+      .def_ro("kv_scales", &CacheConfigObj::kv_scales);
   refl::ObjectDef<SavedSequenceRecordObj>()
       .def_ro("length", &SavedSequenceRecordObj::length)
       .def_ro("next_position", &SavedSequenceRecordObj::next_position)

@@ -35,6 +35,7 @@ class CacheConfigObj : public tvm::ffi::Object {
   double rope_scale = 1.0;
   double rope_theta = 1.0;
   tvm::ffi::Shape layer_windows;  //!< a window's size for each layer, 0 for none; or empty
+  tvm::ffi::Optional<tvm::runtime::Tensor> kv_scales;  //!< of float8_e4m3fn pages
 
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("kvctl.CacheConfig", CacheConfigObj, tvm::ffi::Object);
 };

@@ -37,6 +37,9 @@ struct CudaCacheConfig {
   /*! \brief Whether pages at the beginning of several sequences are read once for all, where that
    * pays. */
   bool shares_prefixes = true;
+  /*! \brief [num_layers, 2, num_kv_heads], K's, then V's: what elements of kFloat8 pages are
+   * multiplied by; empty for other types. */
+  std::vector<float> kv_scales;
 };
 
 /*! \brief What the queries of a step see of sinks that a window renumbers, and from where. */
@@ -59,7 +62,7 @@ struct CudaAttention {
   const float* alibi_slopes;  //!< or nullptr
   const float* sinks;         //!< or nullptr
   float* lse;                 //!< or nullptr
-  /*! \brief [num_query_tokens, num_qo_heads, head_dim] of the pages' type: receives q as it is
+  /*! \brief [num_query_tokens, num_qo_heads, head_dim] of QueryDType: receives q as it is
    * attended with; nullptr unless `select` is given. */
   void* q_out;
   /*!
@@ -107,6 +110,9 @@ class CudaCache {
    * replayed any more. */
   virtual void ForgetGraphs() = 0;
   virtual GraphState ReadGraphState() const = 0;
+  /*! \brief How many finite elements were written to kFloat8 pages as the largest element, which
+   * they exceed, since the cache was created. Waits for the stream. */
+  virtual int64_t CountSaturated(void* stream) const = 0;
   virtual void Move(const CopyPlan& moves, void* stream) = 0;
   /*! \param slots on the host. */
   virtual void ReadSlots(int32_t layer, const std::vector<int32_t>& slots, const KVRows& k,

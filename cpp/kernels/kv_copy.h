@@ -5,7 +5,7 @@
  * The pages of a layer are one array (num_pages, 2, num_kv_heads, page_size, head_dim): K, then V.
  * A slot is page * page_size + offset. Pages may also hold K alone, (num_pages, 1, ...); V is then
  * ignored below. Pages of kInt8 have rows of RowElements, (..., page_size, head_dim + 4): see
- * kernels/int8_row.h.
+ * kernels/int8_row.h. Pages of kFloat8 are for CUDA devices alone.
  */
 #ifndef KVCTL_KERNELS_KV_COPY_H_
 #define KVCTL_KERNELS_KV_COPY_H_
@@ -47,6 +47,12 @@ struct KVRows {
   DType dtype;
   int64_t row_stride;  //!< elements from one row to the next
 };
+
+/*! \brief The type in which kernels on a device take q: the pages', or kFloat16 for kFloat8, which
+ * holds all of their elements. */
+constexpr DType QueryDType(DType pages) {
+  return pages == DType::kFloat8 ? DType::kFloat16 : pages;
+}
 
 /*! \brief Writes rows of K and V into their slots, converting to the pages' dtype (round to nearest
  * even). Rows without data are skipped. Rows of kInt8 need pages of kInt8. */

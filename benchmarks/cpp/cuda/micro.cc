@@ -28,21 +28,38 @@ constexpr double kBound = 2e-3;  // of float16 outputs against float64
 struct Prediction {
   int32_t kv, batch, queries, first, mended;
   int32_t shared = 0;
+  bool float8 = false;  // pages of 8-bit floats
 };
 constexpr Prediction kPredictions[] = {
-    {8192, 1, 1, 29, 71},       {8192, 1, 8, 28, 71},   {8192, 1, 16, 27, 71},
-    {8192, 8, 1, 75, 88},       {8192, 8, 8, 66, 88},   {8192, 8, 16, 64, 88},
-    {8192, 32, 1, 88, 92},      {8192, 32, 8, 88, 92},  {8192, 32, 16, 86, 92},
-    {32768, 1, 1, 53, 87},      {32768, 1, 8, 57, 87},  {32768, 1, 16, 56, 87},
-    {32768, 8, 1, 83, 91},      {32768, 8, 8, 73, 91},  {32768, 8, 16, 72, 91},
-    {32768, 32, 1, 90, 93},     {32768, 32, 8, 90, 93}, {32768, 32, 16, 88, 93},
+    {8192, 1, 1, 29, 71},
+    {8192, 1, 8, 28, 71},
+    {8192, 1, 16, 27, 71},
+    {8192, 8, 1, 75, 88},
+    {8192, 8, 8, 66, 88},
+    {8192, 8, 16, 64, 88},
+    {8192, 32, 1, 88, 92},
+    {8192, 32, 8, 88, 92},
+    {8192, 32, 16, 86, 92},
+    {32768, 1, 1, 53, 87},
+    {32768, 1, 8, 57, 87},
+    {32768, 1, 16, 56, 87},
+    {32768, 8, 1, 83, 91},
+    {32768, 8, 8, 73, 91},
+    {32768, 8, 16, 72, 91},
+    {32768, 32, 1, 90, 93},
+    {32768, 32, 8, 90, 93},
+    {32768, 32, 16, 88, 93},
     {8192, 32, 1, 9, 74, 7680},
+    // As float16's share, of half of the bytes: nothing of this was predicted.
+    {8192, 8, 8, 0, 0, 0, true},
+    {32768, 8, 1, 0, 0, 0, true},
+    {32768, 8, 16, 0, 0, 0, true},
 };
 
 /*! \brief One shape of attention as a JSON object; `right` becomes false where it is not. */
 std::string MeasureAttention(const Prediction& one, double bandwidth, int32_t repeats,
                              const std::vector<uint16_t>& block, bool* right) {
-  const BatchShape shape{one.kv, one.batch, one.queries, one.shared};
+  const BatchShape shape{one.kv, one.batch, one.queries, one.shared, one.float8};
   PagedBatch batch(shape, block, L2Bytes());
   const double error = batch.Error(24);
   const bool good = error <= kBound;  // false for NaN
@@ -52,7 +69,8 @@ std::string MeasureAttention(const Prediction& one, double bandwidth, int32_t re
   const Samples all = GraphTimes(repeats, [&](cudaStream_t stream) { batch.Attend(stream); });
   const double read = batch.LayerBytes() / bandwidth, layer = all.Median() / layers;
   std::ostringstream json;
-  json << "{\"kv\": " << one.kv << ", \"batch\": " << one.batch << ", \"new\": " << one.queries
+  json << "{\"pages\": \"" << (one.float8 ? "float8_e4m3fn" : "float16") << "\", \"kv\": " << one.kv
+       << ", \"batch\": " << one.batch << ", \"new\": " << one.queries
        << ", \"shared\": " << one.shared << ", \"layers\": " << layers
        << ", \"error\": " << (std::isnan(error) ? -1.0 : error)
        << ", \"right\": " << (good ? "true" : "false")
@@ -70,11 +88,10 @@ std::string MeasureAttention(const Prediction& one, double bandwidth, int32_t re
   }
   json << "}";
   std::printf(
-      "kv %6d (%d shared)  batch %2d  new %2d: error %.1e%s, %8.1f us a layer, %5.1f %% of the "
-      "copy "
-      "bandwidth (predicted %d, then %d)\n",
-      one.kv, one.shared, one.batch, one.queries, error, good ? "" : " WRONG", layer,
-      100 * read / layer, one.first, one.mended);
+      "%s  kv %6d (%d shared)  batch %2d  new %2d: error %.1e%s, %8.1f us a layer, %5.1f %% of the "
+      "copy bandwidth (predicted %d, then %d)\n",
+      one.float8 ? "float8 " : "float16", one.kv, one.shared, one.batch, one.queries, error,
+      good ? "" : " WRONG", layer, 100 * read / layer, one.first, one.mended);
   return json.str();
 }
 
@@ -122,7 +139,9 @@ int Main(int argc, char** argv) {
   };
   const int32_t repeats = tiny ? 1 : 15;
   std::mt19937 rng(1);
-  const std::vector<uint16_t> block = RandomHalves(tiny ? 50021 : (8 << 20) + 3, &rng);
+  const size_t block_size = tiny ? 50021 : (8 << 20) + 3;
+  const std::vector<uint16_t> block = RandomHalves(block_size, &rng);
+  const std::vector<uint16_t> float8_block = RandomFloat8s(block_size, &rng);
   const double bandwidth = CopyBandwidth(tiny ? 1 << 16 : size_t{1} << 30);
   bool right = true;
   int32_t left_out = 0;
@@ -141,7 +160,8 @@ int Main(int argc, char** argv) {
       ++left_out;
       continue;
     }
-    file << comma << MeasureAttention(one, bandwidth, repeats, block, &right) << std::flush;
+    const std::vector<uint16_t>& elements = one.float8 ? float8_block : block;
+    file << comma << MeasureAttention(one, bandwidth, repeats, elements, &right) << std::flush;
     comma = ",\n  ";
   }
   file << "],\n \"verification\": [";

@@ -16,18 +16,20 @@
 #include "device.h"
 #include "kernels/convert.h"
 #include "kernels/cuda/cache_device.h"
+#include "kernels/cuda/device/float8.cuh"
 
 namespace kvctl_bench {
 
 /*! \brief Keys of a sequence, sequences, and new tokens of each. */
 struct BatchShape {
   int32_t kv, batch, queries;
-  int32_t shared = 0;  //!< keys on the same pages in all sequences: a multiple of the page size
+  int32_t shared = 0;   //!< keys on the same pages in all sequences: a multiple of the page size
+  bool float8 = false;  //!< pages of 8-bit floats instead of float16
 };
 
 constexpr int32_t kKVHeads = 8, kGroup = 4, kHeadDim = 128, kPageSize = 16;
 constexpr int64_t kQOHeads = kKVHeads * kGroup;
-constexpr int64_t kTokenBytes = int64_t{2} * kKVHeads * kHeadDim * sizeof(uint16_t);
+constexpr int64_t kTokenElements = int64_t{2} * kKVHeads * kHeadDim;
 
 /*! \brief Random float16 numbers from -1 to 1. */
 inline std::vector<uint16_t> RandomHalves(size_t count, std::mt19937* rng) {
@@ -39,8 +41,20 @@ inline std::vector<uint16_t> RandomHalves(size_t count, std::mt19937* rng) {
   return halves;
 }
 
+/*! \brief Random 8-bit floats from -2 to 2, two in each number. */
+inline std::vector<uint16_t> RandomFloat8s(size_t count, std::mt19937* rng) {
+  std::vector<uint16_t> pairs(count);
+  for (uint16_t& one : pairs) one = static_cast<uint16_t>((*rng)() & 0xbfbf);
+  return pairs;
+}
+
 inline double HalfAt(const std::vector<uint16_t>& halves, size_t at) {
   return kvctl::ToFloat(reinterpret_cast<const kvctl::Float16&>(halves[at]));
+}
+
+/*! \brief What 8-bit floats of a head are multiplied by: no power of two, other ones for all. */
+inline float Float8Scale(int32_t part, int32_t head) {
+  return 0.3f + 0.05f * static_cast<float>(part * kKVHeads + head);
 }
 
 /*!
@@ -52,14 +66,17 @@ inline double HalfAt(const std::vector<uint16_t>& halves, size_t at) {
  */
 class PagedBatch {
  public:
-  /*! \param shares Whether what the sequences share is read once. */
+  /*!
+   * \param block Elements of the pages: RandomHalves or RandomFloat8s.
+   * \param shares Whether what the sequences share is read once.
+   */
   PagedBatch(const BatchShape& shape, const std::vector<uint16_t>& block, size_t l2_bytes,
              bool shares = true)
       : shape_(shape), block_(block), rng_(shape.kv + shape.batch * 1000003u + shape.queries) {
     const int32_t pages_each = (shape.kv + kPageSize - 1) / kPageSize;
     const int32_t shared_pages = shape.shared / kPageSize;
     const int32_t num_pages = shared_pages + (pages_each - shared_pages) * shape.batch;
-    const size_t bytes = size_t(num_pages) * kPageSize * kTokenBytes;
+    const size_t bytes = size_t(num_pages) * kPageSize * TokenBytes();
     num_layers_ = static_cast<int32_t>(4 * l2_bytes / bytes) + 1;
     pages_.resize(num_pages);
     std::iota(pages_.begin(), pages_.end(), 0);
@@ -84,8 +101,12 @@ class PagedBatch {
     }
     masks_.Lower(nullptr, step_, num_layers_, kKVHeads);
     kvctl::CudaCacheConfig config{};
-    config.page = {kKVHeads, kPageSize, kHeadDim, kvctl::DType::kFloat16};
+    config.page = {kKVHeads, kPageSize, kHeadDim,
+                   shape.float8 ? kvctl::DType::kFloat8 : kvctl::DType::kFloat16};
     config.num_layers = num_layers_;
+    for (int32_t i = 0; shape.float8 && i < num_layers_ * 2 * kKVHeads; ++i) {
+      config.kv_scales.push_back(Float8Scale(i / kKVHeads % 2, i % kKVHeads));
+    }
     config.num_qo_heads = kQOHeads;
     config.num_pages = num_pages;
     config.max_query_tokens = step_.num_query_tokens();
@@ -113,7 +134,7 @@ class PagedBatch {
   /*! \brief Bytes of K and V that attention needs in a layer, each once. */
   double LayerBytes() const {
     const double own = double(shape_.kv - shape_.shared) * shape_.batch;
-    return (shape_.shared + own) * kTokenBytes;
+    return (shape_.shared + own) * double(TokenBytes());
   }
 
   void Append(cudaStream_t stream) {
@@ -159,6 +180,9 @@ class PagedBatch {
   }
 
  private:
+  /*! \brief K and V of a token in a layer. */
+  int64_t TokenBytes() const { return kTokenElements * (shape_.float8 ? 1 : 2); }
+
   static kvctl::KVRows Rows(const DeviceMemory& memory, int64_t heads) {
     return {memory.data(), kvctl::DType::kFloat16, heads * kHeadDim};
   }
@@ -192,12 +216,20 @@ class PagedBatch {
             int32_t d) const {
     if (key >= plan.num_committed) {
       const int64_t row = plan.query_begin + key - plan.num_committed;
-      return HalfAt(part == 0 ? k_ : v_, (row * kKVHeads + head) * kHeadDim + d);
+      const double value = HalfAt(part == 0 ? k_ : v_, (row * kKVHeads + head) * kHeadDim + d);
+      if (!shape_.float8) return value;
+      kvctl::cuda::Float8 rounded;
+      const float scale = Float8Scale(part, head);
+      kvctl::cuda::RoundToFloat8(static_cast<float>(value) / scale, &rounded);
+      return double{scale} * kvctl::cuda::ToFloat(rounded);
     }
     const int64_t page = plan.pages[key / kPageSize];
     const int64_t element =
         (((page * 2 + part) * kKVHeads + head) * kPageSize + key % kPageSize) * kHeadDim + d;
-    return HalfAt(block_, element % block_.size());
+    if (!shape_.float8) return HalfAt(block_, element % block_.size());
+    const uint16_t pair = block_[element / 2 % block_.size()];
+    const kvctl::cuda::Float8 one{static_cast<uint8_t>(pair >> element % 2 * 8)};
+    return double{Float8Scale(part, head)} * kvctl::cuda::ToFloat(one);
   }
 
   const BatchShape shape_;

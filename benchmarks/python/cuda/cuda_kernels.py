@@ -27,7 +27,7 @@ shortest loop with tensor core instructions, without any of the longest innermos
 loop; of 32 keys where four warps of queries had 64 before. Dynamic shared memory of a block of
 attention with head_dim 128: 71,184 bytes for up to 64 queries (88,576 before), 62,480 for up to 32,
 111,888 for up to 16 with three stages or 77,072 with two (75,520 before). *true* are the kernels
-for soft caps and ALiBi."""
+for soft caps and ALiBi, *Float8* those for pages of 8-bit floats."""
 FIELDS = ("registers", "stack", "spill_stores", "spill_loads", "instructions", "loop")
 
 

@@ -10,10 +10,11 @@
 namespace kvctl {
 
 /*!
- * \brief An element type. Only distributions may be kFloat64, and only a cache's pages kInt8:
- * 8-bit integers with one scale for each token, KV head, and K or V.
+ * \brief An element type. Only distributions may be kFloat64, and only a cache's pages kInt8,
+ * 8-bit integers with one scale for each token, KV head, and K or V, or kFloat8, which is e4m3
+ * without infinities, with one scale for each layer, KV head, and K or V.
  */
-enum class DType { kFloat32, kFloat16, kBFloat16, kFloat64, kInt8 };
+enum class DType { kFloat32, kFloat16, kBFloat16, kFloat64, kInt8, kFloat8 };
 
 /*! \brief Bytes of one element. */
 inline int64_t DTypeSize(DType dtype) {
@@ -23,6 +24,7 @@ inline int64_t DTypeSize(DType dtype) {
     case DType::kFloat32:
       return 4;
     case DType::kInt8:
+    case DType::kFloat8:
       return 1;
     default:
       return 2;
@@ -40,6 +42,8 @@ inline const char* DTypeName(DType dtype) {
       return "float64";
     case DType::kInt8:
       return "int8";
+    case DType::kFloat8:
+      return "float8_e4m3fn";
     default:
       return "float32";
   }

@@ -42,9 +42,12 @@ struct PagedKVCacheConfig {
   int64_t num_pages = 0;
   int64_t max_sequences = 0;  //!< 0: any number
   int64_t prefill_chunk_size = 512;
-  /*! \brief Of the pages: float32, float16, bfloat16, or int8 with a float32 scale behind the K and
-   * the V of each token and KV head. */
+  /*! \brief Of the pages: float32, float16, bfloat16, int8 with a float32 scale behind the K and
+   * the V of each token and KV head, or, on CUDA, float8_e4m3fn with kv_scales. */
   DLDataType dtype = {kDLFloat, 32, 1};
+  /*! \brief float32 (num_layers, 2, num_kv_heads) on the host, K's and then V's: what elements of
+   * float8_e4m3fn pages are multiplied by. nullopt: 1, and for other pages. */
+  tvm::ffi::Optional<tvm::runtime::Tensor> kv_scales;
   DLDevice device = {kDLCPU, 0};
   RopeMode rope_mode = RopeMode::kNone;
   double rope_scale = 1.0;
@@ -253,6 +256,12 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    * \throws NotImplementedError on the CPU.
    */
   virtual GraphState ReadGraphState() const = 0;
+  /*!
+   * \brief How many elements of K and V were written as the largest that their scale allows, 448
+   * times the scale, instead of a larger one, since the cache was created. Waits for the stream.
+   * 0 for pages other than float8_e4m3fn.
+   */
+  virtual int64_t CountSaturated() const = 0;
   /*!
    * \brief For tests: checks the pages' reference counts, and fills every slot that no sequence and
    * no checkpoint uses with NaN.

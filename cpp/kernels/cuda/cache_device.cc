@@ -44,7 +44,18 @@ class Cache final : public CudaCache {
     partial_scale_.Reserve(2 * sizeof(float) * shape.max_partial_queries);
     // All that attention may need, and its kernels, before a capture begins.
     q_rows_.Reserve(int64_t{config.max_query_tokens} * config.num_qo_heads * config.page.head_dim *
-                    DTypeSize(config.page.dtype));
+                    DTypeSize(query_dtype_));
+    if (!config.kv_scales.empty()) {
+      kv_scales_.Reserve(config.kv_scales.size() * sizeof(float));
+      Check(
+          cudaMemcpyAsync(kv_scales_.As<void>(), config.kv_scales.data(),
+                          config.kv_scales.size() * sizeof(float), cudaMemcpyHostToDevice, nullptr),
+          "copying to the device");
+      num_saturated_.Reserve(sizeof(unsigned long long));
+      Check(cudaMemsetAsync(num_saturated_.As<void>(), 0, sizeof(unsigned long long), nullptr),
+            "clearing a counter");
+      Check(cudaStreamSynchronize(nullptr), "copying to the device");
+    }
     Check(PrepareAppend(), "loading the kernels");
     *Misfit() = 0;
     // Large enough for most steps, so that graphs recorded early keep valid addresses.
@@ -92,7 +103,7 @@ class Cache final : public CudaCache {
     const DeviceScope device(config_.device);
     CudaAttention rows{};
     rows.layer = layer;
-    rows.q.dtype = config_.page.dtype;
+    rows.q.dtype = query_dtype_;
     rows.k = k;
     rows.v = v;
     AppendRows(rows, nullptr, nullptr, stream);
@@ -109,10 +120,10 @@ class Cache final : public CudaCache {
     KVRows q = call.q;
     void* q_out = call.select ? call.q_out : nullptr;
     const bool aligned = q.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(q.data) % 16 == 0;
-    if (call.rotates || q.dtype != config_.page.dtype || !aligned) {
+    if (call.rotates || q.dtype != query_dtype_ || !aligned) {
       if (q_out == nullptr) q_out = q_rows_.As<void>();
     }
-    if (q_out != nullptr) q = {q_out, config_.page.dtype, width};
+    if (q_out != nullptr) q = {q_out, query_dtype_, width};
     // Where the plan's own table rotates, a recorded call fits later steps with sinks too.
     const bool at_sinks = call.rotates || plan_.header().has_sinks;
     void* q_at_sinks = at_sinks ? sink_q_rows_.As<void>() : nullptr;
@@ -133,6 +144,7 @@ class Cache final : public CudaCache {
     params.alibi_slopes = call.alibi_slopes;
     params.sinks = call.sinks;
     params.lse = call.lse;
+    params.float8 = Float8Of(call.layer);
     const bool reserved = sink_q_rows_.size() > 0;
     params.partials = {(reserved ? sink_partial_sums_ : partial_sums_).As<float>(),
                        (reserved ? sink_partial_scale_ : partial_scale_).As<float2>()};
@@ -167,6 +179,16 @@ class Cache final : public CudaCache {
             reinterpret_cast<uintptr_t>(stream_)};
   }
 
+  int64_t CountSaturated(void* stream) const final {
+    const DeviceScope device(config_.device);
+    unsigned long long count = 0;
+    Check(cudaMemcpyAsync(&count, num_saturated_.As<void>(), sizeof(count), cudaMemcpyDeviceToHost,
+                          Stream(stream)),
+          "reading a counter");
+    Check(cudaStreamSynchronize(Stream(stream)), "reading a counter");
+    return static_cast<int64_t>(count);
+  }
+
   void Move(const CopyPlan& moves, void* stream) final {
     const DeviceScope device(config_.device);
     pairs_.clear();
@@ -190,7 +212,7 @@ class Cache final : public CudaCache {
                  void* stream) final {
     const DeviceScope device(config_.device);
     Check(cuda::ReadSlots(config_.page, config_.pages[layer], SlotList(slots, stream), slots.size(),
-                          k, v, Stream(stream)),
+                          k, v, Float8Of(layer), Stream(stream)),
           "reading slots");
   }
 
@@ -198,7 +220,7 @@ class Cache final : public CudaCache {
                   const KVRows& v, void* stream) final {
     const DeviceScope device(config_.device);
     Check(cuda::WriteSlots(config_.page, config_.pages[layer], SlotList(slots, stream),
-                           slots.size(), k, v, Stream(stream)),
+                           slots.size(), k, v, Float8Of(layer), Stream(stream)),
           "writing slots");
   }
 
@@ -212,7 +234,8 @@ class Cache final : public CudaCache {
     Check(cuda::RotateSlots(config_.page, layers_.As<void*>(), config_.num_layers,
                             reinterpret_cast<int32_t*>(rotations_.As<char>() + table_bytes),
                             rotations_.As<float>(), static_cast<int32_t>(slots.size()),
-                            config_.rotary_dim, Stream(stream)),
+                            config_.rotary_dim, num_saturated_.As<unsigned long long>(),
+                            Stream(stream)),
           "rotating keys");
   }
 
@@ -250,6 +273,11 @@ class Cache final : public CudaCache {
   volatile int32_t* Misfit() {
     return static_cast<volatile int32_t*>(misfit_.Reserve(sizeof(int32_t)));
   }
+  Float8Scales Float8Of(int32_t layer) const {
+    if (config_.kv_scales.empty()) return {nullptr, nullptr};
+    return {kv_scales_.As<float>() + int64_t{layer} * 2 * config_.page.num_kv_heads,
+            num_saturated_.As<unsigned long long>()};
+  }
   const PlanHeader* Plan() const { return arena_.As<PlanHeader>(); }
 
   void CopyPositions(int32_t offset, int32_t* to, void* stream) {
@@ -266,7 +294,7 @@ class Cache final : public CudaCache {
     const int64_t partials = plan_.shape().max_partial_queries + 2 * queries;
     sink_partial_sums_.Reserve(sizeof(float) * partials * config_.page.head_dim);
     sink_partial_scale_.Reserve(2 * sizeof(float) * partials);
-    sink_q_rows_.Reserve(queries * config_.page.head_dim * DTypeSize(config_.page.dtype));
+    sink_q_rows_.Reserve(queries * config_.page.head_dim * DTypeSize(query_dtype_));
     ++generation_;  // graphs are recorded again, with the new buffers
   }
 
@@ -280,11 +308,12 @@ class Cache final : public CudaCache {
     args.v = ToHeads(call.v);
     args.num_qo_heads = config_.num_qo_heads;
     const int64_t width = int64_t{config_.num_qo_heads} * config_.page.head_dim;
-    args.q_out = {q_out, config_.page.dtype, width};
+    args.q_out = {q_out, query_dtype_, width};
     args.sink_q = call.rotates ? args.q : ToHeads(call.q_at_sinks);
-    args.q_at_sinks = {q_at_sinks, config_.page.dtype, width};
+    args.q_at_sinks = {q_at_sinks, query_dtype_, width};
     args.page = config_.page;
     args.pages = config_.pages[call.layer];
+    args.float8 = Float8Of(call.layer);
     args.rotary_dim = call.rotates ? config_.rotary_dim : 0;
     args.misfit = const_cast<int32_t*>(Misfit());
     Check(cuda::Append(args, overlaps_, Stream(stream)), "writing K and V");
@@ -319,6 +348,7 @@ class Cache final : public CudaCache {
   }
 
   const CudaCacheConfig config_;
+  const DType query_dtype_ = QueryDType(config_.page.dtype);
   const bool overlaps_ = Attribute(cudaDevAttrComputeCapabilityMajor, config_.device) >= 9;
   AttentionOccupancy occupancy_{};
   DevicePlanBuilder plan_;
@@ -337,7 +367,7 @@ class Cache final : public CudaCache {
   std::vector<int32_t> selected_pages_;  // what page_tables_ holds
   AttentionParams last_params_{};        // of the last attention call
   AttentionLaunch last_launch_{};
-  DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_;
+  DeviceBuffer layers_, q_rows_, partial_sums_, partial_scale_, kv_scales_, num_saturated_;
   DeviceBuffer sink_q_rows_, sink_partial_sums_, sink_partial_scale_;  // see ReserveForSinks
 };
 

@@ -1,6 +1,7 @@
 #include "runtime/cache/cache_config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/kv_copy.h"
@@ -14,6 +15,23 @@ namespace {
 
 void RequirePositive(int64_t value, const char* name) {
   if (value < 1) Throw(ErrorKind::kValue, name, " must be at least 1, got ", value);
+}
+
+/*! \brief Pages of 8-bit floats: their rows and scales. */
+void CheckFloat8(const PagedKVCacheConfig& config) {
+  if (PageDType(config.dtype) != DType::kFloat8) {
+    if (!config.kv_scales.has_value()) return;
+    Throw(ErrorKind::kValue, "kv_scales are for float8_e4m3fn pages, and these are of ",
+          DTypeText(config.dtype));
+  }
+  if (config.head_dim % 16 != 0) {
+    Throw(ErrorKind::kValue, "head_dim must be a multiple of 16 with float8_e4m3fn pages, got ",
+          config.head_dim);
+  }
+  for (const float scale : KVScales(config)) {
+    if (scale > 0 && std::isfinite(448 * scale)) continue;
+    Throw(ErrorKind::kValue, "kv_scales must be above 0 and, times 448, finite, got ", scale);
+  }
 }
 
 }  // namespace
@@ -57,6 +75,7 @@ const PagedKVCacheConfig& CheckedConfig(const PagedKVCacheConfig& config) {
                        config.num_layers;
   RequireMemory(config.device, bytes, "the cache");
   CacheBackend::CheckDevice(config);
+  CheckFloat8(config);
   if (dtype == DType::kInt8 && config.rope_mode == RopeMode::kInline) {
     Throw(
         ErrorKind::kNotImplemented,

@@ -192,6 +192,10 @@ GraphState PagedKVCacheImpl::ReadGraphState() const {
   return WithLock([&] { return backend_->ReadGraphState(); });
 }
 
+int64_t PagedKVCacheImpl::CountSaturated() const {
+  return WithLock([&] { return backend_->CountSaturated(); });
+}
+
 void PagedKVCacheImpl::PoisonUnused() {
   WithLock([&] {
     const std::vector<int32_t> held = table_.CountReferences();

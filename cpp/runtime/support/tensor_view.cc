@@ -35,6 +35,7 @@ std::optional<DType> FindFloatDType(DLDataType dtype) {
 }
 
 constexpr DLDataType kInt8Type = {kDLInt, 8, 1};
+constexpr DLDataType kFloat8Type = {kDLFloat8_e4m3fn, 8, 1};
 
 }  // namespace
 
@@ -45,13 +46,15 @@ DType FloatDType(DLDataType dtype, const char* what) {
 
 DType PageDType(DLDataType dtype) {
   if (dtype == kInt8Type) return DType::kInt8;
+  if (dtype == kFloat8Type) return DType::kFloat8;
   if (const auto found = FindFloatDType(dtype)) return *found;
-  Throw(ErrorKind::kType, "the cache's dtype must be float32, float16, bfloat16 or int8, got ",
-        DTypeText(dtype));
+  Throw(ErrorKind::kType, "the cache's dtype must be float32, float16, bfloat16 or int8, or ",
+        "float8_e4m3fn on CUDA, got ", DTypeText(dtype));
 }
 
 DLDataType ValueDType(DLDataType pages) {
-  return pages == kInt8Type ? ToDLDataType(DType::kFloat32) : pages;
+  const bool eight = pages == kInt8Type || pages == kFloat8Type;
+  return eight ? ToDLDataType(DType::kFloat32) : pages;
 }
 
 DLDataType ToDLDataType(DType dtype) {
@@ -64,6 +67,8 @@ DLDataType ToDLDataType(DType dtype) {
       return {kDLFloat, 64, 1};
     case DType::kInt8:
       return kInt8Type;
+    case DType::kFloat8:
+      return kFloat8Type;
     default:
       return {kDLFloat, 32, 1};
   }

@@ -29,10 +29,11 @@ std::string DTypeText(DLDataType dtype);
 DType FloatDType(DLDataType dtype, const char* what);
 /*!
  * \brief The element type of a cache's pages.
- * \throws Error kType for one that is none of FloatDType's and not int8.
+ * \throws Error kType for one that is none of FloatDType's, not int8 and not float8_e4m3fn.
  */
 DType PageDType(DLDataType dtype);
-/*! \brief The type in which a cache of such pages gives out K and V: float32 for int8. */
+/*! \brief The type in which a cache of such pages gives out K and V: float32 for int8 and
+ * float8_e4m3fn. */
 DLDataType ValueDType(DLDataType pages);
 DLDataType ToDLDataType(DType dtype);
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         rope_scale: float
         rope_theta: float
         layer_windows: Shape
+        kv_scales: Tensor | None
 
         def __init__(
             self,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
             rope_scale: float,
             rope_theta: float,
             layer_windows: Shape,
+            kv_scales: Tensor | None,
         ) -> None: ...
 
     class SavedSequenceRecord(Object):
@@ -306,6 +308,7 @@ class cache:
     commit: Callable[[PagedKVCacheHandle, Shape, Sequence[Shape], bool], None] = _get(
         "kvctl.cache.commit"
     )
+    count_saturated: Callable[[PagedKVCacheHandle], int] = _get("kvctl.cache.count_saturated")
     create: Callable[[CacheConfig], PagedKVCacheHandle] = _get("kvctl.cache.create")
     create_for_model: Callable[
         [Shape, int, int, int, int, int, float, float, Tensor], PagedKVCacheHandle

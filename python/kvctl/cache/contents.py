@@ -51,9 +51,10 @@ class CacheContents(SequenceStore):
             cache held nothing else; the next token follows on. StreamingLLM (Xiao et al. 2023,
             arXiv:2309.17453, section 3.2) does so. Each rotation of 16-bit keys rounds them once
             more, by up to half a unit in the last place, except with inline RoPE. Those of int8
-            pages are quantised again, each with a new scale. If a function of
-            the model library rotates, the cache first tries it on these positions, and then rotates
-            the keys with it. The rotated keys take extra host memory until they are written.
+            pages are quantised again, each with a new scale, those of float8_e4m3fn pages with
+            their head's. If a function of the model library rotates, the cache first tries it on
+            these positions, and then rotates the keys with it. The rotated keys take extra host
+            memory until they are written.
 
         Raises
         ------
@@ -82,7 +83,8 @@ class CacheContents(SequenceStore):
 
         The file is a safetensors file with the tensors ``k`` and ``v``, each ``(num_layers, tokens,
         num_kv_heads, head_dim)``, and ``positions`` where they are not 0, 1, 2, ...; with int8
-        pages also ``k_scale`` and ``v_scale``. See
+        pages also ``k_scale`` and ``v_scale``. Those of float8_e4m3fn pages are bytes (uint8), and
+        their scales part of the layout. See
         :mod:`kvctl.cache.sequence_file`. Positions and the sliding window go with it, checkpoints
         do not.
 
@@ -143,7 +145,7 @@ class CacheContents(SequenceStore):
         return layout
 
     def get_kv(self, seq_id: int, begin: int = 0, end: int | None = None) -> tuple[Tensor, Tensor]:
-        """K and V of tokens ``[begin, end)`` as the cache holds them; float32 for int8 pages.
+        """K and V of tokens ``[begin, end)`` as the cache holds them; float32 for pages of 8 bits.
 
         Returns
         -------

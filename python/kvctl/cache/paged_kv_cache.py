@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import tvm_ffi
 
 from .._ffi import functions as ffi
+from .._ffi.convert import to_numpy, to_tensor
 from .._ffi.integers import to_shape
 from .attention import CacheAttention
 from .contents import CacheContents
@@ -44,6 +47,11 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
         self.prefill_chunk_size: int = config.prefill_chunk_size
         self.dtype: str = str(config.dtype)
         self.device: tvm_ffi.Device = config.device
+        scales = config.kv_scales
+        #: What elements of float8_e4m3fn pages are multiplied by; None for other pages.
+        self.kv_scales: npt.NDArray[np.float32] | None = (
+            None if scales is None else np.array(to_numpy(scales))
+        )
 
     @classmethod
     def create(
@@ -61,6 +69,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
         device: str = "cpu",
         rope: Rope | None = None,
         layer_windows: Sequence[int] = (),
+        kv_scales: npt.ArrayLike | None = None,
     ) -> PagedKVCache:
         """Create a cache.
 
@@ -77,32 +86,44 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
             Sequences that may exist at once.
         prefill_chunk_size : int
             New tokens in one step, over the whole batch.
-        dtype : {"float32", "float16", "bfloat16", "int8"}
+        dtype : {"float32", "float16", "bfloat16", "int8", "float8_e4m3fn"}
             The pages' element type. Attention accumulates in float32. "int8" takes about 3.8 times
             less memory than "float32": the K and the V of each token and head are integers with a
             float32 scale, the largest magnitude / 127. K or V with an infinite or NaN element is
-            NaN as a whole then.
+            NaN as a whole then. "float8_e4m3fn", on CUDA, takes half of "float16": elements have a
+            sign, four bits of exponent and three of mantissa, and are multiplied by ``kv_scales``.
+            The largest is 448: a larger element of K or V becomes 448 times its scale and counts in
+            :attr:`num_saturated`; an infinite one becomes NaN. ``head_dim`` is a multiple of 16,
+            and attention takes q as float16.
         device : str
             "cpu", "cuda" or "cuda:1". On CUDA attention is fast for "float16" and "bfloat16" with a
-            ``head_dim`` of 64, 80, 96, 112, 128 or 256; others get a plain kernel.
+            ``head_dim`` of 64, 80, 96, 112, 128 or 256, and for "float8_e4m3fn" with one of 64 or
+            128; others get a plain kernel.
         rope : Rope, optional
             Rotation that the cache applies; without it the cache does not rotate q and k.
         layer_windows : sequence of int, optional
             Per layer the size of its own sliding window, 0 for none.
+        kv_scales : array_like, (num_layers, 2, num_kv_heads) float32, optional
+            What the elements of "float8_e4m3fn" pages are multiplied by: for each layer and KV head
+            K's scale, then V's, above 0. Good ones are the largest magnitude that a head's K or V
+            has in some texts, divided by 448. By default 1.
 
         Raises
         ------
         ValueError
-            If a size is out of range.
+            If a size is out of range; if scales are not above 0, or not for such pages.
         TypeError
             If pages cannot have that type.
         NotImplementedError
-            If there are no kernels for the device; for int8 pages on CUDA, or with inline RoPE.
+            If there are no kernels for the device; for int8 pages on CUDA, or with inline RoPE; for
+            float8_e4m3fn pages on the CPU.
         """
         if not isinstance(dtype, str):
             raise TypeError(f'dtype must be a name such as "float32", got {dtype!r}')
         if rope is not None and not isinstance(rope, Rope):
             raise TypeError(f"rope must be a kvctl.Rope or None, got {type(rope).__name__}")
+        if dtype == "float8_e4m3fn" and kv_scales is None:
+            kv_scales = np.ones((num_layers, 2, num_kv_heads), np.float32)
         config = ffi.CacheConfig(
             num_layers=num_layers,
             num_qo_heads=num_qo_heads,
@@ -118,6 +139,7 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
             rope_scale=1.0 if rope is None else rope.scale,
             rope_theta=1.0 if rope is None else rope.theta,
             layer_windows=to_shape(layer_windows, "layer_windows"),
+            kv_scales=None if kv_scales is None else to_tensor(np.array(kv_scales, np.float32)),
         )
         return cls(ffi.cache.create(config))
 
@@ -168,6 +190,15 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
     def num_available_pages(self) -> int:
         """Free pages."""
         return ffi.vm_builtin.attention_kv_cache_get_num_available_pages(self._handle)
+
+    @property
+    def num_saturated(self) -> int:
+        """Elements of K and V that were too large for float8_e4m3fn pages, since creation.
+
+        Each became 448 times its scale. Where there are many, ``kv_scales`` are too small. Reading
+        this waits for the device. Always 0 for other pages.
+        """
+        return ffi.cache.count_saturated(self._handle)
 
     @property
     def num_available_tokens(self) -> int:

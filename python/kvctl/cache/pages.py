@@ -35,7 +35,7 @@ class CachePages(SequenceStore):
         tensor, (num_pages, 2, num_kv_heads, page_size, head_dim)
             K, then V, of the cache's dtype on the cache's device. What is written to it changes the
             cache. A row of int8 pages has ``head_dim + 4`` bytes: the last four are its float32
-            scale.
+            scale. Elements of float8_e4m3fn pages are to be multiplied by ``kv_scales``.
 
         Raises
         ------

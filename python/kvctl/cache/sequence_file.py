@@ -3,10 +3,11 @@
 Its tensors are ``k`` and ``v``, each ``(num_layers, tokens, num_kv_heads, head_dim)``, and
 ``positions`` (int32) where a token's position is not its index. With int8 pages there are
 ``k_scale`` and ``v_scale``, each ``(num_layers, tokens, num_kv_heads)``: what the integers of a
-token and head are multiplied by. Its metadata names the format, the
-layout of the cache that K and V come from, the sequence's numbers, and a checksum over all of that
-and the tensors. Sizes are checked against each other, the file and the cache before anything of
-their size is allocated.
+token and head are multiplied by. With float8_e4m3fn pages they are bytes (uint8), and what these
+are multiplied by, for each layer, KV head, and K or V, is in the layout. Its metadata names the
+format, the layout of the cache that K and V come from, the sequence's numbers, and a checksum over
+all of that and the tensors. Sizes are checked against each other, the file and the cache before
+anything of their size is allocated.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
     "float16": ("F16", np.float16),
     "bfloat16": ("BF16", ml_dtypes.bfloat16),
     "int8": ("I8", np.int8),
+    "float8_e4m3fn": ("U8", np.uint8),
 }
 _SCALE = np.dtype(np.float32)  # behind the integers of a token and head
 # By name in the file, which its version fixes, the field of a `SavedSequenceRecord`.
@@ -220,7 +222,9 @@ def _numbers(values: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, 
 
 def _check_layout(saved: dict[str, Any], own: dict[str, Any], path: str | os.PathLike[str]) -> None:
     differences = [
-        f"{key} is {saved.get(key)!r} in the file and {own.get(key)!r} in the cache"
+        "kv_scales differ"
+        if key == "kv_scales"
+        else f"{key} is {saved.get(key)!r} in the file and {own.get(key)!r} in the cache"
         for key in sorted(set(saved) | set(own))
         if saved.get(key) != own.get(key)
     ]

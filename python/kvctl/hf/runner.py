@@ -51,8 +51,9 @@ class ModelRunner(ModelForwards):
         New tokens of one forward.
     page_size : int
         Tokens in a page of the cache.
-    kv_dtype : {"float32", "float16", "bfloat16", "int8"}, optional
-        The type of the cache's pages; the model's by default.
+    kv_dtype : {"float32", "float16", "bfloat16", "int8", "float8_e4m3fn"}, optional
+        The type of the cache's pages; the model's by default. "int8" is for the CPU,
+        "float8_e4m3fn", whose scales are 1 then, for CUDA.
     context_window_size : int, optional
         Tokens that a sequence may have; the config's ``max_position_embeddings`` by default.
     text : kvctl.text.ModelText, optional

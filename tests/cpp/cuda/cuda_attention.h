@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "../kernels/attention/attention_case.h"
@@ -29,27 +30,37 @@ struct Options {
   AttentionMass mass;             //!< num_heads 0: no sums
   int32_t num_stages = 3;
   bool shares = true;  //!< whether prefixes that sequences share are read once
+  const std::vector<uint8_t>* float8 = nullptr;  //!< pages of 8-bit floats, which the layer's are
+  std::vector<float> scales;                     //!< [2, KV heads] theirs
 };
+
+/*! \brief The type of q for the kernels. */
+inline DType QueryType(const PagedLayer& layer, const Options& options) {
+  return options.float8 == nullptr ? layer.dtype : DType::kFloat16;
+}
 
 struct Output {
   std::vector<float> out, lse, mass;
   int64_t tiles = 0;  //!< of keys, that all items read together
 };
 
-/*! \brief q rounded to the layer's type, for the kernel and the reference alike. */
-inline std::vector<float> Rounded(const PagedLayer& layer, std::vector<float> q) {
+/*! \brief q rounded to a type, for the kernel and the reference alike. */
+inline std::vector<float> Rounded(DType dtype, std::vector<float> q) {
   for (float& x : q) {
-    if (layer.dtype == DType::kFloat16) {
+    if (dtype == DType::kFloat16) {
       Float16 half;
       FromFloat(x, &half);
       x = ToFloat(half);
-    } else if (layer.dtype == DType::kBFloat16) {
+    } else if (dtype == DType::kBFloat16) {
       BFloat16 bfloat;
       FromFloat(x, &bfloat);
       x = ToFloat(bfloat);
     }
   }
   return q;
+}
+inline std::vector<float> Rounded(const PagedLayer& layer, std::vector<float> q) {
+  return Rounded(layer.dtype, std::move(q));
 }
 
 inline Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& sequences,
@@ -76,11 +87,12 @@ inline Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& seq
                                    options.shares});
   builder.Build(step, table, nullptr);
 
-  std::vector<uint8_t> typed(q.size() * DTypeSize(layer.dtype));
+  const DType query_type = QueryType(layer, options);
+  std::vector<uint8_t> typed(q.size() * DTypeSize(query_type));
   for (size_t i = 0; i < q.size(); ++i) {
-    if (layer.dtype == DType::kFloat16) {
+    if (query_type == DType::kFloat16) {
       FromFloat(q[i], reinterpret_cast<Float16*>(typed.data()) + i);
-    } else if (layer.dtype == DType::kBFloat16) {
+    } else if (query_type == DType::kBFloat16) {
       FromFloat(q[i], reinterpret_cast<BFloat16*>(typed.data()) + i);
     } else {
       reinterpret_cast<float*>(typed.data())[i] = q[i];
@@ -92,7 +104,9 @@ inline Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& seq
   };
   const DeviceArray<uint64_t> arena(builder.arena());
   const DeviceArray<uint8_t> device_q(typed);
-  const DeviceArray<uint8_t> pages(layer.data), out(q.size() * DTypeSize(options.out));
+  const bool eight = options.float8 != nullptr;
+  const DeviceArray<uint8_t> pages(eight ? *options.float8 : layer.data);
+  const DeviceArray<uint8_t> out(q.size() * DTypeSize(options.out));
   const DeviceArray<float> sums(int64_t{max_partial_queries} * shape.head_dim);
   const DeviceArray<float> scale(2 * max_partial_queries),
       lse(step.num_query_tokens() * shape.qo_heads);
@@ -104,7 +118,10 @@ inline Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& seq
   params.q_row_stride = int64_t{shape.qo_heads} * shape.head_dim;
   params.num_qo_heads = shape.qo_heads;
   params.group = group;
-  params.page = {shape.kv_heads, shape.page_size, shape.head_dim, layer.dtype};
+  params.page = {shape.kv_heads, shape.page_size, shape.head_dim,
+                 eight ? DType::kFloat8 : layer.dtype};
+  const DeviceArray<float> scales(options.scales);
+  if (eight) params.float8 = {scales.data(), nullptr};
   params.pages = pages.data();
   params.out = {out.data(), options.out, params.q_row_stride};
   params.sm_scale =
@@ -131,7 +148,7 @@ inline Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& seq
   occupancy.plain |= options.head_pages_plain;
   const cuda::AttentionLaunch launch{occupancy.plain, builder.item_shape(), options.num_blocks,
                                      options.num_stages, true};
-  Must(cuda::PreparePlain(layer.dtype, nullptr));
+  Must(cuda::PreparePlain(params.page.dtype, nullptr));
   Must(cuda::Attention(params, launch, nullptr));
   const std::vector<uint64_t> after = arena.Read();  // as before: another layer may use the plan
   EXPECT(after == builder.arena());
@@ -172,14 +189,14 @@ inline double Bound(DType dtype) {
  * below 1 passes. */
 inline double ErrorOf(PagedLayer* layer, const TestSequence& sequence, const Mask* mask,
                       const Options& options = {}) {
-  const std::vector<float> q =
-      Rounded(*layer, layer->Random(int64_t(sequence.plan.num_query_tokens) *
-                                    layer->shape.qo_heads * layer->shape.head_dim));
+  const std::vector<float> q = Rounded(
+      QueryType(*layer, options), layer->Random(int64_t(sequence.plan.num_query_tokens) *
+                                                layer->shape.qo_heads * layer->shape.head_dim));
   std::vector<TestSequence> batch{sequence};
   const Output output = AttendCuda(*layer, batch, {mask}, q, options);
   MaskPlan plan;
   LowerMask(mask, sequence.plan, &plan);
-  const DType rougher = options.out == DType::kBFloat16 ? options.out : layer->dtype;
+  const DType rougher = options.out == DType::kBFloat16 ? options.out : QueryType(*layer, options);
   return RelativeError(output.out, Reference(*layer, sequence, plan, q.data(), options.args)) /
          Bound(rougher);
 }

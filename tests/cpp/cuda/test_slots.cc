@@ -38,7 +38,7 @@ TEST(CudaAppliesTheMovesOfACommitInOrder) {
   InEveryOrder([&] {
     for (const PageShape shape :
          {PageShape{2, 4, 64, DType::kFloat16}, PageShape{3, 5, 80, DType::kBFloat16},
-          PageShape{1, 16, 8, DType::kFloat32}}) {
+          PageShape{1, 16, 8, DType::kFloat32}, PageShape{2, 4, 48, DType::kFloat8}}) {
       constexpr int32_t kLayers = 3, kPages = 80;
       const auto pages = static_cast<int32_t>(shape.num_bytes());
       std::vector<std::vector<uint8_t>> layers;
@@ -93,7 +93,7 @@ TEST(CudaReadsSetsAndPoisonsSlotsAsTheCpuDoes) {
                     {k.data(), DType::kFloat32, stride}, {v.data(), DType::kFloat32, stride});
       Must(cuda::WriteSlots(shape, device.data(), device_slots.data(), slots.size(),
                             {dk.data(), DType::kFloat32, stride},
-                            {dv.data(), DType::kFloat32, stride}, nullptr));
+                            {dv.data(), DType::kFloat32, stride}, {}, nullptr));
       EXPECT(device.Read() == pages);
 
       std::vector<Float16> out_k(k.size(), Float16{0xFFFF}), out_v(out_k);
@@ -103,7 +103,7 @@ TEST(CudaReadsSetsAndPoisonsSlotsAsTheCpuDoes) {
                    {out_v.data(), DType::kFloat16, stride});
       Must(cuda::ReadSlots(shape, device.data(), device_slots.data(), slots.size(),
                            {device_k.data(), DType::kFloat16, stride},
-                           {device_v.data(), DType::kFloat16, stride}, nullptr));
+                           {device_v.data(), DType::kFloat16, stride}, {}, nullptr));
       EXPECT(std::memcmp(device_k.Read().data(), out_k.data(), k.size() * 2) == 0);
       EXPECT(std::memcmp(device_v.Read().data(), out_v.data(), k.size() * 2) == 0);
 

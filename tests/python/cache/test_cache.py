@@ -458,7 +458,7 @@ def test_create_refuses_nonsense(options, message):
 
 
 def test_create_refuses_integer_pages():
-    with pytest.raises(TypeError, match="must be float32, float16, bfloat16 or int8, got int16"):
+    with pytest.raises(TypeError, match="bfloat16 or int8, or float8_e4m3fn on CUDA, got int16"):
         make_cache(dtype="int16")
 
 

@@ -59,6 +59,10 @@ def int8_pages(device):
     create(device, dtype="int8")
 
 
+def float8_pages(device):
+    create(device, dtype="float8_e4m3fn")
+
+
 def inline_rope(device):
     create(device, rope=kvctl.Rope(inline=True))
 
@@ -113,6 +117,7 @@ def written_check(device):
 
 USES = [
     int8_pages,
+    float8_pages,
     inline_rope,
     page_selector,
     renumbered_sinks,

@@ -29,7 +29,7 @@ def emulation() -> Path:
 
 STEPS = ["device_hooks", "device_sinks", "device_forks", "cuda_graph", "step_graph"]
 OTHERS = ["devices", "capabilities", "cuda_streams", "cuda_memory", "current_device"]
-OTHERS += ["device_verification"]
+OTHERS += ["device_verification", "float8_pages"]
 
 
 @pytest.mark.parametrize("names", [STEPS, OTHERS], ids=["steps", "others"])

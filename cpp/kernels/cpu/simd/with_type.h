@@ -24,6 +24,7 @@ void WithType(DType dtype, F&& f) {
       return f(BFloat16{});
     case DType::kFloat64:
     case DType::kInt8:
+    case DType::kFloat8:
       break;  // activations never hold them
   }
 }

@@ -6,7 +6,7 @@
 namespace kvctl::cuda {
 namespace {
 
-/*! \brief The kernels of one head_dim. */
+/*! \brief The kernels of one head_dim and size of elements. */
 struct Heads {
   int32_t head_dim;
   size_t shared_bytes;  // the least that a block of each of them can do with
@@ -14,22 +14,34 @@ struct Heads {
   cudaError_t (*attend)(const AttentionParams&, const AttentionLaunch&, cudaStream_t);
 };
 
+template <int kHeadDim, int kSize>
+constexpr size_t kLeastSharedBytes =
+    std::max({SharedBytes<kHeadDim, 1, kSize>(2), SharedBytes<kHeadDim, 2, kSize>(2),
+              SharedBytes<kHeadDim, 4, kSize>(2)});
+
 template <int kHeadDim>
 Heads HeadsOf() {
-  constexpr int kBytes = std::max(
-      {SharedBytes<kHeadDim, 1>(2), SharedBytes<kHeadDim, 2>(2), SharedBytes<kHeadDim, 4>(2)});
-  return {kHeadDim, kBytes, PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
+  return {kHeadDim, kLeastSharedBytes<kHeadDim, 2>, PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
+}
+template <int kHeadDim>
+Heads Float8HeadsOf() {
+  return {kHeadDim, kLeastSharedBytes<kHeadDim, 1>, PrepareFloat8<kHeadDim>,
+          AttendFloat8<kHeadDim>};
 }
 
 /*! \brief The kernels for pages of a shape, or nullptr. */
 const Heads* Find(const PageShape& page) {
   static const Heads kHeads[] = {HeadsOf<64>(),  HeadsOf<80>(),  HeadsOf<96>(),
                                  HeadsOf<112>(), HeadsOf<128>(), HeadsOf<256>()};
-  if (page.dtype != DType::kFloat16 && page.dtype != DType::kBFloat16) return nullptr;
-  for (const Heads& heads : kHeads) {
-    if (heads.head_dim == page.head_dim) return &heads;
-  }
-  return nullptr;
+  static const Heads kFloat8Heads[] = {Float8HeadsOf<64>(), Float8HeadsOf<128>()};
+  const auto find = [&](const auto& all) -> const Heads* {
+    for (const Heads& heads : all) {
+      if (heads.head_dim == page.head_dim) return &heads;
+    }
+    return nullptr;
+  };
+  if (page.dtype == DType::kFloat8) return find(kFloat8Heads);
+  return page.dtype == DType::kFloat32 ? nullptr : find(kHeads);
 }
 
 }  // namespace

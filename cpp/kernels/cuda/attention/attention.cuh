@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/device/float8_scales.h"
 #include "kernels/cuda/device/plan_layout.h"
 #include "kernels/cuda/kv_copy/append.cuh"
 #include "kvctl/dtype.h"
@@ -25,7 +26,8 @@ struct Partials {
   float2* scale;  //!< [max_partial_queries]: largest score times log2 e, sum of p
 };
 
-/*! \brief AttentionArgs for the kernels. q, K and V have the pages' type. */
+/*! \brief AttentionArgs for the kernels. q, K and V have the pages' type; with pages of kFloat8 q
+ * has kFloat16. */
 struct AttentionParams {
   const PlanHeader* plan;
   int32_t layer;
@@ -47,6 +49,7 @@ struct AttentionParams {
   /*! \brief [sequences, num_kv_heads], then page tables: where the table of each begins, in
    * elements; or nullptr. Keys of pages below 0 are hidden. */
   const int32_t* head_pages;
+  Float8Scales float8;
 };
 
 /*! \brief What SumWeights sums: AttentionMass. */
@@ -78,7 +81,7 @@ struct AttentionOccupancy {
  * \brief Makes the kernels of a cache ready on the current device; before the first launch.
  *
  * Those that use tensor cores are for float16 and bfloat16, and a head_dim of 64, 80, 96, 112, 128
- * or 256. Other caches get the plain kernel.
+ * or 256; with kFloat8 of 64 or 128. Other caches get the plain kernel.
  *
  * \param page Any type; head_dim a multiple of 8 in [8, 256].
  * \param max_shared_bytes What a block may have on this device: where that is too little for the
@@ -97,6 +100,12 @@ cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& la
                         cudaStream_t stream);
 template <int kHeadDim>
 cudaError_t PrepareHeads(DType dtype, size_t max_shared_bytes, AttentionOccupancy* occupancy);
+/*! \brief The kernels of one head_dim for pages of kFloat8. */
+template <int kHeadDim>
+cudaError_t AttendFloat8(const AttentionParams& params, const AttentionLaunch& launch,
+                         cudaStream_t stream);
+template <int kHeadDim>
+cudaError_t PrepareFloat8(DType dtype, size_t max_shared_bytes, AttentionOccupancy* occupancy);
 /*! \brief Adds the softmax weights of the keys, of params.lse after Attention, to sums. In what
  * order weights are added, and with it their last bits, is not defined. */
 cudaError_t SumWeights(const AttentionParams& params, const AttentionLaunch& launch,

@@ -15,20 +15,28 @@
 #ifndef KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_BLOCK_CUH_
 #define KVCTL_KERNELS_CUDA_ATTENTION_ATTENTION_BLOCK_CUH_
 
+#include "kernels/cuda/attention/attention_float8.cuh"
 #include "kernels/cuda/attention/attention_merge.cuh"
 #include "kernels/cuda/attention/attention_tile.cuh"
 #include "kernels/cuda/device/elements.cuh"
 
 namespace kvctl::cuda {
 
-/*! \brief kShaped: scores have a soft cap or ALiBi, or heads see pages of their own. Its own
- * kernel, since that code costs the plain one registers in its innermost loop. */
+/*! \brief T: of the pages. kShaped: scores have a soft cap or ALiBi, or heads see pages of their
+ * own. Its own kernel, since that code costs the plain one registers in its innermost loop. */
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 class AttentionBlock {
-  using S = TileShape<kHeadDim, kQueryWarps>;
-  static constexpr int kVectors = kHeadDim / 8;  // of 16 bytes, in a query or key
+  using S = TileShape<kHeadDim, kQueryWarps, sizeof(T)>;
+  using Q = QueryOf<T>;
+  static constexpr bool kFloat8 = sizeof(T) == 1;
+  static constexpr int kQueryVectors = kHeadDim / 8;  // of 16 bytes
+  static constexpr int kSize = 16 / sizeof(T);        // elements in 16 bytes of a key
+  static constexpr int kVectors = kHeadDim / kSize;
   /*! \brief Threads that copy a key, a power of two; with some head_dims the last copy nothing. */
-  static constexpr int kCopyThreads = kVectors <= 8 ? 8 : kVectors <= 16 ? 16 : 32;
+  static constexpr int kCopyThreads = kVectors <= 4    ? 4
+                                      : kVectors <= 8  ? 8
+                                      : kVectors <= 16 ? 16
+                                                       : 32;
 
  public:
   /*! \param stages 2 or kMaxStages, the same for all blocks. */
@@ -36,7 +44,7 @@ class AttentionBlock {
       : params_(params),
         num_stages_(stages),
         flags_(reinterpret_cast<uint32_t*>(shared)),
-        queries_(reinterpret_cast<T*>(shared + S::kFlagBytes)),
+        queries_(reinterpret_cast<Q*>(shared + S::kFlagBytes)),
         offsets_(reinterpret_cast<int64_t*>(shared + S::kFlagBytes + S::kQueryBytes)),
         positions_(reinterpret_cast<float*>(offsets_ + S::kRing * S::kKeys)),
         stages_(reinterpret_cast<T*>(positions_ + S::kRing * S::kKeys)),
@@ -95,13 +103,13 @@ class AttentionBlock {
     num_queries_ = (item.token_end - item.token_begin) * params_.group;
     const ItemRow* rows = RowsOf(params_.plan, item);
     const int32_t first_token = sequence_->query_begin + item.token_begin;
-    const T* q = static_cast<const T*>(item.at_sinks ? params_.q_at_sinks : params_.q);
-    for (int32_t i = threadIdx.x; i < S::kQueries * kVectors; i += kThreads) {
-      const int32_t query = i / kVectors, vector = i % kVectors;
+    const Q* q = static_cast<const Q*>(item.at_sinks ? params_.q_at_sinks : params_.q);
+    for (int32_t i = threadIdx.x; i < S::kQueries * kQueryVectors; i += kThreads) {
+      const int32_t query = i / kQueryVectors, vector = i % kQueryVectors;
       int32_t token = first_token + query / params_.group;
       if (rows != nullptr && query < num_queries_) token = rows[query / params_.group].row;
       const int32_t head = item.kv_head * params_.group + query % params_.group;
-      const T* from = query < num_queries_ ? q + token * params_.q_row_stride +
+      const Q* from = query < num_queries_ ? q + token * params_.q_row_stride +
                                                  static_cast<int64_t>(head) * kHeadDim + vector * 8
                                            : q;
       CopyAsync(queries_ + query * S::kStride + vector * 8, from, query < num_queries_ ? 16 : 0);
@@ -128,6 +136,10 @@ class AttentionBlock {
       }
     }
     for (auto& tile : sums_) tile[0] = tile[1] = tile[2] = tile[3] = 0;
+    if constexpr (kFloat8) {
+      const int32_t heads = params_.page.num_kv_heads;
+      score_factor_ = ScaleOf(params_.float8, heads, 0, item.kv_head) * kHalvesFactor;
+    }
   }
 
   /*! \brief Finds the addresses of a step's keys: element offsets into the pages, -1 where there is
@@ -165,10 +177,11 @@ class AttentionBlock {
     for (int i = 0; i < S::kKeys / kStep; ++i) {
       const int32_t c = first + i * kStep;
       const int64_t offset = offsets[c];
-      const T* from = offset < 0 ? pages : pages + offset + vector * 8;
+      const T* from = offset < 0 ? pages : pages + offset + vector * kSize;
       const int bytes = offset < 0 ? 0 : 16;
-      CopyAsync(k + c * S::kStride + vector * 8, from, bytes);
-      CopyAsync(v + c * S::kStride + vector * 8, offset < 0 ? pages : from + to_value, bytes);
+      CopyAsync(k + c * S::kPageStride + vector * kSize, from, bytes);
+      CopyAsync(v + c * S::kPageStride + vector * kSize, offset < 0 ? pages : from + to_value,
+                bytes);
     }
   }
 
@@ -194,7 +207,16 @@ class AttentionBlock {
   }
 
   __device__ __forceinline__ void Score(int32_t stage, float (&scores)[S::kWarpKeys / 8][4]) {
-    const T* k = Keys(stage) + key_warp_ * S::kWarpKeys * S::kStride;
+    const T* k = Keys(stage) + key_warp_ * S::kWarpKeys * S::kPageStride;
+    if constexpr (kFloat8) {
+      ScoreFloat8<kHeadDim, S::kStride, S::kPageStride>(queries_ + query_warp_ * 16 * S::kStride, k,
+                                                        lane_, scores);
+    } else {
+      ScoreHalves(k, scores);
+    }
+  }
+
+  __device__ __forceinline__ void ScoreHalves(const T* k, float (&scores)[S::kWarpKeys / 8][4]) {
     const int32_t tile = lane_ / 8, within = lane_ % 8;
     const T* q_at =
         queries_ + (query_warp_ * 16 + tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
@@ -213,7 +235,8 @@ class AttentionBlock {
   }
 
   __device__ __forceinline__ void Scale(int32_t step, float (&scores)[S::kWarpKeys / 8][4]) {
-    const float scale = params_.sm_scale * kLog2E;
+    const float sm_scale = kFloat8 ? params_.sm_scale * score_factor_ : params_.sm_scale;
+    const float scale = sm_scale * kLog2E;
     const float* positions = positions_ + step % S::kRing * S::kKeys;
 #pragma unroll
     for (int n = 0; n < S::kWarpKeys / 8; ++n) {
@@ -223,7 +246,7 @@ class AttentionBlock {
         if constexpr (kShaped) {
           const float distance =
               HasSlopes() ? positions[WarpKey(n) + j % 2] - query_position_[j / 2] : 0;
-          score = Shape(score, params_.sm_scale, params_.soft_cap, slope_[j / 2], distance);
+          score = Shape(score, sm_scale, params_.soft_cap, slope_[j / 2], distance);
         } else {
           score *= scale;
         }
@@ -293,7 +316,15 @@ class AttentionBlock {
 
   /*! \brief sums += p v. The registers of the scores have the layout of a left factor. */
   __device__ __forceinline__ void Weigh(int32_t stage, const float (&p)[S::kWarpKeys / 8][4]) {
-    const T* v = Values(stage) + key_warp_ * S::kWarpKeys * S::kStride;
+    const T* v = Values(stage) + key_warp_ * S::kWarpKeys * S::kPageStride;
+    if constexpr (kFloat8) {
+      WeighFloat8<kHeadDim, S::kPageStride>(v, lane_, p, sums_);
+    } else {
+      WeighHalves(v, p);
+    }
+  }
+
+  __device__ __forceinline__ void WeighHalves(const T* v, const float (&p)[S::kWarpKeys / 8][4]) {
     const int32_t tile = lane_ / 8, within = lane_ % 8;
     const T* v_at = v + (tile % 2 * 8 + within) * S::kStride + tile / 2 * 8;
 #pragma unroll
@@ -317,6 +348,10 @@ class AttentionBlock {
       l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 1);
       l_[i] += __shfl_xor_sync(0xFFFFFFFFu, l_[i], 2);
     }
+    if constexpr (kFloat8) {
+      const int32_t heads = params_.page.num_kv_heads;
+      OrderFloat8(ScaleOf(params_.float8, heads, 1, kv_head_) * kHalvesFactor, sums_);
+    }
     if constexpr (S::kKeyWarps == 1) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -335,7 +370,7 @@ class AttentionBlock {
       if (lane_ % 4 == 0) scale[query] = float2{m_[i], l_[i]};
 #pragma unroll
       for (int d = 0; d < kHeadDim / 8; ++d) {
-        *reinterpret_cast<float2*>(sums + query * S::kSumStride + d * 8 + lane_ % 4 * 2) =
+        *reinterpret_cast<float2*>(sums + query * S::kSumStride + Element(d)) =
             float2{sums_[d][2 * i], sums_[d][2 * i + 1]};
       }
     }
@@ -353,7 +388,7 @@ class AttentionBlock {
       float* sums = params_.partials.sums + static_cast<int64_t>(partial) * kHeadDim;
 #pragma unroll
       for (int d = 0; d < kHeadDim / 8; ++d) {
-        *reinterpret_cast<float2*>(sums + d * 8 + lane_ % 4 * 2) =
+        *reinterpret_cast<float2*>(sums + Element(d)) =
             float2{sums_[d][2 * i], sums_[d][2 * i + 1]};
       }
       if (lane_ % 4 == 0) params_.partials.scale[partial] = float2{m_[i], l_[i]};
@@ -366,7 +401,7 @@ class AttentionBlock {
 #pragma unroll
     for (int d = 0; d < kHeadDim / 8; ++d) {
       StorePair(sums_[d][2 * i] * result.factor, sums_[d][2 * i + 1] * result.factor, params_.out,
-                out + d * 8 + lane_ % 4 * 2);
+                out + Element(d));
     }
     if (lane_ % 4 == 0 && params_.lse != nullptr) {
       params_.lse[token * params_.num_qo_heads + head] = result.lse;
@@ -408,8 +443,12 @@ class AttentionBlock {
     }
   }
 
-  __device__ T* Keys(int32_t stage) { return stages_ + stage * 2 * S::kKeys * S::kStride; }
-  __device__ T* Values(int32_t stage) { return Keys(stage) + S::kKeys * S::kStride; }
+  __device__ T* Keys(int32_t stage) { return stages_ + stage * 2 * S::kKeys * S::kPageStride; }
+  __device__ T* Values(int32_t stage) { return Keys(stage) + S::kKeys * S::kPageStride; }
+  /*! \brief The first of the two adjacent elements that this thread has in tile d of the sums. */
+  __device__ int32_t Element(int d) const {
+    return kFloat8 ? d / 2 * 16 + lane_ % 4 * 4 + d % 2 * 2 : d * 8 + lane_ % 4 * 2;
+  }
   /*! \brief The first of this thread's two adjacent keys in tile n of its warp. */
   __device__ int32_t WarpKey(int n) const {
     return key_warp_ * S::kWarpKeys + n * 8 + lane_ % 4 * 2;
@@ -418,7 +457,7 @@ class AttentionBlock {
   const AttentionParams& params_;
   const int32_t num_stages_;
   uint32_t* flags_;
-  T* queries_;
+  Q* queries_;
   int64_t* offsets_;  // [kRing, kKeys]
   float* positions_;  // [kRing, kKeys]
   T* stages_;
@@ -432,6 +471,7 @@ class AttentionBlock {
   bool exists_[2];
   float m_[2], l_[2], slope_[2], query_position_[2];
   float sums_[kHeadDim / 8][4];
+  float score_factor_;  // with kFloat8 only
 };
 
 }  // namespace kvctl::cuda

@@ -16,7 +16,7 @@ namespace kvctl::cuda {
  * likes, which for some is more than fit shared memory, and registers are spilled. Of 12.x no more
  * than two fit. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-template <int kHeadDim, int kQueryWarps, bool kShaped>
+template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 constexpr int kLeastBlocks = 2;
 #else
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
@@ -24,11 +24,12 @@ constexpr bool kOf8 = true;
 #else
 constexpr bool kOf8 = false;
 #endif
-template <int kHeadDim, int kQueryWarps, bool kShaped>
+template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 constexpr int kLeastBlocks =
-    kQueryWarps == 4 ? (kHeadDim < 128 && kHeadDim != 112 ? 3
-                        : kShaped || kHeadDim != 128      ? 2
-                                                          : 0)
+    sizeof(T) == 1     ? (kQueryWarps == 4 || kShaped ? 2 : 3)
+    : kQueryWarps == 4 ? (kHeadDim < 128 && kHeadDim != 112 ? 3
+                          : kShaped || kHeadDim != 128      ? 2
+                                                            : 0)
     : kHeadDim == 112 || (kHeadDim == 80 && kShaped) || (kHeadDim == 96 && (kShaped || kOf8)) ? 3
                                                                                               : 0;
 #endif
@@ -36,7 +37,7 @@ constexpr int kLeastBlocks =
 /*! \brief Items of 16 kQueryWarps queries. In a step with larger and smaller ones, the small get
  * warps that share their keys instead of warps without queries. */
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
-__global__ void __launch_bounds__(kThreads, (kLeastBlocks<kHeadDim, kQueryWarps, kShaped>))
+__global__ void __launch_bounds__(kThreads, (kLeastBlocks<T, kHeadDim, kQueryWarps, kShaped>))
     AttentionKernel(AttentionParams params, int32_t num_stages) {
   KVCTL_DYNAMIC_SHARED(shared);
   WaitForPrevious();
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, (kLeastBlocks<kHeadDim, kQueryWarps,
 template <typename T, int kHeadDim, int kQueryWarps>
 cudaError_t LaunchAttention(const AttentionParams& params, const AttentionLaunch& launch,
                             cudaStream_t stream) {
-  using S = TileShape<kHeadDim, kQueryWarps>;
+  using S = TileShape<kHeadDim, kQueryWarps, sizeof(T)>;
   static_assert(
       S::kKeyWarps == 1 || S::kKeyWarps * S::kQueries * S::kSumStride * 4 <= 2 * S::kStageBytes,
       "results fit where K and V were");
@@ -71,7 +72,8 @@ cudaError_t LaunchAttention(const AttentionParams& params, const AttentionLaunch
                            shaped ? AttentionKernel<T, kHeadDim, kQueryWarps, true>
                                   : AttentionKernel<T, kHeadDim, kQueryWarps, false>,
                            dim3(static_cast<unsigned>(launch.num_blocks)), dim3(kThreads),
-                           SharedBytes<kHeadDim, kQueryWarps>(stages), stream, params, stages);
+                           SharedBytes<kHeadDim, kQueryWarps, sizeof(T)>(stages), stream, params,
+                           stages);
 }
 
 /*!
@@ -81,7 +83,7 @@ cudaError_t LaunchAttention(const AttentionParams& params, const AttentionLaunch
  */
 template <typename T, int kHeadDim, int kQueryWarps>
 cudaError_t PrepareKernels(int stages, int* blocks) {
-  const size_t bytes = SharedBytes<kHeadDim, kQueryWarps>(stages);
+  const size_t bytes = SharedBytes<kHeadDim, kQueryWarps, sizeof(T)>(stages);
   const cudaError_t error =
       Prepare(AttentionKernel<T, kHeadDim, kQueryWarps, true>, kThreads, bytes, nullptr);
   if (error != cudaSuccess) return error;
@@ -93,8 +95,8 @@ template <typename T, int kHeadDim, int kQueryWarps>
 cudaError_t PrepareShape(size_t max_shared_bytes, ShapeOccupancy* occupancy) {
   *occupancy = {0, 2};
   cudaError_t error = PrepareKernels<T, kHeadDim, kQueryWarps>(2, &occupancy->blocks);
-  if (error != cudaSuccess ||
-      SharedBytes<kHeadDim, kQueryWarps>(kMaxStages) > static_cast<int64_t>(max_shared_bytes)) {
+  if (error != cudaSuccess || SharedBytes<kHeadDim, kQueryWarps, sizeof(T)>(kMaxStages) >
+                                  static_cast<int64_t>(max_shared_bytes)) {
     return error;
   }
   int blocks = 0;
@@ -137,6 +139,17 @@ cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& la
   return params.page.dtype == DType::kFloat16
              ? AttendType<Half, kHeadDim>(params, launch, stream)
              : AttendType<Bfloat, kHeadDim>(params, launch, stream);
+}
+
+template <int kHeadDim>
+cudaError_t PrepareFloat8(DType, size_t max_shared_bytes, AttentionOccupancy* occupancy) {
+  return PrepareType<Float8, kHeadDim>(max_shared_bytes, occupancy);
+}
+
+template <int kHeadDim>
+cudaError_t AttendFloat8(const AttentionParams& params, const AttentionLaunch& launch,
+                         cudaStream_t stream) {
+  return AttendType<Float8, kHeadDim>(params, launch, stream);
 }
 
 }  // namespace kvctl::cuda

@@ -62,6 +62,10 @@ class PlainAttention : public PlainQuery<T> {
       l_ += __shfl_xor_sync(kWholeWarp, l_, delta);
     }
     const QueryResult result(m_, l_, params_.sinks, head_);
+    if constexpr (sizeof(T) == 1) {
+#pragma unroll
+      for (float& sum : sums_) sum *= this->Factor(1);
+    }
     const int64_t partial =
         item_.partial < 0 ? -1 : PartialOf(params_.plan, item_, params_.group, this->query_);
     const int64_t out =
@@ -114,6 +118,8 @@ Kernel KernelOf(DType dtype) {
       return PlainKernel<Half>;
     case DType::kBFloat16:
       return PlainKernel<Bfloat>;
+    case DType::kFloat8:
+      return PlainKernel<Float8>;
     default:
       return PlainKernel<float>;
   }

@@ -43,9 +43,9 @@ class PlainQuery {
       table_ =
           params.head_pages + params.head_pages[index_ * params.page.num_kv_heads + item.kv_head];
     }
-    const T* from = static_cast<const T*>(item.at_sinks ? params.q_at_sinks : params.q) +
-                    row() * params.q_row_stride +
-                    static_cast<int64_t>(head_) * params.page.head_dim;
+    const auto* from =
+        static_cast<const QueryOf<T>*>(item.at_sinks ? params.q_at_sinks : params.q) +
+        row() * params.q_row_stride + static_cast<int64_t>(head_) * params.page.head_dim;
     __syncwarp();  // an earlier query is read no more
     for (int32_t d = lane_; d < params.page.head_dim; d += kLanes) q_[d] = ToFloat(from[d]);
     __syncwarp();
@@ -94,7 +94,16 @@ class PlainQuery {
     if (params_.alibi_slopes != nullptr) {
       distance = static_cast<float>(KeyPosition(params_.plan, sequence_, key)) - position_;
     }
-    return Shape(dot, params_.sm_scale, params_.soft_cap, slope_, distance);
+    return Shape(dot, params_.sm_scale * Factor(0), params_.soft_cap, slope_, distance);
+  }
+
+  /*! \brief What elements of K (part 0) or V (part 1) are multiplied by. */
+  __device__ float Factor(int32_t part) const {
+    if constexpr (sizeof(T) > 1) {
+      return 1;
+    } else {
+      return ScaleOf(params_.float8, params_.page.num_kv_heads, part, item_.kv_head);
+    }
   }
 
   const AttentionParams& params_;

@@ -19,23 +19,26 @@ constexpr float kLn2 = 0.693147181f;
 /*! \brief The most stages: K and V of so many steps are in shared memory, or on their way there. */
 constexpr int kMaxStages = 3;
 
-/*! \brief How a block covers a tile of keys: kQueryWarps x kKeyWarps warps. */
-template <int kHeadDim, int kQueryWarps>
+/*! \brief How a block covers a tile of keys: kQueryWarps x kKeyWarps warps. kSize: bytes of an
+ * element of the pages, 2 or 1. */
+template <int kHeadDim, int kQueryWarps, int kSize = 2>
 struct TileShape {
   static constexpr int kKeyWarps = kWarps / kQueryWarps;
   static constexpr int kQueries = 16 * kQueryWarps;
   /*! \brief Keys of a step: a tile of the mask, or a part of one. A warp needs 16; fewer in a step
    * leave room for more stages and more blocks. */
-  static constexpr int kWarpKeys = kQueryWarps == 4 && kHeadDim <= 128 ? 32 : 16;
+  static constexpr int kWarpKeys =
+      (kQueryWarps == 4 || (kQueryWarps == 2 && kSize == 1)) && kHeadDim <= 128 ? 32 : 16;
   static constexpr int kKeys = kWarpKeys * kKeyWarps;
   static constexpr int kSteps = kTileKeys / kKeys;
   /*! \brief Elements from one row to the next: 16 bytes of padding spread the rows of a tile over
    * the banks. */
   static constexpr int kStride = kHeadDim + 8;
+  static constexpr int kPageStride = kHeadDim + 16 / kSize;
   /*! \brief Floats from one query's results to the next: the rows of a warp in other banks. */
   static constexpr int kSumStride = kHeadDim + 8;
   static constexpr int kQueryBytes = kQueries * kStride * 2;
-  static constexpr int kStageBytes = 2 * kKeys * kStride * 2;  // K and V
+  static constexpr int kStageBytes = 2 * kKeys * kPageStride * kSize;  // K and V
   /*! \brief Steps whose addresses and positions are kept: those in the stages and one more. */
   static constexpr int kRing = kMaxStages + 1;
   static constexpr int kRingBytes = kRing * kKeys * (8 + 4);
@@ -48,11 +51,11 @@ struct TileShape {
 };
 
 /*! \brief Dynamic shared memory of a block. */
-template <int kHeadDim, int kQueryWarps>
+template <int kHeadDim, int kQueryWarps, int kSize>
 constexpr int SharedBytes(int stages) {
-  const int bytes = TileShape<kHeadDim, kQueryWarps>::SharedBytes(stages);
+  const int bytes = TileShape<kHeadDim, kQueryWarps, kSize>::SharedBytes(stages);
   if (kQueryWarps < 4) return bytes;
-  const int small = TileShape<kHeadDim, 2>::SharedBytes(kHeadDim > 128 ? 2 : stages);
+  const int small = TileShape<kHeadDim, 2, kSize>::SharedBytes(kHeadDim > 128 ? 2 : stages);
   return bytes > small ? bytes : small;
 }
 

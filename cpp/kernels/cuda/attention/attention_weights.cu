@@ -54,6 +54,8 @@ Kernel KernelOf(DType dtype) {
       return WeightsKernel<Half>;
     case DType::kBFloat16:
       return WeightsKernel<Bfloat>;
+    case DType::kFloat8:
+      return WeightsKernel<Float8>;
     default:
       return WeightsKernel<float>;
   }

@@ -35,6 +35,18 @@ __device__ Vector LoadVector(const void* data, DType dtype, int64_t index) {
   return vector;
 }
 
+/*! \brief Divides by a scale and rounds. Returns how many elements the largest one holds back. */
+__device__ int32_t StoreFloat8(const Vector& vector, void* data, int64_t index, float scale) {
+  Float8 rounded[kVector];
+  int32_t saturated = 0;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) saturated += RoundToFloat8(vector.at[i] / scale, rounded + i);
+  uint64_t bytes;
+  memcpy(&bytes, rounded, sizeof(bytes));
+  *reinterpret_cast<uint64_t*>(static_cast<Float8*>(data) + index) = bytes;
+  return saturated;
+}
+
 __device__ void StoreVector(const Vector& vector, void* data, DType dtype, int64_t index) {
   if (dtype == DType::kFloat32) {
     uint4 words[2];
@@ -101,6 +113,7 @@ struct HeadMove {
       to = args.pages;
       dtype = args.page.dtype;
       target = SlotOffset(args.page, slots[token], part == kV, within);
+      if (dtype == DType::kFloat8) scale = ScaleOf(args.float8, heads.kv, part == kV, within);
     } else {
       const HeadRows& rows = part == kQ ? args.q_out : args.q_at_sinks;
       to = rows.data;
@@ -109,11 +122,20 @@ struct HeadMove {
     }
   }
 
+  __device__ void Store(const AppendArgs& args, const Vector& vector, int32_t first) const {
+    if (dtype == DType::kFloat8) {
+      CountSaturated(args.float8, StoreFloat8(vector, to, target + first, scale));
+    } else {
+      StoreVector(vector, to, dtype, target + first);
+    }
+  }
+
   const Part part;
   HeadRows from;
   int64_t source, target;
   void* to;
   DType dtype;
+  float scale = 1;  // with kFloat8
 };
 
 /*! \brief Cosines, then sines, of a token and part. */
@@ -143,7 +165,7 @@ __global__ void __launch_bounds__(kThreads) AppendVectorsKernel(AppendArgs args)
     if (rotates && first >= half && first < 2 * half) continue;  // done with its other half
     Vector a = LoadVector(move.from.data, move.from.dtype, move.source + first);
     if (!rotates || first >= half) {
-      StoreVector(a, move.to, move.dtype, move.target + first);
+      move.Store(args, a, first);
       continue;
     }
     Vector b = LoadVector(move.from.data, move.from.dtype, move.source + first + half);
@@ -156,8 +178,8 @@ __global__ void __launch_bounds__(kThreads) AppendVectorsKernel(AppendArgs args)
       a.at[i] = x * c.at[i] - y * s.at[i];
       b.at[i] = y * c.at[i] + x * s.at[i];
     }
-    StoreVector(a, move.to, move.dtype, move.target + first);
-    StoreVector(b, move.to, move.dtype, move.target + first + half);
+    move.Store(args, a, first);
+    move.Store(args, b, first + half);
   }
 }
 
@@ -196,8 +218,12 @@ __global__ void AppendKernel(AppendArgs args) {
         x = a * c - b * s;
         y = b * c + a * s;
       }
-      StoreElement(x, move.to, move.dtype, move.target + first);
-      StoreElement(y, move.to, move.dtype, move.target + second);
+      if (move.dtype == DType::kFloat8) {
+        x /= move.scale;
+        y /= move.scale;
+      }
+      CountSaturated(args.float8, StoreInPages(x, move.to, move.dtype, move.target + first) +
+                                      StoreInPages(y, move.to, move.dtype, move.target + second));
     }
   }
 }

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/device/float8_scales.h"
 #include "kernels/cuda/device/plan_layout.h"
 #include "kernels/kv_copy.h"
 #include "kvctl/dtype.h"
@@ -30,7 +31,7 @@ struct HeadRows {
  *
  * The first rotary_dim elements of each head of q and k are rotated by the plan's rope table in
  * float32, element d with element d + rotary_dim / 2; rotary_dim 0: none. Elements are converted to
- * the pages' type.
+ * the pages' type; with kFloat8 they are divided by their scale first.
  */
 struct AppendArgs {
   const PlanHeader* plan;
@@ -46,6 +47,7 @@ struct AppendArgs {
   HeadRows q_at_sinks;  //!< data nullptr: the launch does not fit such steps
   PageShape page;
   void* pages;  //!< of the layer
+  Float8Scales float8;
   int32_t rotary_dim;
   int32_t* misfit;  //!< pinned host memory
 };

@@ -12,8 +12,11 @@ constexpr int kUnroll = 4;
  * sources of a batch are read before its targets are written. */
 __global__ void MoveSlotsKernel(PageShape shape, void* const* layers, const SlotPair* pairs,
                                 int32_t num_copies, int32_t num_pairs) {
-  const int32_t vectors = static_cast<int32_t>(
-      shape.head_dim * (shape.dtype == DType::kFloat32 ? 4 : 2) / sizeof(uint4));
+  const int32_t vectors = static_cast<int32_t>(shape.head_dim *
+                                               (shape.dtype == DType::kFloat32  ? 4
+                                                : shape.dtype == DType::kFloat8 ? 1
+                                                                                : 2) /
+                                               sizeof(uint4));
   const int32_t lane = threadIdx.x % vectors, way = threadIdx.x / vectors;
   const int32_t ways = blockDim.x / vectors;  // pairs that are moved in parallel
   const int32_t head = blockIdx.x % shape.num_kv_heads;

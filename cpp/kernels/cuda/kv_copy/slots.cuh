@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/device/float8_scales.h"
 #include "kernels/kv_copy.h"
 
 namespace kvctl::cuda {
@@ -33,11 +34,14 @@ cudaError_t MoveSlots(const PageShape& shape, void* const* layers, int32_t num_l
                       cudaStream_t stream);
 
 /*! \brief Copies between slots of one layer and rows of K and V, with conversion, as WriteSlotsCpu
- * does. */
+ * does. Rows of kFloat8 are the bytes of such pages; other rows are the values, and those of
+ * kFloat8 pages are divided by, or multiplied by, their scales. */
 cudaError_t WriteSlots(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
-                       const KVRows& k, const KVRows& v, cudaStream_t stream);
+                       const KVRows& k, const KVRows& v, const Float8Scales& float8,
+                       cudaStream_t stream);
 cudaError_t ReadSlots(const PageShape& shape, const void* pages, const int32_t* slots,
-                      int64_t num_rows, const KVRows& k, const KVRows& v, cudaStream_t stream);
+                      int64_t num_rows, const KVRows& k, const KVRows& v,
+                      const Float8Scales& float8, cudaStream_t stream);
 /*! \brief Fills slots of one layer with NaN. */
 cudaError_t PoisonSlots(const PageShape& shape, void* pages, const int32_t* slots, int64_t num_rows,
                         cudaStream_t stream);
@@ -45,10 +49,11 @@ cudaError_t PoisonSlots(const PageShape& shape, void* pages, const int32_t* slot
 /*!
  * \brief RopeSlotsCpu in every layer: rotates the key in slots[i] by row i of a table.
  * \param table [num_slots, rotary_dim] RopeTable's rows.
+ * \param num_saturated Float8Scales's: a rotated key may have a larger element than before.
  */
 cudaError_t RotateSlots(const PageShape& shape, void* const* layers, int32_t num_layers,
                         const int32_t* slots, const float* table, int32_t num_slots,
-                        int32_t rotary_dim, cudaStream_t stream);
+                        int32_t rotary_dim, unsigned long long* num_saturated, cudaStream_t stream);
 
 }  // namespace kvctl::cuda
 

@@ -21,6 +21,8 @@ void CacheBackend::CheckDevice(const PagedKVCacheConfig& config) {
     Throw(ErrorKind::kNotImplemented, "kvctl has cache kernels for the CPU and for CUDA only");
   } else if (config.device.device_id != 0) {
     Throw(ErrorKind::kValue, "the CPU is device 0, got ", config.device.device_id);
+  } else if (PageDType(config.dtype) == DType::kFloat8) {
+    Refuse(CacheFeature::kFloat8Pages);
   }
 }
 
@@ -33,6 +35,14 @@ std::unique_ptr<CacheBackend> CacheBackend::Create(const PagedKVCacheConfig& con
 PageShape PageShapeOf(const PagedKVCacheConfig& config) {
   return {static_cast<int32_t>(config.num_kv_heads), static_cast<int32_t>(config.page_size),
           static_cast<int32_t>(config.head_dim), PageDType(config.dtype)};
+}
+
+std::vector<float> KVScales(const PagedKVCacheConfig& config) {
+  const int64_t count = config.num_layers * 2 * config.num_kv_heads;
+  if (!config.kv_scales.has_value()) return std::vector<float>(count, 1.f);
+  const auto* scales = TensorData<const float>(config.kv_scales.value(), "kv_scales",
+                                               {config.num_layers, 2, config.num_kv_heads});
+  return std::vector<float>(scales, scales + count);
 }
 
 CacheBackend::CacheBackend(CacheDevice device, const PagedKVCacheConfig& config,

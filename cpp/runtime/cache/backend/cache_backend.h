@@ -126,6 +126,8 @@ class CacheBackend {
   virtual void ForgetGraphs() {}
   /*! \brief CudaCache::ReadGraphState. \throws Error kNotImplemented on the CPU. */
   virtual GraphState ReadGraphState() const;
+  /*! \brief PagedKVCacheObj::CountSaturated. */
+  virtual int64_t CountSaturated() const { return 0; }
   /*! \brief The pages of a layer: (num_pages, 2, num_kv_heads, page_size, row elements). */
   const tvm::runtime::Tensor& LayerPages(int64_t layer) const { return pages_[layer]; }
   /*! \brief Fills slots with NaN. */
@@ -163,6 +165,10 @@ class CacheBackend {
 
 /*! \brief The shape of a layer's pages. */
 PageShape PageShapeOf(const PagedKVCacheConfig& config);
+
+/*! \brief What elements of float8_e4m3fn pages are multiplied by, [num_layers, 2, num_kv_heads].
+ * \throws Error kType or kValue if the configuration's tensor is of another type or shape. */
+std::vector<float> KVScales(const PagedKVCacheConfig& config);
 
 }  // namespace kvctl
 

@@ -8,6 +8,10 @@ const std::vector<CacheCapability>& CacheCapabilities() {
   static const std::vector<CacheCapability> kTable = {
       {CacheFeature::kInt8Pages, "int8_pages", "pages of 8-bit integers (`dtype=\"int8\"`)",
        "int8 pages are not implemented on CUDA devices", true, false},
+      {CacheFeature::kFloat8Pages, "float8_pages",
+       "pages of 8-bit floats (`dtype=\"float8_e4m3fn\"`)",
+       "float8_e4m3fn pages are implemented on CUDA devices only; the CPU has int8 pages", false,
+       true},
       {CacheFeature::kInlineRope, "inline_rope", "inline RoPE",
        "inline RoPE is not implemented on CUDA devices", true, false},
       {CacheFeature::kPageSelector, "page_selector", "page selectors",

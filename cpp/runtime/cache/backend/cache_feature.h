@@ -15,6 +15,7 @@ enum class CacheDevice { kCpu, kCuda };
 /*! \brief Features that some backend does not support. */
 enum class CacheFeature {
   kInt8Pages,
+  kFloat8Pages,
   kInlineRope,
   kPageSelector,
   kRenumberedSinks,

@@ -33,6 +33,7 @@ CudaCacheBackend::CudaCacheBackend(const PagedKVCacheConfig& config, KeyRotator*
   cuda.max_query_tokens = static_cast<int32_t>(config.prefill_chunk_size);
   cuda.rotary_dim = table == nullptr ? 0 : table->params().rotary_dim;
   for (const Tensor& pages : pages_) cuda.pages.push_back(DataPointer(pages.operator->()));
+  if (page_shape_.dtype == DType::kFloat8) cuda.kv_scales = KVScales(config);
   kernels_.reset(CudaKernels().create_cache(cuda));
 }
 
@@ -90,7 +91,8 @@ void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
   }
   Tensor q;
   if (hooks_.selects()) {
-    q = Tensor::Empty({num_rows, heads, config_.head_dim}, config_.dtype, config_.device);
+    q = Tensor::Empty({num_rows, heads, config_.head_dim},
+                      ToDLDataType(QueryDType(page_shape_.dtype)), config_.device);
     attention.q_out = DataPointer(q.operator->());
     attention.select = [&] { return hooks_.SelectPages(step->plan(), layer, q); };
   }
@@ -104,6 +106,10 @@ void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
         {mass.sums, mass.num_heads, mass.last_queries, step->num_keys() * mass.num_heads},
         stream());
   });
+}
+
+int64_t CudaCacheBackend::CountSaturated() const {
+  return page_shape_.dtype == DType::kFloat8 ? kernels_->CountSaturated(stream()) : 0;
 }
 
 void CudaCacheBackend::ApplyCopies(const CopyPlan& copies) {

@@ -33,6 +33,7 @@ class CudaCacheBackend final : public CacheBackend {
   using CacheBackend::WriteSlots;
   void ForgetGraphs() final { kernels_->ForgetGraphs(); }
   GraphState ReadGraphState() const final { return kernels_->ReadGraphState(); }
+  int64_t CountSaturated() const final;
   void PoisonSlots(const std::vector<int32_t>& slots) final;
 
  protected:
