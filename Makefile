@@ -131,12 +131,14 @@ RESULTS := build/results
 # strongest for it: block verification where drafts are drawn at random, else "auto". The draft model is the same model
 # with the weights of its linear layers in bfloat16.
 DRAFT_MODEL := build/models/smollm2_bfloat16
-# The same model, which also gives the hidden states that heads read; and the heads of this repository.
+# The same model, which also gives the hidden states that heads read; and the heads of this repository. Weights of 8 bits
+# make drafts cheaper, and those of 16 bits a little better.
 TARGET := build/models/smollm2_hidden
 HEAD := build/heads/smollm2_eagle3
+HEAD_16 := build/heads/smollm2_eagle3_bfloat16
 MEDUSA := build/heads/smollm2_medusa
 DRAFTERS ?= all model:directory=$(DRAFT_MODEL),length=4,how=independent@block \
-  head:directory=$(HEAD),nodes=8 head:directory=$(HEAD),length=6,branching=8,beam=8,nodes=24 \
+  head:directory=$(HEAD),nodes=8 head:directory=$(HEAD_16),length=6,branching=8,beam=8,nodes=24 \
   head:directory=$(MEDUSA),nodes=8 head:directory=$(HEAD),nodes=8+suffix
 TOKENS ?= 40
 SAMPLED_TOKENS ?= 28
@@ -156,7 +158,10 @@ $(TARGET)/lib.so: $(VENV)/built $(VENV)/weights
 build/heads/%/lib.so: examples/heads/%/model.safetensors $(VENV)/built $(VENV)/weights
 	$(BIN)/kvctl heads compile $(<D) --dtype int8 --force --output $(@D)
 
-results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(MEDUSA)/lib.so $(VENV)/dev
+$(HEAD_16)/lib.so: examples/heads/smollm2_eagle3/model.safetensors $(VENV)/built $(VENV)/weights
+	$(BIN)/kvctl heads compile $(<D) --dtype bfloat16 --force --output $(@D)
+
+results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(HEAD_16)/lib.so $(MEDUSA)/lib.so $(VENV)/dev
 	$(call SPEC,$(TOKENS)) --output $(RESULTS)/$(HOW)_greedy
 	$(call SPEC,$(SAMPLED_TOKENS)) --output $(RESULTS)/$(HOW)_sampled --temperature 0.8
 	cp $(RESULTS)/$(HOW)_greedy/summary.json $(MEASURED)/spec_greedy.json

@@ -25,7 +25,7 @@ myst_heading_anchors = 2
 # Every reference must lead somewhere. Other projects' inventories would need a network.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(numpy|npt|torch|transformers|tvm|tvm_ffi|matplotlib)\..*"),
+    ("py:.*", r"(numpy|np|npt|torch|transformers|tvm|tvm_ffi|matplotlib)\..*"),
     ("py:.*", r"(os|pathlib|collections|contextlib|types|typing)\..*"),
     # Types of annotations: aliases that only type checkers see, and types of inner modules.
     ("py:class", r"\w+|.*\._.*|kvctl(\.\w+){3,}"),

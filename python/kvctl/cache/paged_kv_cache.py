@@ -48,7 +48,8 @@ class PagedKVCache(CacheStep, CacheAttention, CacheContents, CachePages):
         self.dtype: str = str(config.dtype)
         self.device: tvm_ffi.Device = config.device
         scales = config.kv_scales
-        #: What elements of float8_e4m3fn pages are multiplied by; None for other pages.
+        #: (num_layers, 2, num_kv_heads) float32: what float8_e4m3fn elements are multiplied by;
+        #: None for other pages.
         self.kv_scales: npt.NDArray[np.float32] | None = (
             None if scales is None else np.array(to_numpy(scales))
         )
