@@ -127,7 +127,8 @@ class Budget:
         richest = max(self._purses[request.id] for request in requests)
         # The more nodes share a step of the cost, the less of it is one node's part.
         totals = [1 << i for i in range(most.bit_length())]
-        part = min(self._part(size, total) for total in totals)
+        plain = self.cost(size)
+        part = min(_part(size, total, self.cost(size + total) / plain) for total in totals)
         return richest >= part or self._tries(1.0)
 
     def _choice(
@@ -144,7 +145,7 @@ class Budget:
         plain = self.cost(size)
         cost = self.cost
         costs = [cost(size + total) / plain for total in range(len(ordered) + 1)]
-        parts = [self._part(size, total) for total in range(len(ordered) + 1)]
+        parts = [_part(size, total, cost) for total, cost in enumerate(costs)]
         self._begin([request.id for request in requests])
         purses = [max(self._purses[request.id], 0.0) for request in requests]
         caps, best_gain = [request.limit for request in requests], 1.0 + self._margin
@@ -160,10 +161,6 @@ class Budget:
                 min(cap, int(purse / parts[total])) for cap, purse in zip(caps, purses, strict=True)
             ]
         return best, best_gain if any(best) else 1.0
-
-    def _part(self, size: int, total: int) -> float:
-        """Return each node's part of what `total` nodes cost beyond a plain round, in tokens."""
-        return size * (self.cost(size + total) / self.cost(size) - 1.0) / max(total, 1)
 
     def _take(
         self,
@@ -230,3 +227,8 @@ class Budget:
         """Forget a text, and save what it gained."""
         if id in self._purses:
             self._savings.give_back(self._purses.pop(id) - self._own.pop(id))
+
+
+def _part(size: int, total: int, cost: float) -> float:
+    """Return each node's part of what `total` nodes cost beyond a plain round, in tokens."""
+    return size * (cost - 1.0) / max(total, 1)
