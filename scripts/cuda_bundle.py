@@ -8,7 +8,7 @@ runtime part of the TVM that is installed here (libraries without the compiler, 
 files); the tvm-ffi wheel of the same version for the machine's Python, and ml_dtypes, which TVM
 imports; with --model a model directory that was compiled for CUDA, without its weights
 (``cuda_run.sh`` makes seeded ones of the same shapes). On the CUDA machine, unpack it and call
-``kvctl-cuda/run.sh`` (docs/cuda.md).
+``kvctl-cuda/run.sh`` (docs/machines/cuda.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LIMIT = 60 << 20
 TVM_LIBRARIES = ("libtvm_runtime.so", "libtvm_runtime_extra.so", "libtvm_runtime_cuda.so")
 PROGRAMS = ("tests/cpp/cuda/test_cuda", "benchmarks/cpp/cuda/micro")
 RUN = """#!/bin/bash
-# Builds kvctl here, tests it on the GPU and measures it; see kvctl/docs/cuda.md.
+# Builds kvctl here, tests it on the GPU and measures it; see kvctl/docs/machines/cuda.md.
 exec "$(dirname "$0")/kvctl/scripts/cuda_run.sh" "$(realpath "$(dirname "$0")")" "$@"
 """
 

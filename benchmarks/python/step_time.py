@@ -3,7 +3,8 @@
     python benchmarks/python/step_time.py                 # Llama-3-70B on H100s, from assumptions
     python benchmarks/python/step_time.py --latency-us 8  # with another latency of an allreduce
 
-docs/tensor_parallel.md says what the parts are, and how far they are from what was measured.
+docs/machines/tensor_parallel.md says what the parts are, and how far they are from what was
+measured.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ KV_DTYPE_HELP = (
 
 
 #: What the option that names a number of workers says of itself.
-WORKERS_HELP = "Run the model on so many worker processes, joined by Gloo (docs/distributed.md)."
+WORKERS_HELP = (
+    "Run the model on so many worker processes, joined by Gloo (docs/machines/distributed.md)."
+)
 
 
 def open_runner(model: str, *, talks: bool = True, workers: int = 1, **options: Any) -> Runner:

@@ -40,8 +40,12 @@ def test_example_of_the_readme(number, request, tmp_path):
 
 
 # What a page needs that is not there by default: a package, and the marker of the tests with it.
-NEEDS = {"torch.md": ("torch", "torch"), "hf.md": ("transformers", "hf")}
-PAGES = [p.name for p in sorted((ROOT / "docs").glob("*.md")) if examples(f"docs/{p.name}")]
+NEEDS = {
+    "docs/models/torch.md": ("torch", "torch"),
+    "docs/models/hf.md": ("transformers", "hf"),
+}
+GUIDES = [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in GUIDES if examples(page)]
 
 
 @pytest.mark.parametrize(
@@ -53,19 +57,19 @@ PAGES = [p.name for p in sorted((ROOT / "docs").glob("*.md")) if examples(f"docs
 )
 def test_examples_of_a_page(page, request):
     """They read on from each other."""
-    if "import matplotlib" in "".join(examples(f"docs/{page}")):
+    if "import matplotlib" in "".join(examples(page)):
         pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
     if page in NEEDS:
         package, extra = NEEDS[page]
         pytest.importorskip(package, reason=f"needs {package}: pip install 'kvctl[{extra}]'")
     names = {}
-    for number, code in enumerate(examples(f"docs/{page}")):
+    for number, code in enumerate(examples(page)):
         if "build/models/smollm2" in code:
             code = code.replace("build/models/smollm2", str(request.getfixturevalue("smollm2")))
-        if page == "distributed.md":
+        if page == "docs/machines/distributed.md":
             for written, here in request.getfixturevalue("two_machines").items():
                 code = code.replace(written, here)
-        exec(compile(code, f"docs/{page} example {number}", "exec"), names)
+        exec(compile(code, f"{page} example {number}", "exec"), names)
 
 
 @pytest.fixture

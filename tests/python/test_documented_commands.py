@@ -16,7 +16,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "benchmarks/README.md",
-    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 # Programs that are not ours. What they do is tested elsewhere: `make test` runs ctest and pytest,
 # test_cpp_example.py builds the C++ example; a bundle for CUDA needs a network and a GPU.

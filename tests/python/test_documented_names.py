@@ -14,7 +14,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "benchmarks/README.md",
-    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 FOLDERS = ("benchmarks", "cmake", "cpp", "docs", "examples", "python", "scripts", "tests")
 SUFFIXES = ("py", "h", "cc", "cu", "cuh", "md", "txt", "toml", "yml", "sh", "cmake")
@@ -25,7 +25,7 @@ FOREIGN_SOURCES = {
     "runtime/vm/kv_state.h",
     "runtime/threading_backend.h",
     "cmake/build_info.h",
-    "kvctl/docs/cuda.md",
+    "kvctl/docs/machines/cuda.md",
 }
 
 

@@ -41,7 +41,7 @@ const CudaPlugin& Open() {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open
   if (library == nullptr) {
     Throw(ErrorKind::kNotImplemented, "kvctl's CUDA kernels cannot be loaded: ", dlerror(),
-          ". They are built where nvcc and the CUDA runtime are (see docs/cuda.md)");
+          ". They are built where nvcc and the CUDA runtime are (see docs/machines/cuda.md)");
   }
   using Entry = const CudaPlugin* (*)();
   const auto entry = reinterpret_cast<Entry>(dlsym(library, kCudaPluginSymbol));

@@ -56,7 +56,10 @@ def compile_command(
         typer.Option(help="Numbers of layers after which a verification can stop, like 10,20."),
     ] = None,
     tensor_parallel: Annotated[
-        int, typer.Option(help="Workers that the model is split over; see docs/tensor_parallel.md.")
+        int,
+        typer.Option(
+            help="Workers that the model is split over; see docs/machines/tensor_parallel.md."
+        ),
     ] = 1,
     force: Annotated[
         bool, typer.Option("--force", help="Compile again where the directory is there.")

@@ -1,6 +1,6 @@
 """Models on several devices: one worker for each, and one logical cache over all of them.
 
-Nothing of it is loaded for one device. See docs/distributed.md.
+Nothing of it is loaded for one device. See docs/machines/distributed.md.
 """
 
 from __future__ import annotations

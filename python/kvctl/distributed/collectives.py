@@ -67,7 +67,7 @@ def load(name: str = "gloo") -> None:
     if not path.exists():
         raise ImportError(
             f"this kvctl was built without collectives over {name}, which several workers need: "
-            f"{_INSTALL[name]} (docs/distributed.md)"
+            f"{_INSTALL[name]} (docs/machines/distributed.md)"
         )
     load_disco()
     try:

@@ -36,7 +36,7 @@ class ChatTemplate:
     A Jinja template gets what Hugging Face's ``apply_chat_template`` passes: ``messages``,
     ``tools``, ``documents``, ``add_generation_prompt``, the special tokens, ``raise_exception``,
     ``strftime_now``, ``tojson``, loop controls and the tag ``generation``. It runs in a sandbox
-    with limits; see docs/text.md.
+    with limits; see docs/models/text.md.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The table of what the cache does on which device, what it refuses, and what docs/cuda.md says."""
+"""What the cache does on which device, what it refuses, and what docs/machines/cuda.md says."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = {
 
 
 def test_the_page_on_cuda_lists_what_the_table_says():
-    limits = (ROOT / "docs/cuda.md").read_text().split("## Limits")[1].split("\n## ")[0]
+    limits = (ROOT / "docs/machines/cuda.md").read_text().split("## Limits")[1].split("\n## ")[0]
     listed = re.search(
         r"- The cache on CUDA refuses with `NotImplementedError`: (.*?)\.\n-", limits, re.S
     )

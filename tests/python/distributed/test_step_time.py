@@ -47,7 +47,7 @@ def test_parts(model):
 
 
 def test_prediction_of_llama_70b(model):
-    """The figures of docs/tensor_parallel.md, with its assumptions."""
+    """The figures of docs/machines/tensor_parallel.md, with its assumptions."""
     step = {
         workers: model.step_time(model.LLAMA_3_70B, workers, model.Work(1, 4096), model.H100)
         for workers in (2, 8)

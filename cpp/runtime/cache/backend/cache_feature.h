@@ -34,7 +34,7 @@ enum class CacheFeature {
 struct CacheCapability {
   CacheFeature feature;
   const char* name;         //!< as kvctl.cache.get_capabilities names it
-  const char* description;  //!< as docs/cuda.md lists it
+  const char* description;  //!< as docs/machines/cuda.md lists it
   const char* refusal;      //!< the message where it is not supported
   bool on_cpu;
   bool on_cuda;

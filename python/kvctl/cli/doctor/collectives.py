@@ -29,7 +29,7 @@ def collectives_check() -> Check:
         return note(
             "collectives",
             "none: a model runs on one worker",
-            "; ".join([*missing, "see docs/distributed.md"]),
+            "; ".join([*missing, "see docs/machines/distributed.md"]),
         )
     texts = [f"{'; '.join(found)}: a model can run on several workers", *missing]
     return ok("collectives", "; ".join(texts))
