@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kvctl.draft import DRAFTERS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,8 +57,10 @@ PAGES = [page for page in GUIDES if examples(page)]
         for page in PAGES
     ],
 )
-def test_examples_of_a_page(page, request):
+@pytest.mark.usefixtures("known_drafters")
+def test_examples_of_a_page(page, request, monkeypatch):
     """They read on from each other."""
+    monkeypatch.chdir(ROOT)
     if "import matplotlib" in "".join(examples(page)):
         pytest.importorskip("matplotlib", reason="needs matplotlib: pip install kvctl[plot]")
     if page in NEEDS:
@@ -70,6 +74,15 @@ def test_examples_of_a_page(page, request):
             for written, here in request.getfixturevalue("two_machines").items():
                 code = code.replace(written, here)
         exec(compile(code, f"{page} example {number}", "exec"), names)
+
+
+@pytest.fixture
+def known_drafters():
+    """What a page registers goes with it."""
+    before = dict(DRAFTERS)
+    yield
+    DRAFTERS.clear()
+    DRAFTERS.update(before)
 
 
 @pytest.fixture
