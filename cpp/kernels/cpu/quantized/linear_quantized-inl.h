@@ -62,6 +62,8 @@ struct Dots {
    * \param offsets Of each row's block.
    */
   void Multiply(const uint8_t* w, const int8_t* x, const BlockOffsets* offsets, int part) {
+    // Else the compiler loads a block's inputs once for all columns, to more registers than it has.
+    __asm__ volatile("" : "+r"(x));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const int32_t offset = OffsetOf(offsets[r], part);
@@ -145,6 +147,7 @@ void ChunkOfRows(const Chunk& chunk, float* sums) {
     const int64_t first = chunk.place + b * kRowsTogether;
     const int8_t* x = product.x.values + first * kBlockInputs;
     const BlockOffsets* offsets = product.x.offsets + first;
+#pragma GCC unroll 1
     for (int v = 0; v < kVecs; v += Products::kTogether) {
       float* part_sums = sums + v * Vec::kLanes;
       for (int part = 0; part < Products::kParts; ++part) {

@@ -82,6 +82,10 @@ inline Line4 ToLine4(Lanes w) {
   return {_mm256_and_si256(w, low), _mm256_and_si256(_mm256_srli_epi16(w, 4), low)};
 }
 
+/*! \brief Makes the compiler add up one after another: another order, which integers allow, needs
+ * more registers than there are. */
+inline void KeepOrder(Lanes* sum) { __asm__("" : "+x"(*sum)); }
+
 #if defined(__AVXVNNI__)
 
 constexpr int kRows8 = 4, kRows4 = 8;
@@ -94,6 +98,7 @@ inline Sum4 Start4(int32_t offset) { return _mm256_set1_epi32(offset); }
 inline Line8 ToLine8(Lanes w) { return w; }
 inline void Dot8(Lanes* sum, Line8 w, int32_t x) {
   *sum = _mm256_dpbusd_avx_epi32(*sum, w, _mm256_set1_epi32(x));
+  KeepOrder(sum);
 }
 inline void Dot4(Lanes* sum, Lanes w, int32_t x) { Dot8(sum, w, x); }
 inline Vec Finish8(Sum8 sum) { return {_mm256_cvtepi32_ps(sum)}; }
@@ -110,13 +115,15 @@ struct Line8 {
 using Sum8 = Lanes;
 using Sum4 = Lanes;  // of pairs of inputs, 16 bits: eight times two products of 15 and 127 fit
 inline Sum8 Start8(int32_t) { return _mm256_setzero_si256(); }
-inline Sum4 Start4(int32_t) { return _mm256_setzero_si256(); }
+// The offset of 32 inputs fits the first of two sums of pairs, and so does what comes out.
+inline Sum4 Start4(int32_t offset) { return _mm256_set1_epi32(offset & 0xffff); }
 inline Line8 ToLine8(Lanes w) {
   const Lanes weight = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
   return {weight, _mm256_abs_epi8(weight)};
 }
 inline void Dot4(Sum4* sum, Lanes w, int32_t x) {
   *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, _mm256_set1_epi32(x)));
+  KeepOrder(sum);
 }
 // |w| <= 128 times |x| <= 127, twice, fits 16 bits. Halves of the weights, whose products could be
 // added up in 16 bits, took a third more time: two products in place of one and a change of signs.
@@ -124,11 +131,11 @@ inline void Dot8(Sum8* sum, Line8 w, int32_t x) {
   const Lanes input = _mm256_sign_epi8(_mm256_set1_epi32(x), w.weight);
   const Lanes pairs = _mm256_maddubs_epi16(w.magnitude, input);
   *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  KeepOrder(sum);
 }
 inline Vec Finish8(Sum8 sum) { return {_mm256_cvtepi32_ps(sum)}; }
-inline Vec Finish4(Sum4 sum, int32_t offset) {
-  const Lanes whole = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(whole, _mm256_set1_epi32(offset)))};
+inline Vec Finish4(Sum4 sum, int32_t) {
+  return {_mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)))};
 }
 
 #endif
