@@ -39,7 +39,7 @@ class Machine:
     flops : float
         Multiplications and additions per second.
     latency : float
-        Seconds of an allreduce of a few bytes.
+        Seconds of an allreduce, or an allgather, of a few bytes.
     link : float
         Bytes per second that it sends, and receives at the same time.
     layer : float
@@ -75,6 +75,8 @@ class Work:
         Bytes of a weight, of an element of K and V, of an activation.
     gathers : bool
         Whether logits are joined on worker 0.
+    sums : str
+        "partial" or "whole", as the model is compiled.
     """
 
     rows: int
@@ -83,6 +85,7 @@ class Work:
     kv_bytes: float = 2.0
     activation_bytes: float = 2.0
     gathers: bool = True
+    sums: str = "partial"
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,12 @@ def step_time(config: LlamaConfig, workers: int, work: Work, machine: Machine) -
     cached = 2 * local.num_key_value_heads * config.head_dim * layers * work.context
     several = workers > 1
     others = (workers - 1) / workers
-    message = work.rows * config.hidden_size * work.activation_bytes
+    hidden, whole = config.hidden_size, work.sums == "whole"
+    if whole:  # each part of a row reaches every other worker once
+        sent = config.num_attention_heads * config.head_dim + config.intermediate_size + 2 * hidden
+    else:  # two allreduces, which pass over their rows twice
+        sent = 4 * hidden
+    message = work.rows * sent * work.activation_bytes
     if several and work.gathers:
         logits = machine.latency + others * work.rows * config.vocab_size * 4 / machine.link
     else:
@@ -130,8 +138,8 @@ def step_time(config: LlamaConfig, workers: int, work: Work, machine: Machine) -
         weights=weights * work.weight_bytes / machine.bandwidth,
         kv=cached * work.kv_bytes / machine.bandwidth,
         arithmetic=2 * weights * work.rows / machine.flops,
-        latency=2 * layers * machine.latency if several else 0.0,
-        transfer=2 * layers * 2 * others * message / machine.link,
+        latency=(4 if whole else 2) * layers * machine.latency if several else 0.0,
+        transfer=layers * others * message / machine.link,
         logits=logits,
         rest=machine.step + layers * machine.layer,
     )
@@ -156,10 +164,16 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--latency-us", type=float, default=H100.latency * 1e6)
     parser.add_argument("--weight-bytes", type=float, default=2.0)
+    parser.add_argument("--sums", choices=("partial", "whole"), default="partial")
     options = parser.parse_args()
     machine = replace(H100, latency=options.latency_us * 1e-6)
     works = [
-        Work(rows, context=options.context, weight_bytes=options.weight_bytes)
+        Work(
+            rows,
+            context=options.context,
+            weight_bytes=options.weight_bytes,
+            sums=options.sums,
+        )
         for rows in options.rows
     ]
     print(table(LLAMA_3_70B, machine, works))

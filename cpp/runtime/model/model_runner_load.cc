@@ -1,6 +1,7 @@
 // From a model directory to a runner.
 #include <algorithm>
 
+#include "kernels/linear.h"
 #include "kvctl/error.h"
 #include "kvctl/model_runner.h"
 #include "runtime/model/files/model_files.h"
@@ -96,11 +97,23 @@ int64_t VocabSize(const JsonObject& config, const std::string& directory) {
   return *size;
 }
 
-/*! \brief The length of the rows of logits that a worker computes. */
-int64_t LogitColumns(const JsonObject& metadata, int64_t vocab_size) {
+/*! \brief How kvctl splits the model over workers; empty where it does not. */
+JsonObject TensorParallelOf(const JsonObject& metadata) {
   const JsonObject ours = FindMember<JsonObject>(metadata, "kvctl").value_or(JsonObject());
-  const auto parallel = FindMember<JsonObject>(ours, "tensor_parallel");
-  return parallel ? IntegerOr(*parallel, "columns", vocab_size) : vocab_size;
+  return FindMember<JsonObject>(ours, "tensor_parallel").value_or(JsonObject());
+}
+
+/*! \brief Refuses whole sums where a worker's share would be summed otherwise than the whole. */
+void CheckWholeSums(const FunctionTable& functions) {
+  const JsonObject& metadata = functions.metadata();
+  const auto sums = FindMember<ffi::String>(TensorParallelOf(metadata), "sums");
+  const auto weights = FindMember<ffi::String>(metadata, "quantization");
+  if (sums != ffi::String("whole") || weights != ffi::String("q0f32")) return;
+  if (ChooseLinearBackend(WeightType::kFloat32) != LinearBackend::kOneDNN) return;
+  Throw(ErrorKind::kValue, functions.path(),
+        " is compiled with tensor_parallel_sums whole, which need kvctl's own kernels: "
+        "KVCTL_LINEAR=onednn chooses oneDNN, whose order of summing depends on a layer's shape. "
+        "Unset it, or compile the model with tensor_parallel_sums partial");
 }
 
 /*! \brief What MLC-LLM's engine tells the cache of each sequence of a model with a window. */
@@ -221,6 +234,7 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
                               const RunnerOptions& options) {
   const ModelFiles files = OpenModelFiles(directory);
   CheckSupported(functions, options.shard);
+  CheckWholeSums(functions);
   const JsonObject& metadata = functions.metadata();
 
   ModelRunner runner(functions);
@@ -229,7 +243,7 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
   runner.vocab_size_ = VocabSize(files.config, directory);
   runner.shard_ = std::max<int64_t>(options.shard, 0);
   runner.num_shards_ = IntegerOr(metadata, "tensor_parallel_shards", 1);
-  runner.logit_columns_ = LogitColumns(metadata, runner.vocab_size_);
+  runner.logit_columns_ = IntegerOr(TensorParallelOf(metadata), "columns", runner.vocab_size_);
   runner.limit_threads_ = metadata.count(ffi::String("kvctl")) > 0;
   const int64_t chunk_limit = IntegerOr(metadata, "prefill_chunk_size", 2048);
   runner.prefill_chunk_size_ =

@@ -400,6 +400,12 @@ class model:
     gated_activate: Callable[[SupportsDLPack, str, SupportsDLPack], None] = _get(
         "kvctl.model.gated_activate"
     )
+    gather_columns: Callable[[Tensor, SupportsDLPack, Tensor], None] = _get(
+        "kvctl.model.gather_columns"
+    )
+    gather_columns_add: Callable[[Tensor, SupportsDLPack, SupportsDLPack, Tensor], None] = _get(
+        "kvctl.model.gather_columns_add"
+    )
     get_kernels: Callable[[str], Sequence[str]] = _get("kvctl.model.get_kernels")
     layer_norm: Callable[
         [SupportsDLPack, SupportsDLPack, SupportsDLPack, float, SupportsDLPack], None

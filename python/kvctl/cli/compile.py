@@ -61,6 +61,13 @@ def compile_command(
             help="Workers that the model is split over; see docs/machines/tensor_parallel.md."
         ),
     ] = 1,
+    tensor_parallel_sums: Annotated[
+        str | None,
+        typer.Option(
+            help="How workers sum: partial (default), an allreduce behind each block; or whole, on "
+            "the CPU: more collectives, and logits are bit for bit those of one process."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compile again where the directory is there.")
     ] = False,
@@ -88,6 +95,7 @@ def compile_command(
             hidden_layers=hidden,
             exit_layers=exits,
             tensor_parallel=tensor_parallel,
+            tensor_parallel_sums=tensor_parallel_sums,
         )
         current = compare_with(output, asked)
         by = "" if current else ", compiled by another build of kvctl"
@@ -119,6 +127,7 @@ def compile_command(
             hidden_layers=hidden,
             exit_layers=exits,
             tensor_parallel=tensor_parallel,
+            tensor_parallel_sums=tensor_parallel_sums,
             force=force,
             progress=report,
             note=notes.append,

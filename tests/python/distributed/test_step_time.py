@@ -42,6 +42,9 @@ def test_parts(model):
     assert two.rest == one.rest == pytest.approx(2e-4 + 1e-5)
     apart = model.step_time(config, 2, replace(work, gathers=False), machine)
     assert apart.logits == pytest.approx(2e-3)
+    whole = model.step_time(config, 2, replace(work, sums="whole"), machine)
+    assert whole.latency == pytest.approx(2 * two.latency)
+    assert whole.transfer == pytest.approx(2 * 0.5 * 3 * (4 * 32 + 96 + 2 * 64) * 4 / 1e8)
     slow = replace(machine, flops=1e3)
     assert model.step_time(config, 2, work, slow).total > 2 * 3 * 1e4 / 1e3
 

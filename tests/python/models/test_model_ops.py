@@ -114,6 +114,47 @@ def test_leading_axes_are_rows():
     np.testing.assert_allclose(out.reshape(2, 3, 5), x @ weight.T, rtol=1e-5, atol=1e-5)
 
 
+def check_slices():
+    """A weight's rows packed alone give the bits that they give in the whole, wherever they lie."""
+
+    def pack(weight, dtype):
+        if dtype == "float32":
+            return model_op("pack_linear")(tensor(weight))
+        if dtype == "bfloat16":
+            return model_op("pack_linear_bf16")(tensor(weight))
+        blocks = model_op("quantize")(tensor(weight), int(dtype.removeprefix("int")))
+        return model_op("pack_quantized")(blocks)
+
+    n, k = 331, 416  # no multiple of a panel's width, nor of the inputs that are read together
+    weight = random(n, k)
+    for dtype in ("float32", "bfloat16", "int8", "int4"):
+        whole = pack(weight, dtype)
+        for m in (1, 2, 7, 13, 50, 65):
+            x, residual = random(m, k), random(m, n)
+            wanted, added = np.empty((2, m, n), np.float32)
+            model_op("linear")(tensor(x), whole, tensor(wanted))
+            model_op("linear_add")(tensor(x), whole, tensor(residual), tensor(added))
+            np.testing.assert_array_equal(added, wanted + residual)
+            for begin, end in ((0, 166), (166, 331), (83, 166), (249, 331), (5, 6), (40, 57)):
+                out = np.empty((m, end - begin), np.float32)
+                model_op("linear")(tensor(x), pack(weight[begin:end], dtype), tensor(out))
+                np.testing.assert_array_equal(out, wanted[:, begin:end])
+
+
+@pytest.mark.parametrize("isa", ["", "baseline", "avx2", "avx2vnni", "avx512"])
+def test_a_slice_of_the_outputs_has_the_same_bits(isa):
+    """Workers whose sums are whole rely on it, on every instruction set."""
+    program = "import test_model_ops as t; t.check_slices()"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "KVCTL_ISA": isa, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
 def test_bfloat16_weights_take_half_the_memory():
     weight = random(64, 128)
     packed = [model_op(name)(tensor(weight)) for name in ("pack_linear", "pack_linear_bf16")]

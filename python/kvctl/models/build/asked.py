@@ -26,6 +26,11 @@ def default_dtype(target: str) -> str:
     return "float32" if target == "cpu" else "float16"
 
 
+def default_sums(target: str) -> str:
+    """Return how several workers sum where nothing is asked for (`graph.tensor_parallel.SUMS`)."""
+    return "partial"
+
+
 def asked_for(
     source: Path | None,
     *,
@@ -36,8 +41,10 @@ def asked_for(
     hidden_layers: Sequence[int] | None,
     exit_layers: Sequence[int],
     tensor_parallel: int = 1,
+    tensor_parallel_sums: str | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of `compile_model` as the directory keeps them, for JSON."""
+    sums = tensor_parallel_sums or default_sums(target)
     return {
         "source": None if source is None else source.resolve().name,
         "target": target,
@@ -47,6 +54,7 @@ def asked_for(
         "hidden_layers": None if hidden_layers is None else list(hidden_layers),
         "exit_layers": list(exit_layers),
         "tensor_parallel": tensor_parallel,
+        "tensor_parallel_sums": sums if tensor_parallel != 1 else None,
     }
 
 
@@ -85,6 +93,8 @@ def compare_with(output: Path, asked: dict[str, Any]) -> bool:
         by_name = {name: dtype for dtype, name in QUANTIZATION.items()}
         kept = {"dtype": by_name.get(str(config.get("quantization")), asked["dtype"])}
     kept = {"tensor_parallel": 1, **kept}  # of builds that knew no other number
+    sums = None if kept["tensor_parallel"] == 1 else "partial"
+    kept = {"tensor_parallel_sums": sums, **kept}  # of builds that knew no other sums
     for name, value in asked.items():
         unsaid = name == "cache" and value is None  # its default depends on the model
         if not unsaid and kept.get(name, value) != value:

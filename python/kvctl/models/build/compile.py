@@ -19,8 +19,8 @@ from ..checkpoints.weights import (
 from ..graph.export import check_layers, export
 from ..graph.layers import BLOCK_BYTES, BLOCK_INPUTS
 from ..graph.logit_mask import LOGIT_MASK
-from ..graph.tensor_parallel import TensorParallel
-from .asked import QUANTIZATION, asked_for, default_dtype
+from ..graph.tensor_parallel import TensorParallel, check_sums
+from .asked import QUANTIZATION, asked_for, default_dtype, default_sums
 from .chat_config import checked_chat, make_chat_config
 from .kept_blocks import kept_blocks
 from .library import building, check_compiler, make_target
@@ -48,6 +48,7 @@ def compile_model(
     hidden_layers: Sequence[int] | None = None,
     exit_layers: Sequence[int] = (),
     tensor_parallel: int = 1,
+    tensor_parallel_sums: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
     note: Note | None = None,
@@ -89,6 +90,10 @@ def compile_model(
     tensor_parallel : int
         Workers that the model is split over: ``kvctl.distributed.ModelRunner`` runs it. The
         parameters are saved whole, and each worker reads its share.
+    tensor_parallel_sums : str, optional
+        How the projections out of attention and of the feed-forward add up over workers:
+        "partial" (default), one allreduce each of what every worker has of the sums; "whole", for
+        the CPU, two allgathers each, and logits are bit for bit those of one worker.
     force : bool
         Replace a compiled model that is in `output_dir` already.
     progress : callable, optional
@@ -138,10 +143,13 @@ def compile_model(
     tvm_target = make_target(target)
     on_cpu = target == "cpu"
     dtype = dtype or default_dtype(target)
-    parallel = None
+    parallel, sums = None, tensor_parallel_sums or default_sums(target)
+    check_sums(sums)
     if tensor_parallel != 1:
         group = BLOCK_INPUTS if dtype in BLOCK_BYTES else 1
-        parallel = TensorParallel(config.with_context(context), tensor_parallel, group=group)
+        parallel = TensorParallel(
+            config.with_context(context), tensor_parallel, group=group, sums=sums
+        )
         for sentence in parallel.notes():
             tell(sentence)
     cache = cache or ("kvctl" if on_cpu or config.attention_soft_cap is not None else "tvm")
@@ -219,6 +227,7 @@ def compile_model(
             hidden_layers=hidden_layers,
             exit_layers=exit_layers,
             tensor_parallel=tensor_parallel,
+            tensor_parallel_sums=sums,
         )
         chat_config = make_chat_config(checkpoint, chat, metadata, staging / "lib.so", asked)
         (staging / "mlc-chat-config.json").write_text(json.dumps(chat_config, indent=1))

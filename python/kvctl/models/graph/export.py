@@ -83,13 +83,19 @@ def export(
     Raises
     ------
     ValueError
-        If `dtype` or `cache` is not one of those, or a layer is none of the model's.
+        If `dtype` or `cache` is not one of those, a layer is none of the model's, or sums of
+        several workers are to be whole elsewhere than on the CPU.
     """
     check_layers(config, hidden_layers or (), exit_layers)
     if cache not in ("kvctl", "tvm"):
         raise ValueError(f"cache must be 'kvctl' or 'tvm', not '{cache}'")
     target = tvm.target.Target("llvm") if target is None else target
     on_cpu = target.kind.name == "llvm"
+    if parallel is not None and parallel.sums == "whole" and not on_cpu:
+        raise ValueError(
+            "tensor_parallel_sums 'whole' is for the CPU: on a GPU TVM's compiler chooses by a "
+            "product's shape in which order it is summed, so a worker's share has other bits"
+        )
     layers: Layers = KvctlLayers(dtype, blocks) if on_cpu else PlainLayers(dtype)
     saved = "float32" if on_cpu else dtype
 
@@ -108,7 +114,7 @@ def export(
     if parallel is None:
         model = make(config, layers, None)
         return export_module(model, module_spec(model), dtype=saved)
-    model = make(parallel.local, ShardedLayers(layers), parallel)
+    model = make(parallel.local, ShardedLayers(layers, parallel), parallel)
     module, local = export_module(model, module_spec(model), dtype=saved)
     whole = param_specs(make(config, layers, None).named_parameters(), saved)
     return module, whole_params(local, whole, parallel)

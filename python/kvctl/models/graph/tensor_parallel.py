@@ -1,63 +1,27 @@
 """A decoder over several workers: each has some heads, some of the feed-forward, some logits.
 
 All workers run one graph, that of a narrower model: projections into heads and into the
-feed-forward are split by columns, those out of them by rows, and an allreduce adds what the workers
-have behind each of the latter. Hidden states are therefore whole, and equal, on every worker.
+feed-forward are split by outputs. Those out of them are split by inputs, and an allreduce adds the
+workers' partial sums; or they are split by outputs as well, inputs and outputs are gathered, and
+every sum is whole. Hidden states are whole, and equal, on every worker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..checkpoints.config import DecoderConfig
 from .layers import BLOCK_INPUTS, ParamSpec
 from .logit_mask import LOGIT_MASK
+from .split import Range, Split
 
-Range = tuple[int, int]
+SUMS = ("partial", "whole")
+"""How the projections out of heads and out of the feed-forward add up over workers."""
 
 _VOCAB_BLOCK = 4096
 """Logits whose exponentials are summed together: kVocabBlock in core/sampling/vocab_ops.h."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which part of a parameter each worker has, along one axis.
-
-    Parameters
-    ----------
-    axis : int
-        The axis.
-    local : tuple of int
-        Extents of the parts of a worker's share, one after another; equal on all workers.
-    ranges : tuple
-        For each worker the range of the whole parameter that begins each of its parts; what a part
-        has beyond it is filled.
-    fill : str
-        "zero" or "minus_infinity".
-    """
-
-    axis: int
-    local: tuple[int, ...]
-    ranges: tuple[tuple[Range, ...], ...]
-    fill: str = "zero"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a library's metadata has it."""
-        return {
-            "axis": self.axis,
-            "local": list(self.local),
-            "ranges": [[list(part) for part in worker] for worker in self.ranges],
-            "fill": self.fill,
-        }
-
-    def in_units(self, unit: int) -> Split:
-        """Return the same along an axis whose elements stand for `unit` each."""
-        ranges = tuple(
-            tuple((begin // unit, end // unit) for begin, end in parts) for parts in self.ranges
-        )
-        return replace(self, local=tuple(size // unit for size in self.local), ranges=ranges)
 
 
 class TensorParallel:
@@ -75,6 +39,9 @@ class TensorParallel:
         How many there are.
     group : int
         Inputs of the feed-forward's last projection that stay together, as those of one scale.
+    sums : str
+        "partial": those projections are split by inputs, and an allreduce adds the workers' sums.
+        "whole": they are split by outputs, and each sum is that of one worker, bit for bit.
 
     Raises
     ------
@@ -82,19 +49,24 @@ class TensorParallel:
         If the model cannot be split over so many.
     """
 
-    def __init__(self, config: DecoderConfig, workers: int, *, group: int = 1) -> None:
+    def __init__(
+        self, config: DecoderConfig, workers: int, *, group: int = 1, sums: str = "partial"
+    ) -> None:
         queries, keys = config.num_attention_heads, config.num_key_value_heads
         if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= queries:
             raise ValueError(
                 f"tensor_parallel must be from 1 to the model's {queries} heads of queries, not "
                 f"{workers!r}: every worker needs one"
             )
+        check_sums(sums)
         if config.qk_norm == "all":
             raise ValueError(
                 "tensor_parallel cannot split a model that normalises the queries of all heads "
                 "together (qk_norm 'all', as OLMo 2 does): compile it for one worker"
             )
-        self.config, self.workers = config, workers
+        self.config, self.workers, self.sums = config, workers, sums
+        if sums == "whole":
+            group = 1  # no projection is split by inputs
         per_group = queries // keys
         sharers = max(1, workers // keys)  # workers that have the same heads of keys
         self._keys = -(-keys // workers) if sharers == 1 else 1
@@ -125,8 +97,39 @@ class TensorParallel:
     @property
     def vocab_ranges(self) -> list[Range]:
         """The ids whose logits each worker has."""
-        size = self.config.vocab_size
-        return [_range(worker * self.vocab, self.vocab, size) for worker in range(self.workers)]
+        return self._shared_out(self.vocab, self.config.vocab_size)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a worker, of projections whose sums are whole."""
+        return -(-self.config.hidden_size // self.workers)
+
+    def columns(self, kind: str) -> list[int]:
+        """Return how many real columns each worker has, of rows that are gathered.
+
+        Parameters
+        ----------
+        kind : str
+            "o": inputs of the projection out of heads; "down": of that out of the feed-forward;
+            "hidden": outputs of both.
+        """
+        ranges, unit = {
+            "o": (self._query_ranges, self.config.head_dim),
+            "down": (self._inside_ranges, 1),
+            "hidden": (self._output_ranges, 1),
+        }[kind]
+        return [unit * (end - begin) for begin, end in ranges]
+
+    @property
+    def _inside_ranges(self) -> list[Range]:
+        return self._shared_out(self._inside, self.config.intermediate_size)
+
+    @property
+    def _output_ranges(self) -> list[Range]:
+        return self._shared_out(self.outputs, self.config.hidden_size)
+
+    def _shared_out(self, share: int, size: int) -> list[Range]:
+        return [_range(worker * share, share, size) for worker in range(self.workers)]
 
     def notes(self) -> list[str]:
         """Return sentences on what does not divide, and so costs more than its share."""
@@ -164,10 +167,7 @@ class TensorParallel:
             return Split(0, (self.vocab,), tuple((one,) for one in self.vocab_ranges), fill)
         layer, _, kind = name.rpartition(".")
         stem = layer.rpartition(".")[2]
-        inside = [
-            _range(worker * self._inside, self._inside, self.config.intermediate_size)
-            for worker in range(self.workers)
-        ]
+        inside = self._inside_ranges
         if stem == "qkv_proj":
             return self._split_qkv()
         if stem == "gate_up_proj":
@@ -176,6 +176,8 @@ class TensorParallel:
             return Split(0, (size, size), both)
         if stem == "up_proj":
             return Split(0, (self._inside,), tuple((one,) for one in inside))
+        if kind == "weight" and stem in ("o_proj", "down_proj") and self.sums == "whole":
+            return Split(0, (self.outputs,), tuple((one,) for one in self._output_ranges))
         if kind == "weight" and stem == "down_proj":
             return _by_columns(param, self._inside, inside)
         if kind == "weight" and stem == "o_proj":
@@ -208,9 +210,22 @@ class TensorParallel:
             by_param[param.name] = splits.index(found)
         return {
             "columns": self.vocab,
+            "sums": self.sums,
             "splits": [split.to_json() for split in splits],
             "params": by_param,
         }
+
+
+def check_sums(sums: str) -> None:
+    """Check a name of `SUMS`.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if sums not in SUMS:
+        raise ValueError(f"tensor_parallel_sums must be one of {', '.join(SUMS)}, not {sums!r}")
 
 
 def whole_params(

@@ -86,7 +86,9 @@ class Shards:
     def allgather(self, send, in_group, recv):
         """Put what all workers have behind each other on each of them."""
         assert in_group
-        np.from_dlpack(recv)[:] = np.stack(self._exchange(np.from_dlpack(send)))
+        parts = self._exchange(np.from_dlpack(send))
+        np.from_dlpack(recv).reshape(-1)[:] = np.concatenate([part.reshape(-1) for part in parts])
+        self.collectives += self._rank.value == 0
 
     def gather_to_worker0(self, send, in_group, recv):
         """Put what all workers have behind each other on the first one."""
