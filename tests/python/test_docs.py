@@ -70,6 +70,9 @@ def test_examples_of_a_page(page, request, monkeypatch):
     for number, code in enumerate(examples(page)):
         if "build/models/smollm2" in code:
             code = code.replace("build/models/smollm2", str(request.getfixturevalue("smollm2")))
+        if page == "docs/machines/tensor_parallel.md":
+            for written, here in request.getfixturevalue("whole_sums").items():
+                code = code.replace(written, here)
         if page == "docs/machines/distributed.md":
             for written, here in request.getfixturevalue("two_machines").items():
                 code = code.replace(written, here)
@@ -86,13 +89,29 @@ def known_drafters():
 
 
 @pytest.fixture
-def two_machines(tmp_path):
-    """What stands in the examples of several workers, and what it is here; the second machine."""
+def gloo():
+    """Skip where kvctl was built without Gloo, and say so."""
     from kvctl.distributed import collectives
-    from tiny_model import compile_tiny_model
 
     if "gloo" not in collectives.available():
         pytest.skip("needs collectives over Gloo: apt install libgloo-dev, then build again")
+
+
+@pytest.fixture
+def whole_sums(gloo, tmp_path):
+    """The models of the example of whole sums, for one process and for two workers."""
+    from tiny_model import compile_tiny_model
+
+    one = compile_tiny_model(tmp_path / "one")
+    two = compile_tiny_model(tmp_path / "two", tensor_parallel=2, tensor_parallel_sums="whole")
+    return {"build/models/llama-2-whole": str(two), '"build/models/llama"': f'"{one}"'}
+
+
+@pytest.fixture
+def two_machines(gloo, tmp_path):
+    """What stands in the examples of several workers, and what it is here; the second machine."""
+    from tiny_model import compile_tiny_model
+
     model = compile_tiny_model(tmp_path / "model", tensor_parallel=2)
     port = two_free_ports()
     command = [sys.executable, "-m", "kvctl.distributed.host", "127.0.0.1", str(port)]
