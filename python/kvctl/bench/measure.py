@@ -8,13 +8,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .._ffi.untrusted import reading
-from ..draft import Drafter, make_drafter
+from ..draft import make_drafter
+from ..engine.costs import new_cost, with_cost
 from ..verification import Sampling
 from .conversation import answer_text, encode_turn, fits
 from .progress import Progress
 from .questions import MAX_QUESTIONS, Question
-from .recording import RecordingDrafter
-from .result import Answer, Configuration, Round, Times, answer_from_json
+from .recording import RecordingDrafter, plain_rounds, times_of
+from .result import Answer, Configuration, answer_from_json
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Measurement:
     Plain decoding is measured for every batch size, and is not named among the configurations. The
     conversations go on from plain decoding's answers, so that all configurations answer the same
     prompts.
+
+    Nothing that one configuration learns reaches another one, so that its figures do not depend on
+    the others: each pass makes new drafters, and each configuration learns on its own what rounds
+    cost, beginning with its warm-up.
 
     Attributes
     ----------
@@ -69,6 +74,7 @@ class Measurement:
         for one in self.configurations:
             if one.batch < 1:
                 raise ValueError(f"a batch must be at least 1, got {one.batch}")
+        self._costs = {one: new_cost() for one in self.configurations}
         self.answers: list[Answer] = []
         self.skipped: list[dict[str, Any]] = []
         self.trees: dict[tuple[int, int | str, int], list[Any]] = {}
@@ -151,10 +157,11 @@ class Measurement:
     def _ordered(self) -> list[tuple[int, int | str, int]]:
         return sorted(self._known, key=lambda key: (self._places[key[1]], key[2], key[0]))
 
-    def _make(self, configuration: Configuration) -> Drafter | None:
+    def _make(self, configuration: Configuration) -> RecordingDrafter | None:
+        """Return a new drafter: one for all texts of a pass, which may lose what others gained."""
         if configuration.drafter is None:
             return None
-        return make_drafter(configuration.drafter, self._runner)
+        return RecordingDrafter(make_drafter(configuration.drafter, self._runner))
 
     def _warm_up(self) -> None:
         """Run every configuration for a few tokens: what is made once is not timed.
@@ -169,7 +176,10 @@ class Measurement:
             self._generate(one, self._make(one), [prompt] * one.batch, _WARM_UP_TOKENS, ids)
 
     def _group(
-        self, group: Sequence[Question], numbers: Sequence[int], drafters: Sequence[Drafter | None]
+        self,
+        group: Sequence[Question],
+        numbers: Sequence[int],
+        drafters: Sequence[RecordingDrafter | None],
     ) -> None:
         """Answer questions that belong together, turn by turn, by every configuration."""
         for turn in range(max(len(question.turns) for question in group)):
@@ -208,21 +218,20 @@ class Measurement:
     def _turn(
         self,
         number: int,
-        drafter: Drafter | None,
+        drafter: RecordingDrafter | None,
         questions: Sequence[Question],
         prompts: Sequence[list[int]],
         turn: int,
     ) -> None:
         """Time one configuration on one turn of a group."""
-        recording: Any = None if drafter is None else RecordingDrafter(drafter)
         configuration = self.configurations[number]
         ids = [self._places[question.id] + turn * MAX_QUESTIONS for question in questions]
         begin = perf_counter()
         generations = self._generate(
-            configuration, recording, prompts, self._settings.max_new_tokens, ids
+            configuration, drafter, prompts, self._settings.max_new_tokens, ids
         )
         seconds = perf_counter() - begin
-        times = [_times(one) for one in generations]
+        times = [times_of(one) for one in generations]
         whole = sum(map(sum, times))
         for i, question in enumerate(questions):
             # Answers that were generated together have their parts of the time.
@@ -244,14 +253,16 @@ class Measurement:
                 generation.finish_reason,
                 [*(answer.seconds if answer is not None else []), share],
                 times[i],
-                _plain_rounds(generation) if recording is None else recording.rounds(ids[i]),
+                plain_rounds(generation) if drafter is None else drafter.rounds(ids[i]),
             )
-            self.trees[key] = [] if recording is None else recording.trees(ids[i])
+            self.trees[key] = [] if drafter is None else drafter.trees(ids[i])
+        if drafter is not None:
+            drafter.clear()
 
     def _generate(
         self,
         configuration: Configuration,
-        drafter: Drafter | None,
+        drafter: Any,
         prompts: Sequence[list[int]],
         new_tokens: int,
         request_ids: Sequence[int],
@@ -259,36 +270,20 @@ class Measurement:
         from ..engine.generate import generate
 
         text, temperature = self._runner.text, self._settings.temperature
-        return generate(
-            self._runner,
-            prompts,
-            max_new_tokens=new_tokens,
-            drafter=drafter,
-            rule=configuration.rule,
-            sampling=Sampling(temperature=temperature) if temperature > 0 else None,
-            seed=self._settings.seed,
-            request_id=request_ids,
-            stop=text.stop_tokens,
-            stop_when=[text.stop_check() for _ in prompts],
-            max_batch=configuration.batch,
-        )
-
-
-def _times(generation: Generation) -> Times:
-    stats = generation.statistics
-    return Times(
-        stats.prefill_seconds,
-        stats.start_seconds,
-        stats.draft_seconds,
-        stats.forward_seconds,
-        stats.verify_seconds,
-        stats.rollback_seconds,
-        stats.replay_seconds,
-    )
-
-
-def _plain_rounds(generation: Generation) -> list[Round]:
-    return [Round(0, 0, 0, 0, 1)] * (len(generation.tokens) - 1)
+        with with_cost(self._runner, self._costs[configuration]):
+            return generate(
+                self._runner,
+                prompts,
+                max_new_tokens=new_tokens,
+                drafter=drafter,
+                rule=configuration.rule,
+                sampling=Sampling(temperature=temperature) if temperature > 0 else None,
+                seed=self._settings.seed,
+                request_id=request_ids,
+                stop=text.stop_tokens,
+                stop_when=[text.stop_check() for _ in prompts],
+                max_batch=configuration.batch,
+            )
 
 
 def _rotated(numbers: Sequence[int], by: int) -> list[int]:

@@ -1,14 +1,15 @@
-"""A drafter that notes what became of the drafts of another one."""
+"""What is noted of a generation: its times, and what became of its drafts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .result import Round
+from .result import Round, Times
 
 if TYPE_CHECKING:
     from ..draft import Budget, Draft, Drafter, Request, RoundResult
+    from ..engine.generation import Generation
     from ..tree import TokenTree
 
 
@@ -22,7 +23,7 @@ class _Noted(NamedTuple):
 class RecordingDrafter:
     """A `Drafter` that passes every call on and keeps the outcome of the rounds.
 
-    Rounds are known by their request's ``request_id``.
+    Rounds are known by their request's ``request_id``, until `clear`.
 
     Noting takes about a microsecond a round: what can wait is done after the generation.
 
@@ -61,6 +62,10 @@ class RecordingDrafter:
         """Pass it on."""
         self._drafter.finish(request)
 
+    def clear(self) -> None:
+        """Forget all rounds; the drafter keeps what it learnt."""
+        self._noted.clear()
+
     def rounds(self, request_id: int) -> list[Round]:
         """Return the rounds of a text."""
         return [_round(one) for one in self._noted.get(request_id, [])]
@@ -68,6 +73,25 @@ class RecordingDrafter:
     def trees(self, request_id: int) -> list[tuple[list[int], list[int], list[int]]]:
         """Return of each round the verified tree's tokens and parents, and its accepted nodes."""
         return [_verified(one) for one in self._noted.get(request_id, [])]
+
+
+def times_of(generation: Generation) -> Times:
+    """Return what a generation took."""
+    stats = generation.statistics
+    return Times(
+        stats.prefill_seconds,
+        stats.start_seconds,
+        stats.draft_seconds,
+        stats.forward_seconds,
+        stats.verify_seconds,
+        stats.rollback_seconds,
+        stats.replay_seconds,
+    )
+
+
+def plain_rounds(generation: Generation) -> list[Round]:
+    """Return the rounds of a generation without a drafter."""
+    return [Round(0, 0, 0, 0, 1)] * (len(generation.tokens) - 1)
 
 
 def _round(noted: _Noted) -> Round:

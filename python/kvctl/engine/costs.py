@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -22,13 +23,18 @@ _WORTH_KEEPING = 16
 class _Known:
     """The costs of a runner, and when they were written to the file."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.cost = RoundCost(max_rows=_MAX_ROWS)
+    def __init__(self, cost: RoundCost, key: str | None = None) -> None:
+        self.cost, self.key = cost, key
         self.speculative_rounds = 0
+
+    @classmethod
+    def remembered(cls, runner: Runner) -> _Known:
+        """Return what an earlier process remembered of a runner that has an identity."""
         identity = identity_of(runner)
-        self.key = None if identity is None else cost_file.key_of(identity)
-        if self.key is not None:
-            self.cost.recall(cost_file.recall(self.key))
+        known = cls(new_cost(), None if identity is None else cost_file.key_of(identity))
+        if known.key is not None:
+            known.cost.recall(cost_file.recall(known.key))
+        return known
 
 
 _known: WeakKeyDictionary[Runner, _Known] = WeakKeyDictionary()
@@ -38,9 +44,9 @@ def _of(runner: Runner) -> _Known:
     try:
         known = _known.get(runner)
         if known is None:
-            _known[runner] = known = _Known(runner)
+            _known[runner] = known = _Known.remembered(runner)
     except TypeError:  # a runner that has no hash, or takes no weak reference
-        known = _Known(runner)
+        known = _Known.remembered(runner)
     return known
 
 
@@ -50,6 +56,33 @@ def cost_of(runner: Runner) -> RoundCost:
     What an earlier process remembered of a runner that has an ``identity`` is where it begins.
     """
     return _of(runner).cost
+
+
+def new_cost() -> RoundCost:
+    """Return the cost of a runner's rounds of which nothing is known yet."""
+    return RoundCost(max_rows=_MAX_ROWS)
+
+
+@contextlib.contextmanager
+def with_cost(runner: Runner, cost: RoundCost) -> Iterator[None]:
+    """Let generations go by a cost of their own, and add to it alone.
+
+    What is known of the runner, and the file, stay as they are. Nothing is known of a runner that
+    has no hash or takes no weak reference, here either.
+    """
+    try:
+        outer = _known.get(runner)
+        _known[runner] = _Known(cost)
+    except TypeError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        if outer is None:
+            _known.pop(runner, None)
+        else:
+            _known[runner] = outer
 
 
 def forget_costs(runner: Runner) -> None:

@@ -1,11 +1,12 @@
 """Measuring configurations in turns: what is answered, by whom, and what is noted."""
 
+import itertools
 from collections import Counter
 
 import pytest
 
 from bench_questions import CONFIGURATIONS, QUESTIONS
-from fake_text import talking_runner
+from fake_text import FakeText, talking_runner
 from kvctl import generate
 from kvctl.bench import Question
 from kvctl.bench.conversation import encode_turn
@@ -14,7 +15,9 @@ from kvctl.bench.result import Configuration, Result
 from kvctl.bench.settings import Settings
 from kvctl.bench.spec import bench_spec
 from kvctl.draft import DRAFTERS, Draft, Drafter
+from kvctl.engine.costs import cost_of
 from kvctl.tree import TokenTree
+from simulated_time import Clock, TimedRunner
 
 
 class WrongDrafter(Drafter):
@@ -185,3 +188,75 @@ def test_the_drivers_own_time_is_measured(result):
     assert result.settings["measured_seconds"] == pytest.approx(
         sum(sum(one.seconds) for one in result.answers)
     )
+
+
+def following(context):
+    return (5 * context[-1] + 3) % 37
+
+
+def timed_runner(monkeypatch):
+    """A runner whose rounds take a second, and an eighth for each drafted row."""
+    runner = TimedRunner(Clock(monkeypatch), following, row=0.125)
+    runner.text = FakeText()
+    return runner
+
+
+class Betting(Drafter):
+    """Drafts a token that it is sure of, and notes what its texts may lose."""
+
+    def __init__(self, *, right):
+        self.right, self.purses, self.costs = right, [], []
+
+    def propose(self, requests, budget):
+        [one] = requests
+        budget.affords(requests)
+        self.purses.append(budget.purse(one.id))
+        self.costs.append(budget.cost)
+        token = following(one.tokens) if self.right else 38
+        return [Draft(TokenTree([one.root, token], [-1, 0]), rates=[1.0, 0.9])]
+
+
+def measured(monkeypatch, others=(), *, right=False):
+    """Return the drafters of the two passes of a configuration that is measured beside others."""
+    made = []
+
+    def make():
+        made.append(Betting(right=right))
+        return made[-1]
+
+    monkeypatch.setitem(DRAFTERS, "betting", make)
+    monkeypatch.setitem(DRAFTERS, "wrong", WrongDrafter)
+    Measurement(
+        timed_runner(monkeypatch),
+        QUESTIONS,
+        [*map(Configuration, others), Configuration("betting")],
+        Settings(max_new_tokens=20, passes=2),
+    ).run()
+    return made[1:]  # the first one was warmed up
+
+
+def test_what_a_configuration_learns_reaches_no_other_one(monkeypatch):
+    alone = measured(monkeypatch)
+    beside = measured(monkeypatch, ["lookup", "wrong", "suffix"])
+    assert [one.purses for one in beside] == [one.purses for one in alone]
+    assert len({id(cost) for one in beside for cost in one.costs}) == 1  # of both passes
+    known, cost = alone[0].costs[0], beside[0].costs[0]
+    assert cost.points == known.points == [(2, 1.125)]
+    assert cost.timed_rounds == known.timed_rounds
+
+
+def test_a_measurement_leaves_what_is_known_of_the_runner_alone(monkeypatch):
+    runner = timed_runner(monkeypatch)
+    before = cost_of(runner)
+    questions = QUESTIONS[:2]
+    Measurement(runner, questions, [Configuration("lookup")], Settings(max_new_tokens=8)).run()
+    assert cost_of(runner) is before and not before.calibrated
+
+
+def test_texts_of_a_pass_may_lose_what_others_gained(monkeypatch):
+    """As those of any drafter; a pass begins without."""
+    for drafter in measured(monkeypatch, right=True):
+        purses = drafter.purses
+        begins = [new for old, new in itertools.pairwise(purses) if new < old]
+        assert purses[0] == 0.3 and len(begins) > 6
+        assert begins == pytest.approx([2.3] * len(begins))
