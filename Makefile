@@ -8,7 +8,8 @@
 # make docs       the guides and the reference from the docstrings, in build/docs; a warning is an error
 # make sanitize   the C++ tests and a fuzz of the cache under AddressSanitizer and UndefinedBehaviorSanitizer
 # make fuzz       damaged files of every kind that is read: no crash, no hang, a sentence for each
-# make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures; AGAINST=REV: beside an earlier commit
+# make bench      every benchmark that needs no GPU, results in build/results; make bench QUICK=1: a few minutes, and rough figures; AGAINST=REV: beside an earlier commit; KEEP=1: into the tables of benchmarks/README.md
+# make tables     write the tables of benchmarks/README.md from benchmarks/results
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +19,7 @@ MODEL := build/models/smollm2
 # Where scikit-build-core built: looked up by the shell, since it is not there when make starts in a fresh clone.
 NATIVE = $$(dirname $$(ls build/cp*/CTestTestfile.cmake | head -1))
 
-.PHONY: build demo report results heads test lint ffi docs bench fuzz sanitize clean same-python
+.PHONY: build demo report results heads test lint ffi docs bench tables fuzz sanitize clean same-python
 
 build: $(VENV)/built
 
@@ -90,6 +91,7 @@ lint: $(VENV)/built $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/python scripts/check_layers.py
 	$(BIN)/python scripts/generate_ffi.py --check
+	$(SUITE)/write_tables.py --check
 
 ffi: $(VENV)/built $(VENV)/dev
 	$(BIN)/python scripts/generate_ffi.py
@@ -146,7 +148,7 @@ PASSES ?= 1
 SPEC = $(BIN)/kvctl bench spec $(TARGET) --questions benchmarks/questions/short.jsonl $(addprefix --drafter ,$(DRAFTERS)) \
   --resume $(if $(QUICK),--limit 6,--passes $(PASSES)) --max-new-tokens $(if $(QUICK),24,$(1))
 HOW = $(if $(QUICK),quick,spec)
-MEASURED = $(if $(QUICK),$(RESULTS),benchmarks/results)
+MEASURED = $(if $(QUICK),$(RESULTS),benchmarks/results/speculation)
 PAGE = $(if $(QUICK),$(RESULTS),docs)
 
 $(DRAFT_MODEL)/lib.so: $(VENV)/built $(VENV)/weights
@@ -170,32 +172,23 @@ results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(HEAD_16)/lib.so
 	  --picture $(PAGE)/pictures/speedup.png
 	rm $(RESULTS)/$(HOW)_*/progress.jsonl
 
-# QUICK has fewer repetitions and prompts, and not the largest sizes.
-quick = $(if $(QUICK),$(1))
-BENCH = $(BIN)/python benchmarks/python/bench_$(1).py $(2) --json $(RESULTS)/$(1).json
-
-# AGAINST=REV builds an earlier commit in build/against and compares with it, in turns, instead.
+# QUICK has fewer repetitions and prompts, and not the largest sizes. KEEP=1 writes the results where the tables of
+# benchmarks/README.md come from, and writes the tables. AGAINST=REV builds an earlier commit in build/against and compares
+# with it, in turns, instead.
+SUITE = $(BIN)/python benchmarks/python/suite
 ifdef AGAINST
 bench: $(VENV)/built
 	mkdir -p $(RESULTS)
-	$(BIN)/python benchmarks/python/bench_against.py --against $(AGAINST) $(call quick,--rounds 1) --json $(RESULTS)/against.json
+	$(SUITE)/bench_against.py --against $(AGAINST) $(if $(QUICK),--rounds 1) --json $(RESULTS)/against.json
 else
 bench: $(MODEL)/lib.so
-	mkdir -p $(RESULTS)
-	$(NATIVE)/benchmarks/cpp/step_cost $(RESULTS)/step_cost.json $(call quick,30)
-	$(NATIVE)/benchmarks/cpp/bookkeeping $(RESULTS)/bookkeeping.json
-	$(NATIVE)/benchmarks/cpp/mask_lowering $(RESULTS)/mask_lowering.json $(call quick,200)
-	$(NATIVE)/benchmarks/cpp/verification $(RESULTS)/verification.json $(call quick,20)
-	$(call BENCH,attention,$(call quick,--parts sdpa shared observer --rounds 1))
-	$(call BENCH,verify,$(call quick,--quick --vocab 32000 --draft 4))
-	$(call BENCH,recurrent,$(call quick,--drafts 7 --repeat 3))
-	$(call BENCH,model,$(MODEL) $(call quick,--repeat 3))
-	$(call BENCH,drafting,$(call quick,--tokens 1000000 --repeat 8))
-	$(call BENCH,generate,$(MODEL) $(call quick,--repeat 1 --tokens 32))
-	$(call BENCH,loop,$(MODEL) $(call quick,--repeat 1 --tokens 32))
-	$(call BENCH,rules,$(MODEL) $(call quick,--rounds 1 --prompts 1))
-	$(call BENCH,linear,$(call quick,--repeat 3 --rows 1 8 16))
+	$(SUITE)/bench_all.py $(MODEL) --programs $(NATIVE)/benchmarks/cpp $(if $(QUICK),--quick) \
+	  --output $(if $(KEEP),benchmarks/results,$(RESULTS))
+	$(if $(KEEP),$(SUITE)/write_tables.py)
 endif
+
+tables: $(VENV)/built
+	$(SUITE)/write_tables.py
 
 clean:
 	rm -rf build $(VENV)

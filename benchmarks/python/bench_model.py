@@ -14,7 +14,6 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -25,6 +24,7 @@ import numpy as np
 import tvm_ffi
 
 import kvctl
+from kvctl.bench.machine_state import memory_bandwidth
 
 CONTEXT = 128
 PROMPT = 256
@@ -34,18 +34,6 @@ def seconds(call: Callable[[], object]) -> float:
     begin = perf_counter()
     call()
     return perf_counter() - begin
-
-
-def memory_bandwidth(threads: int) -> float:
-    """Bytes per second that all threads together read from arrays far larger than any cache."""
-    parts = [np.ones(1 << 26, np.float32) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
-
-        def read_all() -> None:
-            list(pool.map(lambda part: np.dot(part, part), parts))
-
-        read_all()
-        return sum(part.nbytes for part in parts) / min(seconds(read_all) for _ in range(5))
 
 
 def arithmetic() -> float:

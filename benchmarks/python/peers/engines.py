@@ -120,29 +120,53 @@ class Transformers:
         return out[0, len(prompt) :].tolist(), seconds
 
 
-class LlamaCpp:
-    """llama.cpp through llama-cpp-python, on a GGUF file."""
+def llama_settings(settings: str) -> dict[str, str]:
+    """Return the settings of llama.cpp by name; those without a value have an empty one.
 
-    def __init__(self, gguf: str) -> None:
+    Raises
+    ------
+    ValueError
+        If one is not known.
+    """
+    chosen = dict(one.partition("=")[::2] for one in settings.split(",") if one)
+    if unknown := chosen.keys() - {"repack", "flash", "threads"}:
+        raise ValueError(f"{unknown.pop()!r} is no setting of llama.cpp: repack, flash, threads=N")
+    return chosen
+
+
+class LlamaCpp:
+    """llama.cpp through llama-cpp-python, on a GGUF file.
+
+    Parameters
+    ----------
+    settings : str
+        Separated by commas: ``repack`` has the weights in the layout that llama.cpp prefers on this
+        processor, ``flash`` its other attention, ``threads=N`` so many of them.
+        Without ``repack`` they stay as they are in the file: GCC 12 compiles the version for AMX so
+        that its first forward ends the process (benchmarks/README.md has the flag that helps).
+    """
+
+    def __init__(self, gguf: str, settings: str = "") -> None:
         from llama_cpp import Llama, llama_cpp
         from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-        # Weights stay as they are in the file: repacked for AMX, blocks of 4 and 8 bits end the
-        # process (0.3.36).
+        chosen = llama_settings(settings)
+        self._settings = settings
         defaults = llama_cpp.llama_model_default_params
 
-        def without_repacking() -> object:
-            parameters = defaults()
-            parameters.use_extra_bufts = False
-            return parameters
+        def parameters() -> object:
+            found = defaults()
+            found.use_extra_bufts = "repack" in chosen
+            return found
 
-        llama_cpp.llama_model_default_params = without_repacking
-        threads = len(os.sched_getaffinity(0))  # by default it decodes on half of them
+        llama_cpp.llama_model_default_params = parameters
+        threads = int(chosen.get("threads") or len(os.sched_getaffinity(0)))
         options = {
             "model_path": gguf,
             "n_ctx": 2048,
-            "n_threads": threads,
+            "n_threads": threads,  # by default it decodes on half of the cores
             "n_threads_batch": threads,
+            "flash_attn": "flash" in chosen,
             "verbose": False,
             "logits_all": True,
         }
@@ -150,9 +174,11 @@ class LlamaCpp:
         self._lookup = Llama(
             **options, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=10, max_ngram_size=4)
         )
+        self._plain.eval([1] * 32)  # what cannot run on this machine says so before the first turn
 
     def version(self) -> str:
-        return f"llama-cpp-python {metadata.version('llama-cpp-python')}"
+        settings = f" ({self._settings})" if self._settings else ""
+        return f"llama-cpp-python {metadata.version('llama-cpp-python')}{settings}"
 
     def step(self, context: list[int], rows: int) -> float:
         self._plain.reset()
@@ -176,10 +202,14 @@ class LlamaCpp:
 
 
 def open_engine(name: str, argument: str) -> Engine:
-    """Return an engine: kvctl on a model directory, the others on a GGUF file."""
-    kinds: dict[str, type[Kvctl] | type[Transformers] | type[LlamaCpp]] = {
+    """Return an engine: kvctl on a model directory, the others on a GGUF file.
+
+    The name of llama.cpp may have its settings behind a blank: ``llama.cpp repack,flash``.
+    """
+    if name.startswith("llama.cpp"):
+        return LlamaCpp(argument, name.removeprefix("llama.cpp").strip())
+    kinds: dict[str, type[Kvctl] | type[Transformers]] = {
         "kvctl": Kvctl,
         "transformers": Transformers,
-        "llama.cpp": LlamaCpp,
     }
     return kinds[name](argument)

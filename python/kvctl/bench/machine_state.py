@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 from .._ffi import functions as ffi
 from .._ffi.cpu_info import cpu_info, cpu_model
@@ -52,3 +56,23 @@ def machine_load() -> dict[str, Any]:
         "governor": _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
         "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
     }
+
+
+def memory_bandwidth(threads: int, repeat: int = 5) -> float:
+    """Return the bytes per second that threads together read from the machine's memory.
+
+    Parameters
+    ----------
+    threads
+        How many read, each an array of 256 MiB, which is far larger than most caches.
+    repeat
+        Readings, of which the fastest counts.
+    """
+    parts = [np.ones(1 << 26, np.float32) for _ in range(threads)]
+    least = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(repeat + 1):  # the first one warms up
+            begin = perf_counter()
+            list(pool.map(lambda part: np.dot(part, part), parts))
+            least = min(least, perf_counter() - begin)
+    return sum(part.nbytes for part in parts) / least

@@ -1,6 +1,6 @@
 """Compare this checkout with an earlier commit, in one run: both take turns, least times count.
 
-    python benchmarks/python/bench_against.py --against REV [--rounds 3] [--only linear step_cost]
+    python benchmarks/python/suite/bench_against.py --against REV [--rounds 3] [--only linear]
     make bench AGAINST=REV
 
 The earlier commit is built in a worktree of its own, build/against/COMMIT, which stays for the next
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def python_of(checkout: Path) -> Path:
@@ -108,7 +108,8 @@ def build(revision: str) -> Path:
         subprocess.run(
             [*git, "worktree", "add", "--detach", str(checkout), commit.stdout.strip()], check=True
         )
-    subprocess.run(["make", "-C", str(checkout), ".venv/built"], check=True)
+    if subprocess.run(["make", "-C", str(checkout), ".venv/built"], check=False).returncode:
+        raise ValueError(f"{revision} does not build here: see above, and {checkout}")
     return checkout
 
 

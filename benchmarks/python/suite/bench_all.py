@@ -1,0 +1,174 @@
+"""Run every benchmark that needs no GPU, one after the other, and keep what each wrote.
+
+    python benchmarks/python/suite/bench_all.py MODEL_DIR --programs DIR [--quick] [--only linear]
+
+Results lie in a folder of the machine's name, say build/results/intel_xeon_avx512, and each has
+what it was measured on: the processor, the instructions used, the cores, the bytes per second that
+they read from memory, the load before and after, and the seconds it took, of the clock and of the
+processors. KVCTL_ISA=avx2 gives a
+folder of its own. A benchmark that fails, or that takes longer than --limit, is stopped: the others
+still run, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from kvctl.bench.machine_state import describe_machine, memory_bandwidth
+
+DRIVERS = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A program and its options: those of a quick run, which has fewer repetitions and sizes.
+
+    Parameters
+    ----------
+    quick : str
+        Options of a quick run, separated by spaces.
+    model : bool
+        Whether it takes the model's directory.
+    native : bool
+        Whether it is a program in C++.
+    """
+
+    quick: str = ""
+    model: bool = False
+    native: bool = False
+
+    def command(self, name: str, out: Path, options: argparse.Namespace) -> list[str]:
+        """Return the command that writes its result to `out`."""
+        quick = self.quick.split() if options.quick else []
+        if self.native:
+            return [str(options.programs / name), str(out), *quick]
+        model = [str(options.model)] if self.model else []
+        driver = str(DRIVERS / f"bench_{name}.py")
+        return [sys.executable, driver, *model, *quick, "--json", str(out)]
+
+
+BENCHMARKS = {
+    "step_cost": Benchmark("30", native=True),
+    "bookkeeping": Benchmark(native=True),
+    "mask_lowering": Benchmark("200", native=True),
+    "verification": Benchmark("20", native=True),
+    "attention": Benchmark("--parts sdpa shared observer --rounds 1"),
+    "verify": Benchmark("--quick --vocab 32000 --draft 4"),
+    "recurrent": Benchmark("--drafts 7 --repeat 3"),
+    "model": Benchmark("--repeat 3", model=True),
+    "drafting": Benchmark("--tokens 1000000 --repeat 8"),
+    "generate": Benchmark("--repeat 1 --tokens 32", model=True),
+    "loop": Benchmark("--repeat 1 --tokens 32", model=True),
+    "rules": Benchmark("--rounds 1 --prompts 1", model=True),
+    "linear": Benchmark("--repeat 3 --rows 1 8 16 32"),
+}
+
+
+def folder_name(cpu: str, isa: str) -> str:
+    """Return the name of a machine's folder: the maker and the family, and the instructions."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)|processor|cpu|@.*", " ", cpu.lower()))
+    return "_".join([*words[:2], isa])
+
+
+def best_bandwidth(folder: Path, now: float) -> float:
+    """Return the most bytes per second that were read on this machine, now or in stored results.
+
+    Other work makes it less, never more.
+    """
+    stored = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    found = [one.get("measured", {}).get("bytes_per_second") or 0.0 for one in stored]
+    return max(now, *found, 0.0)
+
+
+def describe() -> dict[str, Any]:
+    """Return the machine as every result has it."""
+    found = describe_machine()
+    cores = int(found["cpus"])
+    git = ["git", "-C", str(DRIVERS), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False)
+    return {
+        **found,
+        "forced_isa": os.environ.get("KVCTL_ISA"),
+        "bytes_per_second": memory_bandwidth(cores),
+        "commit": commit.stdout.strip(),
+        "day": date.today().isoformat(),
+    }
+
+
+def processor_seconds() -> float:
+    """Return the processors' seconds of all commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run(command: list[str], limit: float) -> str | None:
+    """Run a command; return what went wrong."""
+    try:
+        done = subprocess.run(command, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {limit:.0f} s"
+    return f"ended with {done.returncode}" if done.returncode else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", type=Path, help="kvctl's model directory")
+    parser.add_argument("--programs", type=Path, required=True, help="the folder of those in C++")
+    parser.add_argument("--quick", action="store_true", help="rough figures in a few minutes")
+    parser.add_argument("--only", nargs="+", default=list(BENCHMARKS), choices=BENCHMARKS)
+    parser.add_argument("--limit", type=float, default=1800, help="seconds for each, at the most")
+    parser.add_argument("--output", type=Path, default=Path("build/results"))
+    options = parser.parse_args()
+
+    machine = describe()
+    folder = options.output / folder_name(machine["cpu"], machine["isa"])
+    folder.mkdir(parents=True, exist_ok=True)
+    machine["bytes_per_second"] = best_bandwidth(folder, machine["bytes_per_second"])
+    print(
+        f"{machine['cpus']} cores of {machine['cpu']}, {machine['isa']}, memory read at "
+        f"{machine['bytes_per_second'] / 1e9:.1f} GB/s; results in {folder}"
+    )
+    failed = []
+    began = perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.only:
+            print(f"\n== {name}", flush=True)
+            out, before, begin = Path(scratch) / f"{name}.json", os.getloadavg()[0], perf_counter()
+            processors = processor_seconds()
+            wrong = run(BENCHMARKS[name].command(name, out, options), options.limit)
+            seconds = perf_counter() - begin
+            processors = processor_seconds() - processors
+            print(
+                f"== {name}: {wrong or 'done'} ({seconds:.0f} s, of processors {processors:.0f} s)",
+                flush=True,
+            )
+            if wrong:
+                failed.append(f"{name} {wrong}")
+                continue
+            load = [round(before, 2), round(os.getloadavg()[0], 2)]
+            spent = {"seconds": round(seconds), "processor_seconds": round(processors)}
+            about = {**machine, "load": load, **spent, "quick": options.quick}
+            result = {"measured": about, **json.loads(out.read_text())}
+            (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(
+        f"\n{len(options.only)} benchmarks in {perf_counter() - began:.0f} s, "
+        f"of processors {processor_seconds():.0f} s"
+    )
+    if failed:
+        sys.exit(f"bench_all: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
