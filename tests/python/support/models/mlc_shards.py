@@ -35,9 +35,11 @@ def compile_mlc_shards(directory, checkpoint, workers):
             return super().batch_prefill(input_embeds, rows, paged_kv_cache)
 
     config = checkpoint.config
-    local = TensorParallel(config, workers).local
+    parallel = TensorParallel(config, workers)
+    local = parallel.local
     target = tvm.target.Target("llvm")
-    model = Model(local, ShardedLayers(PlainLayers("float32")), cache="kvctl", target=target)
+    layers = ShardedLayers(PlainLayers("float32"), parallel)
+    model = Model(local, layers, cache="kvctl", target=target)
     module, params = model.export_tvm(module_spec(model))
     directory.mkdir(parents=True)
     writer = ParamWriter(directory)
