@@ -45,9 +45,10 @@ SharedReads SharedPrefixes::Find(const LayerMasks& masks, const WorkLimits& limi
   int64_t partial_queries = 0;
   for (const SharedTiles& tiles : reads.tiles) {
     for (const int32_t s : tiles.sequences) {
-      partial_queries += int64_t{2} * step_->sequences[s].num_query_tokens * group_;
+      partial_queries += kResults * step_->sequences[s].num_query_tokens * group_;
     }
   }
+  // The other half stays for items that are cut along their keys.
   return 2 * partial_queries > limits.max_partial_queries ? SharedReads{} : reads;
 }
 
@@ -71,7 +72,8 @@ void SharedPrefixes::AddHead(int32_t kv_head, int32_t item_tokens, SharedReads* 
     }
     const int64_t saved =
         static_cast<int64_t>(run.sequences.size() - items.size()) * (run.end - begin);
-    if (saved < kMinSaved || 256 * saved < 2 * 16 * queries) continue;
+    const bool pays = kTileBytes * saved >= kMinGain * kResults * kResultBytes * queries;
+    if (saved < kMinSaved || !pays) continue;
     reads->saved += saved;
     for (SharedTiles& item : items) reads->tiles.push_back(std::move(item));
     for (const int32_t s : run.sequences) shared[s] = run.end;

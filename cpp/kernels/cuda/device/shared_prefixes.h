@@ -28,13 +28,21 @@ struct SharedReads {
  * whose queries do not fit one item, since those of each fill items alone; and sequences that have
  * evicted tokens, whose keys may have other positions on the same pages.
  *
- * Sharing pays where it saves a KV head at least kMinSaved tiles, and twice the bytes that its
- * partial results take: two for each query, 16 head_dim bytes to write and read, where a tile has
- * 256 head_dim bytes.
+ * Sharing pays where it saves a KV head at least kMinSaved tiles, and the bytes of the tiles it
+ * saves are at least kMinGain times those of the partial results that it adds.
  */
 class SharedPrefixes {
  public:
   static constexpr int64_t kMinSaved = 8;
+  /*! \brief Partial results cost more than their bytes: fences, and the wait for the last block. */
+  static constexpr int64_t kMinGain = 2;
+  /*! \brief Results of a query: of the tiles it shares, and of its own. */
+  static constexpr int64_t kResults = 2;
+  /*! \brief Bytes of each result's elements: a float that is written, and read once. */
+  static constexpr int64_t kResultBytes = 2 * sizeof(float);
+  /*! \brief Bytes of each element of the heads in a tile: its keys' K and V, of 16 bits. Those of
+   * float32 and of 8-bit pages are counted alike, so that a plan does not depend on the type. */
+  static constexpr int64_t kTileBytes = 2 * 2 * kTileKeys;
 
   SharedPrefixes(int32_t num_kv_heads, int32_t group, int32_t page_size)
       : num_kv_heads_(num_kv_heads), group_(group), page_size_(page_size) {}
