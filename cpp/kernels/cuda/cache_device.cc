@@ -267,6 +267,7 @@ class Cache final : public CudaCache {
     }
     shape.rotary_dim = config.rotary_dim;
     shape.shares = config.shares_prefixes;
+    shape.least_shape = occupancy->least_shape;
     return shape;
   }
 

@@ -5,6 +5,7 @@
 #ifndef KVCTL_TESTS_CUDA_CUDA_ATTENTION_H_
 #define KVCTL_TESTS_CUDA_CUDA_ATTENTION_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -29,7 +30,8 @@ struct Options {
   bool head_pages_plain = false;  //!< whether the plain kernel takes them
   AttentionMass mass;             //!< num_heads 0: no sums
   int32_t num_stages = 3;
-  bool shares = true;  //!< whether prefixes that sequences share are read once
+  int32_t least_shape = 0;  //!< of items, which is expected on a device with that shared memory
+  bool shares = true;       //!< whether prefixes that sequences share are read once
   const std::vector<uint8_t>* float8 = nullptr;  //!< pages of 8-bit floats, which the layer's are
   std::vector<float> scales;                     //!< [2, KV heads] theirs
 };
@@ -84,7 +86,8 @@ inline Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& seq
                                    {options.num_blocks, options.num_blocks, options.num_blocks},
                                    max_partial_queries,
                                    0,
-                                   options.shares});
+                                   options.shares,
+                                   options.least_shape});
   builder.Build(step, table, nullptr);
 
   const DType query_type = QueryType(layer, options);
@@ -145,9 +148,13 @@ inline Output AttendCuda(const PagedLayer& layer, std::vector<TestSequence>& seq
   cuda::AttentionOccupancy occupancy;
   Must(cuda::PrepareAttention(params.page, options.shared_bytes, &occupancy));
   EXPECT_EQ(occupancy.plain, options.plain);
+  EXPECT_EQ(occupancy.least_shape, options.least_shape);
   occupancy.plain |= options.head_pages_plain;
-  const cuda::AttentionLaunch launch{occupancy.plain, builder.item_shape(), options.num_blocks,
-                                     options.num_stages, true};
+  const int32_t shape_of_items = builder.item_shape();
+  const int32_t stages =
+      options.plain ? 0 : std::min(options.num_stages, occupancy.shapes[shape_of_items].stages);
+  const cuda::AttentionLaunch launch{occupancy.plain, shape_of_items, options.num_blocks, stages,
+                                     true};
   Must(cuda::PreparePlain(params.page.dtype, nullptr));
   Must(cuda::Attention(params, launch, nullptr));
   const std::vector<uint64_t> after = arena.Read();  // as before: another layer may use the plan

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/attention/attention_tile.cuh"
 
@@ -9,24 +7,33 @@ namespace {
 /*! \brief The kernels of one head_dim and size of elements. */
 struct Heads {
   int32_t head_dim;
-  size_t shared_bytes;  // the least that a block of each of them can do with
+  size_t shared_bytes[kNumItemShapes];  // the least that a block of each shape can do with
   cudaError_t (*prepare)(DType, size_t, AttentionOccupancy*);
   cudaError_t (*attend)(const AttentionParams&, const AttentionLaunch&, cudaStream_t);
 };
 
-template <int kHeadDim, int kSize>
-constexpr size_t kLeastSharedBytes =
-    std::max({SharedBytes<kHeadDim, 1, kSize>(2), SharedBytes<kHeadDim, 2, kSize>(2),
-              SharedBytes<kHeadDim, 4, kSize>(2)});
-
 template <int kHeadDim>
 Heads HeadsOf() {
-  return {kHeadDim, kLeastSharedBytes<kHeadDim, 2>, PrepareHeads<kHeadDim>, AttendHeads<kHeadDim>};
+  return {kHeadDim,
+          {SharedBytes<kHeadDim, 1, 2>(2), SharedBytes<kHeadDim, 2, 2>(2),
+           SharedBytes<kHeadDim, 4, 2>(2)},
+          PrepareHeads<kHeadDim>,
+          AttendHeads<kHeadDim>};
 }
 template <int kHeadDim>
 Heads Float8HeadsOf() {
-  return {kHeadDim, kLeastSharedBytes<kHeadDim, 1>, PrepareFloat8<kHeadDim>,
+  return {kHeadDim,
+          {SharedBytes<kHeadDim, 1, 1>(2), SharedBytes<kHeadDim, 2, 1>(2),
+           SharedBytes<kHeadDim, 4, 1>(2)},
+          PrepareFloat8<kHeadDim>,
           AttendFloat8<kHeadDim>};
+}
+
+/*! \brief The first shape that fits with all larger ones; kNumItemShapes if none does. */
+int32_t LeastShape(const Heads& heads, size_t max_shared_bytes) {
+  int32_t shape = kNumItemShapes;
+  while (shape > 0 && heads.shared_bytes[shape - 1] <= max_shared_bytes) --shape;
+  return shape;
 }
 
 /*! \brief The kernels for pages of a shape, or nullptr. */
@@ -50,9 +57,11 @@ cudaError_t PrepareAttention(const PageShape& page, size_t max_shared_bytes,
                              AttentionOccupancy* occupancy) {
   const Heads* heads = Find(page);
   *occupancy = {};
-  return heads != nullptr && heads->shared_bytes <= max_shared_bytes
-             ? heads->prepare(page.dtype, max_shared_bytes, occupancy)
-             : PreparePlain(page.dtype, occupancy);
+  if (heads == nullptr) return PreparePlain(page.dtype, occupancy);
+  const int32_t least = LeastShape(*heads, max_shared_bytes);
+  if (least == kNumItemShapes) return PreparePlain(page.dtype, occupancy);
+  occupancy->least_shape = least;
+  return heads->prepare(page.dtype, max_shared_bytes, occupancy);
 }
 
 cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& launch,

@@ -74,6 +74,9 @@ struct ShapeOccupancy {
 };
 struct AttentionOccupancy {
   ShapeOccupancy shapes[kNumItemShapes];
+  /*! \brief The smaller ones do not fit the shared memory of this device: PlanShape::least_shape.
+   */
+  int32_t least_shape;
   bool plain;  //!< the kernel without tensor cores, which is slow
 };
 
@@ -84,8 +87,9 @@ struct AttentionOccupancy {
  * or 256; with kFloat8 of 64 or 128. Other caches get the plain kernel.
  *
  * \param page Any type; head_dim a multiple of 8 in [8, 256].
- * \param max_shared_bytes What a block may have on this device: where that is too little for the
- * kernel of a head_dim, the cache gets the plain one.
+ * \param max_shared_bytes What a block may have on this device. Where that is too little for a
+ * shape of items, smaller items take the next one; where it is for all, the cache gets the plain
+ * kernel.
  */
 cudaError_t PrepareAttention(const PageShape& page, size_t max_shared_bytes,
                              AttentionOccupancy* occupancy);
@@ -98,6 +102,7 @@ cudaError_t Attention(const AttentionParams& params, const AttentionLaunch& laun
 template <int kHeadDim>
 cudaError_t AttendHeads(const AttentionParams& params, const AttentionLaunch& launch,
                         cudaStream_t stream);
+/*! \brief Of the shapes from occupancy->least_shape on. */
 template <int kHeadDim>
 cudaError_t PrepareHeads(DType dtype, size_t max_shared_bytes, AttentionOccupancy* occupancy);
 /*! \brief The kernels of one head_dim for pages of kFloat8. */

@@ -107,9 +107,13 @@ cudaError_t PrepareShape(size_t max_shared_bytes, ShapeOccupancy* occupancy) {
 
 template <typename T, int kHeadDim>
 cudaError_t PrepareType(size_t max_shared_bytes, AttentionOccupancy* occupancy) {
-  cudaError_t error = PrepareShape<T, kHeadDim, 1>(max_shared_bytes, &occupancy->shapes[0]);
-  if (error != cudaSuccess) return error;
-  error = PrepareShape<T, kHeadDim, 2>(max_shared_bytes, &occupancy->shapes[1]);
+  cudaError_t error = cudaSuccess;
+  if (occupancy->least_shape <= 0) {
+    error = PrepareShape<T, kHeadDim, 1>(max_shared_bytes, &occupancy->shapes[0]);
+  }
+  if (error == cudaSuccess && occupancy->least_shape <= 1) {
+    error = PrepareShape<T, kHeadDim, 2>(max_shared_bytes, &occupancy->shapes[1]);
+  }
   if (error != cudaSuccess) return error;
   return PrepareShape<T, kHeadDim, 4>(max_shared_bytes, &occupancy->shapes[2]);
 }

@@ -132,7 +132,7 @@ constexpr size_t kSharedBytes = kPlainSharedBytes + 2 * sizeof(uint32_t);
 cudaError_t PreparePlain(DType dtype, AttentionOccupancy* occupancy) {
   int blocks = 0;
   const cudaError_t error = Prepare(KernelOf(dtype), kThreads, kSharedBytes, &blocks);
-  if (occupancy != nullptr) *occupancy = {{{blocks, 0}, {blocks, 0}, {blocks, 0}}, true};
+  if (occupancy != nullptr) *occupancy = {{{blocks, 0}, {blocks, 0}, {blocks, 0}}, 0, true};
   return error;
 }
 

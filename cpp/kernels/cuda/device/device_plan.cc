@@ -78,7 +78,7 @@ std::vector<DevicePlanBuilder::ClassMasks> DevicePlanBuilder::Classify(const Mas
 
 int32_t DevicePlanBuilder::ChooseShape(const StepPlan& step,
                                        const std::vector<ClassMasks>& classes) {
-  int32_t least = 0;
+  int32_t least = shape_.least_shape;
   for (const SequencePlan& sequence : step.sequences) {
     while (least + 1 < kNumItemShapes &&
            sequence.num_query_tokens * shape_.group > kItemQueries[least]) {

@@ -25,6 +25,7 @@ struct PlanShape {
   int32_t max_partial_queries;  //!< capacity for partial results
   int32_t rotary_dim;           //!< of the rope table, 0 without one
   bool shares = true;           //!< whether prefixes that sequences share are read once
+  int32_t least_shape = 0;      //!< of items; the device has no room for kernels of smaller ones
 };
 
 /*! \brief Builds arenas. Storage is reused from step to step. */
@@ -65,8 +66,9 @@ class DevicePlanBuilder {
   WorkLimits Limits(int32_t item_shape) const;
   /*! \brief Finds the classes of the layers' masks. */
   std::vector<ClassMasks> Classify(const MaskTable& masks, const CudaSinks* sinks);
-  /*! \brief The least shape that every sequence's queries fit, or a larger one, in which more
-   * sequences read what they share together, if that saves an eighth of the tiles. */
+  /*! \brief The least shape from the device's least on that every sequence's queries fit, or a
+   * larger one, in which more sequences read what they share together, if that saves an eighth of
+   * the tiles. */
   int32_t ChooseShape(const StepPlan& step, const std::vector<ClassMasks>& classes);
   void AddClass(const StepPlan& step, const ClassMasks& of);
   /*! \brief Finds the tiles that sequences read together, and notes them in the blocks. */
