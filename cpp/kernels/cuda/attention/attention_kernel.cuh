@@ -26,13 +26,24 @@ constexpr bool kOf8 = false;
 #endif
 template <typename T, int kHeadDim, int kQueryWarps, bool kShaped>
 constexpr int kLeastBlocks =
-    sizeof(T) == 1     ? (kQueryWarps == 4 || kShaped ? 2 : 3)
+    sizeof(T) == 1     ? (kQueryWarps == 4 ? 2 : 3)
     : kQueryWarps == 4 ? (kHeadDim < 128 && kHeadDim != 112 ? 3
-                          : kShaped || kHeadDim != 128      ? 2
+                          : kHeadDim != 128                 ? 2
+                          : kShaped                         ? 3
                                                             : 0)
+    : kQueryWarps == 2 && kShaped && (kHeadDim == 80 || kHeadDim == 96)                       ? 4
     : kHeadDim == 112 || (kHeadDim == 80 && kShaped) || (kHeadDim == 96 && (kShaped || kOf8)) ? 3
                                                                                               : 0;
 #endif
+
+/*! \brief The i-th item of this block's range, or nullptr. Found again for each item, since what it
+ * is found with would take registers from the loop over keys. */
+__device__ inline const WorkItem* ItemOf(const PlanHeader* plan, int32_t layer, int32_t i) {
+  const PlanClass work = ClassOf(plan, layer);
+  const auto* range = PlanPart<int32_t>(plan, plan->ranges) + work.first_range + blockIdx.x;
+  const int32_t item = range[0] + i;
+  return item < range[1] ? PlanPart<WorkItem>(plan, plan->items) + work.first_item + item : nullptr;
+}
 
 /*! \brief Items of 16 kQueryWarps queries. In a step with larger and smaller ones, the small get
  * warps that share their keys instead of warps without queries. */
@@ -43,12 +54,8 @@ __global__ void __launch_bounds__(kThreads, (kLeastBlocks<T, kHeadDim, kQueryWar
   WaitForPrevious();
   LetNextCome();
   if (params.plan->misfit != 0) return;
-  const PlanClass work = ClassOf(params.plan, params.layer);
-  const WorkItem* items = PlanPart<WorkItem>(params.plan, params.plan->items) + work.first_item;
-  const auto* range = PlanPart<int32_t>(params.plan, params.plan->ranges) + work.first_range;
-  const int32_t end = range[blockIdx.x + 1];
-  for (int32_t i = range[blockIdx.x]; i < end; ++i) {
-    const WorkItem& item = items[i];
+  for (int32_t i = 0; const WorkItem* next = ItemOf(params.plan, params.layer, i); ++i) {
+    const WorkItem& item = *next;
     if (kQueryWarps == 4 && (item.token_end - item.token_begin) * params.group <= 32) {
       AttentionBlock<T, kHeadDim, 2, kShaped>(params, kHeadDim > 128 ? 2 : num_stages, shared)
           .Run(item);
