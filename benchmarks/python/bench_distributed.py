@@ -154,7 +154,8 @@ def load(folder: Path, shards: int, workers: int = 1) -> Any:
     """Compile the tiny model for so many shards, and load it, with a sequence."""
     directory = folder / str(shards)
     if not directory.exists():
-        compile_model(RandomCheckpoint(CONFIG), directory, tensor_parallel=shards)
+        options: dict[str, Any] = {"tensor_parallel": shards, "tensor_parallel_sums": "partial"}
+        compile_model(RandomCheckpoint(CONFIG), directory, **options)
     if workers > 1:
         runner: Any = ModelRunner.load(directory, threads=1, workers=workers)
     else:

@@ -64,8 +64,8 @@ def compile_command(
     tensor_parallel_sums: Annotated[
         str | None,
         typer.Option(
-            help="How workers sum: partial (default), an allreduce behind each block; or whole, on "
-            "the CPU: more collectives, and logits are bit for bit those of one process."
+            help="How workers sum: whole (default on cpu), with logits that are bit for bit those "
+            "of one process; or partial (default on cuda), with half as many collectives."
         ),
     ] = None,
     force: Annotated[

@@ -21,7 +21,15 @@ def gloo():
 @pytest.fixture(scope="session")
 def sharded_model(tmp_path_factory):
     """The tiny model of the other tests, its weights too, compiled for two workers."""
-    return compile_tiny_model(tmp_path_factory.mktemp("models") / "tp2", tensor_parallel=2)
+    directory = tmp_path_factory.mktemp("models") / "tp2"
+    return compile_tiny_model(directory, tensor_parallel=2, tensor_parallel_sums="partial")
+
+
+@pytest.fixture(scope="session")
+def whole_model(tmp_path_factory):
+    """The same with whole sums."""
+    directory = tmp_path_factory.mktemp("models") / "whole2"
+    return compile_tiny_model(directory, tensor_parallel=2, tensor_parallel_sums="whole")
 
 
 @pytest.fixture(scope="session")

@@ -119,9 +119,10 @@ def test_a_session_that_was_closed_says_so(sharded_model):
     assert runner.cache.sequence_ids == [0]
 
 
+@pytest.mark.parametrize("model", ["sharded_model", "whole_model"])
 @pytest.mark.parametrize("seed", range(int(os.environ.get("KVCTL_KILLS", "2"))))
-def test_killed_at_a_random_moment(sharded_model, seed):
-    runner = load(sharded_model)
+def test_killed_at_a_random_moment(request, model, seed):
+    runner = load(request.getfixturevalue(model))
     pid = pid_of(runner)
     wait = random.Random(seed).uniform(0.001, 0.4)
     killed = []

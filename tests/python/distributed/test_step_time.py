@@ -57,5 +57,8 @@ def test_prediction_of_llama_70b(model):
     }
     assert 1e3 * step[8].total == pytest.approx(11, abs=1.0)
     assert step[8].latency > step[8].transfer
+    work = model.Work(1, 4096, sums="whole")
+    whole = model.step_time(model.LLAMA_3_70B, 8, work, model.H100)
+    assert 1e3 * whole.total == pytest.approx(14.1, abs=0.1)
     assert step[2].weights == pytest.approx(4 * step[8].weights, rel=0.01)
     assert "| 8 | 1 |" in model.table(model.LLAMA_3_70B, model.H100, [model.Work(1)])

@@ -59,7 +59,9 @@ def test_families(tmp_path, case, workers):
     family = Family(case)
     source = family.write(tmp_path / "source")
     one = kvctl.ModelRunner.load(compile_model(source, tmp_path / "one"), prefill_chunk_size=24)
-    directory = compile_model(source, tmp_path / "several", tensor_parallel=workers)
+    directory = compile_model(
+        source, tmp_path / "several", tensor_parallel=workers, tensor_parallel_sums="partial"
+    )
     with shards(workers) as group:
         group.load(directory, prefill_chunk_size=24)
         compare(one, group, family.tokens)
@@ -73,7 +75,11 @@ def test_uneven_shares_hidden_states_and_exits(tmp_path):
     one = kvctl.ModelRunner.load(compile_tiny_model(tmp_path / "one", **options))
     notes = []
     several = compile_tiny_model(
-        tmp_path / "several", tensor_parallel=2, note=notes.append, **options
+        tmp_path / "several",
+        tensor_parallel=2,
+        tensor_parallel_sums="partial",
+        note=notes.append,
+        **options,
     )
     assert any("9 heads do not divide over 2 workers" in note for note in notes)
     tokens = np.random.default_rng(0).integers(0, 259, 40).tolist()
@@ -100,7 +106,8 @@ def test_keys_on_several_workers(tmp_path):
     """Two heads of keys over four workers: two workers have each."""
     changes = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
     one = kvctl.ModelRunner.load(compile_tiny_model(tmp_path / "one", changes=changes))
-    several = compile_tiny_model(tmp_path / "several", tensor_parallel=4, changes=changes)
+    options = {"tensor_parallel": 4, "tensor_parallel_sums": "partial"}
+    several = compile_tiny_model(tmp_path / "several", changes=changes, **options)
     with shards(4) as group:
         group.load(several)
         compare(one, group, list(range(40)))
@@ -112,7 +119,13 @@ def test_types_of_weights(tmp_path, dtype):
     """The files are those of one worker, and a share has whole groups of weights."""
     changes = {"intermediate_size": 160, "num_attention_heads": 8, "vocab_size": 258}
     made = [
-        compile_tiny_model(tmp_path / str(n), changes=changes, dtype=dtype, tensor_parallel=n)
+        compile_tiny_model(
+            tmp_path / str(n),
+            changes=changes,
+            dtype=dtype,
+            tensor_parallel=n,
+            tensor_parallel_sums="partial",
+        )
         for n in (1, 2)
     ]
     one = kvctl.ModelRunner.load(made[0])

@@ -17,7 +17,7 @@ import kvctl
 from family_files import Family
 from kvctl.distributed import ModelRunner
 from kvctl.models import compile_model
-from kvctl.models.build.asked import compare_with
+from kvctl.models.build.asked import compare_with, default_sums
 from kvctl.models.build.library import make_target
 from kvctl.models.graph.export import export
 from kvctl.models.graph.tensor_parallel import TensorParallel
@@ -218,10 +218,12 @@ def test_what_has_no_whole_sums(tmp_path):
 
 
 def test_kept_with_the_model(tmp_path):
-    """The sums are in the library's metadata and beside it; no other ones replace them."""
-    directory = compile_tiny_model(tmp_path / "m", tensor_parallel=2, tensor_parallel_sums="whole")
+    """The sums are kept, and no others replace them; whole ones are the default on the CPU."""
+    assert (default_sums("cpu"), default_sums("cuda:sm_90")) == ("whole", "partial")
+    directory = compile_tiny_model(tmp_path / "m", tensor_parallel=2)
     kept = json.loads((directory / "mlc-chat-config.json").read_text())["kvctl"]["asked"]
     assert kept["tensor_parallel_sums"] == "whole"
+    assert compare_with(directory, {**kept, "tensor_parallel_sums": None})
     with pytest.raises(FileExistsError, match="with tensor_parallel_sums whole, not partial"):
         compare_with(directory, {**kept, "tensor_parallel_sums": "partial"})
     program = f"import kvctl; kvctl.ModelRunner.load({str(directory)!r}, shard=0)"

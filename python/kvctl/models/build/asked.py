@@ -28,7 +28,7 @@ def default_dtype(target: str) -> str:
 
 def default_sums(target: str) -> str:
     """Return how several workers sum where nothing is asked for (`graph.tensor_parallel.SUMS`)."""
-    return "partial"
+    return "whole" if target == "cpu" else "partial"
 
 
 def asked_for(
@@ -44,7 +44,6 @@ def asked_for(
     tensor_parallel_sums: str | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of `compile_model` as the directory keeps them, for JSON."""
-    sums = tensor_parallel_sums or default_sums(target)
     return {
         "source": None if source is None else source.resolve().name,
         "target": target,
@@ -54,7 +53,7 @@ def asked_for(
         "hidden_layers": None if hidden_layers is None else list(hidden_layers),
         "exit_layers": list(exit_layers),
         "tensor_parallel": tensor_parallel,
-        "tensor_parallel_sums": sums if tensor_parallel != 1 else None,
+        "tensor_parallel_sums": None if tensor_parallel == 1 else tensor_parallel_sums,
     }
 
 
@@ -96,7 +95,8 @@ def compare_with(output: Path, asked: dict[str, Any]) -> bool:
     sums = None if kept["tensor_parallel"] == 1 else "partial"
     kept = {"tensor_parallel_sums": sums, **kept}  # of builds that knew no other sums
     for name, value in asked.items():
-        unsaid = name == "cache" and value is None  # its default depends on the model
+        # Their defaults depend on the model and on the target.
+        unsaid = name in ("cache", "tensor_parallel_sums") and value is None
         if not unsaid and kept.get(name, value) != value:
             raise FileExistsError(
                 f"{output} holds a model that was compiled with {name} {kept[name]}, not {value}: "

@@ -92,8 +92,9 @@ def compile_model(
         parameters are saved whole, and each worker reads its share.
     tensor_parallel_sums : str, optional
         How the projections out of attention and of the feed-forward add up over workers:
-        "partial" (default), one allreduce each of what every worker has of the sums; "whole", for
-        the CPU, two allgathers each, and logits are bit for bit those of one worker.
+        "whole" (default for the CPU, and for it alone), two allgathers each, and logits are bit for
+        bit those of one worker; "partial" (default for CUDA), one allreduce each of what every
+        worker has of the sums.
     force : bool
         Replace a compiled model that is in `output_dir` already.
     progress : callable, optional
