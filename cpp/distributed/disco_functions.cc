@@ -1,6 +1,5 @@
 // Disco's collectives, runtime.disco.<library>.*, with the signatures that TVM calls them by.
 #include <tvm/ffi/reflection/registry.h>
-#include <tvm/runtime/disco/disco_worker.h>
 #include <tvm/runtime/disco/session.h>
 #include <tvm/runtime/tensor.h>
 
@@ -9,6 +8,7 @@
 #include <utility>
 
 #include "distributed/communicator.h"
+#include "distributed/disco_thread.h"
 #include "kvctl/error.h"
 #include "runtime/support/guard.h"
 
@@ -132,6 +132,32 @@ ffi::Function JoinByExchange(ffi::Function exchange, ffi::String id, ffi::String
 
 void Leave() { WorkerGroups::OfThread() = WorkerGroups(); }
 
+/*!
+ * \brief Has other threads be this worker: with its place among Disco's, and its communicators.
+ * \return A function that makes its thread this worker, given true, and what it was, given false.
+ *   One thread at a time may be it, and no longer than the session lives.
+ */
+ffi::Function Place() {
+  struct State {
+    DiscoWorker* worker = DiscoWorker::ThreadLocal();
+    WorkerGroups groups = WorkerGroups::OfThread();
+    DiscoWorker* before = nullptr;
+    bool taken = false;
+  };
+  return ffi::Function::FromTyped([state = std::make_shared<State>()](bool take) {
+    Translated([&] {
+      if (take == state->taken) return;
+      if (take) {
+        state->before = BecomeWorker(state->worker);
+      } else {
+        BecomeWorker(state->before);
+      }
+      std::swap(WorkerGroups::OfThread(), state->groups);
+      state->taken = take;
+    });
+  });
+}
+
 void AllReduce(Tensor send, int64_t kind, bool in_group, Tensor recv) {
   if (kind < 0 || kind > 4) Throw(ErrorKind::kValue, "a reduction is 0 to 4, got ", kind);
   RequireSize(recv, send, 1, "recv");
@@ -227,9 +253,9 @@ void SyncWorker() {
   }
 }
 
-template <auto f, typename... Args>
-auto Guarded(void (*)(Args...)) {
-  return [](Args... args) { Translated([&] { f(std::move(args)...); }); };
+template <auto f, typename R, typename... Args>
+auto Guarded(R (*)(Args...)) {
+  return [](Args... args) { return Translated([&] { return f(std::move(args)...); }); };
 }
 
 }  // namespace
@@ -257,6 +283,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
     return Translated([&] { return JoinByExchange(exchange, id, host, timeout_ms, device_id); });
   });
   add("leave", Leave);
+  add("place", Guarded<Place>(Place));
 }
 
 }  // namespace kvctl

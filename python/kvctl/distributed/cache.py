@@ -42,8 +42,7 @@ class DistributedKVCache(PagedKVCache):
     their next step, and one that cannot ends the session.
 
     Behind a worker's death it can be read, and its sequences removed. Everything else raises the
-    :class:`kvctl.distributed.WorkerError` of the death; as long as worker 0 has not left its step,
-    everything does.
+    :class:`kvctl.distributed.WorkerError` of the death.
 
     K and V lie with the worker that has their heads, so steps are the model's alone: there is no
     ``begin_forward`` and no attention from Python. ``get_kv``, ``save_sequence`` and
@@ -54,16 +53,6 @@ class DistributedKVCache(PagedKVCache):
         self._session = session
         super().__init__(handle)
         self._journal = journal
-
-    @property
-    def _handle(self) -> Any:
-        """The first worker's cache, for whatever is done with it."""
-        self._session.require_left()
-        return self._first_handle
-
-    @_handle.setter
-    def _handle(self, handle: Any) -> None:
-        self._first_handle = handle
 
     def add_sequence(self, seq_id: int) -> None:
         """Add an empty sequence."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import tvm_ffi
 
 from .errors import WorkerError
+from .interrupts import DEFERRED
 from .journal import Journal
 from .logits import SplitLogits
 from .program import Call, Kept, Own, encode
+from .wire import EXECUTE
 
 if TYPE_CHECKING:
     from ..cache.paged_kv_cache import PagedKVCache
     from .reports import Reports
     from .session import Session
-
-_ALL = -1
 
 
 class WorkerCalls:
@@ -87,6 +87,16 @@ class WorkerCalls:
         target: int = -1,
         before: tuple[list[int], list[int]] | None = None,
     ) -> Any:
+        with DEFERRED:  # behind the step, its undoing included
+            return self._step(name, args, target, before)
+
+    def _step(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        target: int,
+        before: tuple[list[int], list[int]] | None,
+    ) -> Any:
         journal, cache = self._journal, self._cache
         what = name.removeprefix("runner.")
         forward = name.startswith("runner.") and what not in ("embed", "set_join_logits")
@@ -104,7 +114,7 @@ class WorkerCalls:
         )
         program = encode(head, [*journal.calls, step])
         doing = f"during {what.removesuffix('_states')}"
-        reports = self._session.call("execute", _ALL, program, doing=doing)
+        reports = self._session.call(EXECUTE, program, doing=doing)
         journal.forget(end)
         if reports.failures:
             self._undo(reports, *before, doing)
@@ -122,7 +132,7 @@ class WorkerCalls:
             first = self._journal.first
             session.first.next_call = undo = Call("undo", (Own.CACHE, *lists))
             program = encode((-1, -1, first, first), [undo])
-            undone = session.call("execute", who, program, who=who, doing="while a step was undone")
+            undone = session.call(EXECUTE, program, who=who, doing="while a step was undone")
             if undone.failures:
                 worker, failure = undone.cause()
                 session.give_up(worker, f"could not undo a step ({failure.message})", doing)

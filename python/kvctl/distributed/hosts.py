@@ -20,10 +20,12 @@ from typing import Any
 
 from tvm_ffi import get_global_func, register_global_func
 
-from .wire import VALUE, Port
+from .wire import ANY_BYTES, VALUE, Port
 
 #: Seconds that the controller waits for the other machines.
 _ARRIVAL_SECONDS = 120.0
+#: And for the first message of a connection for steps.
+_GREETING_SECONDS = 5.0
 LOCAL_SESSION = "runtime.disco.create_socket_session_local_workers"
 
 
@@ -33,6 +35,7 @@ class Hosts:
     def __init__(self, token: int, hosts: Sequence[str], port: int) -> None:
         self.token = token
         self.ports: dict[int, Port] = {}
+        self.steps: dict[int, Port] = {}
         self._hosts = list(hosts)
         self._port = port
         self._broken = False
@@ -49,14 +52,17 @@ class Hosts:
         with socket.create_server((address, self._port)) as server:
             server.settimeout(_ARRIVAL_SECONDS)
             for _ in range(1, workers):
-                end, (host, _) = server.accept()
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                end, host = _accept(server)
                 missing = [i for i in range(1, workers) if i not in self.ports]
                 number = next((i for i in missing if self._hosts[i] == host), None)
                 if number is None:
                     end.close()
                     raise ValueError(f"{host} is none of the hosts {self._hosts[1:]}")
                 self.ports[number] = Port(end)
+            return self._start_disco(workers, server)
+
+    def _start_disco(self, workers: int, server: socket.socket) -> Any:
+        address = self._hosts[0]
         with local_workers(one_worker):
             from threading import Thread
 
@@ -73,11 +79,24 @@ class Hosts:
             for number in range(1, workers):
                 told = {"token": self.token, "number": number, "port": self._port + 1}
                 self.ports[number].send(VALUE, 0, json.dumps(told).encode())
+                self.steps[number] = self._accept_steps(server, number)
                 self.ports[number].socket.settimeout(_ARRIVAL_SECONDS)
                 self.ports[number].receive_one()  # its local session is there
                 self.ports[number].socket.settimeout(None)
             thread.join()
         return made.pop()
+
+    def _accept_steps(self, server: socket.socket, number: int) -> Port:
+        """Return the connection for steps of a machine that has just been told its number."""
+        while True:
+            end, host = _accept(server)
+            steps = Port(end)
+            end.settimeout(_GREETING_SECONDS)
+            with contextlib.suppress(EOFError, OSError):
+                if host == self._hosts[number] and steps.receive_one().number == self.token:
+                    end.settimeout(None)
+                    return steps
+            end.close()  # somebody else's
 
     def ended(self) -> int | None:
         """Return a worker that must not be sent anything.
@@ -154,12 +173,22 @@ def one_worker(_: int) -> Any:
     return get_global_func("runtime.disco.SessionThreaded")(1, 1)
 
 
+def _accept(server: socket.socket) -> tuple[socket.socket, str]:
+    """Return the next connection, and the address that it comes from."""
+    end, (host, _) = server.accept()
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return end, host
+
+
 def _arrive(address: str, port: int) -> socket.socket:
     """Connect with the controller, which may come later."""
     patience = time.monotonic() + _ARRIVAL_SECONDS
     while True:
         try:
-            return socket.create_connection((address, port), timeout=_ARRIVAL_SECONDS)
+            end = socket.create_connection((address, port), timeout=_ARRIVAL_SECONDS)
+            end.settimeout(None)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return end
         except OSError:
             if time.monotonic() > patience:
                 raise
@@ -185,16 +214,17 @@ def follow(address: str, port: int) -> None:
     from threading import Thread
 
     from . import collectives
-    from .worker_state import WORKERS, Worker
+    from .place import STEPS, WORKERS
+    from .worker_state import Worker
 
     collectives.load_disco()
     end = _arrive(address, port)
-    end.settimeout(None)
-    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     control = Port(end)
     told = json.loads(control.receive_one().payload)
-    worker = Worker(told["number"], control, end.getsockname()[0])
-    WORKERS[told["token"]] = worker
+    token = told["token"]
+    worker = WORKERS[token] = Worker(told["number"], control, end.getsockname()[0])
+    STEPS[token] = Port(_arrive(address, port), ANY_BYTES)
+    STEPS[token].send(VALUE, token)
 
     def local(count: int) -> Any:
         session = one_worker(count)

@@ -1,18 +1,25 @@
-"""The controller's ends of the workers' sockets."""
+"""The controller's ends of the sockets by which workers say what is no report of a step."""
 
 from __future__ import annotations
 
 import contextlib
 import select
+import socket
 from collections.abc import Iterable, Mapping
+from threading import Thread, current_thread
 
 from .reports import Reports
-from .wire import BREAK, VALUE, Port
+from .wire import BREAK, FAILED, VALUE, Port
 from .worker_state import Worker
+
+_LOOK_MILLISECONDS = 1000
 
 
 class Listener:
-    """Collects what workers report, and hands on what they have to tell each other.
+    """Listens to workers while the controller's thread is in a step, with a thread of its own.
+
+    It hands on what workers have to tell each other, and ends waits that nobody else would: worker
+    0's for one that has died or is stopped, and others' for one that has failed.
 
     Parameters
     ----------
@@ -24,53 +31,61 @@ class Listener:
 
     def __init__(self, first: Worker, port: Port) -> None:
         self._first = first
-        self._ports: dict[int, Port] = {}
-        self._numbers: dict[int, int] = {}
-        self._poll = select.poll()
-        self.add({0: port})
+        self._ports = {0: port}
+        self._reports: Reports | None = None
+        self._ended: set[int] = set()  # workers whose sockets have
+        self._stop, self._stopped = socket.socketpair()
+        self._thread = Thread(target=self._listen, daemon=True)
 
-    def add(self, ports: Mapping[int, Port]) -> None:
+    def start(self, ports: Mapping[int, Port]) -> None:
         """Listen to workers by their numbers."""
-        for number, port in ports.items():
-            self._ports[number] = port
-            self._numbers[port.fileno()] = number
-            self._poll.register(port.fileno(), select.POLLIN)
+        self._ports.update(ports)
+        self._thread.start()
 
-    def collect(self, reports: Reports) -> tuple[int, str] | None:
-        """Wait for the reports of a call.
+    def follow(self, reports: Reports | None) -> None:
+        """Look at a step from now on, or at none."""
+        self._reports = reports
+        if reports is not None:
+            for number in sorted(self._ended & reports.missing):
+                reports.lose(number, "")
 
-        Returns
-        -------
-        tuple, optional
-            A worker without which the session cannot go on, and what it did; of one that has
-            ended, an empty text.
-        """
-        told: set[int] = set()
-        while reports.missing:
-            for fd, _ in self._poll.poll(reports.milliseconds()):
-                number = self._numbers[fd]
+    def _listen(self) -> None:
+        numbers = {port.fileno(): number for number, port in self._ports.items()}
+        poll = select.poll()
+        for fd in (self._stopped.fileno(), *numbers):
+            poll.register(fd, select.POLLIN)
+        while True:
+            reports = self._reports
+            for fd, _ in poll.poll(reports.milliseconds() if reports else _LOOK_MILLISECONDS):
+                if fd not in numbers:
+                    return
                 try:
-                    self._read(number, reports)
+                    self._read(numbers[fd])
                 except EOFError:
-                    return number, ""
-            silent = reports.silent()
-            if silent is not None:
-                return silent, f"has not answered for {reports.patience:.0f} s"
-            if (reports.broken or reports.blocked()) and (waiting := reports.missing - told):
-                self._wake(waiting)
-                told |= waiting
-        if reports.diverged is not None:
-            worker, message = reports.diverged
-            return worker, f"could not follow the others ({message})"
-        return None
+                    poll.unregister(fd)
+                    self._ended.add(numbers[fd])
+                    if (reports := self._reports) is not None:
+                        reports.lose(numbers[fd], "")
+            if (reports := self._reports) is not None:
+                self.look_around(reports)
 
-    def _read(self, number: int, reports: Reports) -> None:
+    def _read(self, number: int) -> None:
         for news in self._ports[number].receive():
-            reports.heard(number)
+            if (reports := self._reports) is not None:
+                reports.heard(number)
+                if news.kind == FAILED:
+                    reports.take(number, news)
             if news.kind == VALUE:
                 self._hand_out(news.payload)
-            else:
-                reports.take(number, news)
+
+    def look_around(self, reports: Reports) -> None:
+        """End the waits for a worker that is lost, silent or has failed; any thread."""
+        reports.check_silence()
+        if (reports.lost or reports.broken or reports.blocked()) and (
+            waiting := set(sorted(reports.missing)) - reports.told
+        ):
+            reports.told |= waiting
+            self._wake(waiting)
 
     def _hand_out(self, payload: bytes) -> None:
         """Tell all workers what one of them has to say."""
@@ -94,6 +109,11 @@ class Listener:
                     self._ports[number].send(BREAK)
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Stop listening, and close the sockets."""
+        self._stop.send(b"x")
+        if self._thread.ident is not None and self._thread is not current_thread():
+            self._thread.join()
+        for end in (self._stop, self._stopped):
+            end.close()
         for port in self._ports.values():
             port.close()

@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import tvm_ffi
-
 from .errors import WorkerError
 from .session import START_SECONDS, Session
+from .wire import LOAD
 
 
 def num_shards(directory: Path) -> int:
@@ -48,12 +47,8 @@ def load_model(
         If a worker fails alone; or as the load of a model raises.
     """
     reports = session.call(
-        "load",
-        directory,
-        device,
-        kv_dtype,
-        tvm_ffi.Shape(tuple(sizes)),
-        session.threads,
+        LOAD,
+        json.dumps([directory, device, kv_dtype, list(sizes), session.threads]).encode(),
         patience=START_SECONDS,
         doing="while it loaded the model",
     )

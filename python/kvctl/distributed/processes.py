@@ -29,6 +29,7 @@ class Processes:
     def __init__(self, token: int, environment: dict[str, str]) -> None:
         self.token = token
         self.ports: dict[int, Port] = {}
+        self.steps: dict[int, Port] = {}
         self._environment = {**os.environ, **environment}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         # A write into a pipe that nobody can read would be an error in a destructor of Disco's,
@@ -59,8 +60,8 @@ class Processes:
         from_worker, worker_writes = os.pipe()
         worker_reads, to_worker = os.pipe()
         _widen(to_worker)
-        ours, theirs = socket.socketpair()
-        passed = (worker_reads, worker_writes, theirs.fileno())
+        (ours, theirs), (steps, their_steps) = socket.socketpair(), socket.socketpair()
+        passed = (worker_reads, worker_writes, their_steps.fileno(), theirs.fileno())
         arguments = [number, workers, groups, *passed, self.token]
         self._processes[number] = subprocess.Popen(
             [sys.executable, "-m", "kvctl.distributed.worker", *map(str, arguments)],
@@ -69,8 +70,9 @@ class Processes:
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
+        their_steps.close()
         self._ends += [*passed[:2], from_worker, to_worker]
-        self.ports[number] = Port(ours)
+        self.ports[number], self.steps[number] = Port(ours), Port(steps)
         return tvm_ffi.Shape((from_worker, to_worker))
 
     def pid(self, number: int) -> int | None:

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any, NamedTuple
 
-from .wire import DONE, FAILED, Message
+from .wire import DONE, FAILED, TIMES, Message
 
 #: Seconds that the others have to report the same mistake, before their wait is broken off.
 _GRACE_SECONDS = 1.0
@@ -21,15 +21,34 @@ class Failure(NamedTuple):
 
 
 class Reports:
-    """The reports of one call, as they come in."""
+    """The reports of one call, as they come in.
+
+    The thread that makes the call takes them, and the thread that listens to workers looks on.
+
+    Attributes
+    ----------
+    missing, done : set of int
+        The workers that have not reported, and those on which the call is done.
+    failures : dict
+        Why it failed on others.
+    times : dict
+        When it began and ended on those that have done it, by each worker's monotonic clock.
+    lost : tuple, optional
+        A worker without which the session cannot go on, and what it did; of one that has ended, an
+        empty text.
+    broken : bool
+        Whether collectives were broken off.
+    """
 
     def __init__(self, number: int, workers: int, who: int, patience: float) -> None:
         self.patience = patience
         self.missing = {worker for worker in range(workers) if who >> worker & 1}
         self.done: set[int] = set()
+        self.times: dict[int, tuple[float, float]] = {}
         self.failures: dict[int, Failure] = {}
-        self.diverged: tuple[int, str] | None = None
+        self.lost: tuple[int, str] | None = None
         self.broken = False
+        self.told: set[int] = set()  # to break off their collectives
         self._number = number
         self._heard = dict.fromkeys(self.missing, time.monotonic())
         self._first_failure: float | None = None
@@ -45,6 +64,7 @@ class Reports:
         if message.kind == DONE:
             self.missing.discard(worker)
             self.done.add(worker)
+            self.times[worker] = TIMES.unpack(message.payload)
         elif message.kind == FAILED:
             self.missing.discard(worker)
             report: dict[str, Any] = json.loads(message.payload)
@@ -53,17 +73,22 @@ class Reports:
             if not report["mistake"]:
                 self.broken = True
             if report["kind"] == "DivergedError":
-                self.diverged = worker, report["message"]
+                self.lose(worker, f"could not follow the others ({report['message']})")
+
+    def lose(self, worker: int, what: str) -> None:
+        """Note that a worker has ended (an empty text), or what else it did."""
+        self.lost = self.lost or (worker, what)
 
     def milliseconds(self) -> float:
         """Return how long to wait for the next report before looking around."""
         return 100.0 if self.failures else 1000.0
 
-    def silent(self) -> int | None:
-        """Return a worker that has not been heard of for too long. Worker 0 is this process."""
+    def check_silence(self) -> None:
+        """Lose a worker that has not been heard of for too long. Worker 0 is this process."""
         oldest = time.monotonic() - self.patience
-        late = [worker for worker in self.missing if worker and self._heard[worker] < oldest]
-        return min(late, default=None)
+        for worker in sorted(self.missing):
+            if worker and self._heard[worker] < oldest:
+                self.lose(worker, f"has not answered for {self.patience:.0f} s")
 
     def blocked(self) -> bool:
         """Return, once, whether others may wait for a worker that failed alone."""

@@ -1,38 +1,53 @@
-"""A session of workers: calls go out by TVM's Disco, and reports come back by sockets of ours."""
+"""A session of workers: TVM's Disco starts them, and steps go by sockets of ours."""
 
 from __future__ import annotations
 
 import atexit
 import itertools
+import json
 import os
 import socket
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from threading import RLock, Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from tvm_ffi import get_global_func
 
 from . import collectives
 from .errors import WorkerError
 from .hosts import Hosts
+from .interrupts import DEFERRED
 from .listener import Listener
+from .place import WORKERS, place_of
 from .processes import Processes
 from .reports import Reports
-from .wire import Port
-from .worker_state import WORKERS, Worker
+from .steps import Steps
+from .wire import JOIN, Port, pack
+from .worker_state import Worker
 
 _TOKENS = itertools.count(1)
 _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 #: Seconds for imports and for reading a model: a death is noticed at once all the same.
 START_SECONDS = 600.0
 _GOODBYE_SECONDS = 5.0
-#: For worker 0, behind a death, when its connections are closed: it computes, perhaps.
-_LEAVING_SECONDS = 2.0
+#: For which threads that wait for each other stay awake, where each has a core of its own.
+_SPIN_SECONDS = 200e-6
+
+
+class _Step(NamedTuple):
+    """What workers are to do, and what each has been sent of it."""
+
+    number: int
+    kind: bytes
+    payload: bytes
+    sent: dict[int, list[int]]
+    reports: Reports
 
 
 class Session:
-    """Workers, of which the first is a thread of this process.
+    """Workers, of which the first is the thread that makes a call.
 
     Parameters
     ----------
@@ -71,7 +86,6 @@ class Session:
         self._lock = RLock()
         self._numbers = itertools.count(1)
         self._meetings = itertools.count(1)
-        self._sent = 0  # the number of the last call that worker 0 makes
         cores = len(os.sched_getaffinity(0))
         local = 1 if hosts else workers
         self.threads = max(1, cores // local) if threads is None else threads
@@ -85,8 +99,11 @@ class Session:
         self.first = Worker(0, Port(own), *hosts[:1])
         WORKERS[self._token] = self.first
         self._listener = Listener(self.first, Port(ours))
+        self._spin = _SPIN_SECONDS if local * self.threads <= cores else 0.0
+        self._steps = Steps(self._spin, self._listener.look_around)
         self._death: tuple[str, int] | None = None  # the message and the worker
-        self._functions: dict[str, Any] = {}
+        self._place: Any = None
+        self.last_reports: Reports | None = None  #: of the last call, with its times
         _OPEN.add(self)
         try:
             self._open()
@@ -97,14 +114,26 @@ class Session:
     def _open(self) -> None:
         """Start the workers and connect them."""
         self._disco: Any = self._processes.open(self.workers)
-        self._listener.add(self._processes.ports)
-        find = get_global_func("runtime.disco.SessionGetGlobalFunc")
-        self._functions = {
-            name: find(self._disco, f"kvctl.distributed.{name}")
-            for name in ("join", "load", "execute")
-        }
-        self._call_packed = get_global_func("runtime.disco.SessionCallPacked")
+        self._listener.start(self._processes.ports)
+        self._steps.add(self._processes.steps)
+        ended = self._processes.ended()
+        if ended is not None:
+            self.give_up(ended, self._processes.how_it_ended(ended), "while the workers started")
+        self._have_workers_serve()
+        self._place = place_of(self.first, self._token)
         self.join()
+
+    def _have_workers_serve(self) -> None:
+        # Disco's session must not be a variable where an exception passes: it would live on.
+        find = get_global_func("runtime.disco.SessionGetGlobalFunc")
+        get_global_func("runtime.disco.SessionCallPacked")(
+            self._disco,
+            0,
+            0,
+            find(self._disco, "kvctl.distributed.serve"),
+            *(self._token, self._library, self.threads, round(self._spin * 1e6)),
+        )
+        get_global_func("runtime.disco.SessionSyncWorker")(self._disco, 0)
 
     def join(self) -> None:
         """Connect the workers, anew where their connections were closed.
@@ -116,10 +145,8 @@ class Session:
         """
         meeting = f"{self._token}.{next(self._meetings)}"
         reports = self.call(
-            "join",
-            self._library,
-            meeting,
-            60_000,
+            JOIN,
+            json.dumps([self._library, meeting, 60_000]).encode(),
             patience=START_SECONDS,
             doing="while the workers were connecting",
         )
@@ -128,22 +155,30 @@ class Session:
             self.give_up(worker, f"could not connect ({failure.message})", "with the others")
 
     def call(
-        self, function: str, *args: Any, patience: float | None = None, doing: str, who: int = -1
+        self,
+        kind: bytes,
+        payload: bytes,
+        *,
+        patience: float | None = None,
+        doing: str,
+        who: int = -1,
     ) -> Reports:
-        """Call a function on every worker, and wait until all have reported.
+        """Have workers do something, and wait until all have reported.
+
+        Ctrl-C takes effect behind it.
 
         Parameters
         ----------
-        function : {"join", "load", "execute"}
-            The function.
-        args
-            Its arguments behind the session's token and the call's number.
+        kind : {JOIN, LOAD, EXECUTE}
+            What; see :meth:`kvctl.distributed.worker_state.Worker.do`.
+        payload : bytes
+            What they are told of it.
         patience : float, optional
             Seconds of silence after which a worker is given up.
         doing : str
             What an error says of the moment.
         who : int
-            The workers that report, a bit for each.
+            The workers, a bit for each.
 
         Returns
         -------
@@ -158,41 +193,44 @@ class Session:
         RuntimeError
             If the session is closed.
         """
-        with self._lock:
+        with self._lock, DEFERRED:
             self.require_open()
             number = next(self._numbers)
-            reports = Reports(
-                number, self.workers, who, self._patience if patience is None else patience
-            )
-            ended = self._processes.ended()
-            if ended is not None:
-                self.give_up(ended, self._processes.how_it_ended(ended), doing)
-            if who & 1:
-                self._sent = number
+            seconds = self._patience if patience is None else patience
+            reports = Reports(number, self.workers, who, seconds)
+            others: dict[int, list[int]] = {i: [] for i in sorted(reports.missing) if i > 0}
+            self.last_reports = reports
+            step = _Step(number, kind, payload, others, reports)
             try:
-                self._send(function, number, args)
-                self._collect(reports, doing)
-            except KeyboardInterrupt:
-                # It takes effect behind the step, as behind any call of the library. The message
-                # may not have gone out yet: workers do a thing of one number once.
-                if not self.closed:
-                    self._send(function, number, args)
-                    self._collect(reports, doing)
+                self._do(step)
+            except BaseException:
+                # Of a signal's handler. The step goes on where it was left: each worker does a
+                # thing of one number once.
+                try:
+                    self._do(step)
+                except BaseException:
+                    self.close(kill=True)  # nobody knows where it is
+                    raise
                 raise
+            finally:
+                self._listener.follow(None)
+            if reports.lost is not None:
+                worker, what = reports.lost
+                self.give_up(worker, what or self._processes.how_it_ended(worker), doing)
             return reports
 
-    def _send(self, function: str, number: int, args: Sequence[Any]) -> None:
-        # Disco's session must not be a variable where an exception passes: it would live on.
-        with self._processes.sending():
-            self._call_packed(
-                self._disco, 0, 0, self._functions[function], self._token, number, *args
-            )
-
-    def _collect(self, reports: Reports, doing: str) -> None:
-        lost = self._listener.collect(reports)
-        if lost is not None:
-            worker, what = lost
-            self.give_up(worker, what or self._processes.how_it_ended(worker), doing)
+    def _do(self, step: _Step) -> None:
+        """Send a step, make worker 0's part of it, and collect the reports."""
+        reports = step.reports
+        self._listener.follow(reports)
+        message = pack(step.kind, step.number, step.payload)
+        for worker, sent in step.sent.items():
+            self._steps.send(worker, message, sent, reports)
+        if 0 in reports.missing and reports.lost is None:
+            with self._place:
+                done = self.first.run(step.number, partial(self.first.do, step.kind, step.payload))
+            reports.take(0, done)
+        self._steps.collect(reports)
 
     def give_up(self, worker: int, what: str, doing: str) -> None:
         """Close the session and say whose fault it is."""
@@ -211,11 +249,6 @@ class Session:
             raise WorkerError(message, worker=worker, closed=True)
         if self.closed:
             raise RuntimeError("the session of workers is closed: load the model again")
-
-    def require_left(self) -> None:
-        """Raise, where worker 0 is in a call of a closed session still, and so uses the cache."""
-        if self.closed and not self.first.has_ended(self._sent):
-            self.require_open()
 
     def name(self, worker: int) -> str:
         """Return what a message calls a worker."""
@@ -239,28 +272,21 @@ class Session:
             _OPEN.discard(self)
             if kill:
                 self._processes.kill()
-                self.first.close_connections()  # worker 0 may wait for one of them
-            # Its cache is the user's, who removes what the step had begun.
-            has_left = self.first.has_ended(
-                self._sent, _LEAVING_SECONDS if kill else _GOODBYE_SECONDS
-            )
-            # Disco's session joins the thread of worker 0, which is in a collective perhaps.
+            self._steps.close()  # the others return to Disco, which bids them farewell
             ending = Thread(target=self._end_disco, daemon=True)
             ending.start()
-            ending.join(_GOODBYE_SECONDS if has_left else 0)
+            ending.join(_GOODBYE_SECONDS)
             self._processes.reap(0 if kill else _GOODBYE_SECONDS)
             self._listener.close()
-            if not ending.is_alive():
-                self.first.port.close()
-                WORKERS.pop(self._token, None)
+            self.first.leave()
+            WORKERS.pop(self._token, None)
 
     def _end_disco(self) -> None:
-        if hasattr(self, "_disco") and self._processes.may_end((self._disco, self._functions)):
+        if hasattr(self, "_disco") and self._processes.may_end(self._disco):
             # The destructor joins worker 0's thread, and holds Python's lock meanwhile: that thread
             # must have left Python before.
             get_global_func("runtime.disco.SessionSyncWorker")(self._disco, 0)
-        self._functions = {}
-        self._disco = None
+        self._place = self._disco = None
 
     def __enter__(self) -> Session:
         return self

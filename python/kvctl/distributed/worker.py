@@ -11,17 +11,19 @@ from threading import Thread
 from tvm_ffi import get_global_func
 
 from . import collectives
-from .wire import Port
-from .worker_state import WORKERS, Worker
+from .place import STEPS, WORKERS
+from .wire import ANY_BYTES, Port
+from .worker_state import Worker
 
 
 def main(arguments: list[str]) -> None:
     """Be a worker until the session ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     collectives.load_disco()
-    number, workers, groups, read_fd, write_fd, report_fd, token = map(int, arguments)
-    port = Port(socket.socket(fileno=report_fd))
+    number, workers, groups, read_fd, write_fd, steps_fd, port_fd, token = map(int, arguments)
+    port = Port(socket.socket(fileno=port_fd))
     worker = WORKERS[token] = Worker(number, port, device_id=number)
+    STEPS[token] = Port(socket.socket(fileno=steps_fd), ANY_BYTES)
     Thread(target=worker.watch, daemon=True).start()
     get_global_func("runtime.disco.WorkerProcess")(number, workers, groups, read_fd, write_fd)
     os._exit(0)  # the watching thread and OpenMP's need no farewell

@@ -6,19 +6,21 @@ import ctypes
 import json
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Condition
+from time import perf_counter
 from typing import Any
 
 import tvm_ffi
-from tvm_ffi import get_global_func, register_global_func
+from tvm_ffi import get_global_func
 
 from .._ffi import errors as errors  # registers the exception types that libkvctl raises
 from .._ffi import functions as ffi
 from .._ffi.cuda_compiler import prepare_device
 from .collectives import load
 from .program import Call, Kept, OnFirst, Own, decode, function
-from .wire import ALIVE, BREAK, DONE, FAILED, VALUE, Port
+from .wire import ALIVE, BREAK, DONE, FAILED, JOIN, LOAD, TIMES, VALUE, Message, Port, Waiter
 
 #: What a user's mistake raises: on every worker alike, before the model runs.
 USER_ERRORS = (
@@ -33,8 +35,6 @@ USER_ERRORS = (
 _HEARTBEAT_SECONDS = 1.0
 #: Seconds that a worker waits for the address of another.
 _MEETING_SECONDS = 60.0
-#: The workers of this process, by the session's token.
-WORKERS: dict[int, Worker] = {}
 
 
 class DivergedError(Exception):
@@ -52,7 +52,6 @@ class Worker:
         self._host = host  # where the others reach this worker
         self._device_id = device_id  # among the devices of its machine
         self._library = ""  # that connects it with the others
-        self.busy = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.next_call: Call  #: what worker 0 does, without decoding it
@@ -61,14 +60,21 @@ class Worker:
         self._kept: dict[int, Any] = {}
         self._made = 0  # calls of the controller's journal
         self._last = 0  # the number of the last thing begun
-        self._reported = DONE, b""  # of it
-        self._ended = 0  # and of the last one that has ended
-        self._left = Condition()
+        self._reported = Message(DONE, 0, b"")  # of it
         self._close_connections: Callable[[], None] | None = None
         self._values: dict[str, bytes] = {}
         self._arrived = Condition()
 
-    # What the session's functions do; they run on Disco's thread.
+    # What steps do: in the calls that Disco makes in other processes, on the caller's thread here.
+
+    def do(self, kind: bytes, payload: bytes) -> None:
+        """Do what a message of the controller's asks for."""
+        if kind == JOIN:
+            self.join(*json.loads(payload))
+        elif kind == LOAD:
+            self.load(*json.loads(payload))
+        else:
+            self.execute(payload)
 
     def join(self, library: str, meeting: str, timeout: int) -> None:
         """Connect with the other workers."""
@@ -80,7 +86,9 @@ class Worker:
         device_id = self._device_id if library == "nccl" else 0
         self._close_connections = join(exchange, meeting, self._host, timeout, device_id)
 
-    def load(self, directory: str, device: str, kv_dtype: str, options: Any, threads: int) -> None:
+    def load(
+        self, directory: str, device: str, kv_dtype: str, options: Sequence[int], threads: int
+    ) -> None:
         """Load the model, or this worker's shard of it where the last option says so."""
         ctypes.CDLL("libgomp.so.1").omp_set_num_threads(threads)  # of this thread's teams
         prepare_device(device)
@@ -172,14 +180,13 @@ class Worker:
             return arg.value
         return arg
 
-    def run(self, number: int, act: Callable[[], None]) -> None:
-        """Do something and report how it went: an exception must not reach Disco's loop."""
-        if number <= self._last:
-            # Sent again, behind an interrupt, which may have lost the report as well.
-            self._report(number, *self._reported)
-            return
+    def run(self, number: int, act: Callable[[], None]) -> Message:
+        """Do something and return how it went: an exception must not reach Disco's loop."""
+        if number <= self._last:  # sent again, behind an interrupt
+            return self._reported
         self._last = number
-        self.busy, self.result, self.error = True, None, None
+        begun = perf_counter()
+        self.result, self.error = None, None
         try:
             act()
         except BaseException as error:
@@ -188,26 +195,36 @@ class Worker:
             if not mistake:
                 self.close_connections()  # the others may wait for this worker
             report = {"kind": type(error).__name__, "message": str(error), "mistake": mistake}
-            self._reported = FAILED, json.dumps(report).encode()
+            self._reported = Message(FAILED, number, json.dumps(report).encode())
         else:
-            self._reported = DONE, b""
-        self.busy = False
-        self._report(number, *self._reported)
-        # Last: worker 0's thread must have left Python when the controller's process ends.
-        with self._left:
-            self._ended = number
-            self._left.notify_all()
+            self._reported = Message(DONE, number, TIMES.pack(begun, perf_counter()))
+        return self._reported
 
-    def _report(self, number: int, kind: bytes, payload: bytes) -> None:
+    def serve(self, steps: Port, spin: float) -> None:
+        """Do what the controller asks for until it ends the connection.
+
+        Parameters
+        ----------
+        steps : Port
+            Where messages come from and reports go. A failure is reported to the controller's
+            listening thread as well, since the other one may wait for this worker.
+        spin : float
+            Seconds for which messages are polled before the thread sleeps.
+        """
+        waiter = Waiter(spin)
+        waiter.add(steps.fileno())
         try:
-            self.port.send(kind, number, payload)
-        except OSError:
-            pass  # the controller is gone, and Disco's channel says so, too
-
-    def has_ended(self, number: int, seconds: float = 0.0) -> bool:
-        """Return whether a call has ended here, or does within `seconds`; any thread."""
-        with self._left:
-            return self._left.wait_for(lambda: self._ended >= number, seconds)
+            while True:
+                waiter.wait()
+                for message in steps.receive():
+                    report = self.run(
+                        message.number, partial(self.do, message.kind, message.payload)
+                    )
+                    if report.kind == FAILED:
+                        self.port.send(*report)
+                    steps.send(*report)
+        except (EOFError, OSError):
+            return  # the session is closed, or the controller is gone
 
     def take_result(self) -> Any:
         """Return what the last call returned, and keep it no longer."""
@@ -218,6 +235,12 @@ class Worker:
         """Make collectives raise, here and at the others; any thread."""
         if self._close_connections is not None:
             self._close_connections()
+
+    def leave(self) -> None:
+        """Let go of the other workers: the session is closed."""
+        self.close_connections()
+        self._close_connections = None
+        self.port.close()
 
     # How workers tell each other their addresses.
 
@@ -253,30 +276,7 @@ class Worker:
                             self.learn(message.payload)
                         elif message.kind == BREAK:
                             self.close_connections()
-                elif self.busy:
+                else:
                     self.port.send(ALIVE)
         except (EOFError, OSError):
             os._exit(0)  # without a controller nobody needs this process
-
-
-def _join(token: int, number: int, library: str, meeting: str, timeout: int) -> None:
-    worker = WORKERS[token]
-    worker.run(number, lambda: worker.join(library, meeting, timeout))
-
-
-def _load(
-    token: int, number: int, directory: str, device: str, kv_dtype: str, options: Any, threads: int
-) -> None:
-    worker = WORKERS[token]
-    worker.run(number, lambda: worker.load(directory, device, kv_dtype, options, threads))
-
-
-def _execute(token: int, number: int, who: int, program: Any) -> None:
-    worker = WORKERS[token]
-    if who & 1 << worker.number:
-        worker.run(number, lambda: worker.execute(program))
-
-
-register_global_func("kvctl.distributed.join", _join)
-register_global_func("kvctl.distributed.load", _load)
-register_global_func("kvctl.distributed.execute", _execute)

@@ -100,9 +100,6 @@ def test_every_call_behind_a_death_names_the_worker(sharded_model):
     with pytest.raises(WorkerError, match=rf"worker 1 \(process {pid}\)"):
         runner.decode([0], [1])
     assert_dead(changes)
-    ended, runner._session.first._ended = runner._session.first._ended, 0  # worker 0 is in a step
-    assert_dead(changes | rest)
-    runner._session.first._ended = ended
     assert cache.sequence_ids == [0] and cache.sequence_length(0) == len(PROMPT) + 2
     for call in rest.values():
         call()
@@ -147,6 +144,48 @@ def test_a_stopped_worker_is_given_up(sharded_model):
     with pytest.raises(WorkerError, match=r"worker 1 .* has not answered"):
         runner.prefill([0], [PROMPT])
     assert time.monotonic() - begun < 10 and gone(pid)
+
+
+def test_a_worker_that_is_done_waits_for_the_first(sharded_model):
+    with load(sharded_model, patience=1.5) as runner:
+        calls = []
+        with runner.functions.instrumented(lambda *_: calls.append(1)):
+            runner.prefill([0], [PROMPT])
+        last = len(calls)
+
+        def hold(*_):
+            calls.append(1)
+            if len(calls) == 2 * last:
+                time.sleep(3)
+
+        with runner.functions.instrumented(hold):
+            runner.prefill([0], [PROMPT])
+        assert runner.cache.sequence_length(0) == 2 * len(PROMPT)
+
+
+def test_close_waits_for_a_step_of_another_thread(sharded_model):
+    runner = load(sharded_model)
+    runner.prefill([0], [PROMPT])
+    within, may_go_on, said = threading.Event(), threading.Event(), []
+
+    def hold(*_):
+        within.set()
+        may_go_on.wait(10)
+
+    def step():
+        with runner.functions.instrumented(hold):
+            said.append(runner.decode([0], [1]))
+
+    threads = [threading.Thread(target=step), threading.Thread(target=runner.close)]
+    threads[0].start()
+    assert within.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert threads[1].is_alive() and not runner._session.closed
+    may_go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert said and runner._session.closed and runner.cache.sequence_length(0) == len(PROMPT) + 1
 
 
 @pytest.mark.parametrize(
