@@ -231,6 +231,8 @@ class RowCutter {
  * of what is left, on the grid of the row. */
 __global__ void __launch_bounds__(kThreads) CutRowsKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  WaitForPrevious();
+  LetNextCome();
   const char* arena = reinterpret_cast<const char*>(params.plan);
   const RowHeader& rows = params.plan->rows;
   const ProcessedRow row =
@@ -277,8 +279,9 @@ __global__ void __launch_bounds__(kThreads) CutRowsKernel(VerifyParams params) {
 
 cudaError_t CutRows(const VerifyParams& params, cudaStream_t stream) {
   if (params.num_processed == 0) return cudaSuccess;
-  return Launch(CutRowsKernel, dim3(static_cast<unsigned>(params.num_processed)), dim3(kThreads),
-                sizeof(CutShared), stream, params);
+  return LaunchOverlapping(params.overlaps, CutRowsKernel,
+                           dim3(static_cast<unsigned>(params.num_processed)), dim3(kThreads),
+                           sizeof(CutShared), stream, params);
 }
 
 }  // namespace kvctl::cuda

@@ -156,6 +156,7 @@ class RowDraft : public SequenceTarget {
 template <typename T>
 __global__ void __launch_bounds__(kMaxWalkThreads) DraftRowsKernel(DraftParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  WaitForPrevious();
   const VerifySequence& sequence = reinterpret_cast<const VerifySequence*>(
       reinterpret_cast<const char*>(params.rows.plan) + params.rows.plan->sequences)[blockIdx.x];
   RowDraft<T> draft(params, sequence, params.targets[blockIdx.x],
@@ -169,7 +170,8 @@ __global__ void __launch_bounds__(kMaxWalkThreads) DraftRowsKernel(DraftParams p
 
 cudaError_t DraftRows(const DraftParams& params, int32_t num_threads, cudaStream_t stream) {
   if (params.rows.num_sequences == 0) return cudaSuccess;
-  return Launch(
+  return LaunchOverlapping(
+      params.rows.overlaps,
       params.probs_type == DType::kFloat64 ? DraftRowsKernel<double> : DraftRowsKernel<float>,
       dim3(static_cast<unsigned>(params.rows.num_sequences)),
       dim3(static_cast<unsigned>(num_threads)), sizeof(WalkShared), stream, params);

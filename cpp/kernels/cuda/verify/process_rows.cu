@@ -50,6 +50,7 @@ class Entries {
  * memory. */
 __global__ void __launch_bounds__(kThreads, 4) ProcessRowsKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  LetNextCome();
   auto* logits = reinterpret_cast<float*>(shared);
   const char* arena = reinterpret_cast<const char*>(params.plan);
   const RowHeader& rows = params.plan->rows;

@@ -80,6 +80,8 @@ class NoiseScorer : public SequenceTarget {
 /*! \brief A block per (node, kVocabBlock of its tokens). */
 __global__ void __launch_bounds__(kThreads) ScoreNoiseKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  WaitForPrevious();
+  LetNextCome();
   const char* arena = reinterpret_cast<const char*>(params.plan);
   const auto& node = reinterpret_cast<const VerifyNode*>(arena + params.plan->nodes)[blockIdx.x];
   const auto& sequence =
@@ -101,8 +103,9 @@ __global__ void __launch_bounds__(kThreads) ScoreNoiseKernel(VerifyParams params
 cudaError_t ScoreNoise(const VerifyParams& params, cudaStream_t stream) {
   if (params.num_nodes == 0) return cudaSuccess;
   const auto blocks = static_cast<unsigned>((params.vocab_size + kVocabBlock - 1) / kVocabBlock);
-  return Launch(ScoreNoiseKernel, dim3(static_cast<unsigned>(params.num_nodes), blocks),
-                dim3(kThreads), sizeof(WalkShared), stream, params);
+  return LaunchOverlapping(params.overlaps, ScoreNoiseKernel,
+                           dim3(static_cast<unsigned>(params.num_nodes), blocks), dim3(kThreads),
+                           sizeof(WalkShared), stream, params);
 }
 
 }  // namespace kvctl::cuda

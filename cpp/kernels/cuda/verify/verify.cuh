@@ -30,12 +30,13 @@ struct VerifyParams {
   DistributionStep* steps;  //!< [nodes]
   LevelState* levels;       //!< [nodes]
   NodeFacts* facts;         //!< [nodes]
-  VerifyOutcome* outcomes;  //!< [num_sequences]
+  VerifyOutcome* outcomes;  //!< [num_sequences]; kernels only write them, as they do log_probs
   double* log_probs;   //!< [nodes] of the emitted tokens, before stop tokens cut them; or nullptr
   float* scratch;      //!< [num_processed, vocab_size]
   TokenScore* scores;  //!< [nodes, ceil(vocab_size / kVocabBlock)] where there is noise
   int32_t num_nodes;
-  /*! \brief Whether the walk may come onto the device while the kernel before it runs. */
+  /*! \brief Whether kernels of a call may come onto the device while the one before them in the
+   * call runs. The first waits for the copy of the plan. */
   bool overlaps;
 };
 

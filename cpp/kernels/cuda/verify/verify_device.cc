@@ -23,11 +23,12 @@ class Verifier final : public CudaVerify {
     const auto size = static_cast<int32_t>(items->size());
     const size_t outcome_bytes = size * sizeof(VerifyOutcome);
     const size_t log_prob_bytes = log_probs ? plan_.num_nodes() * sizeof(double) : 0;
-    results_.Reserve(outcome_bytes + log_prob_bytes);
+    // Kernels write these few bytes over the bus, which takes less time than a copy of them would.
+    auto* results = static_cast<char*>(host_.Reserve(outcome_bytes + log_prob_bytes));
     auto* queue = static_cast<cudaStream_t>(stream);
-    VerifyParams params = PrepareRows(size, vocab_size, queue);
+    VerifyParams params = PrepareRows(size, vocab_size, results, queue);
     if (log_probs) {
-      params.log_probs = reinterpret_cast<double*>(results_.As<char>() + outcome_bytes);
+      params.log_probs = reinterpret_cast<double*>(results + outcome_bytes);
     }
     if (plan_.noise()) {
       scores_.Reserve(plan_.num_nodes() * NumBlocks(vocab_size) * sizeof(TokenScore));
@@ -35,11 +36,11 @@ class Verifier final : public CudaVerify {
       Check(ScoreNoise(params, queue), "sampling");
     }
     Check(WalkTrees(params, NumThreads(vocab_size), queue), "verification");
-    const char* host = FetchResults(outcome_bytes + log_prob_bytes, queue);
+    Check(cudaStreamSynchronize(queue), "verification");
 
-    if (IsIrregular(host, size)) return false;
-    const auto* outcomes = reinterpret_cast<const VerifyOutcome*>(host);
-    const auto* log_prob = reinterpret_cast<const double*>(host + outcome_bytes);
+    if (IsIrregular(results, size)) return false;
+    const auto* outcomes = reinterpret_cast<const VerifyOutcome*>(results);
+    const auto* log_prob = reinterpret_cast<const double*>(results + outcome_bytes);
     for (int32_t i = 0; i < size; ++i) {
       VerifyItem& item = (*items)[i];
       WriteOutcome({outcomes[i].node, outcomes[i].bonus}, &item);
@@ -58,7 +59,7 @@ class Verifier final : public CudaVerify {
     const auto size = static_cast<int32_t>(items->size());
     const size_t outcome_bytes = size * sizeof(VerifyOutcome);
     const size_t token_bytes = sizeof(int32_t) * size * n;
-    results_.Reserve(outcome_bytes + token_bytes);
+    results_.Reserve(outcome_bytes + token_bytes);  // on the device: the kernel reads tokens again
     auto* queue = static_cast<cudaStream_t>(stream);
     std::vector<DraftTarget> targets;
     for (const DraftItem& item : *items) {
@@ -66,14 +67,16 @@ class Verifier final : public CudaVerify {
     }
     targets_.Copy(targets.data(), targets.size() * sizeof(DraftTarget), queue);
     DraftParams params{};
-    params.rows = PrepareRows(size, vocab_size, queue);
+    params.rows = PrepareRows(size, vocab_size, results_.As<char>(), queue);
     params.targets = targets_.As<DraftTarget>();
     params.how = how;
     params.num_tokens = n;
     params.probs_type = probs_type;
     params.tokens = reinterpret_cast<int32_t*>(results_.As<char>() + outcome_bytes);
     Check(DraftRows(params, NumThreads(vocab_size), queue), "drafting");
-    const char* host = FetchResults(outcome_bytes + token_bytes, queue);
+    const size_t bytes = outcome_bytes + token_bytes;
+    auto* host = static_cast<char*>(host_.Reserve(bytes));
+    CopyToHost(host, results_.As<char>(), bytes, stream);
 
     if (IsIrregular(host, size)) return false;
     const auto* tokens = reinterpret_cast<const int32_t*>(host + outcome_bytes);
@@ -118,7 +121,7 @@ class Verifier final : public CudaVerify {
   }
 
   /*! \brief Uploads the plan, and queues all kernels that come before trees or draws. */
-  VerifyParams PrepareRows(int32_t size, int32_t vocab_size, cudaStream_t queue) {
+  VerifyParams PrepareRows(int32_t size, int32_t vocab_size, void* outcomes, cudaStream_t queue) {
     sums_.Reserve(plan_.num_jobs() * NumBlocks(vocab_size) * sizeof(BlockSum));
     steps_.Reserve(plan_.num_nodes() * sizeof(DistributionStep));
     depth_states_.Reserve(plan_.num_nodes() * sizeof(LevelState));
@@ -138,7 +141,7 @@ class Verifier final : public CudaVerify {
     params.facts = facts_.As<NodeFacts>();
     params.num_nodes = plan_.num_nodes();
     params.overlaps = overlaps_;
-    params.outcomes = results_.As<VerifyOutcome>();
+    params.outcomes = static_cast<VerifyOutcome*>(outcomes);
     params.scratch = scratch_.As<float>();
     Check(ProcessRows(params, queue), "processing logits");
     Check(SumRows(params, queue), "summing rows");
@@ -146,16 +149,8 @@ class Verifier final : public CudaVerify {
     return params;
   }
 
-  /*! \brief Copies the results to the host, and waits. */
-  const char* FetchResults(size_t bytes, cudaStream_t queue) {
-    auto* host = static_cast<char*>(host_.Reserve(bytes));
-    Check(cudaMemcpyAsync(host, results_.As<void>(), bytes, cudaMemcpyDeviceToHost, queue),
-          "fetching outcomes");
-    Check(cudaStreamSynchronize(queue), "verification");
-    return host;
-  }
-  static bool IsIrregular(const char* host, int32_t size) {
-    const auto* outcomes = reinterpret_cast<const VerifyOutcome*>(host);
+  static bool IsIrregular(const char* results, int32_t size) {
+    const auto* outcomes = reinterpret_cast<const VerifyOutcome*>(results);
     return std::any_of(outcomes, outcomes + size,
                        [](const VerifyOutcome& outcome) { return outcome.irregular != 0; });
   }

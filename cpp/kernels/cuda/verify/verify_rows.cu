@@ -105,6 +105,7 @@ __device__ void SumDistribution(const RowJob& job, int32_t begin, int32_t end, b
 /*! \brief A block per (row, kVocabBlock of its tokens). Each token is read once. */
 __global__ void __launch_bounds__(kThreads) SumRowsKernel(VerifyParams params) {
   KVCTL_DYNAMIC_SHARED(shared);
+  WaitForPrevious();
   LetNextCome();
   RowJob job = reinterpret_cast<const RowJob*>(reinterpret_cast<const char*>(params.plan) +
                                                params.plan->rows.jobs)[blockIdx.x];
@@ -130,8 +131,10 @@ __global__ void __launch_bounds__(kThreads) SumRowsKernel(VerifyParams params) {
 cudaError_t SumRows(const VerifyParams& params, cudaStream_t stream) {
   if (params.num_jobs == 0) return cudaSuccess;
   const auto blocks = static_cast<unsigned>((params.vocab_size + kVocabBlock - 1) / kVocabBlock);
-  return Launch(SumRowsKernel, dim3(static_cast<unsigned>(params.num_jobs), blocks), dim3(kThreads),
-                kThreads / 32 * (sizeof(uint64_t) + sizeof(Largest)), stream, params);
+  const bool first = params.num_processed == 0;
+  return LaunchOverlapping(params.overlaps && !first, SumRowsKernel,
+                           dim3(static_cast<unsigned>(params.num_jobs), blocks), dim3(kThreads),
+                           kThreads / 32 * (sizeof(uint64_t) + sizeof(Largest)), stream, params);
 }
 
 }  // namespace kvctl::cuda
