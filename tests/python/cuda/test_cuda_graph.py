@@ -138,17 +138,17 @@ def test_a_first_attention_may_be_captured_and_q_may_need_a_copy(graph):
 
 
 def test_a_plan_that_graphs_read_does_not_move(graph):
-    cache = make_cache(2000, num_layers=1, max_total_tokens=4096)
+    cache = make_cache(40, num_layers=1, max_total_tokens=4096, prefill_chunk_size=2400)
     qkv = put(np.zeros((ROWS, QO_HEADS + 2 * KV_HEADS, DIM)), "cuda", "float16")
     outs = [poison((ROWS, QO_HEADS, DIM), "cuda", "float16")]
     cache.begin_forward([0], [ROWS])
     with graph.capture():
         attend_all(cache, qkv, outs)
     cache.abort()
-    large = Mask.full(np.tril(np.ones((2000, 4000), bool), 2000) & (np.arange(4000) % 2 == 0))
+    large = Mask.full(np.tril(np.ones((2400, 2440), bool), 40) & (np.arange(2440) % 2 == 0))
     before = cache.sequence_length(0)
     with pytest.raises(RuntimeError, match=r"recorded graphs read it where it is.*forget_graphs"):
-        cache.begin_forward([0], [2000], mask=large)
+        cache.begin_forward([0], [2400], mask=large)
     assert not cache.in_forward
     assert cache.sequence_length(0) == before
     cache.begin_forward([0], [ROWS])  # as before
@@ -156,7 +156,7 @@ def test_a_plan_that_graphs_read_does_not_move(graph):
     cache.abort()
     assert np.isfinite(fetch(outs[0])).all()
     cache.forget_graphs()
-    cache.begin_forward([0], [2000], mask=large)
+    cache.begin_forward([0], [2400], mask=large)
     cache.abort()
 
 

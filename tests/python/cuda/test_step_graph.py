@@ -157,14 +157,13 @@ class TestUnderEmulation:
 
     def test_a_plan_that_had_to_move_is_captured_again(self):
         """The arena of a small cache grows: what was captured would read freed memory."""
-        changes = {"max_total_tokens": 4096, "prefill_chunk_size": 2000, "lengths": (2000,)}
-        pair = Pair(**changes)
+        pair = Pair(max_total_tokens=4096, prefill_chunk_size=1800, lengths=(40,))
         assert pair.check([0], [2]) == 1
-        large = Mask.full(np.arange(4002) % 2 == np.arange(2000)[:, None] * 0)
+        large = Mask.full(np.arange(1842) % 2 == np.arange(1800)[:, None] * 0)
         with pytest.raises(RuntimeError, match="forget_graphs"):
-            pair.cache.begin_forward([0], [2000], mask=large)
+            pair.cache.begin_forward([0], [1800], mask=large)
         pair.cache.forget_graphs()
-        pair.cache.begin_forward([0], [2000], mask=large)
+        pair.cache.begin_forward([0], [1800], mask=large)
         pair.cache.abort()
         assert pair.check([0], [2]) == 2
 
