@@ -99,13 +99,14 @@ class ModelRunnerRef : public ffi::ObjectRef {
 
 DLDevice DeviceOf(const ModelRunnerRef& self) { return self->runner.functions().device(); }
 
-/*! \brief library: one that is loaded already, or nullopt. kv_dtype: "" is its own. progress:
- * f(bytes read, bytes), or nullopt. */
+/*! \brief library: one that is loaded already, or nullopt. kv_dtype: "" is its own. kv_scales: of
+ * float8_e4m3fn pages, or nullopt. progress: f(bytes read, bytes), or nullopt. */
 ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
                          const ffi::Optional<FunctionTableRef>& library, int64_t max_sequences,
                          int64_t max_total_tokens, int64_t prefill_chunk_size, int64_t page_size,
-                         const ffi::String& kv_dtype, int64_t max_history, int64_t max_state_bytes,
-                         bool keep_steps, int64_t shard,
+                         const ffi::String& kv_dtype,
+                         const ffi::Optional<tvm::runtime::Tensor>& kv_scales, int64_t max_history,
+                         int64_t max_state_bytes, bool keep_steps, int64_t shard,
                          const ffi::Optional<ffi::Function>& progress) {
   RunnerOptions options;
   options.device = device;
@@ -114,6 +115,7 @@ ModelRunnerRef LoadModel(const ffi::String& directory, DLDevice device,
   options.prefill_chunk_size = prefill_chunk_size;
   options.page_size = page_size;
   if (!kv_dtype.empty()) options.kv_dtype = ffi::StringToDLDataType(kv_dtype);
+  options.kv_scales = kv_scales;
   options.max_history = max_history;
   options.max_state_bytes = max_state_bytes;
   options.keep_steps = keep_steps;

@@ -16,7 +16,8 @@ MODEL_HELP = (
 )
 #: What the commands' --kv-dtype chooses.
 KV_DTYPE_HELP = (
-    "The type of K and V in the cache: float32, float16, bfloat16 or int8; by default the model's."
+    "The type of K and V in the cache: float32, float16, bfloat16, int8, or float8_e4m3fn on CUDA; "
+    "by default the model's."
 )
 
 

@@ -41,6 +41,8 @@ struct RunnerOptions {
   int64_t page_size = 16;
   /*! \brief The type of K and V in the cache's pages; with 0 bits the library's own. */
   DLDataType kv_dtype = {kDLFloat, 0, 1};
+  /*! \brief Of float8_e4m3fn pages, on the host: see PagedKVCacheConfig::kv_scales. */
+  tvm::ffi::Optional<tvm::runtime::Tensor> kv_scales;
   /*!
    * \brief Which worker this is, counted from 0, of those that a library was compiled for
    * (tensor_parallel_shards); -1: none of several.

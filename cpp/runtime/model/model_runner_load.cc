@@ -154,9 +154,11 @@ PagedKVCache CreateCache(const FunctionTable& functions, int64_t max_sequences,
         "machine keeps the functions that it found when it started. Install kvctl's cache first, ",
         "or give the runner the directory alone");
   }
-  if (options.kv_dtype.bits > 0 && options.kv_dtype != (*cache)->config().dtype) {
+  const bool retyped = options.kv_dtype.bits > 0 && options.kv_dtype != (*cache)->config().dtype;
+  if (retyped || options.kv_scales.has_value()) {
     PagedKVCacheConfig config = (*cache)->config();
-    config.dtype = options.kv_dtype;
+    if (retyped) config.dtype = options.kv_dtype;
+    config.kv_scales = options.kv_scales;
     cache = PagedKVCache::Create(config);
   }
   // Where layers have windows of their own, the library's says how large those are.
@@ -265,8 +267,12 @@ ModelRunner ModelRunner::Load(const std::string& directory, const FunctionTable&
           max_total_tokens, " and ", options.page_size);
   }
   const std::string kind = StateKind(metadata);
-  if (kind == "rnn_state" && options.kv_dtype.bits > 0) {
-    Throw(ErrorKind::kValue, functions.path(), " has no K and V, so kv_dtype cannot be chosen");
+  const char* kv_option = options.kv_dtype.bits > 0       ? "kv_dtype"
+                          : options.kv_scales.has_value() ? "kv_scales"
+                                                          : nullptr;
+  if (kind == "rnn_state" && kv_option != nullptr) {
+    Throw(ErrorKind::kValue, functions.path(), " has no K and V, so ", kv_option,
+          " cannot be chosen");
   }
   if (kind != "rnn_state") {
     runner.cache_ =

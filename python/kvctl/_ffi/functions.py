@@ -591,6 +591,7 @@ class runner:
             int,
             int,
             str,
+            Tensor | None,
             int,
             int,
             bool,

@@ -102,6 +102,7 @@ class Worker:
             chunk,
             page,
             kv_dtype,
+            None,  # scales of 8-bit floats
             max_history,
             max_state_bytes,
             bool(keep_steps),

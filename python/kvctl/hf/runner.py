@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -22,6 +22,9 @@ from .refuse import refuse_unsupported
 from .rotary import RotaryStates
 from .step import entered
 from .text import load_text, stop_tokens_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _TOKENS_BY_DEFAULT = 8192
 
@@ -53,7 +56,10 @@ class ModelRunner(ModelForwards):
         Tokens in a page of the cache.
     kv_dtype : {"float32", "float16", "bfloat16", "int8", "float8_e4m3fn"}, optional
         The type of the cache's pages; the model's by default. "int8" is for the CPU,
-        "float8_e4m3fn", whose scales are 1 then, for CUDA.
+        "float8_e4m3fn" for CUDA.
+    kv_scales : array_like, (num_layers, 2, num_kv_heads) float32, optional
+        What the elements of "float8_e4m3fn" pages are multiplied by, for each layer K's, then V's;
+        by default 1. See :meth:`kvctl.PagedKVCache.create`.
     context_window_size : int, optional
         Tokens that a sequence may have; the config's ``max_position_embeddings`` by default.
     text : kvctl.text.ModelText, optional
@@ -65,7 +71,8 @@ class ModelRunner(ModelForwards):
     TypeError
         If it is no model of transformers.
     ValueError
-        If a size or a type is out of range.
+        If a size or a type is out of range, or if scales have another shape, are not above 0, or
+        are not for such pages.
     NotImplementedError
         If the cache does not do what the model needs; the message names it.
 
@@ -85,6 +92,7 @@ class ModelRunner(ModelForwards):
         prefill_chunk_size: int = 512,
         page_size: int = 16,
         kv_dtype: str | None = None,
+        kv_scales: npt.ArrayLike | None = None,
         context_window_size: int | None = None,
         text: ModelText | None = None,
     ) -> None:
@@ -94,7 +102,12 @@ class ModelRunner(ModelForwards):
         try:
             self._set_up(model, text, context_window_size)
             self._cache = self._make_cache(
-                max_sequences, max_total_tokens, prefill_chunk_size, page_size, kv_dtype
+                max_sequences,
+                max_total_tokens,
+                prefill_chunk_size,
+                page_size,
+                kv_dtype,
+                kv_scales,
             )
         except BaseException:
             give_back(model)
@@ -127,6 +140,7 @@ class ModelRunner(ModelForwards):
         prefill_chunk_size: int,
         page_size: int,
         kv_dtype: str | None,
+        kv_scales: npt.ArrayLike | None,
     ) -> PagedKVCache:
         if max_total_tokens is None:
             whole = max_sequences * (self._context or _TOKENS_BY_DEFAULT)
@@ -144,6 +158,7 @@ class ModelRunner(ModelForwards):
             dtype=kv_dtype or str(self._model.dtype).removeprefix("torch."),
             device=str(self._model.device),
             layer_windows=[layer.window for layer in self._layers],
+            kv_scales=kv_scales,
         )
 
     @classmethod

@@ -24,7 +24,10 @@ def test_the_type_of_k_and_v_is_chosen(talking_model):
     assert "The same 20 tokens" in done.stdout
     done = run("generate", talking_model, "abc", "--kv-dtype", "int3")
     assert done.returncode == 1
-    assert "kv_dtype must be float32, float16, bfloat16 or int8, got int3" in done.stderr
+    assert (
+        "kv_dtype must be float32, float16, bfloat16, int8 or float8_e4m3fn, got int3"
+        in done.stderr
+    )
 
 
 def test_sampled_compare_from_stdin(talking_model):

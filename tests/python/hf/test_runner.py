@@ -77,6 +77,27 @@ def test_int8_pages():
     assert drafted.tokens == plain.tokens
 
 
+def test_scales_of_8_bit_floats(monkeypatch):
+    """They reach the cache; what the cache cannot take is refused by name."""
+    model, created = make_model("llama"), {}
+    cache = kvctl.hf.ModelRunner(model).cache
+    scales = [[[0.02] * cache.num_kv_heads] * 2] * cache.num_layers
+    with pytest.raises(NotImplementedError, match="float8_e4m3fn pages are implemented on CUDA"):
+        kvctl.hf.ModelRunner(model, kv_dtype="float8_e4m3fn", kv_scales=scales)
+    with pytest.raises(ValueError, match="are for float8_e4m3fn pages, and these are of float32"):
+        kvctl.hf.ModelRunner(model, kv_scales=scales)
+
+    def create(**options):
+        created.update(options)
+        return original(**options | {"dtype": "float32", "kv_scales": None})
+
+    original = kvctl.PagedKVCache.create
+    monkeypatch.setattr("kvctl.hf.runner.PagedKVCache.create", create)
+    kvctl.hf.ModelRunner(model, kv_dtype="float8_e4m3fn", kv_scales=scales)
+    assert created["dtype"] == "float8_e4m3fn"
+    assert created["kv_scales"] is scales
+
+
 def test_dropout_never_changes_logits():
     """The runner takes the model out of training mode, and notices when it is put back."""
     model = make_model("gpt2")

@@ -10,10 +10,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tvm_ffi
 
 from ..._ffi import functions as ffi
-from ..._ffi.convert import to_path
+from ..._ffi.convert import to_path, to_tensor
 from ..._ffi.cuda_compiler import prepare_device
 from ...cache.paged_kv_cache import PagedKVCache
 from ...recurrent.state import RecurrentState
@@ -27,7 +28,12 @@ from .replay import ReplayingCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from ..runner_cache import RunnerCache
+
+
+_KV_DTYPES = ("float32", "float16", "bfloat16", "int8", "float8_e4m3fn")
 
 
 class ModelRunner(ModelForwards):
@@ -82,6 +88,7 @@ class ModelRunner(ModelForwards):
         prefill_chunk_size: int | None = None,
         page_size: int = 16,
         kv_dtype: str | None = None,
+        kv_scales: npt.ArrayLike | None = None,
         max_history: int = 16,
         max_state_bytes: int | None = None,
         keep_steps: bool = True,
@@ -107,9 +114,13 @@ class ModelRunner(ModelForwards):
             New tokens of one forward; the library's own by default, which is also the limit.
         page_size : int
             Tokens in a page of the cache.
-        kv_dtype : {"float32", "float16", "bfloat16", "int8"}, optional
-            The type of K and V in the pages; the library's own by default. On CUDA it is 16-bit.
-            "int8" takes a quarter of float32's memory; see :meth:`kvctl.PagedKVCache.create`.
+        kv_dtype : {"float32", "float16", "bfloat16", "int8", "float8_e4m3fn"}, optional
+            The type of K and V in the pages; the library's own by default. "int8", for the CPU,
+            takes a quarter of float32's memory, "float8_e4m3fn", for CUDA, half of float16's; see
+            :meth:`kvctl.PagedKVCache.create`.
+        kv_scales : array_like, (num_layers, 2, num_kv_heads) float32, optional
+            What the elements of "float8_e4m3fn" pages are multiplied by, for each layer K's, then
+            V's; by default 1.
         max_history, max_state_bytes, keep_steps
             Of models with recurrent layers: how their states are kept; see
             :meth:`kvctl.RecurrentState.create`.
@@ -129,8 +140,9 @@ class ModelRunner(ModelForwards):
         FileNotFoundError
             If the directory or a file in it is missing.
         ValueError
-            If a file is truncated, if the files do not belong together, or if a size is out of
-            range. Nothing is loaded then.
+            If a file is truncated, if the files do not belong together, if a size is out of range,
+            or if ``kv_scales`` have another shape, are not above 0, or are not for such pages.
+            Nothing is loaded then.
         TypeError
             If there is no such type of K and V.
         NotImplementedError
@@ -140,8 +152,10 @@ class ModelRunner(ModelForwards):
         """
         if library is not None and not isinstance(library, FunctionTable):
             raise TypeError(f"library must be a kvctl.FunctionTable, got {type(library).__name__}")
-        if kv_dtype is not None and kv_dtype not in ("float32", "float16", "bfloat16", "int8"):
-            raise TypeError(f"kv_dtype must be float32, float16, bfloat16 or int8, got {kv_dtype}")
+        if kv_dtype is not None and kv_dtype not in _KV_DTYPES:
+            raise TypeError(
+                f"kv_dtype must be {', '.join(_KV_DTYPES[:-1])} or {_KV_DTYPES[-1]}, got {kv_dtype}"
+            )
         prepare_device(device)
         return cls(
             ffi.runner.load_model(
@@ -153,6 +167,7 @@ class ModelRunner(ModelForwards):
                 at_least_one("prefill_chunk_size", prefill_chunk_size),
                 page_size,
                 kv_dtype or "",
+                None if kv_scales is None else to_tensor(np.array(kv_scales, np.float32)),
                 max_history,
                 at_least_one("max_state_bytes", max_state_bytes),
                 keep_steps,
