@@ -57,10 +57,11 @@ def test_wide_heads_get_other_kernels_where_a_block_cannot_share_enough(monkeypa
     for kilobytes in ("227", "99", "64"):
         monkeypatch.setenv("KVCTL_EMULATED_SHARED_KB", kilobytes)
         cache = make_cache(256)
-        qkv = np.random.default_rng(1).standard_normal((9, 3 * HEADS, 256))
-        with cache.forward([0], [9]):
-            for layer in range(2):
-                out = cache.attention(layer, put(qkv, "cuda", "float16"))
+        for step in range(6):  # keys of several warps
+            qkv = np.random.default_rng(step).standard_normal((9, 3 * HEADS, 256))
+            with cache.forward([0], [9]):
+                for layer in range(2):
+                    out = cache.attention(layer, put(qkv, "cuda", "float16"))
         outputs.append(fetch(out))
     for first, second in itertools.combinations(outputs, 2):
         assert not np.array_equal(first, second)  # another kernel
