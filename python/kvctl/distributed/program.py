@@ -1,4 +1,4 @@
-"""Calls of packed functions as integers, which Disco broadcasts in one message.
+"""Calls of packed functions as integers, which go to every worker in one message.
 
 A call names a function of `FUNCTIONS`, where its result goes, and its arguments. Integers, None,
 shapes, tensors and lists of them can be arguments, and so can what every worker has of its own: its
@@ -7,6 +7,7 @@ runner, its cache, and its checkpoints.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import tvm_ffi
 
 from .._ffi import functions as ffi
@@ -101,8 +103,13 @@ class Call(NamedTuple):
     target: int = -1
 
 
-_DTYPES = ("int32", "int64", "float32", "float16", "bfloat16", "bool", "uint8")
+_DTYPES = [
+    np.dtype(getattr(ml_dtypes, name, name))
+    for name in ("int32", "int64", "float32", "float16", "bfloat16", "bool", "uint8")
+]
+_DTYPE_PLACES = {dtype: place for place, dtype in enumerate(_DTYPES)}
 _OWNS = list(Own)
+_OWN_PLACES = {own: place for place, own in enumerate(_OWNS)}
 _NONE, _INT, _SHAPE, _TENSOR, _LIST, _OWN, _KEPT = range(7)
 
 
@@ -116,12 +123,13 @@ def encode(head: Sequence[int], calls: Sequence[Call]) -> bytes:
     TypeError
         If an argument is of another type.
     """
-    out = [*head, len(calls)]
+    out = array("q", head)
+    out.append(len(calls))
     for name, args, target in calls:
-        out += (_PLACES[name], target, len(args))
+        out.extend((_PLACES[name], target, len(args)))
         for arg in args:
             _put(out, arg)
-    return array("q", out).tobytes()
+    return out.tobytes()
 
 
 def decode(data: bytes, head: int) -> tuple[Sequence[int], list[Call]]:
@@ -167,23 +175,27 @@ def function(name: str) -> Callable[..., Any]:
     return FUNCTIONS[name]
 
 
-def _put(out: list[int], arg: Any) -> None:
-    if arg is None or isinstance(arg, OnFirst):
-        out.append(_NONE)
+def _put(out: array[int], arg: Any) -> None:
+    if isinstance(arg, tvm_ffi.Shape):
+        out.extend((_SHAPE, len(arg), *arg))
     elif isinstance(arg, Own):
-        out += (_OWN, arg.value)
+        out.extend((_OWN, _OWN_PLACES[arg]))
+    elif isinstance(arg, int):  # bool included
+        out.extend((_INT, int(arg)))
+    elif isinstance(arg, np.ndarray):
+        _put_tensor(out, arg)
+    elif arg is None or isinstance(arg, OnFirst):
+        out.append(_NONE)
     elif isinstance(arg, Kept):
-        out += (_KEPT, arg.number)
-    elif isinstance(arg, tvm_ffi.Shape):
-        out += (_SHAPE, len(arg), *arg)
-    elif isinstance(arg, int | np.integer):  # bool included
-        out += (_INT, int(arg))
+        out.extend((_KEPT, arg.number))
+    elif isinstance(arg, np.integer):
+        out.extend((_INT, int(arg)))
     elif isinstance(arg, list | tuple | tvm_ffi.Array):
-        out += (_LIST, len(arg))
+        out.extend((_LIST, len(arg)))
         for one in arg:
             _put(out, one)
     elif hasattr(arg, "__dlpack__"):
-        _put_tensor(out, arg)
+        _put_tensor(out, to_array(arg))
     else:
         raise TypeError(f"a worker cannot be sent a {type(arg).__name__}")
 
@@ -200,16 +212,14 @@ def to_array(tensor: Any) -> Any:
     return to_numpy(bits).view(ml_dtypes.bfloat16)
 
 
-def _put_tensor(out: list[int], tensor: Any) -> None:
-    array = np.ascontiguousarray(to_array(tensor))
-    data = array.tobytes()
-    words = np.frombuffer(data + bytes(-len(data) % 8), np.int64)
-    dtype = _DTYPES.index(array.dtype.name)
-    out += (_TENSOR, dtype, array.ndim, *array.shape, len(words))
-    out += words.tolist()
+def _put_tensor(out: array[int], tensor: npt.NDArray[Any]) -> None:
+    data = tensor.tobytes()
+    out.extend((_TENSOR, _DTYPE_PLACES[tensor.dtype], tensor.ndim, *tensor.shape))
+    out.append(-(-len(data) // 8))
+    out.frombytes(data + bytes(-len(data) % 8))
 
 
-def _get(program: Sequence[int], at: int) -> tuple[Any, int]:
+def _get(program: array[int], at: int) -> tuple[Any, int]:
     """Return the argument at a place, and the place behind it."""
     tag = program[at]
     if tag == _NONE:
@@ -232,12 +242,11 @@ def _get(program: Sequence[int], at: int) -> tuple[Any, int]:
     return many, at
 
 
-def _get_tensor(name: str, program: Sequence[int], at: int) -> tuple[tvm_ffi.Tensor, int]:
+def _get_tensor(dtype: np.dtype[Any], program: array[int], at: int) -> tuple[tvm_ffi.Tensor, int]:
     ndim = program[at]
     shape = tuple(program[at + 1 : at + 1 + ndim])
     at += 2 + ndim
-    words = np.array(program[at : at + program[at - 1]], np.int64)
-    dtype = np.dtype(getattr(ml_dtypes, name, name))
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    data = words.view(np.uint8)[:size].view(dtype).reshape(shape)
+    words = program[at : at + program[at - 1]]
+    size = math.prod(shape) * dtype.itemsize
+    data = np.frombuffer(words, np.uint8, size).view(dtype).reshape(shape)
     return to_tensor(data), at + len(words)
