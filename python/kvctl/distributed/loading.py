@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import WorkerError
 from .session import START_SECONDS, Session
 from .wire import LOAD
+from .worker_state import kernels_here
 
 
 def num_shards(directory: Path) -> int:
@@ -48,7 +49,9 @@ def load_model(
     """
     reports = session.call(
         LOAD,
-        json.dumps([directory, device, kv_dtype, list(sizes), session.threads]).encode(),
+        json.dumps(
+            [directory, device, kv_dtype, list(sizes), session.threads, kernels_here()]
+        ).encode(),
         patience=START_SECONDS,
         doing="while it loaded the model",
     )

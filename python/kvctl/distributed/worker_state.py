@@ -37,6 +37,11 @@ _HEARTBEAT_SECONDS = 1.0
 _MEETING_SECONDS = 60.0
 
 
+def kernels_here() -> str:
+    """Return which kernels multiply here: those whose sums have an order of their own."""
+    return ", ".join([ffi.model.backend(), *ffi.model.get_kernels("bfloat16")])
+
+
 class DivergedError(Exception):
     """A worker could not follow the others."""
 
@@ -87,9 +92,22 @@ class Worker:
         self._close_connections = join(exchange, meeting, self._host, timeout, device_id)
 
     def load(
-        self, directory: str, device: str, kv_dtype: str, options: Sequence[int], threads: int
+        self,
+        directory: str,
+        device: str,
+        kv_dtype: str,
+        options: Sequence[int],
+        threads: int,
+        kernels: str,
     ) -> None:
-        """Load the model, or this worker's shard of it where the last option says so."""
+        """Load the model, or this worker's shard of it where the last option says so.
+
+        Raises
+        ------
+        ValueError
+            If the model is compiled for whole sums and this worker has other kernels than the
+            controller's; as the load of a model raises.
+        """
         ctypes.CDLL("libgomp.so.1").omp_set_num_threads(threads)  # of this thread's teams
         prepare_device(device)
         sequences, tokens, chunk, page, max_history, max_state_bytes, keep_steps, sharded = options
@@ -109,8 +127,22 @@ class Worker:
             self.number if sharded else -1,
             None,
         )
+        self._check_kernels(kernels)
         self._cache = ffi.runner.get_cache(self._handle)
         self.result = self._handle
+
+    def _check_kernels(self, controllers: str) -> None:
+        """Refuse kernels that would sum in another order than one process does."""
+        metadata = json.loads(ffi.runner.get_library_metadata(ffi.runner.get_library(self._handle)))
+        parallel = metadata.get("kvctl", {}).get("tensor_parallel", {})
+        own = kernels_here()
+        if parallel.get("sums") == "whole" and own != controllers:
+            raise ValueError(
+                f"the model is compiled with tensor_parallel_sums whole, so all machines need the "
+                f"same kernels; worker {self.number} has {own!r} and the controller "
+                f"{controllers!r}. Set KVCTL_ISA to what both can, or compile the model with "
+                "tensor_parallel_sums partial"
+            )
 
     def execute(self, program: Any) -> None:
         """Run a program behind its head.

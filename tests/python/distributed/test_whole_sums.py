@@ -15,7 +15,7 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import kvctl
 from family_files import Family
-from kvctl.distributed import ModelRunner
+from kvctl.distributed import ModelRunner, WorkerError
 from kvctl.models import compile_model
 from kvctl.models.build.asked import compare_with, default_sums
 from kvctl.models.build.library import make_target
@@ -171,6 +171,22 @@ def test_processes(demo, workers):
             for r, drafter in ((several, kvctl.draft.LookupDrafter()), (one, None))
         )
         assert found == wanted
+
+
+def test_a_worker_with_other_kernels_is_refused(gloo, tmp_path, monkeypatch):
+    """It would sum in another order than the one process that it is compared with."""
+    backend = tvm_ffi.get_global_func("kvctl.model.backend")()  # this process has chosen already
+    if not backend.startswith("own ") or backend == "own baseline":
+        pytest.skip(f"this process has {backend!r}, so no other worker can differ from it")
+    directory = compile_tiny_model(tmp_path / "m", tensor_parallel=2)
+    monkeypatch.setenv("KVCTL_ISA", "baseline")  # of the workers that start now
+    with pytest.raises(WorkerError, match=f"worker 1 has 'own baseline, .*controller '{backend}, "):
+        ModelRunner.load(directory, workers=2, threads=1, **OPTIONS)
+    partial = {"tensor_parallel": 2, "tensor_parallel_sums": "partial"}
+    directory = compile_tiny_model(tmp_path / "partial", **partial)
+    with ModelRunner.load(directory, workers=2, threads=1, **OPTIONS) as runner:
+        runner.cache.add_sequence(0)
+        assert np.isfinite(np.from_dlpack(runner.prefill([0], [[1, 2, 3]]))).all()
 
 
 def test_gathered_columns():
