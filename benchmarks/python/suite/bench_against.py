@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -105,10 +104,13 @@ def build(revision: str) -> Path:
         raise ValueError(f"there is no commit {revision!r} here")
     checkout = ROOT / "build" / "against" / commit.stdout.strip()[:12]
     if not checkout.exists():
+        subprocess.run([*git, "worktree", "prune"], check=True)  # one that `make clean` removed
         subprocess.run(
             [*git, "worktree", "add", "--detach", str(checkout), commit.stdout.strip()], check=True
         )
-    if subprocess.run(["make", "-C", str(checkout), ".venv/built"], check=False).returncode:
+    environment = {"CMAKE_ARGS": "-DKVCTL_CUDA=OFF", **os.environ}  # nothing here runs on a GPU
+    make = ["make", "-C", str(checkout), ".venv/built"]
+    if subprocess.run(make, env=environment, check=False).returncode:
         raise ValueError(f"{revision} does not build here: see above, and {checkout}")
     return checkout
 
@@ -141,6 +143,19 @@ def compare(name: str, other: Path, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def describe(rounds: int) -> dict[str, Any]:
+    """Return the machine, how busy it is, and how often each measured."""
+    from kvctl.bench.machine_state import describe_machine, machine_load, memory_bandwidth
+
+    found = describe_machine()
+    return {
+        **found,
+        "bytes_per_second": memory_bandwidth(int(found["cpus"])),
+        "load": machine_load()["load"],
+        "rounds": rounds,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--against", metavar="REV", help="the earlier commit")
@@ -157,13 +172,12 @@ def main() -> None:
         sys.exit(f"bench_against: {error}")
     found = {name: compare(name, other.absolute(), options.rounds) for name in options.only}
     if options.json:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "cpus": len(os.sched_getaffinity(0)),
-            "load": os.getloadavg()[0],
+        result = {
+            "measured": describe(options.rounds),
+            "against": options.against or str(options.built),
+            "figures": found,
         }
-        result = {"machine": machine, "against": options.against or "", "figures": found}
-        options.json.write_text(json.dumps(result, indent=1))
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

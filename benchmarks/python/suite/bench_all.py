@@ -33,31 +33,42 @@ DRIVERS = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A program and its options: those of a quick run, which has fewer repetitions and sizes.
+    """A program and its options.
 
     Parameters
     ----------
     quick : str
-        Options of a quick run, separated by spaces.
-    model : bool
-        Whether it takes the model's directory.
+        Options of a quick run, which has fewer repetitions and sizes; separated by spaces.
+    model : str
+        The model's directory, beside the one that is given; "." for that one, "" for none.
     native : bool
         Whether it is a program in C++.
+    llama : bool
+        Whether llama.cpp takes part, on a file that has the model's name and `.gguf` behind it.
     """
 
     quick: str = ""
-    model: bool = False
+    model: str = ""
     native: bool = False
+    llama: bool = False
 
     def command(self, name: str, out: Path, options: argparse.Namespace) -> list[str]:
         """Return the command that writes its result to `out`."""
         quick = self.quick.split() if options.quick else []
         if self.native:
             return [str(options.programs / name), str(out), *quick]
-        model = [str(options.model)] if self.model else []
-        driver = str(DRIVERS / f"bench_{name}.py")
-        return [sys.executable, driver, *model, *quick, "--json", str(out)]
+        model = options.model.parent / (options.model.name if self.model == "." else self.model)
+        words = [sys.executable, str(DRIVERS / f"bench_{name.split('_int')[0]}.py")]
+        words += [str(model)] if self.model else []
+        if self.llama:
+            words += ["--llama-python", options.llama_python, "--llama-gguf", f"{model}.gguf"]
+            words += ["--llama-settings", *LLAMA_SETTINGS, "--rows", "1", "8"]
+        return [*words, *quick, "--json", str(out)]
 
+
+# The best of them counts: weights repacked or not, either attention, both cores or one.
+LLAMA_SETTINGS = ("repack", "repack,flash", "repack,threads=1", "default")
+LLAMA_QUICK = "--repeat 1 --tokens 16 --prompts copy_edit"
 
 BENCHMARKS = {
     "step_cost": Benchmark("30", native=True),
@@ -67,12 +78,14 @@ BENCHMARKS = {
     "attention": Benchmark("--parts sdpa shared observer --rounds 1"),
     "verify": Benchmark("--quick --vocab 32000 --draft 4"),
     "recurrent": Benchmark("--drafts 7 --repeat 3"),
-    "model": Benchmark("--repeat 3", model=True),
+    "model": Benchmark("--repeat 3", model="."),
     "drafting": Benchmark("--tokens 1000000 --repeat 8"),
-    "generate": Benchmark("--repeat 1 --tokens 32", model=True),
-    "loop": Benchmark("--repeat 1 --tokens 32", model=True),
-    "rules": Benchmark("--rounds 1 --prompts 1", model=True),
+    "generate": Benchmark("--repeat 1 --tokens 32", model="."),
+    "loop": Benchmark("--repeat 1 --tokens 32", model="."),
+    "rules": Benchmark("--rounds 1 --prompts 1", model="."),
     "linear": Benchmark("--repeat 3 --rows 1 8 16 32"),
+    "generate_int8": Benchmark(LLAMA_QUICK, model="smollm2_Q8_0", llama=True),
+    "generate_int4": Benchmark(LLAMA_QUICK, model="smollm2_Q4_0", llama=True),
 }
 
 
@@ -128,9 +141,12 @@ def main() -> None:
     parser.add_argument("--programs", type=Path, required=True, help="the folder of those in C++")
     parser.add_argument("--quick", action="store_true", help="rough figures in a few minutes")
     parser.add_argument("--only", nargs="+", default=list(BENCHMARKS), choices=BENCHMARKS)
+    parser.add_argument("--llama-python", help="a Python with llama-cpp-python: it takes part")
     parser.add_argument("--limit", type=float, default=1800, help="seconds for each, at the most")
     parser.add_argument("--output", type=Path, default=Path("build/results"))
     options = parser.parse_args()
+    if not options.llama_python:
+        options.only = [name for name in options.only if not BENCHMARKS[name].llama]
 
     machine = describe()
     folder = options.output / folder_name(machine["cpu"], machine["isa"])
