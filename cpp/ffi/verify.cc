@@ -90,6 +90,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.verify.get_drawn", Guarded(DrawnNames),
            "The names of the ways in which tokens are drawn, by index")
       .def("kvctl.verify.run", Guarded(RunVerify), "Accept or reject the drafted trees of a batch")
+      .def("kvctl.verify.run_greedy", Guarded(RunGreedy),
+           "The same by the rule greedy, of trees and logits alone")
       .def("kvctl.verify.run_each", Guarded(RunVerifyEach),
            "The same; returns why a sequence could not be decided, and decides the others")
       .def("kvctl.verify.get_target_probs", Guarded(TargetProbsBatch),

@@ -265,6 +265,18 @@ void RunVerify(const VerifyRequest& request, const Tensor& out, const MaybeTenso
   Run(*request.get(), out, out_log_probs, nullptr);
 }
 
+void RunGreedy(const Tensor& trees, int64_t drawn, const Tensor& logits, const Tensor& out) {
+  const auto sampling = ffi::make_object<SamplingParamsObj>();
+  sampling->temperature = 0;
+  const auto request = ffi::make_object<VerifyRequestObj>();
+  request->rule = static_cast<int64_t>(Rule::kGreedy);
+  request->trees = trees;
+  request->drawn = drawn;
+  request->logits = logits;
+  request->sampling = {SamplingParams(sampling)};
+  Run(*request, out, std::nullopt, nullptr);
+}
+
 ffi::Array<ffi::String> RunVerifyEach(const VerifyRequest& request, const Tensor& out,
                                       const MaybeTensor& out_log_probs) {
   std::vector<std::string> errors;

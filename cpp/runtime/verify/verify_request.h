@@ -111,6 +111,14 @@ void RunVerify(const VerifyRequest& request, const tvm::runtime::Tensor& out,
                const MaybeTensor& out_log_probs);
 
 /*!
+ * \brief RunVerify by the rule greedy, of logits without anything else: one call in place of a
+ * request that is filled field by field, which takes as long as few rows do.
+ * \param trees, drawn, logits As the request's.
+ */
+void RunGreedy(const tvm::runtime::Tensor& trees, int64_t drawn, const tvm::runtime::Tensor& logits,
+               const tvm::runtime::Tensor& out);
+
+/*!
  * \brief RunVerify, but a sequence that cannot be decided does not stop the others.
  *
  * It emits nothing and keeps its root.

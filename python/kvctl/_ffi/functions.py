@@ -645,6 +645,7 @@ class verify:
     run_each: Callable[[VerifyRequest, Tensor, Tensor | None], Sequence[str]] = _get(
         "kvctl.verify.run_each"
     )
+    run_greedy: Callable[[Tensor, int, Tensor, Tensor], None] = _get("kvctl.verify.run_greedy")
 
 
 class runtime:

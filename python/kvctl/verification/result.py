@@ -21,16 +21,8 @@ class Verification:
 
     Attributes
     ----------
-    bonus : numpy.ndarray
-        (B,) int32, the next root of each sequence: the token emitted last, which no forward has
-        seen yet; -1 where the sequence is finished.
     lossless : bool
         Whether the emitted tokens follow the target's distribution.
-    num_accepted : numpy.ndarray
-        (B,) int32, accepted drafted tokens of each sequence.
-    num_emitted : numpy.ndarray
-        (B,) int32, emitted tokens of each sequence: one more than accepted, or as many where an
-        accepted one was a stop token.
     errors : list of str
         Why each sequence could not be decided, empty for those that were. Such a sequence emits
         nothing, keeps its root, and its bonus is -1. Without ``errors="status"`` it is an error.
@@ -54,12 +46,6 @@ class Verification:
         self._trees = trees
         self._both_begins = begins
         self._out = out
-        accepted = len(out) - 4 * size
-        emitted = accepted + size
-        bonus = emitted + size
-        self.num_accepted: Int32 = out[accepted:emitted]
-        self.num_emitted: Int32 = out[emitted:bonus]
-        self.bonus: Int32 = out[bonus : bonus + size]
         self.lossless = lossless
         self.errors = [str(e) for e in errors] if errors is not None else [""] * size
         self.log_probs = (
@@ -133,7 +119,7 @@ class Verification:
         return cls(trees, begins, out, None, lossless=lossless)
 
     def __len__(self) -> int:
-        return len(self.bonus)
+        return len(self._trees)
 
     # The arrays that few callers read are made when they are read: a call of few rows takes
     # microseconds.
@@ -148,6 +134,34 @@ class Verification:
         begins: Int64 = self._both_begins[1]
         return begins
 
+    def _counts(self, which: int) -> Int32:
+        """(B,) int32, one of the four that end `_out`."""
+        size = len(self)
+        begin = len(self._out) + (which - 4) * size
+        return self._out[begin : begin + size]
+
+    @cached_property
+    def num_accepted(self) -> Int32:
+        """(B,) int32, accepted drafted tokens of each sequence."""
+        return self._counts(0)
+
+    @cached_property
+    def num_emitted(self) -> Int32:
+        """(B,) int32, emitted tokens of each sequence.
+
+        One more than accepted, or as many where an accepted one was a stop token.
+        """
+        return self._counts(1)
+
+    @cached_property
+    def bonus(self) -> Int32:
+        """(B,) int32, the next root of each sequence.
+
+        That is the token emitted last, which no forward has seen yet; -1 where the sequence is
+        finished.
+        """
+        return self._counts(2)
+
     @property
     def _per_node(self) -> Int32:
         """(3, N) int32: accepted nodes, emitted tokens, kept rows."""
@@ -156,7 +170,7 @@ class Verification:
     @cached_property
     def finished(self) -> npt.NDArray[np.bool_]:
         """(B,) bool, whether a stop token was emitted. What came after it was dropped."""
-        return self._out[len(self._out) - len(self) :].astype(bool)
+        return self._counts(3).astype(bool)
 
     @cached_property
     def draft_mismatch(self) -> npt.NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from .._ffi import functions as ffi
 from ..tree import TokenTree, as_trees
 from .enumeration import Rule
 from .flatten import RULES, Drawn, drawn_kinds, kind, matrix_shape, signed, streams, tensor
+from .greedy import are_plain_names, verify_greedily
 from .in_shards import is_sharded, sample_in_shards, verify_in_shards
 from .own_rule import verify_by
 from .request import set_draft, set_history, set_streams, set_target, set_trees
@@ -143,6 +144,14 @@ def verify(
     if draft_probs is not None and draft_probs_per_node is not None:
         raise ValueError("give either draft_probs or draft_probs_per_node")
     each = kind(errors, ("raise", "status"), "errors") == 1
+    if (
+        rule == "greedy"
+        and isinstance(drawn, str)
+        and sampling is draft_probs is draft_probs_per_node is history is bitmask is None
+        and not (each or probabilities or log_probs)
+        and are_plain_names(len(trees), seed, request_ids, root_positions)
+    ):
+        return verify_greedily(logits, trees, drawn)
     if callable(rule):
         if draft_probs_per_node is not None or log_probs or each:
             raise ValueError(

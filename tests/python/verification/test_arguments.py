@@ -155,3 +155,53 @@ def test_requests_hold_what_they_say():
     request.drawn = 0
     with pytest.raises(ValueError, match=r"out must have shape \(10\), got \(9\)"):
         ffi.verify.run(request, np.empty(9, np.int32), None)
+
+
+def test_greedy_of_logits_alone_is_the_greedy_of_a_filled_request():
+    logits = np.random.default_rng(3).normal(size=(7, 90)).astype(np.float32)
+    best = logits.argmax(axis=1)
+    trees = [
+        kvctl.TokenTree.chain([0, best[0], best[1], 5]),
+        kvctl.TokenTree([1, best[4] - 1, best[4]], [-1, 0, 0]),
+    ]
+    names = {"request_ids": [3, 2**40], "root_positions": [9, 0]}
+    common = {"rule": "greedy", "drawn": "deterministic"}
+    filled = kvctl.verify(
+        logits, trees, sampling=kvctl.Sampling(temperature=0.0), **names, **common
+    )
+    for given in ({}, names, {**names, "request_ids": [3, 4]}, {"root_positions": 7}):
+        result = kvctl.verify(logits, trees, **given, **common)
+        assert result.tokens == filled.tokens and result.kept == filled.kept
+        assert result.accepted_nodes == filled.accepted_nodes
+        assert result.bonus.tolist() == filled.bonus.tolist()
+        assert result.num_accepted.tolist() == filled.num_accepted.tolist()
+        assert result.num_emitted.tolist() == filled.num_emitted.tolist()
+        assert result.finished.tolist() == [False, False] and result.lossless
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"request_ids": [1]},
+        {"request_ids": [1, 2**64]},
+        {"root_positions": [1]},
+        {"root_positions": [0, -1]},
+        {"seed": 2**64},
+        {"drawn": "guessed"},
+        {"epsilon": -1.0},
+    ],
+)
+def test_greedy_of_logits_alone_checks_its_arguments(given):
+    trees = [kvctl.TokenTree.chain([0])] * 2
+    call = {"rule": "greedy", "drawn": "deterministic", **given}
+    with pytest.raises(ValueError, match=r"\S"):
+        kvctl.verify(np.zeros((2, 4), np.float32), trees, **call)
+    for seed in (None, 0.5, "1"):
+        with pytest.raises(TypeError):
+            kvctl.verify(
+                np.zeros((2, 4), np.float32),
+                trees,
+                rule="greedy",
+                drawn="deterministic",
+                seed=seed,
+            )
