@@ -1,7 +1,7 @@
 // The rules of core/verify/rules, run by all threads of a block in lockstep. Each has the logic of
 // its counterpart there.
 #include "kernels/cuda/device/launch.cuh"
-#include "kernels/cuda/verify/verify_distribution.cuh"
+#include "kernels/cuda/verify/walk/verify_distribution.cuh"
 
 namespace kvctl::cuda {
 namespace {

@@ -1,14 +1,14 @@
 /*!
- * \file kernels/cuda/verify/residual_weights.cuh
+ * \file kernels/cuda/verify/walk/residual_weights.cuh
  * \brief The weights of tokens in residuals: Residual of core, of one token or of several at once.
  *
  * They are recomputed from the logits when needed: exponentials on the row's grid, then the
  * subtractions of rejected siblings.
  */
-#ifndef KVCTL_KERNELS_CUDA_VERIFY_RESIDUAL_WEIGHTS_CUH_
-#define KVCTL_KERNELS_CUDA_VERIFY_RESIDUAL_WEIGHTS_CUH_
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_WALK_RESIDUAL_WEIGHTS_CUH_
+#define KVCTL_KERNELS_CUDA_VERIFY_WALK_RESIDUAL_WEIGHTS_CUH_
 
-#include "kernels/cuda/verify/node_facts.cuh"
+#include "kernels/cuda/verify/walk/node_facts.cuh"
 
 namespace kvctl::cuda {
 
@@ -184,4 +184,4 @@ class SequenceWeights : public SequenceNodes {
 
 }  // namespace kvctl::cuda
 
-#endif  // KVCTL_KERNELS_CUDA_VERIFY_RESIDUAL_WEIGHTS_CUH_
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_WALK_RESIDUAL_WEIGHTS_CUH_

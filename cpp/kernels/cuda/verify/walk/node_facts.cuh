@@ -1,10 +1,10 @@
 /*!
- * \file kernels/cuda/verify/node_facts.cuh
+ * \file kernels/cuda/verify/walk/node_facts.cuh
  * \brief What a walk asks of a sequence's nodes, read for all of them at once: a walk that asked
  * node after node would wait for memory at each.
  */
-#ifndef KVCTL_KERNELS_CUDA_VERIFY_NODE_FACTS_CUH_
-#define KVCTL_KERNELS_CUDA_VERIFY_NODE_FACTS_CUH_
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_WALK_NODE_FACTS_CUH_
+#define KVCTL_KERNELS_CUDA_VERIFY_WALK_NODE_FACTS_CUH_
 
 #include "kernels/cuda/verify/verify_target.cuh"
 
@@ -121,4 +121,4 @@ class SequenceNodes : public SequenceTarget {
 
 }  // namespace kvctl::cuda
 
-#endif  // KVCTL_KERNELS_CUDA_VERIFY_NODE_FACTS_CUH_
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_WALK_NODE_FACTS_CUH_

@@ -1,12 +1,12 @@
 /*!
- * \file kernels/cuda/verify/verify_distribution.cuh
+ * \file kernels/cuda/verify/walk/verify_distribution.cuh
  * \brief The distributions that one sequence's nodes were drawn from, and the residuals of its
  * target's: TreeVerifier and Residual of core.
  */
-#ifndef KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
-#define KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
+#ifndef KVCTL_KERNELS_CUDA_VERIFY_WALK_VERIFY_DISTRIBUTION_CUH_
+#define KVCTL_KERNELS_CUDA_VERIFY_WALK_VERIFY_DISTRIBUTION_CUH_
 
-#include "kernels/cuda/verify/residual_weights.cuh"
+#include "kernels/cuda/verify/walk/residual_weights.cuh"
 
 namespace kvctl::cuda {
 
@@ -154,4 +154,4 @@ class SequenceDistributions : public SequenceWeights {
 
 }  // namespace kvctl::cuda
 
-#endif  // KVCTL_KERNELS_CUDA_VERIFY_VERIFY_DISTRIBUTION_CUH_
+#endif  // KVCTL_KERNELS_CUDA_VERIFY_WALK_VERIFY_DISTRIBUTION_CUH_
