@@ -28,6 +28,13 @@ ffi::Array<int64_t> GetGraphState(const PagedKVCache& cache) {
           static_cast<int64_t>(state.stream)};
 }
 
+/*! \brief The members of UploadState, in their order. */
+ffi::Array<int64_t> GetUploads(const PagedKVCache& cache) {
+  const UploadState state = cache->ReadUploads();
+  return {state.num_bytes, state.num_words, state.num_different,
+          static_cast<int64_t>(state.address)};
+}
+
 Tensor ToDevice(const std::vector<int32_t>& values, DLDevice device) {
   Tensor tensor =
       Tensor::Empty({static_cast<int64_t>(values.size())}, DLDataType{kDLInt, 32, 1}, device);
@@ -70,7 +77,9 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("kvctl.cache.count_saturated", OnStream(CountSaturated),
            "Elements of K and V that are too large for their scale")
       .def("kvctl.cache.get_graph_state", Guarded(GetGraphState),
-           "What a graph recorded now would depend on");
+           "What a graph recorded now would depend on")
+      .def("kvctl.cache.get_uploads", OnStream(GetUploads),
+           "What the last step sent to the device, compared with what the host thinks is there");
 }
 
 }  // namespace kvctl

@@ -19,6 +19,7 @@
 #include "core/mask/mask_plan.h"
 #include "kernels/kv_copy.h"
 #include "kvctl/graph_state.h"
+#include "kvctl/upload_state.h"
 
 namespace kvctl {
 
@@ -48,6 +49,19 @@ struct CudaSinks {
   const std::vector<int32_t>& positions;  //!< [num_query_tokens]
   const float* rope;                      //!< host [num_query_tokens, rotary_dim], or nullptr
   int32_t* device_positions;              //!< [num_query_tokens] receives the positions
+};
+
+/*! \brief A step that begins. */
+struct CudaStep {
+  const StepPlan& plan;
+  const int64_t* seq_ids;  //!< host [sequences]: what the device has of each goes by its id
+  const MaskTable& masks;
+  const float* rope;       //!< host [num_query_tokens, rotary_dim], or nullptr
+  int32_t* positions;      //!< [num_query_tokens] receives the step's positions
+  const CudaSinks* sinks;  //!< nullptr if no query sees renumbered sinks
+  /*! \brief Whether sequences may read the pages that they share together. Attend with `select`
+   * is then slow: heads of one sequence may see other pages than those of another. */
+  bool shares;
 };
 
 /*! \brief One layer's attention. Rows of heads, row_stride elements apart. */
@@ -87,17 +101,12 @@ class CudaCache {
  public:
   virtual ~CudaCache() = default;
   /*!
-   * \brief Uploads the plan of a step, in one copy.
-   * \param rope host [num_query_tokens, rotary_dim], or nullptr.
-   * \param positions [num_query_tokens] receives the step's positions.
-   * \param sinks nullptr if no query sees renumbered sinks.
-   * \param shares Whether sequences may read the pages that they share together. Attend with
-   * `select` is then slow: heads of one sequence may see other pages than those of another.
+   * \brief Uploads the plan of a step, in one copy: of page tables, positions and work items, what
+   * has changed since an earlier step.
    * \throws kRuntime if the plan would have to move after attention was captured, or a recorded
    * call was seen to run in a step that it does not fit; nothing was done.
    */
-  virtual void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
-                         int32_t* positions, const CudaSinks* sinks, bool shares, void* stream) = 0;
+  virtual void BeginStep(const CudaStep& step, void* stream) = 0;
   /*! \brief Writes K and V of the step's new tokens into their slots, then attends. Can be
    * captured. */
   virtual void Attend(const CudaAttention& call, void* stream) = 0;
@@ -110,6 +119,12 @@ class CudaCache {
    * replayed any more. */
   virtual void ForgetGraphs() = 0;
   virtual GraphState ReadGraphState() const = 0;
+  /*!
+   * \brief Reads back what the device keeps. Waits for the stream.
+   * \param step The step in flight, whose page tables and positions are then looked up as
+   * attention does, beside the comparison of all words; or nullptr.
+   */
+  virtual UploadState CompareUploads(const StepPlan* step, void* stream) const = 0;
   /*! \brief How many finite elements were written to kFloat8 pages as the largest element, which
    * they exceed, since the cache was created. Waits for the stream. */
   virtual int64_t CountSaturated(void* stream) const = 0;
@@ -156,7 +171,7 @@ struct CudaPlugin {
   int (*current_device)();
   void (*set_current_device)(int device);
 };
-constexpr int32_t kCudaPluginVersion = 6;
+constexpr int32_t kCudaPluginVersion = 7;
 constexpr const char* kCudaPluginSymbol = "kvctl_cuda_plugin";
 
 }  // namespace kvctl

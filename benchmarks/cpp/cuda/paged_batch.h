@@ -125,8 +125,11 @@ class PagedBatch {
     device_v_ = std::make_unique<DeviceMemory>(v_.data(), v_.size() * 2);
     out_ = std::make_unique<DeviceMemory>(q_.size() * 2);
     const DeviceMemory positions(step_.num_query_tokens() * sizeof(int32_t));
-    cache_->BeginStep(step_, masks_, nullptr, reinterpret_cast<int32_t*>(positions.data()), nullptr,
-                      true, nullptr);
+    std::vector<int64_t> seq_ids(shape.batch);
+    std::iota(seq_ids.begin(), seq_ids.end(), 0);
+    cache_->BeginStep({step_, seq_ids.data(), masks_, nullptr,
+                       reinterpret_cast<int32_t*>(positions.data()), nullptr, true},
+                      nullptr);
     Must(cudaStreamSynchronize(nullptr));
   }
 

@@ -20,6 +20,7 @@
 #include "kvctl/api.h"
 #include "kvctl/graph_state.h"
 #include "kvctl/step_request.h"
+#include "kvctl/upload_state.h"
 
 namespace kvctl {
 
@@ -256,6 +257,12 @@ class PagedKVCacheObj : public tvm::runtime::vm::AttentionKVCacheObj {
    * \throws NotImplementedError on the CPU.
    */
   virtual GraphState ReadGraphState() const = 0;
+  /*!
+   * \brief What the last step sent to the CUDA device, and whether the device has what the host
+   * takes it to have, down to the tables of the step in flight. Waits for the stream.
+   * \throws NotImplementedError on the CPU.
+   */
+  virtual UploadState ReadUploads() const = 0;
   /*!
    * \brief How many elements of K and V were written as the largest that their scale allows, 448
    * times the scale, instead of a larger one, since the cache was created. Waits for the stream.

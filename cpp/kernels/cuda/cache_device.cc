@@ -4,10 +4,10 @@
 #include <cstring>
 
 #include "kernels/cuda/attention/attention.cuh"
-#include "kernels/cuda/device/device_plan.h"
 #include "kernels/cuda/device/memory.h"
 #include "kernels/cuda/kv_copy/append.cuh"
 #include "kernels/cuda/kv_copy/slots.cuh"
+#include "kernels/cuda/resident/resident_plan.h"
 #include "kvctl/error.h"
 
 namespace kvctl::cuda {
@@ -33,13 +33,14 @@ class Cache final : public CudaCache {
  public:
   /*! \brief On the config's device, which is current. */
   explicit Cache(const CudaCacheConfig& config)
-      : config_(config), plan_(MakePlanShape(config, &occupancy_)) {
+      : config_(config),
+        resident_(MakePlanShape(config, &occupancy_), ArenaBytes(config), NumWords(config)) {
     layers_.Reserve(config.pages.size() * sizeof(void*));
     Check(cudaMemcpyAsync(layers_.As<void>(), config.pages.data(),
                           config.pages.size() * sizeof(void*), cudaMemcpyHostToDevice, nullptr),
           "copying to the device");
     Check(cudaStreamSynchronize(nullptr), "copying to the device");
-    const PlanShape& shape = plan_.shape();
+    const PlanShape& shape = plan().shape();
     partial_sums_.Reserve(sizeof(float) * shape.max_partial_queries * config.page.head_dim);
     partial_scale_.Reserve(2 * sizeof(float) * shape.max_partial_queries);
     // All that attention may need, and its kernels, before a capture begins.
@@ -58,13 +59,9 @@ class Cache final : public CudaCache {
     }
     Check(PrepareAppend(), "loading the kernels");
     *Misfit() = 0;
-    // Large enough for most steps, so that graphs recorded early keep valid addresses.
-    arena_.Reserve((1 << 18) + 4 * size_t(config.num_pages) +
-                   size_t(config.max_query_tokens) * (16 + 4 * config.rotary_dim));
   }
 
-  void BeginStep(const StepPlan& plan, const MaskTable& masks, const float* rope,
-                 int32_t* positions, const CudaSinks* sinks, bool shares, void* stream) final {
+  void BeginStep(const CudaStep& step, void* stream) final {
     const DeviceScope device(config_.device);
     if (IsCapturing(stream)) {
       Throw(ErrorKind::kRuntime, "a step cannot begin while its stream is captured: begin it ",
@@ -78,25 +75,16 @@ class Cache final : public CudaCache {
           "in, or in the first that sees renumbered sinks: it did not append or attend. Roll back ",
           "to before that step; ", "kvctl.cuda.StepGraph records again where that is needed");
     }
-    plan_.Build(plan, masks, rope, sinks, shares);
-    if (num_captured_ > forgotten_ && static_cast<size_t>(plan_.num_bytes()) > arena_.size()) {
-      Throw(ErrorKind::kRuntime, "the step's plan takes ", plan_.num_bytes(),
-            " bytes and would move, but recorded graphs read it where it is, in ", arena_.size(),
-            " bytes: call forget_graphs() and record them again");
-    }
-    if (sinks != nullptr) ReserveForSinks();
-    num_query_tokens_ = plan.num_query_tokens();
+    resident_.LayOut(step, num_captured_ > forgotten_, Stream(stream));
+    if (step.sinks != nullptr) ReserveForSinks();
+    num_query_tokens_ = step.plan.num_query_tokens();
     num_pages_.clear();
-    for (const SequencePlan& sequence : plan.sequences) {
+    for (const SequencePlan& sequence : step.plan.sequences) {
       num_pages_.push_back((sequence.kv_len() + config_.page.page_size - 1) /
                            config_.page.page_size);
     }
     stream_ = stream;
-    arena_.Copy(plan_.arena().data(), plan_.num_bytes(), Stream(stream));
-    CopyPositions(plan_.header().positions, positions, stream);
-    if (sinks != nullptr) {
-      CopyPositions(plan_.header().sink_positions, sinks->device_positions, stream);
-    }
+    resident_.Send(step, Stream(stream));
   }
 
   void Append(int32_t layer, const KVRows& k, const KVRows& v, void* stream) final {
@@ -125,17 +113,17 @@ class Cache final : public CudaCache {
     }
     if (q_out != nullptr) q = {q_out, query_dtype_, width};
     // Where the plan's own table rotates, a recorded call fits later steps with sinks too.
-    const bool at_sinks = call.rotates || plan_.header().has_sinks;
+    const bool at_sinks = call.rotates || plan().header().has_sinks;
     void* q_at_sinks = at_sinks ? sink_q_rows_.As<void>() : nullptr;
     AppendRows(call, q_out, q_at_sinks, stream);
     AttentionParams params{};
-    params.plan = Plan();
+    params.plan = resident_.header();
     params.layer = call.layer;
     params.q = q.data;
     params.q_row_stride = q.row_stride;
     params.q_at_sinks = q_at_sinks;
     params.num_qo_heads = config_.num_qo_heads;
-    params.group = plan_.shape().group;
+    params.group = plan().shape().group;
     params.page = config_.page;
     params.pages = config_.pages[call.layer];
     params.out = ToHeads(call.out);
@@ -148,11 +136,11 @@ class Cache final : public CudaCache {
     const bool reserved = sink_q_rows_.size() > 0;
     params.partials = {(reserved ? sink_partial_sums_ : partial_sums_).As<float>(),
                        (reserved ? sink_partial_scale_ : partial_scale_).As<float2>()};
-    AttentionLaunch launch{occupancy_.plain, plan_.item_shape(), plan_.num_blocks(),
-                           occupancy_.shapes[plan_.item_shape()].stages, overlaps_};
+    AttentionLaunch launch{occupancy_.plain, plan().item_shape(), plan().num_blocks(),
+                           occupancy_.shapes[plan().item_shape()].stages, overlaps_};
     if (call.select) {
       params.head_pages = UploadPages(call.select(), stream);
-      launch.plain |= plan_.num_rows() > 0;  // it looks pages up for each query
+      launch.plain |= plan().num_rows() > 0;  // it looks pages up for each query
     }
     num_captured_ += IsCapturing(stream);
     Check(Attention(params, launch, Stream(stream)), "attention");
@@ -175,8 +163,13 @@ class Cache final : public CudaCache {
   }
 
   GraphState ReadGraphState() const final {
-    return {num_query_tokens_, kItemQueries[plan_.item_shape()], generation_, num_captured_,
+    return {num_query_tokens_, kItemQueries[plan().item_shape()], generation_, num_captured_,
             reinterpret_cast<uintptr_t>(stream_)};
+  }
+
+  UploadState CompareUploads(const StepPlan* step, void* stream) const final {
+    const DeviceScope device(config_.device);
+    return resident_.Compare(step, Stream(stream));
   }
 
   int64_t CountSaturated(void* stream) const final {
@@ -271,6 +264,17 @@ class Cache final : public CudaCache {
     return shape;
   }
 
+  // Large enough for most steps, so that graphs recorded early keep valid addresses.
+  static size_t ArenaBytes(const CudaCacheConfig& config) {
+    return (1 << 18) + 4 * size_t(config.num_pages) +
+           size_t(config.max_query_tokens) * (16 + 4 * config.rotary_dim);
+  }
+  /*! \brief Page tables of many forks, and positions of all tokens. */
+  static int64_t NumWords(const CudaCacheConfig& config) {
+    constexpr int64_t kMost = 1 << 27;
+    return std::min(kMost, (1 << 16) + int64_t{config.num_pages} * (8 + 2 * config.page.page_size));
+  }
+
   volatile int32_t* Misfit() {
     return static_cast<volatile int32_t*>(misfit_.Reserve(sizeof(int32_t)));
   }
@@ -279,20 +283,14 @@ class Cache final : public CudaCache {
     return {kv_scales_.As<float>() + int64_t{layer} * 2 * config_.page.num_kv_heads,
             num_saturated_.As<unsigned long long>()};
   }
-  const PlanHeader* Plan() const { return arena_.As<PlanHeader>(); }
-
-  void CopyPositions(int32_t offset, int32_t* to, void* stream) {
-    Check(cudaMemcpyAsync(to, arena_.As<char>() + offset, num_query_tokens_ * sizeof(int32_t),
-                          cudaMemcpyDeviceToDevice, Stream(stream)),
-          "copying positions");
-  }
+  const DevicePlanBuilder& plan() const { return resident_.plan(); }
 
   /*! \brief What steps with renumbered sinks need beside the others, from the first on. The
    * buffers of before stay where recorded graphs read them; those do not fit such steps. */
   void ReserveForSinks() {
     if (sink_q_rows_.size() > 0) return;
     const int64_t queries = int64_t{config_.max_query_tokens} * config_.num_qo_heads;
-    const int64_t partials = plan_.shape().max_partial_queries + 2 * queries;
+    const int64_t partials = plan().shape().max_partial_queries + 2 * queries;
     sink_partial_sums_.Reserve(sizeof(float) * partials * config_.page.head_dim);
     sink_partial_scale_.Reserve(2 * sizeof(float) * partials);
     sink_q_rows_.Reserve(queries * config_.page.head_dim * DTypeSize(query_dtype_));
@@ -301,9 +299,9 @@ class Cache final : public CudaCache {
 
   void AppendRows(const CudaAttention& call, void* q_out, void* q_at_sinks, void* stream) {
     AppendArgs args{};
-    args.plan = Plan();
+    args.plan = resident_.header();
     args.num_query_tokens = num_query_tokens_;
-    args.item_shape = plan_.item_shape();
+    args.item_shape = plan().item_shape();
     args.q = ToHeads(call.q);
     args.k = ToHeads(call.k);
     args.v = ToHeads(call.v);
@@ -352,7 +350,7 @@ class Cache final : public CudaCache {
   const DType query_dtype_ = QueryDType(config_.page.dtype);
   const bool overlaps_ = Attribute(cudaDevAttrComputeCapabilityMajor, config_.device) >= 9;
   AttentionOccupancy occupancy_{};
-  DevicePlanBuilder plan_;
+  ResidentPlan resident_;
   // Attention calls that were captured, and how many of them are not replayed any more: graphs may
   // read the arena where it is if there are others.
   int64_t num_captured_ = 0, forgotten_ = 0;
@@ -363,7 +361,7 @@ class Cache final : public CudaCache {
   std::vector<SlotPair> pairs_;
   std::vector<int32_t> uploaded_slots_;  // what slot_list_ holds
   void* uploaded_on_ = nullptr;          // the stream of its copy
-  Upload arena_, move_list_, slot_list_, page_tables_, rotations_;
+  Upload move_list_, slot_list_, page_tables_, rotations_;
   std::vector<int32_t> num_pages_;       // of the step's sequences
   std::vector<int32_t> selected_pages_;  // what page_tables_ holds
   AttentionParams last_params_{};        // of the last attention call

@@ -192,6 +192,11 @@ GraphState PagedKVCacheImpl::ReadGraphState() const {
   return WithLock([&] { return backend_->ReadGraphState(); });
 }
 
+UploadState PagedKVCacheImpl::ReadUploads() const {
+  return WithLock(
+      [&] { return backend_->ReadUploads(table_.in_forward() ? &table_.plan() : nullptr); });
+}
+
 int64_t PagedKVCacheImpl::CountSaturated() const {
   return WithLock([&] { return backend_->CountSaturated(); });
 }

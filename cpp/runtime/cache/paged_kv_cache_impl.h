@@ -127,6 +127,7 @@ class PagedKVCacheImpl final : public PagedKVCacheObj {
   Tensor LayerPages(int64_t layer) final;
   void ForgetGraphs() final;
   GraphState ReadGraphState() const final;
+  UploadState ReadUploads() const final;
   int64_t CountSaturated() const final;
   void PoisonUnused() final;
 

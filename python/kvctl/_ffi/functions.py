@@ -347,6 +347,7 @@ class cache:
     get_sequence_ids: Callable[[PagedKVCacheHandle], tuple[int, ...]] = _get(
         "kvctl.cache.get_sequence_ids"
     )
+    get_uploads: Callable[[PagedKVCacheHandle], Sequence[int]] = _get("kvctl.cache.get_uploads")
     has_sequence: Callable[[PagedKVCacheHandle, int], bool] = _get("kvctl.cache.has_sequence")
     install: Callable[[], None] = _get("kvctl.cache.install")
     is_in_forward: Callable[[PagedKVCacheHandle], bool] = _get("kvctl.cache.is_in_forward")

@@ -30,9 +30,10 @@ def emulation() -> Path:
 STEPS = ["device_hooks", "device_sinks", "device_forks", "cuda_graph", "step_graph"]
 OTHERS = ["devices", "capabilities", "cuda_streams", "cuda_memory", "current_device"]
 OTHERS += ["device_verification", "float8_pages"]
+UPLOADS = ["resident_tables"]
 
 
-@pytest.mark.parametrize("names", [STEPS, OTHERS], ids=["steps", "others"])
+@pytest.mark.parametrize("names", [STEPS, OTHERS, UPLOADS], ids=["steps", "others", "uploads"])
 def test_the_tests_on_cuda_pass_under_emulation(names: list[str]):
     if os.environ.get(KVCTL_CUDA_LIBRARY) or why_no_cuda() is None:
         pytest.skip("runs where there is no GPU")

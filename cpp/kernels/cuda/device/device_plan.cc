@@ -29,6 +29,16 @@ int32_t DevicePlanBuilder::Append(const T* values, int64_t count) {
   return static_cast<int32_t>(at * sizeof(uint64_t));
 }
 
+template <typename T>
+int32_t DevicePlanBuilder::Keep(RowKind kind, int64_t id, const T* values, int64_t count) {
+  static_assert(sizeof(T) % sizeof(int32_t) == 0, "rows are of whole words");
+  if (rows_ == nullptr) return Append(values, count);
+  constexpr auto kWord = static_cast<int32_t>(sizeof(int32_t));
+  const int32_t at = rows_->words->Keep(kind, id, reinterpret_cast<const int32_t*>(values),
+                                        count * static_cast<int64_t>(sizeof(T)) / kWord);
+  return rows_->offset + at * kWord;
+}
+
 BlockSpans DevicePlanBuilder::AddSpans(const MaskPlan& plan, int32_t block) {
   const int32_t block_queries =
       std::min(kBlockQueries, plan.num_query_tokens - block * kBlockQueries);
@@ -168,8 +178,33 @@ void DevicePlanBuilder::AddClass(const StepPlan& step, const ClassMasks& of) {
   classes_.push_back(work_.Add(blocks, shared, Limits(item_shape_)));
 }
 
+int32_t DevicePlanBuilder::AppendSequences(const StepPlan& step) {
+  std::vector<PlanSequence> sequences;
+  for (size_t s = 0; s < step.sequences.size(); ++s) {
+    const SequencePlan& from = step.sequences[s];
+    const int64_t id = rows_ == nullptr ? 0 : rows_->seq_ids[s];
+    PlanSequence to{from.query_begin,
+                    from.num_query_tokens,
+                    from.num_committed,
+                    from.kv_len(),
+                    from.next_position,
+                    -1,
+                    -1,
+                    -1};
+    const int32_t pages = (from.kv_len() + shape_.page_size - 1) / shape_.page_size;
+    to.page_table = Keep(RowKind::kPages, id, from.pages, pages);
+    if (from.depths != nullptr) to.depths = Append(from.depths, from.num_pending);
+    if (from.committed_positions != nullptr) {
+      to.committed_positions =
+          Keep(RowKind::kPositions, id, from.committed_positions, from.num_committed);
+    }
+    sequences.push_back(to);
+  }
+  return Append(sequences.data(), sequences.size());
+}
+
 void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, const float* rope,
-                              const CudaSinks* sinks, bool shares) {
+                              const CudaSinks* sinks, bool shares, const ResidentRows* rows) {
   arena_.assign((sizeof(PlanHeader) + 15) / 16 * 2, 0);
   spans_.clear();
   words_.clear();
@@ -177,6 +212,7 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
   work_.Clear();
   layer_classes_.clear();
   shares_ = shape_.shares && shares;
+  rows_ = rows;
   shared_.SetStep(step);
   const std::vector<ClassMasks> classes = Classify(masks, sinks);
   item_shape_ = ChooseShape(step, classes);
@@ -196,33 +232,18 @@ void DevicePlanBuilder::Build(const StepPlan& step, const MaskTable& masks, cons
         Append(sinks->rope,
                sinks->rope == nullptr ? 0 : int64_t{step.num_query_tokens()} * shape_.rotary_dim);
   }
-  std::vector<PlanSequence> sequences;
-  for (const SequencePlan& from : step.sequences) {
-    PlanSequence to{from.query_begin,
-                    from.num_query_tokens,
-                    from.num_committed,
-                    from.kv_len(),
-                    from.next_position,
-                    -1,
-                    -1,
-                    -1};
-    const int32_t pages = (from.kv_len() + shape_.page_size - 1) / shape_.page_size;
-    to.page_table = Append(from.pages, pages);
-    if (from.depths != nullptr) to.depths = Append(from.depths, from.num_pending);
-    if (from.committed_positions != nullptr) {
-      to.committed_positions = Append(from.committed_positions, from.num_committed);
-    }
-    sequences.push_back(to);
-  }
-  header.sequences = Append(sequences.data(), sequences.size());
+  header.sequences = AppendSequences(step);
   header.spans = Append(spans_.data(), spans_.size());
   header.words = Append(words_.data(), words_.size());
-  header.classes = Append(classes_.data(), classes_.size());
-  header.layer_classes = Append(layer_classes_.data(), layer_classes_.size());
-  header.ranges = Append(work_.ranges().data(), work_.ranges().size());
-  header.items = Append(work_.items().data(), work_.items().size());
-  header.merges = Append(work_.merges().data(), work_.merges().size());
-  header.rows = Append(work_.rows().data(), work_.rows().size());
+  const auto keep = [&](RowKind kind, const auto& values) {
+    return Keep(kind, 0, values.data(), static_cast<int64_t>(values.size()));
+  };
+  header.classes = keep(RowKind::kClasses, classes_);
+  header.layer_classes = keep(RowKind::kLayerClasses, layer_classes_);
+  header.ranges = keep(RowKind::kRanges, work_.ranges());
+  header.items = keep(RowKind::kItems, work_.items());
+  header.merges = keep(RowKind::kMerges, work_.merges());
+  header.rows = keep(RowKind::kItemRows, work_.rows());
   const std::vector<int32_t> arrivals(num_merges(), 0);
   header.arrivals = Append(arrivals.data(), arrivals.size());
   std::memcpy(arena_.data(), &header, sizeof(header));

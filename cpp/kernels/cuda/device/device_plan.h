@@ -11,6 +11,7 @@
 #include "core/cache/step_plan.h"
 #include "core/mask/mask_plan.h"
 #include "kernels/cuda/device/plan_layout.h"
+#include "kernels/cuda/device/resident_words.h"
 #include "kernels/cuda/device/shared_prefixes.h"
 #include "kernels/cuda/device/work_list.h"
 #include "kernels/cuda_plugin.h"
@@ -28,6 +29,13 @@ struct PlanShape {
   int32_t least_shape = 0;      //!< of items; the device has no room for kernels of smaller ones
 };
 
+/*! \brief Where the parts of plans lie that stay on the device from step to step. */
+struct ResidentRows {
+  ResidentWords* words;
+  int32_t offset;          //!< of the words, in bytes from the header
+  const int64_t* seq_ids;  //!< [sequences]
+};
+
 /*! \brief Builds arenas. Storage is reused from step to step. */
 class DevicePlanBuilder {
  public:
@@ -39,10 +47,13 @@ class DevicePlanBuilder {
    * \param rope [num_query_tokens, rotary_dim], or nullptr.
    * \param sinks nullptr if no query sees renumbered sinks.
    * \param shares Whether prefixes may be read once, if the shape says so too.
+   * \param rows nullptr: all parts lie in the arena. Otherwise page tables, positions of committed
+   * tokens and work items are rows of its words; if those overflow, the plan is of no use.
    * \throws kValue if the plan is larger than 2 GiB.
    */
   void Build(const StepPlan& step, const MaskTable& masks, const float* rope,
-             const CudaSinks* sinks = nullptr, bool shares = true);
+             const CudaSinks* sinks = nullptr, bool shares = true,
+             const ResidentRows* rows = nullptr);
 
   const std::vector<uint64_t>& arena() const { return arena_; }
   int64_t num_bytes() const { return static_cast<int64_t>(arena_.size() * sizeof(uint64_t)); }
@@ -76,6 +87,10 @@ class DevicePlanBuilder {
   BlockSpans AddSpans(const MaskPlan& plan, int32_t block);
   template <typename T>
   int32_t Append(const T* values, int64_t count);
+  /*! \brief A part that may be a row of resident words. Returns its offset from the header. */
+  template <typename T>
+  int32_t Keep(RowKind kind, int64_t id, const T* values, int64_t count);
+  int32_t AppendSequences(const StepPlan& step);
 
   PlanShape shape_;
   int32_t item_shape_ = 0;
@@ -86,6 +101,7 @@ class DevicePlanBuilder {
   std::vector<PlanClass> classes_;
   WorkList work_;
   bool shares_ = false;
+  const ResidentRows* rows_ = nullptr;  // of the step that is built
   SharedPrefixes shared_;
 };
 

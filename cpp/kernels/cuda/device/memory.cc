@@ -67,7 +67,9 @@ Upload::~Upload() {
   }
 }
 
-void Upload::Copy(const void* data, size_t bytes, cudaStream_t stream) {
+void Upload::Copy(std::initializer_list<Part> parts, cudaStream_t stream) {
+  size_t bytes = 0;
+  for (const Part& part : parts) bytes += part.bytes;
   Staging& staging = stagings_[next_];
   next_ = (next_ + 1) % kNumStagings;
   if (staging.read == nullptr) {
@@ -77,7 +79,11 @@ void Upload::Copy(const void* data, size_t bytes, cudaStream_t stream) {
   }
   void* target = target_.Reserve(bytes);
   void* pinned = staging.memory.Reserve(bytes);
-  std::memcpy(pinned, data, bytes);
+  char* to = static_cast<char*>(pinned);
+  for (const Part& part : parts) {
+    if (part.bytes > 0) std::memcpy(to, part.data, part.bytes);
+    to += part.bytes;
+  }
   Check(cudaMemcpyAsync(target, pinned, bytes, cudaMemcpyHostToDevice, stream),
         "copying to the device");
   Check(cudaEventRecord(staging.read, stream), "recording an event");

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include "kernels/cuda/device/current_device.h"
 
@@ -65,8 +66,14 @@ class Upload {
   void Reserve(size_t bytes) { target_.Reserve(bytes); }
   /*! \brief What fits without another address. */
   size_t size() const { return target_.size(); }
+  struct Part {
+    const void* data;
+    size_t bytes;
+  };
   /*! \brief Starts the copy. Earlier work on the stream still reads the previous contents. */
-  void Copy(const void* data, size_t bytes, cudaStream_t stream);
+  void Copy(const void* data, size_t bytes, cudaStream_t stream) { Copy({{data, bytes}}, stream); }
+  /*! \brief The same, of parts one behind another. */
+  void Copy(std::initializer_list<Part> parts, cudaStream_t stream);
   template <typename T>
   T* As() const {
     return target_.As<T>();

@@ -60,6 +60,11 @@ GraphState CacheBackend::ReadGraphState() const {
         "CUDA graphs record caches on CUDA devices, and this one is on the CPU");
 }
 
+UploadState CacheBackend::ReadUploads(const StepPlan*) const {
+  Throw(ErrorKind::kNotImplemented,
+        "caches on CUDA devices upload their steps, and this one is on the CPU");
+}
+
 void CacheBackend::Attend(ForwardStep* step, const FusedAttention& call) {
   const int32_t layer = step->AttendedLayer(call.layer_id);
   const int64_t num_rows = step->plan().num_query_tokens();

@@ -126,6 +126,8 @@ class CacheBackend {
   virtual void ForgetGraphs() {}
   /*! \brief CudaCache::ReadGraphState. \throws Error kNotImplemented on the CPU. */
   virtual GraphState ReadGraphState() const;
+  /*! \brief CudaCache::CompareUploads. \throws Error kNotImplemented on the CPU. */
+  virtual UploadState ReadUploads(const StepPlan* step) const;
   /*! \brief PagedKVCacheObj::CountSaturated. */
   virtual int64_t CountSaturated() const { return 0; }
   /*! \brief The pages of a layer: (num_pages, 2, num_kv_heads, page_size, row elements). */

@@ -53,9 +53,14 @@ void CudaCacheBackend::BeginStep(ForwardStep* step) {
     sinks.emplace(CudaSinks{masks.sinks, step->sink_positions(), angles(rotator_.sink_table()),
                             pointer(rotator_.sink_positions())});
   }
-  kernels_->BeginStep(step->plan(), masks.masks, angles(rotator_.step_table()),
-                      pointer(rotator_.step_positions()), sinks ? &*sinks : nullptr,
-                      !hooks_.selects(), stream());
+  seq_ids_.clear();
+  for (size_t i = 0; i < step->plan().sequences.size(); ++i) {
+    seq_ids_.push_back(step->sequence_id(i));
+  }
+  kernels_->BeginStep(
+      {step->plan(), seq_ids_.data(), masks.masks, angles(rotator_.step_table()),
+       pointer(rotator_.step_positions()), sinks ? &*sinks : nullptr, !hooks_.selects()},
+      stream());
 }
 
 void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
@@ -106,6 +111,10 @@ void CudaCacheBackend::AppendAndAttend(ForwardStep* step, int32_t layer,
         {mass.sums, mass.num_heads, mass.last_queries, step->num_keys() * mass.num_heads},
         stream());
   });
+}
+
+UploadState CudaCacheBackend::ReadUploads(const StepPlan* step) const {
+  return kernels_->CompareUploads(step, stream());
 }
 
 int64_t CudaCacheBackend::CountSaturated() const {

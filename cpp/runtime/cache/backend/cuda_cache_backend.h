@@ -33,6 +33,7 @@ class CudaCacheBackend final : public CacheBackend {
   using CacheBackend::WriteSlots;
   void ForgetGraphs() final { kernels_->ForgetGraphs(); }
   GraphState ReadGraphState() const final { return kernels_->ReadGraphState(); }
+  UploadState ReadUploads(const StepPlan* step) const final;
   int64_t CountSaturated() const final;
   void PoisonSlots(const std::vector<int32_t>& slots) final;
 
@@ -45,6 +46,7 @@ class CudaCacheBackend final : public CacheBackend {
 
   AttentionHooks& hooks_;
   std::unique_ptr<CudaCache> kernels_;
+  std::vector<int64_t> seq_ids_;  // of the step
 };
 
 }  // namespace kvctl

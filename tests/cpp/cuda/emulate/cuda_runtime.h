@@ -101,9 +101,12 @@ enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess                 ? "no error"
          : error == cudaErrorMemoryAllocation ? "out of memory"
+         : error == cudaErrorInvalidValue     ? "invalid argument"
                                               : "operation not permitted when stream is capturing";
 }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() {
+  return emulate::TakeFailure() ? cudaErrorInvalidValue : cudaSuccess;
+}
 inline cudaError_t cudaGetDevice(int* device) {
   *device = emulate::CurrentDevice();
   return cudaSuccess;
@@ -146,6 +149,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel ke
 template <typename T>
 cudaError_t cudaMalloc(T** pointer, size_t size) {
   if (OutsideCaptures() != cudaSuccess) return OutsideCaptures();
+  if (emulate::Fails()) return cudaErrorMemoryAllocation;
   *pointer = static_cast<T*>(std::aligned_alloc(256, (size + 256) / 256 * 256));
   if (*pointer == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*pointer, 0xFF, size);
@@ -164,19 +168,21 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cuda
                                    cudaStream_t stream) {
   emulate::UseStream(stream);
   if (size > 0) emulate::Do([=] { std::memcpy(to, from, size); });
-  return cudaSuccess;
+  return cudaGetLastError();
 }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t stream) {
   emulate::UseStream(stream);
   if (size > 0) emulate::Do([=] { std::memset(to, value, size); });
-  return cudaSuccess;
+  return cudaGetLastError();
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = nullptr;
   return cudaSuccess;
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+  return emulate::Fails() ? cudaErrorInvalidValue : cudaSuccess;
+}
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return OutsideCaptures(); }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return OutsideCaptures(); }
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };

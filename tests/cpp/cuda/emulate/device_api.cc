@@ -70,6 +70,9 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def(
           "emulate.set_device",
           [](int64_t device) { emulate::SetDevice(static_cast<int>(device)); }, "Choose a device")
+      .def(
+          "emulate.fail_call", [](int64_t number) { emulate::FailCall(static_cast<int>(number)); },
+          "Let the call of this number from now on, from 1, fail; 0: none")
       .def("emulate.begin_capture", emulate::BeginCapture)
       .def("emulate.end_capture", EndCapture)
       .def("emulate.replay", Replay);

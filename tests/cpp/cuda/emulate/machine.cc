@@ -284,6 +284,8 @@ struct Driver {
   std::vector<void*> streams;
   int device = 0;
   bool capturing = false;
+  int calls_to_failure = 0;  // 0: none will fail
+  bool failed = false;
   std::vector<Graph> graphs;
 };
 
@@ -335,8 +337,16 @@ void Replay(int graph) {
   for (const auto& work : driver.graphs.at(graph)) work();
 }
 
+void FailCall(int number) { driver.calls_to_failure = number; }
+
+bool Fails() { return driver.calls_to_failure > 0 && --driver.calls_to_failure == 0; }
+
+bool TakeFailure() { return std::exchange(driver.failed, false); }
+
 void Do(const std::function<void()>& work) {
-  if (driver.capturing) {
+  if (Fails()) {
+    driver.failed = true;
+  } else if (driver.capturing) {
     driver.graphs.back().push_back(work);
   } else {
     work();

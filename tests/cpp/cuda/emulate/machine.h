@@ -76,8 +76,16 @@ void BeginCapture();
 int EndCapture();
 bool IsCapturing();
 void Replay(int graph);
-/*! \brief Does work now, or records it. */
+/*! \brief Does work now, or records it; or neither, where it is to fail. */
 void Do(const std::function<void()>& work);
+
+/*! \brief Lets one call fail: the number-th from now on, from 1, of those that allocate memory,
+ * launch a kernel, copy, clear or record an event. 0: none. */
+void FailCall(int number);
+/*! \brief Whether the call that asks is to fail. */
+bool Fails();
+/*! \brief Whether work was to fail since the last call. */
+bool TakeFailure();
 
 void SyncThreads();
 void SyncWarp();

@@ -1,0 +1,203 @@
+#include <memory>
+#include <random>
+
+#include "check.h"
+#include "device_array.h"
+#include "kernels/cuda/cache_device.h"
+#include "kernels/cuda/device/resident_words.h"
+#include "kernels/cuda/resident/apply_changes.cuh"
+#include "kernels/cuda_plugin.h"
+
+namespace kvctl::cuda {
+namespace {
+
+/*! \brief Carries out a step's changes on the device. */
+void Apply(const ResidentWords& words, const DeviceArray<int32_t>& device) {
+  const DeviceArray<ChangedRun> runs(words.runs());
+  const DeviceArray<int32_t> values(words.values());
+  StepChanges changes{};
+  changes.words = device.data();
+  changes.runs = runs.data();
+  changes.values = values.data();
+  changes.num_runs = words.num_runs();
+  Must(PrepareChanges());
+  Must(ApplyChanges(changes, nullptr));
+  Must(cudaStreamSynchronize(nullptr));
+}
+
+/*! \brief Steps of a batch that decodes: one new token of each sequence. */
+class Decoding {
+ public:
+  Decoding(int32_t batch, int32_t kv) : batch_(batch), lengths_(batch, kv) {
+    CudaCacheConfig config{};
+    config.page = {kHeads, kPageSize, 64, DType::kFloat16};
+    config.num_layers = 4;
+    config.num_qo_heads = 4 * kHeads;
+    config.num_pages = batch * (kv / kPageSize + 64);
+    config.max_query_tokens = batch;
+    config.pages.resize(config.num_layers, nullptr);  // a step that only begins reads no pages
+    cache_.reset(CreateCache(config));
+    for (int32_t s = 0; s < batch; ++s) {
+      lengths_[s] += 5 * s;
+      ids_.push_back(1000 - s);
+      tables_.emplace_back();
+    }
+  }
+
+  /*! \return The bytes that it sent. */
+  int64_t Step() {
+    StepPlan step;
+    for (int32_t s = 0; s < batch_; ++s) {
+      const int32_t key = lengths_[s]++;
+      while (static_cast<int32_t>(tables_[s].size()) * kPageSize <= key) {
+        tables_[s].push_back(num_pages_++);
+      }
+      SequencePlan plan{};
+      plan.query_begin = s;
+      plan.num_query_tokens = plan.num_pending = 1;
+      plan.num_committed = plan.next_position = key;
+      plan.pages = tables_[s].data();
+      step.slots.push_back(tables_[s].back() * kPageSize + key % kPageSize);
+      step.positions.push_back(key);
+      step.sequences.push_back(plan);
+    }
+    MaskTable masks;
+    masks.Lower(nullptr, step, 4, kHeads);
+    const DeviceArray<int32_t> positions(batch_);
+    cache_->BeginStep({step, ids_.data(), masks, nullptr, positions.data(), nullptr, true},
+                      nullptr);
+    EXPECT(positions.Read() == step.positions);
+    const UploadState state = cache_->CompareUploads(&step, nullptr);
+    EXPECT_EQ(state.num_different, 0);
+    return state.num_bytes;
+  }
+
+  static constexpr int32_t kHeads = 2, kPageSize = 16;
+
+ private:
+  int32_t batch_, num_pages_ = 0;
+  std::vector<int32_t> lengths_;
+  std::vector<std::vector<int32_t>> tables_;
+  std::vector<int64_t> ids_;
+  std::unique_ptr<CudaCache> cache_;
+};
+
+}  // namespace
+
+TEST(TheDeviceHasTheHostsWordsAfterRandomSteps) {
+  InEveryOrder([] {
+    std::mt19937 rng(5);
+    const auto below = [&](int32_t n) { return static_cast<int32_t>(rng() % n); };
+    ResidentWords words(900);
+    const DeviceArray<int32_t> device(std::vector<int32_t>(900, 0));
+    std::vector<std::vector<int32_t>> rows(6);
+    for (int32_t step = 0; step < 300; ++step) {
+      for (std::vector<int32_t>& row : rows) {  // as page tables change
+        const int32_t what = below(8);
+        if (what < 3) row.resize(row.size() + below(9), below(1000));
+        if (what == 3) row.resize(row.size() / 2);
+        if (what == 4 && !row.empty()) row[below(static_cast<int32_t>(row.size()))] = below(1000);
+        if (what == 5) row.assign(below(80), below(1000));
+        if (row.size() > 200) row.clear();
+      }
+      words.BeginStep();
+      std::vector<int32_t> places(rows.size(), -2);
+      const auto keep = [&] {
+        for (size_t i = 0; i < rows.size(); ++i) {
+          if ((step + i) % 3 == 0) continue;  // not in this step
+          places[i] = words.Keep(RowKind::kPages, static_cast<int64_t>(i), rows[i].data(),
+                                 static_cast<int64_t>(rows[i].size()));
+        }
+      };
+      keep();
+      if (words.overflowed()) {
+        words.ForgetRows();
+        words.BeginStep();
+        keep();
+      }
+      EXPECT(device.Read() == words.words());
+      if (words.overflowed() || step % 5 == 4) continue;  // the step fails: nothing is sent
+      Apply(words, device);
+      words.Commit();
+      const std::vector<int32_t> held = device.Read();
+      EXPECT(held == words.words());
+      for (size_t i = 0; i < rows.size(); ++i) {
+        if (places[i] < 0) continue;
+        EXPECT(std::vector<int32_t>(
+                   held.begin() + places[i],
+                   held.begin() + places[i] + static_cast<int64_t>(rows[i].size())) == rows[i]);
+      }
+    }
+  });
+}
+
+TEST(AStepThatChangesNothingSendsNothing) {
+  ResidentWords words(4000);
+  std::vector<int32_t> row(2000);
+  for (size_t i = 0; i < row.size(); ++i) row[i] = static_cast<int32_t>(i) + 1;
+  const auto count = [&] {
+    words.BeginStep();
+    words.Keep(RowKind::kPages, 3, row.data(), static_cast<int64_t>(row.size()));
+    words.Commit();
+    return words.values().size();
+  };
+  EXPECT_EQ(count(), row.size());
+  EXPECT_EQ(count(), size_t{0});
+  EXPECT_EQ(words.num_runs(), 0);
+  row[1000] = -1;
+  EXPECT_EQ(count(), size_t{1});
+  row[3] = row[5] = row[1999] = -1;  // the first two are close, and become one run
+  EXPECT_EQ(count(), size_t{4});
+  EXPECT_EQ(words.num_runs(), 2);
+}
+
+TEST(RowsThatFindNoRoomAreSaidToOverflow) {
+  ResidentWords words(100);
+  const std::vector<int32_t> row(60, 7);
+  words.BeginStep();
+  EXPECT(words.Keep(RowKind::kPages, 0, row.data(), 60) >= 0);
+  EXPECT_EQ(words.Keep(RowKind::kPages, 1, row.data(), 60), -1);
+  EXPECT(words.overflowed());
+  EXPECT_EQ(words.num_needed(), 2 * ResidentWords::Room(60));
+  words.ForgetRows();
+  words.BeginStep();
+  EXPECT_EQ(words.Keep(RowKind::kPages, 1, row.data(), 60), 0);
+  EXPECT(!words.overflowed());
+}
+
+// Negative controls: what a missed or a lost change would leave behind is seen.
+TEST(AChangeThatDoesNotReachTheDeviceIsFound) {
+  ResidentWords words(64);
+  const DeviceArray<int32_t> device(std::vector<int32_t>(64, 0));
+  const std::vector<int32_t> row(20, 7);
+  words.BeginStep();
+  words.Keep(RowKind::kPages, 0, row.data(), 20);
+  words.Commit();  // nothing was sent
+  EXPECT(device.Read() != words.words());
+  Apply(words, device);
+  EXPECT(device.Read() == words.words());
+  const int32_t wrong = 8;
+  Must(cudaMemcpyAsync(device.data() + 9, &wrong, sizeof(wrong), cudaMemcpyHostToDevice, nullptr));
+  EXPECT(device.Read() != words.words());
+}
+
+TEST(ADecodeStepSendsBytesOfItsSequencesAndNotOfItsPages) {
+  for (const int32_t batch : {1, 8, 32}) {
+    std::vector<int64_t> totals;
+    for (const int32_t kv : {1024, 8192, 32768}) {
+      Decoding decoding(batch, kv);
+      const int64_t first = decoding.Step();
+      EXPECT(first > int64_t{4} * batch * kv / Decoding::kPageSize);  // all tables
+      int64_t total = 0;
+      for (int i = 0; i < 64; ++i) {
+        const int64_t bytes = decoding.Step();
+        EXPECT(bytes <= 1500 + 400 * batch);
+        total += bytes;
+      }
+      totals.push_back(total);
+    }
+    EXPECT(totals[2] < totals[0] + totals[0] / 4);
+  }
+}
+
+}  // namespace kvctl::cuda
