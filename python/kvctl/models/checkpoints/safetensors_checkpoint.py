@@ -13,6 +13,7 @@ from ...text.sources import fields_of_huggingface
 from ..architectures.registry import ARCHITECTURES
 from .array import Array
 from .config import DecoderConfig
+from .file_checkpoint import FileCheckpoint
 from .safetensors_file import FLOAT_DTYPES, SafetensorsFile
 from .source_weights import SourceWeights
 from .tokens.added_tokens import read_tokenizer_json
@@ -27,7 +28,7 @@ _COMPUTED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-class SafetensorsCheckpoint:
+class SafetensorsCheckpoint(FileCheckpoint):
     """See `kvctl.models.Checkpoint`. Nothing is unpickled; pickled ``.bin`` files are not read.
 
     Where there is a ``model.safetensors.index.json``, it alone says which file holds which tensor;
@@ -85,23 +86,6 @@ class SafetensorsCheckpoint:
         check_consumed({*wanted, *tied}, left, str(path))
         if tied and head in self._file_of:
             self._check_tied()
-
-    @property
-    def source(self) -> Path:
-        """See `Checkpoint`."""
-        return self._source
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """See `Checkpoint`."""
-        return self._weights.shape(name)
-
-    def tensor(self, name: str) -> Array:
-        """See `Checkpoint`."""
-        return self._weights.tensor(name)
-
-    def rows(self, name: str, begin: int, end: int) -> Array:
-        """Return some rows of a weight: what `tensor` would hold there."""
-        return self._weights.rows(name, begin, end)
 
     def tokenizer_json(self) -> str | None:
         """See `Checkpoint`."""

@@ -10,7 +10,7 @@ import numpy as np
 from ...._ffi.untrusted import read_text, reading
 from ....text.sources import fields_of_gguf
 from ...architectures.source import Transposed
-from ..array import Array
+from ..file_checkpoint import FileCheckpoint
 from ..source_weights import SourceWeights
 from ..tokens.tokenizer import tokenizer_from_gguf
 from ..tokens.vocabulary import check_same_vocabulary
@@ -20,7 +20,7 @@ from .config import gguf_architecture, read_gguf_config, rope_tensors
 from .parts import GGUFParts
 
 
-class GGUFCheckpoint:
+class GGUFCheckpoint(FileCheckpoint):
     """See `kvctl.models.Checkpoint`.
 
     Quantised tensors are dequantised exactly as the ``gguf`` package defines them.
@@ -40,7 +40,7 @@ class GGUFCheckpoint:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._source = path
         self._file = GGUFParts(path)
         with reading(str(path)):
             architecture = gguf_architecture(self._file.metadata, str(path))
@@ -66,23 +66,6 @@ class GGUFCheckpoint:
                 raise ValueError(f"{path}: kvctl does not build such models with biases ({name})")
         check_consumed(known, self._file.tensor_names, str(path))
 
-    @property
-    def source(self) -> Path:
-        """See `Checkpoint`."""
-        return self._path
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """See `Checkpoint`."""
-        return self._weights.shape(name)
-
-    def tensor(self, name: str) -> Array:
-        """See `Checkpoint`."""
-        return self._weights.tensor(name)
-
-    def rows(self, name: str, begin: int, end: int) -> Array:
-        """Return some rows of a weight: what `tensor` would hold there."""
-        return self._weights.rows(name, begin, end)
-
     def kind(self, name: str) -> str | None:
         """Return GGUF's type of a matrix whose rows are taken whole, or None."""
         source = self._weights.source(name)
@@ -103,7 +86,7 @@ class GGUFCheckpoint:
         try:
             blocks = to_blocks(raw, self._file.kind(source.name), wanted)
         except ValueError as error:
-            raise ValueError(f"{self._path}: weight '{name}' {error}") from None
+            raise ValueError(f"{self._source}: weight '{name}' {error}") from None
         if source.take is not None:  # a choice of rows, whatever they hold
             rows: Any = np.arange(whole)[:, None]
             blocks = blocks[source.take.array(self.config, rows)[:, 0]]
@@ -118,15 +101,15 @@ class GGUFCheckpoint:
         ValueError
             If that is another model's, or the file's own is of a kind that kvctl cannot rebuild.
         """
-        beside = self._path.with_name("tokenizer.json")
+        beside = self._source.with_name("tokenizer.json")
         if not beside.exists():
             metadata = self._file.metadata
             if metadata.get("tokenizer.ggml.model") is None:
                 return None
-            return tokenizer_from_gguf(metadata, str(self._path))
+            return tokenizer_from_gguf(metadata, str(self._source))
         text = read_text(beside)
-        with reading(str(self._path)):
-            check_same_vocabulary(text, str(beside), self._file.metadata, str(self._path))
+        with reading(str(self._source)):
+            check_same_vocabulary(text, str(beside), self._file.metadata, str(self._source))
         return text
 
     def chat(self) -> dict[str, Any]:
