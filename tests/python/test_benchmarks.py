@@ -115,6 +115,18 @@ def test_a_machine_has_a_folder_of_its_name(monkeypatch):
     assert folder_name("", "generic") == "generic"
 
 
+def test_the_most_that_a_machine_ever_read_is_its_bandwidth(monkeypatch, tmp_path):
+    best_bandwidth = suite(monkeypatch, "bench_all").best_bandwidth
+    for name, read in (("amd_epyc_avx2", 5e9), ("amd_epyc_avx512", 7e9), ("intel_xeon_avx2", 9e9)):
+        (tmp_path / name).mkdir()
+        result = json.dumps({"measured": {"bytes_per_second": read}})
+        (tmp_path / name / "model.json").write_text(result)
+    (tmp_path / "amd_epyc_avx2" / "rules.json").write_text("{}")
+    assert best_bandwidth(tmp_path / "amd_epyc_avx2", 1e9) == 7e9
+    assert best_bandwidth(tmp_path / "amd_epyc_avx2", 8e9) == 8e9
+    assert best_bandwidth(tmp_path / "arm_avx2", 2e9) == 2e9
+
+
 def test_all_benchmarks_run_though_one_fails(monkeypatch, tmp_path, capfd):
     bench_all = suite(monkeypatch, "bench_all")
     about = {"cpu": "AMD EPYC", "cpus": 2, "isa": "avx2", "bytes_per_second": 1e9}

@@ -98,9 +98,11 @@ def folder_name(cpu: str, isa: str) -> str:
 def best_bandwidth(folder: Path, now: float) -> float:
     """Return the most bytes per second that were read on this machine, now or in stored results.
 
-    Other work makes it less, never more.
+    Other work makes it less, never more; which instructions kvctl uses does not matter.
     """
-    stored = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    processor = folder.name.rpartition("_")[0]
+    paths = folder.parent.glob(f"{processor}_*/*.json")
+    stored = [json.loads(path.read_text()) for path in paths]
     found = [one.get("measured", {}).get("bytes_per_second") or 0.0 for one in stored]
     return max(now, *found, 0.0)
 

@@ -52,6 +52,9 @@ def machine(measured: dict[str, Any]) -> str:
     isa = INSTRUCTIONS.get(measured["isa"], measured["isa"])
     used = f"{isa} code, by `KVCTL_ISA`" if measured.get("forced_isa") else isa
     parts = [f"{measured['cpus']} cores of {measured['cpu']}, {used}"]
+    threads = measured.get("openmp_threads", measured["cpus"])
+    if threads != measured["cpus"]:
+        parts.append(f"{threads} thread{'s' if threads > 1 else ''}")
     if measured.get("bytes_per_second"):
         parts.append(f"memory {measured['bytes_per_second'] / 1e9:.0f} GB/s")
     if measured.get("load"):
