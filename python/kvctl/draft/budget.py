@@ -124,12 +124,19 @@ class Budget:
         if most == 0:
             return False
         self._begin([request.id for request in requests])
-        richest = max(self._purses[request.id] for request in requests)
-        # The more nodes share a step of the cost, the less of it is one node's part.
-        totals = [1 << i for i in range(most.bit_length())]
+        purses = [max(self._purses[request.id], 0.0) for request in requests]
         plain = self.cost(size)
-        part = min(_part(size, total, self.cost(size + total) / plain) for total in totals)
-        return richest >= part or self._tries(1.0)
+        # The more nodes share a step of the cost, the less of it is one node's part; but somebody
+        # must pay for each of them.
+        for total in (1 << i for i in range(most.bit_length())):
+            part = _part(size, total, self.cost(size + total) / plain)
+            counts = (
+                request.limit if part == 0.0 else min(request.limit, int(purse / part))
+                for request, purse in zip(requests, purses, strict=True)
+            )
+            if sum(counts) >= total:
+                return True
+        return self._tries(1.0)
 
     def _choice(
         self, requests: Sequence[Request], rates: Sequence[Sequence[float]]

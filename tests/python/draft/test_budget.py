@@ -203,6 +203,11 @@ def test_what_nobody_could_pay_need_not_be_drafted():
     # The step behind 8 rows is too dear for one node, and not for two of each text.
     assert Budget(cost).affords(requests(*[16] * 8))
     assert not Budget(cost).affords(requests(1, *[0] * 7))
+    # A single text must pay the step alone, however many rows share it.
+    step = RoundCost(max_rows=33)
+    step.recall([(2, 1.2), (16, 1.2)])
+    assert not Budget(step, credit=0.19, allowance=0.0).affords(requests(16))
+    assert Budget(step, credit=0.21, allowance=0.0).affords(requests(16))
     unknown = RoundCost()
     assert not Budget(unknown).affords(requests(4))
     unknown.observe(1, 1.0)

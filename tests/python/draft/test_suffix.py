@@ -13,12 +13,12 @@ PROMPTS = [[i, 1, 2] for i in range(5)]
 TOKENS = 60
 
 
-def request(tokens, limit=16):
-    return Request(0, tokens, 1, 0, kvctl.Sampling(temperature=0.0), limit=limit)
+def request(tokens, limit=16, prompt=0):
+    return Request(0, tokens, prompt, 0, kvctl.Sampling(temperature=0.0), limit=limit)
 
 
-def propose(drafter, tokens, limit=16):
-    one = request(tokens, limit)
+def propose(drafter, tokens, limit=16, prompt=0):
+    one = request(tokens, limit, prompt)
     drafter.start(one)
     [draft] = drafter.propose([one], Budget(RoundCost()))
     return one, draft
@@ -58,6 +58,19 @@ def test_acceptance_is_learnt_whether_or_not_anything_was_verified():
         one.tokens += emitted
         drafter.observe([RoundResult(one, draft, [0], [], emitted, [0], None, 1, 0.1, False)])
         assert (drafter.acceptance.rate(2) > before) == better
+
+
+def test_matches_that_reach_back_into_the_prompt_are_rated_apart():
+    """All prompts end with 1, 2; answers that begin with 3 differ from each other."""
+    drafter = SuffixDrafter(store_of([8, 1, 2, 3, 4, 6, 3, 5]), learn=False)
+    before = [propose(drafter, [7, 1, 2, 3], prompt=n)[1].rates[1] for n in (3, 0)]
+    assert before[0] == before[1]
+    for _ in range(20):
+        one, draft = propose(drafter, [7, 1, 2, 3], prompt=3)
+        one.tokens.append(30)
+        drafter.observe([RoundResult(one, draft, [0], [], [30], [0], None, 1, 0.1, False)])
+    begins, goes_on = [propose(drafter, [7, 1, 2, 3], prompt=n)[1].rates[1] for n in (3, 0)]
+    assert begins < 0.5 * before[0] and goes_on == before[1]
 
 
 def test_later_texts_are_drafted_from_earlier_ones():

@@ -11,18 +11,41 @@ import numpy as np
 from ...tree import TokenTree
 from ..arrays import as_array
 from ..draft import Draft
+from .agreement import Agreement, kinds_of
 
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """One draft, and where the nodes of each part are in it; -1 for those that were left out."""
+    """One draft, and where the nodes of each part are in it; -1 for those that were left out.
+
+    `expected` has what their drafters expect of each node behind its parent, and `kinds` the kinds
+    of `Agreement`; both are empty where not all nodes are rated.
+    """
 
     draft: Draft
     parts: list[Draft]
     places: list[list[int]]
+    expected: list[float]
+    kinds: list[int]
+
+    def learn(self, emitted: Sequence[int], agreement: Agreement) -> None:
+        """Tell how often nodes of each kind were right that the emitted tokens tried."""
+        if not self.kinds:
+            return
+        tokens, children = self.draft.tree.tokens.tolist(), _children(self.draft.tree)
+        node = 0
+        for token in emitted:
+            right = None
+            for child in children[node]:
+                hit = tokens[child] == token
+                agreement.observe(self.kinds[child], self.expected[child], hit)
+                right = child if hit else right
+            if right is None:
+                return
+            node = right
 
 
-def merge(parts: Sequence[Draft], limit: int) -> Merged:
+def merge(parts: Sequence[Draft], limit: int, agreement: Agreement) -> Merged:
     """Return one draft with the nodes of all parts, which have the same root.
 
     Nodes that were drawn at random are all there, each with its earlier siblings, before those that
@@ -35,6 +58,8 @@ def merge(parts: Sequence[Draft], limit: int) -> Merged:
     limit
         The most drafted nodes, unless all of them are deterministic and rated: then the loop
         chooses.
+    agreement
+        What was learnt of nodes that several parts have, and of others.
 
     Raises
     ------
@@ -51,14 +76,26 @@ def merge(parts: Sequence[Draft], limit: int) -> Merged:
     size = len(growth.tokens)
     random = [i for i in order if not parts[i].deterministic]
     probs, per_node = _distributions(parts, places, random, size)
+    expected: list[float] = []
+    kinds: list[int] = []
+    rates = growth.rates if rated else None
+    if rates is not None:
+        expected = [
+            rates[node] / rates[max(parent, 0)] if rates[max(parent, 0)] else 0.0
+            for node, parent in enumerate(growth.parents)
+        ]
+        kinds = kinds_of(growth.parents, places)
+        for node in range(1, size):
+            rate = agreement.rate(kinds[node], expected[node])
+            rates[node] = rates[growth.parents[node]] * rate
     draft = Draft(
         TokenTree(growth.tokens, growth.parents),
         drawn=growth.drawn if random else "deterministic",
         probs=probs,
         probs_per_node=per_node,
-        rates=growth.rates if rated else None,
+        rates=rates,
     )
-    return Merged(draft, list(parts), places)
+    return Merged(draft, list(parts), places, expected, kinds)
 
 
 class _Growth:
@@ -98,6 +135,15 @@ class _Growth:
         self.rates.append(min(rate, self.rates[parent]))
         self._children.setdefault((parent, token), node)
         return node
+
+
+def _children(tree: TokenTree) -> list[list[int]]:
+    """Return the children of each node."""
+    children: list[list[int]] = [[] for _ in range(len(tree))]
+    for node, parent in enumerate(tree.parents.tolist()):
+        if parent >= 0:
+            children[parent].append(node)
+    return children
 
 
 def _distributions(

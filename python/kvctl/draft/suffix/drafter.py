@@ -15,7 +15,7 @@ from ..drafter import Drafter
 from ..lookup import LookupDrafter
 from ..request import Request
 from ..round_result import RoundResult
-from .store import SuffixStore
+from .store import Continuations, SuffixStore
 
 
 class SuffixDrafter(Drafter):
@@ -24,7 +24,9 @@ class SuffixDrafter(Drafter):
     Two places are looked up: the text itself, as `LookupDrafter` does, and the store, which has
     the texts of other requests, earlier answers or a corpus. The draft that promises more is taken.
     A node's rate is the share of the occurrences that went on along its path, times how often, at
-    that match length, any of them was right; the second factor is learnt.
+    that match length, any of them was right; the second factor is learnt. Matches that reach back
+    into the prompt have one of their own: prompts end alike, as a chat template ends them, and
+    answers that begin behind the same words need not.
 
     Parameters
     ----------
@@ -55,6 +57,7 @@ class SuffixDrafter(Drafter):
         self.learn = learn
         self.max_length = max_length
         self.acceptance = Acceptance()
+        self._behind_prompts = Acceptance()
         self._own = LookupDrafter(max_length=max_length)
         self._found: dict[int, _Found] = {}
 
@@ -65,7 +68,7 @@ class SuffixDrafter(Drafter):
     def propose(self, requests: Sequence[Request], budget: Budget) -> list[Draft]:
         """Draft behind the last token of each text."""
         return [
-            max(own, self._from_store(request), key=_promise)
+            self._better(request, own)
             for request, own in zip(requests, self._own.propose(requests, budget), strict=True)
         ]
 
@@ -76,7 +79,7 @@ class SuffixDrafter(Drafter):
             found = self._found.pop(result.request.id, None)
             if found is not None:
                 for match_length, hit in found.trials(result.emitted):
-                    self.acceptance.observe(match_length, 0, hit)
+                    found.acceptance.observe(match_length, 0, hit)
             if result.finished and self.learn:
                 self.store.add(result.request.tokens)
 
@@ -85,32 +88,42 @@ class SuffixDrafter(Drafter):
         self._own.finish(request)
         self._found.pop(request.id, None)
 
-    def _from_store(self, request: Request) -> Draft:
+    def _better(self, request: Request, own: Draft) -> Draft:
+        """Return the draft that promises more: the text's own one, or the store's."""
         # At least one, even if it is not verified: acceptance is learnt from it too.
         depth = max(1, min(request.limit, self.max_length))
-        found = self.store.continuations(
-            list(request.tokens[-SuffixStore.MAX_MATCH :]), max_nodes=depth, max_depth=depth
-        )
+        context = np.array(request.tokens[-SuffixStore.MAX_MATCH :], np.int32)
+        found = self.store.continuations(context, max_nodes=depth, max_depth=depth)
         if found.match_length == 0:
-            return Draft.nothing(request.root)
-        tree = TokenTree(found.tokens, found.parents)
-        self._found[request.id] = _Found(tree, found.match_length)
+            return own
+        within = found.match_length <= len(request.tokens) - request.prompt_length
+        acceptance = self.acceptance if within else self._behind_prompts
+        self._found[request.id] = mine = _Found(found, acceptance)
         if request.limit == 0 or self.max_length == 0:
-            return Draft.nothing(request.root)
-        right = [1.0]
-        for d in range(int(tree.depths.max())):
-            right.append(right[d] * self.acceptance.rate(found.match_length + d))
-        rates = found.shares * np.array(right)[tree.depths]
-        return Draft(tree, rates=rates.tolist())
+            return own
+        rates = mine.rates(found.shares.tolist())
+        if own.rates is not None and sum(own.rates[1:]) >= sum(rates[1:]):
+            return own
+        return Draft(TokenTree(found.tokens, found.parents), rates=rates)
 
 
 class _Found:
-    """What the store had, whatever of it was verified."""
+    """What the store had, whatever of it was verified, and where to learn how often it is right."""
 
-    def __init__(self, tree: TokenTree, match_length: int) -> None:
-        self._tokens = tree.tokens.tolist()
-        self._parents = tree.parents.tolist()
-        self._match_length = match_length
+    def __init__(self, found: Continuations, acceptance: Acceptance) -> None:
+        self._tokens = found.tokens.tolist()
+        self._parents = found.parents.tolist()
+        self._match_length = found.match_length
+        self.acceptance = acceptance
+
+    def rates(self, shares: Sequence[float]) -> list[float]:
+        """Return the probability of each node's path, of which so large a part went on there."""
+        depths, right = [0], [1.0]
+        for parent in self._parents[1:]:
+            depths.append(depths[parent] + 1)
+        for depth in range(max(depths)):
+            right.append(right[depth] * self.acceptance.rate(self._match_length + depth))
+        return [share * right[depth] for share, depth in zip(shares, depths, strict=True)]
 
     def trials(self, emitted: Sequence[int]) -> list[tuple[int, bool]]:
         """Return (match length, whether any node was right) of each depth that was tried."""
@@ -127,8 +140,3 @@ class _Found:
                 break
             node = children[node][token]
         return tried
-
-
-def _promise(draft: Draft) -> float:
-    """Return how many drafted tokens are expected to be right."""
-    return sum(draft.rates[1:]) if draft.rates is not None else 0.0
