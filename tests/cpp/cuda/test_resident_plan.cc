@@ -1,5 +1,6 @@
 #include <memory>
 #include <random>
+#include <utility>
 
 #include "check.h"
 #include "device_array.h"
@@ -7,6 +8,7 @@
 #include "kernels/cuda/device/resident_words.h"
 #include "kernels/cuda/resident/apply_changes.cuh"
 #include "kernels/cuda_plugin.h"
+#include "kvctl/error.h"
 
 namespace kvctl::cuda {
 namespace {
@@ -28,12 +30,13 @@ void Apply(const ResidentWords& words, const DeviceArray<int32_t>& device) {
 /*! \brief Steps of a batch that decodes: one new token of each sequence. */
 class Decoding {
  public:
-  Decoding(int32_t batch, int32_t kv) : batch_(batch), lengths_(batch, kv) {
+  /*! \param num_pages That the cache has; fewer than the tables name make its memory small. */
+  Decoding(int32_t batch, int32_t kv, int32_t num_pages) : lengths_(batch, kv) {
     CudaCacheConfig config{};
     config.page = {kHeads, kPageSize, 64, DType::kFloat16};
     config.num_layers = 4;
     config.num_qo_heads = 4 * kHeads;
-    config.num_pages = batch * (kv / kPageSize + 64);
+    config.num_pages = num_pages;
     config.max_query_tokens = batch;
     config.pages.resize(config.num_layers, nullptr);  // a step that only begins reads no pages
     cache_.reset(CreateCache(config));
@@ -44,16 +47,16 @@ class Decoding {
     }
   }
 
-  /*! \return The bytes that it sent. */
-  int64_t Step() {
+  /*! \brief Begins a step of the sequences [begin, end). */
+  UploadState Step(int32_t begin, int32_t end) {
     StepPlan step;
-    for (int32_t s = 0; s < batch_; ++s) {
+    for (int32_t s = begin; s < end; ++s) {
       const int32_t key = lengths_[s]++;
       while (static_cast<int32_t>(tables_[s].size()) * kPageSize <= key) {
         tables_[s].push_back(num_pages_++);
       }
       SequencePlan plan{};
-      plan.query_begin = s;
+      plan.query_begin = s - begin;
       plan.num_query_tokens = plan.num_pending = 1;
       plan.num_committed = plan.next_position = key;
       plan.pages = tables_[s].data();
@@ -63,19 +66,26 @@ class Decoding {
     }
     MaskTable masks;
     masks.Lower(nullptr, step, 4, kHeads);
-    const DeviceArray<int32_t> positions(batch_);
-    cache_->BeginStep({step, ids_.data(), masks, nullptr, positions.data(), nullptr, true},
+    const DeviceArray<int32_t> positions(end - begin);
+#ifdef KVCTL_CUDA_EMULATED
+    emulate::FailCall(std::exchange(failing_call_, 0));
+#endif
+    cache_->BeginStep({step, ids_.data() + begin, masks, nullptr, positions.data(), nullptr, true},
                       nullptr);
     EXPECT(positions.Read() == step.positions);
     const UploadState state = cache_->CompareUploads(&step, nullptr);
     EXPECT_EQ(state.num_different, 0);
-    return state.num_bytes;
+    return state;
   }
+  /*! \brief Lets the call of that number fail in the next step. */
+  void FailNext(int number) { failing_call_ = number; }
+  /*! \brief Words in which the device and the host differ, where no step is in flight. */
+  int64_t CountDifferent() const { return cache_->CompareUploads(nullptr, nullptr).num_different; }
 
   static constexpr int32_t kHeads = 2, kPageSize = 16;
 
  private:
-  int32_t batch_, num_pages_ = 0;
+  int failing_call_ = 0, num_pages_ = 0;
   std::vector<int32_t> lengths_;
   std::vector<std::vector<int32_t>> tables_;
   std::vector<int64_t> ids_;
@@ -185,12 +195,12 @@ TEST(ADecodeStepSendsBytesOfItsSequencesAndNotOfItsPages) {
   for (const int32_t batch : {1, 8, 32}) {
     std::vector<int64_t> totals;
     for (const int32_t kv : {1024, 8192, 32768}) {
-      Decoding decoding(batch, kv);
-      const int64_t first = decoding.Step();
+      Decoding decoding(batch, kv, batch * (kv / Decoding::kPageSize + 64));
+      const int64_t first = decoding.Step(0, batch).num_bytes;
       EXPECT(first > int64_t{4} * batch * kv / Decoding::kPageSize);  // all tables
       int64_t total = 0;
       for (int i = 0; i < 64; ++i) {
-        const int64_t bytes = decoding.Step();
+        const int64_t bytes = decoding.Step(0, batch).num_bytes;
         EXPECT(bytes <= 1500 + 400 * batch);
         total += bytes;
       }
@@ -199,5 +209,46 @@ TEST(ADecodeStepSendsBytesOfItsSequencesAndNotOfItsPages) {
     EXPECT(totals[2] < totals[0] + totals[0] / 4);
   }
 }
+
+TEST(AStepThatOutgrowsTheMemoryMovesIt) {
+  Decoding decoding(64, 20000, 16);
+  const UploadState few = decoding.Step(0, 4), many = decoding.Step(0, 64);
+  EXPECT(many.num_words > few.num_words);
+  EXPECT(many.num_bytes > 64 * 4 * 20000 / Decoding::kPageSize);
+  const UploadState next = decoding.Step(0, 64);
+  EXPECT_EQ(next.num_words, many.num_words);
+  EXPECT(next.num_bytes < 1500 + 400 * 64);
+}
+
+TEST(SequencesThatLeaveMakeRoomForOthers) {
+  Decoding decoding(40, 32000, 16);  // no more than 26 tables fit
+  const int64_t num_words = decoding.Step(0, 20).num_words;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(decoding.Step(20, 40).num_words, num_words);
+    EXPECT(decoding.Step(20, 40).num_bytes < 1500 + 400 * 20);
+    EXPECT(decoding.Step(0, 20).num_bytes > 20 * 4 * 32000 / Decoding::kPageSize);
+  }
+}
+
+#ifdef KVCTL_CUDA_EMULATED
+TEST(AStepWhoseCallsFailLeavesBothSidesEqual) {
+  for (int number = 1; number <= 8; ++number) {
+    Decoding decoding(64, 20000, 16);
+    decoding.Step(0, 4);
+    bool failed = false;
+    decoding.FailNext(number);
+    try {
+      decoding.Step(0, 64);  // which moves
+    } catch (const Error&) {
+      failed = true;
+    }
+    emulate::FailCall(0);
+    EXPECT(failed || number > 5);
+    EXPECT_EQ(decoding.CountDifferent(), 0);
+    decoding.Step(0, 64);
+    decoding.Step(10, 20);
+  }
+}
+#endif
 
 }  // namespace kvctl::cuda

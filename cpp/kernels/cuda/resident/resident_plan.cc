@@ -117,7 +117,10 @@ UploadState ResidentPlan::Compare(const StepPlan* step, cudaStream_t stream) con
   UploadState uploads{num_bytes_, words_.size(), 0, reinterpret_cast<uintptr_t>(device_words())};
   std::vector<int32_t> held(words_.size());
   ReadBack(held.data(), device_words(), held.size() * sizeof(int32_t), stream);
-  for (size_t i = 0; i < held.size(); ++i) uploads.num_different += held[i] != words_.words()[i];
+  // Where clearing failed after a move, the host takes the words to hold nothing known.
+  for (size_t i = 0; cleared_ && i < held.size(); ++i) {
+    uploads.num_different += held[i] != words_.words()[i];
+  }
   if (step == nullptr) return uploads;
   // What attention finds, from the header on.
   PlanHeader on_device;
