@@ -96,7 +96,7 @@ def compile_source(source: Path, folder: Path, arch: str) -> list[dict[str, Any]
     """Return the figures of a source's kernels."""
     cpp = next(parent for parent in source.parents if parent.name == "cpp")
     flags = ["-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", f"-arch={arch}"]
-    if source.parent.name == "verify":
+    if "verify" in source.relative_to(cpp).parts:
         flags += ["-fmad=false", "--expt-relaxed-constexpr"]
     cubin = folder / f"{source.stem}.cubin"
     command = ["nvcc", *flags, "-I", str(cpp), "-I", str(cpp / "include"), "-cubin"]
