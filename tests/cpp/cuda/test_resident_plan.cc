@@ -156,7 +156,7 @@ TEST(AStepThatChangesNothingSendsNothing) {
   EXPECT_EQ(words.num_runs(), 0);
   row[1000] = -1;
   EXPECT_EQ(count(), size_t{1});
-  row[3] = row[5] = row[1999] = -1;  // the first two are close, and become one run
+  row[3] = row[5] = row[1999] = -1;  // the first two become one run
   EXPECT_EQ(count(), size_t{4});
   EXPECT_EQ(words.num_runs(), 2);
 }

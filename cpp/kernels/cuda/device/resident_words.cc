@@ -30,25 +30,19 @@ int32_t ResidentWords::Keep(RowKind kind, int64_t id, const int32_t* values, int
 }
 
 void ResidentWords::NoteChanges(int32_t at, const int32_t* values, int64_t count) {
-  constexpr int64_t kCompared = 64;  // words that are compared at a time
+  constexpr int64_t kCompared = 64;  // words that are compared at a time, and the most of a run
   const int32_t* held = words_.data() + at;
-  for (int64_t i = 0; i < count;) {
-    if (count - i >= kCompared && std::memcmp(values + i, held + i, 4 * kCompared) == 0) {
-      i += kCompared;
-      continue;
-    }
-    if (values[i] == held[i]) {
-      ++i;
-      continue;
-    }
-    int64_t end = i + 1;
-    for (int64_t j = end; j < std::min({count, end + kGap + 1, i + kMostValues}); ++j) {
-      if (values[j] != held[j]) end = j + 1;
-    }
-    values_.insert(values_.end(), values + i, values + end);
-    runs_.back().at = at + static_cast<int32_t>(i);
+  for (int64_t begin = 0; begin < count; begin += kCompared) {
+    const int64_t end = std::min(count, begin + kCompared);
+    if (std::memcmp(values + begin, held + begin, 4 * (end - begin)) == 0) continue;
+    // Of a stretch, the words from the first change to the last: finding each one would take the
+    // host longer than the bus takes for them.
+    int64_t first = begin, last = end - 1;
+    while (values[first] == held[first]) ++first;
+    while (values[last] == held[last]) --last;
+    values_.insert(values_.end(), values + first, values + last + 1);
+    runs_.back().at = at + static_cast<int32_t>(first);
     runs_.push_back({0, static_cast<int32_t>(values_.size())});
-    i = end;
   }
 }
 

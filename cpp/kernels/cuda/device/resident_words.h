@@ -79,11 +79,6 @@ class ResidentWords {
   struct Place {
     int32_t at, room;
   };
-  /*! \brief At most so many values in a run: the device gives each run to a warp. */
-  static constexpr int64_t kMostValues = 128;
-  /*! \brief Equal words between changes that are sent too: as many as another run takes. */
-  static constexpr int64_t kGap = 2;
-
   void NoteChanges(int32_t at, const int32_t* values, int64_t count);
 
   std::vector<int32_t> words_;
