@@ -186,7 +186,7 @@ ROUNDED = $(if $(LLAMA_PYTHON),build/models/smollm2_Q8_0/lib.so build/models/smo
 bench: $(MODEL)/lib.so $(ROUNDED)
 	$(SUITE)/bench_all.py $(MODEL) --programs $(NATIVE)/benchmarks/cpp $(if $(QUICK),--quick) \
 	  $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON)) $(if $(ONLY),--only $(ONLY)) \
-	  --output $(if $(KEEP),benchmarks/results,$(RESULTS))
+	  --output $(if $(KEEP),benchmarks/results --careful,$(RESULTS))
 	$(if $(KEEP),$(SUITE)/write_tables.py)
 endif
 

@@ -127,6 +127,15 @@ def test_the_most_that_a_machine_ever_read_is_its_bandwidth(monkeypatch, tmp_pat
     assert best_bandwidth(tmp_path / "arm_avx2", 2e9) == 2e9
 
 
+def test_a_stored_result_with_more_parts_stays(monkeypatch):
+    lost = suite(monkeypatch, "bench_all").lost
+    assert lost({}, {"rows": []}) == []
+    assert lost({"sdpa": {}, "shared": {}}, {"shared": {}, "observer": {}}) == ["sdpa"]
+    engines = {"engines": {"kvctl": "", "llama.cpp": ""}}
+    assert lost(engines, {"engines": {"kvctl": ""}}) == ["llama.cpp"]
+    assert lost(engines, engines) == []
+
+
 def test_all_benchmarks_run_though_one_fails(monkeypatch, tmp_path, capfd):
     bench_all = suite(monkeypatch, "bench_all")
     about = {"cpu": "AMD EPYC", "cpus": 2, "isa": "avx2", "bytes_per_second": 1e9}

@@ -122,6 +122,12 @@ def describe() -> dict[str, Any]:
     }
 
 
+def lost(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return what an older result has and a newer one lacks: parts, and engines beside ours."""
+    engines = old.get("engines", {}).keys() - new.get("engines", {}).keys()
+    return sorted({*(old.keys() - new.keys()), *engines})
+
+
 def processor_seconds() -> float:
     """Return the processors' seconds of all commands that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -144,6 +150,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="rough figures in a few minutes")
     parser.add_argument("--only", nargs="+", default=list(BENCHMARKS), choices=BENCHMARKS)
     parser.add_argument("--llama-python", help="a Python with llama-cpp-python: it takes part")
+    parser.add_argument(
+        "--careful", action="store_true", help="leave stored results that have more than the new"
+    )
     parser.add_argument("--limit", type=float, default=1800, help="seconds for each, at the most")
     parser.add_argument("--output", type=Path, default=Path("build/results"))
     options = parser.parse_args()
@@ -179,7 +188,12 @@ def main() -> None:
             spent = {"seconds": round(seconds), "processor_seconds": round(processors)}
             about = {**machine, "load": load, **spent, "quick": options.quick}
             result = {"measured": about, **json.loads(out.read_text())}
-            (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            path = folder / f"{name}.json"
+            old = json.loads(path.read_text()) if options.careful and path.exists() else {}
+            if missing := lost(old, result):
+                print(f"{path} stays: it has {', '.join(missing)}, which was not measured now")
+                continue
+            path.write_text(json.dumps(result, indent=1) + "\n")
     print(
         f"\n{len(options.only)} benchmarks in {perf_counter() - began:.0f} s, "
         f"of processors {processor_seconds():.0f} s"
