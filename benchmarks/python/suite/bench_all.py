@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument(
         "--careful", action="store_true", help="leave stored results that have more than the new"
     )
-    parser.add_argument("--limit", type=float, default=1800, help="seconds for each, at the most")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds for each, at the most")
     parser.add_argument("--output", type=Path, default=Path("build/results"))
     options = parser.parse_args()
     if not options.llama_python:
