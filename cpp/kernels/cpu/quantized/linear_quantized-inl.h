@@ -16,10 +16,13 @@
 namespace kvctl {
 namespace {
 
-constexpr int kGroupRows = 48;         // rows that pass over a chunk before the next one
-constexpr int64_t kChunkBlocks = 8;    // blocks of inputs of a chunk
-constexpr int64_t kAheadBytes = 8192;  // how far ahead of the products weights are asked for
-constexpr int kLine = 64;              // bytes of a cache line
+constexpr int kGroupRows = 48;       // rows that pass over a chunk before the next one
+constexpr int64_t kChunkBlocks = 8;  // blocks of inputs of a chunk
+// How far ahead of the products weights are asked for: of memory into the second-level cache, which
+// waits for more lines at once than the first does, and then into the first.
+constexpr int64_t kFarBytes = 32768;
+constexpr int64_t kAheadBytes = 8192;
+constexpr int kLine = 64;  // bytes of a cache line
 constexpr int kVecs = kQuantizedWidth / Vec::kLanes;
 // The inputs of a row's block lie behind those of the row before it.
 constexpr int64_t kRowStride = kBlockInputs;
@@ -141,6 +144,7 @@ void ChunkOfRows(const Chunk& chunk, float* sums) {
   for (int64_t b = 0; b < chunk.count; ++b, w += kBlock) {
     if (chunk.ask) {
       for (int64_t line = 0; line < kBlock; line += kLine) {
+        __builtin_prefetch(w + kFarBytes + line, 0, 2);
         __builtin_prefetch(w + kAheadBytes + line);
       }
     }
