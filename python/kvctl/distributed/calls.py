@@ -87,7 +87,7 @@ class WorkerCalls:
         target: int = -1,
         before: tuple[list[int], list[int]] | None = None,
     ) -> Any:
-        with DEFERRED:  # behind the step, its undoing included
+        with self._session.lock, DEFERRED:  # behind the step, its undoing included
             return self._step(name, args, target, before)
 
     def _step(
@@ -126,8 +126,10 @@ class WorkerCalls:
         error = session.first.error
         if reports.broken:
             session.join()
-        if reports.done:
-            who = sum(1 << worker for worker in reports.done)
+        # A worker that failed may have changed its cache: a signal's handler may raise later.
+        changed = reports.done | {i for i, one in reports.failures.items() if not one.mistake}
+        if changed:
+            who = sum(1 << worker for worker in changed)
             lists = (tvm_ffi.Shape(tuple(ids)), tvm_ffi.Shape(tuple(lengths)))
             first = self._journal.first
             session.first.next_call = undo = Call("undo", (Own.CACHE, *lists))
@@ -140,6 +142,8 @@ class WorkerCalls:
         mistakes = [one for one in reports.failures.values() if one.mistake]
         if error is not None and len(mistakes) == session.workers:
             raise error  # the user's mistake, which every worker has seen
+        if error is not None and not isinstance(error, Exception):
+            raise error  # of a signal's handler
         raise WorkerError(
             f"{session.name(worker)} failed {doing}: {failure.kind}: {failure.message}; nothing "
             "has changed, on no worker",

@@ -31,12 +31,12 @@ class InterruptsDeferred:
     def __enter__(self) -> None:
         if get_ident() != main_thread().ident:
             return
-        self._depth += 1
-        if self._depth == 1:
+        if self._depth == 0:
             handler = _signal.getsignal(_SIGINT)
             if callable(handler):
                 self._came, self._handler = False, handler
                 _signal.signal(_SIGINT, self._note)
+        self._depth += 1  # last: behind an interrupt in here, __exit__ is not called
 
     def __exit__(self, *_: object) -> None:
         if get_ident() != main_thread().ident:

@@ -7,6 +7,7 @@ runner, its cache, and its checkpoints.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -152,7 +153,8 @@ def _undo(cache: Any, seq_ids: Iterable[int], lengths: Iterable[int]) -> None:
     length_of = ffi.vm_builtin.attention_kv_cache_get_sequence_length
     for seq_id, length in zip(seq_ids, lengths, strict=True):
         if length < 0:
-            ffi.vm_builtin.kv_state_remove_sequence(cache, seq_id)
+            with contextlib.suppress(KeyError):  # not added yet, where the worker failed
+                ffi.vm_builtin.kv_state_remove_sequence(cache, seq_id)
         elif (grown := length_of(cache, seq_id) - length) > 0:
             ffi.cache.popn(cache, seq_id, grown)
 

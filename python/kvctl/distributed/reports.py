@@ -62,11 +62,9 @@ class Reports:
         if message.number != self._number or worker not in self.missing:
             return
         if message.kind == DONE:
-            self.missing.discard(worker)
             self.done.add(worker)
             self.times[worker] = TIMES.unpack(message.payload)
         elif message.kind == FAILED:
-            self.missing.discard(worker)
             report: dict[str, Any] = json.loads(message.payload)
             self.failures[worker] = Failure(report["kind"], report["message"], report["mistake"])
             self._first_failure = self._first_failure or time.monotonic()
@@ -74,6 +72,9 @@ class Reports:
                 self.broken = True
             if report["kind"] == "DivergedError":
                 self.lose(worker, f"could not follow the others ({report['message']})")
+        else:
+            return
+        self.missing.discard(worker)  # last: the caller's thread goes on when nobody is missing
 
     def lose(self, worker: int, what: str) -> None:
         """Note that a worker has ended (an empty text), or what else it did."""

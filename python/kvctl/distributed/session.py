@@ -83,7 +83,7 @@ class Session:
         self.closed = False
         self._library = library
         self._patience = patience
-        self._lock = RLock()
+        self.lock = RLock()
         self._numbers = itertools.count(1)
         self._meetings = itertools.count(1)
         cores = len(os.sched_getaffinity(0))
@@ -193,7 +193,7 @@ class Session:
         RuntimeError
             If the session is closed.
         """
-        with self._lock, DEFERRED:
+        with self.lock, DEFERRED:
             self.require_open()
             number = next(self._numbers)
             seconds = self._patience if patience is None else patience
@@ -265,7 +265,7 @@ class Session:
         kill : bool
             Do not wait for them to finish.
         """
-        with self._lock:
+        with self.lock:
             if self.closed:
                 return
             self.closed = True

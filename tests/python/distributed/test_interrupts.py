@@ -75,3 +75,18 @@ def test_another_thread_changes_nothing(handler):
     thread.start()
     thread.join()
     assert found == [handler]
+
+
+def test_an_interrupt_at_its_beginning_leaves_it_whole(handler, monkeypatch):
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    deferred, done = InterruptsDeferred(), []
+    monkeypatch.setattr("kvctl.distributed.interrupts._signal.getsignal", interrupted)
+    with pytest.raises(KeyboardInterrupt), deferred:
+        done.append("not reached")
+    with pytest.raises(KeyboardInterrupt), deferred:
+        signal.raise_signal(signal.SIGINT)
+        done.append("within")
+    assert done == ["within"]

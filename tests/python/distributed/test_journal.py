@@ -26,3 +26,24 @@ def test_what_raises_is_not_noted():
     with pytest.raises(ValueError):
         journal.change(CALL, int, ("no number",))
     assert not journal.calls
+
+
+def test_a_note_that_comes_while_others_are_forgotten_stays():
+    late = Call("forget", ())
+
+    class Calls(list):
+        """Python may run a finalizer, which notes something, wherever it makes a list."""
+
+        def __getitem__(self, place):
+            found = super().__getitem__(place)
+            self.append(late)
+            return found
+
+        def __delitem__(self, place):
+            super().__delitem__(place)
+            self.append(late)
+
+    journal = Journal()
+    journal.calls = Calls([CALL, CALL])
+    journal.forget(2)
+    assert (journal.first, list(journal.calls)) == (2, [late])

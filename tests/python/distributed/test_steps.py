@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -10,7 +11,17 @@ import pytest
 
 from kvctl.distributed.reports import Reports
 from kvctl.distributed.steps import Steps
-from kvctl.distributed.wire import ANY_BYTES, DONE, EXECUTE, TIMES, Port, Waiter, pack
+from kvctl.distributed.wire import (
+    ANY_BYTES,
+    DONE,
+    EXECUTE,
+    FAILED,
+    TIMES,
+    Message,
+    Port,
+    Waiter,
+    pack,
+)
 
 
 class Worker:
@@ -124,3 +135,23 @@ def test_waits_that_were_awake_in_vain_become_rare(monkeypatch):
         theirs.send(b"x")
         waiter._asleep = 0
         assert waiter.wait(1) and waiter._penalty == 1
+
+
+@pytest.mark.parametrize("kind", ["ArithmeticError", "DivergedError"])
+def test_a_worker_is_missing_until_its_failure_is_known(kind):
+    """Two threads take failures: the one that waits must not go on between the two notes."""
+    reports = Reports(1, 2, 0b11, 8.0)
+    seen = []
+
+    class Missing(set):
+        def discard(self, worker):
+            seen.append((dict(reports.failures), reports.broken, reports.lost))
+            super().discard(worker)
+
+    reports.missing = Missing(reports.missing)
+    report = {"kind": kind, "message": "went wrong", "mistake": False}
+    reports.take(1, Message(FAILED, 1, json.dumps(report).encode()))
+    ((failures, broken, lost),) = seen
+    assert failures[1].kind == kind and broken and (lost is not None) == (kind == "DivergedError")
+    reports.take(0, Message(DONE, 1, TIMES.pack(0.0, 1.0)))
+    assert reports.done == {0} and not reports.missing
