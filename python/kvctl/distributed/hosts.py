@@ -141,6 +141,11 @@ class Hosts:
     def reap(self, seconds: float) -> None:
         """Do nothing: the processes are of other machines."""
 
+    def close_copies(self) -> None:
+        """Close a fork's copies of the sockets."""
+        for port in (*self.ports.values(), *self.steps.values()):
+            port.close()
+
     def may_end(self, session: Any) -> bool:
         """Return whether Disco's session, and what it has handed out, can be destroyed.
 

@@ -113,6 +113,10 @@ class Listener:
         self._stop.send(b"x")
         if self._thread.ident is not None and self._thread is not current_thread():
             self._thread.join()
+        self.close_copies()
+
+    def close_copies(self) -> None:
+        """Close the sockets alone, as a fork does with its copies."""
         for end in (self._stop, self._stopped):
             end.close()
         for port in self._ports.values():

@@ -109,6 +109,12 @@ class Processes:
                 process.kill()
                 process.wait()
 
+    def close_copies(self) -> None:
+        """Close a fork's copies of sockets and pipes, so that these end with the parent's."""
+        for port in (*self.ports.values(), *self.steps.values()):
+            port.close()
+        self.close_pipes()
+
     def close_pipes(self) -> None:
         """Close the pipes: Disco's session, which wrote to them, is gone."""
         for end in self._ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import itertools
 import json
 import os
@@ -102,6 +103,7 @@ class Session:
         self._spin = _SPIN_SECONDS if local * self.threads <= cores else 0.0
         self._steps = Steps(self._spin, self._listener.look_around)
         self._death: tuple[str, int] | None = None  # the message and the worker
+        self._why_closed = "the session of workers is closed: load the model again"
         self._place: Any = None
         self.last_reports: Reports | None = None  #: of the last call, with its times
         _OPEN.add(self)
@@ -248,7 +250,7 @@ class Session:
             message, worker = self._death
             raise WorkerError(message, worker=worker, closed=True)
         if self.closed:
-            raise RuntimeError("the session of workers is closed: load the model again")
+            raise RuntimeError(self._why_closed)
 
     def name(self, worker: int) -> str:
         """Return what a message calls a worker."""
@@ -281,6 +283,22 @@ class Session:
             self.first.leave()
             WORKERS.pop(self._token, None)
 
+    def leave_to_parent(self) -> None:
+        """Close nothing but this process's copies of the sockets: a fork of the owner's calls it.
+
+        The destructors of Disco and of the collectives wait for threads that a fork does not have,
+        so what they destroy stays until the process ends.
+        """
+        self.closed, self.lock = True, RLock()  # another thread may have held the lock
+        self._why_closed = (
+            f"the session of workers belongs to process {os.getppid()}, of which this one is a "
+            "fork: load the model here"
+        )
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+        self._processes.close_copies()
+        self._listener.close_copies()
+        self.first.port.close()
+
     def _end_disco(self) -> None:
         if hasattr(self, "_disco") and self._processes.may_end(self._disco):
             # The destructor joins worker 0's thread, and holds Python's lock meanwhile: that thread
@@ -303,3 +321,12 @@ class Session:
 def _close_all() -> None:
     for session in list(_OPEN):
         session.close(kill=True)
+
+
+def _leave_all() -> None:
+    for session in list(_OPEN):
+        session.leave_to_parent()
+    _OPEN.clear()
+
+
+os.register_at_fork(after_in_child=_leave_all)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -48,3 +50,44 @@ def test_steps_of_two_threads_come_one_after_the_other(runner):
         thread.join()
     assert not failed
     assert [runner.cache.sequence_length(seq_id) for seq_id in ids] == [55, 56]
+
+
+FORK = """
+import os, sys
+import numpy as np
+from kvctl.distributed import ModelRunner
+
+runner = ModelRunner.load(sys.argv[1], workers=2, threads=1, max_total_tokens=128)
+runner.cache.add_sequence(0)
+runner.prefill([0], [[1, 2, 3]])
+before = np.from_dlpack(runner.decode([0], [4])).copy()
+runner.cache.popn(0, 1)
+child = os.fork()
+if child == 0:
+    try:
+        runner.decode([0], [4])
+    except RuntimeError as error:
+        print(error, flush=True)
+    if sys.argv[2] == "collected":
+        del runner
+    sys.exit(3)  # what is open is closed, and destroyed
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+assert (np.from_dlpack(runner.decode([0], [4])) == before).all()
+runner.close()
+print("parent", os.getpid())
+"""
+
+
+@pytest.mark.parametrize("how", ["collected", "open"])
+def test_a_fork_leaves_the_session_to_its_parent(gloo, sharded_model, how):
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, sharded_model, how],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    child, parent = done.stdout.splitlines()
+    assert parent.startswith("parent ")
+    assert f"belongs to process {parent.split()[1]}, of which this one is a fork" in child
