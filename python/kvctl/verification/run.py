@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -151,7 +152,8 @@ def verify(
         and not (each or probabilities or log_probs)
         and are_plain_names(len(trees), seed, request_ids, root_positions)
     ):
-        return verify_greedily(logits, trees, drawn)
+        with contextlib.suppress(ValueError):  # the request below says with positions what is wrong
+            return verify_greedily(logits, trees, drawn)
     if callable(rule):
         if draft_probs_per_node is not None or log_probs or each:
             raise ValueError(

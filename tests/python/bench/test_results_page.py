@@ -96,7 +96,8 @@ def test_the_whole_command(smollm2, tmp_path):
 
 def test_the_page_of_the_documentation_is_made_from_the_results():
     root = Path(__file__).resolve().parents[3]
-    files = [root / "benchmarks" / "results" / f"spec_{how}.json" for how in ("greedy", "sampled")]
+    folder = root / "benchmarks" / "results" / "speculation"
+    files = [folder / f"spec_{how}.json" for how in ("greedy", "sampled")]
     page = results_page([Measured(file) for file in files], "pictures/speedup.png")
     assert (root / "docs" / "results.md").read_text() == page
     assert (root / "docs" / "pictures" / "speedup.png").is_file()

@@ -70,7 +70,7 @@ def test_a_cache_of_the_type_is_as_good_as_rounding(runner, tiny_model, name):
     with pytest.raises(ValueError, match=f"must hold {name}, it holds float32"):
         check_kv(runner, PROMPTS, name, coarser=same)
     for other in ("int4", "Float16", "", b"float16", 3):
-        message = f"must be float32, float16, bfloat16 or int8, got {other}"
+        message = f"must be float32, float16, bfloat16, int8 or float8_e4m3fn, got {other}"
         with pytest.raises(TypeError, match=message):
             ModelRunner.load(tiny_model, kv_dtype=other)
 

@@ -16,7 +16,8 @@ _INTRODUCTION = """# Measured: drafters beside plain decoding
 
 `make results` makes this page. {questions} Plain decoding and all drafters answer each question in
 turns, and each drafter lives through all questions. The figures as JSON are in
-`benchmarks/results`, and `docs/benchmarks.md` says how they are measured and what they mean.
+`benchmarks/results/speculation`, and `docs/benchmarks.md` says how they are measured and what they
+mean.
 """
 
 
