@@ -54,7 +54,7 @@ struct CudaSinks {
 /*! \brief A step that begins. */
 struct CudaStep {
   const StepPlan& plan;
-  const int64_t* seq_ids;  //!< host [sequences]: what the device has of each goes by its id
+  const int64_t* seq_ids;  //!< host [sequences]: the ids by which resident rows are found
   const MaskTable& masks;
   const float* rope;       //!< host [num_query_tokens, rotary_dim], or nullptr
   int32_t* positions;      //!< [num_query_tokens] receives the step's positions

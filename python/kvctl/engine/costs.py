@@ -65,7 +65,7 @@ def new_cost() -> RoundCost:
 
 @contextlib.contextmanager
 def with_cost(runner: Runner, cost: RoundCost) -> Iterator[None]:
-    """Let generations go by a cost of their own, and add to it alone.
+    """Let generations use a cost of their own, and add to it alone.
 
     What is known of the runner, and the file, stay as they are. Nothing is known of a runner that
     has no hash or takes no weak reference, here either.
