@@ -13,8 +13,8 @@ from .._ffi.integers import to_shape
 from ..cache.contents import kept_indices
 from ..cache.paged_kv_cache import PagedKVCache
 from .heads import SAVED_FIELDS, Heads
-from .journal import Journal
-from .program import Call, Kept, OnFirst, Own, function, to_array
+from .messages.journal import Journal
+from .messages.program import Call, Kept, OnFirst, Own, function, to_array
 
 if TYPE_CHECKING:
     import os

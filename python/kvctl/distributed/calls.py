@@ -9,14 +9,14 @@ import tvm_ffi
 
 from .errors import WorkerError
 from .interrupts import DEFERRED
-from .journal import Journal
 from .logits import SplitLogits
-from .program import Call, Kept, Own, encode
-from .wire import EXECUTE
+from .messages.journal import Journal
+from .messages.program import Call, Kept, Own, encode
+from .messages.wire import EXECUTE
 
 if TYPE_CHECKING:
     from ..cache.paged_kv_cache import PagedKVCache
-    from .reports import Reports
+    from .messages.reports import Reports
     from .session import Session
 
 

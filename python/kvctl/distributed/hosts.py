@@ -20,7 +20,7 @@ from typing import Any
 
 from tvm_ffi import get_global_func, register_global_func
 
-from .wire import ANY_BYTES, VALUE, Port
+from .messages.wire import ANY_BYTES, VALUE, Port
 
 #: Seconds that the controller waits for the other machines.
 _ARRIVAL_SECONDS = 120.0
@@ -122,14 +122,6 @@ class Hosts:
         """Say what became of a worker whose socket has ended."""
         self._broken = True
         return "has ended"
-
-    @contextlib.contextmanager
-    def sending(self) -> Iterator[None]:
-        """Return a context for a message: that a machine is gone, its own socket will say."""
-        try:
-            yield
-        except Exception:
-            self._broken = True
 
     def kill(self) -> None:
         """End the workers: they end with their sockets."""

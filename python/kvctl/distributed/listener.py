@@ -8,8 +8,8 @@ import socket
 from collections.abc import Iterable, Mapping
 from threading import Thread, current_thread
 
-from .reports import Reports
-from .wire import BREAK, FAILED, VALUE, Port
+from .messages.reports import Reports
+from .messages.wire import BREAK, FAILED, VALUE, Port
 from .worker_state import Worker
 
 _LOOK_MILLISECONDS = 1000

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import WorkerError
+from .messages.wire import LOAD
 from .session import START_SECONDS, Session
-from .wire import LOAD
 from .worker_state import kernels_here
 
 

@@ -13,7 +13,7 @@ import tvm_ffi
 from .._ffi.convert import to_numpy
 
 if TYPE_CHECKING:
-    from .program import Kept
+    from .messages.program import Kept
 
 Ask = Callable[..., Any]
 """Runs a function of `program.FUNCTIONS` on all workers, for what each has kept."""

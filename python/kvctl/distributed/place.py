@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm_ffi import get_global_func, register_global_func
 
-from .wire import Port
+from .messages.wire import Port
 from .worker_state import Worker
 
 #: The workers of this process, by the session's token.

@@ -13,7 +13,7 @@ from typing import Any
 import tvm_ffi
 from tvm_ffi import get_global_func, register_global_func
 
-from .wire import Port
+from .messages.wire import Port
 
 # Disco writes a whole call into a worker's pipe before it writes to the next.
 _F_SETPIPE_SZ = 1031
@@ -46,10 +46,6 @@ class Processes:
     def ended(self) -> int | None:
         """Return a worker that must not be sent anything: none, since pipes take it."""
         return None
-
-    def sending(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context for a message: a dead worker's pipe still takes it."""
-        return contextlib.nullcontext()
 
     def may_end(self, session: Any) -> bool:
         """Return whether Disco's session can be destroyed, also behind a death."""

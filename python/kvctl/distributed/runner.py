@@ -15,8 +15,8 @@ from .cache import DistributedKVCache
 from .calls import WorkerCalls
 from .collectives import LIBRARIES, for_device
 from .heads import heads_of
-from .journal import Journal
 from .loading import has_recurrent_layers, load_model, num_shards
+from .messages.journal import Journal
 from .session import Session
 
 

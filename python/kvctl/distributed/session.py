@@ -1,4 +1,4 @@
-"""A session of workers: TVM's Disco starts them, and steps go by sockets of ours."""
+"""A session of workers: TVM's Disco starts them, and our sockets carry the steps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .errors import WorkerError
 from .hosts import Hosts
 from .interrupts import DEFERRED
 from .listener import Listener
+from .messages.reports import Reports
+from .messages.wire import JOIN, Port, pack
 from .place import WORKERS, place_of
 from .processes import Processes
-from .reports import Reports
 from .steps import Steps
-from .wire import JOIN, Port, pack
 from .worker_state import Worker
 
 _TOKENS = itertools.count(1)

@@ -6,8 +6,8 @@ import select
 import socket
 from collections.abc import Callable, Mapping
 
-from .reports import Reports
-from .wire import Port, Waiter
+from .messages.reports import Reports
+from .messages.wire import Port, Waiter
 
 #: Milliseconds that a full socket is waited for before a look around.
 _FULL_MILLISECONDS = 100

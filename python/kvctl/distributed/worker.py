@@ -11,8 +11,8 @@ from threading import Thread
 from tvm_ffi import get_global_func
 
 from . import collectives
+from .messages.wire import ANY_BYTES, Port
 from .place import STEPS, WORKERS
-from .wire import ANY_BYTES, Port
 from .worker_state import Worker
 
 

@@ -19,8 +19,20 @@ from .._ffi import errors as errors  # registers the exception types that libkvc
 from .._ffi import functions as ffi
 from .._ffi.cuda_compiler import prepare_device
 from .collectives import load
-from .program import Call, Kept, OnFirst, Own, decode, function
-from .wire import ALIVE, BREAK, DONE, FAILED, JOIN, LOAD, TIMES, VALUE, Message, Port, Waiter
+from .messages.program import Call, Kept, OnFirst, Own, decode, function
+from .messages.wire import (
+    ALIVE,
+    BREAK,
+    DONE,
+    FAILED,
+    JOIN,
+    LOAD,
+    TIMES,
+    VALUE,
+    Message,
+    Port,
+    Waiter,
+)
 
 #: What a user's mistake raises: on every worker alike, before the model runs.
 USER_ERRORS = (

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from kvctl.distributed.journal import Journal
-from kvctl.distributed.program import Call, Own
+from kvctl.distributed.messages.journal import Journal
+from kvctl.distributed.messages.program import Call, Own
 
 CALL = Call("vm.kv_state_clear", (Own.CACHE,))
 

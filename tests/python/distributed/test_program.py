@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tvm_ffi
 
-from kvctl.distributed.program import Call, Kept, OnFirst, Own, decode, encode, to_array
+from kvctl.distributed.messages.program import Call, Kept, OnFirst, Own, decode, encode, to_array
 
 HEAD = (3, -1, 1 << 40)
 

@@ -15,7 +15,9 @@ from tiny_model import tiny_config
 @pytest.fixture
 def model(monkeypatch):
     """The driver as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks" / "python"))
+    monkeypatch.syspath_prepend(
+        str(Path(__file__).parents[3] / "benchmarks" / "python" / "distributed")
+    )
     import step_time
 
     return step_time

@@ -9,9 +9,8 @@ import time
 
 import pytest
 
-from kvctl.distributed.reports import Reports
-from kvctl.distributed.steps import Steps
-from kvctl.distributed.wire import (
+from kvctl.distributed.messages.reports import Reports
+from kvctl.distributed.messages.wire import (
     ANY_BYTES,
     DONE,
     EXECUTE,
@@ -22,6 +21,7 @@ from kvctl.distributed.wire import (
     Waiter,
     pack,
 )
+from kvctl.distributed.steps import Steps
 
 
 class Worker:
@@ -127,7 +127,7 @@ def test_waits_that_were_awake_in_vain_become_rare(monkeypatch):
             awake += 1
             return clock()
 
-        monkeypatch.setattr("kvctl.distributed.wire.perf_counter", count)
+        monkeypatch.setattr("kvctl.distributed.messages.wire.perf_counter", count)
         for _ in range(8):
             waiter.wait(1)
         turns = [after > before for before, after in zip([0, *slept], slept, strict=False)]

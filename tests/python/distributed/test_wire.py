@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from kvctl.distributed.wire import VALUE, Message, Port
+from kvctl.distributed.messages.wire import VALUE, Message, Port
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from kvctl.distributed.wire import DONE, FAILED, Port
+from kvctl.distributed.messages.wire import DONE, FAILED, Port
 from kvctl.distributed.worker_state import Worker
 
 

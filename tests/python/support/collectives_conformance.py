@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm_ffi import Shape, get_global_func
 
 from kvctl._ffi.convert import to_tensor
-from kvctl.distributed.program import to_array
+from kvctl.distributed.messages.program import to_array
 
 SUM, PROD, MIN, MAX, AVERAGE = range(5)
 

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
-from .._ffi import functions as ffi
-from .._ffi.convert import to_numpy, to_tensor
-from . import heads
+from ..._ffi import functions as ffi
+from ..._ffi.convert import to_numpy, to_tensor
+from .. import heads
 
 #: What a program may call. A worker finds a function by its place here.
 FUNCTIONS: dict[str, Callable[..., Any]] = {

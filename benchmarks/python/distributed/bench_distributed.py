@@ -33,8 +33,8 @@ import tvm_ffi
 import kvctl
 from kvctl.bench.machine_state import describe_machine
 from kvctl.distributed import ModelRunner
-from kvctl.distributed.program import Call, Kept, Own, decode, encode
-from kvctl.distributed.wire import EXECUTE
+from kvctl.distributed.messages.program import Call, Kept, Own, decode, encode
+from kvctl.distributed.messages.wire import EXECUTE
 from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
 
 CONFIG = LlamaConfig(

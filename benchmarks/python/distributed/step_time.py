@@ -1,7 +1,7 @@
 """What a step of a sharded model takes: bytes, latency, collectives.
 
-    python benchmarks/python/step_time.py                 # Llama-3-70B on H100s, from assumptions
-    python benchmarks/python/step_time.py --latency-us 8  # with another latency of an allreduce
+    python step_time.py                 # Llama-3-70B on H100s, from assumptions
+    python step_time.py --latency-us 8  # with another latency of an allreduce
 
 docs/machines/tensor_parallel.md says what the parts are, and how far they are from what was
 measured.

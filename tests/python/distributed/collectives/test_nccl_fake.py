@@ -14,7 +14,7 @@ from kvctl._ffi import libraries
 from kvctl._ffi.find_nccl import NCCL_VARIABLE
 from kvctl.distributed import collectives
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def built(name: str) -> str:

@@ -1,0 +1,1 @@
+"""What the controller and its workers tell each other: steps, notes for later ones, reports."""
