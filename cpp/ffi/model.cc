@@ -1,13 +1,10 @@
 // "kvctl.model.*": the layers that models compiled for the CPU call from their graph.
-#include <sys/mman.h>
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <new>
 #include <string>
 
 #include "ffi/model_arguments.h"
@@ -16,6 +13,7 @@
 #include "kernels/layers/embed.h"
 #include "kernels/layers/rms_norm.h"
 #include "kernels/linear.h"
+#include "kernels/packed_memory.h"
 #include "kernels/quantized_blocks.h"
 #include "kvctl/error.h"
 #include "runtime/support/guard.h"
@@ -26,22 +24,12 @@ namespace {
 using tvm::ffi::Tensor;
 using tvm::ffi::TensorView;
 
-/*!
- * \brief Memory for packed weights, in huge pages where the system has them: weights are read as
- * streams, and the processor prefetches only within a page.
- */
+/*! \brief Tensors of packed weights. */
 struct PackedAllocator {
-  static constexpr size_t kHugePage = size_t{2} << 20;
   void AllocData(DLTensor* tensor) {
-    const size_t bytes = tvm::ffi::GetDataSize(*tensor);
-    // The last page is a huge one too, unless too much of it would be wasted.
-    const size_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-    const size_t allocated = whole - bytes <= bytes / 4 ? whole : bytes;
-    const size_t alignment = allocated >= kHugePage ? kHugePage : 64;
-    if (posix_memalign(&tensor->data, alignment, allocated) != 0) throw std::bad_alloc();
-    if (allocated >= kHugePage) madvise(tensor->data, allocated, MADV_HUGEPAGE);  // a wish
+    tensor->data = NewPackedMemory(tvm::ffi::GetDataSize(*tensor));
   }
-  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+  void FreeData(DLTensor* tensor) { FreePackedMemory(tensor->data); }
 };
 
 Tensor PackAs(const TensorView& weight, WeightType type) {
