@@ -29,20 +29,17 @@ void PackTiles(const float* weight, int64_t n, int64_t k, void* out) {
 
 void LinearTiles(const float* x, int64_t m, const void* tiles, int64_t n, int64_t k,
                  const float* addend, float* out) {
-  const int64_t blocks = (m + kTileSide - 1) / kTileSide,
-                block_size = 2 * TileInputs(k) * kTileSide;
+  const int64_t pairs = (m + kTileSide - 1) / kTileSide * (TileInputs(k) / kTileStep);
   auto* split = static_cast<uint16_t*>(
-      LinearScratch(static_cast<size_t>(blocks * block_size) * sizeof(uint16_t)));
+      LinearScratch(static_cast<size_t>(pairs * 2 * kTileSize) * sizeof(uint16_t)));
   const TileProduct product{split, static_cast<const uint16_t*>(tiles), addend, out, m, n, k};
   const int64_t panels = (n + kTilePanelWidth - 1) / kTilePanelWidth;
   // Below this many products waking the threads costs more than the work.
 #pragma omp parallel if (UseTeam(m * n * k > (1 << 16)))
   {
-#pragma omp for schedule(static)
-    for (int64_t block = 0; block < blocks; ++block) {
-      SplitRowsToTiles(x, m, k, block * kTileSide, split + block * block_size);
-    }
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    SplitRowsToTiles(x, m, k, pairs * thread / threads, pairs * (thread + 1) / threads, split);
+#pragma omp barrier
     MultiplyTiles(product, panels * thread / threads, panels * (thread + 1) / threads);
   }
 }

@@ -45,8 +45,10 @@ void LinearTiles(const float* x, int64_t m, const void* tiles, int64_t n, int64_
 
 // What linear_tiles_amx.cc does; only where CpuHasTiles().
 
-/*! \brief Splits rows [row, min(row + 16, m)) of x (m, k) into a block of pairs of tiles. */
-void SplitRowsToTiles(const float* x, int64_t m, int64_t k, int64_t row, uint16_t* block);
+/*! \brief Splits x (m, k) into pairs of tiles [begin, end) of all those of its blocks of 16 rows.
+ */
+void SplitRowsToTiles(const float* x, int64_t m, int64_t k, int64_t begin, int64_t end,
+                      uint16_t* out);
 
 /*! \brief Computes the output columns of panels [begin, end). */
 void MultiplyTiles(const TileProduct& product, int64_t begin, int64_t end);

@@ -6,10 +6,11 @@
 namespace kvctl {
 namespace {
 
-constexpr int kTileLine = 64;        // bytes of a line of a tile
-constexpr int64_t kChunkSteps = 8;   // tiles of inputs that stay in the first-level cache
-constexpr int64_t kGroupBlocks = 8;  // blocks of rows that pass over a chunk before the next one
-constexpr int64_t kAheadSteps = 6;   // how far ahead of the products weights are asked for
+constexpr int kTileLine = 64;          // bytes of a line of a tile
+constexpr int64_t kGroupBlocks = 8;    // blocks of rows that pass over a panel before the next one
+constexpr int64_t kCachedTiles = 512;  // pairs of tiles of inputs, 1 MiB, in the second-level cache
+constexpr int64_t kGroupPanels = 8;    // panels that a part of the inputs is kept there for
+constexpr int64_t kOneBlockSteps = 8;  // between which one block's sums are stored
 constexpr int kSums = kTileSide * kTilePanelWidth;  // of a block of rows
 
 /*! \brief Tiles 0 to 3 are sums, 4 and 5 inputs, 6 and 7 weights. */
@@ -22,15 +23,20 @@ void Configure(int rows) {
 }
 
 /*!
- * \brief Adds the products of one or two blocks of rows with a chunk of a panel to their sums.
+ * \brief Adds the products of one or two blocks of rows with a part of a panel to their sums.
+ *
+ * Weights are asked for one step ahead, no further: the processor streams them into the second
+ * level by itself, and the first level waits for few lines at once, of which those of the inputs
+ * would otherwise get none.
+ *
  * \param x_stride Numbers from a block of rows to the next.
- * \param fresh The sums are zero, whatever the memory holds.
- * \param ask Whether to ask for the weights that follow.
+ * \param from (16 rows for each block, kTilePanelWidth) sums, or nullptr where they are zero.
+ * \param to_stride Numbers from a row of `to` to the next.
  */
-template <int kBlocks>
-void Chunk(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps, bool fresh,
-           bool ask, float* sums) {
-  if (fresh) {
+template <int kBlocks, bool kAsk>
+void Multiply(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps,
+              const float* from, float* to, int64_t to_stride) {
+  if (from == nullptr) {
     _tile_zero(0);
     _tile_zero(1);
     if (kBlocks == 2) {
@@ -38,16 +44,19 @@ void Chunk(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps
       _tile_zero(3);
     }
   } else {
-    _tile_loadd(0, sums, kTileLine);
-    _tile_loadd(1, sums + kSums / 2, kTileLine);
+    constexpr int kLine = kTilePanelWidth * sizeof(float);
+    _tile_loadd(0, from, kLine);
+    _tile_loadd(1, from + kTileSide, kLine);
     if (kBlocks == 2) {
-      _tile_loadd(2, sums + kSums, kTileLine);
-      _tile_loadd(3, sums + kSums + kSums / 2, kTileLine);
+      _tile_loadd(2, from + kSums, kLine);
+      _tile_loadd(3, from + kSums + kTileSide, kLine);
     }
   }
   for (int64_t s = 0; s < steps; ++s, x += 2 * kTileSize, w += 2 * kTileSize) {
-    if (ask) {
-      const char* ahead = reinterpret_cast<const char*>(w + kAheadSteps * 2 * kTileSize);
+    if (kAsk) {
+      // The last ones of a weight lie past its end, which is harmless.
+      const char* ahead = reinterpret_cast<const char*>(w + 2 * kTileSize);
+#pragma GCC unroll 32
       for (int line = 0; line < 2 * kTileSide; ++line) {
         _mm_prefetch(ahead + line * kTileLine, _MM_HINT_T0);
       }
@@ -71,11 +80,12 @@ void Chunk(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t steps
       _tile_dpbf16ps(3, 5, 7);
     }
   }
-  _tile_stored(0, sums, kTileLine);
-  _tile_stored(1, sums + kSums / 2, kTileLine);
+  const int64_t line = to_stride * static_cast<int64_t>(sizeof(float));
+  _tile_stored(0, to, line);
+  _tile_stored(1, to + kTileSide, line);
   if (kBlocks == 2) {
-    _tile_stored(2, sums + kSums, kTileLine);
-    _tile_stored(3, sums + kSums + kSums / 2, kTileLine);
+    _tile_stored(2, to + kTileSide * to_stride, line);
+    _tile_stored(3, to + kTileSide * to_stride + kTileSide, line);
   }
 }
 
@@ -95,70 +105,124 @@ __m512 Rest(__m512 x, __m256i rounded) {
 
 /*! \brief Writes the first `columns` sums of a row and adds the addend. */
 void WriteRow(const float* sums, const float* addend, int64_t columns, float* out) {
-  for (int64_t half = 0; half < 2; ++half) {
-    const int64_t begin = half * kTileSide;
+  for (int64_t begin = 0; begin < columns; begin += kTileSide) {
     const int64_t count = columns - begin < kTileSide ? columns - begin : kTileSide;
-    if (count <= 0) return;
     const auto mask = static_cast<__mmask16>((1u << count) - 1);
-    __m512 sum = _mm512_loadu_ps(sums + half * (kSums / 2));
+    __m512 sum = _mm512_loadu_ps(sums + begin);
     if (addend != nullptr) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, addend + begin));
     _mm512_mask_storeu_ps(out + begin, mask, sum);
   }
 }
 
+/*! \brief A group of blocks of rows, multiplied by a few panels at a time. */
+class GroupOfBlocks {
+ public:
+  GroupOfBlocks(const TileProduct& product, int64_t first)
+      : product_(product), steps_(TileInputs(product.k) / kTileStep), first_(first) {
+    const int64_t blocks = (product.m + kTileSide - 1) / kTileSide - first;
+    blocks_ = blocks < kGroupBlocks ? blocks : kGroupBlocks;
+    // Measured: one block is faster when its sums are stored now and then, two when they are not.
+    part_ = blocks_ == 1 ? kOneBlockSteps : kCachedTiles / blocks_;
+    panels_ = steps_ * blocks_ <= kCachedTiles ? 1 : kGroupPanels;
+  }
+
+  /*! \brief Computes the output columns of panels [begin, end). */
+  void Run(int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; p += panels_) {
+      const int64_t panels = end - p < panels_ ? end - p : panels_;
+      for (int64_t s = 0; s < steps_; s += part_) {
+        for (int64_t i = 0; i < panels; ++i) {
+          for (int64_t block = 0; block < blocks_; block += 2) {
+            Part(p + i, s, block, sums_ + (i * kGroupBlocks + block) * kSums);
+          }
+        }
+      }
+      for (int64_t i = 0; i < panels; ++i) Write(p + i, sums_ + i * kGroupBlocks * kSums);
+    }
+  }
+
+ private:
+  /*! \brief How many blocks from the first one on store the sums of a panel where they belong. */
+  int64_t Direct(int64_t panel) const {
+    if (product_.addend != nullptr || (panel + 1) * kTilePanelWidth > product_.n) return 0;
+    const int64_t whole = product_.m / kTileSide - first_;
+    return whole >= blocks_ ? blocks_ : whole / 2 * 2;
+  }
+
+  void Part(int64_t panel, int64_t step, int64_t block, float* sums) const {
+    const int64_t x_stride = steps_ * 2 * kTileSize, left = steps_ - step;
+    const uint16_t* x = product_.x + (first_ + block) * x_stride + step * 2 * kTileSize;
+    const uint16_t* w = product_.tiles + (panel * steps_ + step) * 2 * kTileSize;
+    const bool two = blocks_ - block >= 2, ask = block == 0;
+    auto multiply = two ? (ask ? Multiply<2, true> : Multiply<2, false>)
+                        : (ask ? Multiply<1, true> : Multiply<1, false>);
+    const float* from = step == 0 ? nullptr : sums;
+    if (left <= part_ && block < Direct(panel)) {
+      float* out =
+          product_.out + (first_ + block) * kTileSide * product_.n + panel * kTilePanelWidth;
+      multiply(x, x_stride, w, left, from, out, product_.n);
+    } else {
+      multiply(x, x_stride, w, left < part_ ? left : part_, from, sums, kTilePanelWidth);
+    }
+  }
+
+  void Write(int64_t panel, const float* sums) const {
+    const int64_t column = panel * kTilePanelWidth;
+    const int64_t columns =
+        product_.n - column < kTilePanelWidth ? product_.n - column : kTilePanelWidth;
+    const int64_t row = first_ * kTileSide;
+    for (int64_t r = Direct(panel) * kTileSide; r < blocks_ * kTileSide; ++r) {
+      if (row + r >= product_.m) return;
+      const int64_t at = (row + r) * product_.n + column;
+      WriteRow(sums + r * kTilePanelWidth,
+               product_.addend == nullptr ? nullptr : product_.addend + at, columns,
+               product_.out + at);
+    }
+  }
+
+  const TileProduct& product_;
+  int64_t steps_;   // of 32 inputs
+  int64_t first_;   // block of rows
+  int64_t blocks_;  // of rows
+  int64_t part_;    // steps that are multiplied together
+  int64_t panels_;  // that are multiplied together
+  alignas(64) float sums_[kGroupPanels * kGroupBlocks * kSums];
+};
+
 }  // namespace
 
-void SplitRowsToTiles(const float* x, int64_t m, int64_t k, int64_t row, uint16_t* block) {
-  for (int64_t r = 0; r < kTileSide; ++r) {
-    const float* source = x + (row + r) * k;
-    for (int64_t begin = 0; begin < k; begin += kTileStep) {
-      __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
-      if (row + r < m) {
-        const int64_t count = k - begin < kTileStep ? k - begin : kTileStep;
-        const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
-        low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), source + begin);
-        high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), source + begin + 16);
-      }
-      uint16_t* line = block + begin / kTileStep * 2 * kTileSize + r * kTileStep;
+void SplitRowsToTiles(const float* x, int64_t m, int64_t k, int64_t begin, int64_t end,
+                      uint16_t* out) {
+  const int64_t steps = TileInputs(k) / kTileStep;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t row = i / steps * kTileSide, input = i % steps * kTileStep;
+    const int64_t rows = m - row < kTileSide ? m - row : kTileSide;
+    const int64_t count = k - input < kTileStep ? k - input : kTileStep;
+    const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
+    const float* source = x + row * k + input;
+    uint16_t* line = out + i * 2 * kTileSize;
+    for (int64_t r = 0; r < rows; ++r, source += k, line += kTileStep) {
+      __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), source);
+      __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), source + kTileSide);
       const __m512i rounded = Round(low, high);
       _mm512_storeu_si512(line, rounded);
       low = Rest(low, _mm512_castsi512_si256(rounded));
       high = Rest(high, _mm512_extracti64x4_epi64(rounded, 1));
       _mm512_storeu_si512(line + kTileSize, Round(low, high));
     }
+    if (m < kTileSide) continue;  // tiles of so few rows hold no others
+    for (int64_t r = rows; r < kTileSide; ++r, line += kTileStep) {
+      _mm512_storeu_si512(line, _mm512_setzero_si512());
+      _mm512_storeu_si512(line + kTileSize, _mm512_setzero_si512());
+    }
   }
 }
 
 void MultiplyTiles(const TileProduct& product, int64_t begin, int64_t end) {
-  alignas(64) float sums[kGroupBlocks * kSums];
   const int64_t blocks = (product.m + kTileSide - 1) / kTileSide;
-  const int64_t steps = TileInputs(product.k) / kTileStep;
-  const int64_t x_stride = steps * 2 * kTileSize;
   Configure(static_cast<int>(product.m < kTileSide ? product.m : kTileSide));
-  for (int64_t p = begin; p < end; ++p) {
-    const uint16_t* panel = product.tiles + p * steps * 2 * kTileSize;
-    const int64_t column = p * kTilePanelWidth;
-    const int64_t columns =
-        product.n - column < kTilePanelWidth ? product.n - column : kTilePanelWidth;
-    for (int64_t group = 0; group < blocks; group += kGroupBlocks) {
-      const int64_t last = blocks - group < kGroupBlocks ? blocks - group : kGroupBlocks;
-      for (int64_t s = 0; s < steps; s += kChunkSteps) {
-        const int64_t count = steps - s < kChunkSteps ? steps - s : kChunkSteps;
-        const uint16_t* w = panel + s * 2 * kTileSize;
-        for (int64_t block = 0; block < last; block += 2) {
-          const uint16_t* x = product.x + (group + block) * x_stride + s * 2 * kTileSize;
-          auto chunk = last - block >= 2 ? Chunk<2> : Chunk<1>;
-          chunk(x, x_stride, w, count, s == 0, block == 0, sums + block * kSums);
-        }
-      }
-      const int64_t row = group * kTileSide;
-      for (int64_t r = 0; r < last * kTileSide && row + r < product.m; ++r) {
-        const int64_t at = (row + r) * product.n + column;
-        WriteRow(sums + r / kTileSide * kSums + r % kTileSide * kTileSide,
-                 product.addend == nullptr ? nullptr : product.addend + at, columns,
-                 product.out + at);
-      }
-    }
+  for (int64_t first = 0; first < blocks; first += kGroupBlocks) {
+    GroupOfBlocks(product, first).Run(begin, end);
   }
   _tile_release();
 }

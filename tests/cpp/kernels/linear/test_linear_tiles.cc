@@ -67,6 +67,21 @@ TEST(ARowOnTilesIsTheSameAmongAnyNumberOfRows) {
   }
 }
 
+// More inputs than the second-level cache holds of so many rows: they are multiplied in parts.
+TEST(ALongRowOnTilesIsTheSameAmongAnyNumberOfRows) {
+  if (!CpuHasTiles()) return;
+  constexpr int64_t kN = 650, kK = 10000;
+  Weight weight(kN, kK, kBFloat16, kAmx);
+  const std::vector<float> x = Input(150, kK);
+  const std::vector<float> all = Run(weight, x, 150);
+  for (int64_t m : {1, 16, 17, 32, 33, 64, 70, 129}) {
+    EXPECT(SameBits(Run(weight, x, m).data(), all.data(), m * kN));
+  }
+  for (float& value : weight.plain) value = Rounded(value);
+  const double bound = std::ldexp(1.0, -17) + 2 * (kK + 1) * std::ldexp(1.0, -24);
+  EXPECT(WorstError(weight, x, 2, all, bound) <= 1.0);
+}
+
 TEST(ARowOnTilesIsTheSameWithAnyNumberOfThreads) {
   if (!CpuHasTiles()) return;
   Weight weight(200, 700, kBFloat16, kAmx);
@@ -92,6 +107,24 @@ TEST(TilesAddTheAddendOnce) {
   std::vector<float> in_place = addend;
   Linear(x.data(), 9, weight.packed, in_place.data(), in_place.data());
   EXPECT(SameBits(in_place.data(), sum.data(), 9 * 45));
+}
+
+// Sums without an addend are stored where they belong where whole tiles fit, others row by row.
+TEST(SumsOnTilesAreTheSameWithAnAddend) {
+  if (!CpuHasTiles()) return;
+  for (int64_t n : {32, 64, 70}) {
+    Weight weight(n, 200, kBFloat16, kAmx);
+    for (int64_t m : {15, 16, 31, 32, 48, 50, 64, 130}) {
+      const std::vector<float> x = Input(m, 200);
+      const std::vector<float> zeros(m * n, 0.0f);
+      const std::vector<float> plain = Run(weight, x, m);
+      EXPECT(SameBits(Run(weight, x, m, zeros.data()).data(), plain.data(), m * n));
+      std::vector<float> out(m * n + 1, 7.0f);
+      Linear(x.data(), m, weight.packed, nullptr, out.data());
+      EXPECT(SameBits(out.data(), plain.data(), m * n));
+      EXPECT_EQ(out[m * n], 7.0f);
+    }
+  }
 }
 
 TEST(NaNOnTilesStaysInItsRow) {
