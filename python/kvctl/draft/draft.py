@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..tree import TokenTree
+from .opinion import Opinion
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,9 @@ class Draft:
         tree has more nodes than the limit. It does so only where that cannot bias the rule: the
         nodes are deterministic, or the rule follows the target alone (greedy, target_only). Without
         them, or under other rules, the tree is verified as it is.
+    opinion : Opinion or None
+        What its drafter thinks of other tokens after these nodes; None where it does not say.
+        `MixedDrafter` rates other drafters' nodes by it.
     """
 
     tree: TokenTree
@@ -40,6 +44,7 @@ class Draft:
     probs: Any = None
     probs_per_node: Any = None
     rates: Sequence[float] | None = None
+    opinion: Opinion | None = None
 
     @classmethod
     def nothing(cls, root: int) -> Draft:

@@ -8,6 +8,7 @@ from fake_heads import ToldHead
 from kvctl import generate
 from kvctl.draft import HeadDrafter, SuffixDrafter
 from kvctl.draft.mixed import drafter as mixed_drafter
+from kvctl.draft.mixed import evidence
 from kvctl.draft.mixed.agreement import Agreement
 from simulated_time import Clock, TimedRunner
 
@@ -97,4 +98,5 @@ def test_without_what_the_head_says_of_them_they_do(monkeypatch):
     """The negative control: bets go by what each drafter says of its own tokens."""
     monkeypatch.setattr(mixed_drafter, "_SURE", 0.0)
     monkeypatch.setattr(Agreement, "observe", lambda *trial: None)
+    monkeypatch.setattr(evidence, "_ask", lambda *token: None)
     assert lost(monkeypatch)[1] > 0.05

@@ -11,6 +11,7 @@ from ..budget import Budget
 from ..draft import Draft
 from ..identity import identity_of
 from ..model.growing_drafter import GrowingDrafter
+from ..opinion import OfNodes
 from ..request import Request
 from ..round_result import RoundResult
 from ..trees import rerank
@@ -111,7 +112,10 @@ class HeadDrafter(GrowingDrafter):
         most = self._nodes if self.length is None else min(self._nodes, limit)
         if len(draft.tree) > 1 + most:
             best = rerank(draft.tree, draft.rates, most)
-            draft = replace(draft, tree=best.tree, rates=best.rates.tolist())
+            opinion = draft.opinion
+            if opinion is not None and best.nodes is not None:
+                opinion = OfNodes(opinion, best.nodes.tolist())
+            draft = replace(draft, tree=best.tree, rates=best.rates.tolist(), opinion=opinion)
         return draft if self.length is None else replace(draft, rates=None)
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .pool import OpinionPool
+
 _MEMORY = 100.0
 _PRIOR = 4.0  # hits, and misses, that were as expected before anything was seen
 
@@ -18,27 +20,36 @@ class Agreement:
 
     The kinds are the number of a drafter, for its nodes that others have no equal of; `BOTH`; and
     `ALONE` for nodes where no other drafter has any, which are right as often as their drafter
-    says.
+    says. `ASKED` are nodes that another drafter than theirs has an `Opinion` of, whether it has
+    them or not: their rates are those of an `OpinionPool`.
     """
 
-    BOTH, ALONE = -1, -2
+    BOTH, ALONE, ASKED = -1, -2, -3
 
     def __init__(self) -> None:
         self._sums: dict[int, _Sums] = {}
+        self._pool = OpinionPool()
 
     def odds(self, kind: int) -> float:
         """Return the factor of the odds of a kind of nodes."""
         sums = self._sums.get(kind)
         return 1.0 if kind == self.ALONE or sums is None else sums.odds
 
-    def rate(self, kind: int, expected: float) -> float:
-        """Return the probability that a node is right which its drafters expect so much of."""
+    def rate(self, kind: int, expected: float, opinion: float = 0.0) -> float:
+        """Return the probability that a node is right which its drafters expect so much of.
+
+        `opinion` is what the drafter that was asked says of it.
+        """
+        if kind == self.ASKED:
+            return self._pool.rate(expected, opinion)
         odds = self.odds(kind)
         return odds * expected / (odds * expected + 1.0 - expected)
 
-    def observe(self, kind: int, expected: float, hit: bool) -> None:
+    def observe(self, kind: int, expected: float, hit: bool, opinion: float = 0.0) -> None:
         """Learn whether a node of a kind was right."""
-        if kind != self.ALONE:
+        if kind == self.ASKED:
+            self._pool.observe(expected, opinion, hit)
+        elif kind != self.ALONE:
             self._sums.setdefault(kind, _Sums()).add(expected, hit)
 
 

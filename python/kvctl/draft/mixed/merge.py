@@ -11,26 +11,25 @@ import numpy as np
 from ...tree import TokenTree
 from ..arrays import as_array
 from ..draft import Draft
-from .agreement import Agreement, kinds_of
+from .agreement import Agreement
+from .evidence import Evidence, evidence_of
 
 
 @dataclass(frozen=True, eq=False)
 class Merged:
     """One draft, and where the nodes of each part are in it; -1 for those that were left out.
 
-    `expected` has what their drafters expect of each node behind its parent, and `kinds` the kinds
-    of `Agreement`; both are empty where not all nodes are rated.
+    `evidence` is what their drafters say of the nodes, or None where not all are rated.
     """
 
     draft: Draft
     parts: list[Draft]
     places: list[list[int]]
-    expected: list[float]
-    kinds: list[int]
+    evidence: Evidence | None
 
     def learn(self, emitted: Sequence[int], agreement: Agreement) -> None:
         """Tell how often nodes of each kind were right that the emitted tokens tried."""
-        if not self.kinds:
+        if self.evidence is None:
             return
         tokens, children = self.draft.tree.tokens.tolist(), _children(self.draft.tree)
         node = 0
@@ -38,7 +37,7 @@ class Merged:
             right = None
             for child in children[node]:
                 hit = tokens[child] == token
-                agreement.observe(self.kinds[child], self.expected[child], hit)
+                self.evidence.learn(child, hit, agreement)
                 right = child if hit else right
             if right is None:
                 return
@@ -76,26 +75,15 @@ def merge(parts: Sequence[Draft], limit: int, agreement: Agreement) -> Merged:
     size = len(growth.tokens)
     random = [i for i in order if not parts[i].deterministic]
     probs, per_node = _distributions(parts, places, random, size)
-    expected: list[float] = []
-    kinds: list[int] = []
-    rates = growth.rates if rated else None
-    if rates is not None:
-        expected = [
-            rates[node] / rates[max(parent, 0)] if rates[max(parent, 0)] else 0.0
-            for node, parent in enumerate(growth.parents)
-        ]
-        kinds = kinds_of(growth.parents, places)
-        for node in range(1, size):
-            rate = agreement.rate(kinds[node], expected[node])
-            rates[node] = rates[growth.parents[node]] * rate
+    evidence = evidence_of(growth.tokens, growth.parents, parts, places) if rated else None
     draft = Draft(
         TokenTree(growth.tokens, growth.parents),
         drawn=growth.drawn if random else "deterministic",
         probs=probs,
         probs_per_node=per_node,
-        rates=rates,
+        rates=None if evidence is None else evidence.rates(growth.parents, agreement),
     )
-    return Merged(draft, list(parts), places, expected, kinds)
+    return Merged(draft, list(parts), places, evidence)
 
 
 class _Growth:
@@ -104,26 +92,23 @@ class _Growth:
     def __init__(self, root: int) -> None:
         self.tokens, self.parents = [root], [-1]
         self.drawn = ["deterministic"]
-        self.rates = [1.0]
         self._children: dict[tuple[int, int], int] = {}  # (parent, token) -> the first such node
 
     def add(self, draft: Draft, most: int | None) -> list[int]:
         """Add a draft's nodes, at most so many in all; return where each is, or -1."""
         tokens, parents = draft.tree.tokens.tolist(), draft.tree.parents.tolist()
         drawn = draft.drawn
-        rates = draft.rates if draft.rates is not None else [0.0] * len(tokens)
         places = [0]
         for node in range(1, len(tokens)):
             name = drawn if isinstance(drawn, str) else drawn[node]
-            places.append(self._place(places[parents[node]], tokens[node], name, rates[node], most))
+            places.append(self._place(places[parents[node]], tokens[node], name, most))
         return places
 
-    def _place(self, parent: int, token: int, drawn: str, rate: float, most: int | None) -> int:
+    def _place(self, parent: int, token: int, drawn: str, most: int | None) -> int:
         if parent < 0:
             return -1
         known = self._children.get((parent, token), -1)
         if known >= 0 and drawn == "deterministic":
-            self.rates[known] = max(self.rates[known], rate)
             return known
         if most is not None and len(self.tokens) > most:
             return -1
@@ -131,8 +116,6 @@ class _Growth:
         self.tokens.append(token)
         self.parents.append(parent)
         self.drawn.append(drawn)
-        # A node that one drafter believes in more than another does in its parent.
-        self.rates.append(min(rate, self.rates[parent]))
         self._children.setdefault((parent, token), node)
         return node
 

@@ -38,6 +38,7 @@ class DraftVocabulary:
         if (counts > 1).any():
             raise ValueError(f"the draft vocabulary has token {values[counts > 1][0]} twice")
         self.token_ids, self.target_size = ids, target_size
+        self._own = {token: own for own, token in enumerate(ids.tolist())}
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -45,6 +46,10 @@ class DraftVocabulary:
     def tokens(self, own: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Return the target's tokens of the model's."""
         return np.asarray(self.token_ids[own])
+
+    def own(self, token: int) -> int | None:
+        """Return the model's token of one of the target's; None where it has none."""
+        return self._own.get(token)
 
     def logits(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return rows (n, k) as rows (n, target_size): minus infinity for all other tokens."""

@@ -164,7 +164,7 @@ class GrowingDrafter(Drafter):
         self._pays.observe_catch_up(seconds, counts=known)
         self._read.update(roots)
         trees = [
-            GrowingTree(request, roots[request.id][None])
+            GrowingTree(request, roots[request.id][None], self._vocabulary)
             for request in requests
             if request.id in roots
         ]
@@ -221,6 +221,8 @@ class GrowingDrafter(Drafter):
     def _add_likely(self, tree: GrowingTree, width: int) -> list[int]:
         tokens = top_tokens(tree.logits, width)
         shares = probabilities(tree.logits, tokens)
+        for place, node in enumerate(tree.frontier):
+            tree.said(node, tree.logits[place], tokens[place, 0], shares[place, 0])
         if self._vocabulary is not None:
             tokens = self._vocabulary.tokens(tokens)
         added = []

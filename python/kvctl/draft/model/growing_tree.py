@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from ...tree import TokenTree
 from ..draft import Draft
 from ..request import Request
+from .draft_vocabulary import DraftVocabulary
 
 
 class GrowingTree:
@@ -29,7 +31,12 @@ class GrowingTree:
         probability that its path is accepted.
     """
 
-    def __init__(self, request: Request, logits: npt.NDArray[Any]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        logits: npt.NDArray[Any],
+        vocabulary: DraftVocabulary | None = None,
+    ) -> None:
         self.request = request
         self.tokens = [int(request.root)]
         self.parents = [-1]
@@ -37,6 +44,10 @@ class GrowingTree:
         self.rates = [1.0]
         self.frontier = [0]
         self.logits = logits
+        self._vocabulary = vocabulary
+        # What the draft model said after each node that has children: its logits, and the logarithm
+        # of the sum of their exponentials.
+        self._said: dict[int, tuple[npt.NDArray[Any], float]] = {}
         self._draws = 1  # a draw is named as the node that it would be if every one made a node
         self._forwarded: dict[int, int] = {}  # pending rows of the draft cache, by node
         self._distributions: dict[int, npt.NDArray[Any]] = {}
@@ -51,6 +62,33 @@ class GrowingTree:
         self.probabilities.append(probability)
         self.rates.append(self.rates[parent] * rate)
         return len(self.tokens) - 1
+
+    def said(self, node: int, logits: npt.NDArray[Any], token: int, probability: float) -> None:
+        """Remember what the draft model said after a node, for `probability`.
+
+        Parameters
+        ----------
+        node
+            The node.
+        logits
+            (V,), which must not change while the tree lives.
+        token, probability
+            The likeliest token, in the model's own vocabulary, and how likely it is.
+        """
+        self._said[node] = logits, float(logits[token]) - math.log(probability)
+
+    def probability(self, node: int, token: int) -> float | None:
+        """Return the draft model's probability of a token of the target after a node.
+
+        It is None where the node was not extended, or where the model does not know the token.
+        """
+        if node not in self._said:
+            return None
+        own = token if self._vocabulary is None else self._vocabulary.own(token)
+        logits, total = self._said[node]
+        if own is None or not 0 <= own < len(logits):
+            return None
+        return math.exp(float(logits[own]) - total)
 
     def next_draws(self, width: int) -> list[int]:
         """Name `width` draws from each node of the frontier: the first of each; none comes twice.
@@ -85,7 +123,7 @@ class GrowingTree:
         """Return the tree, with what a rule must know of it or, if `rated`, its rates."""
         tree = TokenTree(self.tokens, self.parents)
         if drawn == "deterministic":
-            return Draft(tree, rates=self.rates if rated else None)
+            return Draft(tree, rates=self.rates if rated else None, opinion=self)
         if not self._distributions:
             return Draft(tree)
         some = next(iter(self._distributions.values()))
