@@ -27,10 +27,10 @@ def collect_command(
         typer.Option("--text", help="Text files: passages of them become prompts; repeat it."),
     ] = None,
     free: Annotated[
-        float, typer.Option(help="The share of prompts that the model writes itself.")
+        float, typer.Option(help="The share of conversations that the model writes whole.")
     ] = 0.25,
-    max_new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 192,
-    temperature: Annotated[float, typer.Option(help="Of the answers.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 224,
+    temperature: Annotated[float, typer.Option(help="Of the answers.")] = 0.8,
     batch: Annotated[int, typer.Option(min=1, help="Answers that are generated at once.")] = 32,
     minutes: Annotated[
         float | None, typer.Option(help="Begin no further shard after so much time.")
@@ -43,7 +43,7 @@ def collect_command(
     """
     from ...engine.compiled.runner import ModelRunner
     from ...heads.training.collect import collect
-    from ...heads.training.sources import kept_prompts
+    from ...heads.training.sources import make_prompts
 
     longest = max_new_tokens + 320
     runner = ModelRunner.load(model, max_sequences=batch, max_total_tokens=batch * longest)
@@ -54,7 +54,7 @@ def collect_command(
             "that the head reads and the last one"
         )
     begin = perf_counter()
-    prompts = kept_prompts(output, model, runner, count, texts=texts or (), free=free, seed=seed)
+    prompts = make_prompts(runner, count, texts=texts or (), free=free, seed=seed)
     columns = (
         TextColumn("answers"),
         BarColumn(),

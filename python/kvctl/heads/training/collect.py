@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,35 @@ from .recorder import Recorder
 
 MANIFEST = "collection.json"
 _SHARD = "answers_{:05d}.safetensors"
-#: Prompts whose answers are generated together and saved as one shard.
-GROUP = 48
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a text begins with.
+
+    Attributes
+    ----------
+    tokens
+        Its tokens.
+    turns
+        Turns of the conversation that the model writes, each up to a stop token: two where it
+        begins with the user's.
+    """
+
+    tokens: Sequence[int]
+    turns: int = 1
 
 
 def collect(
     runner: ModelRunner,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     output: str | Path,
     *,
     layers: Sequence[int],
-    max_new_tokens: int = 192,
-    temperature: float = 0.7,
+    max_new_tokens: int = 224,
+    temperature: float = 0.8,
     seed: int = 0,
+    shard_size: int = 192,
     enough: Callable[[], bool] | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> int:
@@ -48,13 +65,16 @@ def collect(
     runner
         The target, compiled with these layers as hidden layers.
     prompts
-        Tokens of each.
+        What the texts begin with.
     output
         The directory of the shards.
     layers
         Layers whose outputs are saved, ascending: those that the head reads, and the last one.
     max_new_tokens, temperature, seed
         Of the answers. Each prompt has its own random stream.
+    shard_size
+        Prompts of a shard. Fewer of them are answered at once, so that only the last ones of a
+        shard run in smaller batches.
     enough
         Asked before each shard; True ends the collection.
     progress
@@ -85,15 +105,16 @@ def collect(
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "seed": seed,
+            "shard_size": shard_size,
             "prompts": _digest(prompts),
             "vocab_size": runner.vocab_size,
             "model": runner.weights_digest,
         },
     )
     total = 0
-    for shard, first in enumerate(range(0, len(prompts), GROUP)):
+    for shard, first in enumerate(range(0, len(prompts), shard_size)):
         path = folder / _SHARD.format(shard)
-        some = prompts[first : first + GROUP]
+        some = prompts[first : first + shard_size]
         if path.exists():
             total += SafetensorsFile(path).shape("tokens")[0]
         elif enough is not None and enough():
@@ -109,7 +130,7 @@ def collect(
 
 def _collect_shard(
     runner: ModelRunner,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     path: Path,
     layers: Sequence[int],
     max_new_tokens: int,
@@ -121,11 +142,11 @@ def _collect_shard(
     recorder = Recorder(layers)
     texts = generate(
         runner,
-        [list(prompt) for prompt in prompts],
+        [list(prompt.tokens) for prompt in prompts],
         max_new_tokens=max_new_tokens,
         drafter=recorder,
         sampling=Sampling(temperature=temperature),
-        stop=runner.stop_tokens,
+        stop_when=[_Turns(runner.stop_tokens, prompt.turns).are_over for prompt in prompts],
         seed=seed,
         request_id=first,
     )
@@ -135,12 +156,12 @@ def _collect_shard(
             recorder.hidden.pop(first + i, None)
             continue
         states = recorder.take(first + i)
-        row = [*prompt, *text.tokens][: len(states) + 1]
+        row = [*prompt.tokens, *text.tokens][: len(states) + 1]
         tokens += row
         # The last token has none: it was never read.
         hidden.append(np.concatenate([states, np.zeros_like(states[:1])])[: len(row)])
         lengths.append(len(row))
-        starts.append(len(prompt))
+        starts.append(len(prompt.tokens))
     if not hidden:  # all of them ended at once: the shard says so, and the next ones follow
         width = int(runner.config["model_config"]["hidden_size"])
         hidden.append(np.zeros((0, len(layers), width), np.uint16))
@@ -154,9 +175,21 @@ def _collect_shard(
     return len(tokens)
 
 
-def _digest(prompts: Sequence[Sequence[int]]) -> str:
+class _Turns:
+    """The turns that are left in a text."""
+
+    def __init__(self, stop: frozenset[int], count: int) -> None:
+        self._stop, self._left = stop, count
+
+    def are_over(self, token: int) -> bool:
+        """Return whether a token ends the last turn."""
+        self._left -= token in self._stop
+        return self._left <= 0
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
     """Return a number that tells prompts from others."""
-    text = json.dumps([list(map(int, prompt)) for prompt in prompts])
+    text = json.dumps([[prompt.turns, *map(int, prompt.tokens)] for prompt in prompts])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

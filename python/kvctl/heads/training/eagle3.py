@@ -58,7 +58,7 @@ class Eagle3(nn.Module):
         tokens, hidden, config = batch.tokens, batch.hidden, self.shared.config
         trained = batch.answers[:, 2:] & (self.shared.own_ids[tokens[:, 2:]] >= 0)
         trained[:, : self.steps] = False
-        teacher = self.shared.logits(hidden[:, 1:-1, -1][trained])
+        teacher = self.shared.probabilities(hidden[:, 1:-1, -1][trained])
         best = teacher.argmax(-1)
         total, counts, reached = 0.0, [], trained
         for step, feature in enumerate(self.features(tokens, hidden)):

@@ -48,7 +48,7 @@ class Medusa(nn.Module):
         total, counts = 0.0, []
         reached = torch.ones(len(rows), dtype=torch.bool)
         for head in range(steps):
-            teacher = self.shared.logits(hidden[:, head + 1 : head + 1 + size, -1][trained])
+            teacher = self.shared.probabilities(hidden[:, head + 1 : head + 1 + size, -1][trained])
             w, b = (self.by_name[f"{head}.0.linear.{name}"] for name in ("weight", "bias"))
             one, said = cross_entropy(
                 rows + silu(linear(rows, w, b)).float(), self.shared.output, teacher

@@ -80,14 +80,14 @@ class Shared:
             _last_layer(target),
         )
 
-    def logits(self, last: Any) -> Any:
-        """Return the target's logits over the draft vocabulary.
+    def probabilities(self, last: Any) -> Any:
+        """Return the target's distribution over the draft vocabulary.
 
-        ``(..., width)``, the outputs of its last layer -> ``(..., k)``.
+        ``(n, width)``, the outputs of its last layer -> ``(n, k)`` float32.
         """
         with torch.no_grad():
             normed = rms_norm(last, self.norm, self.config).to(self.output.dtype)
-            return nn.functional.linear(normed, self.output)
+            return nn.functional.linear(normed, self.output).float().softmax(-1)
 
 
 def _last_layer(target: Checkpoint) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def rms_norm(x: Any, weight: Any, config: DecoderConfig) -> Any:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The cross-entropy to given logits under a frozen output layer.
+    """The cross-entropy to a given distribution under a frozen output layer.
 
     Logits of all rows at once would be the largest tensors of a training step by far. Since the
     layer is not trained, the gradient of a block of rows is known with its loss: both are computed
@@ -129,15 +129,18 @@ class _CrossEntropy(torch.autograd.Function):
         for first in range(0, len(rows), _BLOCK):
             here = slice(first, first + _BLOCK)
             logits = nn.functional.linear(rows[here].to(output.dtype), output).float()
-            best.append(logits.argmax(-1))
-            shares = teacher[here].float().softmax(-1)
-            total = total + (logits.logsumexp(-1) - (shares * logits).sum(-1)).sum()
-            change = logits.softmax(-1).sub_(shares)
-            gradient[here] = change.to(output.dtype) @ output
+            shares = teacher[here]
+            most, found = logits.max(-1)
+            best.append(found)
+            expected = torch.bmm(shares[:, None, :], logits[:, :, None])[:, 0, 0]
+            said = logits.softmax(-1)
+            whole = most - said.gather(-1, found[:, None])[:, 0].log()  # the logits' logsumexp
+            total = total + (whole - expected).sum()
+            gradient[here] = said.sub_(shares).to(output.dtype) @ output
         ctx.save_for_backward(gradient)
-        found = torch.cat(best) if best else torch.zeros(0, dtype=torch.long)
-        ctx.mark_non_differentiable(found)
-        return total if len(rows) else rows.sum(), found
+        tokens = torch.cat(best) if best else torch.zeros(0, dtype=torch.long)
+        ctx.mark_non_differentiable(tokens)
+        return total if len(rows) else rows.sum(), tokens
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, None, None]:
@@ -154,14 +157,15 @@ def cross_entropy(rows: Any, output: Any, teacher: Any) -> tuple[Any, Any]:
     output
         ``(k, width)``, the layer; it is not trained.
     teacher
-        ``(n, k)``, the teacher's logits.
+        ``(n, k)`` float32, the teacher's probabilities.
 
     Returns
     -------
     tuple
         The mean over rows, 0 of no rows, and ``(n,)``.
     """
-    total, best = _CrossEntropy.apply(rows, output, teacher)
+    with torch.autocast("cpu", enabled=False):
+        total, best = _CrossEntropy.apply(rows, output, teacher)
     return total / max(1, len(rows)), best
 
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from ..._ffi.replace_file import replacing
-from ..._ffi.untrusted import read_json_object, reading
 from ...engine.compiled.runner import ModelRunner
-from ...engine.generate import generate
-from ...verification import Sampling
-from .collect import check_same
+from .collect import Prompt
 from .prompts import PromptGrammar, passages
 
-_PROMPTS = "prompts.json"
-
 _LONGEST = 320  # tokens of a prompt
-_FREE_TOKENS = 64
 
 
 def make_prompts(
@@ -29,8 +20,8 @@ def make_prompts(
     texts: Sequence[Path] = (),
     free: float = 0.25,
     seed: int = 0,
-) -> list[list[int]]:
-    """Return the tokens of prompts, in the model's chat template; those of all kinds in turns.
+) -> list[Prompt]:
+    """Return prompts in the model's chat template; those of all kinds in turns.
 
     Parameters
     ----------
@@ -41,10 +32,10 @@ def make_prompts(
     texts
         Text files; a tenth of the prompts at most are about their passages.
     free
-        The share that the model writes itself: it is given the beginning of a conversation, and
-        what it says in the user's place is a prompt. These are what it was trained to be asked.
+        The share of conversations that the model writes whole: its prompt is the beginning of the
+        template, and what it says in the user's place is what it was trained to be asked.
     seed
-        Of the grammar and of the model's own.
+        Of the grammar.
 
     Raises
     ------
@@ -53,76 +44,20 @@ def make_prompts(
     """
     if not 0 <= free <= 1:
         raise ValueError(f"the share of free prompts must be from 0 to 1, not {free}")
-    own = free_prompts(runner, round(count * free), seed=seed) if free else []
+    start = Prompt(_before_the_user(runner), turns=2)
+    own = [start] * round(count * free)
     read = list(islice(passages(list(texts)), count // 10))
-    made = list(islice(PromptGrammar(seed), count - len(own) - len(read)))
+    made = list(islice(PromptGrammar(seed), max(0, count - len(own) - len(read))))
+    asked = [[Prompt(runner.text.encode_chat(text)) for text in group] for group in (made, read)]
     # The rarer kinds are spread evenly among the others.
-    groups = [made, own, read]
+    groups = [*asked, own]
     spread = sorted(
-        ((i + 0.5) / len(group), kind, text)
+        ((i + 0.5) / len(group), kind, i)
         for kind, group in enumerate(groups)
-        for i, text in enumerate(group)
+        for i in range(len(group))
     )
-    prompts = [runner.text.encode_chat(text) for _, _, text in spread]
-    return [prompt for prompt in prompts if len(prompt) <= _LONGEST]
-
-
-def kept_prompts(
-    folder: Path,
-    model: Path,
-    runner: ModelRunner,
-    count: int,
-    *,
-    texts: Sequence[Path] = (),
-    free: float = 0.25,
-    seed: int = 0,
-) -> list[list[int]]:
-    """Return the prompts of a collection: those that it began with, or new ones, which it keeps.
-
-    Parameters
-    ----------
-    folder
-        The collection's directory.
-    model
-        The target's directory.
-    runner, count, texts, free, seed
-        See `make_prompts`.
-
-    Raises
-    ------
-    ValueError
-        If the collection began with other settings or another target, or its file is damaged.
-    """
-    file = folder / _PROMPTS
-    weights = hashlib.sha256((model / "tensor-cache.json").read_bytes()).hexdigest()
-    names = [str(text) for text in texts]
-    asked = {"count": count, "text": names, "free": free, "seed": seed, "model": weights}
-    if file.exists():
-        kept = read_json_object(file)
-        with reading(str(file)):
-            check_same(folder, dict(kept["asked"]), asked)
-            return [[int(token) for token in prompt] for prompt in kept["prompts"]]
-    prompts = make_prompts(runner, count, texts=texts, free=free, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as unfinished:
-        unfinished.write_text(json.dumps({"asked": asked, "prompts": prompts}))
-    return prompts
-
-
-def free_prompts(runner: ModelRunner, count: int, *, seed: int = 0) -> list[str]:
-    """Return what the model says in the user's place; what is empty or said before is left out."""
-    start = _before_the_user(runner)
-    texts = generate(
-        runner,
-        [start] * count,
-        max_new_tokens=_FREE_TOKENS,
-        sampling=Sampling(temperature=1.0, top_p=0.95),
-        stop=runner.stop_tokens,
-        seed=seed,
-    )
-    words = ([token for token in one.tokens if token not in runner.stop_tokens] for one in texts)
-    said = (runner.text.decode(tokens).strip() for tokens in words)
-    return list(dict.fromkeys(one for one in said if one))
+    prompts = [groups[kind][i] for _, kind, i in spread]
+    return [prompt for prompt in prompts if len(prompt.tokens) <= _LONGEST]
 
 
 def _before_the_user(runner: ModelRunner) -> list[int]:

@@ -115,7 +115,7 @@ def train(
     shared = Shared.of(target, texts.frequent_tokens(training.vocabulary))
     model = KINDS[training.kind](shared, steps=training.steps)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.rate, betas=(0.9, 0.95), weight_decay=0.01
+        model.parameters(), lr=training.rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

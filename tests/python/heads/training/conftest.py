@@ -9,7 +9,7 @@ pytest.importorskip("kvctl.models", reason="needs TVM's compiler")
 
 import kvctl
 from head_checkpoint import Target
-from kvctl.heads.training.collect import collect
+from kvctl.heads.training.collect import Prompt, collect
 from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
 
 LAYERS = [1, 3, 4, 7]
@@ -35,5 +35,7 @@ def prompts():
 @pytest.fixture(scope="session")
 def collection(runner, prompts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("collection")
-    collect(runner, prompts, folder, layers=LAYERS, max_new_tokens=30, temperature=0.3)
+    asked = [Prompt(prompt) for prompt in prompts]
+    options = {"layers": LAYERS, "max_new_tokens": 30, "temperature": 0.3, "shard_size": 48}
+    collect(runner, asked, folder, **options)
     return folder

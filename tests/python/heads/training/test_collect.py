@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import kvctl
-from kvctl.heads.training.collect import collect
+from kvctl.heads.training.collect import Prompt, collect
 from kvctl.heads.training.dataset import Collection
 from kvctl.heads.training.prompts import PromptGrammar, passages
 from kvctl.models import LlamaConfig, RandomCheckpoint, compile_model
@@ -18,6 +18,11 @@ from kvctl.models.checkpoints.safetensors_file import SafetensorsFile
 
 LAYERS = [1, 3, 4, 7]
 ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture
+def asked(prompts):
+    return [Prompt(prompt) for prompt in prompts]
 
 
 def test_hidden_states_are_those_of_a_forward(runner, collection, prompts):
@@ -41,59 +46,87 @@ def test_hidden_states_are_those_of_a_forward(runner, collection, prompts):
     np.testing.assert_allclose(found, np.from_dlpack(hidden), rtol=2**-8)
 
 
-def test_an_interrupted_collection_goes_on(runner, collection, prompts, tmp_path):
+def test_a_text_of_two_turns(runner, prompts, tmp_path, monkeypatch):
+    """It goes on behind the first stop token, and what follows is the model's own too."""
+    options = {"max_new_tokens": 30, "sampling": kvctl.Sampling(temperature=0.3), "request_id": 0}
+    whole = kvctl.generate(runner, prompts[0], **options).tokens
+    stop = next(token for token in whole[3:] if token not in whole[:3] and whole.count(token) > 1)
+    ends = [at for at, token in enumerate(whole) if token == stop]
+    monkeypatch.setitem(vars(runner), "stop_tokens", frozenset([stop]))
+    for turns in (1, 2):
+        folder = tmp_path / str(turns)
+        collect(
+            runner,
+            [Prompt(prompts[0], turns), Prompt(prompts[1], 30)],
+            folder,
+            layers=LAYERS,
+            max_new_tokens=30,
+            temperature=0.3,
+        )
+        texts = Collection(folder)
+        batch = texts.batch([0])
+        expected = [*prompts[0], *whole[: ends[turns - 1] + 1]]
+        assert batch.tokens[0].tolist() == expected
+        assert batch.answers[0].sum() == ends[turns - 1] + 1
+    with pytest.raises(
+        ValueError, match=r"a collection with another max_new_tokens, .*prompts: give"
+    ):
+        collect(runner, [Prompt(prompts[0]), Prompt(prompts[1])], folder, layers=LAYERS)
+
+
+def test_an_interrupted_collection_goes_on(runner, collection, asked, tmp_path):
     class Interrupted(Exception):
         pass
 
     def stop(done, of, tokens):
         raise Interrupted
 
-    options = {"layers": LAYERS, "max_new_tokens": 30, "temperature": 0.3}
+    options = {"layers": LAYERS, "max_new_tokens": 30, "temperature": 0.3, "shard_size": 48}
     with pytest.raises(Interrupted):
-        collect(runner, prompts, tmp_path, progress=stop, **options)
+        collect(runner, asked, tmp_path, progress=stop, **options)
     shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert shards == ["answers_00000.safetensors"]
     before = (tmp_path / shards[0]).stat().st_mtime_ns
-    collect(runner, prompts, tmp_path, **options)
+    collect(runner, asked, tmp_path, **options)
     assert (tmp_path / shards[0]).stat().st_mtime_ns == before
     for path in sorted(collection.glob("*.safetensors")):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match=r"a collection with another temperature: give it the"):
-        collect(runner, prompts, tmp_path, **{**options, "temperature": 0.4})
+        collect(runner, asked, tmp_path, **{**options, "temperature": 0.4})
 
 
-def test_other_prompts_are_refused(runner, prompts, tmp_path):
+def test_other_prompts_are_refused(runner, asked, tmp_path):
     """Only the first four were compared once: answers to others came into the same collection."""
     options = {"layers": LAYERS, "max_new_tokens": 4}
-    collect(runner, prompts[:6], tmp_path, **options)
-    collect(runner, prompts[:6], tmp_path, **options)
+    collect(runner, asked[:6], tmp_path, **options)
+    collect(runner, asked[:6], tmp_path, **options)
     with pytest.raises(ValueError, match="a collection with another prompts: give it the same"):
-        collect(runner, [*prompts[:5], prompts[6]], tmp_path, **options)
+        collect(runner, [*asked[:5], asked[6]], tmp_path, **options)
 
 
-def test_another_models_answers_are_refused(runner, checkpoint, prompts, tmp_path):
+def test_another_models_answers_are_refused(runner, checkpoint, asked, tmp_path):
     """The command alone compared weights once, so a call in Python mixed two models' answers."""
     options = {"layers": LAYERS, "max_new_tokens": 4}
-    collect(runner, prompts[:2], tmp_path / "answers", **options)
+    collect(runner, asked[:2], tmp_path / "answers", **options)
     other = RandomCheckpoint(LlamaConfig(**vars(checkpoint.config)), seed=4)
     other = compile_model(other, tmp_path / "other", hidden_layers=LAYERS)
     with pytest.raises(ValueError, match="a collection with another model: give it the same"):
-        collect(kvctl.ModelRunner.load(other), prompts[:2], tmp_path / "answers", **options)
+        collect(kvctl.ModelRunner.load(other), asked[:2], tmp_path / "answers", **options)
 
 
-def test_answers_that_all_end_at_once(runner, prompts, tmp_path, monkeypatch):
+def test_answers_that_all_end_at_once(runner, asked, tmp_path, monkeypatch):
     options = {"layers": LAYERS, "max_new_tokens": 9, "temperature": 0.3}
     with monkeypatch.context() as patch:
         patch.setitem(vars(runner), "stop_tokens", frozenset(range(96)))
-        assert collect(runner, prompts[:3], tmp_path / "none", **options) == 0
+        assert collect(runner, asked[:3], tmp_path / "none", **options) == 0
         with pytest.raises(ValueError, match="has 0 answers of more than two tokens: collect more"):
             Collection(tmp_path / "none")
         first = next(iter(SafetensorsFile(path) for path in (tmp_path / "none").glob("*.sa*")))
     assert first.shape("hidden") == (0, 4, 64)
 
 
-def test_enough_is_enough(runner, prompts, tmp_path):
-    assert collect(runner, prompts, tmp_path, layers=LAYERS, enough=lambda: True) == 0
+def test_enough_is_enough(runner, asked, tmp_path):
+    assert collect(runner, asked, tmp_path, layers=LAYERS, enough=lambda: True) == 0
     with pytest.raises(FileNotFoundError, match="has no shards yet"):
         Collection(tmp_path)
 
@@ -107,7 +140,7 @@ def test_a_damaged_manifest_is_named(tmp_path, manifest):
 
 def test_a_target_without_hidden_states(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="--hidden-layers 1,3,4,7"):
-        collect(kvctl.ModelRunner.load(tiny_model), [[1]], tmp_path, layers=LAYERS)
+        collect(kvctl.ModelRunner.load(tiny_model), [Prompt([1])], tmp_path, layers=LAYERS)
 
 
 def test_batches_have_every_text_once(collection):
@@ -121,12 +154,12 @@ def test_batches_have_every_text_once(collection):
     assert batches != list(texts.batches(texts.training, most=200, seed=2))
 
 
-def test_few_answers(runner, prompts, tmp_path):
+def test_few_answers(runner, asked, tmp_path):
     options = {"layers": LAYERS, "max_new_tokens": 6}
-    collect(runner, prompts[:4], tmp_path / "four", **options)
+    collect(runner, asked[:4], tmp_path / "four", **options)
     texts = Collection(tmp_path / "four")
     assert (texts.training, texts.held_out) == ([0, 1, 2], [3])
-    collect(runner, prompts[:1], tmp_path / "one", **options)
+    collect(runner, asked[:1], tmp_path / "one", **options)
     with pytest.raises(ValueError, match="has 1 answers of more than two tokens: collect more"):
         Collection(tmp_path / "one")
 
