@@ -22,12 +22,20 @@ void Configure(int rows) {
   config.Load();
 }
 
+/*! \brief Asks for weights. The last ones lie past a weight's end, which is harmless. */
+inline void AskForHalfATile(const uint16_t* w) {
+#pragma GCC unroll 8
+  for (int line = 0; line < kTileSide / 2; ++line) {
+    _mm_prefetch(reinterpret_cast<const char*>(w + line * kTileStep), _MM_HINT_T0);
+  }
+}
+
 /*!
  * \brief Adds the products of one or two blocks of rows with a part of a panel to their sums.
  *
  * Weights are asked for one step ahead, no further: the processor streams them into the second
  * level by itself, and the first level waits for few lines at once, of which those of the inputs
- * would otherwise get none.
+ * would otherwise get none. For that reason they are asked for between the products, too.
  *
  * \param x_stride Numbers from a block of rows to the next.
  * \param from (16 rows for each block, kTilePanelWidth) sums, or nullptr where they are zero.
@@ -53,27 +61,24 @@ void Multiply(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t st
     }
   }
   for (int64_t s = 0; s < steps; ++s, x += 2 * kTileSize, w += 2 * kTileSize) {
-    if (kAsk) {
-      // The last ones of a weight lie past its end, which is harmless.
-      const char* ahead = reinterpret_cast<const char*>(w + 2 * kTileSize);
-#pragma GCC unroll 32
-      for (int line = 0; line < 2 * kTileSide; ++line) {
-        _mm_prefetch(ahead + line * kTileLine, _MM_HINT_T0);
-      }
-    }
+    const uint16_t* ahead = w + 2 * kTileSize;
+    if (kAsk) AskForHalfATile(ahead);
     _tile_loadd(6, w, kTileLine);
     _tile_loadd(7, w + kTileSize, kTileLine);
     _tile_loadd(4, x, kTileLine);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
+    if (kAsk) AskForHalfATile(ahead + kTileSize / 2);
     if (kBlocks == 2) {
       _tile_loadd(5, x + x_stride, kTileLine);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
+    if (kAsk) AskForHalfATile(ahead + kTileSize);
     _tile_loadd(4, x + kTileSize, kTileLine);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
+    if (kAsk) AskForHalfATile(ahead + kTileSize + kTileSize / 2);
     if (kBlocks == 2) {
       _tile_loadd(5, x + x_stride + kTileSize, kTileLine);
       _tile_dpbf16ps(2, 5, 6);
