@@ -66,6 +66,25 @@ class Fetcher {
   /*! \param far Whether to fetch into the second-level cache only. */
   Fetcher(const uintptr_t* runs, int64_t run_bytes, bool far)
       : runs_(runs), run_bytes_(run_bytes), line_(*runs), end_(*runs + run_bytes), far_(far) {}
+  // Field by field, here and in Continue: GCC copies an object through the stack otherwise, and
+  // reads it there in other sizes than it was written in, which waits until the sums before it are
+  // stored.
+  Fetcher(const Fetcher& from)
+      : runs_(from.runs_),
+        run_bytes_(from.run_bytes_),
+        line_(from.line_),
+        end_(from.end_),
+        owed_(from.owed_),
+        far_(from.far_) {}
+  Fetcher& operator=(const Fetcher& from) = default;
+
+  /*! \brief Continues where a copy of this one is now. */
+  KVCTL_INLINE void Continue(const Fetcher& copy) {
+    runs_ = copy.runs_;
+    line_ = copy.line_;
+    end_ = copy.end_;
+    owed_ = copy.owed_;
+  }
 
   /*! \brief Prefetches the next bytes. \tparam MR Queries of the loop that it happens in: only few
    * wait for memory so much that it matters where the bytes go. */
@@ -161,18 +180,18 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
       Unroll<MR>([&](auto r) KVCTL_INLINED { w[r] = Set(weights[r * stride]); });
       Unroll<ND>([&](auto i) KVCTL_INLINED {
         const Vec v = InRegister(Load(value + i * kLanes));
-        Unroll<MR>([&](auto r) KVCTL_INLINED { sums[r][i] = Fma(w[r], v, sums[r][i]); });
+        Unroll<MR>([&](auto r) KVCTL_INLINED { sums[r][i] = FmaInPlace(w[r], v, sums[r][i]); });
       });
     } else {
       Vec v[ND];
       Unroll<ND>([&](auto i) KVCTL_INLINED { v[i] = InRegister(Load(value + i * kLanes)); });
       Unroll<MR>([&](auto r) KVCTL_INLINED {
         const Vec w = InRegister(Set(weights[r * stride]));
-        Unroll<ND>([&](auto i) KVCTL_INLINED { sums[r][i] = Fma(w, v[i], sums[r][i]); });
+        Unroll<ND>([&](auto i) KVCTL_INLINED { sums[r][i] = FmaInPlace(w, v[i], sums[r][i]); });
       });
     }
   }
-  *from.fetcher = fetch;
+  from.fetcher->Continue(fetch);
   UnrollPairs<MR, ND>([&](auto r, auto i) KVCTL_INLINED {
     Store(out + r * int64_t{head_dim} + i * kLanes, sums[r][i]);
   });

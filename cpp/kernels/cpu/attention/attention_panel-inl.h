@@ -132,8 +132,9 @@ KVCTL_INLINE void ScoreDims(const float* const* rows, int32_t d, int32_t head_di
         Unroll<MR>([&](auto r) KVCTL_INLINED {
           const float* q = rows[r / 3] + r % 3 * int64_t{head_dim} + s * kSumDims;
           const Vec query = InRegister(Set(q[i + j]));
-          Unroll<NV>([&](auto n)
-                         KVCTL_INLINED { sums[s][r][n] = Fma(query, keys[n], sums[s][r][n]); });
+          Unroll<NV>([&](auto n) KVCTL_INLINED {
+            sums[s][r][n] = FmaInPlace(query, keys[n], sums[s][r][n]);
+          });
         });
       });
     });
@@ -185,7 +186,7 @@ __attribute__((noinline)) void ScorePanel(const float* q, int32_t head_dim, cons
     while (d + 2 * kSumDims <= head_dim) score(std::integral_constant<int, 2>());
   }
   while (d < head_dim) score(std::integral_constant<int, 1>());
-  *fetcher = fetch;
+  fetcher->Continue(fetch);
 }
 
 using ScoreFunction = void (*)(const float* q, int32_t head_dim, const float* panel,

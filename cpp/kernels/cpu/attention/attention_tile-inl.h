@@ -52,10 +52,12 @@ class TilePass {
     Score(token_begin, token_end, chunk, next);
     FoldLanes(MaxOp(), s_.lanes, num_queries_, s_.m);
     std::fill_n(s_.lanes, num_queries_ * kLanes, 0.f);
-    for (int32_t query = 0; query < num_queries_; ++query) Exponentiate(query);
-    FoldLanes(AddOp(), s_.lanes, num_queries_, s_.l);
     std::fill_n(s_.acc, int64_t(num_queries_) * head_dim_, 0.f);
-    for (int32_t block = 0; block < chunk.num_blocks; ++block) WeighBlock(block, next);
+    for (int32_t block = 0; block < chunk.num_blocks; ++block) {
+      for (int32_t query = 0; query < num_queries_; ++query) Exponentiate(query, block);
+      WeighBlock(block, next);
+    }
+    FoldLanes(AddOp(), s_.lanes, num_queries_, s_.l);
   }
 
   /*! \brief Prefetches on the way, this many bytes with each panel and with each value. */
@@ -186,32 +188,30 @@ class TilePass {
     Store(maxima, largest);
   }
 
-  /*! \brief Turns the scores of one query into weights p, and sums them by logical index modulo
-   * kLanes. */
-  void Exponentiate(int32_t query) {
+  /*! \brief Turns the scores of one query and block into weights p, and sums them by logical index
+   * modulo kLanes. */
+  void Exponentiate(int32_t query, int32_t index) {
     const int32_t token = query / per_token_;
     float* lanes = s_.lanes + int64_t(query) * kLanes;
-    for (int32_t index = 0; index < chunk_->num_blocks; ++index) {
-      const uint64_t visible = Visible(index)[token];
-      if (visible == 0) continue;
-      // Finite even if all scores are NaN or -inf, to distinguish it from a query that sees no key.
-      s_.m[query] = std::max(s_.m[query], std::numeric_limits<float>::lowest());
-      const Vec largest = Set(s_.m[query]);
-      const KeyBlock& block = chunk_->blocks[index];
-      float* p = Scores(index, query);
-      Vec sums = Load(lanes);
-      for (int32_t c = 0; c < kTileKeys; c += kLanes) {
-        const Vec weight = Exp2(Sub(Load(p + c), largest));
-        Store(p + c, weight);
-        if (block.by_key) sums = Add(sums, weight);
-      }
-      Store(lanes, sums);
-      if (block.by_key) continue;
-      for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
-        const int32_t c = __builtin_ctzll(bits);
-        const int32_t depth = sequence_.depths[block.first_key + c - sequence_.num_committed];
-        lanes[(sequence_.num_committed + depth) % kLanes] += p[c];
-      }
+    const uint64_t visible = Visible(index)[token];
+    if (visible == 0) return;
+    // Finite even if all scores are NaN or -inf, to distinguish it from a query that sees no key.
+    s_.m[query] = std::max(s_.m[query], std::numeric_limits<float>::lowest());
+    const Vec largest = Set(s_.m[query]);
+    const KeyBlock& block = chunk_->blocks[index];
+    float* p = Scores(index, query);
+    Vec sums = Load(lanes);
+    for (int32_t c = 0; c < kTileKeys; c += kLanes) {
+      const Vec weight = Exp2(Sub(Load(p + c), largest));
+      Store(p + c, weight);
+      if (block.by_key) sums = Add(sums, weight);
+    }
+    Store(lanes, sums);
+    if (block.by_key) return;
+    for (uint64_t bits = visible; bits != 0; bits &= bits - 1) {
+      const int32_t c = __builtin_ctzll(bits);
+      const int32_t depth = sequence_.depths[block.first_key + c - sequence_.num_committed];
+      lanes[(sequence_.num_committed + depth) % kLanes] += p[c];
     }
   }
 

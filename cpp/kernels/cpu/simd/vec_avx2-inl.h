@@ -42,6 +42,7 @@ inline Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 inline Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 inline Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec FmaInPlace(Vec a, Vec b, Vec sum) { return Fma(a, b, sum); }
 inline Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 
 inline Vec Select(uint64_t bits, Vec x, Vec y) {

@@ -39,6 +39,8 @@ inline Vec Sub(Vec a, Vec b) { return _mm_sub_ps(a, b); }
 inline Vec Mul(Vec a, Vec b) { return _mm_mul_ps(a, b); }
 inline Vec Div(Vec a, Vec b) { return _mm_div_ps(a, b); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+/*! \brief Fma that keeps the sum in its register: of many sums GCC moves some to and fro. */
+inline Vec FmaInPlace(Vec a, Vec b, Vec sum) { return Fma(a, b, sum); }
 /*! \brief b where either is NaN. */
 inline Vec Max(Vec a, Vec b) { return _mm_max_ps(a, b); }
 
