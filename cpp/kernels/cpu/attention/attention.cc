@@ -89,7 +89,7 @@ void AttentionCpu(const AttentionArgs& args) {
     for (int32_t i = 0; i < num_units; ++i) {
       kernels.attend(args, shape, schedule.units()[i], scratch);
     }
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
     for (int32_t i = 0; i < num_merges; ++i) {
       const AttentionSchedule::Merge& merge = schedule.merges()[i];
       kernels.finish(args, shape, merge.unit, merge.num_chunks, scratch);

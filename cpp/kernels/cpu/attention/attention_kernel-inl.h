@@ -149,8 +149,9 @@ struct Partials {
   void Keep(const Scratch& s, int32_t from, int32_t to, int32_t queries, int32_t head_dim) const {
     std::copy_n(s.m + from, queries, m + to);
     std::copy_n(s.l + from, queries, l + to);
-    std::copy_n(s.acc + int64_t(from) * head_dim, int64_t(queries) * head_dim,
-                acc + int64_t(to) * head_dim);
+    float* kept = acc + int64_t(to) * head_dim;
+    const float* sums = s.acc + int64_t(from) * head_dim;
+    if (kept != sums) std::copy_n(sums, int64_t(queries) * head_dim, kept);
   }
 };
 
@@ -158,6 +159,7 @@ template <typename T>
 void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const AttentionUnit& unit,
                  float* scratch) {
   Scratch s = Layout(args, shape, scratch);
+  float* const tile_acc = s.acc;
   const KeyFinder<T> finder(args, unit);
   const KeyPositions positions(args.sequences[unit.sequence]);
   const ReadAhead<T> ahead(args, shape, unit.num_heads, finder.value_offset());
@@ -200,13 +202,19 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     }
     for (int32_t token = unit.token_begin; token < unit.token_end; token += shape.tile_tokens) {
       const int32_t end = std::min(token + shape.tile_tokens, unit.token_end);
+      const int32_t first = (token - unit.token_begin) * per_token;
+      const int32_t queries = (end - token) * per_token;
+      if (unit.partials != nullptr) {
+        // The sums arise where they are kept, unless that would cut cache lines in two.
+        float* kept = Partials(unit.partials, unit_queries, head_dim, ordinal).acc;
+        const bool aligned = reinterpret_cast<uintptr_t>(kept) % kLineBytes == 0;
+        s.acc = aligned ? kept + int64_t{first} * head_dim : tile_acc;
+      }
       if (packs) {
         packed_pass.Run(token, end, packed, nullptr);
       } else {
         pass.Run(token, end, chunk, token == unit.token_begin ? &next : nullptr);
       }
-      const int32_t first = (token - unit.token_begin) * per_token;
-      const int32_t queries = (end - token) * per_token;
       if (unit.shared != nullptr) {
         for (int32_t i = token; i < end; ++i) {
           const SharedToken& sharer = unit.shared[i];

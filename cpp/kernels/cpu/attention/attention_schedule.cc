@@ -10,6 +10,7 @@ namespace {
 
 constexpr int32_t kTileQueries = 32;      // queries that share each load of a key or value
 constexpr int32_t kUnitsPerThread = 4;    // balances the threads
+constexpr int32_t kUnitTiles = 2;         // of queries: they share the panels of a unit's keys
 constexpr int32_t kFewQueries = 8;        // with so few queries reading dominates, not arithmetic
 constexpr int64_t kCacheBytes = 1 << 24;  // of a last-level cache, for K and V of one call
 constexpr int64_t kRunBytes = 1 << 16;    // contiguous bytes that reach full memory bandwidth
@@ -138,11 +139,14 @@ void AttentionSchedule::CutSequence(int32_t s, int32_t head, int32_t shared_chun
       const int32_t queries = tokens * shape_.group * num_heads;
       work_ += int64_t(span.end - span.begin) * queries * args_.head_dim;
     }
-    const int32_t token_pieces = std::min(tiles, pieces_);
+    const int32_t chunks = pieces_ > 1 || shared_chunks > 0 ? CountChunks(plan, block) : 0;
+    int32_t token_pieces = std::min(std::max(1, tiles / kUnitTiles), pieces_);
+    if (pieces_ > 1 && token_pieces * chunks < pieces_) {
+      token_pieces = std::min(tiles, (pieces_ - 1) / std::max(1, chunks) + 1);
+    }
     const int32_t unit_tokens = (tiles + token_pieces - 1) / token_pieces * shape_.tile_tokens;
     shape_.unit_tokens = std::max({shape_.unit_tokens, std::min(unit_tokens, tokens), num_heads});
     const int32_t chunk_pieces = (pieces_ + token_pieces - 1) / token_pieces;
-    const int32_t chunks = chunk_pieces > 1 || shared_chunks > 0 ? CountChunks(plan, block) : 0;
     for (int32_t first = 0; first < tokens; first += unit_tokens) {
       const int32_t end = std::min(first + unit_tokens, tokens);
       if (shared_chunks > 0) merge_of_[s] = static_cast<int32_t>(merges_.size());
