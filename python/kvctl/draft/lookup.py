@@ -13,6 +13,7 @@ from .acceptance import Acceptance
 from .budget import Budget
 from .draft import Draft
 from .drafter import Drafter
+from .likely import likely_nodes
 from .request import Request
 from .round_result import RoundResult
 
@@ -86,12 +87,12 @@ class LookupDrafter(Drafter):
         most = min(request.limit, self.max_length if self.length is None else nodes)
         if nodes == 0 or most == 0 or self.length == 0:
             return Draft.nothing(found.tokens[0])
-        tree = TokenTree(arrays[0], arrays[1])
         rates = self.acceptance.path_rates(found.parents, found.ranks, found.match_lengths)
-        if nodes > most:
-            tree, kept = tree.prune(rates, 1 + most)
-            rates = [rates[node] for node in kept.tolist()]
-        return Draft(tree, rates=rates if self.length is None else None)
+        if self.length is None:
+            tokens, parents, rates = likely_nodes(found.tokens, found.parents, rates, most)
+            return Draft(TokenTree(tokens, parents), rates=rates)
+        tree = TokenTree(arrays[0], arrays[1])
+        return Draft(tree if nodes <= most else tree.prune(rates, 1 + most)[0])
 
 
 class _Found:

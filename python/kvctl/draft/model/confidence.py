@@ -37,9 +37,9 @@ class Confidence:
         place = _place(probability) - 0.5  # of the estimates, which belong to the middle of a bin
         at = min(max(math.floor(place), 0), _BINS - 2)
         share = min(max(place - at, 0.0), 1.0)
-        low, high = (
-            (self._hits[i] + prior) / (self._trials[i] + _PRIOR_TRIALS) for i in (at, at + 1)
-        )
+        hits, trials = self._hits, self._trials
+        low = (hits[at] + prior) / (trials[at] + _PRIOR_TRIALS)
+        high = (hits[at + 1] + prior) / (trials[at + 1] + _PRIOR_TRIALS)
         return low + share * (high - low)
 
     def observe(self, probability: float, hit: bool) -> None:

@@ -163,9 +163,10 @@ def _expected_tokens(result: RoundResult) -> float:
 def _best_gain(budget: Budget, size: int, rates: Sequence[float], spent: float) -> float:
     """Return the most tokens for the time of a plain round that verifying the best nodes gives."""
     cost = budget.cost
+    plain = cost(size)
     tokens = accumulate(sorted(rates, reverse=True), initial=float(size))
     return max(
-        emitted / (size * (cost(size + nodes) / cost(size) + spent))
+        emitted / (size * (cost(size + nodes) / plain + spent))
         for nodes, emitted in enumerate(tokens)
     )
 

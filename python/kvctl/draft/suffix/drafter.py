@@ -12,6 +12,7 @@ from ..acceptance import Acceptance
 from ..budget import Budget
 from ..draft import Draft
 from ..drafter import Drafter
+from ..likely import likely_nodes
 from ..lookup import LookupDrafter
 from ..request import Request
 from ..round_result import RoundResult
@@ -104,22 +105,23 @@ class SuffixDrafter(Drafter):
         rates = mine.rates(found.shares.tolist())
         if own.rates is not None and sum(own.rates[1:]) >= sum(rates[1:]):
             return own
-        return Draft(TokenTree(found.tokens, found.parents), rates=rates)
+        tokens, parents, rates = likely_nodes(mine.tokens, mine.parents, rates, depth)
+        return Draft(TokenTree(tokens, parents), rates=rates)
 
 
 class _Found:
     """What the store had, whatever of it was verified, and where to learn how often it is right."""
 
     def __init__(self, found: Continuations, acceptance: Acceptance) -> None:
-        self._tokens = found.tokens.tolist()
-        self._parents = found.parents.tolist()
+        self.tokens = found.tokens.tolist()
+        self.parents = found.parents.tolist()
         self._match_length = found.match_length
         self.acceptance = acceptance
 
     def rates(self, shares: Sequence[float]) -> list[float]:
         """Return the probability of each node's path, of which so large a part went on there."""
         depths, right = [0], [1.0]
-        for parent in self._parents[1:]:
+        for parent in self.parents[1:]:
             depths.append(depths[parent] + 1)
         for depth in range(max(depths)):
             right.append(right[depth] * self.acceptance.rate(self._match_length + depth))
@@ -128,8 +130,8 @@ class _Found:
     def trials(self, emitted: Sequence[int]) -> list[tuple[int, bool]]:
         """Return (match length, whether any node was right) of each depth that was tried."""
         children: dict[int, dict[int, int]] = {}
-        for node in range(1, len(self._tokens)):
-            children.setdefault(self._parents[node], {})[self._tokens[node]] = node
+        for node in range(1, len(self.tokens)):
+            children.setdefault(self.parents[node], {})[self.tokens[node]] = node
         tried, node = [], 0
         for depth, token in enumerate(emitted):
             if node not in children:
