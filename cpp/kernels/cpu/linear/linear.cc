@@ -34,6 +34,12 @@ static_assert(sizeof(Head) == 64, "panels are aligned behind it");
 const void* Body(const void* packed) { return static_cast<const char*>(packed) + sizeof(Head); }
 void* Body(void* packed) { return static_cast<char*>(packed) + sizeof(Head); }
 
+/*! \brief Output columns of a panel of float32 or bfloat16 weights. */
+int PanelWidth(Isa isa, WeightType type) {
+  const ModelKernels& kernels = ModelKernelsFor(isa);
+  return type == WeightType::kFloat32 ? kernels.width_f32 : kernels.width_bf16;
+}
+
 size_t WeightSize(WeightType type) { return type == WeightType::kFloat32 ? 4 : 2; }
 
 size_t QuantizedBytes(int64_t n, int64_t k, WeightType type) {
@@ -114,7 +120,7 @@ size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend ba
   if (backend == LinearBackend::kOneDNN) return sizeof(Head) + OneDNN()->packed_bytes(n, k);
   if (IsQuantized(type)) return sizeof(Head) + QuantizedBytes(n, k, type);
   const bool tiles = backend == LinearBackend::kAmx;
-  const int width = tiles ? kTilePanelWidth : ModelKernelsFor(CpuIsa()).panel_width;
+  const int width = tiles ? kTilePanelWidth : PanelWidth(CpuIsa(), type);
   const int64_t columns = (n + width - 1) / width * width;
   if (tiles) k = TileInputs(k);
   if (columns > std::numeric_limits<int64_t>::max() / 8 / k) {
@@ -152,7 +158,7 @@ void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, Line
   } else if (backend == LinearBackend::kAmx) {
     PackTiles(weight, n, k, Body(packed));
   } else {
-    PackPanels(weight, n, k, type, ModelKernelsFor(head.isa).panel_width, Body(packed));
+    PackPanels(weight, n, k, type, PanelWidth(head.isa, type), Body(packed));
   }
 }
 
@@ -187,7 +193,8 @@ void Linear(const float* x, int64_t m, const void* packed, const float* addend, 
   }
   const ModelKernels& kernels = ModelKernelsFor(head.isa);
   const PanelProduct product{x, Body(packed), addend, out, m, head.n, head.k};
-  const int64_t panels = (head.n + kernels.panel_width - 1) / kernels.panel_width;
+  const int width = PanelWidth(head.isa, head.type);
+  const int64_t panels = (head.n + width - 1) / width;
   auto run = head.type == WeightType::kFloat32 ? kernels.linear_f32 : kernels.linear_bf16;
   // Below this many products waking the threads costs more than the work.
 #pragma omp parallel if (UseTeam(m * head.n * head.k > (1 << 16)))

@@ -14,8 +14,9 @@
 namespace kvctl {
 namespace {
 
-constexpr ModelKernels kModelKernels = {kPanelWidth, LinearPanels<float>, LinearPanels<uint16_t>,
-                                        RmsNormRow, SiluMulRow};
+constexpr ModelKernels kModelKernels = {kPanelWidth<float>,  kPanelWidth<uint16_t>,
+                                        LinearPanels<float>, LinearPanels<uint16_t>,
+                                        RmsNormRow,          SiluMulRow};
 
 }  // namespace
 }  // namespace kvctl
