@@ -36,9 +36,10 @@ constexpr int VecsOf(WeightType type) { return HasBytes(type) ? kVecsTogether8 :
 /*! \brief Blocks of a panel from block `at` on, and the rows that are multiplied by them. */
 struct Chunk {
   const QuantizedProduct& product;
-  int64_t place;  //!< of the first row's first block
+  int64_t place;  //!< of the first row's block `at`
+  int64_t at;
   int64_t count;
-  const uint8_t* w;
+  const uint8_t* panel;
   bool ask;  //!< for the weights that follow
 };
 
@@ -140,12 +141,14 @@ void ChunkOfRows(const Chunk& chunk, float* sums) {
   constexpr int64_t kBlock = PanelBlockBytes(kType);
   constexpr int kPartBytes = Products::kLines * kQuadBytes;
   const QuantizedProduct& product = chunk.product;
-  const uint8_t* w = chunk.w;
-  for (int64_t b = 0; b < chunk.count; ++b, w += kBlock) {
+  for (int64_t b = 0; b < chunk.count; ++b) {
+    const uint8_t* w = chunk.panel + PanelIntegersAt(kType, chunk.at + b);
+    const uint8_t* head = chunk.panel + PanelHeadAt(kType, chunk.at + b, product.blocks);
     if (chunk.ask) {
+      const uint8_t* block = chunk.panel + (chunk.at + b) * kBlock;
       for (int64_t line = 0; line < kBlock; line += kLine) {
-        __builtin_prefetch(w + kFarBytes + line, 0, 2);
-        __builtin_prefetch(w + kAheadBytes + line);
+        __builtin_prefetch(block + kFarBytes + line, 0, 2);
+        __builtin_prefetch(block + kAheadBytes + line);
       }
     }
     const int64_t first = chunk.place + b * kRowsTogether;
@@ -160,7 +163,7 @@ void ChunkOfRows(const Chunk& chunk, float* sums) {
                       offsets, part);
         for (int u = 0; u < Products::kTogether; ++u) {
           const int column = (v + u) * Vec::kLanes;
-          const Vec scale = Scales<kType>{w + Products::kParts * kPartBytes, column}.Of(part);
+          const Vec scale = Scales<kType>{head, column}.Of(part);
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
             float* sum = part_sums + r * kQuantizedWidth + u * Vec::kLanes;
@@ -172,7 +175,7 @@ void ChunkOfRows(const Chunk& chunk, float* sums) {
       if constexpr (HasOffset(kType)) {
         for (int u = 0; u < Products::kTogether; ++u) {
           const int column = (v + u) * Vec::kLanes;
-          const Vec step = Scales<kType>{w + Products::kParts * kPartBytes, column}.Step();
+          const Vec step = Scales<kType>{head, column}.Step();
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
             float* sum = part_sums + r * kQuantizedWidth + u * Vec::kLanes;
@@ -201,10 +204,10 @@ void GroupOfRows(const QuantizedProduct& product, int64_t row, int rows, const u
   for (int i = 0; i < rows * kQuantizedWidth; ++i) sums[i] = 0.0f;
   for (int64_t at = 0; at < product.blocks; at += kChunkBlocks) {
     const int64_t count = product.blocks - at < kChunkBlocks ? product.blocks - at : kChunkBlocks;
-    const uint8_t* w = panel + at * PanelBlockBytes(kType);
     for (int r = 0; r < rows; r += kTogether) {
       const int part_rows = rows - r < kTogether ? rows - r : kTogether;
-      const Chunk chunk{product, product.x.At(row + r, at, product.blocks), count, w, r == 0};
+      const Chunk chunk{product, product.x.At(row + r, at, product.blocks), at, count, panel,
+                        r == 0};
       ChunkFor<kTogether, kType>(part_rows, chunk, sums + r * kQuantizedWidth);
     }
   }

@@ -23,7 +23,7 @@ const QuantizedKernels& Kernels() {
 
 // From how many rows tiles take less time: int8, int4, int4 with offset, int8 parts. Measured by
 // benchmarks/python/bench_linear.py under several KVCTL_TILE_ROWS.
-constexpr int64_t kTileRows[4] = {32, 16, 16, 48};
+constexpr int64_t kTileRows[4] = {5, 16, 16, 48};
 
 int Index(WeightType type) { return static_cast<int>(type) - static_cast<int>(WeightType::kInt8); }
 
@@ -71,7 +71,9 @@ void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType
 #pragma omp parallel for schedule(static) if (UseTeam(true))
   for (int64_t p = 0; p < Panels(n); ++p) {
     for (int64_t b = 0; b < count; ++b) {
-      uint8_t* target = static_cast<uint8_t*>(out) + (p * count + b) * panel_bytes;
+      uint8_t* panel = static_cast<uint8_t*>(out) + p * count * panel_bytes;
+      uint8_t* target = panel + PanelIntegersAt(type, b);
+      uint8_t* behind = panel + PanelHeadAt(type, b, count);
       for (int64_t c = 0; c < kQuantizedWidth; ++c) {
         const int64_t column = p * kQuantizedWidth + c;
         const uint8_t* block = column < n ? blocks + (column * count + b) * BlockBytes(type) : zero;
@@ -79,7 +81,6 @@ void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType
           target[(i / 4 * kQuantizedWidth + c) * 4 + i % 4] = block[head + i] ^ centre;
         }
         // The float16 of all columns, then the bytes.
-        uint8_t* behind = target + integers * kQuantizedWidth;
         const int64_t halves = HasOffset(type) ? 2 : 1;
         for (int64_t i = 0; i < halves; ++i) {
           std::memcpy(behind + 2 * (i * kQuantizedWidth + c), block + 2 * i, 2);
@@ -90,18 +91,57 @@ void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType
   }
 }
 
+namespace {
+
+/*!
+ * \brief Writes a row's quantised inputs into tiles. A tile has two parts of the inputs, blocks or
+ * halves of one, of kSpreadRows rows: lines of the first part and zeros, then lines of zeros and
+ * the second part.
+ */
+void SpreadRow(const QuantizedRows& rows, int64_t row, int64_t blocks, int64_t parts) {
+  const int64_t inputs = kBlockInputs / parts;
+  for (int64_t i = 0; i < blocks * parts; ++i) {
+    const int64_t second = i % 2;
+    int8_t* line = rows.spread + ((i / 2 * 2 + second) * kSpreadRows + row) * kSpreadBytes;
+    std::memset(line, 0, kSpreadBytes);
+    std::memcpy(line + second * inputs,
+                rows.values + rows.At(row, i / parts, blocks) * kBlockInputs + i % parts * inputs,
+                static_cast<size_t>(inputs));
+  }
+}
+
+/*! \brief Clears what is multiplied with a row's products: numbers that are next to zero, as memory
+ * may have them, take the processor a hundred times as long as others. */
+void ClearScales(const QuantizedRows& rows, int64_t row, int64_t blocks) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t place = rows.At(row, b, blocks);
+    rows.scales[place] = 0.0f;
+    rows.sums[place] = 0.0f;
+  }
+}
+
+}  // namespace
+
 void LinearQuantized(const float* x, int64_t m, const void* panels, int64_t n, int64_t k,
                      WeightType type, const float* addend, float* out) {
-  const int64_t blocks = k / kBlockInputs;
-  const bool tiles = CpuHasTiles() && m >= QuantizedTileRows(type);
+  const int64_t blocks = k / kBlockInputs, parts = type == WeightType::kInt8Parts ? 2 : 1;
+  const bool is_spread = m <= kSpreadRows;
+  const bool tiles =
+      CpuHasTiles() && m >= QuantizedTileRows(type) && (!is_spread || blocks * parts % 2 == 0);
   const int64_t together = tiles ? kTileRowsTogether : kRowsTogether;
   const int64_t padded = (m + together - 1) / together * together, places = padded * blocks;
-  auto* memory = static_cast<char*>(LinearScratch(static_cast<size_t>(padded * k + 24 * places)));
+  // Tiles take rows behind the last one along.
+  const int64_t taken = tiles ? (m + kSpreadRows - 1) / kSpreadRows * kSpreadRows : m;
+  const int64_t spread_bytes = tiles && is_spread ? blocks * parts * kSpreadRows * kSpreadBytes : 0;
+  auto* memory = static_cast<char*>(
+      LinearScratch(static_cast<size_t>(padded * k + 24 * places + spread_bytes)));
   auto* words = memory + padded * k;
   const QuantizedRows rows{reinterpret_cast<int8_t*>(memory),
                            reinterpret_cast<float*>(words + 16 * places),
                            reinterpret_cast<BlockOffsets*>(words),
-                           reinterpret_cast<float*>(words + 20 * places), together};
+                           reinterpret_cast<float*>(words + 20 * places),
+                           together,
+                           reinterpret_cast<int8_t*>(words + 24 * places)};
   const QuantizedKernels& kernels = Kernels();
   const QuantizedProduct product{rows,  static_cast<const uint8_t*>(panels), addend, out, m, n,
                                  blocks};
@@ -110,7 +150,14 @@ void LinearQuantized(const float* x, int64_t m, const void* panels, int64_t n, i
 #pragma omp parallel if (UseTeam(m * n * k > (1 << 17)))
   {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < m; ++row) kernels.quantize_row(x, row, blocks, rows);
+    for (int64_t row = 0; row < taken; ++row) {
+      if (row >= m) {
+        ClearScales(rows, row, blocks);
+        continue;
+      }
+      kernels.quantize_row(x, row, blocks, rows);
+      if (spread_bytes > 0) SpreadRow(rows, row, blocks, parts);
+    }
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
     run(product, Panels(n) * thread / threads, Panels(n) * (thread + 1) / threads);
   }

@@ -7,11 +7,12 @@
  * the sum over blocks, in ascending order, for any number of rows: a row's result is the same bits
  * alone or beside others.
  *
- * A panel is 32 output columns wide. A block of a panel holds four inputs of each column side by
- * side (eight lines of 128 unsigned bytes, weight + 128; with 4 bits four lines, whose high halves
- * are the inputs from 16 on), and then the columns' float16 scales. Blocks with an offset go on
- * with the columns' float16 steps, the bytes that multiply scales (of each part), and those that
- * multiply steps.
+ * A panel is 32 output columns wide. A block of a panel has integers, four inputs of each column
+ * side by side (eight lines of 128 unsigned bytes, weight + 128; with 4 bits four lines, whose high
+ * halves are the inputs from 16 on), and a head: the columns' float16 scales, and where blocks have
+ * an offset the columns' float16 steps, the bytes that multiply scales (of each part), and those
+ * that multiply steps. The integers of two blocks lie one behind the other, and then their heads,
+ * so that one tile takes the lines of both; a last block without another has its head behind it.
  */
 #ifndef KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_H_
 #define KVCTL_KERNELS_CPU_QUANTIZED_LINEAR_QUANTIZED_H_
@@ -28,8 +29,33 @@ constexpr int kQuantizedWidth = 32;  //!< output columns of a panel
 /*! \brief Bytes of one block of a panel. */
 constexpr int64_t PanelBlockBytes(WeightType type) { return kQuantizedWidth * BlockBytes(type); }
 
+/*! \brief Bytes of the integers of one block of a panel. */
+constexpr int64_t PanelIntegerBytes(WeightType type) {
+  return kQuantizedWidth * (BlockBytes(type) - BlockHeadBytes(type));
+}
+
+/*! \brief Where the integers of block b of a panel begin. */
+constexpr int64_t PanelIntegersAt(WeightType type, int64_t b) {
+  return b / 2 * 2 * PanelBlockBytes(type) + b % 2 * PanelIntegerBytes(type);
+}
+
+/*! \brief Where the head of block b of a panel of `blocks` begins. */
+constexpr int64_t PanelHeadAt(WeightType type, int64_t b, int64_t blocks) {
+  const int64_t pair = b / 2 * 2;
+  const int64_t together = pair + 1 < blocks ? 2 : 1;
+  return pair * PanelBlockBytes(type) + together * PanelIntegerBytes(type) +
+         (b - pair) * kQuantizedWidth * BlockHeadBytes(type);
+}
+
 constexpr int64_t kRowsTogether = 8;       //!< rows whose blocks lie side by side
 constexpr int64_t kTileRowsTogether = 16;  //!< the same for tiles, which hold sixteen rows
+
+/*!
+ * \brief Rows of which one tile holds two parts of the inputs, each in lines of their own beside
+ * zeros: a tile of products is stored in the same time however many of its lines are used.
+ */
+constexpr int64_t kSpreadRows = 8;
+constexpr int64_t kSpreadBytes = 64;  //!< of a line of such a tile
 
 /*! \brief What is added to the products of a row's block for weights that are stored unsigned. */
 struct BlockOffsets {
@@ -50,6 +76,7 @@ struct QuantizedRows {
   BlockOffsets* offsets;  //!< of each block
   float* sums;            //!< of each block scale * (minus the sum of the values)
   int64_t together;
+  int8_t* spread;  //!< for tiles of up to kSpreadRows rows: tiles of inputs, see SpreadRow
 
   /*! \brief The place of block b of a row of `blocks`. */
   int64_t At(int64_t row, int64_t b, int64_t blocks) const {
@@ -85,7 +112,8 @@ extern const QuantizedKernels kQuantizedKernelsVnni;
 
 /*!
  * \brief The same on AMX tiles, only where CpuHasTiles(): the bits of kQuantizedKernelsVnni. The
- * blocks of sixteen rows are together, and rows behind m, up to a multiple of sixteen, are read.
+ * blocks of sixteen rows are together, and rows behind m, up to a multiple of sixteen, are read. Up
+ * to kSpreadRows rows take an even number of blocks (or of parts) and are spread.
  */
 extern const QuantizedPanels kQuantizedTiles[4];
 
