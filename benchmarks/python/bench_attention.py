@@ -21,6 +21,7 @@ process. Prints one table for each part and thread count. Writes the least and t
 call to one JSON, in which only the parts that ran are replaced.
 
     python bench_attention.py [--parts sdpa tvm] [--threads 1 2] [--rounds 7] [--json out.json]
+    python bench_attention.py --parts sdpa --heads 9 --new 8 16
 """
 
 from __future__ import annotations
@@ -122,16 +123,16 @@ def torch_calls(shape: tuple[int, int, int], new: int, kv_len: int, mask: Any) -
     ]
 
 
-def measure(rounds: int, page_size: int) -> dict[str, Any]:
-    """Measure every shape in this process."""
+def measure(rounds: int, page_size: int, heads: list[int], news: list[int]) -> dict[str, Any]:
+    """Measure the shapes with these query heads and new tokens in this process."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     limits = limit_calls()
     rows: list[dict[str, Any]] = []
-    for shape in SHAPES:
+    for shape in (shape for shape in SHAPES if shape[0] in heads):
         for kv_len in KV_LENS:
-            for new in NEW_TOKENS:
+            for new in news:
                 mask = np.random.default_rng(new).random((new, new)) < 0.5
                 np.fill_diagonal(mask, True)
                 calls = [*limits, kvctl_call(shape, new, kv_len, mask, 0, page_size)]
@@ -166,10 +167,11 @@ def measure(rounds: int, page_size: int) -> dict[str, Any]:
     return {**best, "torch": torch.__version__, "page_size": page_size, "rows": rows}
 
 
-def run_part(part: str, rounds: int, page_size: int) -> Any:
+def run_part(part: str, options: argparse.Namespace) -> Any:
     """Measure one part in this process."""
+    rounds: int = options.rounds
     if part == "sdpa":
-        return measure(rounds, page_size)
+        return measure(rounds, options.page_size, options.heads, options.new)
     if part in ("tree-kvctl", "tree-tvm"):
         return measure_trees(rounds, tvm=part == "tree-tvm")
     return measure_shared(rounds) if part == "shared" else measure_observer(rounds)
@@ -234,13 +236,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--page-size", type=int, default=16, help="tokens in a page, for sdpa")
+    heads = [shape[0] for shape in SHAPES]
+    parser.add_argument(
+        "--heads", type=int, nargs="+", default=heads, choices=heads, help="query heads, for sdpa"
+    )
+    parser.add_argument(
+        "--new", type=int, nargs="+", default=NEW_TOKENS, help="new tokens, for sdpa"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        json.dump(run_part(options.worker, options.rounds, options.page_size), sys.stdout)
+        json.dump(run_part(options.worker, options), sys.stdout)
         return
     arguments = ["--rounds", str(options.rounds), "--page-size", str(options.page_size)]
+    arguments += ["--heads", *map(str, options.heads), "--new", *map(str, options.new)]
     results: dict[str, Any] = {}
     if options.json and options.json.exists():
         results = json.loads(options.json.read_text())

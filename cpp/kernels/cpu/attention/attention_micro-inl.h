@@ -42,6 +42,26 @@ KVCTL_INLINE void UnrollPairs(F&& f) {
   Unroll<M>([&](auto m) KVCTL_INLINED { Unroll<N>([&](auto n) KVCTL_INLINED { f(m, n); }); });
 }
 
+/*! \brief MR rows, `stride` elements apart. It has the address of every third row, which is as much
+ * as an instruction can express the others by: GCC keeps an address for each vector otherwise, and
+ * moves them to and fro. */
+template <int MR, typename T>
+struct Rows {
+  T* thirds[(MR + 2) / 3];
+  int64_t stride;
+
+  KVCTL_INLINE Rows(T* first, int64_t between) : stride(between) {
+    Unroll<(MR + 2) / 3>([&](auto i) KVCTL_INLINED {
+      thirds[i] = first + i * 3 * between;
+      __asm__ volatile("" : "+r"(thirds[i]));
+    });
+  }
+  KVCTL_INLINE T* operator[](int r) const { return thirds[r / 3] + r % 3 * stride; }
+  KVCTL_INLINE void Skip(int64_t elements) {
+    Unroll<(MR + 2) / 3>([&](auto i) KVCTL_INLINED { thirds[i] += elements; });
+  }
+};
+
 constexpr int kLineBytes = 64;
 constexpr int kFarQueries = 4;
 
@@ -163,21 +183,20 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
                            int32_t head_dim, int32_t fetch_bytes) {
   out += int64_t(query) * head_dim + d;
   Vec sums[MR][ND];
-  UnrollPairs<MR, ND>([&](auto r, auto i) KVCTL_INLINED {
-    sums[r][i] = Load(out + r * int64_t{head_dim} + i * kLanes);
-  });
+  const Rows<MR, float> before(out, head_dim);
+  UnrollPairs<MR, ND>([&](auto r, auto i)
+                          KVCTL_INLINED { sums[r][i] = Load(before[r] + i * kLanes); });
   const T* const* keys = from.keys;
   const int64_t offset = from.offset + d;
-  const float* weights = from.weights + query * from.stride;
-  const int64_t stride = from.stride;
+  Rows<MR, const float> weights(from.weights + query * from.stride, from.stride);
   Fetcher fetch = *from.fetcher;
-  for (const T* const* end = keys + from.count; keys < end; ++keys, ++weights) {
+  for (const T* const* end = keys + from.count; keys < end; ++keys, weights.Skip(1)) {
     const T* value = *keys + offset;
     fetch.FetchBytes<MR>(fetch_bytes);
     // The smaller side is held in registers: it just fits beside the sums.
     if constexpr (MR < ND) {
       Vec w[MR];
-      Unroll<MR>([&](auto r) KVCTL_INLINED { w[r] = Set(weights[r * stride]); });
+      Unroll<MR>([&](auto r) KVCTL_INLINED { w[r] = Set(*weights[r]); });
       Unroll<ND>([&](auto i) KVCTL_INLINED {
         const Vec v = InRegister(Load(value + i * kLanes));
         Unroll<MR>([&](auto r) KVCTL_INLINED { sums[r][i] = FmaInPlace(w[r], v, sums[r][i]); });
@@ -186,15 +205,15 @@ inline void AddValuesBlock(const WeightedValues<T>& from, int32_t query, int32_t
       Vec v[ND];
       Unroll<ND>([&](auto i) KVCTL_INLINED { v[i] = InRegister(Load(value + i * kLanes)); });
       Unroll<MR>([&](auto r) KVCTL_INLINED {
-        const Vec w = InRegister(Set(weights[r * stride]));
+        const Vec w = InRegister(Set(*weights[r]));
         Unroll<ND>([&](auto i) KVCTL_INLINED { sums[r][i] = FmaInPlace(w, v[i], sums[r][i]); });
       });
     }
   }
   from.fetcher->Continue(fetch);
-  UnrollPairs<MR, ND>([&](auto r, auto i) KVCTL_INLINED {
-    Store(out + r * int64_t{head_dim} + i * kLanes, sums[r][i]);
-  });
+  const Rows<MR, float> after(out, head_dim);
+  UnrollPairs<MR, ND>([&](auto r, auto i)
+                          KVCTL_INLINED { Store(after[r] + i * kLanes, sums[r][i]); });
 }
 
 /*! \brief AddValuesBlock for MR queries and the vectors [d, head_dim), ND at a time and then the
@@ -250,7 +269,7 @@ inline Vec Exp2(Vec x) {
   y = Fma(y, f, Set(0x1.ebfbdap-3f));
   y = Fma(y, f, Set(0x1.62e430p-1f));
   y = Fma(y, f, Set(1.f));
-  return ZeroBelow(x, Set(-125.f), Scale2(y, x));
+  return Scale2(y, x, Set(-125.f));
 }
 
 }  // namespace

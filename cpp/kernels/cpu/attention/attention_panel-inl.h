@@ -141,9 +141,10 @@ KVCTL_INLINE void ScoreDims(const float* const* rows, int32_t d, int32_t head_di
     panel += kStep * kPanelKeys;
   }
   const bool last = d + kSums * kSumDims >= head_dim;
+  const Rows<MR, float> to_rows(scores, stride);
   Unroll<MR>([&](auto r) KVCTL_INLINED {
     Unroll<NV>([&](auto n) KVCTL_INLINED {
-      float* to = scores + r * stride + n * kLanes;
+      float* to = to_rows[r] + n * kLanes;
       if (d > 0) sums[0][r][n] = Add(Load(to), sums[0][r][n]);
       Unroll<kSums - 1>(
           [&](auto s) KVCTL_INLINED { sums[0][r][n] = Add(sums[0][r][n], sums[s + 1][r][n]); });

@@ -51,18 +51,15 @@ inline Vec Select(uint64_t bits, Vec x, Vec y) {
   return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(chosen, lane)));
 }
 
-inline Vec ZeroBelow(Vec x, Vec bound, Vec value) {
-  return _mm256_andnot_ps(_mm256_cmp_ps(x, bound, _CMP_LT_OQ), value);
-}
-
 inline Vec CopySign(Vec magnitude, Vec sign) {
   const Vec bit = _mm256_set1_ps(-0.f);
   return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
 }
 inline Vec RoundToInt(Vec x) { return _mm256_cvtepi32_ps(_mm256_cvtps_epi32(x)); }
-inline Vec Scale2(Vec value, Vec x) {
+inline Vec Scale2(Vec value, Vec x, Vec least) {
   const __m256i shifted = _mm256_slli_epi32(_mm256_cvtps_epi32(x), 23);
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), shifted));
+  const __m256i scaled = _mm256_add_epi32(_mm256_castps_si256(value), shifted);
+  return _mm256_andnot_ps(_mm256_cmp_ps(x, least, _CMP_LT_OQ), _mm256_castsi256_ps(scaled));
 }
 
 inline __m128i LoadHalfQuads(const void* a, const void* b) {

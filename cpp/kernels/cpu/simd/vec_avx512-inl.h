@@ -50,17 +50,15 @@ inline Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec Select(uint64_t bits, Vec x, Vec y) {
   return _mm512_mask_blend_ps(static_cast<__mmask16>(bits), y, x);
 }
-inline Vec ZeroBelow(Vec x, Vec bound, Vec value) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), value);
-}
 inline Vec CopySign(Vec magnitude, Vec sign) {
   const Vec bit = _mm512_set1_ps(-0.f);
   return _mm512_or_ps(_mm512_andnot_ps(bit, magnitude), _mm512_and_ps(bit, sign));
 }
 inline Vec RoundToInt(Vec x) { return _mm512_cvtepi32_ps(_mm512_cvtps_epi32(x)); }
-inline Vec Scale2(Vec value, Vec x) {
+inline Vec Scale2(Vec value, Vec x, Vec least) {
   const __m512i shifted = _mm512_slli_epi32(_mm512_cvtps_epi32(x), 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(value), shifted));
+  const __mmask16 above = _mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ);
+  return _mm512_castsi512_ps(_mm512_maskz_add_epi32(above, _mm512_castps_si512(value), shifted));
 }
 
 inline __m128i LoadHalfQuads(const void* a, const void* b) {

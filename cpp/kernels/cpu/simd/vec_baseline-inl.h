@@ -52,21 +52,17 @@ inline Vec Select(uint64_t bits, Vec x, Vec y) {
   return _mm_or_ps(_mm_and_ps(mask, x), _mm_andnot_ps(mask, y));
 }
 
-/*! \brief value where x >= bound or x is NaN, else 0. */
-inline Vec ZeroBelow(Vec x, Vec bound, Vec value) {
-  return _mm_andnot_ps(_mm_cmplt_ps(x, bound), value);
-}
-
 /*! \brief magnitude with the sign of `sign`. */
 inline Vec CopySign(Vec magnitude, Vec sign) {
   const Vec bit = _mm_set1_ps(-0.f);
   return _mm_or_ps(_mm_andnot_ps(bit, magnitude), _mm_and_ps(bit, sign));
 }
 inline Vec RoundToInt(Vec x) { return _mm_cvtepi32_ps(_mm_cvtps_epi32(x)); }
-/*! \brief value times 2 to the power of RoundToInt(x). */
-inline Vec Scale2(Vec value, Vec x) {
+/*! \brief value times 2 to the power of RoundToInt(x) where x >= least or x is NaN, else 0. */
+inline Vec Scale2(Vec value, Vec x, Vec least) {
   const __m128i shifted = _mm_slli_epi32(_mm_cvtps_epi32(x), 23);
-  return _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(value), shifted));
+  const __m128i scaled = _mm_add_epi32(_mm_castps_si128(value), shifted);
+  return _mm_andnot_ps(_mm_cmplt_ps(x, least), _mm_castsi128_ps(scaled));
 }
 
 /*! \brief The four numbers from p[0] + at on, then those from p[4] + at on, and so on. */
