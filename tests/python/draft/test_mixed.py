@@ -150,6 +150,27 @@ def test_of_equal_draws_the_accepted_one_is_told():
     assert mixed.drafters[0].told[0].accepted == [1]
 
 
+def test_a_draft_beside_empty_ones_is_taken_as_it_is():
+    a = Fixed([9], [-1])
+    b = Fixed([9, 1, 2, 1], [-1, 0, 1, 0], rates=[1, 0.6, 0.4, 0.3], layers=(7,))
+    mixed = a | b
+    draft = propose(mixed)
+    assert draft is b.draft
+    told = result(draft, [1], [1, 7], hidden=np.zeros((2, 1, 1)))
+    mixed.observe([told])
+    assert b.told == [told]
+    assert a.told[0].draft is a.draft and a.told[0].hidden is None
+    assert list(a.told[0].nodes) == [0] and a.told[0].accepted == []
+    nothing = Fixed([9], [-1]) | Fixed([9], [-1])
+    assert len(propose(nothing).tree) == 1
+
+
+def test_what_was_drawn_beside_empty_drafts_is_declared():
+    drawn = Fixed([9, 4], [-1, 0], drawn="independent", probs=np.ones((2, 3)))
+    draft = propose(Fixed([9], [-1]) | drawn)
+    assert list(draft.drawn)[1:] == ["independent"] and len(draft.probs) == 2
+
+
 def test_bars_join_and_none_is_refused():
     a, b, c = (Fixed([9], [-1]) for _ in range(3))
     assert (a | b | c).drafters == (a, b, c)

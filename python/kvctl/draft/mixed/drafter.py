@@ -122,6 +122,9 @@ class MixedDrafter:
         """Return the result of a round as one drafter sees it."""
         merged = self._merged[result.request.id]
         draft, places = merged.parts[i], merged.places[i]
+        hidden = self._layers(result.hidden, drafter)
+        if draft is merged.draft and hidden is result.hidden and result.logits is None:
+            return result
         rows = {node: row for row, node in enumerate(result.nodes)}
         nodes = [node for node, place in enumerate(places) if place in rows]
         logits = None
@@ -133,7 +136,7 @@ class MixedDrafter:
             nodes=nodes,
             logits=logits,
             accepted=_own_path(draft, nodes, places, result),
-            hidden=self._layers(result.hidden, drafter),
+            hidden=hidden,
         )
 
     def _layers(self, hidden: Any, drafter: Drafter) -> Any:

@@ -19,7 +19,8 @@ from .evidence import Evidence, evidence_of
 class Merged:
     """One draft, and where the nodes of each part are in it; -1 for those that were left out.
 
-    `evidence` is what their drafters say of the nodes, or None where not all are rated.
+    `evidence` is what their drafters say of the nodes. It is None where not all are rated, or only
+    one part has any.
     """
 
     draft: Draft
@@ -65,11 +66,16 @@ def merge(parts: Sequence[Draft], limit: int, agreement: Agreement) -> Merged:
     ValueError
         If several parts were drawn from distributions that cannot be given node by node.
     """
+    drafted = [part for part in parts if len(part.tree) > 1]
+    if len(drafted) < 2 and all(part.deterministic for part in drafted):
+        # Nothing to merge and, of nodes that nobody else has an equal or another of, to learn.
+        places = [list(range(len(part.tree))) for part in parts]
+        return Merged(drafted[0] if drafted else parts[0], list(parts), places, None)
     order = sorted(range(len(parts)), key=lambda i: parts[i].deterministic)
     rated = all(part.rates is not None or len(part.tree) == 1 for part in parts)
     growth = _Growth(int(parts[0].tree.tokens[0]))
     most = None if rated and all(part.deterministic for part in parts) else limit
-    places: list[list[int]] = [[] for _ in parts]
+    places = [[] for _ in parts]
     for i in order:
         places[i] = growth.add(parts[i], most)
     size = len(growth.tokens)
