@@ -10,8 +10,8 @@ set(kvctl_isa_avx_vnni -mavxvnni ${kvctl_isa_avx2})
 set(kvctl_isa_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq ${kvctl_isa_avx2}
     $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 set(kvctl_isa_vnni -mavx512vnni ${kvctl_isa_avx512})
-# Every processor with AMX has the conversions to bfloat16 and the products of bytes.
-set(kvctl_isa_amx -mamx-tile -mamx-bf16 -mamx-int8 -mavx512bf16 -mavx512vnni ${kvctl_isa_avx512})
+# Every processor with AMX has the conversions to bfloat16, the products of bytes, and those of matrices of bits.
+set(kvctl_isa_amx -mamx-tile -mamx-bf16 -mamx-int8 -mgfni -mavx512bf16 -mavx512vnni ${kvctl_isa_avx512})
 
 function(kvctl_kernels_for room name)
   cmake_parse_arguments(kernels "EXACT" "ISA" "OPTIONS;SOURCES" ${ARGN})

@@ -104,7 +104,7 @@ LinearBackend ChooseLinearBackend(WeightType type) {
 }
 
 std::vector<LinearKernel> LinearKernels(WeightType type) {
-  if (IsQuantized(type)) return QuantizedKernelNames(type);
+  if (IsQuantized(type)) return QuantizedKernelNames();
   switch (ChooseLinearBackend(type)) {
     case LinearBackend::kOneDNN:
       return {{"oneDNN", 1}};

@@ -21,9 +21,12 @@ const QuantizedKernels& Kernels() {
   return CpuIsa() >= Isa::kAvx2 ? kQuantizedKernelsAvx2 : kQuantizedKernelsBaseline;
 }
 
-// From how many rows tiles take less time: int8, int4, int4 with offset, int8 parts. Measured by
-// benchmarks/python/bench_linear.py under several KVCTL_TILE_ROWS.
-constexpr int64_t kTileRows[4] = {5, 16, 16, 48};
+// From how many rows tiles take less time. Behind kSpreadRows they multiply sixteen rows, however
+// many of these there are, and up to so many rows products of bytes take less again: int8, int4,
+// int4 with offset, int8 parts. Measured by benchmarks/python/bench_linear.py under several
+// KVCTL_TILE_ROWS.
+constexpr int64_t kTileRows = 5;
+constexpr int64_t kTooFewForSixteen[4] = {12, 12, 12, 15};
 
 int Index(WeightType type) { return static_cast<int>(type) - static_cast<int>(WeightType::kInt8); }
 
@@ -39,16 +42,23 @@ int64_t AskedTileRows() {
         "'");
 }
 
+/*! \brief Whether tiles multiply m rows of so many pieces, blocks or parts of them. */
+bool TakesTiles(WeightType type, int64_t m, int64_t pieces) {
+  if (!CpuHasTiles() || m < QuantizedTileRows()) return false;
+  if (m <= kSpreadRows) return pieces % 2 == 0;
+  return m > kTooFewForSixteen[Index(type)] || QuantizedTileRows() != kTileRows;
+}
+
 constexpr int64_t Panels(int64_t n) { return (n + kQuantizedWidth - 1) / kQuantizedWidth; }
 
 }  // namespace
 
-int64_t QuantizedTileRows(WeightType type) {
+int64_t QuantizedTileRows() {
   static const int64_t asked = AskedTileRows();
-  return asked > 0 ? asked : kTileRows[Index(type)];
+  return asked > 0 ? asked : kTileRows;
 }
 
-std::vector<LinearKernel> QuantizedKernelNames(WeightType type) {
+std::vector<LinearKernel> QuantizedKernelNames() {
   const QuantizedKernels* own = &Kernels();
   const char* name = own == &kQuantizedKernelsVnni      ? "avx512 vnni"
                      : own == &kQuantizedKernelsAvxVnni ? "avx2 vnni"
@@ -56,7 +66,7 @@ std::vector<LinearKernel> QuantizedKernelNames(WeightType type) {
                                                         : "baseline";
   std::vector<LinearKernel> kernels = {{name, 1}};
   if (!CpuHasTiles()) return kernels;
-  const int64_t rows = QuantizedTileRows(type);
+  const int64_t rows = QuantizedTileRows();
   if (rows == 1) kernels.clear();
   kernels.push_back({"AMX tiles", rows});
   return kernels;
@@ -125,9 +135,7 @@ void ClearScales(const QuantizedRows& rows, int64_t row, int64_t blocks) {
 void LinearQuantized(const float* x, int64_t m, const void* panels, int64_t n, int64_t k,
                      WeightType type, const float* addend, float* out) {
   const int64_t blocks = k / kBlockInputs, parts = type == WeightType::kInt8Parts ? 2 : 1;
-  const bool is_spread = m <= kSpreadRows;
-  const bool tiles =
-      CpuHasTiles() && m >= QuantizedTileRows(type) && (!is_spread || blocks * parts % 2 == 0);
+  const bool is_spread = m <= kSpreadRows, tiles = TakesTiles(type, m, blocks * parts);
   const int64_t together = tiles ? kTileRowsTogether : kRowsTogether;
   const int64_t padded = (m + together - 1) / together * together, places = padded * blocks;
   // Tiles take rows behind the last one along.

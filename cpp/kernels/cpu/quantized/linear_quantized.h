@@ -118,10 +118,10 @@ extern const QuantizedKernels kQuantizedKernelsVnni;
 extern const QuantizedPanels kQuantizedTiles[4];
 
 /*! \brief The number of rows from which tiles take less time than products of bytes. */
-int64_t QuantizedTileRows(WeightType type);
+int64_t QuantizedTileRows();
 
 /*! \brief See LinearKernels. */
-std::vector<LinearKernel> QuantizedKernelNames(WeightType type);
+std::vector<LinearKernel> QuantizedKernelNames();
 
 /*! \brief Packs blocks into panels. */
 void PackQuantizedPanels(const uint8_t* blocks, int64_t n, int64_t k, WeightType type, void* out);

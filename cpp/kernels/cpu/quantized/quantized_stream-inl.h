@@ -10,6 +10,15 @@
 namespace kvctl {
 namespace {
 
+/*! \brief Adds products of signed inputs and of weights: unsigned bytes as they are in memory, or
+ * signed ones that were unpacked. Only a macro can pass the names of tiles on. */
+#define KVCTL_MULTIPLY(sums, inputs, weights) \
+  if constexpr (kUnpacks) {                   \
+    _tile_dpbssd(sums, inputs, weights);      \
+  } else {                                    \
+    _tile_dpbsud(sums, inputs, weights);      \
+  }
+
 /*!
  * \brief kRows rows times panels, one unit after another: kPieces blocks, or parts of one, of
  * kHalves halves of a panel.
@@ -110,7 +119,10 @@ class Stream {
 
   /*! \brief Writes weights of 4 bits as bytes. */
   KVCTL_INLINE void Unpack(int64_t slot) {
-    const __m512i nibble = _mm512_set1_epi8(15);
+    constexpr bool kSigned = kType == WeightType::kInt4;
+    const __m512i low = _mm512_set1_epi64(kSigned ? kLowSigned : kLow);
+    const __m512i high = _mm512_set1_epi64(kSigned ? kHighSigned : kHigh);
+    constexpr int kFlipped = kSigned ? 0xf8 : 0;
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) {
       const uint8_t* w =
@@ -121,9 +133,10 @@ class Stream {
 #pragma GCC unroll 4
         for (int q = 0; q < 4; ++q) {
           const __m512i line = _mm512_loadu_si512(w + piece * kIntegers + q * kQuadBytes);
-          const __m512i high = _mm512_srli_epi16(line, 4);
-          _mm512_store_si512(lines + q * kLineBytes, _mm512_and_si512(line, nibble));
-          _mm512_store_si512(lines + (4 + q) * kLineBytes, _mm512_and_si512(high, nibble));
+          _mm512_store_si512(lines + q * kLineBytes,
+                             _mm512_gf2p8affine_epi64_epi8(line, low, kFlipped));
+          _mm512_store_si512(lines + (4 + q) * kLineBytes,
+                             _mm512_gf2p8affine_epi64_epi8(line, high, kFlipped));
         }
       }
     }
@@ -154,25 +167,25 @@ class Stream {
       _tile_loadd(4, x, kInputStride);
       _tile_loadd(6, w, kStride);
       _tile_zero(0);
-      _tile_dpbsud(0, 4, 6);
+      KVCTL_MULTIPLY(0, 4, 6);
       if constexpr (kHalves == 2) {
         _tile_loadd(7, other, kStride);
         _tile_zero(1);
-        _tile_dpbsud(1, 4, 7);
+        KVCTL_MULTIPLY(1, 4, 7);
       }
     } else {
       _tile_loadd(5, x, kInputStride);
       if constexpr (kHalves == 2) {
         _tile_loadd(6, w, kStride);
         _tile_zero(2);
-        _tile_dpbsud(2, 5, 6);
+        KVCTL_MULTIPLY(2, 5, 6);
         _tile_loadd(7, other, kStride);
         _tile_zero(3);
-        _tile_dpbsud(3, 5, 7);
+        KVCTL_MULTIPLY(3, 5, 7);
       } else {
         _tile_loadd(7, w, kStride);
         _tile_zero(2);
-        _tile_dpbsud(2, 5, 7);
+        KVCTL_MULTIPLY(2, 5, 7);
       }
     }
     multiply_.Next(blocks_);
@@ -191,11 +204,9 @@ class Stream {
     }
   }
 
-  /*! \brief What the products lack because weights are multiplied as unsigned numbers. */
+  /*! \brief What products lack whose weights are multiplied as unsigned bytes. */
   static int32_t OffsetOf(const BlockOffsets& offsets, int part) {
-    if constexpr (kType == WeightType::kInt8Parts) return offsets.parts[part];
-    if constexpr (kType == WeightType::kInt8) return offsets.bytes;
-    return offsets.halves;
+    return kParts == 2 ? offsets.parts[part] : offsets.bytes;
   }
 
   KVCTL_INLINE void Add(int64_t slot) {
@@ -234,7 +245,7 @@ class Stream {
 #pragma GCC unroll 2
       for (int half = 0; half < kHalves; ++half) {
         __m512i dot = _mm512_load_si512(buffers_->dots[slot][half] + first_dot + r * kColumns);
-        if constexpr (kType != WeightType::kInt4Offset) dot = _mm512_add_epi32(dot, offset);
+        if constexpr (HasBytes(kType)) dot = _mm512_add_epi32(dot, offset);
         __m512* sum = &sums_[r * kHalves + half];
         *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scales[half], x_scale), *sum);
       }
@@ -280,6 +291,8 @@ class Stream {
   Place unpack_, multiply_, add_;
   __m512 sums_[kRows * kHalves];
 };
+
+#undef KVCTL_MULTIPLY
 
 }  // namespace
 }  // namespace kvctl

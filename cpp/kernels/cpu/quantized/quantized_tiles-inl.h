@@ -51,6 +51,11 @@ __m512 LoadSigned(const uint8_t* p) {
 
 #define KVCTL_INLINE __attribute__((always_inline)) inline
 
+// What unpacks weights of 4 bits: matrices of bits, of which each makes one bit of a byte. Signed
+// weights have their highest bit in all bits from it on, and these are flipped: eight less.
+constexpr int64_t kLow = 0x0102040800000000, kHigh = 0x1020408000000000;
+constexpr int64_t kLowSigned = 0x0102040808080808, kHighSigned = 0x1020408080808080;
+
 // Two units are on their way in these buffers. With four, loads of one lay a multiple of 4096 bytes
 // behind stores of another, and waited for them.
 constexpr int kSlots = 2;

@@ -48,12 +48,14 @@ Isa Detect() {
 }
 
 constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, edx
+constexpr unsigned kGfni = 1u << 8;                                                // leaf 7, ecx
 constexpr unsigned kAvxVnni = 1u << 4, kAvx512Bf16 = 1u << 5;                      // subleaf 1, eax
 
 bool ProcessorHasTiles() {
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned kAll = kAmxBf16 | kAmxTile | kAmxInt8;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kAll) != kAll) return false;
+  if ((ecx & kGfni) == 0) return false;
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvx512Bf16) != 0;
 }
 
