@@ -34,12 +34,6 @@ static_assert(sizeof(Head) == 64, "panels are aligned behind it");
 const void* Body(const void* packed) { return static_cast<const char*>(packed) + sizeof(Head); }
 void* Body(void* packed) { return static_cast<char*>(packed) + sizeof(Head); }
 
-/*! \brief The panels of float32 or bfloat16 weights. */
-PanelShape PanelsOf(Isa isa, WeightType type) {
-  const ModelKernels& kernels = ModelKernelsFor(isa);
-  return type == WeightType::kFloat32 ? kernels.panels_f32 : kernels.panels_bf16;
-}
-
 size_t WeightSize(WeightType type) { return type == WeightType::kFloat32 ? 4 : 2; }
 
 size_t QuantizedBytes(int64_t n, int64_t k, WeightType type) {
@@ -60,19 +54,15 @@ uint16_t ToBFloat16(float value) {
 }
 
 /*! \brief Panel-major, k-major within a panel; columns behind the last one are zero. */
-void PackPanels(const float* weight, int64_t n, int64_t k, WeightType type, PanelShape shape,
-                void* out) {
-  const int64_t panels = (n + shape.width - 1) / shape.width;
+void PackPanels(const float* weight, int64_t n, int64_t k, WeightType type, int width, void* out) {
+  const int64_t panels = (n + width - 1) / width;
 #pragma omp parallel for schedule(static) if (UseTeam(true))
   for (int64_t p = 0; p < panels; ++p) {
-    const int64_t first = p * shape.width, left = (n - first + shape.step - 1) / shape.step;
-    const int width =
-        left * shape.step < shape.width ? static_cast<int>(left) * shape.step : shape.width;
     for (int64_t i = 0; i < k; ++i) {
       for (int c = 0; c < width; ++c) {
-        const int64_t column = first + c;
+        const int64_t column = p * width + c;
         const float value = column < n ? weight[column * k + i] : 0.0f;
-        const int64_t at = first * k + i * width;
+        const int64_t at = (p * k + i) * width;
         if (type == WeightType::kFloat32) {
           static_cast<float*>(out)[at + c] = value;
         } else {
@@ -124,8 +114,8 @@ size_t PackedLinearBytes(int64_t n, int64_t k, WeightType type, LinearBackend ba
   if (backend == LinearBackend::kOneDNN) return sizeof(Head) + OneDNN()->packed_bytes(n, k);
   if (IsQuantized(type)) return sizeof(Head) + QuantizedBytes(n, k, type);
   const bool tiles = backend == LinearBackend::kAmx;
-  const int step = tiles ? kTilePanelWidth : PanelsOf(CpuIsa(), type).step;
-  const int64_t columns = (n + step - 1) / step * step;
+  const int width = tiles ? kTilePanelWidth : ModelKernelsFor(CpuIsa()).panel_width;
+  const int64_t columns = (n + width - 1) / width * width;
   if (tiles) k = TileInputs(k);
   if (columns > std::numeric_limits<int64_t>::max() / 8 / k) {
     Throw(ErrorKind::kValue, "a weight of (", n, ", ", k, ") is too large");
@@ -162,7 +152,7 @@ void PackLinear(const float* weight, int64_t n, int64_t k, WeightType type, Line
   } else if (backend == LinearBackend::kAmx) {
     PackTiles(weight, n, k, Body(packed));
   } else {
-    PackPanels(weight, n, k, type, PanelsOf(head.isa, type), Body(packed));
+    PackPanels(weight, n, k, type, ModelKernelsFor(head.isa).panel_width, Body(packed));
   }
 }
 
@@ -197,8 +187,7 @@ void Linear(const float* x, int64_t m, const void* packed, const float* addend, 
   }
   const ModelKernels& kernels = ModelKernelsFor(head.isa);
   const PanelProduct product{x, Body(packed), addend, out, m, head.n, head.k};
-  const int width = PanelsOf(head.isa, head.type).width;
-  const int64_t panels = (head.n + width - 1) / width;
+  const int64_t panels = (head.n + kernels.panel_width - 1) / kernels.panel_width;
   auto run = head.type == WeightType::kFloat32 ? kernels.linear_f32 : kernels.linear_bf16;
   // Below this many products waking the threads costs more than the work.
 #pragma omp parallel if (UseTeam(m * head.n * head.k > (1 << 16)))

@@ -14,12 +14,8 @@
 namespace kvctl {
 namespace {
 
-constexpr ModelKernels kModelKernels = {{kPanelWidth<float>, kPanelStep<float>},
-                                        {kPanelWidth<uint16_t>, kPanelStep<uint16_t>},
-                                        LinearPanels<float>,
-                                        LinearPanels<uint16_t>,
-                                        RmsNormRow,
-                                        SiluMulRow};
+constexpr ModelKernels kModelKernels = {kPanelWidth, LinearPanels<float>, LinearPanels<uint16_t>,
+                                        RmsNormRow, SiluMulRow};
 
 }  // namespace
 }  // namespace kvctl

@@ -14,7 +14,7 @@ namespace kvctl {
 /*! \brief One matrix product over packed panels; see kernels/linear.h for the layout. */
 struct PanelProduct {
   const float* x;       //!< (m, k) row-major
-  const void* panels;   //!< ceil(n / width) panels of k * width weights, see PanelShape
+  const void* panels;   //!< ceil(n / panel_width) panels of k * panel_width weights
   const float* addend;  //!< (m, n) or nullptr
   float* out;           //!< (m, n)
   int64_t m;
@@ -22,16 +22,9 @@ struct PanelProduct {
   int64_t k;
 };
 
-/*! \brief How output columns are divided into panels. */
-struct PanelShape {
-  int width;  //!< of a panel
-  int step;   //!< the last panel's width is a multiple of it
-};
-
 /*! \brief The kernels of one instruction set. */
 struct ModelKernels {
-  PanelShape panels_f32;   //!< of float32 weights
-  PanelShape panels_bf16;  //!< of bfloat16 weights
+  int panel_width;  //!< output columns of a panel
   /*! \brief Computes the output columns of panels [begin, end), from float32 or bfloat16 weights.
    */
   void (*linear_f32)(const PanelProduct& product, int64_t begin, int64_t end);
