@@ -186,8 +186,9 @@ void AttendPages(const AttentionArgs& args, const AttentionShape& shape, const A
     next.num_blocks = 0;
     if (found) finder.Find(walker, &next);
     const bool packs =
-        PacksAlways(args) || (unit.num_heads == 1 && PacksChunks(args, unit_queries) &&
-                              chunk.num_blocks <= kPackedBlocks);
+        chunk.num_blocks > 0 &&  // a page selector may leave out all of a chunk
+        (PacksAlways(args) || (unit.num_heads == 1 && PacksChunks(args, unit_queries) &&
+                               chunk.num_blocks <= kPackedBlocks));
     ChunkKeys packed;
     Fetcher fetcher;
     if (packs) {

@@ -180,4 +180,29 @@ TEST(WhatIsHiddenMayBeAnything) {
   }
 }
 
+TEST(AChunkMayHaveNoPages) {
+  // Of the first two chunks a page selector leaves out all: the same as when they are hidden.
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kInt8}) {
+    const Shape shape{4, 1, 64, 16};
+    PagedLayer layer(shape, dtype, 100, 31);
+    const int64_t width = shape.qo_heads * shape.head_dim;
+    for (const int32_t queries : {1, 20}) {
+      TestSequence sequence(&layer, 600, {}, queries, queries);
+      const std::vector<float> q = layer.Random(queries * width);
+      std::vector<uint8_t> bits(queries * (600 + queries), 1);
+      for (int32_t r = 0; r < queries; ++r) {
+        std::fill_n(bits.begin() + r * (600 + queries), 512, 0);
+        for (int32_t c = r + 1; c < queries; ++c) bits[r * (600 + queries) + 600 + c] = 0;
+      }
+      const Mask mask = Mask::Full(bits.data(), queries, 600 + queries);
+      std::vector<TestSequence> batch{sequence};
+      const std::vector<float> hidden = Attend(layer, batch, {&mask}, q);
+      std::fill_n(batch[0].pages.begin(), 512 / 16, -1);
+      batch[0].Link();
+      EXPECT(Attend(layer, batch, {}, q) == hidden);
+      for (int32_t page : sequence.pages) layer.free.push_back(page);
+    }
+  }
+}
+
 }  // namespace kvctl
