@@ -1,7 +1,9 @@
 #include "kernels/packed_memory.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -37,6 +39,11 @@ Slabs& AllSlabs() {
   return *slabs;
 }
 
+// Nobody would unlock it in a child that was forked while another thread had locked it.
+const int at_fork =
+    pthread_atfork([] { AllSlabs().mutex.lock(); }, [] { AllSlabs().mutex.unlock(); },
+                   [] { AllSlabs().mutex.unlock(); });
+
 void* NewHugePages(size_t bytes) {
   void* memory = nullptr;
   if (posix_memalign(&memory, kHugePage, RoundUp(bytes, kHugePage)) != 0) throw std::bad_alloc();
@@ -48,7 +55,8 @@ void* NewHugePages(size_t bytes) {
 
 void* NewPackedMemory(size_t bytes) {
   if (bytes >= kLarge) return NewHugePages(bytes);
-  const size_t size = RoundUp(bytes, kLine);
+  // A line at least: what lies at the end of a slab would not be found in it.
+  const size_t size = RoundUp(std::max<size_t>(bytes, 1), kLine);
   Slabs& slabs = AllSlabs();
   const std::lock_guard<std::mutex> lock(slabs.mutex);
   auto slab = slabs.by_address.find(slabs.newest);

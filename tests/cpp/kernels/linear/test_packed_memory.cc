@@ -1,5 +1,10 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -55,4 +60,36 @@ TEST(PackedMemoryServesWeightsThatComeAndGo) {
   }
   EXPECT(Holds(kept, 7));
   kvctl::FreePackedMemory(kept.data);
+}
+
+TEST(PackedMemoryOfNoBytesLiesWithinASlab) {
+  std::vector<void*> all;
+  // A whole slab and more, with nothing behind each weight.
+  for (int i = 0; i < 40; ++i) {
+    all.push_back(kvctl::NewPackedMemory(1 << 20));
+    all.push_back(kvctl::NewPackedMemory(0));
+    EXPECT(all[2 * i + 1] != all[2 * i]);
+  }
+  for (void* memory : all) kvctl::FreePackedMemory(memory);
+}
+
+TEST(PackedMemoryWorksInAChildThatWasForkedMeanwhile) {
+  std::atomic<bool> begun{false}, done{false};
+  std::thread other([&] {
+    for (; !done; begun = true) kvctl::FreePackedMemory(kvctl::NewPackedMemory(64));
+  });
+  while (!begun) std::this_thread::yield();
+  for (int i = 0; i < 200; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(3);  // ends a child that waits for the other thread
+      kvctl::FreePackedMemory(kvctl::NewPackedMemory(64));
+      _exit(0);
+    }
+    int status = -1;
+    EXPECT(waitpid(child, &status, 0) == child && status == 0);
+    if (status != 0) break;
+  }
+  done = true;
+  other.join();
 }
