@@ -38,7 +38,7 @@ struct Weight {
   void* packed;
 };
 
-std::vector<float> Input(int64_t m, int64_t k) {
+inline std::vector<float> Input(int64_t m, int64_t k) {
   std::mt19937 random(static_cast<unsigned>(m * 7 + k));
   std::normal_distribution<float> normal;
   std::vector<float> x(m * k);
@@ -46,8 +46,8 @@ std::vector<float> Input(int64_t m, int64_t k) {
   return x;
 }
 
-std::vector<float> Run(const Weight& weight, const std::vector<float>& x, int64_t m,
-                       const float* addend = nullptr) {
+inline std::vector<float> Run(const Weight& weight, const std::vector<float>& x, int64_t m,
+                              const float* addend = nullptr) {
   std::vector<float> out(m * weight.n, NAN);
   Linear(x.data(), m, weight.packed, addend, out.data());
   return out;
@@ -55,8 +55,8 @@ std::vector<float> Run(const Weight& weight, const std::vector<float>& x, int64_
 
 /*! \brief Largest |out - x Wᵀ| over the bound that rounding allows: k * 2^-24 * sum |x w|, in these
  * units. */
-double WorstError(const Weight& weight, const std::vector<float>& x, int64_t m,
-                  const std::vector<float>& out, double unit) {
+inline double WorstError(const Weight& weight, const std::vector<float>& x, int64_t m,
+                         const std::vector<float>& out, double unit) {
   double worst = 0;
   for (int64_t r = 0; r < m; ++r) {
     for (int64_t c = 0; c < weight.n; ++c) {
@@ -72,7 +72,7 @@ double WorstError(const Weight& weight, const std::vector<float>& x, int64_t m,
   return worst;
 }
 
-bool SameBits(const float* a, const float* b, int64_t count) {
+inline bool SameBits(const float* a, const float* b, int64_t count) {
   return std::memcmp(a, b, sizeof(float) * count) == 0;
 }
 

@@ -294,6 +294,24 @@ TEST(ARowOfBlocksWithAnOffsetIsTheSameAmongAnyNumberOfRows) {
   }
 }
 
+// Fewer panels than there are stay in the second-level cache while so many rows pass over them.
+TEST(ALongQuantizedRowIsTheSameAmongAnyNumberOfRows) {
+  constexpr int64_t kN = 100, kMost = 40, kK = 8192;
+  const std::vector<float> x = Input(kMost, kK);
+  const auto check = [&](const void* packed) {
+    std::vector<float> all(kMost * kN), some(kMost * kN);
+    Linear(x.data(), kMost, packed, nullptr, all.data());
+    for (int64_t m : {1, 8, 17, 33}) {
+      Linear(x.data(), m, packed, nullptr, some.data());
+      EXPECT(SameBits(some.data(), all.data(), m * kN));
+    }
+  };
+  for (WeightType type : kTypes) check(Weight(kN, kK, type).packed);
+  for (WeightType type : {WeightType::kInt4Offset, WeightType::kInt8Parts}) {
+    check(KeptWeight(kN, kK, type).packed);
+  }
+}
+
 TEST(FloatsDoNotBecomeBlocksWithAnOffset) {
   const std::vector<float> weight(64);
   EXPECT_ERROR(
