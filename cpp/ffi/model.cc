@@ -5,6 +5,7 @@
 #include <tvm/ffi/string.h>
 
 #include <cmath>
+#include <new>
 #include <string>
 
 #include "ffi/model_arguments.h"
@@ -30,6 +31,15 @@ struct PackedAllocator {
     tensor->data = NewPackedMemory(tvm::ffi::GetDataSize(*tensor));
   }
   void FreeData(DLTensor* tensor) { FreePackedMemory(tensor->data); }
+};
+
+/*! \brief Tensors of blocks, which do not last: memory between packed weights would stay in use. */
+struct BlockAllocator {
+  static constexpr std::align_val_t kAlignment{64};
+  void AllocData(DLTensor* tensor) {
+    tensor->data = ::operator new(tvm::ffi::GetDataSize(*tensor), kAlignment);
+  }
+  void FreeData(DLTensor* tensor) { ::operator delete(tensor->data, kAlignment); }
 };
 
 Tensor PackAs(const TensorView& weight, WeightType type) {
@@ -66,9 +76,9 @@ Tensor Quantize(const TensorView& weight, int64_t bits) {
   const Rows shape = RowsOf(weight);
   PackedLinearBytes(shape.rows, shape.cols, type, LinearBackend::kOwn);  // checks the shape
   const int64_t blocks = shape.cols / kBlockInputs;
-  Tensor quantized = Tensor::FromNDAlloc(PackedAllocator(),
-                                         tvm::ffi::Shape({shape.rows, blocks, BlockBytes(type)}),
-                                         kBytes, weight.device());
+  Tensor quantized =
+      Tensor::FromNDAlloc(BlockAllocator(), tvm::ffi::Shape({shape.rows, blocks, BlockBytes(type)}),
+                          kBytes, weight.device());
   QuantizeBlocks(Data<const float>(weight), shape.rows * shape.cols, type,
                  static_cast<uint8_t*>(quantized.data_ptr()));
   return quantized;

@@ -176,6 +176,14 @@ def test_quantized_weights(bits, steps):
     np.testing.assert_array_equal(one[0], out[4])
 
 
+def test_blocks_leave_no_holes_between_packed_weights():
+    quantize, pack = model_op("quantize"), model_op("pack_quantized")
+    packed = [pack(quantize(tensor(random(64, 64)), 8)) for _ in range(8)]
+    starts = [np.from_dlpack(one).ctypes.data for one in packed]
+    whole = -(-packed[0].shape[0] // 64) * 64
+    assert np.count_nonzero(np.diff(starts) == whole) >= 6  # one may begin a slab
+
+
 def test_weights_from_gguf_keep_their_blocks():
     """Its quantized weights, read as floats, become the same scales and integers again."""
     for quantization, bits in (("Q8_0", 8), ("Q4_0", 4)):
