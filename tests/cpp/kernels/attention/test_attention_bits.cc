@@ -63,9 +63,9 @@ TEST(TokensOfAChainComeOutAsTheyWouldAlone) {
   }
 }
 
-TEST(NeitherTheBatchNorTheThreadsChangeABit) {
+static void CheckBatchesAndThreads(DType dtype) {
   const Shape shape{6, 2, 64, 16};
-  PagedLayer layer(shape, DType::kFloat16, 2000, 23);
+  PagedLayer layer(shape, dtype, 2000, 23);
   const int64_t width = shape.qo_heads * shape.head_dim;
   const Mask window = Mask::Window(100, 3);
   std::vector<TestSequence> batch;
@@ -98,6 +98,12 @@ TEST(NeitherTheBatchNorTheThreadsChangeABit) {
     }
   }
   omp_set_num_threads(before);
+}
+
+TEST(NeitherTheBatchNorTheThreadsChangeABit) {
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kInt8}) {
+    CheckBatchesAndThreads(dtype);
+  }
 }
 
 TEST(SharedPagesChangeNoBit) {

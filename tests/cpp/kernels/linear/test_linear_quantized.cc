@@ -208,18 +208,26 @@ TEST(AQuantizedRowIsTheSameAmongAnyNumberOfRows) {
 }
 
 TEST(AQuantizedRowIsTheSameWithAnyNumberOfThreads) {
-  for (WeightType type : kTypes) {
-    Weight weight(200, 320, type);
-    const std::vector<float> x = Input(17, 320);
-    const int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
-    const std::vector<float> alone = Run(weight, x, 17);
-    for (int count : {2, 3, 9}) {
-      omp_set_num_threads(count);
-      EXPECT(SameBits(Run(weight, x, 17).data(), alone.data(), 17 * 200));
+  constexpr int64_t kN = 200, kK = 320;
+  const int threads = omp_get_max_threads();
+  const auto check = [&](const void* packed) {
+    for (int64_t m : {6, 17, 40}) {
+      const std::vector<float> x = Input(m, kK);
+      std::vector<float> alone(m * kN), out(m * kN);
+      omp_set_num_threads(1);
+      Linear(x.data(), m, packed, nullptr, alone.data());
+      for (int count : {2, 3, 9}) {
+        omp_set_num_threads(count);
+        Linear(x.data(), m, packed, nullptr, out.data());
+        EXPECT(SameBits(out.data(), alone.data(), m * kN));
+      }
     }
-    omp_set_num_threads(threads);
+  };
+  for (WeightType type : kTypes) check(Weight(kN, kK, type).packed);
+  for (WeightType type : {WeightType::kInt4Offset, WeightType::kInt8Parts}) {
+    check(KeptWeight(kN, kK, type).packed);
   }
+  omp_set_num_threads(threads);
 }
 
 TEST(AQuantizedProductAddsTheAddendOnce) {
