@@ -33,6 +33,9 @@ constexpr int kFewRows = 2;     // that keep up with the processor's own prefetc
 // Where vectors are narrow and several blocks of rows pass over weights, multiplying takes all
 // ports: each line is prefetched once, into the first-level cache.
 constexpr bool kNarrow = Vec::kRegisters < 32;
+// So it is with any number of rows for weights that are unpacked first.
+template <typename Weight>
+constexpr bool kOnce = kNarrow && sizeof(Weight) < sizeof(float);
 
 inline void LoadWeights(const float* w, Vec* low, Vec* high) {
   *low = Load(w);
@@ -70,7 +73,8 @@ void Tile(const float* x, int64_t x_stride, const Weight* w, int64_t count, cons
       high[r] = Fma(value, w_high, high[r]);
       // Spread over the rows: one behind another, prefetches keep the loads behind them waiting.
       // Not in functions of their own, which GCC takes to be without effect.
-      if (r == 0 && near_step > 0) __builtin_prefetch(near + i * near_step);
+      if (r == 0 && (kOnce<Weight> || near_step > 0)) __builtin_prefetch(near + i * near_step);
+      if (kOnce<Weight>) continue;
       if (r == kRows / 4 && far_step > 0) __builtin_prefetch(far + i * far_step, 0, 2);
       if (r == kRows / 2 && near_step > kCacheLine) {
         __builtin_prefetch(near + i * near_step + kCacheLine);
@@ -120,7 +124,7 @@ void GroupOfRows(const PanelProduct& product, const float* x, int rows, const We
       const int64_t behind = share * count * block;
       Pass pass{begin == 0, here + kNear, block == 0 ? kStep : 0, here + kFar + behind,
                 rows > kFewRows ? share : 0};
-      if (kNarrow && blocks > 1) {
+      if (kOnce<Weight> || (kNarrow && blocks > 1)) {
         pass = {begin == 0, here + kChunk * kStep + behind, share, nullptr, 0};
       }
       TileOf<Weight>(block_rows)(x + row * product.k + begin, product.k, w, count, pass,
