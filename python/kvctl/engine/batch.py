@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
 from .._ffi.errors import OutOfPagesError
+from .when_free import when_free
 
 if TYPE_CHECKING:
     from .drafting import Drafting
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 # Tokens that must stay free for each text that runs when another one enters: otherwise it would
 # have to leave soon.
 _HEADROOM = 32
-# How long cleaning up waits for another thread that uses the cache, in seconds.
-_PATIENCE = 5.0
 
 
 class Batch:
@@ -143,12 +141,4 @@ class Batch:
         cache = self._runner.cache
         if seq_id not in cache:
             return None
-        end = perf_counter() + _PATIENCE
-        while True:
-            try:
-                return cache.remove_sequence(seq_id)
-            except RuntimeError as error:
-                # One of another class is no thread in the cache: a worker has died.
-                if type(error) is not RuntimeError or perf_counter() > end:
-                    raise
-            sleep(0.0005)
+        return when_free(lambda: cache.remove_sequence(seq_id))

@@ -82,6 +82,37 @@ def test_a_forward_that_another_thread_disturbs_leaves_no_step(runner):
     np.testing.assert_array_equal(np.from_dlpack(runner.prefill([0], [PROMPT])), expected)
 
 
+class Busy:
+    """The parts of a cache, in which another thread is for the first calls for pending nodes."""
+
+    def __init__(self, parts, times):
+        self._parts, self._left = parts, times
+
+    def __getattr__(self, name):
+        return getattr(self._parts, name)
+
+    def pending_length(self, seq_id):
+        self._left -= 1
+        if self._left >= 0:
+            raise RuntimeError("the cache is in use by another thread")
+        return self._parts.pending_length(seq_id)
+
+
+def test_a_forward_that_happened_is_not_refused(recurrent_models):
+    """It was, where a thread came between the forward and the note of its tokens."""
+    runner = ModelRunner.load(recurrent_models("hybrid", emit_steps=True), max_sequences=4)
+    runner.cache.add_sequence(0)
+    runner.prefill([0], [PROMPT])
+    expected = np.from_dlpack(runner.decode([0], [7])).copy()
+    runner.cache.popn(0, 2)
+    runner.cache.parts, parts = Busy(runner.cache.parts, 3), runner.cache.parts
+    runner.decode([0], [PROMPT[-1]])
+    runner.cache.parts = parts
+    np.testing.assert_array_equal(np.from_dlpack(runner.decode([0], [7])), expected)
+    runner.cache.popn(0, 1)  # by what was noted
+    np.testing.assert_array_equal(np.from_dlpack(runner.decode([0], [7])), expected)
+
+
 def test_a_generation_that_another_thread_disturbs_leaves_nothing(runner):
     expected = kvctl.generate(runner, PROMPT, max_new_tokens=6).tokens
     cache, free = runner.cache, runner.cache.num_available_tokens

@@ -9,6 +9,7 @@ from typing import Any
 from ...cache.paged_kv_cache import PagedKVCache
 from ...recurrent.hybrid_cache import HybridCache
 from ...recurrent.state import RecurrentState
+from ..when_free import when_free
 
 Append = Callable[[list[int], list[list[int]]], None]
 
@@ -153,7 +154,8 @@ class ReplayingCache:
         `special` says that they ran under a mask that is no tree or at positions of their own.
         """
         known = self._tokens[seq_id]
-        if self.parts.pending_length(seq_id) > len(known.pending):
+        # The forward has happened: it must not be refused for a thread that looks at the cache now.
+        if when_free(lambda: self.parts.pending_length(seq_id)) > len(known.pending):
             known.pending.extend(tokens)
             known.pending_special |= special
             return
