@@ -16,7 +16,8 @@ class Opinion(Protocol):
     def probability(self, node: int, token: int) -> float | None:
         """Return the probability of a token after a node of the draft's tree.
 
-        It is None where the drafter did not extend the node, or does not know the token.
+        It is None where the drafter did not extend the node, or does not know the token. What is no
+        probability, NaN too, is refused with a `ValueError`.
         """
         ...
 

@@ -51,6 +51,15 @@ def test_evidence_is_given_the_parent_and_by_those_that_are_heard():
     assert rates[5] < 0.25  # what stands behind a token that the head does not believe in
 
 
+@pytest.mark.parametrize("said", [float("nan"), -0.1, 1.5])
+def test_an_opinion_that_is_no_probability_is_refused(said):
+    """NaN stayed in the pool's weights, and then no node was rated any more."""
+    head = draft([9, 1], [-1, 0], [1, 0.6], Table({(0, 4): said}))
+    suffix = draft([9, 4], [-1, 0], [1, 0.5])
+    with pytest.raises(ValueError, match=f"must be a probability from 0 to 1, not {said}"):
+        evidence_of([9, 1, 4], [-1, 0, 0], [head, suffix], [[0, 1], [0, 2]])
+
+
 def test_what_nobody_was_asked_about_is_believed_as_before():
     a = draft([9, 1], [-1, 0], [1, 0.6])
     b = draft([9, 1, 2], [-1, 0, 1], [1, 0.4, 0.3])

@@ -96,6 +96,12 @@ def _ask(asked: Sequence[tuple[Opinion, dict[int, int]]], parent: int, token: in
     for opinion, nodes in asked:
         node = nodes.get(parent)
         probability = None if node is None else opinion.probability(node, token)
-        if probability is not None:
-            return probability
+        if probability is None:
+            continue
+        if not 0.0 <= probability <= 1.0:  # NaN too: it would stay in the pool's weights
+            raise ValueError(
+                f"an opinion must be a probability from 0 to 1, not {probability} (of token "
+                f"{token} after node {node})"
+            )
+        return probability
     return None

@@ -88,7 +88,7 @@ class GrowingTree:
         logits, total = self._said[node]
         if own is None or not 0 <= own < len(logits):
             return None
-        return math.exp(float(logits[own]) - total)
+        return min(math.exp(float(logits[own]) - total), 1.0)  # rounding may exceed it
 
     def next_draws(self, width: int) -> list[int]:
         """Name `width` draws from each node of the frontier: the first of each; none comes twice.
