@@ -74,7 +74,7 @@ heads: $(VENV)/built $(VENV)/weights
 	$(BIN)/kvctl compile smollm2 --dtype bfloat16 --hidden-layers 1,14,26,29 --output build/models/smollm2-states
 	$(BIN)/kvctl heads collect build/models/smollm2-states --text README.md --text docs/architecture.md --text docs/drafting.md \
 	  --text docs/cache.md --text docs/masks.md --count 16000 --free 0.6 --batch 64 --minutes 28 --output build/heads/answers
-	$(BIN)/kvctl heads train build/heads/answers --epochs 8 --minutes 60 --output build/heads/eagle3
+	$(BIN)/kvctl heads train build/heads/answers --epochs 8 --minutes 56 --output build/heads/eagle3
 	$(BIN)/python scripts/store_head.py build/heads/eagle3 build/heads/stored
 	$(BIN)/kvctl heads compile build/heads/stored --force --output build/heads/trained
 
